@@ -1,0 +1,36 @@
+/* file.h: a file mapped for reading.
+ *
+ * The mapping is private and read-only. A file that shrinks under its mapping would raise SIGBUS; ml_file_check compares the
+ * size with that at opening and is called before long reads, and ml_file_read copies with pread, so that it reports
+ * the loss as ML_IO instead. */
+#ifndef ML_IO_FILE_H
+#define ML_IO_FILE_H
+
+#include "base/mem.h"
+
+typedef struct ml_file {
+  char *path;
+  const uint8_t *data; /* the mapping; NULL for an empty file */
+  size_t size;         /* bytes at opening */
+  int fd;
+} ml_file;
+
+/* Opens and maps. ML_NOT_FOUND or ML_IO name the path. */
+ml_status ml_file_open(const char *path, ml_file **out);
+void ml_file_close(ml_file *file);
+/* ML_IO when the file is now shorter than at opening. */
+ml_status ml_file_check(const ml_file *file);
+/* Copies `bytes` at `offset` into `to` with pread; ML_IO on a short read. */
+ml_status ml_file_read(const ml_file *file, size_t offset, void *to, size_t bytes);
+/* Tells the system that these bytes of the mapping are no longer wanted, so that a loader does not hold file and
+ * weights at once. */
+void ml_file_forget(const ml_file *file, size_t offset, size_t bytes);
+/* Reads a whole small file (at most `limit` bytes, else ML_LIMIT) into memory from ml_alloc, with a NUL behind it that
+ * `*size` does not count. */
+ml_status ml_file_slurp(const char *path, size_t limit, char **text, size_t *size);
+/* Writes `bytes` to a temporary beside `path` and renames it over `path`: readers see the old file or the new one. */
+ml_status ml_file_write(const char *path, const void *data, size_t bytes);
+bool ml_path_exists(const char *path);
+bool ml_path_is_directory(const char *path);
+
+#endif

@@ -1,0 +1,65 @@
+/* dtype.h: element types and block formats.
+ *
+ * A block format stores `block` consecutive elements of the last axis in `bytes` bytes; a plain type is a block of one. */
+#ifndef ML_TENSOR_DTYPE_H
+#define ML_TENSOR_DTYPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*          enum      name            elements  bytes  class */
+#define ML_DTYPES(X)                                                                                                   \
+  X(F32, "float32", 1, 4, FLOAT)                                                                                       \
+  X(F16, "float16", 1, 2, FLOAT)                                                                                       \
+  X(BF16, "bfloat16", 1, 2, FLOAT)                                                                                     \
+  X(F64, "float64", 1, 8, DOUBLE)                                                                                      \
+  X(I8, "int8", 1, 1, INT)                                                                                             \
+  X(U8, "uint8", 1, 1, INT)                                                                                            \
+  X(I16, "int16", 1, 2, INT)                                                                                           \
+  X(U16, "uint16", 1, 2, INT)                                                                                          \
+  X(I32, "int32", 1, 4, INT)                                                                                           \
+  X(U32, "uint32", 1, 4, INT)                                                                                          \
+  X(I64, "int64", 1, 8, INT)                                                                                           \
+  X(U64, "uint64", 1, 8, INT)                                                                                          \
+  X(BOOL, "bool", 1, 1, BOOL)                                                                                          \
+  X(F8_E4M3, "float8_e4m3", 1, 1, STORED)                                                                              \
+  X(Q4_0, "q4_0", 32, 18, BLOCK)                                                                                       \
+  X(Q4_1, "q4_1", 32, 20, BLOCK)                                                                                       \
+  X(Q5_0, "q5_0", 32, 22, BLOCK)                                                                                       \
+  X(Q5_1, "q5_1", 32, 24, BLOCK)                                                                                       \
+  X(Q8_0, "q8_0", 32, 34, BLOCK)                                                                                       \
+  X(Q4_K, "q4_k", 256, 144, BLOCK)                                                                                     \
+  X(Q5_K, "q5_k", 256, 176, BLOCK)                                                                                     \
+  X(Q6_K, "q6_k", 256, 210, BLOCK)
+
+typedef enum ml_dtype {
+#define X(id, name, block, bytes, class) ML_##id,
+  ML_DTYPES(X)
+#undef X
+      ML_DTYPE_COUNT
+} ml_dtype;
+
+/* FLOAT computes in float32, DOUBLE and INT in their own kind (float64, int64) by the reference kernels; STORED and
+ * BLOCK types are stored, and read through a cast or a product that knows them. */
+typedef enum ml_dtype_class { ML_CLASS_FLOAT, ML_CLASS_DOUBLE, ML_CLASS_INT, ML_CLASS_BOOL, ML_CLASS_STORED, ML_CLASS_BLOCK } ml_dtype_class;
+
+typedef struct ml_dtype_info {
+  const char *name;
+  int block; /* elements a block */
+  int bytes; /* bytes a block */
+  ml_dtype_class class_;
+} ml_dtype_info;
+
+extern const ml_dtype_info ml_dtype_infos[ML_DTYPE_COUNT];
+
+static inline const char *ml_dtype_name(ml_dtype t) { return ml_dtype_infos[t].name; }
+static inline ml_dtype_class ml_dtype_class_of(ml_dtype t) { return ml_dtype_infos[t].class_; }
+static inline bool ml_dtype_is_block(ml_dtype t) { return ml_dtype_infos[t].block > 1; }
+static inline bool ml_dtype_is_float(ml_dtype t) { return ml_dtype_class_of(t) <= ML_CLASS_DOUBLE; }
+/* Finds a dtype by its name; false when there is none. */
+bool ml_dtype_find(const char *name, ml_dtype *out);
+/* Bytes of one row of `last` elements; false on overflow or when `last` is no whole number of blocks. */
+bool ml_dtype_row_bytes(ml_dtype t, int64_t last, size_t *out);
+
+#endif
