@@ -14,7 +14,7 @@ ALL_CFLAGS = -std=c17 -fPIC -fvisibility=hidden -ffp-contract=off -pthread $(WAR
 LIBS     := $(shell pkg-config --libs json-c libpcre2-8 2>/dev/null) -lm -ldl -pthread
 LUA_LIBS := $(shell pkg-config --libs lua5.4 2>/dev/null)
 
-# Kernels under src/tensor/cpu/isa are compiled once per instruction set, each time with another ISA prefix.
+# Kernels under src/tensor/cpu/isa and src/tensor/quant are compiled once per instruction set, each time with another ISA prefix.
 ISAS        := ref avx2 avx512
 ISA_ref     := -DML_ISA=ref -O2
 ISA_avx2    := -DML_ISA=avx2 -DML_ISA_AVX2 -O3 -mavx2 -mfma -mf16c -mbmi2
@@ -23,8 +23,8 @@ ifeq ($(filter x86_64 amd64,$(shell uname -m)),)
 ISAS        := ref
 endif
 
-LIB_SRC  := $(filter-out src/tensor/cpu/isa/%,$(wildcard src/*.c src/*/*.c src/*/*/*.c))
-ISA_SRC  := $(wildcard src/tensor/cpu/isa/*.c)
+LIB_SRC  := $(filter-out src/tensor/cpu/isa/% src/tensor/quant/%,$(wildcard src/*.c src/*/*.c src/*/*/*.c))
+ISA_SRC  := $(wildcard src/tensor/cpu/isa/*.c src/tensor/quant/*.c)
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/obj/%.o) $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/obj/%.$(i).o))
 LIB_OBJ  += $(BUILD)/obj/embedded_lua.o
 LUA_SRC  := $(shell find lua -name '*.lua' | sort)

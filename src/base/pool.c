@@ -1,0 +1,133 @@
+/* pool.c: threads that spin briefly and then sleep on a futex. */
+#include "base/pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* About 50 us of spinning: longer than any gap inside a plan, far shorter than a time slice. */
+enum { SPINS = 20000, CACHE_LINE = 64 };
+
+struct ml_pool {
+  int members, started;
+  _Alignas(CACHE_LINE) atomic_int arrived;
+  _Alignas(CACHE_LINE) atomic_int phase; /* barrier generation; also the futex word */
+  atomic_int phase_sleepers;
+  _Alignas(CACHE_LINE) atomic_int ticket; /* job generation; odd values never occur twice in a row */
+  atomic_int ticket_sleepers;
+  atomic_bool stop;
+  ml_job job;
+  void *context;
+  pthread_t *threads;
+  struct member { struct ml_pool *pool; int index; } *memberships;
+};
+
+static void pause_cpu(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+/* Returns once *word differs from `old`. */
+static void wait_change(atomic_int *word, int old, atomic_int *sleepers) {
+  for (int i = 0; i < SPINS; i++) {
+    if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+    pause_cpu();
+  }
+  atomic_fetch_add(sleepers, 1);
+  while (atomic_load(word) == old) syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+  atomic_fetch_sub(sleepers, 1);
+}
+
+static void change(atomic_int *word, atomic_int *sleepers) {
+  atomic_fetch_add(word, 1);
+  if (atomic_load(sleepers)) syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void ml_pool_barrier(ml_pool *p) {
+  if (p->members == 1) return;
+  int phase = atomic_load_explicit(&p->phase, memory_order_acquire);
+  if (atomic_fetch_add(&p->arrived, 1) == p->members - 1) {
+    atomic_store(&p->arrived, 0);
+    change(&p->phase, &p->phase_sleepers);
+  } else {
+    wait_change(&p->phase, phase, &p->phase_sleepers);
+  }
+}
+
+static void *worker(void *argument) {
+  struct member *me = argument;
+  ml_pool *p = me->pool;
+  int seen = 0;
+  for (;;) {
+    wait_change(&p->ticket, seen, &p->ticket_sleepers);
+    seen = atomic_load(&p->ticket);
+    if (atomic_load(&p->stop)) return NULL;
+    p->job(p->context, me->index);
+    ml_pool_barrier(p);
+  }
+}
+
+void ml_pool_run(ml_pool *p, ml_job job, void *context) {
+  p->job = job;
+  p->context = context;
+  if (p->members > 1) change(&p->ticket, &p->ticket_sleepers);
+  job(context, 0);
+  ml_pool_barrier(p);
+}
+
+static void pin(pthread_t thread, const cpu_set_t *allowed, int index) {
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (!CPU_ISSET(cpu, allowed) || index-- != 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(thread, sizeof one, &one); /* a refusal costs speed alone */
+    return;
+  }
+}
+
+ml_status ml_pool_create(int members, ml_pool **out) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  int processors = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  if (members <= 0) members = processors;
+  if (members > 1024) return ml_fail(ML_USAGE, "threads: expected at most 1024, found %d", members);
+  ml_pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
+  if (!p) return ml_fail(ML_MEMORY, "out of memory: thread pool");
+  *p = (ml_pool){.members = members, .started = 1};
+  p->threads = ml_calloc((size_t)members, sizeof *p->threads);
+  p->memberships = ml_calloc((size_t)members, sizeof *p->memberships);
+  if (!p->threads || !p->memberships) {
+    ml_pool_close(p);
+    return ML_MEMORY;
+  }
+  for (int i = 1; i < members; i++) {
+    p->memberships[i] = (struct member){p, i};
+    if (pthread_create(&p->threads[i], NULL, worker, &p->memberships[i]) != 0) {
+      ml_pool_close(p);
+      return ml_fail(ML_LIMIT, "threads: the system refused thread %d of %d", i + 1, members);
+    }
+    p->started = i + 1;
+    if (members <= processors) pin(p->threads[i], &allowed, i);
+  }
+  *out = p;
+  return ML_OK;
+}
+
+void ml_pool_close(ml_pool *p) {
+  if (!p) return;
+  atomic_store(&p->stop, true);
+  if (p->started > 1) change(&p->ticket, &p->ticket_sleepers);
+  for (int i = 1; i < p->started; i++) pthread_join(p->threads[i], NULL);
+  ml_free(p->threads);
+  ml_free(p->memberships);
+  free(p);
+}
+
+int ml_pool_members(const ml_pool *p) { return p->members; }

@@ -1,0 +1,134 @@
+/* buffer.c: counted storage with a cache of free blocks.
+ *
+ * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size and at
+ * most a fifth is waste. A free block keeps its link in host memory, since its bytes may be on another device. */
+#include "tensor/buffer.h"
+
+#include <stdlib.h>
+
+struct ml_block {
+  struct ml_block *next;
+  void *address;
+  size_t capacity;
+};
+
+enum { MIN_BLOCK = 64 };
+/* Larger blocks go back to the system at once. */
+static const size_t CACHED_BLOCK_BYTES = (size_t)64 << 20;
+
+static size_t size_class(size_t bytes) {
+  if (bytes <= MIN_BLOCK) return MIN_BLOCK;
+  if (bytes > CACHED_BLOCK_BYTES) return (bytes + 4095) & ~(size_t)4095;
+  int shift = 63 - __builtin_clzll(bytes - 1) - 2; /* the two bits below the top one choose the class */
+  size_t step = (size_t)1 << (shift > 0 ? shift : 0);
+  return (bytes + step - 1) & ~(step - 1);
+}
+
+static void *take_cached(ml_device *d, size_t capacity) {
+  for (struct ml_block **link = &d->cache; *link; link = &(*link)->next) {
+    struct ml_block *b = *link;
+    if (b->capacity != capacity) continue;
+    void *address = b->address;
+    *link = b->next;
+    d->memory.cached -= capacity;
+    ml_free(b);
+    return address;
+  }
+  return NULL;
+}
+
+void ml_memory_trim(ml_device *d, size_t keep) {
+  struct ml_block **link = &d->cache;
+  while (*link && d->memory.cached > keep) {
+    struct ml_block *b = *link;
+    *link = b->next;
+    d->memory.cached -= b->capacity;
+    d->table->release(d, b->address, b->capacity);
+    ml_free(b);
+  }
+}
+
+static ml_status check_limit(ml_device *d, size_t bytes) {
+  ml_memory *m = &d->memory;
+  if (!m->limit || m->active + m->cached + bytes <= m->limit) return ML_OK;
+  ml_memory_trim(d, 0);
+  if (m->active + bytes <= m->limit) return ML_OK;
+  return ml_fail(ML_LIMIT, "memory limit of %s: %zu bytes wanted, %zu of %zu in use", d->name, bytes, m->active, m->limit);
+}
+
+static void count(ml_memory *m, size_t bytes) {
+  m->active += bytes;
+  if (m->active > m->peak) m->peak = m->active;
+}
+
+static ml_status allocate(ml_device *d, size_t capacity, void **out) {
+  if ((*out = take_cached(d, capacity))) return ML_OK;
+  d->memory.allocations++;
+  if (d->table->allocate(d, capacity, out) == ML_OK) return ML_OK;
+  ml_memory_trim(d, 0);
+  return d->table->allocate(d, capacity, out);
+}
+
+ml_status ml_buffer_create(ml_device *d, size_t bytes, ml_buffer **out) {
+  size_t capacity = size_class(bytes);
+  ML_TRY(check_limit(d, capacity));
+  ml_buffer *b = ml_calloc(1, sizeof *b);
+  if (!b) return ML_MEMORY;
+  *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = capacity, .charged = capacity};
+  ml_status status = allocate(d, capacity, &b->address);
+  if (status != ML_OK) {
+    ml_free(b);
+    return status;
+  }
+  count(&d->memory, capacity);
+  *out = b;
+  return ML_OK;
+}
+
+ml_status ml_buffer_reserve(ml_device *d, size_t bytes, ml_buffer **out) {
+  ml_buffer *b = ml_calloc(1, sizeof *b);
+  if (!b) return ML_MEMORY;
+  *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = bytes, .reserved = true};
+  ml_status status = d->table->reserve(d, bytes, &b->address);
+  if (status != ML_OK) {
+    ml_free(b);
+    return status;
+  }
+  *out = b;
+  return ML_OK;
+}
+
+ml_status ml_buffer_charge(ml_buffer *b, size_t bytes) {
+  if (bytes > b->charged) {
+    ML_TRY(check_limit(b->device, bytes - b->charged));
+    count(&b->device->memory, bytes - b->charged);
+  } else {
+    b->device->memory.active -= b->charged - bytes;
+  }
+  b->charged = bytes;
+  return ML_OK;
+}
+
+ml_buffer *ml_buffer_retain(ml_buffer *b) {
+  b->references++;
+  return b;
+}
+
+/* Keeps the block for reuse where the cache has room. */
+static bool keep_block(ml_device *d, ml_buffer *b) {
+  if (b->capacity > CACHED_BLOCK_BYTES || d->memory.cached + b->capacity > d->memory.cache_limit) return false;
+  struct ml_block *block = malloc(sizeof *block); /* a refusal here is no failure of the caller's */
+  if (!block) return false;
+  *block = (struct ml_block){d->cache, b->address, b->capacity};
+  d->cache = block;
+  d->memory.cached += b->capacity;
+  return true;
+}
+
+void ml_buffer_release(ml_buffer *b) {
+  if (!b || --b->references > 0) return;
+  ml_device *d = b->device;
+  d->memory.active -= b->charged;
+  if (b->reserved || !keep_block(d, b)) d->table->release(d, b->address, b->capacity);
+  ml_free(b);
+}

@@ -1,0 +1,275 @@
+/* attention.c: rotary embedding, cache append, and attention over a cache or over given keys and values.
+ *
+ * A unit of attention is one group of query rows that share a KV head: the rows of QUERY_BLOCK positions, taken ROWS at a time so that
+ * each key and value loaded serves ROWS of them. A row's sums run over its own keys in order: they do not depend on what is computed
+ * beside it. */
+#include "tensor/cpu/isa/norm.h"
+
+enum { ROWS = 4, QUERY_BLOCK = 16 };
+
+/* ---- rope ---- */
+
+/* Angles are float32 products, as in the reference implementations that checkpoints were trained with. */
+ml_status K(rope_table_prepare)(ml_task *t) {
+  t->units = t->out[0].shape[0] * t->out[0].shape[1];
+  t->grain = 4;
+  t->cost = (double)t->units * (double)t->out[0].shape[2] * 20;
+  return ML_OK;
+}
+
+void K(rope_table)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *start = &t->in[0], *o = &t->out[0];
+  const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs.v[1].f;
+  int64_t length = o->shape[1], n = t->in[1].shape[0];
+  for (int64_t u = begin; u < end; u++) {
+    float position = (float)(load_index(start->data, start->dtype, u / length) + u % length);
+    float *row = (float *)o->data + u * 2 * n;
+    for (int64_t i = 0; i < n; i++) {
+      float angle = position * frequencies[i];
+      row[i] = cosf(angle) * scale;
+      row[n + i] = sinf(angle) * scale;
+    }
+  }
+}
+
+ml_status K(rope_prepare)(ml_task *t) {
+  const ml_arg *x = &t->in[0];
+  t->units = x->shape[0] * x->shape[2] * x->shape[1];
+  t->grain = ml_max64(1, 4096 / ml_max64(1, x->shape[3]));
+  t->cost = (double)t->units * (double)x->shape[3] * 0.4 + 20;
+  return ML_OK;
+}
+
+void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3], n = t->in[1].shape[2] / 2;
+  bool interleaved = t->step->attrs.v[0].i != 0;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t b = u / (H * T), pos = u / H % T, h = u % H;
+    const float *cs = (const float *)t->in[1].data + (b * T + pos) * 2 * n, *sn = cs + n;
+    int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2], to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
+    if (x->dtype == ML_F32 && !interleaved) {
+      const float *p = (const float *)x->data + from;
+      float *q = (float *)o->data + to;
+      for (int64_t i = 0; i < n; i++) q[i] = p[i] * cs[i] - p[n + i] * sn[i];
+      for (int64_t i = 0; i < n; i++) q[n + i] = p[n + i] * cs[i] + p[i] * sn[i];
+      for (int64_t i = 2 * n; i < d; i++) q[i] = p[i];
+      continue;
+    }
+    for (int64_t i = 0; i < n; i++) {
+      int64_t i1 = interleaved ? 2 * i : i, i2 = interleaved ? 2 * i + 1 : n + i;
+      float a = load_float(x->data, x->dtype, from + i1), c = load_float(x->data, x->dtype, from + i2);
+      store_float(o->data, o->dtype, to + i1, a * cs[i] - c * sn[i]);
+      store_float(o->data, o->dtype, to + i2, c * cs[i] + a * sn[i]);
+    }
+    for (int64_t i = 2 * n; i < d; i++) store_float(o->data, o->dtype, to + i, load_float(x->data, x->dtype, from + i));
+  }
+}
+
+/* ---- cache append ---- */
+
+ml_status K(cache_append_prepare)(ml_task *t) {
+  const ml_arg *x = &t->in[1];
+  t->units = x->shape[0] * x->shape[1] * x->shape[2];
+  t->grain = ml_max64(1, 4096 / ml_max64(1, x->shape[3]));
+  t->cost = (double)t->units * (double)x->shape[3] * 0.3 + 20;
+  return ML_OK;
+}
+
+static void fault(ml_worker *w, int op, int64_t value, int64_t limit) {
+  if (atomic_exchange(&w->fault->raised, op) == 0) w->fault->value = value, w->fault->limit = limit;
+}
+
+void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *cache = &t->in[0], *x = &t->in[1];
+  int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3];
+  for (int64_t u = begin; u < end; u++) {
+    int64_t b = u / (H * T), h = u / T % H, pos = u % T;
+    if (pos >= load_index(t->in[4].data, t->in[4].dtype, b)) continue;
+    int64_t slot = load_index(t->in[2].data, t->in[2].dtype, b), at = load_index(t->in[3].data, t->in[3].dtype, b) + pos;
+    if (slot < 0 || slot >= cache->shape[0] || at < 0 || at >= cache->shape[2]) {
+      fault(w, ML_OP_cache_append, slot < 0 || slot >= cache->shape[0] ? slot : at, slot < 0 || slot >= cache->shape[0] ? cache->shape[0] : cache->shape[2]);
+      continue;
+    }
+    int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2];
+    int64_t to = slot * cache->strides[0] + h * cache->strides[1] + at * cache->strides[2];
+    if (x->dtype == ML_F32 && cache->dtype == ML_F32) memcpy((float *)cache->data + to, (const float *)x->data + from, (size_t)d * sizeof(float));
+    else for (int64_t i = 0; i < d; i++) store_float(cache->data, cache->dtype, to + i, load_float(x->data, x->dtype, from + i));
+  }
+}
+
+/* ---- attention ---- */
+
+ml_status K(attention_prepare)(ml_task *t) {
+  const ml_arg *q = &t->in[0], *k = &t->in[1];
+  int64_t blocks = (q->shape[2] + QUERY_BLOCK - 1) / QUERY_BLOCK;
+  t->units = q->shape[0] * k->shape[1] * blocks;
+  t->grain = 1;
+  t->scratch = (size_t)ROWS * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float);
+  t->cost = 1e9; /* the keys to read are known by the data alone */
+  return ML_OK;
+}
+
+/* What one unit works on. */
+typedef struct span {
+  const ml_task *t;
+  int64_t b, kv, group, offset; /* offset: position of query 0 among the keys */
+  int64_t keys;                 /* keys that exist */
+  const char *k, *v;            /* this slot's and head's */
+  int64_t k_step, v_step, d, dv;
+  float scale, softcap;
+  int64_t window;
+  bool causal;
+} span;
+
+typedef struct row { const float *q; float *o; int64_t h, pos, lo, hi; } row;
+
+ALWAYS_INLINE v16f load_lanes(const char *p, int64_t i, bool half) {
+  return half ? v_load_f16((const uint16_t *)p + i) : v_load((const float *)p + i);
+}
+
+/* scores[r][j] = q_r . k_j for keys lo..hi-1. */
+ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi, float *scores, int64_t pitch) {
+  int64_t lanes = s->d / LANES * LANES;
+  for (int64_t j = lo; j < hi; j++) {
+    const char *k = s->k + j * s->k_step * (half ? 2 : 4);
+    v16f acc[ROWS];
+    for (int r = 0; r < n; r++) acc[r] = v_set1(0);
+    for (int64_t i = 0; i < lanes; i += LANES) {
+      v16f key = load_lanes(k, i, half);
+      for (int r = 0; r < n; r++) acc[r] = v_fma(v_load(rows[r].q + i), key, acc[r]);
+    }
+    for (int r = 0; r < n; r++) {
+      float dot = v_sum(acc[r]);
+      for (int64_t i = lanes; i < s->d; i++) dot += rows[r].q[i] * load_float(k, half ? ML_F16 : ML_F32, i);
+      scores[r * pitch + j] = dot * s->scale;
+    }
+  }
+}
+
+/* o_r = sum of p[r][j] v_j for keys lo..hi-1. */
+ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi, const float *p, int64_t pitch) {
+  int64_t i = 0;
+  const int size = half ? 2 : 4;
+  for (; i + LANES <= s->dv; i += LANES) {
+    v16f acc[ROWS];
+    for (int r = 0; r < n; r++) acc[r] = v_set1(0);
+    for (int64_t j = lo; j < hi; j++) {
+      v16f v = load_lanes(s->v + j * s->v_step * size, i, half);
+      for (int r = 0; r < n; r++) acc[r] = v_fma(v_set1(p[r * pitch + j]), v, acc[r]);
+    }
+    for (int r = 0; r < n; r++) v_store(rows[r].o + i, acc[r]);
+  }
+  for (; i < s->dv; i++) {
+    for (int r = 0; r < n; r++) {
+      float sum = 0;
+      for (int64_t j = lo; j < hi; j++) sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, half ? ML_F16 : ML_F32, i);
+      rows[r].o[i] = sum;
+    }
+  }
+}
+
+static float mask_at(const ml_arg *m, int64_t b, int64_t h, int64_t pos, int64_t j) {
+  int64_t index[4] = {b, h, pos, j}, at = 0;
+  for (int d = 0; d < m->ndim; d++) at += m->shape[d] == 1 ? 0 : index[d + 4 - m->ndim] * m->strides[d];
+  if (m->dtype == ML_BOOL) return ((const uint8_t *)m->data)[at] ? 0.0f : -INFINITY;
+  return load_float(m->data, m->dtype, at);
+}
+
+/* Scores of one row to probabilities, zero outside its own keys; a row that may see nothing gives zeros. */
+static void normalise(const span *s, const row *r, float *scores, int64_t lo, int64_t hi) {
+  const ml_arg *mask = &s->t->in[6], *sinks = &s->t->in[7];
+  for (int64_t j = lo; j < r->lo; j++) scores[j] = 0;
+  for (int64_t j = ml_max64(r->hi, lo); j < hi; j++) scores[j] = 0;
+  if (r->lo >= r->hi) return;
+  float *own = scores + r->lo;
+  int64_t n = r->hi - r->lo;
+  if (s->softcap > 0) {
+    for (int64_t i = 0; i < n; i++) own[i] = s->softcap * tanhf(own[i] / s->softcap);
+  }
+  if (mask->data) {
+    for (int64_t i = 0; i < n; i++) own[i] += mask_at(mask, s->b, r->h, r->pos, r->lo + i);
+  }
+  float max = K(max_row)(own, n), sink = sinks->data ? load_float(sinks->data, sinks->dtype, r->h) : -INFINITY;
+  if (sink > max) max = sink;
+  if (max == -INFINITY) {
+    memset(own, 0, (size_t)n * sizeof *own);
+    return;
+  }
+  float sum = K(exp_row)(own, max, n, own);
+  if (sinks->data) sum += expf(sink - max);
+  float scale = 1.0f / sum;
+  for (int64_t i = 0; i < n; i++) own[i] *= scale;
+}
+
+ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool half, float *scores, int64_t pitch) {
+  int64_t lo = rows[0].lo, hi = rows[0].hi;
+  for (int r = 1; r < n; r++) lo = ml_min64(lo, rows[r].lo), hi = ml_max64(hi, rows[r].hi);
+  dot_keys(s, rows, n, half, lo, hi, scores, pitch);
+  for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, lo, hi);
+  sum_values(s, rows, n, half, lo, hi, scores, pitch);
+}
+
+static void attend(const span *s, const row *rows, int n, bool half, float *scores, int64_t pitch) {
+  switch (n * 2 + half) {
+  case 2: attend_rows(s, rows, 1, false, scores, pitch); return;
+  case 3: attend_rows(s, rows, 1, true, scores, pitch); return;
+  case 4: attend_rows(s, rows, 2, false, scores, pitch); return;
+  case 5: attend_rows(s, rows, 2, true, scores, pitch); return;
+  case 6: attend_rows(s, rows, 3, false, scores, pitch); return;
+  case 7: attend_rows(s, rows, 3, true, scores, pitch); return;
+  case 8: attend_rows(s, rows, 4, false, scores, pitch); return;
+  default: attend_rows(s, rows, 4, true, scores, pitch); return;
+  }
+}
+
+static row make_row(const span *s, int64_t h, int64_t pos) {
+  const ml_arg *q = &s->t->in[0], *o = &s->t->out[0];
+  row r = {.h = h, .pos = pos};
+  r.q = (const float *)q->data + s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
+  r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
+  int64_t at = s->offset + pos;
+  r.hi = s->causal ? ml_min64(s->keys, at + 1) : s->keys;
+  r.lo = s->window > 0 ? ml_max64(0, at + 1 - s->window) : 0;
+  if (r.lo > r.hi) r.lo = r.hi;
+  return r;
+}
+
+static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, ml_worker *w) {
+  const ml_arg *q = &t->in[0], *k = &t->in[1], *v = &t->in[2];
+  const ml_attrs *a = &t->step->attrs;
+  *s = (span){.t = t, .b = unit / (k->shape[1] * blocks), .kv = unit / blocks % k->shape[1], .group = q->shape[1] / k->shape[1],
+              .d = q->shape[3], .dv = v->shape[3], .k_step = k->strides[2], .v_step = v->strides[2], .keys = k->shape[2],
+              .scale = (float)a->v[0].f, .causal = a->v[1].i != 0, .window = a->v[2].i, .softcap = (float)a->v[3].f};
+  int64_t slot = t->in[3].data ? load_index(t->in[3].data, t->in[3].dtype, s->b) : s->b;
+  if (slot < 0 || slot >= k->shape[0]) {
+    fault(w, ML_OP_attention, slot, k->shape[0]);
+    return false;
+  }
+  int size = ml_dtype_infos[k->dtype].bytes;
+  s->k = k->data + (slot * k->strides[0] + s->kv * k->strides[1]) * size;
+  s->v = v->data + (slot * v->strides[0] + s->kv * v->strides[1]) * size;
+  s->offset = t->in[4].data ? load_index(t->in[4].data, t->in[4].dtype, s->b) : k->shape[2] - q->shape[2];
+  return true;
+}
+
+void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *q = &t->in[0];
+  bool half = t->in[1].dtype == ML_F16;
+  int64_t T = q->shape[2], blocks = (T + QUERY_BLOCK - 1) / QUERY_BLOCK, pitch = t->in[1].shape[2] + LANES;
+  for (int64_t unit = begin; unit < end; unit++) {
+    span s;
+    if (!make_span(t, unit, blocks, &s, w)) continue;
+    int64_t first = unit % blocks * QUERY_BLOCK, last = ml_min64(T, first + QUERY_BLOCK);
+    if (t->in[5].data) last = ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b));
+    int64_t n = (last - first) * s.group;
+    for (int64_t i = 0; i < n; i += ROWS) {
+      row rows[ROWS];
+      int count = (int)ml_min64(ROWS, n - i);
+      for (int r = 0; r < count; r++) rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group);
+      attend(&s, rows, count, half, (float *)w->scratch, pitch);
+    }
+  }
+}

@@ -1,0 +1,28 @@
+/* dot.h: products of one expanded panel tile with a few activation rows: the arithmetic under every packed weight.
+ *
+ * Both add their terms in the order of the inputs, so an element's result does not depend on how many rows or threads there are. */
+#ifndef ML_CPU_DOT_H
+#define ML_CPU_DOT_H
+
+#include "tensor/cpu/isa/simd.h"
+#include "tensor/quant/format.h"
+
+/* Activations rounded to 8 bits in blocks of 32: x = d * q, and the sums of q over each 16. Rows are K apart in q. */
+enum { ACT_BLOCK = 32, ACT_SUM = 16 };
+typedef struct act {
+  const int8_t *q;     /* (rows, K) */
+  const float *d;      /* (rows, K / 32) */
+  const int32_t *sums; /* (rows, K / 16) */
+  int64_t K;
+} act;
+
+/* acc[r][16] += the tile's inputs k0..k0+count-1 times row r of the activations, `rows` rows. */
+void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row, int rows,
+                  int64_t k0, int64_t count, float *acc);
+/* acc[r][16] += sum over k of x[r * pitch + k] * w[k][16], one fused multiply-add after another. */
+void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int64_t count, float *acc);
+
+/* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. */
+void K(round_row)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sums);
+
+#endif

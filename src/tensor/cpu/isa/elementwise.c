@@ -1,0 +1,430 @@
+/* elementwise.c: elementwise programs (ml_fused) over tiles.
+ *
+ * A tile is up to TILE consecutive elements along the innermost axis. Each register of the program is a tile in the class
+ * of its dtype: float32 for the float types, float64, or int64 for integers and bool; results are rounded or wrapped to their dtype. */
+#include "tensor/cpu/isa/elementwise.h"
+
+#include "tensor/cpu/isa/simd.h"
+
+enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
+
+typedef enum cls { CF, CD, CI } cls;
+ALWAYS_INLINE cls class_of(ml_dtype t) { return t == ML_F64 ? CD : ml_dtype_is_float(t) ? CF : CI; }
+
+#define EACH_TILE for (int i = 0; i < n; i++)
+#define MAP1(expr) EACH_TILE { const T x = a[i]; o[i] = (T)(expr); } return
+#define MAP2(expr) EACH_TILE { const T x = a[i], y = b[i]; o[i] = (T)(expr); } return
+#define TEST1(expr) EACH_TILE { const T x = a[i]; o[i] = (expr) ? 1 : 0; } return
+#define TEST2(expr) EACH_TILE { const T x = a[i], y = b[i]; o[i] = (expr) ? 1 : 0; } return
+
+/* Vectorised stand-ins, and the C library's functions in the reference. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+ALWAYS_INLINE float silu1(float x) { return x * fast_sigmoid(x); }
+#else
+ALWAYS_INLINE float silu1(float x) { return x / (1.0f + expf(-x)); }
+#endif
+ALWAYS_INLINE float gelu_tanh1(float x) {
+  return 0.5f * x * (1.0f + fast_tanh(0.79788456080286536f * (x + 0.044715f * (x * x * x))));
+}
+ALWAYS_INLINE float gelu1(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+ALWAYS_INLINE float logaddexp1(float x, float y) {
+  float m = x > y ? x : y;
+  if (m != m || isinf(m)) return x != x || y != y ? NAN : m;
+  return m + log1pf(expf(-fabsf(x - y)));
+}
+
+static void float_op(int op, float *restrict o, const float *a, const float *b, int n) {
+  typedef float T;
+  switch (op) {
+  case ML_OP_copy: case ML_OP_astype: MAP1(x);
+  case ML_OP_neg: MAP1(-x);
+  case ML_OP_abs: MAP1(fabsf(x));
+  case ML_OP_sign: MAP1(x != x ? x : (float)((x > 0) - (x < 0)));
+  case ML_OP_square: MAP1(x * x);
+  case ML_OP_exp: MAP1(fast_exp(x));
+  case ML_OP_expm1: MAP1(expm1f(x));
+  case ML_OP_log: MAP1(logf(x));
+  case ML_OP_log1p: MAP1(log1pf(x));
+  case ML_OP_log2: MAP1(log2f(x));
+  case ML_OP_sqrt: MAP1(sqrtf(x));
+  case ML_OP_rsqrt: MAP1(1.0f / sqrtf(x));
+  case ML_OP_reciprocal: MAP1(1.0f / x);
+  case ML_OP_sin: MAP1(sinf(x));
+  case ML_OP_cos: MAP1(cosf(x));
+  case ML_OP_tan: MAP1(tanf(x));
+  case ML_OP_sinh: MAP1(sinhf(x));
+  case ML_OP_cosh: MAP1(coshf(x));
+  case ML_OP_tanh: MAP1(fast_tanh(x));
+  case ML_OP_arcsin: MAP1(asinf(x));
+  case ML_OP_arccos: MAP1(acosf(x));
+  case ML_OP_arctan: MAP1(atanf(x));
+  case ML_OP_erf: MAP1(erff(x));
+  case ML_OP_sigmoid: MAP1(fast_sigmoid(x));
+  case ML_OP_silu: MAP1(silu1(x));
+  case ML_OP_gelu: MAP1(gelu1(x));
+  case ML_OP_gelu_tanh: MAP1(gelu_tanh1(x));
+  case ML_OP_relu: MAP1(x > 0 || x != x ? x : 0);
+  case ML_OP_floor: MAP1(floorf(x));
+  case ML_OP_ceil: MAP1(ceilf(x));
+  case ML_OP_round: MAP1(rintf(x));
+  case ML_OP_add: MAP2(x + y);
+  case ML_OP_sub: MAP2(x - y);
+  case ML_OP_mul: MAP2(x * y);
+  case ML_OP_div: MAP2(x / y);
+  case ML_OP_floordiv: MAP2(floorf(x / y));
+  case ML_OP_mod: MAP2(x - y * floorf(x / y));
+  case ML_OP_pow: MAP2(powf(x, y));
+  case ML_OP_maximum: MAP2(x > y || x != x ? x : y);
+  case ML_OP_minimum: MAP2(x < y || x != x ? x : y);
+  case ML_OP_arctan2: MAP2(atan2f(x, y));
+  case ML_OP_logaddexp: MAP2(logaddexp1(x, y));
+  default: return;
+  }
+}
+
+static void double_op(int op, double *restrict o, const double *a, const double *b, int n) {
+  typedef double T;
+  switch (op) {
+  case ML_OP_copy: case ML_OP_astype: MAP1(x);
+  case ML_OP_neg: MAP1(-x);
+  case ML_OP_abs: MAP1(fabs(x));
+  case ML_OP_sign: MAP1(x != x ? x : (double)((x > 0) - (x < 0)));
+  case ML_OP_square: MAP1(x * x);
+  case ML_OP_exp: MAP1(exp(x));
+  case ML_OP_expm1: MAP1(expm1(x));
+  case ML_OP_log: MAP1(log(x));
+  case ML_OP_log1p: MAP1(log1p(x));
+  case ML_OP_log2: MAP1(log2(x));
+  case ML_OP_sqrt: MAP1(sqrt(x));
+  case ML_OP_rsqrt: MAP1(1.0 / sqrt(x));
+  case ML_OP_reciprocal: MAP1(1.0 / x);
+  case ML_OP_sin: MAP1(sin(x));
+  case ML_OP_cos: MAP1(cos(x));
+  case ML_OP_tan: MAP1(tan(x));
+  case ML_OP_sinh: MAP1(sinh(x));
+  case ML_OP_cosh: MAP1(cosh(x));
+  case ML_OP_tanh: MAP1(tanh(x));
+  case ML_OP_arcsin: MAP1(asin(x));
+  case ML_OP_arccos: MAP1(acos(x));
+  case ML_OP_arctan: MAP1(atan(x));
+  case ML_OP_erf: MAP1(erf(x));
+  case ML_OP_sigmoid: MAP1(1.0 / (1.0 + exp(-x)));
+  case ML_OP_silu: MAP1(x / (1.0 + exp(-x)));
+  case ML_OP_gelu: MAP1(0.5 * x * (1.0 + erf(x * 0.70710678118654752440)));
+  case ML_OP_gelu_tanh: MAP1(0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))));
+  case ML_OP_relu: MAP1(x > 0 || x != x ? x : 0);
+  case ML_OP_floor: MAP1(floor(x));
+  case ML_OP_ceil: MAP1(ceil(x));
+  case ML_OP_round: MAP1(rint(x));
+  case ML_OP_add: MAP2(x + y);
+  case ML_OP_sub: MAP2(x - y);
+  case ML_OP_mul: MAP2(x * y);
+  case ML_OP_div: MAP2(x / y);
+  case ML_OP_floordiv: MAP2(floor(x / y));
+  case ML_OP_mod: MAP2(x - y * floor(x / y));
+  case ML_OP_pow: MAP2(pow(x, y));
+  case ML_OP_maximum: MAP2(x > y || x != x ? x : y);
+  case ML_OP_minimum: MAP2(x < y || x != x ? x : y);
+  case ML_OP_arctan2: MAP2(atan2(x, y));
+  case ML_OP_logaddexp: MAP2(x == y ? x + log(2.0) : fmax(x, y) + log1p(exp(-fabs(x - y))));
+  default: return;
+  }
+}
+
+ALWAYS_INLINE int64_t wrap_add(int64_t a, int64_t b) { return (int64_t)((uint64_t)a + (uint64_t)b); }
+ALWAYS_INLINE int64_t wrap_mul(int64_t a, int64_t b) { return (int64_t)((uint64_t)a * (uint64_t)b); }
+
+static int64_t int_floordiv(int64_t x, int64_t y) {
+  if (y == 0) return 0;
+  if (y == -1) return (int64_t)(0 - (uint64_t)x);
+  int64_t q = x / y;
+  return q - (x % y != 0 && (x < 0) != (y < 0));
+}
+
+static int64_t int_mod(int64_t x, int64_t y) { return y == 0 ? 0 : wrap_add(x, -wrap_mul(y, int_floordiv(x, y))); }
+
+static int64_t int_pow(int64_t x, int64_t y) {
+  if (y < 0) return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
+  int64_t r = 1;
+  for (; y; y >>= 1, x = wrap_mul(x, x)) {
+    if (y & 1) r = wrap_mul(r, x);
+  }
+  return r;
+}
+
+static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t *b, int n) {
+  typedef int64_t T;
+  switch (op) {
+  case ML_OP_copy: case ML_OP_astype: case ML_OP_floor: case ML_OP_ceil: case ML_OP_round: MAP1(x);
+  case ML_OP_neg: MAP1(0 - (uint64_t)x);
+  case ML_OP_abs: MAP1(x < 0 ? 0 - (uint64_t)x : (uint64_t)x);
+  case ML_OP_sign: MAP1((x > 0) - (x < 0));
+  case ML_OP_square: MAP1(wrap_mul(x, x));
+  case ML_OP_relu: MAP1(x > 0 ? x : 0);
+  case ML_OP_add: MAP2(wrap_add(x, y));
+  case ML_OP_sub: MAP2((uint64_t)x - (uint64_t)y);
+  case ML_OP_mul: MAP2(wrap_mul(x, y));
+  case ML_OP_floordiv: MAP2(int_floordiv(x, y));
+  case ML_OP_mod: MAP2(int_mod(x, y));
+  case ML_OP_pow: MAP2(int_pow(x, y));
+  case ML_OP_maximum: MAP2(x > y ? x : y);
+  case ML_OP_minimum: MAP2(x < y ? x : y);
+  case ML_OP_bitwise_and: MAP2(x & y);
+  case ML_OP_bitwise_or: MAP2(x | y);
+  case ML_OP_bitwise_xor: MAP2(x ^ y);
+  case ML_OP_left_shift: MAP2((uint64_t)y > 63 ? 0 : (uint64_t)x << y);
+  case ML_OP_right_shift: MAP2((uint64_t)y > 63 ? (x < 0 ? -1 : 0) : x >> y);
+  default: return;
+  }
+}
+
+/* Comparisons and predicates: operands of one class, results 0 or 1. */
+#define PREDICATES(NAME, TYPE, NAN_TEST, INF_TEST)                                                                     \
+  static void NAME(int op, int64_t *restrict o, const TYPE *a, const TYPE *b, int n) {                                \
+    typedef TYPE T;                                                                                                    \
+    switch (op) {                                                                                                      \
+    case ML_OP_eq: TEST2(x == y);                                                                                      \
+    case ML_OP_ne: TEST2(x != y);                                                                                      \
+    case ML_OP_lt: TEST2(x < y);                                                                                       \
+    case ML_OP_le: TEST2(x <= y);                                                                                      \
+    case ML_OP_gt: TEST2(x > y);                                                                                       \
+    case ML_OP_ge: TEST2(x >= y);                                                                                      \
+    case ML_OP_logical_and: TEST2(x != 0 && y != 0);                                                                   \
+    case ML_OP_logical_or: TEST2(x != 0 || y != 0);                                                                    \
+    case ML_OP_logical_not: TEST1(x == 0);                                                                             \
+    case ML_OP_isnan: TEST1(NAN_TEST);                                                                                 \
+    case ML_OP_isinf: TEST1(INF_TEST);                                                                                 \
+    case ML_OP_isfinite: TEST1(!(NAN_TEST) && !(INF_TEST));                                                            \
+    default: return;                                                                                                   \
+    }                                                                                                                  \
+  }
+PREDICATES(float_test, float, x != x, x == INFINITY || x == -INFINITY)
+PREDICATES(double_test, double, x != x, x == INFINITY || x == -INFINITY)
+PREDICATES(int_test, int64_t, ((void)x, 0), ((void)x, 0))
+
+/* ---- rounding and conversion ---- */
+
+static int64_t wrap_int(int64_t v, ml_dtype t) {
+  switch (t) {
+  case ML_I8: return (int8_t)v;
+  case ML_U8: return (uint8_t)v;
+  case ML_I16: return (int16_t)v;
+  case ML_U16: return (uint16_t)v;
+  case ML_I32: return (int32_t)v;
+  case ML_U32: return (uint32_t)v;
+  case ML_BOOL: return v != 0;
+  default: return v;
+  }
+}
+
+static void round_register(void *reg, ml_dtype t, int n) {
+  if (t == ML_F16) EACH_TILE((float *)reg)[i] = ml_f16_to_f32(ml_f32_to_f16(((float *)reg)[i]));
+  else if (t == ML_BF16) EACH_TILE((float *)reg)[i] = ml_bf16_to_f32(ml_f32_to_bf16(((float *)reg)[i]));
+  else if (class_of(t) == CI && t != ML_I64 && t != ML_U64) EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
+}
+
+static int64_t to_int(double d) {
+  if (d != d) return 0;
+  return d >= 0x1p63 ? INT64_MAX : d < -0x1p63 ? INT64_MIN : (int64_t)d;
+}
+
+static void convert(void *o, ml_dtype to, const void *a, ml_dtype from, int n) {
+  cls x = class_of(from), y = class_of(to);
+  if (y == CF && x == CD) EACH_TILE((float *)o)[i] = (float)((const double *)a)[i];
+  else if (y == CF && x == CI) EACH_TILE((float *)o)[i] = (float)((const int64_t *)a)[i];
+  else if (y == CD && x == CF) EACH_TILE((double *)o)[i] = ((const float *)a)[i];
+  else if (y == CD && x == CI) EACH_TILE((double *)o)[i] = (double)((const int64_t *)a)[i];
+  else if (y == CI && to == ML_BOOL && x == CF) EACH_TILE((int64_t *)o)[i] = ((const float *)a)[i] != 0;
+  else if (y == CI && to == ML_BOOL && x == CD) EACH_TILE((int64_t *)o)[i] = ((const double *)a)[i] != 0;
+  else if (y == CI && x == CF) EACH_TILE((int64_t *)o)[i] = to_int(((const float *)a)[i]);
+  else if (y == CI && x == CD) EACH_TILE((int64_t *)o)[i] = to_int(((const double *)a)[i]);
+  else if (y == CF) memcpy(o, a, (size_t)n * sizeof(float));
+  else memcpy(o, a, (size_t)n * 8);
+}
+
+static void select_op(ml_dtype t, void *o, const void *c, ml_dtype ct, const void *a, const void *b, int n) {
+  int64_t truth[TILE];
+  if (class_of(ct) == CF) EACH_TILE truth[i] = ((const float *)c)[i] != 0;
+  else if (class_of(ct) == CD) EACH_TILE truth[i] = ((const double *)c)[i] != 0;
+  else EACH_TILE truth[i] = ((const int64_t *)c)[i];
+  if (class_of(t) == CF) EACH_TILE((float *)o)[i] = truth[i] ? ((const float *)a)[i] : ((const float *)b)[i];
+  else EACH_TILE((int64_t *)o)[i] = truth[i] ? ((const int64_t *)a)[i] : ((const int64_t *)b)[i];
+}
+
+/* ---- programs ---- */
+
+void K(fused_run)(const ml_fused *f, void **regs, int n) {
+  for (int at = 0; at < f->n_code; at++) {
+    const ml_fused_op *c = &f->code[at];
+    void *o = regs[f->n_inputs + at];
+    if (c->op == ML_OP_constant) {
+      if (class_of(c->dtype) == CF) {
+        float v = (float)c->f;
+        EACH_TILE((float *)o)[i] = v;
+      } else if (class_of(c->dtype) == CD) EACH_TILE((double *)o)[i] = c->f;
+      else EACH_TILE((int64_t *)o)[i] = c->i;
+      round_register(o, c->dtype, n);
+      continue;
+    }
+    ml_dtype from = c->a < f->n_inputs ? f->input_dtypes[c->a] : f->code[c->a - f->n_inputs].dtype;
+    const void *a = regs[c->a], *b = regs[c->b];
+    if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
+    else if (c->op == ML_OP_astype) convert(o, c->dtype, a, from, n);
+    else if (c->dtype == ML_BOOL && c->op != ML_OP_copy && !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_bitwise_xor)) {
+      if (class_of(from) == CF) float_test(c->op, o, a, b, n);
+      else if (class_of(from) == CD) double_test(c->op, o, a, b, n);
+      else int_test(c->op, o, a, b, n);
+    } else if (class_of(c->dtype) == CF) float_op(c->op, o, a, b, n);
+    else if (class_of(c->dtype) == CD) double_op(c->op, o, a, b, n);
+    else int_op(c->op, o, a, b, n);
+    if (c->dtype != ML_F32) round_register(o, c->dtype, n);
+  }
+}
+
+/* ---- tiles in memory ---- */
+
+#define LOAD(TYPE, REG, EXPR)                                                                                          \
+  for (int i = 0; i < n; i++) {                                                                                        \
+    const TYPE v = ((const TYPE *)data)[i * stride];                                                                   \
+    ((REG *)reg)[i] = (REG)(EXPR);                                                                                     \
+  }                                                                                                                    \
+  break
+
+/* float8 e4m3: 4 exponent bits (bias 7), no infinities. */
+static float f8_to_f32(uint8_t b) {
+  int e = b >> 3 & 15, m = b & 7;
+  if ((b & 127) == 127) return NAN;
+  float v = e ? ldexpf((float)(8 + m), e - 10) : ldexpf((float)m, -9);
+  return b & 128 ? -v : v;
+}
+
+static void load_tile(void *reg, const char *data, ml_dtype t, int64_t stride, int n) {
+  switch (t) {
+  case ML_F32: LOAD(float, float, v);
+  case ML_F16: LOAD(uint16_t, float, ml_f16_to_f32(v));
+  case ML_BF16: LOAD(uint16_t, float, ml_bf16_to_f32(v));
+  case ML_F8_E4M3: LOAD(uint8_t, float, f8_to_f32(v));
+  case ML_F64: LOAD(double, double, v);
+  case ML_I8: LOAD(int8_t, int64_t, v);
+  case ML_U8: LOAD(uint8_t, int64_t, v);
+  case ML_BOOL: LOAD(uint8_t, int64_t, v != 0);
+  case ML_I16: LOAD(int16_t, int64_t, v);
+  case ML_U16: LOAD(uint16_t, int64_t, v);
+  case ML_I32: LOAD(int32_t, int64_t, v);
+  case ML_U32: LOAD(uint32_t, int64_t, v);
+  case ML_I64: case ML_U64: LOAD(int64_t, int64_t, v);
+  default: break;
+  }
+}
+
+#define STORE(TYPE, REG, EXPR)                                                                                         \
+  for (int i = 0; i < n; i++) {                                                                                        \
+    const REG v = ((const REG *)reg)[i];                                                                               \
+    ((TYPE *)data)[i * stride] = (TYPE)(EXPR);                                                                         \
+  }                                                                                                                    \
+  break
+
+static void store_tile(char *data, ml_dtype t, int64_t stride, const void *reg, int n) {
+  switch (t) {
+  case ML_F32: STORE(float, float, v);
+  case ML_F16: STORE(uint16_t, float, ml_f32_to_f16(v));
+  case ML_BF16: STORE(uint16_t, float, ml_f32_to_bf16(v));
+  case ML_F64: STORE(double, double, v);
+  case ML_I8: case ML_U8: case ML_BOOL: STORE(uint8_t, int64_t, v);
+  case ML_I16: case ML_U16: STORE(uint16_t, int64_t, v);
+  case ML_I32: case ML_U32: STORE(uint32_t, int64_t, v);
+  case ML_I64: case ML_U64: STORE(int64_t, int64_t, v);
+  default: break;
+  }
+}
+
+/* ---- the step ---- */
+
+/* Axes in the order of the output's memory, neighbours merged where every operand allows it. Operand 0 is the output. */
+typedef struct shape_plan {
+  int ndim;
+  int64_t shape[ML_MAX_DIMS], strides[ML_FUSED_MAX_INPUTS + 1][ML_MAX_DIMS];
+  int64_t tiles; /* along the innermost axis */
+} shape_plan;
+
+static void merge_axes(shape_plan *s, int operands) {
+  int n = 0;
+  for (int d = 0; d < s->ndim; d++) {
+    if (s->shape[d] == 1) continue;
+    bool joins = n > 0;
+    for (int k = 0; k < operands && joins; k++) joins = s->strides[k][n - 1] == s->strides[k][d] * s->shape[d];
+    int to = joins ? n - 1 : n++;
+    s->shape[to] = joins ? s->shape[to] * s->shape[d] : s->shape[d];
+    for (int k = 0; k < operands; k++) s->strides[k][to] = s->strides[k][d];
+  }
+  if (n == 0) {
+    s->shape[n] = 1;
+    for (int k = 0; k < operands; k++) s->strides[k][n] = 0;
+    n = 1;
+  }
+  s->ndim = n;
+}
+
+static void order_axes(shape_plan *s, const ml_arg *out, const ml_arg *in, int n_in) {
+  int order[ML_MAX_DIMS];
+  for (int d = 0; d < out->ndim; d++) {
+    int j = d;
+    for (; j > 0 && out->strides[order[j - 1]] < out->strides[d]; j--) order[j] = order[j - 1];
+    order[j] = d;
+  }
+  s->ndim = out->ndim;
+  for (int d = 0; d < out->ndim; d++) {
+    s->shape[d] = out->shape[order[d]];
+    s->strides[0][d] = out->strides[order[d]];
+    for (int k = 0; k < n_in; k++) s->strides[k + 1][d] = in[k].strides[order[d]];
+  }
+}
+
+ml_status K(fused_prepare)(ml_task *t) {
+  shape_plan *s = ml_calloc(1, sizeof *s);
+  if (!s) return ML_MEMORY;
+  t->extra = s;
+  order_axes(s, &t->out[0], t->in, t->n_in);
+  int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
+  merge_axes(s, t->n_in + 1);
+  s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
+  int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
+  t->units = rows * s->tiles;
+  t->grain = ml_max64(1, 8192 / ml_min64(TILE, s->shape[s->ndim - 1]));
+  t->scratch = (size_t)MAX_REGS * TILE * 8;
+  t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
+  return ML_OK;
+}
+
+void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const shape_plan *s = t->extra;
+  const ml_fused *f = t->step->fused;
+  const int inner = s->ndim - 1;
+  for (int64_t unit = begin; unit < end; unit++) {
+    int64_t row = unit / s->tiles, at = unit % s->tiles * TILE, offsets[ML_FUSED_MAX_INPUTS + 1];
+    int n = (int)ml_min64(TILE, s->shape[inner] - at);
+    for (int k = 0; k <= t->n_in; k++) offsets[k] = at * s->strides[k][inner];
+    for (int d = inner - 1; d >= 0; d--) {
+      int64_t i = row % s->shape[d];
+      row /= s->shape[d];
+      for (int k = 0; k <= t->n_in; k++) offsets[k] += i * s->strides[k][d];
+    }
+    void *regs[MAX_REGS];
+    for (int k = 0; k < t->n_in; k++) {
+      const ml_arg *a = &t->in[k];
+      const char *data = a->data + offsets[k + 1] * ml_dtype_infos[a->dtype].bytes;
+      int64_t stride = s->strides[k + 1][inner];
+      regs[k] = w->scratch + (size_t)k * TILE * 8;
+      if (a->dtype == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
+      else load_tile(regs[k], data, a->dtype, stride, n);
+    }
+    for (int k = t->n_in; k < t->n_in + f->n_code; k++) regs[k] = w->scratch + (size_t)k * TILE * 8;
+    const ml_arg *o = &t->out[0];
+    char *to = o->data + offsets[0] * ml_dtype_infos[o->dtype].bytes;
+    int last = t->n_in + f->n_code - 1;
+    bool direct = o->dtype == ML_F32 && s->strides[0][inner] == 1;
+    if (direct) regs[last] = to;
+    K(fused_run)(f, regs, n);
+    if (!direct) store_tile(to, o->dtype, s->strides[0][inner], regs[last], n);
+  }
+}

@@ -1,0 +1,13 @@
+/* elementwise.h: elementwise programs for other kernels to call. */
+#ifndef ML_CPU_ELEMENTWISE_H
+#define ML_CPU_ELEMENTWISE_H
+
+#include "tensor/cpu/kernel.h"
+
+enum { TILE = 256 };
+
+/* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class), then room for
+ * TILE elements for each instruction. */
+void K(fused_run)(const ml_fused *f, void **regs, int n);
+
+#endif

@@ -1,0 +1,202 @@
+/* index.c: arange, joining, looking up along axes, sorting, state writes. */
+#include "tensor/cpu/isa/simd.h"
+
+#include <stdlib.h>
+
+static void fault(ml_worker *w, int op, int64_t value, int64_t limit) {
+  if (atomic_exchange(&w->fault->raised, op) == 0) w->fault->value = value, w->fault->limit = limit;
+}
+
+static int64_t size_of(const ml_arg *x) { return ml_shape_size(x->ndim, x->shape); }
+static size_t item_bytes(const ml_arg *x) { return (size_t)ml_dtype_infos[x->dtype].bytes; }
+
+/* ---- arange ---- */
+
+ml_status K(arange_prepare)(ml_task *t) {
+  t->units = size_of(&t->out[0]);
+  t->grain = 4096;
+  t->cost = (double)t->units;
+  return ML_OK;
+}
+
+void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *o = &t->out[0];
+  double start = t->step->attrs.v[0].f, step = t->step->attrs.v[1].f;
+  for (int64_t i = begin; i < end; i++) {
+    double v = start + (double)i * step;
+    if (o->dtype == ML_F64) ((double *)o->data)[i] = v;
+    else if (ml_dtype_is_float(o->dtype)) store_float(o->data, o->dtype, i, (float)v);
+    else {
+      int64_t n = (int64_t)v;
+      memcpy(o->data + (size_t)i * item_bytes(o), &n, item_bytes(o));
+    }
+  }
+}
+
+/* ---- concat ---- */
+
+ml_status K(concat_prepare)(ml_task *t) {
+  t->units = t->n_in;
+  t->cost = (double)size_of(&t->out[0]) * 1.5;
+  return ML_OK;
+}
+
+/* Copies operand `u` to its place: rows of its last axis. */
+void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *o = &t->out[0];
+  int axis = (int)t->step->attrs.v[0].i;
+  for (int64_t u = begin; u < end; u++) {
+    const ml_arg *x = &t->in[u];
+    int64_t base = 0, last = x->ndim - 1, n = size_of(x), width = x->shape[last];
+    for (int64_t i = 0; i < u; i++) base += t->in[i].shape[axis] * o->strides[axis];
+    size_t item = item_bytes(x);
+    for (int64_t row = 0; width && row < n / width; row++) {
+      int64_t from = 0, to = base, rest = row;
+      for (int d = (int)last - 1; d >= 0; d--) {
+        int64_t i = rest % x->shape[d];
+        rest /= x->shape[d];
+        from += i * x->strides[d];
+        to += i * o->strides[d];
+      }
+      if (x->strides[last] == 1 && o->strides[last] == 1) memcpy(o->data + (size_t)to * item, x->data + from * (int64_t)item, (size_t)width * item);
+      else for (int64_t i = 0; i < width; i++) memcpy(o->data + (size_t)(to + i * o->strides[last]) * item, x->data + (from + i * x->strides[last]) * (int64_t)item, item);
+    }
+  }
+}
+
+/* ---- look-ups ---- */
+
+ml_status K(take_prepare)(ml_task *t) {
+  t->units = size_of(&t->out[0]) ? size_of(&t->in[1]) : 0;
+  t->cost = (double)size_of(&t->out[0]) * 2;
+  return ML_OK;
+}
+
+static int64_t product_of_axes(const ml_arg *x, int from, int to) {
+  int64_t n = 1;
+  for (int d = from; d < to; d++) n *= x->shape[d];
+  return n;
+}
+
+void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
+  int axis = (int)t->step->attrs.v[0].i;
+  int64_t outer = product_of_axes(x, 0, axis), length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim), count = size_of(index);
+  size_t bytes = (size_t)inner * item_bytes(x);
+  for (int64_t i = begin; i < end; i++) {
+    int64_t at = load_index(index->data, index->dtype, i);
+    if (at < 0 || at >= length) {
+      fault(w, ML_OP_take, at, length);
+      continue;
+    }
+    for (int64_t k = 0; k < outer; k++) memcpy(o->data + (size_t)(k * count + i) * bytes, x->data + (size_t)(k * length + at) * bytes, bytes);
+  }
+}
+
+ml_status K(along_prepare)(ml_task *t) {
+  t->units = 1;
+  t->cost = (double)size_of(&t->in[1]) * 4;
+  return ML_OK;
+}
+
+void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end;
+  const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
+  bool put = t->step->op == ML_OP_put_along_axis;
+  int axis = (int)t->step->attrs.v[0].i;
+  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis], n = size_of(index);
+  size_t item = item_bytes(x);
+  if (put) memcpy(o->data, x->data, (size_t)size_of(x) * item);
+  for (int64_t i = 0; i < n; i++) {
+    int64_t at = load_index(index->data, index->dtype, i), place = (i / (inner * count) * length + at) * inner + i % inner;
+    if (at < 0 || at >= length) {
+      fault(w, t->step->op, at, length);
+      continue;
+    }
+    if (put) memcpy(o->data + (size_t)place * item, t->in[2].data + (size_t)i * item, item);
+    else memcpy(o->data + (size_t)i * item, x->data + (size_t)place * item, item);
+  }
+}
+
+/* ---- sorting ---- */
+
+typedef struct sort_item { double key; int64_t whole; int32_t index; } sort_item;
+
+static int compare_items(const void *a, const void *b) {
+  const sort_item *x = a, *y = b;
+  bool nx = x->key != x->key, ny = y->key != y->key;
+  if (nx != ny) return nx ? 1 : -1;
+  if (!nx && x->key != y->key) return x->key < y->key ? -1 : 1;
+  if (x->whole != y->whole) return x->whole < y->whole ? -1 : 1;
+  return x->index < y->index ? -1 : 1;
+}
+
+ml_status K(sort_prepare)(ml_task *t) {
+  const ml_arg *x = &t->in[0];
+  int64_t length = x->shape[t->step->attrs.v[0].i];
+  t->units = length ? size_of(x) / length : 0;
+  t->scratch = (size_t)length * sizeof(sort_item);
+  t->cost = (double)size_of(x) * 50;
+  return ML_OK;
+}
+
+void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int axis = (int)t->step->attrs.v[0].i;
+  int64_t length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim);
+  bool floats = ml_dtype_is_float(x->dtype);
+  sort_item *items = (sort_item *)w->scratch;
+  size_t item = item_bytes(x);
+  for (int64_t u = begin; u < end; u++) {
+    int64_t base = u / inner * inner * length + u % inner;
+    for (int64_t i = 0; i < length; i++) {
+      int64_t at = base + i * inner;
+      items[i] = (sort_item){.index = (int32_t)i};
+      if (x->dtype == ML_F64) items[i].key = ((const double *)x->data)[at];
+      else if (floats) items[i].key = load_float(x->data, x->dtype, at);
+      else items[i].whole = load_index(x->data, x->dtype, at);
+    }
+    qsort(items, (size_t)length, sizeof *items, compare_items);
+    for (int64_t i = 0; i < length; i++) {
+      int64_t at = base + i * inner;
+      if (t->step->op == ML_OP_argsort) ((int32_t *)o->data)[at] = items[i].index;
+      else memcpy(o->data + (size_t)at * item, x->data + (size_t)(base + items[i].index * inner) * item, item);
+    }
+  }
+}
+
+/* ---- state ---- */
+
+ml_status K(assign_prepare)(ml_task *t) {
+  t->units = 1;
+  t->cost = (double)size_of(&t->in[1]) * 0.5;
+  return ML_OK;
+}
+
+void K(assign)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end, (void)w;
+  const ml_arg *to = &t->in[0], *from = &t->in[1];
+  size_t item = item_bytes(to);
+  int64_t shape[ML_MAX_DIMS], n = size_of(to);
+  memcpy(shape, to->shape, sizeof shape);
+  for (int64_t i = 0; i < n; i++) { /* the target may be a strided window on its state */
+    int64_t at = 0, rest = i;
+    for (int d = to->ndim - 1; d >= 0; d--) {
+      at += rest % shape[d] * to->strides[d];
+      rest /= shape[d];
+    }
+    memcpy(to->data + at * (int64_t)item, from->data + (size_t)i * item, item);
+  }
+}
+
+void K(ring_push)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end, (void)w;
+  const ml_arg *ring = &t->in[0];
+  int64_t n = ring->shape[1];
+  for (int64_t b = 0; b < ring->shape[0]; b++) {
+    int64_t id = load_index(t->in[1].data, t->in[1].dtype, b), position = load_index(t->in[2].data, t->in[2].dtype, b);
+    if (n > 0 && position >= 0) ((int32_t *)ring->data)[b * ring->strides[0] + position % n * ring->strides[1]] = (int32_t)id;
+  }
+}

@@ -1,0 +1,147 @@
+/* norm.c: normalisations and softmax along the last axis, one row a unit. Sums are float32 in sixteen lanes (float64 for float64), so that a
+ * row's result depends on its length alone. */
+#include "tensor/cpu/isa/norm.h"
+
+/* Offset of row r of an operand whose last axis is the row. */
+static int64_t row_offset(const ml_arg *x, int64_t r) {
+  int64_t offset = 0;
+  for (int d = x->ndim - 2; d >= 0; d--) {
+    offset += r % x->shape[d] * x->strides[d];
+    r /= x->shape[d];
+  }
+  return offset;
+}
+
+ml_status K(row_prepare)(ml_task *t) {
+  const ml_arg *x = &t->in[0];
+  int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1, size = ml_shape_size(x->ndim, x->shape);
+  t->units = last ? size / last : 0;
+  t->grain = ml_max64(1, 4096 / ml_max64(1, last));
+  t->scratch = (size_t)(4 * last + LANES) * 4;
+  t->cost = (double)size * (t->step->op == ML_OP_softmax || t->step->op == ML_OP_log_softmax ? 1.0 : 0.3);
+  return ML_OK;
+}
+
+/* A row as float32: the row itself, or converted into `room`. */
+static const float *float_row(const ml_arg *x, int64_t offset, int64_t n, float *room) {
+  if (x->dtype == ML_F32) return (const float *)x->data + offset;
+  for (int64_t i = 0; i < n; i++) room[i] = load_float(x->data, x->dtype, offset + i);
+  return room;
+}
+
+static void store_row(const ml_arg *o, int64_t offset, const float *row, int64_t n) {
+  for (int64_t i = 0; i < n; i++) store_float(o->data, o->dtype, offset + i, row[i]);
+}
+
+static float sum_squares(const float *x, int64_t n) {
+  v16f s = v_set1(0);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    v16f v = v_load(x + i);
+    s = v_fma(v, v, s);
+  }
+  float total = v_sum(s);
+  for (; i < n; i++) total += x[i] * x[i];
+  return total;
+}
+
+static float sum_row(const float *x, int64_t n) {
+  v16f s = v_set1(0);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) s = v_add(s, v_load(x + i));
+  float total = v_sum(s);
+  for (; i < n; i++) total += x[i];
+  return total;
+}
+
+void K(rms_norm_row)(const float *x, const float *weight, float offset, float eps, int64_t n, float *o) {
+  float r = 1.0f / sqrtf(sum_squares(x, n) / (float)n + eps);
+  if (!weight) {
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] * r;
+  } else if (offset == 0) {
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] * r * weight[i];
+  } else {
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] * r * (offset + weight[i]);
+  }
+}
+
+static const float *vector(const ml_arg *w, int64_t n, float *room) { return w->data ? float_row(w, 0, n, room) : NULL; }
+
+void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int64_t n = x->shape[x->ndim - 1];
+  float *room = (float *)w->scratch, eps = (float)t->step->attrs.v[0].f, offset = (float)t->step->attrs.v[1].f;
+  const float *weight = vector(&t->in[1], n, room + 2 * n);
+  for (int64_t r = begin; r < end; r++) {
+    const float *row = float_row(x, row_offset(x, r), n, room);
+    int64_t to = row_offset(o, r);
+    bool direct = o->dtype == ML_F32;
+    float *result = direct ? (float *)o->data + to : room + n;
+    K(rms_norm_row)(row, weight, offset, eps, n, result);
+    if (!direct) store_row(o, to, result, n);
+  }
+}
+
+void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int64_t n = x->shape[x->ndim - 1];
+  float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs.v[0].f;
+  const float *weight = vector(&t->in[1], n, room + 2 * n), *bias = vector(&t->in[2], n, room + 3 * n);
+  for (int64_t r = begin; r < end; r++) {
+    const float *row = float_row(x, row_offset(x, r), n, room);
+    float mean = sum_row(row, n) / (float)n;
+    for (int64_t i = 0; i < n; i++) result[i] = row[i] - mean;
+    float scale = 1.0f / sqrtf(sum_squares(result, n) / (float)n + eps);
+    for (int64_t i = 0; i < n; i++) result[i] = result[i] * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+    store_row(o, row_offset(o, r), result, n);
+  }
+}
+
+/* exp(x - max) into o; returns the sum. */
+float K(exp_row)(const float *x, float max, int64_t n, float *o) {
+  for (int64_t i = 0; i < n; i++) o[i] = fast_exp(x[i] - max);
+  return sum_row(o, n);
+}
+
+float K(max_row)(const float *x, int64_t n) {
+  v16f m = v_set1(-INFINITY);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) m = v_max(m, v_load(x + i));
+  float lanes[LANES], best = -INFINITY;
+  v_store(lanes, m);
+  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best;
+  for (; i < n; i++) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+static void softmax_double(const ml_task *t, int64_t r) {
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  const double *row = (const double *)x->data + row_offset(x, r);
+  double *to = (double *)o->data + row_offset(o, r), m = -INFINITY, s = 0;
+  int64_t n = x->shape[x->ndim - 1];
+  for (int64_t i = 0; i < n; i++) m = row[i] > m ? row[i] : m;
+  for (int64_t i = 0; i < n; i++) s += exp(row[i] - m);
+  for (int64_t i = 0; i < n; i++) to[i] = t->step->op == ML_OP_softmax ? exp(row[i] - m) / s : row[i] - m - log(s);
+}
+
+void K(softmax)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int64_t n = x->ndim ? x->shape[x->ndim - 1] : 1;
+  float *room = (float *)w->scratch, *result = room + n;
+  for (int64_t r = begin; r < end; r++) {
+    if (x->dtype == ML_F64) {
+      softmax_double(t, r);
+      continue;
+    }
+    const float *row = float_row(x, row_offset(x, r), n, room);
+    float max = K(max_row)(row, n), sum = K(exp_row)(row, max, n, result);
+    if (t->step->op == ML_OP_softmax) {
+      float scale = 1.0f / sum;
+      for (int64_t i = 0; i < n; i++) result[i] *= scale;
+    } else {
+      float log_sum = max + logf(sum);
+      for (int64_t i = 0; i < n; i++) result[i] = row[i] - log_sum;
+    }
+    store_row(o, row_offset(o, r), result, n);
+  }
+}

@@ -1,0 +1,206 @@
+/* reduce.c: reductions over axes and running reductions along one. Arithmetic is float32 for float types (float64 for
+ * float64), int64 for integers; long float sums are taken in blocks, so that their error grows slowly. */
+#include "tensor/cpu/isa/simd.h"
+
+/* Elements to add before a partial sum is put aside. */
+enum { SUM_BLOCK = 128 };
+
+/* Axes split into kept ones and reduced ones. */
+typedef struct reduce_plan {
+  int n_kept, n_reduced;
+  int64_t kept_shape[ML_MAX_DIMS], kept_strides[ML_MAX_DIMS], shape[ML_MAX_DIMS], strides[ML_MAX_DIMS];
+  int64_t count; /* elements reduced into one */
+} reduce_plan;
+
+ml_status K(reduce_prepare)(ml_task *t) {
+  reduce_plan *r = ml_calloc(1, sizeof *r);
+  if (!r) return ML_MEMORY;
+  t->extra = r;
+  const ml_arg *x = &t->in[0];
+  unsigned reduced = 0;
+  for (int i = 0; i < t->step->attrs.n_list; i++) reduced |= 1u << t->step->attrs.list[i];
+  r->count = 1;
+  for (int d = 0; d < x->ndim; d++) {
+    if (reduced & 1u << d) {
+      r->shape[r->n_reduced] = x->shape[d];
+      r->strides[r->n_reduced++] = x->strides[d];
+      r->count *= x->shape[d];
+    } else {
+      r->kept_shape[r->n_kept] = x->shape[d];
+      r->kept_strides[r->n_kept++] = x->strides[d];
+    }
+  }
+  t->units = ml_shape_size(t->out[0].ndim, t->out[0].shape);
+  t->grain = ml_max64(1, 16384 / ml_max64(1, r->count));
+  t->cost = (double)t->units * (double)r->count;
+  return ML_OK;
+}
+
+static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64_t *strides) {
+  int64_t offset = 0;
+  for (int d = n - 1; d >= 0; d--) {
+    offset += index % shape[d] * strides[d];
+    index /= shape[d];
+  }
+  return offset;
+}
+
+
+ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
+  if (x->dtype == ML_F64) return ((const double *)x->data)[at];
+  if (ml_dtype_is_float(x->dtype)) return load_float(x->data, x->dtype, at);
+  return (double)load_index(x->data, x->dtype, at);
+}
+
+static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
+  switch (o->dtype) {
+  case ML_F64: ((double *)o->data)[at] = d; return;
+  case ML_F32: case ML_F16: case ML_BF16: store_float(o->data, o->dtype, at, (float)d); return;
+  case ML_I64: case ML_U64: ((int64_t *)o->data)[at] = i; return;
+  case ML_I32: case ML_U32: ((int32_t *)o->data)[at] = (int32_t)i; return;
+  case ML_I16: case ML_U16: ((int16_t *)o->data)[at] = (int16_t)i; return;
+  default: ((int8_t *)o->data)[at] = (int8_t)i; return;
+  }
+}
+
+/* Sum of elements first..last-1 of the reduced index space, in float64 for float64 and float32 otherwise. */
+static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
+  double total = 0;
+  float total_f = 0;
+  bool wide = x->dtype == ML_F64;
+  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
+    int64_t end = ml_min64(b + SUM_BLOCK, r->count);
+    double part = 0;
+    float part_f = 0;
+    for (int64_t i = b; i < end; i++) {
+      int64_t at = base + offset_of(i, r->n_reduced, r->shape, r->strides);
+      if (wide) part += ((const double *)x->data)[at];
+      else part_f += load_float(x->data, x->dtype, at);
+    }
+    total += part;
+    total_f += part_f;
+  }
+  return wide ? total : total_f;
+}
+
+static double log_sum_exp(const ml_arg *x, const reduce_plan *r, int64_t base) {
+  double m = -INFINITY, s = 0;
+  for (int64_t i = 0; i < r->count; i++) {
+    double v = get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides));
+    if (v > m || v != v) m = v;
+  }
+  if (m == -INFINITY || m == INFINITY || m != m) return m;
+  for (int64_t i = 0; i < r->count; i++) s += exp(get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - m);
+  return m + log(s);
+}
+
+static void reduce_one(const ml_task *t, int64_t unit) {
+  const reduce_plan *r = t->extra;
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int op = t->step->op;
+  int64_t base = offset_of(unit, r->n_kept, r->kept_shape, r->kept_strides);
+  bool floats = ml_dtype_is_float(x->dtype);
+  if (op == ML_OP_logsumexp) {
+    put(o, unit, log_sum_exp(x, r, base), 0);
+    return;
+  }
+  if (floats && (op == ML_OP_sum || op == ML_OP_mean)) {
+    double s = sum_floats(x, r, base);
+    put(o, unit, op == ML_OP_mean ? (x->dtype == ML_F64 ? s / (double)r->count : (float)s / (float)r->count) : s, 0);
+    return;
+  }
+  double d = op == ML_OP_prod ? 1 : op == ML_OP_max || op == ML_OP_argmax ? -INFINITY : op == ML_OP_min || op == ML_OP_argmin ? INFINITY : 0;
+  float f = op == ML_OP_prod ? 1 : 0;
+  int64_t n = op == ML_OP_prod || op == ML_OP_all ? 1 : 0, best = 0;
+  for (int64_t i = 0; i < r->count; i++) {
+    int64_t at = base + offset_of(i, r->n_reduced, r->shape, r->strides);
+    double v = floats ? get_double(x, at) : 0;
+    int64_t k = floats ? 0 : load_index(x->data, x->dtype, at);
+    bool more = floats ? v > d || (v != v && d == d) : k > n, less = floats ? v < d || (v != v && d == d) : k < n;
+    bool first = i == 0 && (v == v || !floats);
+    switch (op) {
+    case ML_OP_sum: case ML_OP_mean: n += k, d = (double)n; break;
+    case ML_OP_prod: n = (int64_t)((uint64_t)n * (uint64_t)k), f *= (float)v, d *= v; break;
+    case ML_OP_max: case ML_OP_argmax: if (more || first) d = v, n = k, best = i; break;
+    case ML_OP_min: case ML_OP_argmin: if (less || first) d = v, n = k, best = i; break;
+    case ML_OP_all: n = n && (floats ? v != 0 : k != 0); break;
+    case ML_OP_any: n = n || (floats ? v != 0 : k != 0); break;
+    default: break;
+    }
+  }
+  if (op == ML_OP_mean) d /= (double)r->count;
+  if (op == ML_OP_prod && floats && x->dtype != ML_F64) d = f;
+  if (op == ML_OP_argmax || op == ML_OP_argmin) n = best;
+  put(o, unit, d, n);
+}
+
+/* The common case, a float32 row: sixteen running maxima, then the first index that holds the largest. */
+static int64_t argmax_row(const float *x, int64_t n) {
+  v16f m = v_set1(-INFINITY);
+  int64_t i = 0;
+  bool nan = false;
+  for (; i + LANES <= n; i += LANES) m = v_max(m, v_load(x + i));
+  float lanes[LANES], best = -INFINITY;
+  v_store(lanes, m);
+  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best, nan = nan || lanes[k] != lanes[k];
+  for (; i < n; i++) best = x[i] > best ? x[i] : best, nan = nan || x[i] != x[i];
+  for (i = 0; i < n && !nan; i++) {
+    if (x[i] == best) return i;
+  }
+  for (i = 0; i < n; i++) {
+    if (x[i] != x[i]) return i;
+  }
+  return 0;
+}
+
+void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const reduce_plan *r = t->extra;
+  const ml_arg *x = &t->in[0];
+  bool row = t->step->op == ML_OP_argmax && x->dtype == ML_F32 && r->n_reduced == 1 && r->strides[0] == 1;
+  for (int64_t unit = begin; unit < end; unit++) {
+    if (!row) {
+      reduce_one(t, unit);
+      continue;
+    }
+    const float *data = (const float *)x->data + offset_of(unit, r->n_kept, r->kept_shape, r->kept_strides);
+    ((int32_t *)t->out[0].data)[unit] = (int32_t)argmax_row(data, r->count);
+  }
+}
+
+/* ---- running reductions ---- */
+
+ml_status K(scan_prepare)(ml_task *t) {
+  int axis = (int)t->step->attrs.v[0].i;
+  int64_t length = t->out[0].shape[axis], size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
+  t->units = length ? size / length : 0;
+  t->grain = ml_max64(1, 8192 / ml_max64(1, length));
+  t->cost = (double)size * 2;
+  return ML_OK;
+}
+
+void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *x = &t->in[0], *o = &t->out[0];
+  int axis = (int)t->step->attrs.v[0].i, op = t->step->op;
+  int64_t shape[ML_MAX_DIMS];
+  memcpy(shape, x->shape, sizeof shape);
+  shape[axis] = 1;
+  bool floats = ml_dtype_is_float(o->dtype), narrow = floats && o->dtype != ML_F64;
+  for (int64_t unit = begin; unit < end; unit++) {
+    int64_t from = offset_of(unit, x->ndim, shape, x->strides), to = offset_of(unit, o->ndim, shape, o->strides);
+    double d = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < x->shape[axis]; i++, from += x->strides[axis], to += o->strides[axis]) {
+      double v = floats ? get_double(x, from) : 0;
+      int64_t k = floats ? 0 : load_index(x->data, x->dtype, from);
+      if (i == 0) d = v, n = k;
+      else if (op == ML_OP_cumsum) d += v, n += k;
+      else if (op == ML_OP_cumprod) d *= v, n = (int64_t)((uint64_t)n * (uint64_t)k);
+      else if (op == ML_OP_cummax) d = v > d || v != v ? v : d, n = k > n ? k : n;
+      else d = v < d || v != v ? v : d, n = k < n ? k : n;
+      if (narrow) d = (float)d;
+      put(o, to, d, n);
+    }
+  }
+}

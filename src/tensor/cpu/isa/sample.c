@@ -1,0 +1,164 @@
+/* sample.c: what a sampling chain needs over a whole vocabulary, in a few passes and without sorting it.
+ *
+ * Order statistics are found by the bits of the floats: a float's order-preserving integer is refined 11, 11 and 10 bits at a time over
+ * histograms of counts (top-k) or of probability mass (top-p). */
+#include "tensor/cpu/isa/norm.h"
+
+enum { BINS = 2048 };
+
+ml_status K(sample_prepare)(ml_task *t) {
+  const ml_arg *x = &t->in[0];
+  t->units = x->shape[0];
+  t->scratch = BINS * sizeof(double) + (size_t)x->shape[1] * sizeof(float);
+  t->cost = (double)ml_shape_size(x->ndim, x->shape) * 2;
+  return ML_OK;
+}
+
+/* Larger floats to larger integers; NaN counts as smallest. */
+static uint32_t order_of(float f) {
+  union { float f; uint32_t u; } v = {.f = f};
+  if (f != f) return 0;
+  return v.u & 0x80000000u ? ~v.u : v.u | 0x80000000u;
+}
+
+static const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
+
+/* The order of the entry at which the weight of all larger entries (1 each, or mass[i]) first exceeds `limit`; 0 when it never
+ * does. */
+static uint32_t threshold(const float *x, const float *mass, int64_t n, double limit, double *bins) {
+  uint32_t prefix = 0, mask = 0;
+  double above = 0;
+  for (int level = 0; level < 3; level++) {
+    int size = 1 << widths[level];
+    memset(bins, 0, (size_t)size * sizeof *bins);
+    for (int64_t i = 0; i < n; i++) {
+      uint32_t o = order_of(x[i]);
+      if ((o & mask) == prefix) bins[o >> shifts[level] & (uint32_t)(size - 1)] += mass ? (double)mass[i] : 1.0;
+    }
+    int bin = size - 1;
+    while (bin > 0 && above + bins[bin] <= limit) above += bins[bin--];
+    if (bin == 0 && above + bins[0] <= limit) return prefix; /* all of them fit */
+    prefix |= (uint32_t)bin << shifts[level];
+    mask |= (uint32_t)(size - 1) << shifts[level];
+  }
+  return prefix;
+}
+
+static void keep_from(const float *x, float *o, int64_t n, uint32_t least) {
+  for (int64_t i = 0; i < n; i++) o[i] = order_of(x[i]) >= least ? x[i] : -INFINITY;
+}
+
+void K(top_k_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  int64_t n = t->in[0].shape[1], k = t->step->attrs.v[0].i;
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float *o = (float *)t->out[0].data + b * n;
+    /* the k-th largest is where the count of larger ones first exceeds k - 1 */
+    uint32_t least = k > 0 && k < n ? threshold(x, NULL, n, (double)k - 1, (double *)w->scratch) : 0;
+    keep_from(x, o, n, least);
+  }
+}
+
+void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  int64_t n = t->in[0].shape[1];
+  double p = t->step->attrs.v[0].f, *bins = (double *)w->scratch;
+  float *mass = (float *)(bins + BINS);
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float *o = (float *)t->out[0].data + b * n;
+    float sum = K(exp_row)(x, K(max_row)(x, n), n, mass);
+    uint32_t least = p < 1 ? threshold(x, mass, n, p * (double)sum, bins) : 0;
+    keep_from(x, o, n, least);
+  }
+}
+
+void K(min_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  int64_t n = t->in[0].shape[1];
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float *o = (float *)t->out[0].data + b * n;
+    float least = K(max_row)(x, n) + logf((float)t->step->attrs.v[0].f);
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] >= least ? x[i] : -INFINITY;
+  }
+}
+
+void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const ml_arg *recent = &t->in[1];
+  const ml_attrs *a = &t->step->attrs;
+  int64_t n = t->in[0].shape[1], count = recent->shape[1];
+  float penalty = (float)a->v[0].f, presence = (float)a->v[1].f, frequency = (float)a->v[2].f;
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float *o = (float *)t->out[0].data + b * n;
+    memcpy(o, x, (size_t)n * sizeof *o);
+    for (int64_t i = 0; i < count; i++) {
+      int64_t id = load_index(recent->data, recent->dtype, b * count + i);
+      if (id < 0 || id >= n) continue;
+      int64_t times = 0;
+      bool first = true;
+      for (int64_t j = 0; j < count; j++) {
+        bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
+        times += same;
+        if (same && j < i) first = false;
+      }
+      if (first) o[id] = (x[id] > 0 ? x[id] / penalty : x[id] * penalty) - presence - frequency * (float)times;
+    }
+  }
+}
+
+/* ---- random ---- */
+
+/* Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011). */
+static void philox(uint32_t key0, uint32_t key1, const uint32_t counter[4], uint32_t out[4]) {
+  uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
+  for (int round = 0; round < 10; round++) {
+    uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
+    uint32_t next[4] = {(uint32_t)(b >> 32) ^ c[1] ^ key0, (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ key1, (uint32_t)a};
+    memcpy(c, next, sizeof c);
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  memcpy(out, c, sizeof c);
+}
+
+ml_status K(random_prepare)(ml_task *t) {
+  t->units = (ml_shape_size(t->out[0].ndim, t->out[0].shape) + 3) / 4;
+  t->grain = 1024;
+  t->cost = (double)t->units * 40;
+  return ML_OK;
+}
+
+void K(random_bits)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  const uint32_t *key = (const uint32_t *)t->in[0].data;
+  uint32_t stream = t->in[0].shape[0] > 2 ? key[2] : 0, *o = (uint32_t *)t->out[0].data;
+  int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
+  for (int64_t u = begin; u < end; u++) {
+    uint32_t counter[4] = {(uint32_t)u, (uint32_t)((uint64_t)u >> 32), stream, 0}, four[4];
+    philox(key[0], key[1], counter, four);
+    for (int64_t i = 0; i < 4 && 4 * u + i < size; i++) o[4 * u + i] = four[i];
+  }
+}
+
+/* Inverse of the cumulative distribution, summed in float64 in the order of the ids. */
+void K(categorical)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  int64_t n = t->in[0].shape[1];
+  float *mass = (float *)((double *)w->scratch + BINS);
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float max = K(max_row)(x, n);
+    K(exp_row)(x, max, n, mass);
+    double total = 0, sum = 0;
+    for (int64_t i = 0; i < n; i++) total += mass[i];
+    double target = (double)load_float(t->in[1].data, t->in[1].dtype, b) * total;
+    int64_t id = 0, last = 0;
+    for (; id < n; id++) {
+      if (mass[id] > 0) last = id;
+      sum += mass[id];
+      if (sum > target) break;
+    }
+    ((int32_t *)t->out[0].data)[b] = (int32_t)(id < n ? id : last);
+  }
+}

@@ -1,0 +1,149 @@
+/* simd.h: sixteen float lanes on every instruction set, so that kernels are written once. */
+#ifndef ML_CPU_SIMD_H
+#define ML_CPU_SIMD_H
+
+#include "tensor/cpu/isa/kernels.h"
+
+#include <math.h>
+#include <string.h>
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16 };
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#if defined(ML_ISA_AVX512)
+typedef __m512 v16f;
+ALWAYS_INLINE v16f v_load(const float *p) { return _mm512_loadu_ps(p); }
+ALWAYS_INLINE void v_store(float *p, v16f a) { _mm512_storeu_ps(p, a); }
+ALWAYS_INLINE v16f v_set1(float f) { return _mm512_set1_ps(f); }
+ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return _mm512_mul_ps(a, b); }
+ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return _mm512_max_ps(a, b); }
+ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) { return _mm512_fmadd_ps(a, b, c); } /* a b + c */
+ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+#elif defined(ML_ISA_AVX2)
+typedef struct v16f { __m256 lo, hi; } v16f;
+ALWAYS_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+ALWAYS_INLINE void v_store(float *p, v16f a) { _mm256_storeu_ps(p, a.lo), _mm256_storeu_ps(p + 8, a.hi); }
+ALWAYS_INLINE v16f v_set1(float f) { return (v16f){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
+ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return (v16f){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return (v16f){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return (v16f){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
+  return (v16f){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) {
+  return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
+}
+ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
+  __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), hi = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 8)));
+  return (v16f){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+#else
+typedef struct v16f { float f[LANES]; } v16f;
+#define EACH for (int i_ = 0; i_ < LANES; i_++)
+ALWAYS_INLINE v16f v_load(const float *p) { v16f r; EACH r.f[i_] = p[i_]; return r; }
+ALWAYS_INLINE void v_store(float *p, v16f a) { EACH p[i_] = a.f[i_]; }
+ALWAYS_INLINE v16f v_set1(float f) { v16f r; EACH r.f[i_] = f; return r; }
+ALWAYS_INLINE v16f v_add(v16f a, v16f b) { EACH a.f[i_] += b.f[i_]; return a; }
+ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { EACH a.f[i_] *= b.f[i_]; return a; }
+ALWAYS_INLINE v16f v_max(v16f a, v16f b) { EACH a.f[i_] = a.f[i_] > b.f[i_] ? a.f[i_] : b.f[i_]; return a; }
+ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) { EACH c.f[i_] += a.f[i_] * b.f[i_]; return c; }
+ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) { v16f r; EACH r.f[i_] = ml_f16_to_f32(p[i_]); return r; }
+ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) { v16f r; EACH r.f[i_] = ml_bf16_to_f32(p[i_]); return r; }
+#endif
+
+/* The lanes' sum, in the same order everywhere: halves of sixteen, of eight, of four, of two. */
+ALWAYS_INLINE float v_sum(v16f a) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+#if defined(ML_ISA_AVX512)
+  __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+#else
+  __m256 e = _mm256_add_ps(a.lo, a.hi);
+#endif
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+#else
+  for (int n = LANES / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; i++) a.f[i] += a.f[i + n];
+  }
+  return a.f[0];
+#endif
+}
+
+/* One element of any float dtype as float32. */
+ALWAYS_INLINE float load_float(const char *data, ml_dtype t, int64_t i) {
+  if (t == ML_F32) return ((const float *)data)[i];
+  if (t == ML_F16) return ml_f16_to_f32(((const uint16_t *)data)[i]);
+  return ml_bf16_to_f32(((const uint16_t *)data)[i]);
+}
+
+ALWAYS_INLINE void store_float(char *data, ml_dtype t, int64_t i, float f) {
+  if (t == ML_F32) ((float *)data)[i] = f;
+  else if (t == ML_F16) ((uint16_t *)data)[i] = ml_f32_to_f16(f);
+  else ((uint16_t *)data)[i] = ml_f32_to_bf16(f);
+}
+
+ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
+  switch (t) {
+  case ML_I64: case ML_U64: return ((const int64_t *)data)[i];
+  case ML_I32: return ((const int32_t *)data)[i];
+  case ML_U32: return ((const uint32_t *)data)[i];
+  case ML_I16: return ((const int16_t *)data)[i];
+  case ML_U16: return ((const uint16_t *)data)[i];
+  case ML_I8: return ((const int8_t *)data)[i];
+  default: return ((const uint8_t *)data)[i];
+  }
+}
+
+/* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
+ALWAYS_INLINE float fast_exp(float x) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+  float clamped = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
+  float k = __builtin_fmaf(clamped, 1.44269504088896341f, shift) - shift;
+  float r = __builtin_fmaf(k, -0.693359375f, clamped);
+  r = __builtin_fmaf(k, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f; /* Cephes' polynomial for exp on [-ln2/2, ln2/2] */
+  p = __builtin_fmaf(p, r, 1.3981999507e-3f);
+  p = __builtin_fmaf(p, r, 8.3334519073e-3f);
+  p = __builtin_fmaf(p, r, 4.1665795894e-2f);
+  p = __builtin_fmaf(p, r, 1.6666665459e-1f);
+  p = __builtin_fmaf(p, r, 5.0000001201e-1f);
+  p = __builtin_fmaf(p, r * r, r) + 1.0f;
+  int32_t n = (int32_t)k, half = n >> 1; /* in two factors, so that subnormal results are reached */
+  union { int32_t i; float f; } a = {.i = (half + 127) << 23}, b = {.i = (n - half + 127) << 23};
+  float y = p * a.f * b.f;
+  return x != x ? x : y;
+#else
+  return expf(x);
+#endif
+}
+
+ALWAYS_INLINE float fast_tanh(float x) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  float a = x < 0 ? -x : x;
+  float s = a * a; /* Cephes' polynomial below 0.625 */
+  float p = -5.70498872745e-3f;
+  p = __builtin_fmaf(p, s, 2.06390887954e-2f);
+  p = __builtin_fmaf(p, s, -5.37397155531e-2f);
+  p = __builtin_fmaf(p, s, 1.33314422036e-1f);
+  p = __builtin_fmaf(p, s, -3.33332819422e-1f);
+  float small = __builtin_fmaf(p * s, a, a);
+  float large = 1.0f - 2.0f / (fast_exp(2.0f * a) + 1.0f);
+  float y = a < 0.625f ? small : large;
+  return x < 0 ? -y : y;
+#else
+  return tanhf(x);
+#endif
+}
+
+ALWAYS_INLINE float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+#endif

@@ -1,0 +1,115 @@
+/* kernel.h: what a CPU kernel is.
+ *
+ * Files under cpu/isa and quant/ are compiled once per instruction set, with ML_ISA naming it; K(name) is then ref_name, avx2_name or
+ * avx512_name. A kernel computes the units [begin, end) of a task; units are independent, so any number of threads may share them
+ * in any split and every element comes out the same. */
+#ifndef ML_CPU_KERNEL_H
+#define ML_CPU_KERNEL_H
+
+#include "tensor/plan.h"
+
+#define ML_CAT_(a, b) a##_##b
+#define ML_CAT(a, b) ML_CAT_(a, b)
+#define K(name) ML_CAT(ML_ISA, name)
+
+typedef struct ml_isa ml_isa;
+typedef struct ml_format ml_format;
+
+/* A step's operand with its address. */
+typedef struct ml_arg {
+  char *data; /* NULL where an optional operand is absent */
+  ml_dtype dtype;
+  ml_layout layout;
+  bool exact;
+  int ndim;
+  int64_t shape[ML_MAX_DIMS], strides[ML_MAX_DIMS]; /* elements */
+} ml_arg;
+
+/* A failure found inside a kernel (an index out of range): the first one is reported after the run. */
+typedef struct ml_fault {
+  atomic_int raised;
+  int64_t value, limit;
+} ml_fault;
+
+typedef struct ml_worker {
+  char *scratch; /* ml_task.scratch bytes, aligned to 64, of this thread's own */
+  ml_fault *fault;
+} ml_worker;
+
+typedef struct ml_task ml_task;
+typedef void (*ml_kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);
+/* Fills units, grain, scratch and extra from the operands. */
+typedef ml_status (*ml_prepare)(ml_task *t);
+
+struct ml_task {
+  ml_kernel run;
+  ml_kernel prologue; /* or NULL: each thread calls it once, before its first units */
+  ml_arg *in, *out;
+  int n_in, n_out;
+  const ml_step *step;
+  const ml_isa *isa;
+  int64_t units, grain; /* grain: units taken at once */
+  size_t scratch;       /* bytes a thread */
+  size_t shared;        /* bytes of scratch that all tasks of a program share */
+  char *shared_data;
+  double cost;          /* rough nanoseconds on one thread: what is cheap is not worth sharing */
+  void *extra;          /* the kernel's own, from ml_alloc; freed with the program */
+};
+
+typedef struct ml_kernel_row {
+  ml_prepare prepare;
+  ml_kernel run;
+} ml_kernel_row;
+
+/* One instruction set's kernels. */
+struct ml_isa {
+  const char *name;
+  ml_kernel_row rows[ML_STEP_COUNT];
+  const ml_format *formats[ML_DTYPE_COUNT]; /* packed weights */
+  ml_kernel_row quantize_rows;              /* activations to 8-bit blocks, before `linears` of many rows */
+};
+
+extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512;
+
+static inline float ml_bf16_to_f32(uint16_t h) {
+  union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
+  return v.f;
+}
+
+/* Rounds to nearest, halves to even; NaN stays NaN. */
+static inline uint16_t ml_f32_to_bf16(float f) {
+  union { float f; uint32_t u; } v = {.f = f};
+  if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 64);
+  return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
+}
+
+static inline float ml_f16_to_f32(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+  union { uint32_t u; float f; } v;
+  if (exponent == 31) v.u = sign | 0x7f800000u | mantissa << 13;
+  else if (exponent) v.u = sign | (exponent + 112) << 23 | mantissa << 13;
+  else {
+    v.f = (float)mantissa * 0x1p-24f;
+    v.u |= sign;
+  }
+  return v.f;
+}
+
+static inline uint16_t ml_f32_to_f16(float f) {
+  union { float f; uint32_t u; } v = {.f = f};
+  uint32_t sign = v.u >> 16 & 0x8000, rest = v.u & 0x7fffffffu;
+  if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+  if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and up round to infinity */
+  if (rest < 0x38800000u) { /* subnormal: adding 0.5 lines the mantissa up with its last bit */
+    union { uint32_t u; float f; } s = {.u = rest};
+    s.f += 0.5f;
+    return (uint16_t)(sign | (s.u - 0x3f000000u));
+  }
+  rest += 0xc8000fffu + (rest >> 13 & 1);
+  return (uint16_t)(sign | rest >> 13);
+}
+
+static inline int64_t ml_min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t ml_max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#endif

@@ -1,0 +1,49 @@
+/* engine.c: opening and closing an engine. */
+#include "tensor/engine.h"
+
+#include "tensor/ops.h"
+
+#include <string.h>
+
+ml_status ml_engine_open(int threads, const char *isa, ml_engine **out) {
+  ml_engine *e = ml_calloc(1, sizeof *e);
+  if (!e) return ML_MEMORY;
+  ml_status status = ml_pool_create(threads, &e->pool);
+  if (status == ML_OK) status = ml_cpu_device_open(e, isa, &e->devices[0]);
+  if (status != ML_OK) {
+    ml_engine_free(e);
+    return status;
+  }
+  e->n_devices = 1;
+  e->device = e->devices[0];
+  *out = e;
+  return ML_OK;
+}
+
+void ml_engine_free(ml_engine *e) {
+  if (!e) return;
+  ml_effects_drop(e, 0);
+  ml_free(e->effects);
+  for (int i = 0; i < e->n_devices; i++) {
+    ml_memory_trim(e->devices[i], 0);
+    e->devices[i]->table->close(e->devices[i]);
+  }
+  ml_pool_close(e->pool);
+  ml_free(e);
+}
+
+ml_status ml_engine_set_threads(ml_engine *e, int threads) {
+  ml_pool *pool;
+  ML_TRY(ml_pool_create(threads, &pool));
+  ml_pool_close(e->pool);
+  e->pool = pool;
+  return ML_OK;
+}
+
+ml_device *ml_engine_device(ml_engine *e, const char *name) {
+  for (int i = 0; i < e->n_devices; i++) {
+    if (strcmp(e->devices[i]->name, name) == 0) return e->devices[i];
+  }
+  ml_fail(ML_NOT_FOUND, "device \"%s\": this process has no such device", name);
+  return NULL;
+}

@@ -1,0 +1,44 @@
+/* engine.h: everything that one engine owns: devices, threads, limits, cancel flag, counters. Nothing is global.
+ *
+ * An engine is used by one thread at a time; its cancel flag by any. */
+#ifndef ML_TENSOR_ENGINE_H
+#define ML_TENSOR_ENGINE_H
+
+#include "base/cancel.h"
+#include "base/pool.h"
+#include "tensor/buffer.h"
+
+enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
+
+/* What the engine has done so far; scripts read it through ml.stats(). */
+typedef struct ml_stats {
+  uint64_t traces;      /* nodes recorded */
+  uint64_t plans;       /* plans made */
+  uint64_t replays;     /* runs of a plan */
+  uint64_t bytes_moved; /* between host and devices */
+} ml_stats;
+
+struct ml_engine {
+  ml_device *devices[ML_MAX_DEVICES];
+  int n_devices;
+  ml_device *device; /* where new tensors are made */
+  ml_pool *pool;
+  ml_cancel_flag cancel;
+  ml_stats stats;
+  uint64_t serial;            /* of the last node made: nodes run in this order */
+  char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
+  struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
+  size_t n_effects, effects_capacity;
+  int64_t live_tensors;       /* handles that exist, for leak checks */
+  void *host;                 /* the Lua floor's own */
+};
+
+/* `threads` 0: one a processor. `isa` NULL: the best. */
+ml_status ml_engine_open(int threads, const char *isa, ml_engine **out);
+void ml_engine_free(ml_engine *engine); /* all tensors and plans must be gone */
+/* Changes the size of the thread team. */
+ml_status ml_engine_set_threads(ml_engine *engine, int threads);
+/* NULL with ML_NOT_FOUND recorded when there is no such device. */
+ml_device *ml_engine_device(ml_engine *engine, const char *name);
+
+#endif

@@ -1,0 +1,184 @@
+/* graph.c: recording operations: checks, casts of operands, views made at once, nodes otherwise. */
+#include "tensor/ops.h"
+
+#include <string.h>
+
+/* Strides of a row-major reshape of a strided array, without a copy where it exists: axes are matched in groups of equal
+ * size, and a group of several input axes must itself be contiguous. */
+static bool reshape_strides(int in_ndim, const int64_t *in_shape, const int64_t *in_strides, int ndim, const int64_t *shape, int64_t *strides) {
+  int64_t from[ML_MAX_DIMS], step[ML_MAX_DIMS];
+  int n = 0;
+  for (int i = 0; i < in_ndim; i++) {
+    if (in_shape[i] == 0) {
+      ml_strides_dense(ndim, shape, strides);
+      return true;
+    }
+    if (in_shape[i] != 1) from[n] = in_shape[i], step[n++] = in_strides[i];
+  }
+  int i = n - 1, j = ndim - 1;
+  while (j >= 0) {
+    if (shape[j] == 1) {
+      strides[j--] = 0;
+      continue;
+    }
+    if (i < 0) return false;
+    int64_t have = from[i], want = shape[j], inner = step[i];
+    int first = j--;
+    strides[first] = inner;
+    while (have != want) {
+      if (have < want) {
+        if (--i < 0 || step[i] != from[i + 1] * step[i + 1]) return false;
+        have *= from[i];
+      } else {
+        while (j >= 0 && shape[j] == 1) strides[j--] = 0;
+        if (j < 0 || want == 0) return false;
+        strides[j] = inner * want;
+        want *= shape[j--];
+      }
+    }
+    i--;
+  }
+  return i < 0;
+}
+
+bool ml_view_strides(ml_op op, const ml_attrs *a, int in_ndim, const int64_t *in_shape, const int64_t *in_strides,
+                     int ndim, const int64_t *shape, int64_t *strides, int64_t *offset) {
+  switch (op) {
+  case ML_OP_reshape: return reshape_strides(in_ndim, in_shape, in_strides, ndim, shape, strides);
+  case ML_OP_transpose:
+    for (int i = 0; i < ndim; i++) strides[i] = in_strides[a->list[i]];
+    return true;
+  case ML_OP_broadcast_to:
+    for (int i = 0; i < ndim; i++) {
+      int j = i - (ndim - in_ndim);
+      strides[i] = j < 0 || in_shape[j] == 1 ? 0 : in_strides[j];
+    }
+    return true;
+  case ML_OP_slice:
+    for (int i = 0; i < ndim; i++) {
+      if (shape[i] > 0) *offset += a->list[3 * i] * in_strides[i];
+      strides[i] = in_strides[i] * a->list[3 * i + 2];
+    }
+    return true;
+  default: return false;
+  }
+}
+
+static ml_status prefix_path(ml_engine *e, ml_op op, ml_status status) {
+  if (status == ML_OK) return ML_OK;
+  if (e->path[0]) return ml_fail_prefix(status, "%s: %s", e->path, ml_op_name(op));
+  return ml_fail_prefix(status, "%s", ml_op_name(op));
+}
+
+/* A view that shares storage, for inputs that have some. */
+static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q, ml_tensor **out) {
+  int64_t strides[ML_MAX_DIMS], offset = 0;
+  if (!ml_view_strides(op, q->attrs, x->ndim, x->shape, x->strides, q->ndim, q->shape, strides, &offset)) return ML_OK;
+  ml_tensor *t = ml_calloc(1, sizeof *t);
+  if (!t) return ML_MEMORY;
+  *t = *x;
+  t->references = 1;
+  t->ndim = q->ndim;
+  memcpy(t->shape, q->shape, sizeof t->shape);
+  memcpy(t->strides, strides, sizeof t->strides);
+  t->offset = (size_t)((int64_t)x->offset + offset * ml_dtype_infos[x->dtype].bytes);
+  ml_buffer_retain(t->buffer);
+  t->engine->live_tensors++;
+  *out = t;
+  return ML_OK;
+}
+
+/* Effects run even if nobody reads their result: the next plan takes them all. */
+static ml_status remember_effect(ml_engine *e, ml_tensor *t) {
+  if (!t->node->inputs[0]->state) {
+    ml_tensor_release(t);
+    return ml_fail(ML_USAGE, "the target is not state");
+  }
+  t->state = true;
+  ml_status status = ML_GROW(e->effects, e->effects_capacity, e->n_effects + 1);
+  if (status == ML_OK) e->effects[e->n_effects++] = ml_tensor_retain(t);
+  else ml_tensor_release(t);
+  return status;
+}
+
+void ml_effects_drop(ml_engine *e, size_t keep) {
+  while (e->n_effects > keep) ml_tensor_release(e->effects[--e->n_effects]);
+}
+
+static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q, ml_tensor **out) {
+  ml_node *n = ml_calloc(1, sizeof *n + (size_t)n_inputs * sizeof *inputs);
+  ml_tensor *t = ml_calloc(1, sizeof *t);
+  char *path = n && t && e->path[0] ? ml_strdup(e->path) : NULL;
+  if (!n || !t || (e->path[0] && !path)) {
+    ml_free(n);
+    ml_free(t);
+    return ML_MEMORY;
+  }
+  *t = (ml_tensor){.references = 1, .engine = e, .device = e->device, .dtype = q->dtype, .ndim = q->ndim, .node = n};
+  memcpy(t->shape, q->shape, sizeof t->shape);
+  n->op = op;
+  n->path = path;
+  n->attrs = *q->attrs;
+  n->serial = ++e->serial;
+  for (int i = 0; i < n_inputs; i++) {
+    n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
+    if (inputs[i] && i == 0) t->device = inputs[0]->device;
+  }
+  n->n_inputs = n_inputs;
+  e->live_tensors++;
+  e->stats.traces++;
+  *out = t;
+  return ml_op_infos[op].kind == ML_KIND_EFFECT ? remember_effect(e, t) : ML_OK;
+}
+
+static bool same_shape(const ml_tensor *t, const ml_shape_query *q) {
+  return t->ndim == q->ndim && memcmp(t->shape, q->shape, (size_t)t->ndim * sizeof *t->shape) == 0;
+}
+
+/* Casts input i to the dtype that the shape rule asks for; *out is a new reference either way. */
+static ml_status cast_input(ml_engine *e, ml_tensor *x, ml_dtype to, ml_tensor **out) {
+  if (!x || x->dtype == to) {
+    *out = x ? ml_tensor_retain(x) : NULL;
+    return ML_OK;
+  }
+  if (x->node && x->node->op == ML_OP_constant) {
+    return ml_tensor_constant(e, to, x->node->attrs.v[0].f, x->node->attrs.v[1].i, out);
+  }
+  ml_attrs a = {.v = {{.i = to}}, .n_list = -1};
+  return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
+}
+
+ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs, ml_tensor **out) {
+  ml_attrs own = *attrs;
+  ml_shape_query q = {.inputs = inputs, .n_inputs = n_inputs, .attrs = &own, .input_dtype = ML_DTYPE_COUNT};
+  ML_TRY(prefix_path(e, op, ml_op_infos[op].shape(&q)));
+  ml_kind kind = ml_op_infos[op].kind;
+  if (kind == ML_KIND_VIEW) {
+    if (same_shape(inputs[0], &q) && op != ML_OP_transpose && op != ML_OP_slice) {
+      *out = ml_tensor_retain(inputs[0]);
+      return ML_OK;
+    }
+    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED) {
+      *out = NULL;
+      ML_TRY(view_now(op, inputs[0], &q, out));
+      if (*out) return ML_OK;
+    }
+  }
+  if (op == ML_OP_astype && inputs[0]->dtype == q.dtype) {
+    *out = ml_tensor_retain(inputs[0]);
+    return ML_OK;
+  }
+  if (q.input_dtype == ML_DTYPE_COUNT) return record(e, op, inputs, n_inputs, &q, out);
+
+  ml_tensor **cast = ml_calloc((size_t)n_inputs, sizeof *cast);
+  if (!cast) return ML_MEMORY;
+  ml_status status = ML_OK;
+  for (int i = 0; i < n_inputs && status == ML_OK; i++) {
+    bool keep = op == ML_OP_where && i == 0;
+    status = cast_input(e, inputs[i], keep ? inputs[i]->dtype : q.input_dtype, &cast[i]);
+  }
+  if (status == ML_OK) status = record(e, op, cast, n_inputs, &q, out);
+  for (int i = 0; i < n_inputs; i++) ml_tensor_release(cast[i]);
+  ml_free(cast);
+  return status;
+}

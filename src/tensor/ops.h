@@ -1,0 +1,57 @@
+/* ops.h: the operations as an enum and a table, both made from ops.def. */
+#ifndef ML_TENSOR_OPS_H
+#define ML_TENSOR_OPS_H
+
+#include "tensor/tensor.h"
+
+typedef enum ml_op {
+#define OP(id, signature, shape, kind, access, gradient, doc) ML_OP_##id,
+#include "tensor/ops.def"
+#undef OP
+  ML_OP_COUNT
+} ml_op;
+
+typedef enum ml_kind { ML_KIND_LEAF, ML_KIND_UNARY, ML_KIND_BINARY, ML_KIND_TERNARY, ML_KIND_VIEW, ML_KIND_KERNEL, ML_KIND_EFFECT } ml_kind;
+typedef enum ml_access { ML_ACCESS_ANY, ML_ACCESS_ROWS, ML_ACCESS_DENSE } ml_access;
+
+/* What a shape rule sees: inputs (NULL where an optional one is absent) and attributes; it fills dtype and shape. A rule may
+ * rewrite attributes into a normal form (axes counted from 0, a -1 in a shape worked out) and ask for casts of inputs. */
+typedef struct ml_shape_query {
+  ml_tensor *const *inputs;
+  int n_inputs;
+  ml_attrs *attrs;
+  ml_dtype dtype;
+  int ndim;
+  int64_t shape[ML_MAX_DIMS];
+  ml_dtype input_dtype; /* dtype that elementwise inputs are cast to first; ML_DTYPE_COUNT: as they are */
+} ml_shape_query;
+typedef ml_status (*ml_shape_rule)(ml_shape_query *q);
+
+typedef struct ml_op_info {
+  const char *name, *signature, *doc;
+  ml_shape_rule shape;
+  ml_kind kind;
+  ml_access access;
+  bool has_gradient;
+} ml_op_info;
+extern const ml_op_info ml_op_infos[ML_OP_COUNT];
+
+static inline const char *ml_op_name(ml_op op) { return ml_op_infos[op].name; }
+static inline bool ml_op_is_elementwise(ml_op op) {
+  return ml_op_infos[op].kind >= ML_KIND_UNARY && ml_op_infos[op].kind <= ML_KIND_TERNARY;
+}
+
+/* Records an operation. Shape and dtype errors are found here, in a message that begins with the module path and the
+ * op's name. The result is lazy, save for views of tensors that have storage, which are made at once. Inputs are
+ * retained. */
+ml_status ml_apply(ml_engine *engine, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs, ml_tensor **out);
+
+/* Forgets pending effects after the first `keep`: a trace that failed must not act later. */
+void ml_effects_drop(ml_engine *engine, size_t keep);
+
+/* Strides of a view of something with the given shape and strides (elements; offset in elements added to *offset). False when a
+ * reshape needs a copy. `shape` is the view's, from its shape rule. */
+bool ml_view_strides(ml_op op, const ml_attrs *attrs, int in_ndim, const int64_t *in_shape, const int64_t *in_strides,
+                     int ndim, const int64_t *shape, int64_t *strides, int64_t *offset);
+
+#endif

@@ -1,0 +1,209 @@
+/* plan.c: the plan as an object: its lists, running it, explaining it. */
+#include "tensor/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+size_t ml_value_bytes(const ml_value *v) {
+  const ml_dtype_info *info = &ml_dtype_infos[v->dtype];
+  return (size_t)(ml_shape_size(v->ndim, v->shape) / info->block) * (size_t)info->bytes;
+}
+
+bool ml_value_is_dense(const ml_value *v) {
+  ml_tensor t = {.ndim = v->ndim};
+  memcpy(t.shape, v->shape, sizeof t.shape);
+  memcpy(t.strides, v->strides, sizeof t.strides);
+  return ml_tensor_is_dense(&t);
+}
+
+ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
+  ML_TRY(ML_GROW(p->values, p->values_capacity, p->n_values + 1));
+  p->values[p->n_values] = *v;
+  *out = (int)p->n_values++;
+  return ML_OK;
+}
+
+ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
+  ML_TRY(ML_GROW(p->storages, p->storages_capacity, p->n_storages + 1));
+  s.first = s.last = -1;
+  if (s.tensor) ml_tensor_retain(s.tensor);
+  p->storages[p->n_storages] = s;
+  *out = (int)p->n_storages++;
+  return ML_OK;
+}
+
+ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs, ml_step **out) {
+  ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
+  int *operands = ml_calloc((size_t)(n_inputs + n_outputs), sizeof *operands);
+  if (!operands) return ML_MEMORY;
+  memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs);
+  memcpy(operands + n_inputs, outputs, (size_t)n_outputs * sizeof *outputs);
+  ml_step *s = &p->steps[p->n_steps++];
+  *s = (ml_step){.op = op, .n_inputs = n_inputs, .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs};
+  s->attrs.n_list = -1;
+  *out = s;
+  return ML_OK;
+}
+
+void ml_plan_free(ml_plan *p) {
+  if (!p) return;
+  if (p->program) p->device->table->drop(p->device, p->program);
+  for (size_t i = 0; i < p->n_steps; i++) {
+    ml_step *s = &p->steps[i];
+    for (int u = 0; s->linears && u < s->linears->n_units; u++) ml_free(s->linears->units[u].epilogue);
+    ml_free(s->linears);
+    ml_free(s->fused);
+    ml_free(s->inputs);
+    ml_free(s->path);
+  }
+  for (size_t i = 0; i < p->n_storages; i++) ml_tensor_release(p->storages[i].tensor);
+  ml_buffer_release(p->arena);
+  ml_free(p->values);
+  ml_free(p->storages);
+  ml_free(p->steps);
+  ml_free(p->input_values);
+  ml_free(p->outputs);
+  ml_free(p);
+}
+
+/* ---- running ---- */
+
+static ml_status check_input(const ml_plan *p, int i, const ml_tensor *t) {
+  const ml_value *want = &p->input_values[i];
+  if (t->dtype == want->dtype && t->ndim == want->ndim && memcmp(t->shape, want->shape, (size_t)t->ndim * sizeof *t->shape) == 0) return ML_OK;
+  return ml_fail(ML_MISMATCH, "input %d of a plan: expected %s %s, found %s %s", i + 1, ml_dtype_name(want->dtype),
+                 ml_shape_text(want->ndim, want->shape, (char[160]){0}, 160), ml_dtype_name(t->dtype), ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+}
+
+/* A dense tensor with storage and the values of t; a new reference. */
+static ml_status dense_input(ml_engine *e, ml_tensor *t, ml_tensor **out) {
+  ML_TRY(ml_eval(e, &t, 1));
+  if (t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) {
+    *out = ml_tensor_retain(t);
+    return ML_OK;
+  }
+  ml_attrs none = {.n_list = -1};
+  ML_TRY(ml_apply(e, ML_OP_copy, &t, 1, &none, out));
+  ml_status status = ml_eval(e, out, 1);
+  if (status != ML_OK) ml_tensor_release(*out);
+  return status;
+}
+
+static ml_status make_output(const ml_plan *p, int i, ml_tensor **out) {
+  const ml_value *v = &p->values[p->outputs[i]];
+  const ml_storage *s = &p->storages[v->storage];
+  if (s->place == ML_PLACE_OUTPUT) return ml_tensor_create(p->device, v->dtype, v->ndim, v->shape, out);
+  *out = ml_tensor_retain(s->tensor); /* the result of an effect is its target */
+  return ML_OK;
+}
+
+ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs) {
+  enum { SMALL = 64 };
+  ml_tensor *held[SMALL] = {0};
+  void *in[SMALL], *out[SMALL];
+  if (p->n_inputs > SMALL || p->n_outputs > SMALL) {
+    if (p->n_inputs > SMALL) return ml_fail(ML_LIMIT, "a plan takes at most %d inputs, found %d", SMALL, p->n_inputs);
+  }
+  void **addresses = p->n_outputs > SMALL ? ml_calloc((size_t)p->n_outputs, sizeof *addresses) : out;
+  if (!addresses) return ML_MEMORY;
+  ml_status status = ML_OK;
+  int made = 0, taken = 0;
+  for (; taken < p->n_inputs && status == ML_OK; taken++) {
+    status = check_input(p, taken, inputs[taken]);
+    if (status == ML_OK) status = dense_input(p->engine, inputs[taken], &held[taken]);
+    if (status != ML_OK) break;
+    in[taken] = ml_tensor_data(held[taken]);
+  }
+  for (; made < p->n_outputs && status == ML_OK; made++) {
+    status = make_output(p, made, &outputs[made]);
+    if (status != ML_OK) break;
+    addresses[made] = ml_tensor_data(outputs[made]);
+  }
+  if (status == ML_OK) {
+    p->engine->stats.replays++;
+    status = p->device->table->run(p->device, p->program, in, addresses);
+  }
+  for (int i = 0; i < taken; i++) ml_tensor_release(held[i]);
+  for (int i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
+  if (addresses != out) ml_free(addresses);
+  return status;
+}
+
+/* ---- explaining ---- */
+
+const char *ml_step_name(const ml_step *s) {
+  if (s->op == ML_STEP_FUSED) return "elementwise";
+  if (s->op == ML_STEP_LINEARS) return "linears";
+  return ml_op_name((ml_op)s->op);
+}
+
+typedef struct text { char *bytes; size_t size, capacity; ml_status status; } text;
+
+static void say(text *t, const char *format, ...) ML_PRINTF(2, 3);
+static void say(text *t, const char *format, ...) {
+  char line[512];
+  va_list args;
+  va_start(args, format);
+  int n = vsnprintf(line, sizeof line, format, args);
+  va_end(args);
+  if (n < 0 || t->status != ML_OK) return;
+  size_t size = (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
+  t->status = ml_grow((void **)&t->bytes, &t->capacity, t->size + size + 1, 1);
+  if (t->status != ML_OK) return;
+  memcpy(t->bytes + t->size, line, size + 1);
+  t->size += size;
+}
+
+static void say_program(text *t, const ml_fused *f) {
+  for (int i = 0; i < f->n_code; i++) say(t, "%s%s", i ? " " : "", ml_op_name((ml_op)f->code[i].op));
+}
+
+static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
+  const ml_step *s = &p->steps[i];
+  size_t bytes = 0;
+  for (int k = 0; k < s->n_inputs; k++) {
+    if (s->inputs[k] < 0) continue;
+    const ml_value *v = &p->values[s->inputs[k]];
+    /* attention and look-ups read a part of these that the data decides */
+    bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) || (s->op == ML_OP_cache_append && k == 0);
+    if (!partial) bytes += ml_value_bytes(v);
+  }
+  for (int k = 0; k < s->n_outputs; k++) {
+    if (s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);
+  }
+  *total += bytes;
+  const ml_value *o = &p->values[s->outputs[0]];
+  say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype), ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
+  if (s->fused) {
+    say(t, "  ");
+    say_program(t, s->fused);
+  }
+  if (s->linears) {
+    say(t, "  %s%d units", s->linears->norm ? "norm -> " : "", s->linears->n_units);
+    for (int u = 0; u < s->linears->n_units; u++) {
+      const ml_linear_unit *unit = &s->linears->units[u];
+      const ml_value *w = &p->values[s->inputs[unit->weights[0]]];
+      say(t, "; %d x %s %s", unit->n_weights, ml_dtype_name(w->dtype), ml_shape_text(w->ndim, w->shape, (char[160]){0}, 160));
+      if (unit->epilogue) {
+        say(t, " -> ");
+        say_program(t, unit->epilogue);
+      }
+    }
+  }
+  if (s->path) say(t, "  %s", s->path);
+  say(t, "\n");
+}
+
+ml_status ml_plan_explain(const ml_plan *p, char **out) {
+  text t = {0};
+  size_t total = 0;
+  say(&t, "%zu steps, arena %zu B, on %s\n", p->n_steps, p->arena_bytes, p->device->name);
+  for (size_t i = 0; i < p->n_steps; i++) say_step(&t, p, i, &total);
+  say(&t, "total: %zu B moved by a run, beside what attention reads from caches\n", total);
+  if (t.status != ML_OK) {
+    ml_free(t.bytes);
+    return t.status;
+  }
+  *out = t.bytes;
+  return ML_OK;
+}

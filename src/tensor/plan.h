@@ -1,0 +1,119 @@
+/* plan.h: a graph turned into a flat list of steps that a device can lower.
+ *
+ * A plan names its storage abstractly: an arena of fixed addresses for intermediates, tensors that it holds (weights and state),
+ * inputs and outputs that each run brings. Steps run in the order in which a person wrote the operations, so that effects on
+ * state are seen by what was written after them. */
+#ifndef ML_TENSOR_PLAN_H
+#define ML_TENSOR_PLAN_H
+
+#include "tensor/ops.h"
+
+typedef enum ml_place { ML_PLACE_ARENA, ML_PLACE_TENSOR, ML_PLACE_INPUT, ML_PLACE_OUTPUT } ml_place;
+
+typedef struct ml_storage {
+  ml_place place;
+  int index;         /* of the input or output */
+  ml_tensor *tensor; /* retained; of ML_PLACE_TENSOR */
+  size_t bytes;
+  size_t offset;     /* in the arena */
+  int first, last;   /* steps that touch it */
+} ml_storage;
+
+/* One operand: a strided (or packed) window on a storage. */
+typedef struct ml_value {
+  ml_dtype dtype;
+  ml_layout layout;
+  int ndim;
+  int64_t shape[ML_MAX_DIMS], strides[ML_MAX_DIMS];
+  bool exact; /* of packed weights: see ml_tensor */
+  int storage;
+  int64_t offset; /* bytes from the storage's beginning */
+} ml_value;
+
+/* Steps that no single operation is. */
+enum {
+  ML_STEP_FUSED = ML_OP_COUNT, /* an elementwise program: ml_fused */
+  ML_STEP_LINEARS,             /* products of one input with several weights: ml_linears */
+  ML_STEP_COUNT
+};
+
+/* An elementwise program over tiles. Registers 0..n_inputs-1 hold the step's inputs; instruction i writes register n_inputs + i;
+ * the last register is the step's output. Every register is computed in the class of its dtype and rounded to it. */
+enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_CODE = 28 };
+typedef struct ml_fused_op {
+  int op; /* an elementwise ml_op, or ML_OP_constant */
+  ml_dtype dtype;
+  int a, b, c; /* registers */
+  double f;    /* of a constant */
+  int64_t i;
+} ml_fused_op;
+typedef struct ml_fused {
+  int n_inputs, n_code;
+  ml_dtype input_dtypes[ML_FUSED_MAX_INPUTS];
+  ml_fused_op code[ML_FUSED_MAX_CODE];
+} ml_fused;
+
+/* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1). Each
+ * unit multiplies x by one or two weights of equal shape and passes the products through an elementwise program (or none)
+ * whose first inputs are the products and whose others are step inputs. */
+enum { ML_LINEARS_MAX_UNITS = 4, ML_UNIT_MAX_WEIGHTS = 2 };
+typedef struct ml_linear_unit {
+  int n_weights, weights[ML_UNIT_MAX_WEIGHTS]; /* step inputs */
+  int n_extra, extra[ML_FUSED_MAX_INPUTS];     /* step inputs read by the program behind the products */
+  ml_fused *epilogue;                          /* owned; NULL: the output is the one product */
+} ml_linear_unit;
+typedef struct ml_linears {
+  bool norm;
+  double eps, norm_offset;
+  int n_units;
+  ml_linear_unit units[ML_LINEARS_MAX_UNITS]; /* unit u writes step output u */
+} ml_linears;
+
+typedef struct ml_step {
+  int op; /* ml_op or ML_STEP_* */
+  int n_inputs, n_outputs;
+  int *inputs;  /* values; -1 where an optional input is absent; one block with outputs */
+  int *outputs; /* values */
+  ml_attrs attrs;
+  ml_fused *fused;
+  ml_linears *linears;
+  char *path; /* module path, or NULL */
+} ml_step;
+
+struct ml_plan {
+  ml_engine *engine;
+  ml_device *device;
+  ml_value *values;
+  size_t n_values, values_capacity;
+  ml_storage *storages;
+  size_t n_storages, storages_capacity;
+  ml_step *steps;
+  size_t n_steps, steps_capacity;
+  int n_inputs, n_outputs;
+  ml_value *input_values; /* dtype and shape that each input must have */
+  int *outputs;           /* value of each output; its storage is the output's own, or a tensor for results of effects */
+  size_t arena_bytes;
+  ml_buffer *arena;
+  ml_program *program;
+};
+
+/* Plans the outputs and all pending effects. `inputs` are placeholders from ml_tensor_input, in order of index. */
+ml_status ml_plan_create(ml_engine *engine, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs, ml_plan **out);
+void ml_plan_free(ml_plan *plan);
+/* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first. outputs[i] are fresh tensors. */
+ml_status ml_plan_run(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs);
+/* The plan as text, a line a step, with the bytes that it moves. From ml_alloc. */
+ml_status ml_plan_explain(const ml_plan *plan, char **text);
+const char *ml_step_name(const ml_step *step);
+
+/* For the files of the planner. */
+ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out);
+ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out);
+ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs, ml_step **out);
+ml_status ml_plan_place(ml_plan *p); /* plan_memory.c: lifetimes and the arena */
+
+/* Bytes of a value's own elements (packed ones included). */
+size_t ml_value_bytes(const ml_value *v);
+bool ml_value_is_dense(const ml_value *v);
+
+#endif

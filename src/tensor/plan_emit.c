@@ -1,0 +1,422 @@
+/* plan_emit.c: from the planner's graph to steps: where values lie, copies where a kernel cannot take strides. */
+#include "tensor/plan_graph.h"
+
+#include <string.h>
+
+typedef struct emitter { ml_vgraph *g; ml_plan *p; } emitter;
+
+static ml_value shaped(const ml_tensor *t) {
+  ml_value v = {.dtype = t->dtype, .layout = t->layout, .ndim = t->ndim, .exact = t->exact};
+  memcpy(v.shape, t->shape, sizeof v.shape);
+  ml_strides_dense(t->ndim, t->shape, v.strides);
+  return v;
+}
+
+/* A fresh value for a node's result: in its output where it is one, else in the arena. */
+static ml_status new_result(emitter *m, int v, const ml_value *like, int *out) {
+  const ml_vnode *n = &m->g->nodes[v];
+  ml_value value = shaped(n->tensor);
+  ml_storage s = {.place = n->output >= 0 ? ML_PLACE_OUTPUT : ML_PLACE_ARENA, .index = n->output};
+  if (like && n->output < 0) memcpy(value.strides, like->strides, sizeof value.strides);
+  s.bytes = ml_value_bytes(&value);
+  ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
+  return ml_plan_add_value(m->p, &value, out);
+}
+
+static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
+  ml_value value = *shape_of;
+  value.offset = 0;
+  ml_strides_dense(value.ndim, value.shape, value.strides);
+  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_ARENA, .bytes = ml_value_bytes(&value)}, &value.storage));
+  return ml_plan_add_value(m->p, &value, out);
+}
+
+static ml_status set_path(ml_step *s, const ml_vnode *n) {
+  if (!n->tensor->node || !n->tensor->node->path) return ML_OK;
+  s->path = ml_strdup(n->tensor->node->path);
+  return s->path ? ML_OK : ML_MEMORY;
+}
+
+/* ---- operands ---- */
+
+static ml_status emit_copy(emitter *m, int from, int to) {
+  ml_fused *f = ml_calloc(1, sizeof *f);
+  if (!f) return ML_MEMORY;
+  ml_dtype dtype = m->p->values[from].dtype;
+  *f = (ml_fused){.n_inputs = 1, .n_code = 1, .input_dtypes = {dtype}, .code = {{.op = ML_OP_copy, .dtype = dtype}}};
+  ml_step *s;
+  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, &from, 1, &to, 1, &s);
+  if (status != ML_OK) {
+    ml_free(f);
+    return status;
+  }
+  s->fused = f;
+  return ML_OK;
+}
+
+static ml_status emit_constant(emitter *m, int v) {
+  const ml_vnode *n = &m->g->nodes[v];
+  const ml_attrs *a = &n->tensor->node->attrs;
+  ml_fused *f = ml_calloc(1, sizeof *f);
+  if (!f) return ML_MEMORY;
+  *f = (ml_fused){.n_code = 1, .code = {{.op = ML_OP_constant, .dtype = n->tensor->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
+  int out;
+  ml_step *s;
+  ml_status status = new_result(m, v, NULL, &out);
+  if (status == ML_OK) status = ml_plan_add_step(m->p, ML_STEP_FUSED, NULL, 0, &out, 1, &s);
+  if (status != ML_OK) {
+    ml_free(f);
+    return status;
+  }
+  s->fused = f;
+  m->g->nodes[v].value = out;
+  return ML_OK;
+}
+
+/* The value of a node; constants are written out on demand. */
+static ml_status value_of(emitter *m, int v, int *out) {
+  if (m->g->nodes[v].value < 0 && m->g->nodes[v].op == ML_OP_constant) ML_TRY(emit_constant(m, v));
+  *out = m->g->nodes[v].value;
+  return *out >= 0 ? ML_OK : ml_fail(ML_DEVICE, "plan: a value is used before it is made");
+}
+
+static bool accepts(ml_access access, const ml_value *v) {
+  if (v->layout != ML_LAYOUT_STRIDED || access == ML_ACCESS_ANY || v->ndim == 0) return true;
+  if (access == ML_ACCESS_DENSE) return ml_value_is_dense(v);
+  return v->strides[v->ndim - 1] == 1 || v->shape[v->ndim - 1] == 1;
+}
+
+/* The value as a kernel wants it: itself, or a dense copy. */
+static ml_status operand(emitter *m, int v, ml_access access, int *out) {
+  ML_TRY(value_of(m, v, out));
+  if (accepts(access, &m->p->values[*out])) return ML_OK;
+  int copy;
+  ML_TRY(new_temporary(m, &m->p->values[*out], &copy));
+  ML_TRY(emit_copy(m, *out, copy));
+  *out = copy;
+  return ML_OK;
+}
+
+/* The same elements as (rows, last); a dense copy where strides do not allow it. */
+static ml_status as_matrix(emitter *m, int value, int *out) {
+  const ml_value *x = &m->p->values[value];
+  int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1, shape[2] = {last ? ml_shape_size(x->ndim, x->shape) / last : 0, last}, strides[ML_MAX_DIMS], offset = 0;
+  ml_attrs none = {.n_list = -1};
+  if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) || (last > 1 && strides[1] != 1)) {
+    int copy;
+    ML_TRY(new_temporary(m, x, &copy));
+    ML_TRY(emit_copy(m, value, copy));
+    return as_matrix(m, copy, out);
+  }
+  ml_value v = *x;
+  v.ndim = 2;
+  memcpy(v.shape, shape, sizeof shape);
+  memcpy(v.strides, strides, 2 * sizeof *strides);
+  if (shape[0] == 1) v.strides[0] = last;
+  return ml_plan_add_value(m->p, &v, out);
+}
+
+/* A value broadcast to a shape, for elementwise reading. */
+static ml_status broadcast_value(emitter *m, int value, int ndim, const int64_t *shape, int *out) {
+  ml_value v = m->p->values[value];
+  if (v.ndim == ndim && memcmp(v.shape, shape, (size_t)ndim * sizeof *shape) == 0) {
+    *out = value;
+    return ML_OK;
+  }
+  int64_t strides[ML_MAX_DIMS], offset = 0;
+  ml_attrs none = {.n_list = -1};
+  ml_view_strides(ML_OP_broadcast_to, &none, v.ndim, v.shape, v.strides, ndim, shape, strides, &offset);
+  v.ndim = ndim;
+  memcpy(v.shape, shape, (size_t)ndim * sizeof *shape);
+  memcpy(v.strides, strides, sizeof strides);
+  return ml_plan_add_value(m->p, &v, out);
+}
+
+/* True for the strides of a dense array under another order of axes, whose order a result may keep. */
+static bool permuted_dense(const ml_value *v) {
+  int64_t size = ml_shape_size(v->ndim, v->shape), reach = 1;
+  for (int i = 0; i < v->ndim; i++) {
+    if (v->shape[i] > 1 && v->strides[i] <= 0) return false;
+    if (v->shape[i] > 1) reach += (v->shape[i] - 1) * v->strides[i];
+  }
+  for (int i = 0; i < v->ndim; i++) {
+    for (int j = 0; j < i; j++) {
+      if (v->shape[i] > 1 && v->shape[j] > 1 && v->strides[i] == v->strides[j]) return false;
+    }
+  }
+  return reach == size;
+}
+
+/* ---- elementwise programs ---- */
+
+/* Writes members (ascending, root last) as a program. Registers of outside nodes come first: `inputs` lists them. */
+static void write_program(const ml_vgraph *g, const int *members, int n, const int *inputs, int n_inputs, ml_fused *f) {
+  int reg[ML_FUSED_MAX_CODE]; /* of each member */
+  f->n_inputs = n_inputs;
+  for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].tensor->dtype;
+  for (int i = 0; i < n; i++) {
+    const ml_vnode *node = &g->nodes[members[i]];
+    int operands[3] = {0, 0, 0};
+    for (int k = 0; k < node->n_inputs; k++) {
+      int v = node->inputs[k];
+      const ml_node *constant = ml_vnode_constant(g, v);
+      if (constant) {
+        operands[k] = n_inputs + f->n_code;
+        f->code[f->n_code++] = (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].tensor->dtype, .f = constant->attrs.v[0].f, .i = constant->attrs.v[1].i};
+        continue;
+      }
+      for (int j = 0; j < n_inputs; j++) {
+        if (inputs[j] == v) operands[k] = j;
+      }
+      for (int j = 0; j < i; j++) {
+        if (members[j] == v) operands[k] = reg[j];
+      }
+    }
+    reg[i] = n_inputs + f->n_code;
+    f->code[f->n_code++] = (ml_fused_op){.op = node->op, .dtype = node->tensor->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
+  }
+}
+
+static int members_of(const ml_vgraph *g, int root, int *members) {
+  int n = 0;
+  for (int v = 0; v <= root; v++) {
+    const ml_vnode *node = &g->nodes[v];
+    if (node->group == root && node->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)node->op)) members[n++] = v;
+  }
+  return n;
+}
+
+/* Outside nodes that members read, after the `n` that are listed already. */
+static int outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n) {
+  for (int i = 0; i < n_members; i++) {
+    const ml_vnode *node = &g->nodes[members[i]];
+    for (int k = 0; k < node->n_inputs; k++) {
+      int v = node->inputs[k];
+      bool known = ml_vnode_constant(g, v) != NULL;
+      for (int j = 0; j < n_members && !known; j++) known = members[j] == v;
+      for (int j = 0; j < n && !known; j++) known = inputs[j] == v;
+      if (!known) inputs[n++] = v;
+    }
+  }
+  return n;
+}
+
+static ml_status emit_elementwise(emitter *m, int root) {
+  ml_vgraph *g = m->g;
+  int members[ML_FUSED_MAX_CODE], inputs[ML_FUSED_MAX_INPUTS + 3], values[ML_FUSED_MAX_INPUTS + 3];
+  int n = members_of(g, root, members), n_inputs = outside(g, members, n, inputs, 0);
+  const ml_tensor *t = g->nodes[root].tensor;
+  const ml_value *like = NULL;
+  int like_value = -1;
+  for (int i = 0; i < n_inputs; i++) {
+    ML_TRY(value_of(m, inputs[i], &values[i]));
+    const ml_value *v = &m->p->values[values[i]];
+    bool full = v->ndim == t->ndim && memcmp(v->shape, t->shape, (size_t)t->ndim * sizeof *t->shape) == 0;
+    if (full && like_value < 0 && permuted_dense(v)) like_value = values[i];
+    ML_TRY(broadcast_value(m, values[i], t->ndim, t->shape, &values[i]));
+  }
+  if (like_value >= 0 && g->nodes[root].op != ML_OP_copy) like = &m->p->values[like_value];
+  int out;
+  ml_value keep = like ? *like : (ml_value){0};
+  ML_TRY(new_result(m, root, like ? &keep : NULL, &out));
+  ml_fused *f = ml_calloc(1, sizeof *f);
+  if (!f) return ML_MEMORY;
+  write_program(g, members, n, inputs, n_inputs, f);
+  ml_step *s;
+  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, values, n_inputs, &out, 1, &s);
+  if (status != ML_OK) {
+    ml_free(f);
+    return status;
+  }
+  s->fused = f;
+  g->nodes[root].value = out;
+  return set_path(s, &g->nodes[root]);
+}
+
+/* ---- products ---- */
+
+enum { MAX_STEP_INPUTS = 2 + ML_LINEARS_MAX_UNITS * (ML_UNIT_MAX_WEIGHTS + ML_FUSED_MAX_INPUTS) };
+
+static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *unit, int *inputs, int *n_inputs) {
+  const ml_vgraph *g = m->g;
+  if (u->root == u->products[0]) return ML_OK;
+  int members[ML_FUSED_MAX_CODE], outer[2 * ML_FUSED_MAX_INPUTS];
+  int n = members_of(g, u->root, members);
+  memcpy(outer, u->products, sizeof u->products);
+  int n_outer = outside(g, members, n, outer, u->n_products);
+  unit->epilogue = ml_calloc(1, sizeof *unit->epilogue);
+  if (!unit->epilogue) return ML_MEMORY;
+  write_program(g, members, n, outer, n_outer, unit->epilogue);
+  const ml_tensor *t = g->nodes[u->root].tensor;
+  for (int i = u->n_products; i < n_outer; i++) {
+    int value;
+    ML_TRY(value_of(m, outer[i], &value));
+    ML_TRY(broadcast_value(m, value, t->ndim, t->shape, &value));
+    ML_TRY(as_matrix(m, value, &value));
+    unit->extra[unit->n_extra++] = *n_inputs;
+    inputs[(*n_inputs)++] = value;
+  }
+  return ML_OK;
+}
+
+static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units) {
+  ml_vgraph *g = m->g;
+  int inputs[MAX_STEP_INPUTS], outputs[ML_LINEARS_MAX_UNITS], n_inputs = 2;
+  inputs[1] = -1;
+  ML_TRY(value_of(m, l->x, &inputs[0]));
+  ML_TRY(as_matrix(m, inputs[0], &inputs[0]));
+  if (l->norm >= 0) {
+    const ml_vnode *norm = &g->nodes[l->norm];
+    units->norm = true;
+    units->eps = norm->tensor->node->attrs.v[0].f;
+    units->norm_offset = norm->tensor->node->attrs.v[1].f;
+    if (norm->inputs[1] >= 0) ML_TRY(operand(m, norm->inputs[1], ML_ACCESS_DENSE, &inputs[1]));
+  }
+  for (int i = 0; i < l->n_units; i++) {
+    const ml_vunit *u = &l->units[i];
+    ml_linear_unit *unit = &units->units[units->n_units++];
+    unit->n_weights = u->n_products;
+    for (int k = 0; k < u->n_products; k++) {
+      unit->weights[k] = n_inputs;
+      ML_TRY(value_of(m, g->nodes[u->products[k]].inputs[1], &inputs[n_inputs++]));
+    }
+    ML_TRY(unit_epilogue(m, u, unit, inputs, &n_inputs));
+    ML_TRY(new_result(m, u->root, NULL, &g->nodes[u->root].value));
+    ML_TRY(as_matrix(m, g->nodes[u->root].value, &outputs[i]));
+  }
+  ml_step *s;
+  ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, inputs, n_inputs, outputs, l->n_units, &s));
+  s->linears = units;
+  return set_path(s, &g->nodes[l->units[0].products[0]]);
+}
+
+static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
+  ml_linears *units = ml_calloc(1, sizeof *units);
+  if (!units) return ML_MEMORY;
+  size_t steps = m->p->n_steps;
+  ml_status status = emit_units(m, l, units);
+  if (status != ML_OK && (m->p->n_steps == steps || m->p->steps[m->p->n_steps - 1].linears != units)) {
+    for (int i = 0; i < units->n_units; i++) ml_free(units->units[i].epilogue);
+    ml_free(units);
+  }
+  return status;
+}
+
+/* ---- the rest ---- */
+
+static ml_status emit_leaf(emitter *m, int v) {
+  ml_vnode *n = &m->g->nodes[v];
+  ml_value value = shaped(n->tensor);
+  ml_storage s = {.place = ML_PLACE_INPUT};
+  if (n->op == ML_OP_input) {
+    s.index = (int)n->tensor->node->attrs.v[0].i;
+    if (s.index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+  } else {
+    s = (ml_storage){.place = ML_PLACE_TENSOR, .tensor = n->tensor};
+    memcpy(value.strides, n->tensor->strides, sizeof value.strides);
+  }
+  s.bytes = ml_value_bytes(&value);
+  ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
+  return ml_plan_add_value(m->p, &value, &n->value);
+}
+
+static ml_status emit_view(emitter *m, int v) {
+  ml_vnode *n = &m->g->nodes[v];
+  int from;
+  ML_TRY(value_of(m, n->inputs[0], &from));
+  if (m->p->values[from].layout != ML_LAYOUT_STRIDED) return ml_fail(ML_UNSUPPORTED, "%s: a packed weight has no views; dequantize it", ml_op_name((ml_op)n->op));
+  for (int attempt = 0;; attempt++) {
+    const ml_value *x = &m->p->values[from];
+    ml_value value = shaped(n->tensor);
+    int64_t offset = 0;
+    value.storage = x->storage;
+    if (ml_view_strides((ml_op)n->op, &n->tensor->node->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape, value.strides, &offset)) {
+      value.offset = x->offset + offset * ml_dtype_infos[x->dtype].bytes;
+      return ml_plan_add_value(m->p, &value, &n->value);
+    }
+    int copy;
+    ML_TRY(new_temporary(m, x, &copy));
+    ML_TRY(emit_copy(m, from, copy));
+    from = copy;
+  }
+}
+
+/* Attention writes (B, T, H, d) in memory, so that heads merge by a view. */
+static void heads_last(ml_value *v) {
+  v->strides[3] = 1;
+  v->strides[1] = v->shape[3];
+  v->strides[2] = v->shape[1] * v->shape[3];
+  v->strides[0] = v->shape[2] * v->strides[2];
+}
+
+static ml_status emit_kernel(emitter *m, int v) {
+  ml_vnode *n = &m->g->nodes[v];
+  const ml_op_info *info = &ml_op_infos[n->op];
+  int *values = ml_calloc((size_t)n->n_inputs + 1, sizeof *values);
+  if (!values) return ML_MEMORY;
+  ml_status status = ML_OK;
+  for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
+    values[k] = -1;
+    if (n->inputs[k] >= 0) status = operand(m, n->inputs[k], info->kind == ML_KIND_EFFECT && k == 0 ? ML_ACCESS_ANY : info->access, &values[k]);
+  }
+  ml_value like = {0};
+  bool keep = false;
+  if (status == ML_OK && (n->op == ML_OP_rope || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm)) {
+    like = m->p->values[values[0]];
+    keep = permuted_dense(&like);
+  } else if (status == ML_OK && n->op == ML_OP_attention) {
+    like = shaped(n->tensor);
+    heads_last(&like);
+    keep = true;
+  }
+  if (status == ML_OK) {
+    if (info->kind == ML_KIND_EFFECT) n->value = values[0];
+    else status = new_result(m, v, keep ? &like : NULL, &n->value);
+  }
+  ml_step *s;
+  if (status == ML_OK) status = ml_plan_add_step(m->p, n->op, values, n->n_inputs, &n->value, 1, &s);
+  if (status == ML_OK) {
+    s->attrs = n->tensor->node->attrs;
+    status = set_path(s, n);
+  }
+  ml_free(values);
+  return status;
+}
+
+static ml_status emit_node(emitter *m, int v) {
+  ml_vgraph *g = m->g;
+  for (size_t i = 0; i < g->n_linears; i++) {
+    if (g->linears[i].at == v) ML_TRY(emit_linears(m, &g->linears[i]));
+  }
+  ml_vnode *n = &g->nodes[v];
+  if (n->group != v || n->unit >= 0 || n->value >= 0) return ML_OK;
+  if (n->op == ML_OP_COUNT || n->op == ML_OP_input) return emit_leaf(m, v);
+  if (n->op == ML_OP_constant) return ML_OK;
+  if (ml_op_infos[n->op].kind == ML_KIND_VIEW) return emit_view(m, v);
+  if (ml_op_is_elementwise((ml_op)n->op)) return emit_elementwise(m, v);
+  return emit_kernel(m, v);
+}
+
+/* An output whose value lies elsewhere (a view, an input, a constant, another output) is copied to a place of its own; the result of an
+ * effect is the state itself. */
+static ml_status emit_output(emitter *m, int i, int v) {
+  int value;
+  ML_TRY(value_of(m, v, &value));
+  const ml_vnode *n = &m->g->nodes[v];
+  bool effect = n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT;
+  const ml_storage *s = &m->p->storages[m->p->values[value].storage];
+  m->p->outputs[i] = value;
+  if ((s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->tensor->ndim) || effect) return ML_OK;
+  ml_value out = shaped(n->tensor);
+  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_OUTPUT, .index = i, .bytes = ml_value_bytes(&out)}, &out.storage));
+  ML_TRY(ml_plan_add_value(m->p, &out, &m->p->outputs[i]));
+  return emit_copy(m, value, m->p->outputs[i]);
+}
+
+ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p) {
+  emitter m = {g, p};
+  int *roots = p->outputs;
+  for (size_t v = 0; v < g->n_nodes; v++) ML_TRY(emit_node(&m, (int)v));
+  for (int i = 0; i < p->n_outputs; i++) ML_TRY(emit_output(&m, i, roots[i]));
+  return ML_OK;
+}

@@ -1,0 +1,22 @@
+/* floats.c: float32, float16 and bfloat16 weights in panels: [inputs][16 rows] of the type itself. */
+#include "tensor/quant/format.h"
+
+#include "tensor/cpu/isa/simd.h"
+
+static void widen_f32(const uint8_t *panel, int64_t from, int64_t count, float *out) {
+  memcpy(out, panel + from * PANEL_ROWS * 4, (size_t)count * PANEL_ROWS * 4);
+}
+
+static void widen_f16(const uint8_t *panel, int64_t from, int64_t count, float *out) {
+  const uint16_t *p = (const uint16_t *)panel + from * PANEL_ROWS;
+  for (int64_t k = 0; k < count; k++) v_store(out + k * PANEL_ROWS, v_load_f16(p + k * PANEL_ROWS));
+}
+
+static void widen_bf16(const uint8_t *panel, int64_t from, int64_t count, float *out) {
+  const uint16_t *p = (const uint16_t *)panel + from * PANEL_ROWS;
+  for (int64_t k = 0; k < count; k++) v_store(out + k * PANEL_ROWS, v_load_bf16(p + k * PANEL_ROWS));
+}
+
+const ml_format FORMAT(f32) = {.dtype = ML_F32, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 4}}, .widen = widen_f32};
+const ml_format FORMAT(f16) = {.dtype = ML_F16, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 2}}, .widen = widen_f16};
+const ml_format FORMAT(bf16) = {.dtype = ML_BF16, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 2}}, .widen = widen_bf16};

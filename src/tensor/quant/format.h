@@ -1,0 +1,53 @@
+/* format.h: packed weights.
+ *
+ * A weight (outputs, inputs) is packed into panels of 16 output rows. A panel holds, for each block of `block` inputs, the 16 rows'
+ * blocks with their bytes interleaved, so that one vector register meets 16 rows at once: a field of fewer than 4 bytes
+ * (a scale) lies row after row; a longer one lies in groups of 4 bytes, group after group, 16 rows each. Packing moves bytes
+ * and changes none: unpacking gives the file's blocks again. Rows past the last are zero.
+ *
+ * A format file states the fields and one function, expand, which writes a panel block as
+ *     codes [block / 4][16][4]   bytes; element k of row r is at [k / 4][r][k % 4]
+ *     scale [block / sub][16]    float32
+ *     min   [block / sub][16]    float32, of formats with a minimum
+ * with the meaning  weight = scale * (code - zero) + min. Float formats have one function, widen, instead. */
+#ifndef ML_QUANT_FORMAT_H
+#define ML_QUANT_FORMAT_H
+
+#include "tensor/cpu/kernel.h"
+
+enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
+
+typedef struct ml_field { int offset, bytes; } ml_field; /* in the file's block of one row */
+
+/* How large codes are: decides how many products fit 16 bits. */
+typedef enum ml_code { ML_CODE_4, ML_CODE_5, ML_CODE_6, ML_CODE_8_SIGNED, ML_CODE_FLOAT } ml_code;
+
+struct ml_format {
+  ml_dtype dtype;
+  ml_code code;
+  int block, sub, zero;
+  bool has_min;
+  int n_fields;
+  ml_field fields[6]; /* in the order of the panel block; together all bytes of the file's block */
+  void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
+  void (*widen)(const uint8_t *panel, int64_t from, int64_t count, float *out); /* inputs from..from+count-1 as [count][16] */
+};
+
+#define FORMAT(name) ML_CAT(ML_ISA, format_##name)
+
+extern const ml_format FORMAT(f32), FORMAT(f16), FORMAT(bf16), FORMAT(q4_0), FORMAT(q4_1), FORMAT(q5_0), FORMAT(q5_1), FORMAT(q8_0),
+    FORMAT(q4_k), FORMAT(q5_k), FORMAT(q6_k);
+
+/* Element k of row r in expanded codes. */
+static inline int code_index(int k, int r) { return k / 4 * 64 + r * 4 + k % 4; }
+
+/* The 16 rows' 2-byte floats at p, widened. */
+static inline void load_halves(const uint8_t *p, float *out) {
+  for (int r = 0; r < PANEL_ROWS; r++) {
+    uint16_t h;
+    __builtin_memcpy(&h, p + 2 * r, 2);
+    out[r] = ml_f16_to_f32(h);
+  }
+}
+
+#endif

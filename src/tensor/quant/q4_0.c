@@ -1,0 +1,15 @@
+/* q4_0.c: block of 32: float16 scale d, 16 bytes of 4-bit codes q (element j low, j + 16 high); weight = d (q - 8). */
+#include "tensor/quant/format.h"
+
+static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
+  (void)min;
+  load_halves(p, scale);
+  const uint8_t *q = p + 32;
+  for (int i = 0; i < 256; i++) codes[i] = q[i] & 15;
+  for (int i = 0; i < 256; i++) codes[256 + i] = q[i] >> 4;
+}
+
+const ml_format FORMAT(q4_0) = {
+    .dtype = ML_Q4_0, .code = ML_CODE_4, .block = 32, .sub = 32, .zero = 8, .has_min = false,
+    .n_fields = 2, .fields = {{0, 2}, {2, 16}}, .expand = expand,
+};

@@ -1,0 +1,581 @@
+/* shape.c: the shape rules that rows of ops.def name, and the table made from it.
+ *
+ * A rule reads inputs and attributes, checks them, and fills dtype and shape. Axes arrive 0-based and may be negative. */
+#include "tensor/ops.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef ml_shape_query query;
+
+#define SHAPE_TEXT(t) ml_shape_text((t)->ndim, (t)->shape, (char[160]){0}, 160)
+
+static ml_status set_shape(query *q, int ndim, const int64_t *shape) {
+  q->ndim = ndim;
+  memmove(q->shape, shape, (size_t)ndim * sizeof *shape);
+  return ML_OK;
+}
+
+static ml_status like(query *q, const ml_tensor *t) {
+  q->dtype = t->dtype;
+  return set_shape(q, t->ndim, t->shape);
+}
+
+static ml_status want_plain(const ml_tensor *t, const char *name) {
+  ml_dtype_class c = ml_dtype_class_of(t->dtype);
+  if (c <= ML_CLASS_BOOL) return ML_OK;
+  return ml_fail(ML_USAGE, "%s: dtype %s is stored, not computed with; dequantize or cast it first", name, ml_dtype_name(t->dtype));
+}
+
+static ml_status want_integers(const ml_tensor *t, const char *name) {
+  if (ml_dtype_class_of(t->dtype) == ML_CLASS_INT) return ML_OK;
+  return ml_fail(ML_USAGE, "%s: expected an integer dtype, found %s", name, ml_dtype_name(t->dtype));
+}
+
+static ml_status want_ndim(const ml_tensor *t, const char *name, int ndim) {
+  if (t->ndim == ndim) return ML_OK;
+  return ml_fail(ML_MISMATCH, "%s: expected %d axes, found shape %s", name, ndim, SHAPE_TEXT(t));
+}
+
+static ml_status norm_axis(int64_t *axis, int ndim) {
+  int64_t a = *axis < 0 ? *axis + ndim : *axis;
+  if (a < 0 || a >= ndim) return ml_fail(ML_USAGE, "axis %lld is out of range for %d axes", (long long)(*axis < 0 ? *axis : *axis + 1), ndim);
+  *axis = a;
+  return ML_OK;
+}
+
+/* ---- dtypes ---- */
+
+static bool is_float_class(ml_dtype t) { return ml_dtype_is_float(t); }
+
+/* The dtype that two operands meet at. A 0-dimensional constant written as a number gives way to the other's dtype, unless it
+ * is a float among integers. */
+static ml_dtype promote(ml_dtype a, ml_dtype b) {
+  static const int rank[ML_DTYPE_COUNT] = {[ML_BOOL] = 1, [ML_U8] = 2,  [ML_I8] = 3,   [ML_U16] = 4,  [ML_I16] = 5, [ML_U32] = 6, [ML_I32] = 7,
+                                           [ML_U64] = 8,  [ML_I64] = 9, [ML_F16] = 10, [ML_BF16] = 11, [ML_F32] = 12, [ML_F64] = 13};
+  if (a == b) return a;
+  if ((a == ML_F16 && b == ML_BF16) || (a == ML_BF16 && b == ML_F16)) return ML_F32;
+  ml_dtype high = rank[a] > rank[b] ? a : b, low = high == a ? b : a;
+  if (high == ML_I8 && low == ML_U8) return ML_I16;
+  if (high == ML_I16 && low == ML_U16) return ML_I32;
+  if (high == ML_I32 && low == ML_U32) return ML_I64;
+  if (high == ML_U32 && (low == ML_I8 || low == ML_I16)) return ML_I64;
+  if (high == ML_U16 && low == ML_I8) return ML_I32;
+  return high;
+}
+
+static bool is_weak(const ml_tensor *t) { return t->node && t->node->op == ML_OP_constant; }
+
+static ml_dtype meet(const ml_tensor *a, const ml_tensor *b) {
+  if (is_weak(a) != is_weak(b)) {
+    const ml_tensor *weak = is_weak(a) ? a : b, *strong = is_weak(a) ? b : a;
+    if (is_float_class(strong->dtype)) return strong->dtype;
+    if (is_float_class(weak->dtype)) return ML_F32;
+    return strong->dtype == ML_BOOL ? weak->dtype : strong->dtype;
+  }
+  return promote(a->dtype, b->dtype);
+}
+
+/* ---- elementwise ---- */
+
+static ml_status broadcast(query *q, const ml_tensor *a, const ml_tensor *b) {
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = a->ndim > b->ndim ? a->ndim : b->ndim;
+  for (int i = 0; i < ndim; i++) {
+    int ia = i - (ndim - a->ndim), ib = i - (ndim - b->ndim);
+    int64_t da = ia < 0 ? 1 : a->shape[ia], db = ib < 0 ? 1 : b->shape[ib];
+    if (da != db && da != 1 && db != 1) {
+      return ml_fail(ML_MISMATCH, "shapes %s and %s do not broadcast", SHAPE_TEXT(a), SHAPE_TEXT(b));
+    }
+    shape[i] = da == 1 ? db : da;
+  }
+  return set_shape(q, ndim, shape);
+}
+
+static ml_status shape_none(query *q) {
+  (void)q;
+  return ml_fail(ML_USAGE, "not an operation to call");
+}
+
+static ml_status shape_same(query *q) {
+  ML_TRY(want_plain(q->inputs[0], "x"));
+  ML_TRY(like(q, q->inputs[0]));
+  return ML_OK;
+}
+
+static ml_status shape_cast(query *q) {
+  ML_TRY(like(q, q->inputs[0]));
+  ml_dtype to = (ml_dtype)q->attrs->v[0].i;
+  bool from_ok = ml_dtype_class_of(q->dtype) <= ML_CLASS_STORED, to_ok = ml_dtype_class_of(to) <= ML_CLASS_BOOL;
+  if (!from_ok || !to_ok) {
+    return ml_fail(ML_UNSUPPORTED, "no cast from %s to %s; see quantize and dequantize", ml_dtype_name(q->dtype), ml_dtype_name(to));
+  }
+  q->dtype = to;
+  return ML_OK;
+}
+
+static ml_status shape_same_number(query *q) {
+  ML_TRY(shape_same(q));
+  if (q->dtype == ML_BOOL) q->dtype = q->input_dtype = ML_I32;
+  return ML_OK;
+}
+
+static ml_status shape_floating(query *q) {
+  ML_TRY(shape_same(q));
+  if (!is_float_class(q->dtype)) q->dtype = q->input_dtype = ML_F32;
+  return ML_OK;
+}
+
+static ml_status shape_predicate(query *q) {
+  ML_TRY(shape_same(q));
+  q->dtype = ML_BOOL;
+  return ML_OK;
+}
+
+static ml_status two_operands(query *q) {
+  ML_TRY(want_plain(q->inputs[0], "a"));
+  ML_TRY(want_plain(q->inputs[1], "b"));
+  q->dtype = q->input_dtype = meet(q->inputs[0], q->inputs[1]);
+  return broadcast(q, q->inputs[0], q->inputs[1]);
+}
+
+static ml_status shape_arithmetic(query *q) {
+  ML_TRY(two_operands(q));
+  if (q->dtype == ML_BOOL) q->dtype = q->input_dtype = ML_I32;
+  return ML_OK;
+}
+
+static ml_status shape_quotient(query *q) {
+  ML_TRY(two_operands(q));
+  if (!is_float_class(q->dtype)) q->dtype = q->input_dtype = ML_F32;
+  return ML_OK;
+}
+
+static ml_status shape_compare(query *q) {
+  ML_TRY(two_operands(q));
+  q->dtype = ML_BOOL;
+  return ML_OK;
+}
+
+static ml_status shape_bits(query *q) {
+  ML_TRY(two_operands(q));
+  if (is_float_class(q->dtype)) return ml_fail(ML_USAGE, "expected integers, found %s", ml_dtype_name(q->dtype));
+  return ML_OK;
+}
+
+static ml_status shape_where(query *q) {
+  const ml_tensor *c = q->inputs[0], *a = q->inputs[1], *b = q->inputs[2];
+  ML_TRY(want_plain(c, "condition"));
+  ML_TRY(want_plain(a, "a"));
+  ML_TRY(want_plain(b, "b"));
+  ML_TRY(broadcast(q, a, b));
+  ml_tensor both = {.ndim = q->ndim};
+  memcpy(both.shape, q->shape, sizeof both.shape);
+  ML_TRY(broadcast(q, c, &both));
+  q->dtype = q->input_dtype = meet(a, b); /* ml_apply leaves the condition as it is */
+  return ML_OK;
+}
+
+/* ---- views ---- */
+
+static ml_status shape_reshape(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  int64_t size = ml_tensor_size(x), known = 1;
+  int unknown = -1, ndim = q->attrs->n_list;
+  if (ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
+  for (int i = 0; i < ndim; i++) {
+    int64_t d = q->attrs->list[i];
+    if (d == -1 && unknown < 0) unknown = i;
+    else if (d < 0 || __builtin_mul_overflow(known, d, &known)) return ml_fail(ML_USAGE, "size %lld of axis %d is not valid", (long long)d, i + 1);
+  }
+  if (unknown >= 0 && known > 0 && size % known == 0) {
+    q->attrs->list[unknown] = size / known;
+    known = size;
+  }
+  if (known != size) {
+    return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+  }
+  q->dtype = x->dtype;
+  return set_shape(q, ndim, q->attrs->list);
+}
+
+static ml_status shape_transpose(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  ml_attrs *a = q->attrs;
+  if (a->n_list < 0) {
+    a->n_list = x->ndim;
+    for (int i = 0; i < x->ndim; i++) a->list[i] = x->ndim - 1 - i;
+  }
+  if (a->n_list != x->ndim) return ml_fail(ML_USAGE, "expected %d axes, found %d", x->ndim, a->n_list);
+  unsigned seen = 0;
+  int64_t shape[ML_MAX_DIMS];
+  for (int i = 0; i < x->ndim; i++) {
+    ML_TRY(norm_axis(&a->list[i], x->ndim));
+    if (seen & 1u << a->list[i]) return ml_fail(ML_USAGE, "axis %lld is named twice", (long long)a->list[i] + 1);
+    seen |= 1u << a->list[i];
+    shape[i] = x->shape[a->list[i]];
+  }
+  q->dtype = x->dtype;
+  return set_shape(q, x->ndim, shape);
+}
+
+static ml_status shape_broadcast_to(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  int ndim = q->attrs->n_list;
+  if (ndim < x->ndim || ndim > ML_MAX_DIMS) return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %d axes", SHAPE_TEXT(x), ndim);
+  for (int i = 0; i < ndim; i++) {
+    int j = i - (ndim - x->ndim);
+    int64_t to = q->attrs->list[i];
+    if (to < 0 || (j >= 0 && x->shape[j] != 1 && x->shape[j] != to)) {
+      return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+    }
+  }
+  q->dtype = x->dtype;
+  return set_shape(q, ndim, q->attrs->list);
+}
+
+/* ranges: (start, count, step) an axis, checked by the binding's one converter, checked again here. */
+static ml_status shape_slice(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  if (q->attrs->n_list != 3 * x->ndim) return ml_fail(ML_USAGE, "expected %d ranges, found %d", x->ndim, q->attrs->n_list / 3);
+  int64_t shape[ML_MAX_DIMS];
+  for (int i = 0; i < x->ndim; i++) {
+    const int64_t *r = &q->attrs->list[3 * i];
+    int64_t last = r[0] + (r[1] - 1) * r[2];
+    if (r[1] < 0 || r[2] == 0 || (r[1] > 0 && (r[0] < 0 || r[0] >= x->shape[i] || last < 0 || last >= x->shape[i]))) {
+      return ml_fail(ML_USAGE, "range of axis %d is out of range for size %lld", i + 1, (long long)x->shape[i]);
+    }
+    shape[i] = r[1];
+  }
+  q->dtype = x->dtype;
+  return set_shape(q, x->ndim, shape);
+}
+
+/* ---- reductions ---- */
+
+static ml_status reduce_axes(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  ml_attrs *a = q->attrs;
+  ML_TRY(want_plain(x, "x"));
+  unsigned reduced = 0;
+  if (a->n_list < 0) {
+    a->n_list = x->ndim;
+    for (int i = 0; i < x->ndim; i++) a->list[i] = i;
+  }
+  for (int i = 0; i < a->n_list; i++) {
+    ML_TRY(norm_axis(&a->list[i], x->ndim));
+    reduced |= 1u << a->list[i];
+  }
+  bool keep = a->v[0].i != 0;
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = 0;
+  for (int i = 0; i < x->ndim; i++) {
+    if (!(reduced & 1u << i)) shape[ndim++] = x->shape[i];
+    else if (keep) shape[ndim++] = 1;
+  }
+  q->dtype = x->dtype;
+  return set_shape(q, ndim, shape);
+}
+
+static ml_status shape_reduce(query *q) {
+  ML_TRY(reduce_axes(q));
+  if (q->dtype == ML_BOOL || q->dtype == ML_I8 || q->dtype == ML_U8 || q->dtype == ML_I16 || q->dtype == ML_U16) q->dtype = ML_I32;
+  return ML_OK;
+}
+
+static ml_status shape_reduce_float(query *q) {
+  ML_TRY(reduce_axes(q));
+  if (!is_float_class(q->dtype)) q->dtype = ML_F32;
+  return ML_OK;
+}
+
+static ml_status want_elements(query *q) {
+  const ml_tensor *x = q->inputs[0];
+  if (ml_tensor_size(x) == 0 && ml_shape_size(q->ndim, q->shape) > 0) return ml_fail(ML_USAGE, "no elements to choose from in shape %s", SHAPE_TEXT(x));
+  return ML_OK;
+}
+
+static ml_status shape_reduce_same(query *q) {
+  ML_TRY(reduce_axes(q));
+  return want_elements(q);
+}
+
+static ml_status shape_reduce_bool(query *q) {
+  ML_TRY(reduce_axes(q));
+  q->dtype = ML_BOOL;
+  return ML_OK;
+}
+
+static ml_status shape_reduce_index(query *q) {
+  if (q->attrs->n_list > 1) return ml_fail(ML_USAGE, "expected one axis, found %d", q->attrs->n_list);
+  ML_TRY(reduce_axes(q));
+  q->dtype = ML_I32;
+  return want_elements(q);
+}
+
+static ml_status shape_scan(query *q) {
+  ML_TRY(shape_same_number(q));
+  return norm_axis(&q->attrs->v[0].i, q->ndim);
+}
+
+/* ---- making, joining, indexing, ordering ---- */
+
+static ml_status shape_arange(query *q) {
+  q->dtype = (ml_dtype)q->attrs->v[3].i;
+  if (q->attrs->v[2].i < 0) return ml_fail(ML_USAGE, "a negative count");
+  return set_shape(q, 1, &q->attrs->v[2].i);
+}
+
+static ml_status shape_concat(query *q) {
+  if (q->n_inputs == 0) return ml_fail(ML_USAGE, "no tensors to join");
+  const ml_tensor *first = q->inputs[0];
+  ML_TRY(like(q, first));
+  ML_TRY(norm_axis(&q->attrs->v[0].i, q->ndim));
+  int axis = (int)q->attrs->v[0].i;
+  for (int n = 0; n < q->n_inputs; n++) {
+    const ml_tensor *t = q->inputs[n];
+    ML_TRY(want_plain(t, "tensors"));
+    q->dtype = promote(q->dtype, t->dtype);
+    bool fits = t->ndim == first->ndim;
+    for (int i = 0; i < first->ndim && fits; i++) fits = i == axis || t->shape[i] == first->shape[i];
+    if (!fits) return ml_fail(ML_MISMATCH, "tensor %d of shape %s does not join %s along axis %d", n + 1, SHAPE_TEXT(t), SHAPE_TEXT(first), axis + 1);
+    if (n > 0) q->shape[axis] += t->shape[axis];
+  }
+  q->input_dtype = q->dtype;
+  return ML_OK;
+}
+
+static ml_status shape_take(query *q) {
+  const ml_tensor *x = q->inputs[0], *index = q->inputs[1];
+  ML_TRY(want_plain(x, "x"));
+  ML_TRY(want_integers(index, "index"));
+  ML_TRY(norm_axis(&q->attrs->v[0].i, x->ndim));
+  int axis = (int)q->attrs->v[0].i, ndim = x->ndim - 1 + index->ndim;
+  if (ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "the result would have %d axes, more than %d", ndim, ML_MAX_DIMS);
+  int64_t shape[ML_MAX_DIMS];
+  memcpy(shape, x->shape, (size_t)axis * sizeof *shape);
+  memcpy(shape + axis, index->shape, (size_t)index->ndim * sizeof *shape);
+  memcpy(shape + axis + index->ndim, x->shape + axis + 1, (size_t)(x->ndim - 1 - axis) * sizeof *shape);
+  q->dtype = x->dtype;
+  return set_shape(q, ndim, shape);
+}
+
+static ml_status along(query *q, const ml_tensor *x, const ml_tensor *index) {
+  ML_TRY(want_plain(x, "x"));
+  ML_TRY(want_integers(index, "index"));
+  ML_TRY(want_ndim(index, "index", x->ndim));
+  ML_TRY(norm_axis(&q->attrs->v[0].i, x->ndim));
+  for (int i = 0; i < x->ndim; i++) {
+    if (i != q->attrs->v[0].i && index->shape[i] != x->shape[i]) {
+      return ml_fail(ML_MISMATCH, "index of shape %s does not fit %s beside axis %d", SHAPE_TEXT(index), SHAPE_TEXT(x), (int)q->attrs->v[0].i + 1);
+    }
+  }
+  return ML_OK;
+}
+
+static ml_status shape_take_along(query *q) {
+  ML_TRY(along(q, q->inputs[0], q->inputs[1]));
+  q->dtype = q->inputs[0]->dtype;
+  return set_shape(q, q->inputs[1]->ndim, q->inputs[1]->shape);
+}
+
+static ml_status shape_put_along(query *q) {
+  const ml_tensor *x = q->inputs[0], *index = q->inputs[1], *values = q->inputs[2];
+  ML_TRY(along(q, x, index));
+  if (values->ndim != index->ndim || memcmp(values->shape, index->shape, (size_t)index->ndim * sizeof *index->shape) != 0) {
+    return ml_fail(ML_MISMATCH, "values of shape %s, index of shape %s", SHAPE_TEXT(values), SHAPE_TEXT(index));
+  }
+  if (values->dtype != x->dtype) return ml_fail(ML_MISMATCH, "values: expected dtype %s, found %s", ml_dtype_name(x->dtype), ml_dtype_name(values->dtype));
+  return like(q, x);
+}
+
+static ml_status shape_argsort(query *q) {
+  ML_TRY(shape_scan(q));
+  q->dtype = ML_I32;
+  q->input_dtype = ML_DTYPE_COUNT;
+  return ML_OK;
+}
+
+/* ---- networks ---- */
+
+static ml_status shape_floating_last(query *q) {
+  ML_TRY(shape_floating(q));
+  ML_TRY(norm_axis(&q->attrs->v[0].i, q->ndim));
+  if (q->attrs->v[0].i != q->ndim - 1) return ml_fail(ML_USAGE, "expected the last axis, found axis %d", (int)q->attrs->v[0].i + 1);
+  return ML_OK;
+}
+
+static ml_status want_vector(const ml_tensor *t, const char *name, int64_t size) {
+  if (!t || (t->ndim == 1 && t->shape[0] == size)) return ML_OK;
+  return ml_fail(ML_MISMATCH, "%s: expected shape (%lld), found %s", name, (long long)size, SHAPE_TEXT(t));
+}
+
+static ml_status shape_norm(query *q) {
+  ML_TRY(shape_floating(q));
+  if (q->ndim < 1) return ml_fail(ML_USAGE, "x: expected at least one axis");
+  for (int i = 1; i < q->n_inputs; i++) ML_TRY(want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));
+  q->input_dtype = ML_DTYPE_COUNT;
+  if (ml_dtype_class_of(q->inputs[0]->dtype) != ML_CLASS_FLOAT) return ml_fail(ML_USAGE, "x: expected float32, float16 or bfloat16, found %s", ml_dtype_name(q->inputs[0]->dtype));
+  return ML_OK;
+}
+
+static ml_status shape_matmul(query *q) {
+  const ml_tensor *a = q->inputs[0], *b = q->inputs[1];
+  ML_TRY(want_plain(a, "a"));
+  ML_TRY(want_plain(b, "b"));
+  if (a->ndim < 2 || b->ndim < 2) return ml_fail(ML_USAGE, "expected at least two axes, found %s and %s", SHAPE_TEXT(a), SHAPE_TEXT(b));
+  if (a->shape[a->ndim - 1] != b->shape[b->ndim - 2]) {
+    return ml_fail(ML_MISMATCH, "shapes %s and %s: inner sizes %lld and %lld differ", SHAPE_TEXT(a), SHAPE_TEXT(b),
+                   (long long)a->shape[a->ndim - 1], (long long)b->shape[b->ndim - 2]);
+  }
+  ml_tensor la = *a, lb = *b;
+  la.ndim -= 2;
+  lb.ndim -= 2;
+  ML_TRY(broadcast(q, &la, &lb));
+  q->dtype = q->input_dtype = meet(a, b);
+  if (!is_float_class(q->dtype)) return ml_fail(ML_USAGE, "expected floats, found %s", ml_dtype_name(q->dtype));
+  q->shape[q->ndim++] = a->shape[a->ndim - 2];
+  q->shape[q->ndim++] = b->shape[b->ndim - 1];
+  return ML_OK;
+}
+
+static ml_status shape_linear(query *q) {
+  const ml_tensor *x = q->inputs[0], *w = q->inputs[1];
+  ML_TRY(want_ndim(w, "weight", 2));
+  if (!is_float_class(x->dtype)) return ml_fail(ML_USAGE, "x: expected floats, found %s", ml_dtype_name(x->dtype));
+  if (x->ndim < 1 || x->shape[x->ndim - 1] != w->shape[1]) {
+    return ml_fail(ML_MISMATCH, "last axis %lld, weight wants %lld", x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL, (long long)w->shape[1]);
+  }
+  ML_TRY(like(q, x));
+  q->shape[q->ndim - 1] = w->shape[0];
+  return ML_OK;
+}
+
+static ml_status shape_embedding(query *q) {
+  const ml_tensor *w = q->inputs[0], *ids = q->inputs[1];
+  ML_TRY(want_ndim(w, "weight", 2));
+  ML_TRY(want_integers(ids, "ids"));
+  if (ids->ndim + 1 > ML_MAX_DIMS) return ml_fail(ML_USAGE, "ids: too many axes");
+  ML_TRY(like(q, ids));
+  q->shape[q->ndim++] = w->shape[1];
+  q->dtype = ML_F32;
+  return ML_OK;
+}
+
+static ml_status shape_rope_table(query *q) {
+  const ml_tensor *start = q->inputs[0], *f = q->inputs[1];
+  ML_TRY(want_integers(start, "start"));
+  ML_TRY(want_ndim(start, "start", 1));
+  ML_TRY(want_ndim(f, "frequencies", 1));
+  if (f->dtype != ML_F32) return ml_fail(ML_USAGE, "frequencies: expected float32, found %s", ml_dtype_name(f->dtype));
+  q->dtype = ML_F32;
+  return set_shape(q, 3, (int64_t[]){start->shape[0], q->attrs->v[0].i, 2 * f->shape[0]});
+}
+
+static ml_status shape_rope(query *q) {
+  const ml_tensor *x = q->inputs[0], *table = q->inputs[1];
+  ML_TRY(want_ndim(x, "x", 4));
+  ML_TRY(want_ndim(table, "table", 3));
+  if (table->shape[0] != x->shape[0] || table->shape[1] != x->shape[2] || table->shape[2] > x->shape[3]) {
+    return ml_fail(ML_MISMATCH, "table of shape %s does not fit x of shape %s", SHAPE_TEXT(table), SHAPE_TEXT(x));
+  }
+  return like(q, x);
+}
+
+static ml_status shape_attention(query *q) {
+  const ml_tensor *x = q->inputs[0], *k = q->inputs[1], *v = q->inputs[2];
+  const ml_tensor *slots = q->inputs[3], *start = q->inputs[4], *count = q->inputs[5], *mask = q->inputs[6], *sinks = q->inputs[7];
+  ML_TRY(want_ndim(x, "q", 4));
+  ML_TRY(want_ndim(k, "k", 4));
+  ML_TRY(want_ndim(v, "v", 4));
+  bool fits = k->shape[1] == v->shape[1] && k->shape[2] == v->shape[2] && (slots || k->shape[0] == x->shape[0]) && k->shape[0] == v->shape[0];
+  if (!fits) return ml_fail(ML_MISMATCH, "k of shape %s and v of shape %s do not fit q of shape %s", SHAPE_TEXT(k), SHAPE_TEXT(v), SHAPE_TEXT(x));
+  if (k->shape[3] != x->shape[3]) return ml_fail(ML_MISMATCH, "heads of q have %lld elements, of k %lld", (long long)x->shape[3], (long long)k->shape[3]);
+  if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0) return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1], (long long)k->shape[1]);
+  if (x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "q: expected float32, found %s", ml_dtype_name(x->dtype));
+  if (k->dtype != v->dtype || (k->dtype != ML_F32 && k->dtype != ML_F16)) return ml_fail(ML_UNSUPPORTED, "k and v: expected both float32 or float16, found %s and %s", ml_dtype_name(k->dtype), ml_dtype_name(v->dtype));
+  ML_TRY(want_vector(slots, "slots", x->shape[0]));
+  ML_TRY(want_vector(start, "start", x->shape[0]));
+  ML_TRY(want_vector(count, "count", x->shape[0]));
+  ML_TRY(want_vector(sinks, "sinks", x->shape[1]));
+  if (mask) {
+    ml_tensor full = {.ndim = 4, .shape = {x->shape[0], x->shape[1], x->shape[2], k->shape[2]}};
+    ML_TRY(broadcast(q, mask, &full));
+    if (q->ndim != 4 || memcmp(q->shape, full.shape, 4 * sizeof *full.shape) != 0) return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
+  }
+  ML_TRY(like(q, x));
+  q->shape[3] = v->shape[3];
+  return ML_OK;
+}
+
+/* ---- state ---- */
+
+static ml_status shape_cache_append(query *q) {
+  const ml_tensor *cache = q->inputs[0], *x = q->inputs[1];
+  ML_TRY(want_ndim(cache, "cache", 4));
+  ML_TRY(want_ndim(x, "x", 4));
+  if (cache->shape[1] != x->shape[1] || cache->shape[3] != x->shape[3]) return ml_fail(ML_MISMATCH, "x of shape %s does not fit a cache of shape %s", SHAPE_TEXT(x), SHAPE_TEXT(cache));
+  for (int i = 2; i < 5; i++) ML_TRY(want_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
+  return like(q, cache);
+}
+
+static ml_status shape_assign(query *q) {
+  const ml_tensor *to = q->inputs[0], *from = q->inputs[1];
+  if (to->dtype != from->dtype || to->ndim != from->ndim || memcmp(to->shape, from->shape, (size_t)to->ndim * sizeof *to->shape) != 0) {
+    return ml_fail(ML_MISMATCH, "values %s %s do not fit target %s %s", ml_dtype_name(from->dtype), SHAPE_TEXT(from), ml_dtype_name(to->dtype), SHAPE_TEXT(to));
+  }
+  return like(q, to);
+}
+
+static ml_status shape_ring_push(query *q) {
+  const ml_tensor *ring = q->inputs[0];
+  ML_TRY(want_ndim(ring, "ring", 2));
+  ML_TRY(want_vector(q->inputs[1], "ids", ring->shape[0]));
+  ML_TRY(want_vector(q->inputs[2], "position", ring->shape[0]));
+  return like(q, ring);
+}
+
+/* ---- sampling ---- */
+
+static ml_status want_logits(const ml_tensor *t) {
+  ML_TRY(want_ndim(t, "logits", 2));
+  if (t->dtype != ML_F32) return ml_fail(ML_USAGE, "logits: expected float32, found %s", ml_dtype_name(t->dtype));
+  return ML_OK;
+}
+
+static ml_status shape_penalty(query *q) {
+  const ml_tensor *logits = q->inputs[0], *recent = q->inputs[1];
+  ML_TRY(want_logits(logits));
+  ML_TRY(want_ndim(recent, "recent", 2));
+  ML_TRY(want_integers(recent, "recent"));
+  if (recent->shape[0] != logits->shape[0]) return ml_fail(ML_MISMATCH, "recent of shape %s, logits of shape %s", SHAPE_TEXT(recent), SHAPE_TEXT(logits));
+  return like(q, logits);
+}
+
+static ml_status shape_sample_mask(query *q) {
+  ML_TRY(want_logits(q->inputs[0]));
+  return like(q, q->inputs[0]);
+}
+
+static ml_status shape_random_bits(query *q) {
+  const ml_tensor *key = q->inputs[0];
+  if (key->dtype != ML_U32 || key->ndim != 1 || key->shape[0] < 2 || key->shape[0] > 3) return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, found %s %s", ml_dtype_name(key->dtype), SHAPE_TEXT(key));
+  q->dtype = ML_U32;
+  if (q->attrs->n_list > ML_MAX_DIMS) return ml_fail(ML_USAGE, "expected at most %d axes", ML_MAX_DIMS);
+  return set_shape(q, q->attrs->n_list, q->attrs->list);
+}
+
+static ml_status shape_categorical(query *q) {
+  ML_TRY(want_logits(q->inputs[0]));
+  ML_TRY(want_vector(q->inputs[1], "uniform", q->inputs[0]->shape[0]));
+  q->dtype = ML_I32;
+  return set_shape(q, 1, q->inputs[0]->shape);
+}
+
+const ml_op_info ml_op_infos[ML_OP_COUNT] = {
+#define vjp_none false
+#define OP(id, signature, shape, kind, access, gradient, doc)                                                          \
+  {#id, signature, doc, shape_##shape, ML_KIND_##kind, ML_ACCESS_##access, vjp_##gradient},
+#include "tensor/ops.def"
+#undef OP
+};

@@ -1,0 +1,172 @@
+/* tensor.c: making, sharing and freeing tensors. */
+#include "tensor/tensor.h"
+
+#include "tensor/ops.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int64_t ml_shape_size(int ndim, const int64_t *shape) {
+  int64_t size = 1;
+  for (int i = 0; i < ndim; i++) size *= shape[i];
+  return size;
+}
+
+void ml_strides_dense(int ndim, const int64_t *shape, int64_t *strides) {
+  int64_t step = 1;
+  for (int i = ndim - 1; i >= 0; i--) {
+    strides[i] = step;
+    step *= shape[i] > 0 ? shape[i] : 1;
+  }
+}
+
+const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t bytes) {
+  size_t at = 0;
+  text[0] = '\0';
+  for (int i = 0; i < ndim && at < bytes; i++) {
+    at += (size_t)snprintf(text + at, bytes - at, "%s%lld", i ? ", " : "(", (long long)shape[i]);
+  }
+  if (at < bytes) snprintf(text + at, bytes - at, "%s", ndim ? ")" : "()");
+  return text;
+}
+
+/* Bytes of a shape, or an error for one that no memory holds. */
+static ml_status shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
+  if (ndim < 0 || ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "shape: expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
+  size_t bytes = 0, rows = 1;
+  bool fits = ml_dtype_row_bytes(dtype, ndim ? shape[ndim - 1] : 1, &bytes);
+  for (int i = 0; i < ndim - 1 && fits; i++) fits = shape[i] >= 0 && ml_mul_size(rows, (size_t)shape[i], &rows);
+  fits = fits && ml_mul_size(bytes, rows, &bytes) && bytes < (size_t)1 << 56;
+  if (fits) {
+    *out = bytes;
+    return ML_OK;
+  }
+  char text[160];
+  return ml_fail(ML_USAGE, "shape %s: no valid size for dtype %s", ml_shape_text(ndim, shape, text, sizeof text), ml_dtype_name(dtype));
+}
+
+static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_t *shape) {
+  ml_tensor *t = ml_calloc(1, sizeof *t);
+  if (!t) return NULL;
+  *t = (ml_tensor){.references = 1, .engine = engine, .device = engine->device, .dtype = dtype, .ndim = ndim};
+  if (ndim) memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
+  engine->live_tensors++;
+  return t;
+}
+
+ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim, const int64_t *shape, ml_tensor **out) {
+  size_t bytes;
+  ML_TRY(shape_bytes(dtype, ndim, shape, &bytes));
+  if (layout != ML_LAYOUT_PANELS && (offset > buffer->bytes || bytes > buffer->bytes - offset)) {
+    return ml_fail(ML_USAGE, "tensor of %zu bytes at %zu does not fit a buffer of %zu", bytes, offset, buffer->bytes);
+  }
+  ml_tensor *t = bare(buffer->device->engine, dtype, ndim, shape);
+  if (!t) return ML_MEMORY;
+  t->device = buffer->device;
+  t->layout = layout;
+  t->offset = offset;
+  t->buffer = ml_buffer_retain(buffer);
+  ml_strides_dense(ndim, shape, t->strides);
+  *out = t;
+  return ML_OK;
+}
+
+ml_status ml_tensor_create(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+  size_t bytes;
+  ML_TRY(shape_bytes(dtype, ndim, shape, &bytes));
+  ml_buffer *buffer;
+  ML_TRY(ml_buffer_create(device, bytes, &buffer));
+  ml_layout layout = ml_dtype_is_block(dtype) ? ML_LAYOUT_BLOCKS : ML_LAYOUT_STRIDED;
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, layout, ndim, shape, out);
+  ml_buffer_release(buffer);
+  return status;
+}
+
+ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t bytes, ml_tensor **out) {
+  ml_tensor *t;
+  ML_TRY(ml_tensor_create(device, dtype, ndim, shape, &t));
+  ml_status status = bytes == ml_tensor_nbytes(t)
+                         ? device->table->upload(device, ml_tensor_data(t), data, bytes)
+                         : ml_fail(ML_MISMATCH, "expected %zu bytes, found %zu", ml_tensor_nbytes(t), bytes);
+  if (status != ML_OK) {
+    ml_tensor_release(t);
+    return status;
+  }
+  device->engine->stats.bytes_moved += bytes;
+  *out = t;
+  return ML_OK;
+}
+
+static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+  ml_tensor *t = bare(engine, dtype, ndim, shape);
+  if (!t) return ML_MEMORY;
+  t->node = ml_calloc(1, sizeof *t->node);
+  if (!t->node) {
+    ml_tensor_release(t);
+    return ML_MEMORY;
+  }
+  t->node->op = op;
+  t->node->serial = ++engine->serial;
+  *out = t;
+  return ML_OK;
+}
+
+ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out) {
+  ML_TRY(leaf(engine, ML_OP_constant, dtype, 0, NULL, out));
+  (*out)->node->attrs.v[0].f = f; /* as a float and, for integer dtypes, exactly */
+  (*out)->node->attrs.v[1].i = i;
+  return ML_OK;
+}
+
+ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+  ML_TRY(leaf(engine, ML_OP_input, dtype, ndim, shape, out));
+  (*out)->node->attrs.v[0].i = index;
+  return ML_OK;
+}
+
+ml_tensor *ml_tensor_retain(ml_tensor *t) {
+  t->references++;
+  return t;
+}
+
+/* Graphs may be deep: what a freed node held is chained through `buffer` and freed in a loop. */
+void ml_tensor_release(ml_tensor *t) {
+  ml_tensor *pending = NULL;
+  while (t) {
+    if (--t->references == 0) {
+      t->engine->live_tensors--;
+      ml_buffer_release(t->buffer);
+      t->buffer = (void *)pending;
+      pending = t;
+    }
+    t = NULL;
+    while (pending && !t) {
+      ml_node *n = pending->node;
+      if (n && n->n_inputs > 0) {
+        t = n->inputs[--n->n_inputs];
+        continue;
+      }
+      ml_tensor *done = pending;
+      pending = (void *)done->buffer;
+      if (n) ml_free(n->path);
+      ml_free(n);
+      ml_free(done);
+    }
+  }
+}
+
+int64_t ml_tensor_size(const ml_tensor *t) { return ml_shape_size(t->ndim, t->shape); }
+
+size_t ml_tensor_nbytes(const ml_tensor *t) {
+  const ml_dtype_info *info = &ml_dtype_infos[t->dtype];
+  return (size_t)(ml_tensor_size(t) / info->block) * (size_t)info->bytes;
+}
+
+bool ml_tensor_is_dense(const ml_tensor *t) {
+  int64_t step = 1;
+  for (int i = t->ndim - 1; i >= 0; i--) {
+    if (t->shape[i] != 1 && t->strides[i] != step) return ml_tensor_size(t) == 0;
+    step *= t->shape[i];
+  }
+  return true;
+}

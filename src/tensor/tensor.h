@@ -1,0 +1,83 @@
+/* tensor.h: tensors, lazy or with storage.
+ *
+ * A tensor has a shape and a dtype from the moment it exists. It is lazy (it has a node, which says how to compute it) until
+ * ml_eval gives it storage (a buffer, an offset and strides). Handles count references. */
+#ifndef ML_TENSOR_TENSOR_H
+#define ML_TENSOR_TENSOR_H
+
+#include "tensor/dtype.h"
+#include "tensor/engine.h"
+
+enum { ML_MAX_DIMS = 8, ML_MAX_ATTRS = 8, ML_MAX_LIST = 3 * ML_MAX_DIMS };
+
+/* Attributes of an operation: its parameters that are not tensors, in order. Lists (axes, shapes, ranges) share one store; an
+ * absent list has n_list -1. */
+typedef struct ml_attrs {
+  union { int64_t i; double f; } v[ML_MAX_ATTRS];
+  int n_list;
+  int64_t list[ML_MAX_LIST];
+} ml_attrs;
+
+/* STRIDED: elements at offset + sum(index * stride). PANELS: a matrix (outputs, inputs) packed for products
+ * (quant/panel.h). BLOCKS: block formats in the order of the file. */
+typedef enum ml_layout { ML_LAYOUT_STRIDED, ML_LAYOUT_PANELS, ML_LAYOUT_BLOCKS } ml_layout;
+
+typedef struct ml_tensor ml_tensor;
+typedef struct ml_node ml_node;
+
+struct ml_tensor {
+  int references;
+  ml_engine *engine;
+  ml_device *device;
+  ml_dtype dtype;
+  ml_layout layout;
+  int ndim;
+  int64_t shape[ML_MAX_DIMS];
+  int64_t strides[ML_MAX_DIMS]; /* elements; meaningful with a buffer */
+  size_t offset;                /* bytes into the buffer */
+  ml_buffer *buffer;            /* NULL while lazy */
+  ml_node *node;                /* NULL once it has storage */
+  bool exact;                   /* of packed weights: products leave activations in float32 */
+  bool state;                   /* storage that effects write: never folded as a constant */
+  int mark;                     /* scratch of whoever walks the graph; 0 in between */
+};
+
+struct ml_node {
+  int op; /* ml_op */
+  int n_inputs;
+  uint64_t serial; /* engine-wide order of creation */
+  char *path;      /* module path, or NULL */
+  ml_attrs attrs;
+  ml_tensor *inputs[]; /* retained; NULL where an optional input is absent */
+};
+
+/* An empty, strided, row-major tensor with storage of undefined content on `device`. */
+ml_status ml_tensor_create(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
+/* The same over an existing buffer (retained), with a layout. Bytes are checked against the buffer. */
+ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim, const int64_t *shape, ml_tensor **out);
+/* Copies `bytes` row-major bytes from the host; their number must be the tensor's. */
+ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t bytes, ml_tensor **out);
+/* A lazy scalar. */
+ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out);
+/* A placeholder for input `index` of a plan. */
+ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
+
+ml_tensor *ml_tensor_retain(ml_tensor *t);
+void ml_tensor_release(ml_tensor *t); /* NULL is allowed */
+
+int64_t ml_tensor_size(const ml_tensor *t);    /* elements */
+size_t ml_tensor_nbytes(const ml_tensor *t);   /* logical bytes, block formats too */
+bool ml_tensor_is_dense(const ml_tensor *t);   /* row-major without holes; of strided tensors with storage */
+static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffer->address + t->offset; }
+
+/* Storage for every tensor of the list: plans and runs what they need. */
+ml_status ml_eval(ml_engine *engine, ml_tensor *const *tensors, size_t count);
+/* Row-major bytes of the values into `to` (ml_tensor_nbytes of them); evaluates and gathers strided views. */
+ml_status ml_tensor_read(ml_tensor *t, void *to);
+
+void ml_strides_dense(int ndim, const int64_t *shape, int64_t *strides);
+int64_t ml_shape_size(int ndim, const int64_t *shape);
+/* "(2, 3)" into a buffer of the caller's; returns it. */
+const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t bytes);
+
+#endif
