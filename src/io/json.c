@@ -217,29 +217,26 @@ static bool parse_int64(const char *from, const char *end, int64_t *out) {
   return true;
 }
 
+/* An integer beyond 64 bits becomes a float, as in Lua. */
 static ml_status read_number(parser *p, json_object **out) {
   const char *from = p->at;
   bool integer;
   ML_TRY(scan_number(p, &integer));
   size_t bytes = (size_t)(p->at - from);
-  if (integer) {
-    int64_t value;
-    if (!parse_int64(from, p->at, &value)) {
-      p->at = from;
-      return fail_here(p, "an integer outside 64 bits");
-    }
-    *out = json_object_new_int64(value);
-  } else {
-    ML_TRY(ML_GROW(p->scratch, p->scratch_capacity, bytes + 1));
-    memcpy(p->scratch, from, bytes);
-    p->scratch[bytes] = '\0';
-    double value = strtod(p->scratch, NULL);
-    if (!isfinite(value)) {
-      p->at = from;
-      return fail_here(p, "a number outside the range of a double");
-    }
-    *out = json_object_new_double(value);
+  int64_t whole;
+  if (integer && parse_int64(from, p->at, &whole)) {
+    *out = json_object_new_int64(whole);
+    return *out ? ML_OK : fail_memory(p);
   }
+  ML_TRY(ML_GROW(p->scratch, p->scratch_capacity, bytes + 1));
+  memcpy(p->scratch, from, bytes);
+  p->scratch[bytes] = '\0';
+  double value = strtod(p->scratch, NULL);
+  if (!isfinite(value)) {
+    p->at = from;
+    return fail_here(p, "a number outside the range of a double");
+  }
+  *out = json_object_new_double(value);
   return *out ? ML_OK : fail_memory(p);
 }
 
