@@ -59,14 +59,14 @@ static ml_status take(cursor *c, uint64_t bytes, const char *what, const uint8_t
 }
 
 static ml_status take_u32(cursor *c, const char *what, uint32_t *out) {
-  const uint8_t *bytes;
+  const uint8_t *bytes = NULL;
   ML_TRY(take(c, sizeof *out, what, &bytes));
   memcpy(out, bytes, sizeof *out);
   return ML_OK;
 }
 
 static ml_status take_u64(cursor *c, const char *what, uint64_t *out) {
-  const uint8_t *bytes;
+  const uint8_t *bytes = NULL;
   ML_TRY(take(c, sizeof *out, what, &bytes));
   memcpy(out, bytes, sizeof *out);
   return ML_OK;
@@ -79,8 +79,8 @@ static ml_status take_string(cursor *c, const char *what, const uint8_t **text, 
 
 /* A key or a tensor's name, as a C string of its own. */
 static ml_status take_name(cursor *c, const char *what, char **out) {
-  const uint8_t *text;
-  uint64_t length;
+  const uint8_t *text = NULL;
+  uint64_t length = 0;
   size_t at = c->at;
   ML_TRY(take_string(c, what, &text, &length));
   if (length == 0 || length > MAX_KEY || memchr(text, '\0', (size_t)length)) {
@@ -132,8 +132,8 @@ static ml_status check_bools(const cursor *c, const char *key, const uint8_t *da
 /* Walks the strings twice: the index is allocated once all of them are known to be there. */
 static ml_status read_string_array(cursor *c, const char *key, ml_gguf_value *value) {
   size_t first = c->at;
-  const uint8_t *text;
-  uint64_t length;
+  const uint8_t *text = NULL;
+  uint64_t length = 0;
   for (uint64_t i = 0; i < value->length; i++) ML_TRY(take_string(c, key, &text, &length));
   uint64_t *offsets = ml_calloc((size_t)value->length, sizeof *offsets);
   if (!offsets) return ML_MEMORY;
@@ -172,7 +172,7 @@ static ml_status read_value(cursor *c, const char *key, ml_gguf_value *value) {
   value->type = (ml_gguf_type)type;
   if (type == ML_GGUF_STRING) return take_string(c, key, &value->data, &value->length);
   if (type == ML_GGUF_ARRAY) return read_array(c, key, value);
-  const uint8_t *from;
+  const uint8_t *from = NULL;
   ML_TRY(take(c, item_bytes[type], key, &from));
   if (type == ML_GGUF_BOOL) ML_TRY(check_bools(c, key, from, 1));
   read_scalar(value->type, from, value);
@@ -330,7 +330,7 @@ static ml_status read_tensors(cursor *c, ml_gguf *gguf, uint64_t count) {
 /* ---- the file ---- */
 
 static ml_status read_version(cursor *c, uint32_t *version) {
-  const uint8_t *magic;
+  const uint8_t *magic = NULL;
   if (c->file->size < 8 || memcmp(c->file->data, "GGUF", 4) != 0) {
     return ml_fail(ML_CORRUPT, "%s: expected a GGUF file, found %s", c->file->path,
                    c->file->size < 8 ? "fewer than 8 bytes" : "other first bytes");
@@ -410,7 +410,7 @@ const ml_gguf_value *ml_gguf_get(const ml_gguf *gguf, const char *key) {
 const char *ml_gguf_string_at(const ml_gguf *gguf, const ml_gguf_value *value, uint64_t i, size_t *size) {
   if (value->type != ML_GGUF_ARRAY || value->item_type != ML_GGUF_STRING || i >= value->length) return NULL;
   const uint8_t *item = gguf->checkpoint.files[0]->data + value->offsets[i];
-  uint64_t length;
+  uint64_t length = 0;
   memcpy(&length, item, sizeof length);
   *size = (size_t)length;
   return (const char *)item + sizeof length;
@@ -433,7 +433,7 @@ static bool is_unsigned(ml_gguf_type type) {
 }
 
 ml_status ml_gguf_int_at(const ml_gguf_value *value, uint64_t i, int64_t *out) {
-  ml_gguf_value item;
+  ml_gguf_value item = {0};
   ML_TRY(item_at(value, i, &item));
   if (is_float(item.type)) return ml_fail(ML_MISMATCH, "expected an array of integers, found floats");
   if (is_unsigned(item.type) && item.as.u > INT64_MAX) {
@@ -444,7 +444,7 @@ ml_status ml_gguf_int_at(const ml_gguf_value *value, uint64_t i, int64_t *out) {
 }
 
 ml_status ml_gguf_float_at(const ml_gguf_value *value, uint64_t i, double *out) {
-  ml_gguf_value item;
+  ml_gguf_value item = {0};
   ML_TRY(item_at(value, i, &item));
   if (is_float(item.type)) *out = item.as.f;
   else if (item.type == ML_GGUF_BOOL) *out = item.as.b;
