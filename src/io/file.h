@@ -12,11 +12,13 @@ typedef struct ml_file {
   char *path;
   const uint8_t *data; /* the mapping; NULL for an empty file */
   size_t size;         /* bytes at opening */
-  int fd;
+  int fd;              /* -1 for borrowed memory */
 } ml_file;
 
 /* Opens and maps. ML_NOT_FOUND or ML_IO name the path. */
 ml_status ml_file_open(const char *path, ml_file **out);
+/* Bytes in memory seen as a file: borrowed, not freed at closing. `name` stands for the path in messages. */
+ml_status ml_file_from_memory(const char *name, const void *data, size_t size, ml_file **out);
 void ml_file_close(ml_file *file);
 /* ML_IO when the file is now shorter than at opening. */
 ml_status ml_file_check(const ml_file *file);
@@ -30,6 +32,18 @@ void ml_file_forget(const ml_file *file, size_t offset, size_t bytes);
 ml_status ml_file_slurp(const char *path, size_t limit, char **text, size_t *size);
 /* Writes `bytes` to a temporary beside `path` and renames it over `path`: readers see the old file or the new one. */
 ml_status ml_file_write(const char *path, const void *data, size_t bytes);
+
+/* The same in pieces: what is put goes to the temporary; commit syncs and renames it, abort (harmless after a commit, or
+ * on a zeroed writer) removes it. After a failure only abort is of use. */
+typedef struct ml_file_writer {
+  char *path, *temporary;
+  int fd;
+} ml_file_writer;
+ml_status ml_file_writer_open(ml_file_writer *w, const char *path);
+ml_status ml_file_writer_put(ml_file_writer *w, const void *data, size_t bytes);
+ml_status ml_file_writer_commit(ml_file_writer *w);
+void ml_file_writer_abort(ml_file_writer *w);
+
 bool ml_path_exists(const char *path);
 bool ml_path_is_directory(const char *path);
 

@@ -1,9 +1,11 @@
 /* json.h: JSON documents, strict and ordered. The only door to json-c.
  *
- * A document owns all its values; values are borrowed pointers that live as long as it. Duplicate keys, trailing
- * text, invalid UTF-8, NaN and Infinity outside strings, and integers outside int64 are errors (ML_CORRUPT) that name the
- * source and, where known, the place; a lone surrogate escape too. Depth is at most 128. "__float__" objects that Python writes for
- * infinities stay ordinary objects. */
+ * A document owns all its values; values are borrowed pointers that live as long as it. Text that is not JSON by RFC 8259's
+ * grammar, duplicate keys, U+0000 in a key, trailing text, invalid UTF-8, a lone surrogate escape, NaN and Infinity outside strings, and numbers
+ * beyond a double's range are errors (ML_CORRUPT) that name the source, line and column. Depth is at most 128. An integer
+ * beyond int64 is a float (tokenizer_config.json gives 10^30 as "no limit"), never clamped: who wants an integer checks
+ * the type. A text over 512 MiB, or one whose tree would take more than 1 GiB, is ML_LIMIT. "__float__" objects that Python writes
+ * for infinities stay ordinary objects. */
 #ifndef ML_IO_JSON_H
 #define ML_IO_JSON_H
 
