@@ -45,7 +45,6 @@ static int check_that(int passed, const char *condition, const char *file, int l
   va_end(args);
   if (!passed) printf(": %s:%d: %s", file, line, condition);
   printf("\n");
-  fflush(stdout); /* a later crash must not swallow it */
   check_count++;
   check_failures += !passed;
   return passed;
@@ -67,7 +66,6 @@ static int check_status(ml_status found, ml_status wanted, const char *text, con
     if (found != ML_OK) printf(": %s", ml_error_message());
   }
   printf("\n");
-  fflush(stdout);
   check_count++;
   check_failures += !passed;
   return passed;
@@ -86,9 +84,11 @@ CHECK_UNUSED static int check_done(void) {
 
 /* --- memory --- */
 
-/* malloc's cache of each thread counts what it keeps as handed out. It can be switched off only by the environment, before
- * the process starts: so a test starts itself anew with that set. */
-__attribute__((constructor)) CHECK_UNUSED static void check_no_thread_cache(int argc, char **argv) {
+/* Before main. Lines go out one by one, so that a later crash swallows none. And malloc's cache of each thread counts what
+ * it keeps as handed out; it can be switched off only by the environment, before the process starts: so a test starts
+ * itself anew with that set. */
+__attribute__((constructor)) CHECK_UNUSED static void check_begin(int argc, char **argv) {
+  setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   if (argc < 1 || getenv("GLIBC_TUNABLES")) return;
   setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 1);
   execv("/proc/self/exe", argv);
