@@ -77,7 +77,7 @@ $(1):
 	@$(3) mkdir -p $$(@D) && printf '%s\n' '$$(subst ','\'',$$(strip $(2)))' > $$@
 endef
 FLAGS    := $(ALL_CFLAGS) : $(ALL_LDFLAGS) : $(LIBS) $(LUA_LIBS) : $(foreach i,$(ISAS),$(ISA_$(i)) :) \
-            $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null)
+            $(CC) $(shell $(CC) -dumpversion 2>/dev/null)
 # Where a tool or library is missing, the first build stops here and says so.
 $(eval $(call stamp,$(BUILD)/flags,$$(FLAGS),CC='$(CC)' LUA='$(LUA)' tools/deps.sh check &&))
 $(eval $(call stamp,$(BUILD)/objects,$$(LIB_OBJ)))

@@ -10,7 +10,7 @@ check() { # check NAME COMMAND...: one line, with the command's output as the re
   if output=$("$@" 2>&1); then
     echo "ok - $name"
   else
-    echo "not ok - $name: $(echo "$output" | tr '\n' ' ')"
+    echo "not ok - $name: $(echo "$output" | tail -n 3 | tr '\n' ' ')"
     failures=$((failures + 1))
   fi
 }

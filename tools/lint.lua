@@ -127,7 +127,7 @@ local rules = {
   end,
   function(file) -- models are Lua files; GGUF's names of pre-tokenisers are src/text's
     if not (file.is_c and file.in_library) or file.path:find "^src/text/" then return end
-    local uncommented = file.text:gsub("/%*.-%*/", function(comment) return (comment:gsub("[^\n]", "")) end)
+    local uncommented = file.text:gsub("/%*.-%*/", function(text) return (text:gsub("[^\n]", "")) end)
     for number, line in ipairs(lines_of(uncommented)) do
       for _, family in ipairs(FAMILIES) do
         if line:lower():find(family, 1, true) then breach(file, number, "C knows no model family: " .. family) end
