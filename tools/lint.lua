@@ -122,7 +122,8 @@ local rules = {
     forbid_calls(file, EXITS, "the library returns a status")
     forbid_calls(file, PRINTS, "the library never prints and leaves signals and locale to its host")
     for number, line in ipairs(file.code) do
-      if line:find "%f[%w_]std[oe][ur][tr]%f[^%w_]" then breach(file, number, "the library has no output of its own") end
+      local stream = line:match "%f[%w_]std[oe][ur][tr]%f[^%w_]"
+      if stream then breach(file, number, stream .. ": the library has no output of its own") end
     end
   end,
   function(file) -- models are Lua files; GGUF's names of pre-tokenisers are src/text's
