@@ -133,6 +133,6 @@ help:  ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r target text; do printf '  %-18s %s\n' "$$target" "$$text"; done
 	@for f in $(CHECK_SCRIPTS); do \
-	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" "$$(sed -n 's/^\(#\|--\|"""\) *\([a-z_]*\.[a-z]*: \)\{0,1\}//p' "$$f" | sed -n '1p')"; done
+	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" "$$(sed -n 's/^[-#"]* *[a-z_0-9]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
 
 -include $(LIB_OBJ:.o=.d) $(BUILD)/obj/repl.d $(C_TESTS:%=%.d) $(EXAMPLES:%=%.d)

@@ -21,13 +21,8 @@ if [ ! -e "$base.done" ]; then
   : > "$base.done"
 fi
 
-cleanup() { umount -q "$root/proc" "$root/dev" 2>/dev/null || true; }
-trap cleanup EXIT
-cleanup
 rm -rf --one-file-system "$root"
 cp -a "$base" "$root"
-mount -t proc proc "$root/proc"
-mount --bind /dev "$root/dev"
 
 carry() { # carry FILE...: to the same place in the root
   for file; do
@@ -43,7 +38,9 @@ git clone -q --bare . "$root/srv/moonlet.git"
 git -C "$root/srv/moonlet.git" update-ref refs/heads/bare HEAD
 git -C "$root/srv/moonlet.git" symbolic-ref HEAD refs/heads/bare
 start=$(date +%s)
+# In a mount namespace of its own, so that nothing stays mounted whatever happens.
 env -i HOME="$HOME" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 \
   ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-  chroot "$root" sh -c "mkdir -p \$HOME && cd /srv && git clone -q moonlet.git moonlet && cd moonlet && $command"
+  unshare --mount sh -c 'mount -t proc proc "$1/proc" && exec chroot "$1" sh -c "$2"' bare "$root" \
+  "mkdir -p \$HOME && cd /srv && git clone -q moonlet.git moonlet && cd moonlet && $command"
 echo "bare: done in $(($(date +%s) - start)) s" >&2
