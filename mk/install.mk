@@ -12,7 +12,8 @@ DOCDIR     := $(SHAREDIR)/doc/moonlet
 
 $(eval $(call stamp,$(BUILD)/prefix,$$(VERSION) $$(PREFIX) $$(LIBDIR) $$(INCLUDEDIR)))
 $(BUILD)/moonlet.pc: mk/moonlet.pc.in $(BUILD)/prefix
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' \
+	  -e 's|@INCLUDEDIR@|$(INCLUDEDIR:$(PREFIX)/%=$${prefix}/%)|' \
 	  -e 's|@VERSION@|$(VERSION)|' $< > $@
 
 .PHONY: install uninstall
@@ -31,6 +32,7 @@ install: all $(BUILD)/moonlet.pc  ## install under $(DESTDIR)$(PREFIX)
 	  '$(abspath $(DESTDIR)$(LUA_LMOD))' {} +
 	install -m 644 README.md LICENSE '$(DESTDIR)$(DOCDIR)'
 	cp -R docs '$(DESTDIR)$(DOCDIR)'
+	@[ -n '$(DESTDIR)' ] || ldconfig 2>/dev/null || true
 
 uninstall:  ## remove what install put there
 	rm -f '$(DESTDIR)$(BINDIR)/moonlet' '$(DESTDIR)$(INCLUDEDIR)/moonlet.h' '$(DESTDIR)$(LIBDIR)/libmoonlet.a' \

@@ -61,8 +61,7 @@ cat > "$BUILD/consumer.c" <<'C'
 #include <string.h>
 int main(void) { return strcmp(ml_status_name(ML_CORRUPT), "corrupt") != 0; }
 C
-pc() { PKG_CONFIG_PATH=$lib/pkgconfig pkg-config --define-variable=prefix="$root$prefix" \
-         --define-variable=libdir="$lib" --define-variable=includedir="$root$prefix/include" "$@" moonlet; }
+pc() { PKG_CONFIG_PATH=$lib/pkgconfig pkg-config --define-variable=prefix="$root$prefix" "$@" moonlet; }
 shared_consumer() {
   # shellcheck disable=SC2046
   $CC "$BUILD/consumer.c" -o "$BUILD/consumer" $(pc --cflags --libs) && LD_LIBRARY_PATH=$lib "$BUILD/consumer"
