@@ -30,7 +30,8 @@ run = $(if $(V),,@printf '  %-5s %s\n' $(1) $@ && )
 # --- flags ----------------------------------------------------------------------------------------------------------
 
 PKGS     := lua5.4 json-c libpcre2-8
-WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla $(if $(WERROR),-Werror)
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+            $(if $(WERROR),-Werror)
 INCLUDES := -Isrc -D_GNU_SOURCE $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 # No -ffast-math; contraction is off so that a sum has one meaning on every instruction set.
@@ -106,7 +107,8 @@ $(BUILD)/obj/embedded_lua.o: $(BUILD)/embedded_lua.c $(BUILD)/flags
 $(BUILD)/libmoonlet.a: $(LIB_OBJ) $(BUILD)/objects
 	$(call run,ar)rm -f $@ && $(AR) rcs $@ $(LIB_OBJ)
 $(BUILD)/libmoonlet.so: $(LIB_OBJ) $(BUILD)/objects src/moonlet.map
-	$(call run,link)$(SHARED) $(if $(SANITIZE),,-Wl,--no-undefined) -Wl,-soname,$(SONAME) -o $@ $(LIB_OBJ) $(LUA_LIBS) $(LIBS)
+	$(call run,link)$(SHARED) $(if $(SANITIZE),,-Wl,--no-undefined) -Wl,-soname,$(SONAME) -o $@ $(LIB_OBJ) \
+	  $(LUA_LIBS) $(LIBS)
 	@ln -sf $(@F) $(@D)/$(SONAME)
 # For stock lua5.4: the interpreter brings the Lua symbols.
 $(BUILD)/moonlet.so: $(LIB_OBJ) $(BUILD)/objects src/moonlet.map
@@ -133,6 +135,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r target text; do printf '  %-18s %s\n' "$$target" "$$text"; done
 	@for f in $(CHECK_SCRIPTS); do \
-	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" "$$(sed -n 's/^[-#"]* *[a-z_0-9]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
+	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" \
+	    "$$(sed -n 's/^[-#"]* *[a-z_0-9]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
 
 -include $(LIB_OBJ:.o=.d) $(BUILD)/obj/repl.d $(C_TESTS:%=%.d) $(EXAMPLES:%=%.d)

