@@ -6,8 +6,8 @@
  *     return check_done();
  *   }
  *
- * Each check prints a line `ok - name` or `not ok - name: why`; check_skip prints `skip - name: why`. The exit status is the
- * number of failures, at most 100. */
+ * Each check prints a line `ok - name` or `not ok - name: why`; check_skip prints `skip - name: why`. The exit status
+ * is the number of failures, at most 100. */
 #ifndef ML_TESTS_CHECK_H
 #define ML_TESTS_CHECK_H
 
@@ -21,11 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#if defined(__clang__) || defined(__GNUC__)
+/* For functions of headers like this one, of which no test uses all. */
 #define CHECK_UNUSED __attribute__((unused))
-#else
-#define CHECK_UNUSED
-#endif
 
 static int check_failures, check_count;
 
@@ -34,9 +31,14 @@ static int check_failures, check_count;
 #define CHECK(condition, ...) check_that((condition) ? 1 : 0, #condition, __FILE__, __LINE__, __VA_ARGS__)
 /* A call that must succeed, and one that must fail with this status and this text somewhere in its message. */
 #define CHECK_OK(call, ...) check_status((call), ML_OK, "", #call, __FILE__, __LINE__, __VA_ARGS__)
-#define CHECK_FAILS(call, status, text, ...) check_status((call), (status), (text), #call, __FILE__, __LINE__, __VA_ARGS__)
+#define CHECK_FAILS(call, status, text, ...)                                                                           \
+  check_status((call), (status), (text), #call, __FILE__, __LINE__, __VA_ARGS__)
 
-ML_PRINTF(5, 6) CHECK_UNUSED
+CHECK_UNUSED static int check_that(int passed, const char *condition, const char *file, int line, const char *name, ...)
+    ML_PRINTF(5, 6);
+CHECK_UNUSED static int check_status(ml_status found, ml_status wanted, const char *text, const char *call,
+                                     const char *file, int line, const char *name, ...) ML_PRINTF(7, 8);
+
 static int check_that(int passed, const char *condition, const char *file, int line, const char *name, ...) {
   va_list args;
   va_start(args, name);
@@ -50,9 +52,8 @@ static int check_that(int passed, const char *condition, const char *file, int l
   return passed;
 }
 
-ML_PRINTF(7, 8) CHECK_UNUSED
-static int check_status(ml_status found, ml_status wanted, const char *text, const char *call, const char *file, int line,
-                        const char *name, ...) {
+CHECK_UNUSED static int check_status(ml_status found, ml_status wanted, const char *text, const char *call,
+                                     const char *file, int line, const char *name, ...) {
   int passed = found == wanted && (found == ML_OK || strstr(ml_error_message(), text));
   va_list args;
   va_start(args, name);
@@ -84,9 +85,9 @@ CHECK_UNUSED static int check_done(void) {
 
 /* --- memory --- */
 
-/* Before main. Lines go out one by one, so that a later crash swallows none. And malloc's cache of each thread counts what
- * it keeps as handed out; it can be switched off only by the environment, before the process starts: so a test starts
- * itself anew with that set. */
+/* Before main. Lines go out one by one, so that a later crash swallows none. And malloc's cache of each thread counts
+ * what it keeps as handed out; it can be switched off only by the environment, before the process starts: so a test
+ * starts itself anew with that set. */
 __attribute__((constructor)) CHECK_UNUSED static void check_begin(int argc, char **argv) {
   setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
   if (argc < 1 || getenv("GLIBC_TUNABLES")) return;
@@ -123,14 +124,15 @@ CHECK_UNUSED static void check_refusals(ml_status (*body)(void *), void *argumen
     status = body(argument);
     ml_mem_fail_after(-1);
   }
-  CHECK(status == ML_OK && n > 1, "%s: each of %ld refusals is ML_MEMORY (then: %s)", name, n - 1, ml_status_name(status));
+  CHECK(status == ML_OK && n > 1, "%s: each of %ld refusals is ML_MEMORY (then: %s)", name, n - 1,
+        ml_status_name(status));
   CHECK(check_heap_bytes() <= before, "%s: refusals leak nothing", name);
 }
 
 /* --- files that a test may find --- */
 
-/* Path of a real model in the folder $MOONLET_TEST_CHECKPOINTS (checkpoints/ unless set; empty leaves them out), or NULL
- * after a skip line. The text is overwritten by the next call. */
+/* Path of a real model in the folder $MOONLET_TEST_CHECKPOINTS (checkpoints/ unless set; empty leaves them out), or
+ * NULL after a skip line. The text is overwritten by the next call. */
 CHECK_UNUSED static const char *check_checkpoint(const char *file, const char *name) {
   static char path[1024];
   struct stat info;
@@ -147,8 +149,9 @@ CHECK_UNUSED static const char *check_checkpoint(const char *file, const char *n
   return path;
 }
 
-/* Folder of one tokenizer (tokenizer.json, tokenizer_config.json) under $MOONLET_TEST_TOKENIZERS, where it lies as a folder NAME
- * or as NAME.tar.xz, which is unpacked under build/ once; NULL after a skip line. Overwritten by the next call. */
+/* Folder of one tokenizer (tokenizer.json, tokenizer_config.json) under $MOONLET_TEST_TOKENIZERS, where it lies as a
+ * folder NAME or as NAME.tar.xz, which is unpacked under build/ once; NULL after a skip line. Overwritten by the next
+ * call. */
 CHECK_UNUSED static const char *check_tokenizer(const char *tokenizer, const char *name) {
   static char path[1024];
   char command[8192];
