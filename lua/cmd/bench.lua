@@ -8,18 +8,22 @@ local M = {
   name = "bench",
   summary = "measure a model's speed",
   usage = "-m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [options]",
-  about = "Prompts are random token ids. Each measurement is repeated after a first run that does not count; the figures are\ntokens per second: median, smallest and largest.",
+  about = [[
+Prompts are random token ids. Each measurement is repeated, after a first run that does not count.
+The figures are tokens per second: median, smallest and largest.]],
   example = "moonlet bench -m checkpoints/SmolLM2-135M-Instruct.gguf -p 512 -n 128 -d 0,2048 -r 5 --json",
 }
 
 M.options = common.options({
   {name = "model", short = "m", type = "string", value = "MODEL", help = "a .gguf file, a directory, or a hub name"},
   {name = "random", type = "string", value = "DIR", help = "a model of random weights, from the config.json in DIR"},
-  {name = "prompt", short = "p", type = "integer", value = "N,..", list = true, min = 0, default = {512}, help = "prompt lengths"},
+  {name = "prompt", short = "p", type = "integer", value = "N,..", list = true, min = 0, default = {512},
+    help = "prompt lengths"},
   {name = "tokens", short = "n", type = "integer", value = "N", min = 0, default = 128, help = "tokens to decode"},
   {name = "depth", short = "d", type = "integer", value = "N,..", list = true, min = 0, default = {0},
     help = "tokens in the context before decoding"},
-  {name = "repeat", short = "r", type = "integer", value = "N", min = 1, default = 5, help = "runs of each measurement"},
+  {name = "repeat", short = "r", type = "integer", value = "N", min = 1, default = 5,
+    help = "runs of each measurement"},
   {name = "seed", type = "integer", value = "N", default = 0, help = "of the random ids, and weights"},
 }, common.loading)
 
@@ -92,8 +96,9 @@ local function load(opts)
 end
 
 local function print_table(r)
-  io.write(("%s on %s%s, loaded in %.2f s, peak memory %s\n\n"):format(common.name_of(r.model), r.device,
-    r.threads and (", %d threads"):format(r.threads) or "", r.load_seconds, common.bytes(r.peak_bytes)))
+  local threads = r.threads and (", %d threads"):format(r.threads) or ""
+  io.write(("%s on %s%s, loaded in %.2f s, peak memory %s\n\n"):format(
+    common.name_of(r.model), r.device, threads, r.load_seconds, common.bytes(r.peak_bytes)))
   io.write(("%-24s %10s %10s %10s\n"):format("tokens/s", "median", "min", "max"))
   local function row(name, x) io.write(("%-24s %10.1f %10.1f %10.1f\n"):format(name, x.median, x.min, x.max)) end
   for _, x in ipairs(r.prefill) do row(("prefill %d"):format(x.tokens), x) end

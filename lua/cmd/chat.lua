@@ -13,10 +13,12 @@ local M = {
 }
 
 M.options = common.options(common.model, {
-  {name = "prompt", short = "p", type = "string", value = "TEXT", help = "ask one question and end; - reads it from stdin"},
+  {name = "prompt", short = "p", type = "string", value = "TEXT",
+    help = "ask one question and end; - reads it from stdin"},
   {name = "file", type = "string", value = "PATH", help = "reads the question from a file"},
   {name = "system", type = "string", value = "TEXT", help = "the system message"},
-  {name = "max-tokens", short = "n", type = "integer", value = "N", min = 1, default = 1024, help = "the most tokens of an answer"},
+  {name = "max-tokens", short = "n", type = "integer", value = "N", min = 1, default = 1024,
+    help = "the most tokens of an answer"},
 }, common.sampling, common.loading)
 
 local help_text = [[
@@ -74,7 +76,9 @@ function Chat:ask(text, on_token)
   if ok then return self.metrics.finish_reason end
   local code = code_of(err)
   if code == "cancelled" then return "cancelled" end
-  if code == "limit" then return nil, tostring(err) .. "\nthe conversation no longer fits the context; /clear begins again" end
+  if code == "limit" then
+    return nil, tostring(err) .. "\nthe conversation no longer fits the context; /clear begins again"
+  end
   return nil, tostring(err) .. (code and "" or "\n" .. tostring(traceback))
 end
 
@@ -92,7 +96,9 @@ function Chat:turn(text)
   end)
   if self.opts.json then
     if reason then
-      common.print_json {text = table.concat(texts), ids = ml.json.array(ids), finish_reason = reason, metrics = self.metrics}
+      common.print_json {
+        text = table.concat(texts), ids = ml.json.array(ids), finish_reason = reason, metrics = self.metrics,
+      }
     end
   elseif last:sub(-1) ~= "\n" then
     io.write("\n")

@@ -27,20 +27,27 @@ M.loading = {
   {name = "precision", type = "string", value = "WHICH", choices = {"fast", "exact"},
     help = "fast (default) rounds activations against quantised weights, exact does not"},
   {name = "dtype", type = "string", value = "TYPE", help = "the type to compute in, such as float32"},
-  {name = "max-context", type = "integer", value = "N", min = 1, help = "the longest context, in tokens; the model's own otherwise"},
-  {name = "family", type = "string", value = "FILE", help = "a Lua file to use instead of the family that the model names"},
+  {name = "max-context", type = "integer", value = "N", min = 1,
+    help = "the longest context, in tokens; the model's own otherwise"},
+  {name = "family", type = "string", value = "FILE",
+    help = "a Lua file to use instead of the family that the model names"},
   {name = "strict", help = "unknown keys of the model's configuration are errors"},
 }
 
 ---@type moonlet.cmd.Option[]
 M.sampling = {
-  {name = "temp", type = "number", value = "T", min = 0, key = "temperature", help = "temperature; 0 takes the likeliest token"},
+  {name = "temp", type = "number", value = "T", min = 0, key = "temperature",
+    help = "temperature; 0 takes the likeliest token"},
   {name = "seed", type = "integer", value = "N", help = "makes sampling repeatable"},
   {name = "top-k", type = "integer", value = "N", min = 0, help = "choose among the N likeliest tokens"},
-  {name = "top-p", type = "number", value = "P", min = 0, max = 1, help = "choose among the likeliest tokens that make up P"},
-  {name = "min-p", type = "number", value = "P", min = 0, max = 1, help = "leave out tokens below P times the likeliest"},
-  {name = "repeat-penalty", type = "number", value = "X", min = 0, help = "make tokens that have occurred less likely; 1 is none"},
-  {name = "stop", type = "string", value = "TEXT", repeated = true, help = "end before TEXT; may be given several times"},
+  {name = "top-p", type = "number", value = "P", min = 0, max = 1,
+    help = "choose among the likeliest tokens that make up P"},
+  {name = "min-p", type = "number", value = "P", min = 0, max = 1,
+    help = "leave out tokens below P times the likeliest"},
+  {name = "repeat-penalty", type = "number", value = "X", min = 0,
+    help = "make tokens that have occurred less likely; 1 is none"},
+  {name = "stop", type = "string", value = "TEXT", repeated = true,
+    help = "end before TEXT; may be given several times"},
 }
 
 ---@type moonlet.cmd.Option[]
@@ -50,7 +57,9 @@ M.prompt = {
 }
 
 local load_keys = {"device", "threads", "precision", "dtype", "max_context", "family", "random"}
-local sampling_keys = {"max_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "ignore_eos"}
+local sampling_keys = {
+  "max_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "ignore_eos",
+}
 
 local function chosen(opts, keys)
   local out = {}
@@ -161,7 +170,8 @@ function M.speed_text(metrics)
   if rate and rate > 0 and rate < math.huge then parts[#parts + 1] = ("%.1f tokens/s"):format(rate) end
   if metrics.prompt_tokens then
     local cached = metrics.cached_tokens or 0
-    parts[#parts + 1] = ("prompt %d tokens%s"):format(metrics.prompt_tokens, cached > 0 and (" (%d from the cache)"):format(cached) or "")
+    local from_cache = cached > 0 and (" (%d from the cache)"):format(cached) or ""
+    parts[#parts + 1] = ("prompt %d tokens%s"):format(metrics.prompt_tokens, from_cache)
     rate = metrics.prefill_tokens_per_second
     if rate and rate > 0 and rate < math.huge then parts[#parts + 1] = ("read at %.0f tokens/s"):format(rate) end
   end

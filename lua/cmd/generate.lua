@@ -5,12 +5,15 @@ local M = {
   name = "generate",
   summary = "continue a text",
   usage = "-m MODEL -p TEXT [options]",
-  about = "Writes the continuation alone, as it comes. The text is taken as it is, without a chat template;\n`moonlet chat -p` asks a question.",
+  about = [[
+Writes the continuation alone, as it comes. The text is taken as it is, without a chat template;
+`moonlet chat -p` asks a question. The newline that ends a file or a pipe is no part of the text.]],
   example = 'moonlet generate -m checkpoints/SmolLM2-135M-Instruct.gguf -p "The moon" -n 48 --temp 0.7 --seed 1',
 }
 
 M.options = common.options(common.model, common.prompt, {
-  {name = "max-tokens", short = "n", type = "integer", value = "N", min = 0, default = 256, help = "the most tokens to make"},
+  {name = "max-tokens", short = "n", type = "integer", value = "N", min = 0, default = 256,
+    help = "the most tokens to make"},
   {name = "ignore-eos", help = "go on past the end token"},
 }, common.sampling, common.loading)
 

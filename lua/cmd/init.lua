@@ -1,5 +1,5 @@
----The subcommands of `moonlet`: finds the one that is asked for, reads its options, runs it, and answers with an exit code
----(0 done, 1 failed, 2 wrong usage, 130 interrupted). Results go to stdout, everything else to stderr.
+---The subcommands of `moonlet`: finds the one that is asked for, reads its options, runs it, and answers with an exit
+---code (0 done, 1 failed, 2 wrong usage, 130 interrupted). Results go to stdout, everything else to stderr.
 local options = require "moonlet.cmd.options"
 
 local M = {}
@@ -39,7 +39,9 @@ local function find(name)
   local near = options.nearest(name, names)
   local file = io.open(name)
   if file then file:close() end
-  if file and not near then options.wrong_usage("no command is called '%s'; a script is run by `moonlet ./%s`", name, name) end
+  if file and not near then
+    options.wrong_usage("no command is called '%s'; a script is run by `moonlet ./%s`", name, name)
+  end
   options.wrong_usage("no command is called '%s'%s", name,
     near and (" (did you mean %s?)"):format(near) or "; see `moonlet --help`")
 end

@@ -180,7 +180,7 @@ function M.parse(command, argv)
     local key = key_of(o)
     if result[key] == nil then result[key] = o.default end
     if o.required and result[key] == nil then
-      M.wrong_usage("%s is missing", o.short and ("-%s %s"):format(o.short, o.value) or ("--%s %s"):format(o.name, o.value))
+      M.wrong_usage("%s %s is missing", o.short and "-" .. o.short or "--" .. o.name, o.value)
     end
   end
   return result, words
@@ -203,7 +203,8 @@ function M.usage(command)
     width = math.max(width, #left)
     rows[#rows + 1] = {left, o.help .. default_text(o)}
   end
-  local out = {("moonlet %s: %s\n\nusage: moonlet %s %s\n"):format(command.name, command.summary, command.name, command.usage)}
+  local name = command.name
+  local out = {("moonlet %s: %s\n\nusage: moonlet %s %s\n"):format(name, command.summary, name, command.usage)}
   if command.about then out[#out + 1] = "\n" .. command.about .. "\n" end
   out[#out + 1] = "\n"
   for _, row in ipairs(rows) do out[#out + 1] = ("  %-" .. width .. "s  %s\n"):format(row[1], row[2]) end

@@ -5,13 +5,17 @@ local M = {
   name = "perplexity",
   summary = "measure how well a model predicts a text",
   usage = "-m MODEL --file PATH [options]",
-  about = "Prints the perplexity, the mean negative log-likelihood (natural logarithm) of a token, and how many were predicted.",
+  about = [[
+Prints the perplexity, the mean negative log-likelihood of a token (natural logarithm), and how many
+tokens were predicted.]],
   example = "moonlet perplexity -m checkpoints/SmolLM2-135M-Instruct.gguf --file book.txt --context 512",
 }
 
 M.options = common.options(common.model, common.prompt, {
-  {name = "context", type = "integer", value = "N", min = 2, help = "tokens in a window; the model's context otherwise"},
-  {name = "stride", type = "integer", value = "N", min = 1, help = "tokens from one window to the next; a whole window otherwise"},
+  {name = "context", type = "integer", value = "N", min = 2,
+    help = "tokens in a window; the model's context otherwise"},
+  {name = "stride", type = "integer", value = "N", min = 1,
+    help = "tokens from one window to the next; a whole window otherwise"},
 }, common.loading)
 
 function M.run(opts)

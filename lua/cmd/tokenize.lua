@@ -8,7 +8,9 @@ local M = {
   name = "tokenize",
   summary = "turn text into token ids, or back",
   usage = "-m MODEL [-p TEXT | < lines.jsonl] [options]",
-  about = "Reads one JSON string a line and writes one JSON array of ids for each; with --decode it is the other way round.\nOnly the model's tokenizer is read.",
+  about = [[
+Reads one JSON string a line and writes one JSON array of ids for each; with --decode it is the other
+way round. Only the model's tokenizer is read.]],
   example = [[echo '"Hello, moon!"' | moonlet tokenize -m checkpoints/SmolLM2-135M-Instruct.gguf]],
 }
 
@@ -44,7 +46,7 @@ function M.run(opts)
     return
   end
   if console.is_terminal("stdin") then
-    common.note(opts, opts.decode and "one JSON array of ids a line; Ctrl-D ends" or 'one JSON string a line, such as "Hello"; Ctrl-D ends')
+    common.note(opts, "one JSON %s a line; Ctrl-D ends", opts.decode and "array of ids" or 'string, such as "Hello",')
   end
   if not console.is_terminal("stdout") then io.stdout:setvbuf("full") end
   local number = 0

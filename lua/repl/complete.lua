@@ -1,8 +1,10 @@
 ---Completion of names in the REPL: globals, keywords, fields and methods, found through metatables.
 local M = {}
 
-local keywords = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
-  "nil", "not", "or", "repeat", "return", "then", "true", "until", "while"}
+local keywords = {
+  "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local", "nil", "not",
+  "or", "repeat", "return", "then", "true", "until", "while",
+}
 
 local function index(value, key)
   local ok, result = pcall(function() return value[key] end)
@@ -14,8 +16,8 @@ local function callable(value)
   return type(value) == "function" or (type(meta) == "table" and rawget(meta, "__call") ~= nil)
 end
 
----The names behind a dot or colon of `value`. Where __index is a function, the metatable may list names in `__dir` (a list, or
----a function of the value that returns one); its own plain fields count as well.
+---The names behind a dot or colon of `value`. Where __index is a function, the metatable may list names in `__dir` (a
+---list, or a function of the value that returns one); its own plain fields count as well.
 ---@param value any
 ---@return table<string, boolean>
 function M.members(value)
@@ -93,7 +95,9 @@ function M.complete(word, line, env)
   local head, list = word:sub(1, #word - #partial), {}
   for name in pairs(names) do
     local hidden = name:sub(1, 1) == "_" and partial:sub(1, 1) ~= "_"
-    if not hidden and name:sub(1, #partial) == partial and name:find "^[%a_][%w_]*$" then list[#list + 1] = head .. name end
+    if not hidden and name:sub(1, #partial) == partial and name:find "^[%a_][%w_]*$" then
+      list[#list + 1] = head .. name
+    end
   end
   table.sort(list)
   return list

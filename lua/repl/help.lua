@@ -71,7 +71,9 @@ local function comment_of(fn)
   local first = #lines
   while first > 1 and lines[first - 1]:find "^%s*%-%-%-" do first = first - 1 end
   local text = {}
-  for i = first, #lines do text[#text + 1] = (lines[i]:gsub("^%s*%-%-%-%s?", ""):gsub("^%s*local%s+function", "function")) end
+  for i = first, #lines do
+    text[#text + 1] = (lines[i]:gsub("^%s*%-%-%-%s?", ""):gsub("^%s*local%s+function", "function"))
+  end
   return #text > 0 and table.concat(text, "\n") or nil
 end
 
@@ -84,7 +86,7 @@ local function list_members(value)
   table.sort(names)
   local lines, line = {}, " "
   for _, name in ipairs(names) do
-    if #line + #name + 1 > 98 then lines, line = table.move({line}, 1, 1, #lines + 1, lines), " " end
+    if #line + #name + 1 > 98 then lines[#lines + 1], line = line, " " end
     line = line .. " " .. name
   end
   lines[#lines + 1] = line
@@ -106,8 +108,8 @@ function M.text(...)
     local known = _G
     for part in value:gmatch "[%w_]+" do known = type(known) == "table" and known[part] or nil end
     if known ~= nil and type(known) ~= "string" then return M.text(known) end
-    return docs and ("nothing is written about '%s'"):format(value)
-      or ("nothing is known about '%s': this build carries no documentation"):format(value)
+    local why = docs and "" or ": this build carries no documentation"
+    return ("nothing is written about '%s'%s"):format(value, why)
   end
   local what = name ~= "" and name .. ": a " .. type(value) or "a " .. type(value)
   if type(value) == "function" then

@@ -61,8 +61,8 @@ end
 local function own_lines(traceback)
   local lines = {}
   for line in (traceback or ""):gmatch "[^\n]+" do
-    if line:find "moonlet%.console%.run" or line:find "'console%.run'" then break end
-    lines[#lines + 1] = line
+    if line:find "repl/init%.lua" or line:find "moonlet%.console%.run" then break end
+    lines[#lines + 1] = line:gsub("in local 'chunk'", "in what was typed")
   end
   -- Below the header and `error` itself, a single line says no more than the message.
   while lines[2] and lines[2]:find "^%s*%[C%]: in function 'error'" do table.remove(lines, 2) end
@@ -70,10 +70,9 @@ local function own_lines(traceback)
 end
 
 local function report(err, traceback)
-  local ok, text = pcall(tostring, err)
   io.stdout:flush()
   local code = (type(err) == "table" or type(err) == "userdata") and select(2, pcall(function() return err.code end))
-  io.stderr:write(ok and text or "(an error without a text)", "\n")
+  io.stderr:write(show.show(err), "\n")
   local lines = code ~= "cancelled" and own_lines(traceback)
   if lines then io.stderr:write(lines, "\n") end
 end

@@ -20,7 +20,8 @@ local escapes = {["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', 
 local function quote(text, limit)
   local cut = #text > limit
   if cut then text = text:sub(1, (utf8.offset(text, 0, limit + 1) or limit + 1) - 1) end
-  return '"' .. text:gsub('[%c"\\]', function(c) return escapes[c] or ("\\%d"):format(c:byte()) end) .. '"' .. (cut and "..." or "")
+  text = text:gsub('[%c"\\]', function(c) return escapes[c] or ("\\%d"):format(c:byte()) end)
+  return '"' .. text .. '"' .. (cut and "..." or "")
 end
 
 -- A tensor among other things: what it is, not what is in it.
@@ -32,28 +33,25 @@ local function brief_tensor(value)
   return ok and text or nil
 end
 
--- Strings by alphabet, after the numbers, before the rest.
+-- Numbers, then strings by alphabet, then the rest.
+local rank = {number = 1, string = 2}
 local function key_order(a, b)
-  local ta, tb = type(a), type(b)
-  if ta == tb and (ta == "number" or ta == "string") then return a < b end
-  if ta ~= tb then return (ta == "number" and "a" or ta == "string" and "b" or "c" .. ta) <
-    (tb == "number" and "a" or tb == "string" and "b" or "c" .. tb) end
-  return tostring(a) < tostring(b)
+  local ra, rb = rank[type(a)] or 3, rank[type(b)] or 3
+  if ra ~= rb then return ra < rb end
+  if ra == 3 then return tostring(a) < tostring(b) end
+  return a < b
 end
 
-local keywords = {}
-for word in ([[and break do else elseif end false for function goto if in local nil not or repeat return then true until while]])
-  :gmatch "%a+" do keywords[word] = true end
+local function show_key(key)
+  if type(key) ~= "string" then return "[" .. to_text(key) .. "]" end
+  if key:find "^[%a_][%w_]*$" and load("local " .. key) then return key end -- load knows the keywords
+  return "[" .. quote(key, 60) .. "]"
+end
 
 local show
 
-local function show_key(key, state)
-  if type(key) == "string" and key:find "^[%a_][%w_]*$" and not keywords[key] then return key end
-  return "[" .. (type(key) == "string" and quote(key, 60) or type(key) == "table" and to_text(key) or show(key, state, 99, 0)) .. "]"
-end
-
--- The entries of a table in the order in which they are shown: what is in the list, then the other keys. An order that the
--- table has itself (__pairs) is kept.
+-- The entries of a table in the order in which they are shown: what is in the list, then the other keys. An order that
+-- the table has itself (__pairs) is kept.
 local function entries(t, most)
   local list, keys = {}, {}
   local n = rawlen(t)
@@ -102,7 +100,7 @@ local function show_table(t, state, depth, indent)
     local text = show(entry[2], state, depth + 1, indent + 2)
     if type(entry[2]) == "table" then scalars = false end
     if entry[1] ~= nil then
-      text = show_key(entry[1], state) .. " = " .. text
+      text = show_key(entry[1]) .. " = " .. text
       scalars = false
     end
     items[#items + 1] = text

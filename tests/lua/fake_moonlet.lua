@@ -1,5 +1,5 @@
----A stand-in for `require "moonlet"` with the names of the real one and a model that repeats what it is told: for tests of the
----command and the REPL alone. A token is a byte, an id is the byte's value; `slow` makes each token take a while.
+---A stand-in for `require "moonlet"` with the names of the real one and a model that repeats what it is told: for tests
+---of the command and the REPL alone. A token is a byte, its id the byte's value; `slow` is the seconds that one takes.
 local M = {}
 
 local function fault(code, message)
@@ -163,8 +163,9 @@ local function tokens(model, answer, prompt_tokens, opts)
   local function finish(why)
     reason = why
     model.metrics = {
-      prompt_tokens = prompt_tokens, cached_tokens = 0, generated_tokens = i, prefill_seconds = 0.5, decode_seconds = 0.25,
-      total_seconds = 0.75, prefill_tokens_per_second = prompt_tokens / 0.5, decode_tokens_per_second = math.max(0, i - 1) / 0.25,
+      prompt_tokens = prompt_tokens, cached_tokens = 0, generated_tokens = i,
+      prefill_seconds = 0.5, decode_seconds = 0.25, total_seconds = 0.75,
+      prefill_tokens_per_second = prompt_tokens / 0.5, decode_tokens_per_second = math.max(0, i - 1) / 0.25,
       peak_bytes = 2000000, active_bytes = 1000000, finish_reason = why,
     }
     g.metrics = model.metrics
@@ -192,14 +193,15 @@ Model.__close = function(m) m.closed = true end
 
 function Model:generate(prompt, opts)
   local n = type(prompt) == "table" and #prompt or #prompt + 1
-  if n > self.info.context then error(fault("limit", ("context: %d tokens do not fit %d"):format(n, self.info.context))) end
+  if n > self.info.context then error(fault("limit", "the prompt does not fit the context")) end
   return tokens(self, type(prompt) == "table" and "x" or prompt:upper(), n, opts or {})
 end
 
 function Model:complete(prompt, opts)
   local ids, text = {}, {}
   for tok in self:generate(prompt, opts) do ids[#ids + 1], text[#text + 1] = tok.id, tok.text end
-  local result = {text = table.concat(text), ids = ids, finish_reason = self.metrics.finish_reason, metrics = self.metrics}
+  local metrics = self.metrics
+  local result = {text = table.concat(text), ids = ids, finish_reason = metrics.finish_reason, metrics = metrics}
   return result.text, result
 end
 
