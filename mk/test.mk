@@ -1,0 +1,62 @@
+# test.mk: tests, longer checks, sanitizers, fuzzers.
+
+C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
+TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(sort $(wildcard tests/test_*.sh))
+
+# Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
+TEST_TIMEOUT ?= 300
+TEST_JOBS    ?= 1
+# `make test ONLY=name` runs the files whose path contains the name.
+ONLY ?=
+
+# A make of our own, as parallel as the machine unless -j was given. Targets that may first have to install something
+# run it, because this one has asked pkg-config before the installation.
+PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 2))
+SUBMAKE  = +@$(MAKE) --no-print-directory $(PARALLEL)
+
+$(BUILD)/tests/%: tests/%.c $(BUILD)/libmoonlet.a $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,cc)$(COMPILE) -Itests $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LUA_LIBS) $(LIBS)
+
+.PHONY: test test-build test-run
+test: ready  ## build, run all tests, close with `N passed, N failed`
+	$(SUBMAKE) test-run
+test-build: all examples $(C_TESTS)
+test-run: test-build
+	@BUILD='$(BUILD)' CC='$(CC)' LUA='$(LUA)' SANITIZE='$(SANITIZE)' TEST_TIMEOUT='$(TEST_TIMEOUT)' \
+	  TEST_JOBS='$(TEST_JOBS)' ONLY='$(ONLY)' $(LUA) tools/run_tests.lua $(TEST_FILES)
+
+# The same tests under sanitizers, real models left out: these take minutes there and touch no other code.
+.PHONY: check-asan check-tsan
+check-asan: ready  ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer, without real models
+	$(call SANITIZED,asan,address$(comma)undefined)
+check-tsan: ready  ## all tests under ThreadSanitizer, without real models
+	$(call SANITIZED,tsan,thread)
+comma := ,
+SANITIZED = +@MOONLET_TEST_CHECKPOINTS= $(MAKE) --no-print-directory $(PARALLEL) BUILD=$(BUILD)-$(1) SANITIZE=$(2) \
+  CFLAGS='-O1 -g' TEST_TIMEOUT=1200 test-run
+
+# Longer checks: `make check-NAME` runs tests/checks/NAME.sh, .lua or .py; its first comment line is its help.
+CHECK_SCRIPTS := $(sort $(wildcard tests/checks/*.sh tests/checks/*.lua tests/checks/*.py))
+define check_rule
+.PHONY: check-$(basename $(notdir $(1)))
+check-$(basename $(notdir $(1))): all
+	BUILD='$(BUILD)' CC='$(CC)' $(2) $(1)
+endef
+$(foreach f,$(CHECK_SCRIPTS),$(eval $(call check_rule,$(f),$(if $(filter %.lua,$(f)),$$(BUILD)/moonlet,$(if \
+  $(filter %.py,$(f)),python3,sh)))))
+
+# libFuzzer, with clang. Corpus and findings lie under build-fuzz/NAME/.
+FUZZERS      := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/*.c)))
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz fuzz-build
+fuzz:  ## run each fuzz target for FUZZ_SECONDS (60), with clang
+	$(SUBMAKE) BUILD=$(BUILD)-fuzz CC=clang SANITIZE=address,undefined CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' fuzz-build
+	@for name in $(FUZZERS); do \
+	  mkdir -p $(BUILD)-fuzz/$$name && \
+	  (cd $(BUILD)-fuzz/$$name && mkdir -p corpus && \
+	   ../fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 corpus) || exit 1; done
+fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/%)
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libmoonlet.a $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,cc)$(COMPILE) -fsanitize=fuzzer $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LUA_LIBS) $(LIBS)
