@@ -102,7 +102,9 @@ local function print_table(r)
   io.write(("%-24s %10s %10s %10s\n"):format("tokens/s", "median", "min", "max"))
   local function row(name, x) io.write(("%-24s %10.1f %10.1f %10.1f\n"):format(name, x.median, x.min, x.max)) end
   for _, x in ipairs(r.prefill) do row(("prefill %d"):format(x.tokens), x) end
-  for _, x in ipairs(r.decode) do row(("decode %d%s"):format(x.tokens, x.depth > 0 and " after " .. x.depth or ""), x) end
+  for _, x in ipairs(r.decode) do
+    row(("decode %d%s"):format(x.tokens, x.depth > 0 and " after " .. x.depth or ""), x)
+  end
 end
 
 function M.run(opts)

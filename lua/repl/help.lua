@@ -100,6 +100,7 @@ function M.text(...)
   if select("#", ...) == 0 then return general end
   local value = ...
   local docs = documents()
+  local nothing = docs and "nothing is written about it" or "this build carries no documentation"
   if value == nil then return "nil: there is nothing of that name" end
   local name = type(value) == "string" and value or name_of(value)
   local found = docs and name ~= "" and find_document(docs, name)
@@ -108,12 +109,11 @@ function M.text(...)
     local known = _G
     for part in value:gmatch "[%w_]+" do known = type(known) == "table" and known[part] or nil end
     if known ~= nil and type(known) ~= "string" then return M.text(known) end
-    local why = docs and "" or ": this build carries no documentation"
-    return ("nothing is written about '%s'%s"):format(value, why)
+    return value .. ": " .. nothing
   end
   local what = name ~= "" and name .. ": a " .. type(value) or "a " .. type(value)
   if type(value) == "function" then
-    return comment_of(value) or what .. (docs and ", without a text about it" or "; this build carries no documentation")
+    return comment_of(value) or what .. "; " .. nothing
   end
   local members = list_members(value)
   return what .. (members and " with\n" .. members or "")
