@@ -124,6 +124,51 @@ static void settle(void) {
   console.pending = console.delivered = 0;
 }
 
+/* A hook belongs to one coroutine, so it must be known which one runs: resume and wrap of the coroutine library are called
+ * through here. Calls the function below the arguments while `co` runs; its results, or its error, are at the top. */
+static int call_in_coroutine(lua_State *L, lua_State *co, int n_args) {
+  lua_State *outer = console.L;
+  if (co && outer) console.L = co;
+  int status = lua_pcall(L, n_args, LUA_MULTRET, 0);
+  console.L = outer;
+  /* A Ctrl-C that came between the coroutine's last step and here has found nothing to stop. */
+  if (console.pending && !console.delivered && console.attention == RAISE) lua_sethook(outer, raise_cancelled, every_event, 1);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+static int coroutine_resume(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  return call_in_coroutine(L, lua_tothread(L, 2), lua_gettop(L) - 1);
+}
+
+static int call_wrapped(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  return call_in_coroutine(L, lua_tothread(L, lua_upvalueindex(2)), lua_gettop(L) - 1);
+}
+
+/* The function that the library's wrap returns has its coroutine as the first upvalue. */
+static int coroutine_wrap(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, 1);
+  if (!lua_getupvalue(L, -1, 1)) return 1;
+  lua_pushcclosure(L, call_wrapped, 2);
+  return 1;
+}
+
+static void watch_coroutines(lua_State *L) {
+  static const luaL_Reg functions[] = {{"resume", coroutine_resume}, {"wrap", coroutine_wrap}, {NULL, NULL}};
+  lua_getglobal(L, LUA_COLIBNAME);
+  for (const luaL_Reg *f = functions; f->name; f++) {
+    lua_getfield(L, -1, f->name);
+    lua_pushcclosure(L, f->func, 1);
+    lua_setfield(L, -2, f->name);
+  }
+  lua_pop(L, 1);
+}
+
 /* ---- protected calls ------------------------------------------------------------------------------------------- */
 
 /* Message handler: keeps the traceback in the registry and the error as it is. */
@@ -539,6 +584,7 @@ static int program(lua_State *L) {
   luaL_openlibs(L);
   lua_gc(L, LUA_GCINC, 0, 0, 0);
   make_cancelled(L);
+  watch_coroutines(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_pushcfunction(L, luaopen_moonlet);
   lua_setfield(L, -2, "moonlet");

@@ -23,6 +23,12 @@ function M.banner()
   return ("moonlet %s, %s\n%s\nhelp() tells more, Ctrl-D leaves"):format(console.version, _VERSION, device_text())
 end
 
+-- Whether more lines could mend what the compiler complains of. A quoted string cannot go on, unless its line ends in \.
+local function unfinished(message, text)
+  if message:find "unfinished string near <eof>$" then return text:find "\\z?%s*$" ~= nil end
+  return message:find "<eof>$" ~= nil
+end
+
 ---Turns input into a function.
 ---@param text string
 ---@return function? chunk  nil when the text is unfinished or wrong
@@ -32,7 +38,7 @@ function M.compile(text)
   if expression then return expression end
   local chunk, message = load(text, "=(repl)")
   if chunk then return chunk end
-  if message:find "<eof>$" or why_not:find "<eof>$" then return nil end
+  if unfinished(message, text) or unfinished(why_not, text) then return nil end
   if text:find "^%s*=" then message = why_not end
   return nil, message
 end

@@ -74,7 +74,7 @@ local function lay_out(items, scalars, indent, limits)
   local lines = {}
   for _, item in ipairs(items) do
     local last = lines[#lines]
-    if scalars and last and #last + #item + 2 <= limits.width then
+    if scalars and last and #last + #item + 3 <= limits.width then
       lines[#lines] = last .. ", " .. item
     else
       if last then lines[#lines] = last .. "," end

@@ -49,8 +49,8 @@ t.test("show: bounds", function()
   for i = 1, 100 do long[i] = i end
   t.eq(show(long), [[
 {
-  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
-  27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, ... 60 more
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+  28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, ... 60 more
 }]])
   t.ok(#show {("x"):rep(1000)} < 220)
   local wide = {}
@@ -128,7 +128,8 @@ t.test("compile: expressions, statements, unfinished input, mistakes", function(
   end
   t.eq({value "1 + 1", value "= 2", value " = 3", value "return 4", value "{\n6}"}, {2, 2, 3, 4, {6}})
   t.eq(value "do local x = 5 end", nil)
-  for _, text in ipairs {"for i = 1, 2 do", "x =", "for", "{1,", "print(", "[[a", "--[[ a", "f(function()", "1 +"} do
+  local beginnings = {"for i = 1, 2 do", "x =", "for", "{1,", "print(", "[[a", "--[[ a", "f(function()", "1 +", "'a\\"}
+  for _, text in ipairs(beginnings) do
     t.eq({repl.compile(text)}, {}, text)
   end
   for _, text in ipairs {")", "x y", "'a", "= = 1", "= 1 2"} do
