@@ -1,10 +1,10 @@
 /* repl.c: the `moonlet` command.
  *
  * Finds out what is asked for (REPL, script, -e, subcommand), runs it in a Lua state of its own, and turns the outcome
- * into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a person sees at the prompt is written in Lua
- * (lua/repl, lua/cmd); here is what needs C: Ctrl-C, the line editor with its history, the terminal and the clock, offered
- * to that Lua as the module "moonlet.console", which exists in this program alone. This is the only file that uses
- * readline, installs a signal handler, or decides when the process ends. */
+ * into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a person sees at the prompt is written in
+ * Lua (lua/repl, lua/cmd); here is what needs C: Ctrl-C, the line editor with its history, the terminal and the clock,
+ * offered to that Lua as the module "moonlet.console", which exists in this program alone. This is the only file that
+ * uses readline, installs a signal handler, or decides when the process ends. */
 #include "moonlet.h"
 
 #include <errno.h>
@@ -124,15 +124,17 @@ static void settle(void) {
   console.pending = console.delivered = 0;
 }
 
-/* A hook belongs to one coroutine, so it must be known which one runs: resume and wrap of the coroutine library are called
- * through here. Calls the function below the arguments while `co` runs; its results, or its error, are at the top. */
+/* A hook belongs to one coroutine, so it must be known which one runs: resume and wrap of the coroutine library are
+ * called through here. Calls the function below the arguments while `co` runs; its results, or its error, are at the
+ * top. */
 static int call_in_coroutine(lua_State *L, lua_State *co, int n_args) {
   lua_State *outer = console.L;
   if (co && outer) console.L = co;
   int status = lua_pcall(L, n_args, LUA_MULTRET, 0);
   console.L = outer;
   /* A Ctrl-C that came between the coroutine's last step and here has found nothing to stop. */
-  if (console.pending && !console.delivered && console.attention == RAISE) lua_sethook(outer, raise_cancelled, every_event, 1);
+  if (console.pending && !console.delivered && console.attention == RAISE)
+    lua_sethook(outer, raise_cancelled, every_event, 1);
   return status == LUA_OK ? lua_gettop(L) : lua_error(L);
 }
 
@@ -230,9 +232,12 @@ static char open_quote(void) {
   char quote = 0;
   for (int i = 0; i < rl_point && !console.prose; i++) {
     char c = rl_line_buffer[i];
-    if (quote && c == '\\' && i + 1 < rl_point) i++;
-    else if (quote && c == quote) quote = 0;
-    else if (!quote && (c == '"' || c == '\'')) quote = c;
+    if (quote && c == '\\' && i + 1 < rl_point)
+      i++;
+    else if (quote && c == quote)
+      quote = 0;
+    else if (!quote && (c == '"' || c == '\''))
+      quote = c;
   }
   return quote;
 }
@@ -256,7 +261,8 @@ static char *next_match(const char *word, int state) {
   return copy;
 }
 
-/* The completer is called with (word, line up to the cursor) and returns a list of whole words, true for file names, or nil. */
+/* The completer is called with (word, line up to the cursor) and returns a list of whole words, true for file names, or
+ * nil. */
 static char **complete(const char *word, int start, int end) {
   (void)start;
   (void)end;
@@ -275,8 +281,10 @@ static char **complete(const char *word, int start, int end) {
     lua_pushstring(L, word);
     lua_pushlstring(L, rl_line_buffer, (size_t)rl_point);
     if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
-      if (lua_istable(L, -1)) matches = rl_completion_matches(word, next_match);
-      else if (lua_toboolean(L, -1)) matches = rl_completion_matches(word, rl_filename_completion_function);
+      if (lua_istable(L, -1))
+        matches = rl_completion_matches(word, next_match);
+      else if (lua_toboolean(L, -1))
+        matches = rl_completion_matches(word, rl_filename_completion_function);
     }
   }
   lua_settop(L, top);
@@ -342,9 +350,12 @@ static int console_readline(lua_State *L) {
   console.L = outer_L;
   console.attention = outer;
   sigprocmask(SIG_SETMASK, &before, NULL);
-  if (abandoned) lua_pushboolean(L, 0);
-  else if (!console.line) lua_pushnil(L);
-  else lua_pushstring(L, console.line);
+  if (abandoned)
+    lua_pushboolean(L, 0);
+  else if (!console.line)
+    lua_pushnil(L);
+  else
+    lua_pushstring(L, console.line);
   free(console.line);
   console.line = NULL;
   return 1;
@@ -371,8 +382,8 @@ static void make_parents(char *path) {
   }
 }
 
-/* history(path): reads the file, and from now on `remember` appends to it. A history that cannot be kept is no reason to
- * bother anyone: true or false. */
+/* history(path): reads the file, and from now on `remember` appends to it. A history that cannot be kept is no reason
+ * to bother anyone: true or false. */
 static int console_history(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   free(console.history_path);
@@ -505,7 +516,8 @@ static int report(lua_State *L) {
 
 /* ---- what to run ----------------------------------------------------------------------------------------------- */
 
-/* Sets the global `arg`: the script's name at 0, its arguments from 1, what came before below 0; pushes the arguments. */
+/* Sets the global `arg`: the script's name at 0, its arguments from 1, what came before below 0; pushes the arguments.
+ */
 static int push_arguments(lua_State *L, int argc, char **argv, int script) {
   lua_createtable(L, argc - script, script + 1);
   for (int i = 0; i < argc; i++) {

@@ -1,5 +1,5 @@
-/* test_repl.c: the moonlet command as a person and as a shell meet it: the REPL in a terminal of its own (prompt, Ctrl-C,
- * history, completion), and the exit codes and outputs of scripts. Needs no model. */
+/* test_repl.c: the moonlet command as a person and as a shell meet it: the REPL in a terminal of its own (prompt,
+ * Ctrl-C, history, completion), and the exit codes and outputs of scripts. Needs no model. */
 #include "check.h"
 
 #include <errno.h>
@@ -22,7 +22,9 @@ static double now_ms(void) {
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-static void pause_ms(long ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL); }
+static void pause_ms(long ms) {
+  nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
 
 /* ---- a program in a terminal ---- */
 
@@ -227,7 +229,8 @@ static void test_history(void) {
   type(&s, "\x04");
   CHECK(finish(&s) == 0, "a first session");
   struct stat info;
-  CHECK(stat(path, &info) == 0 && (info.st_mode & 077) == 0, "the history is kept in XDG_STATE_HOME, for its user alone");
+  CHECK(stat(path, &info) == 0 && (info.st_mode & 077) == 0,
+        "the history is kept in XDG_STATE_HOME, for its user alone");
   start(&s, repl);
   expect(&s, "\r\n> ");
   type(&s, "\x10\r");
@@ -349,8 +352,10 @@ static void test_start(void) {
     finish(&s);
   }
   const char *sanitizer = getenv("SANITIZE");
-  if (sanitizer && *sanitizer) check_skip("the REPL starts in under 20 ms", "a sanitizer slows it");
-  else CHECK(best < 20, "the REPL starts in under 20 ms (%.1f)", best);
+  if (sanitizer && *sanitizer)
+    check_skip("the REPL starts in under 20 ms", "a sanitizer slows it");
+  else
+    CHECK(best < 20, "the REPL starts in under 20 ms (%.1f)", best);
 }
 
 int main(void) {

@@ -179,12 +179,15 @@ local function read_turn()
   local lines = {}
   if line:match('^%s*"""') then
     line = line:gsub('^%s*"""', "", 1)
-    while not line:find('"""', 1, true) do
+    while not line:find('"""%s*$') do
       lines[#lines + 1] = line
       line = console.readline("  ")
       if not line then return line end
     end
     lines[#lines + 1] = line:gsub('"""%s*$', "")
+    -- Quotes on lines of their own are no part of the text.
+    if lines[1] == "" then table.remove(lines, 1) end
+    if lines[#lines] == "" then table.remove(lines) end
   else
     while line:sub(-1) == "\\" do
       lines[#lines + 1] = line:sub(1, -2)

@@ -1,5 +1,6 @@
 ---The subcommands of `moonlet`: finds the one that is asked for, reads its options, runs it, and answers with an exit
 ---code (0 done, 1 failed, 2 wrong usage, 130 interrupted). Results go to stdout, everything else to stderr.
+local console = require "moonlet.console"
 local options = require "moonlet.cmd.options"
 
 local M = {}
@@ -90,7 +91,10 @@ function M.main(argv)
   end, explain)
   io.stdout:flush()
   if ok then return result end
-  if result.exit == 130 then return 130 end
+  if result.exit == 130 then
+    if console.is_terminal "stdout" then io.write "\n" end -- behind the ^C
+    return 130
+  end
   io.stderr:write("moonlet", known and " " .. name or "", ": ", result.text, "\n")
   return result.exit
 end

@@ -23,7 +23,7 @@ function M.banner()
   return ("moonlet %s, %s\n%s\nhelp() tells more, Ctrl-D leaves"):format(console.version, _VERSION, device_text())
 end
 
--- Whether more lines could mend what the compiler complains of. A quoted string cannot go on, unless its line ends in \.
+-- Whether more lines could mend what the compiler complains of. A quoted string goes on only if its line ends in \.
 local function unfinished(message, text)
   if message:find "unfinished string near <eof>$" then return text:find "\\z?%s*$" ~= nil end
   return message:find "<eof>$" ~= nil

@@ -352,13 +352,13 @@ end
 
 t.test("chat: banner, turns of several lines, commands", function()
   local path = os.tmpname()
-  local code, out, err = talk({"hello", "a\\", "b", '"""x', 'y"""', "//slash", false, "  ", "/stats",
-    "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense",
+  local code, out, err = talk({"hello", "a\\", "b", '"""x', 'y"""', '"""', "v", "", "w", '"""', "//slash", false, "  ",
+    "/stats", "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense",
     "/save", "/help", "/exit", "not read"})
   os.remove(path)
   t.eq(code, 0)
   t.ok(err:find "fake, 135 M parameters, Q4_1, context 2048\n", err)
-  t.ok(out:find "^HELLO\n\nA\nB\n\nX\nY\n\n/SLASH\n\n", out)
+  t.ok(out:find "^HELLO\n\nA\nB\n\nX\nY\n\nV\n\nW\n\n/SLASH\n\n", out)
   t.ok(out:find "last answer: 6 tokens, 20.0 tokens/s, prompt 6 tokens, read at 12 tokens/s\n", out)
   t.ok(out:find "context: 17 of 2048 tokens\nmemory: 1.00 MB, at most 2.00 MB\n", out)
   t.ok(out:find("saved " .. path .. "\nbegun again\ngoes on after 17 tokens\nno system message\n", 1, true), out)
