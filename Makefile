@@ -77,7 +77,7 @@ $(1):
 	@$(3) mkdir -p $$(@D) && printf '%s\n' '$$(subst ','\'',$$(strip $(2)))' > $$@
 endef
 FLAGS    := $(ALL_CFLAGS) : $(ALL_LDFLAGS) : $(LIBS) $(LUA_LIBS) : $(foreach i,$(ISAS),$(ISA_$(i)) :) \
-            $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null)
+            $(CC) $(shell $(CC) -dumpversion 2>/dev/null)
 # Where a tool or library is missing, the first build stops here and says so.
 $(eval $(call stamp,$(BUILD)/flags,$$(FLAGS),CC='$(CC)' LUA='$(LUA)' tools/deps.sh check &&))
 $(eval $(call stamp,$(BUILD)/objects,$$(LIB_OBJ)))
@@ -133,6 +133,6 @@ help:  ## this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r target text; do printf '  %-18s %s\n' "$$target" "$$text"; done
 	@for f in $(CHECK_SCRIPTS); do \
-	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" "$$(sed -n 's/^\(#\|--\|"""\) *\([a-z_]*\.[a-z]*: \)\{0,1\}//p' "$$f" | sed -n '1p')"; done
+	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" "$$(sed -n 's/^[-#"]* *[a-z_0-9]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
 
 -include $(LIB_OBJ:.o=.d) $(BUILD)/obj/repl.d $(C_TESTS:%=%.d) $(EXAMPLES:%=%.d)

@@ -63,7 +63,7 @@ install_missing() {
   echo "deps: installing$missing" >&2
   # shellcheck disable=SC2086  # the names are words
   $as_root apt-get update -q >&2 &&
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >&2 || {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o Dpkg::Use-Pty=0 --no-install-recommends $missing >&2 || {
     echo "deps: apt-get failed (see above); wanted:$missing" >&2
     exit 1
   }

@@ -9,7 +9,8 @@ for i, path in ipairs(arg) do
     local row = {text:byte(j, j + 23)}
     bytes[#bytes + 1] = table.concat(row, ",")
   end
-  out[#out + 1] = ("static const unsigned char file_%d[] = {%s,0};\n"):format(i, table.concat(bytes, ",\n"):gsub("^$", "0"))
+  local items = table.concat(bytes, ",\n"):gsub("^$", "0")
+  out[#out + 1] = ("static const unsigned char file_%d[] = {%s,0};\n"):format(i, items)
 end
 out[#out + 1] = "const ml_embedded_file ml_embedded_files[] = {\n"
 for i, path in ipairs(arg) do

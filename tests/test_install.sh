@@ -1,0 +1,92 @@
+# test_install.sh: what the build leaves behind is what it says: exports, links, an installation that works elsewhere.
+# BUILD, CC and LUA come from the Makefile, as does SANITIZE.
+BUILD=${BUILD:-build} CC=${CC:-gcc} LUA=${LUA:-lua5.4}
+unset MAKEFLAGS MFLAGS MAKELEVEL # a make of our own, not a part of the one that runs the tests
+failures=0
+
+check() { # check NAME COMMAND...: one line, with the command's output as the reason of a failure
+  name=$1
+  shift
+  if output=$("$@" 2>&1); then
+    echo "ok - $name"
+  else
+    echo "not ok - $name: $(echo "$output" | tail -n 3 | tr '\n' ' ')"
+    failures=$((failures + 1))
+  fi
+}
+skip() { echo "skip - $1: $2"; }
+
+exported() { nm -D --defined-only "$1" | awk '{ print $3 }' | sort -u; }
+declared() { sed -n 's/^ML_API .*[ *]\(ml_[a-z0-9_]*\)(.*/\1/p' src/moonlet.h | sort -u; }
+needed() { objdump -p "$1" | awk '$1 == "NEEDED" { print $2 }'; }
+
+only_public() {
+  strays=$(exported "$1" | grep -v -e '^ml_' -e '^luaopen_moonlet$')
+  [ -z "$strays" ] || { echo "exports $strays"; return 1; }
+  exported "$1" | grep -qx luaopen_moonlet || { echo "does not export luaopen_moonlet"; return 1; }
+}
+as_declared() {
+  declared > "$BUILD/declared.txt"
+  exported "$1" | grep '^ml_' > "$BUILD/exported.txt"
+  [ -s "$BUILD/declared.txt" ] || { echo "moonlet.h declares nothing as ML_API"; return 1; }
+  diff "$BUILD/declared.txt" "$BUILD/exported.txt"
+}
+links_no() { ! needed "$1" | grep "$2"; }
+
+up_to_date() { make -q all || { echo "a second make has work to do"; make -n all | head -5; return 1; }; }
+header_rebuilds() { make -n V=1 -W src/base/status.h "$BUILD/libmoonlet.a" | grep -q ' src/base/status.c '; }
+flags_rebuild() { ! make -q CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" && make -n V=1 CPPFLAGS=-DOTHER "$BUILD/libmoonlet.a" | grep -q 'DOTHER.* -c '; }
+
+check "a second make does nothing" up_to_date
+check "a changed header rebuilds what includes it" header_rebuilds
+check "changed flags rebuild" flags_rebuild
+if [ -n "$SANITIZE" ]; then
+  skip "exports and installation" "a sanitizer's build is not for installing"
+  exit $failures
+fi
+check "libmoonlet.so exports its interface alone" only_public "$BUILD/libmoonlet.so"
+check "moonlet.so exports its interface alone" only_public "$BUILD/moonlet.so"
+check "libmoonlet.so exports what moonlet.h declares" as_declared "$BUILD/libmoonlet.so"
+check "libmoonlet.so does not need readline" links_no "$BUILD/libmoonlet.so" readline
+check "moonlet.so does not need readline" links_no "$BUILD/moonlet.so" readline
+check "moonlet.so leaves Lua to the interpreter" links_no "$BUILD/moonlet.so" liblua
+
+root=$(pwd)/$BUILD/test-install
+prefix=/opt/moonlet
+rm -rf "$root"
+check "make install" make install DESTDIR="$root" PREFIX=$prefix
+lib=$root$prefix/lib
+cat > "$BUILD/consumer.c" <<'C'
+#include <moonlet.h>
+#include <string.h>
+int main(void) { return strcmp(ml_status_name(ML_CORRUPT), "corrupt") != 0; }
+C
+pc() { PKG_CONFIG_PATH=$lib/pkgconfig pkg-config --define-variable=prefix="$root$prefix" \
+         --define-variable=libdir="$lib" --define-variable=includedir="$root$prefix/include" "$@" moonlet; }
+shared_consumer() {
+  # shellcheck disable=SC2046
+  $CC "$BUILD/consumer.c" -o "$BUILD/consumer" $(pc --cflags --libs) && LD_LIBRARY_PATH=$lib "$BUILD/consumer"
+}
+static_consumer() {
+  # shellcheck disable=SC2046
+  $CC "$BUILD/consumer.c" -o "$BUILD/consumer" $(pc --cflags) "$lib/libmoonlet.a" \
+    $(pc --static --libs | tr ' ' '\n' | grep -v -e -lmoonlet) && "$BUILD/consumer"
+}
+in_stock_lua() {
+  LUA_PATH="$root$prefix/share/lua/5.4/?.lua;$root$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$lib/lua/5.4/?.so" \
+    $LUA -e 'local ml = require "moonlet"; assert(type(ml.load) == "function" and ml.zeros{2}.size == 2)'
+}
+built_in_stock_lua() {
+  LUA_PATH=';' LUA_CPATH="$BUILD/?.so" $LUA -e 'local ml = require "moonlet"; assert(ml.zeros{2}.size == 2)'
+}
+installed_command() { (cd / && "$root$prefix/bin/moonlet" -e 'assert(require "moonlet".zeros{2}.size == 2)'); }
+check "a C program builds and runs with pkg-config, shared" shared_consumer
+check "a C program builds and runs with pkg-config, static" static_consumer
+check "stock lua5.4 requires the installed module" in_stock_lua
+check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua
+check "the installed command runs in another folder" installed_command
+nothing_left() {
+  make uninstall DESTDIR="$root" PREFIX=$prefix && left=$(find "$root" ! -type d) && [ -z "$left" ] || { echo "left: $left"; return 1; }
+}
+check "make uninstall leaves no file" nothing_left
+exit $failures
