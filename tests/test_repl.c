@@ -115,15 +115,18 @@ static void test_session(void) {
   if (!CHECK(start(&s, repl), "a terminal")) return;
   CHECK(expect(&s, "moonlet " ML_VERSION) && expect(&s, "\r\n> "), "banner and prompt");
   CHECK(answers(&s, "=6 * 7", "\r\n42\r\n> "), "=expression");
-  CHECK(answers(&s, "'x' .. 1, nil, {1, a = {2}}", "\r\nx1\r\nnil\r\n{1, a = {2}}\r\n> "), "several results");
+  CHECK(answers(&s, "'x' .. 1, nil, {1, a = {2}}", "\r\nx1\tnil\t{1, a = {2}}\r\n> "), "several results");
   CHECK(answers(&s, "for i = 1, 2 do", ">> ") && answers(&s, "print('i' .. i)", ">> ") &&
             answers(&s, "end", "\r\ni1\r\ni2\r\n> "),
         "continuation");
   CHECK(answers(&s, "x = = 1", "(repl):1: "), "a mistake is told");
   CHECK(answers(&s, "error('o' .. 'ops')", "(repl):1: oops\r\n> "), "an error is told, without a traceback");
   CHECK(answers(&s, "local function f() error('deep') end f()", "stack traceback:"), "a deeper one with it");
-  CHECK(answers(&s, "=type(ml), type(help)", "table\r\nfunction\r\n> "), "ml and help are there");
-  CHECK(answers(&s, "io.write('no newline')", "no newline") && expect(&s, "> "), "output without a newline");
+  CHECK(answers(&s, "=type(ml), type(help)", "table\tfunction\r\n> "), "ml and help are there");
+  CHECK(answers(&s, "do io.write('no ', 'newline') end", "no newline\r\n> "), "a prompt begins a line of its own");
+  CHECK(answers(&s, "x = io.write({})", "(repl):1: bad argument #1 to 'write'") && expect(&s, "\r\n> "),
+        "io.write's errors");
+  CHECK(answers(&s, "=io.write() == io.stdout", "\r\ntrue\r\n> "), "io.write's result");
   type(&s, "\x04");
   CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
 }
@@ -140,8 +143,8 @@ static void test_completion(void) {
   CHECK(expect(&s, "while"), "completes a keyword");
   type(&s, "\x03");
   expect(&s, "\r\n> ");
-  type(&s, "=#assert(io.open(\"tests/che\t");
-  CHECK(expect(&s, "tests/check.h\""), "completes a path in a string and closes it");
+  type(&s, "=#assert(io.open(\"tests/test_rep\t");
+  CHECK(expect(&s, "tests/test_repl.c\""), "completes a path in a string and closes it");
   type(&s, ")):read('a') > 100\r");
   CHECK(expect(&s, "\r\ntrue\r\n> "), "and the file is there");
   type(&s, "t = setmetatable({}, {__index = {method_one = print}}) =\x7f\x7f\r");

@@ -83,10 +83,35 @@ local function report(err, traceback)
   if lines then io.stderr:write(lines, "\n") end
 end
 
--- Runs inside the protected call, since showing a value may compute it.
+-- Runs inside the protected call, since showing a value may compute it. Short results share a line, as with `print`.
 local function run_and_print(chunk)
   local results = table.pack(chunk())
-  for i = 1, results.n do io.write(show.show(results[i]), "\n") end
+  if results.n == 0 then return end
+  local length, lines = 0, false
+  for i = 1, results.n do
+    results[i] = show.show(results[i])
+    length, lines = length + #results[i], lines or results[i]:find "\n"
+  end
+  print(table.concat(results, (lines or length > 100) and "\n" or "\t"))
+end
+
+-- A stream of tokens seldom ends its line; the prompt begins one of its own all the same.
+local line_is_open = false
+
+local function follow_output()
+  local write, print_ = io.write, print
+  io.write = function(...) -- luacheck: ignore 122
+    local ok, result, message = pcall(write, ...)
+    if not ok then error((result:gsub("'%?'", "'write'")), 2) end
+    local last = select("#", ...) > 0 and tostring((select(-1, ...))) or ""
+    if last ~= "" then line_is_open = last:sub(-1) ~= "\n" end
+    if message == nil then return result end
+    return result, message
+  end
+  _G.print = function(...)
+    print_(...)
+    line_is_open = false
+  end
 end
 
 local hinted = false
@@ -103,6 +128,7 @@ end
 function M.main()
   _G.ml = ml
   _G.help = function(...) print(help.text(...)) end
+  follow_output()
   console.history(common.state_file("history"))
   console.completer(function(word, line) return complete.complete(word, line, _G) end)
   print(M.banner())
@@ -113,6 +139,7 @@ function M.main()
       io.stderr:write(message, "\n")
     elseif chunk then
       local ok, err, traceback = console.run(run_and_print, chunk)
+      if line_is_open then print() end
       if not ok then
         report(err, traceback)
       else
