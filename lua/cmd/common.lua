@@ -1,0 +1,181 @@
+---What several subcommands share: options about models and sampling, loading, reading a prompt, printing.
+local ml = require "moonlet"
+local console = require "moonlet.console"
+local options = require "moonlet.cmd.options"
+
+local M = {}
+
+-- ---- options ----
+
+---Concatenates lists of options.
+function M.options(...)
+  local all = {}
+  for _, list in ipairs {...} do table.move(list, 1, #list, #all + 1, all) end
+  return all
+end
+
+---@type moonlet.cmd.Option[]
+M.model = {
+  {name = "model", short = "m", type = "string", value = "MODEL", required = true,
+    help = "a .gguf file, a directory with config.json, or org/name from the local hub cache"},
+}
+
+---@type moonlet.cmd.Option[]
+M.loading = {
+  {name = "device", type = "string", value = "NAME", help = "cpu, cuda, cuda:1; the best there is otherwise"},
+  {name = "threads", type = "integer", value = "N", min = 1, help = "threads on the CPU; all cores otherwise"},
+  {name = "precision", type = "string", value = "WHICH", choices = {"fast", "exact"},
+    help = "fast (default) rounds activations against quantised weights, exact does not"},
+  {name = "dtype", type = "string", value = "TYPE", help = "the type to compute in, such as float32"},
+  {name = "max-context", type = "integer", value = "N", min = 1,
+    help = "the longest context, in tokens; the model's own otherwise"},
+  {name = "family", type = "string", value = "FILE",
+    help = "a Lua file to use instead of the family that the model names"},
+  {name = "strict", help = "unknown keys of the model's configuration are errors"},
+}
+
+---@type moonlet.cmd.Option[]
+M.sampling = {
+  {name = "temp", type = "number", value = "T", min = 0, key = "temperature",
+    help = "temperature; 0 takes the likeliest token"},
+  {name = "seed", type = "integer", value = "N", help = "makes sampling repeatable"},
+  {name = "top-k", type = "integer", value = "N", min = 0, help = "choose among the N likeliest tokens"},
+  {name = "top-p", type = "number", value = "P", min = 0, max = 1,
+    help = "choose among the likeliest tokens that make up P"},
+  {name = "min-p", type = "number", value = "P", min = 0, max = 1,
+    help = "leave out tokens below P times the likeliest"},
+  {name = "repeat-penalty", type = "number", value = "X", min = 0,
+    help = "make tokens that have occurred less likely; 1 is none"},
+  {name = "stop", type = "string", value = "TEXT", repeated = true,
+    help = "end before TEXT; may be given several times"},
+}
+
+---@type moonlet.cmd.Option[]
+M.prompt = {
+  {name = "prompt", short = "p", type = "string", value = "TEXT", help = "the text; - reads it from stdin"},
+  {name = "file", type = "string", value = "PATH", help = "reads the text from a file"},
+}
+
+local load_keys = {"device", "threads", "precision", "dtype", "max_context", "family", "random"}
+local sampling_keys = {
+  "max_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "ignore_eos",
+}
+
+local function chosen(opts, keys)
+  local out = {}
+  for _, key in ipairs(keys) do out[key] = opts[key] end
+  return out
+end
+
+---The options for generate that the user gave.
+function M.sampling_of(opts) return chosen(opts, sampling_keys) end
+
+-- ---- messages ----
+
+---Writes a line to stderr, unless -q was given.
+function M.note(opts, message, ...)
+  if opts.quiet then return end
+  io.stdout:flush()
+  io.stderr:write(select("#", ...) > 0 and message:format(...) or message, "\n")
+end
+
+---Prints a value as one line of JSON.
+function M.print_json(value) io.write(ml.json.encode(value), "\n") end
+
+---"512 B", "97.9 MB", "3.05 GB".
+function M.bytes(n)
+  local units = {"B", "kB", "MB", "GB", "TB"}
+  local i = 1
+  while n >= 999.5 and i < #units do n, i = n / 1000, i + 1 end
+  return (i == 1 and "%d %s" or n < 9.995 and "%.2f %s" or n < 99.95 and "%.1f %s" or "%.0f %s"):format(n, units[i])
+end
+
+---"950", "135 M", "1.24 B".
+function M.count(n)
+  for _, unit in ipairs {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "K"}} do
+    if n >= unit[1] then
+      local x = n / unit[1]
+      return (x < 9.995 and "%.2f %s" or x < 99.95 and "%.1f %s" or "%.0f %s"):format(x, unit[2])
+    end
+  end
+  return ("%d"):format(n)
+end
+
+---The last part of a path, without .gguf: what to call a model.
+function M.name_of(path) return (path:gsub("/+$", ""):match("([^/]+)$") or path):gsub("%.gguf$", "") .. "" end
+
+---"4 bits", "q4_1", or nil for weights as they were trained.
+function M.quantization_text(q)
+  if not q then return nil end
+  if q.format then return (q.format:gsub("^%l%d_?.*$", string.upper)) end
+  return q.bits and ("%d bits, groups of %d"):format(q.bits, q.group_size)
+end
+
+---"cpu" and what `ml.devices()` knows of it.
+---@param name? any  a device's name; the default device otherwise
+---@return string name, table facts
+function M.device(name)
+  name = tostring(name or ml.default_device())
+  for _, d in ipairs(ml.devices()) do
+    if type(d) == "table" and d.name == name then return name, d end
+  end
+  return name, {}
+end
+
+-- ---- models and text ----
+
+---Loads a model as the options say; a failure ends the command.
+function M.load(opts, path)
+  local load_options = chosen(opts, load_keys)
+  load_options.strict = opts.strict
+  local m, message = ml.load(path or opts.model, load_options)
+  if not m then options.fail(message) end
+  for _, warning in ipairs(m.info.warnings or {}) do M.note(opts, "warning: %s", warning) end
+  return m
+end
+
+---Everything in a file, or in stdin for "-".
+function M.read(path)
+  local file, message = io.stdin, nil
+  if path ~= "-" then file, message = io.open(path, "rb") end
+  if not file then options.fail(message) end
+  local text
+  text, message = file:read("a")
+  if path ~= "-" then file:close() end
+  return text or options.fail("%s: %s", path, message)
+end
+
+---The text that -p, --file or a pipe gives; `exact` keeps the newline that ends a file.
+function M.prompt_of(opts, exact)
+  if opts.prompt and opts.file then options.wrong_usage("-p and --file exclude each other") end
+  if opts.prompt and opts.prompt ~= "-" then return opts.prompt end
+  if not opts.prompt and not opts.file and console.is_terminal("stdin") then
+    options.wrong_usage("no text; give -p TEXT, --file PATH, or a pipe")
+  end
+  local text = M.read(opts.file or "-")
+  return exact and text or (text:gsub("\r?\n$", ""))
+end
+
+---Where a file of the user's state lives, by the XDG rules; "" when there is no home.
+function M.state_file(name)
+  local base, home = os.getenv("XDG_STATE_HOME"), os.getenv("HOME")
+  if base and base:sub(1, 1) == "/" then return base .. "/moonlet/" .. name end
+  return home and home ~= "" and home .. "/.local/state/moonlet/" .. name or ""
+end
+
+---One line about how an answer went.
+function M.speed_text(metrics)
+  local parts = {("%d tokens"):format(metrics.generated_tokens or 0)}
+  local rate = metrics.decode_tokens_per_second
+  if rate and rate > 0 and rate < math.huge then parts[#parts + 1] = ("%.1f tokens/s"):format(rate) end
+  if metrics.prompt_tokens then
+    local cached = metrics.cached_tokens or 0
+    local from_cache = cached > 0 and (" (%d from the cache)"):format(cached) or ""
+    parts[#parts + 1] = ("prompt %d tokens%s"):format(metrics.prompt_tokens, from_cache)
+    rate = metrics.prefill_tokens_per_second
+    if rate and rate > 0 and rate < math.huge then parts[#parts + 1] = ("read at %.0f tokens/s"):format(rate) end
+  end
+  return table.concat(parts, ", ")
+end
+
+return M

@@ -1,0 +1,48 @@
+---`moonlet generate`: continues a text.
+local common = require "moonlet.cmd.common"
+
+local M = {
+  name = "generate",
+  summary = "continue a text",
+  usage = "-m MODEL -p TEXT [options]",
+  about = [[
+Writes the continuation alone, as it comes. The text is taken as it is, without a chat template;
+`moonlet chat -p` asks a question. The newline that ends a file or a pipe is no part of the text.]],
+  example = 'moonlet generate -m checkpoints/SmolLM2-135M-Instruct.gguf -p "The moon" -n 48 --temp 0.7 --seed 1',
+}
+
+M.options = common.options(common.model, common.prompt, {
+  {name = "max-tokens", short = "n", type = "integer", value = "N", min = 0, default = 256,
+    help = "the most tokens to make"},
+  {name = "ignore-eos", help = "go on past the end token"},
+}, common.sampling, common.loading)
+
+local function stream(m, prompt, opts)
+  local last = "\n"
+  for token in m:generate(prompt, common.sampling_of(opts)) do
+    local text = token.text or tostring(token.id) .. " "
+    if text ~= "" then last = text end
+    io.write(text)
+    io.flush()
+  end
+  if last:sub(-1) ~= "\n" then io.write("\n") end
+  return m.metrics
+end
+
+function M.run(opts)
+  local prompt = common.prompt_of(opts)
+  local m <close> = common.load(opts)
+  local metrics
+  if opts.json then
+    local _, result = m:complete(prompt, common.sampling_of(opts))
+    metrics = result.metrics
+    common.print_json {text = result.text, ids = result.ids, finish_reason = result.finish_reason, metrics = metrics}
+    if result.finish_reason == "cancelled" then return 130 end
+  else
+    metrics = stream(m, prompt, opts)
+    if metrics.finish_reason == "cancelled" then return 130 end
+  end
+  common.note(opts, "%s", common.speed_text(metrics))
+end
+
+return M

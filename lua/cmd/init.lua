@@ -1,0 +1,102 @@
+---The subcommands of `moonlet`: finds the one that is asked for, reads its options, runs it, and answers with an exit
+---code (0 done, 1 failed, 2 wrong usage, 130 interrupted). Results go to stdout, everything else to stderr.
+local console = require "moonlet.console"
+local options = require "moonlet.cmd.options"
+
+local M = {}
+
+---In the order of the help text. Each is a module of its own, read only when it is called.
+M.commands = {
+  {"chat", "talk with a model"},
+  {"generate", "continue a text"},
+  {"tokenize", "turn text into token ids, or back"},
+  {"perplexity", "measure how well a model predicts a text"},
+  {"bench", "measure a model's speed"},
+  {"info", "say what a model is"},
+}
+
+local function overview()
+  local out = {[[
+moonlet runs and fine-tunes language models; a model is a Lua file.
+
+  moonlet                        the REPL
+  moonlet FILE.lua [ARGUMENTS]   runs a script; - reads it from stdin
+  moonlet -e CODE [ARGUMENTS]    runs code, with `ml` at hand
+  moonlet -v                     prints the version
+
+]]}
+  for _, c in ipairs(M.commands) do out[#out + 1] = ("  moonlet %-12s %s\n"):format(c[1], c[2]) end
+  out[#out + 1] = "\n`moonlet COMMAND --help` explains a command. To begin:\n\n  moonlet chat -m MODEL.gguf\n"
+  return table.concat(out)
+end
+
+local function find(name)
+  local names = {}
+  for _, c in ipairs(M.commands) do
+    if c[1] == name then return require("moonlet.cmd." .. name) end
+    names[#names + 1] = c[1]
+  end
+  if name:sub(1, 1) == "-" then options.wrong_usage("unknown option %s; see `moonlet --help`", name) end
+  local near = options.nearest(name, names)
+  local file = io.open(name)
+  if file then file:close() end
+  if file and not near then
+    options.wrong_usage("no command is called '%s'; a script is run by `moonlet ./%s`", name, name)
+  end
+  options.wrong_usage("no command is called '%s'%s", name,
+    near and (" (did you mean %s?)"):format(near) or "; see `moonlet --help`")
+end
+
+local function code_of(err)
+  local ok, code = pcall(function() return err.code end)
+  return ok and type(code) == "string" and code or nil
+end
+
+-- What a failure means: the exit code, and whether it is one that users can expect.
+local function judge(err)
+  local kind = type(err)
+  if kind ~= "table" and kind ~= "userdata" then return 1, false end
+  if code_of(err) == "cancelled" then return 130, true end
+  if kind == "table" and err.usage then return 2, true end
+  return 1, (kind == "table" and err.expected) or code_of(err) ~= nil
+end
+
+-- An expected failure is its message; anything else is a fault of ours and comes with its traceback.
+local function explain(err)
+  local exit, expected = judge(err)
+  return {exit = exit, text = expected and tostring(err) or debug.traceback(tostring(err), 2)}
+end
+
+---Runs a subcommand.
+---@param argv string[]  its name and arguments
+---@return integer exit code
+function M.main(argv)
+  local name = argv[1]
+  if name == nil or name == "-h" or name == "--help" or name == "help" and not argv[2] then
+    io.write(overview())
+    return 0
+  end
+  local arguments = table.move(argv, 2, #argv, 1, {})
+  if name == "help" then name, arguments = argv[2], {"--help"} end
+  local known
+  local ok, result = xpcall(function()
+    local command = find(name)
+    known = true
+    local opts, words = options.parse(command, arguments)
+    if opts.help then
+      io.write(options.usage(command))
+      return 0
+    end
+    return command.run(opts, words) or 0
+  end, explain)
+  io.stdout:flush()
+  if ok then return result end
+  if result.exit == 130 then
+    if console.is_terminal "stdout" then io.write "\n" end -- behind the ^C
+    return 130
+  end
+  io.stderr:write("moonlet", known and " " .. name or "", ": ", result.text, "\n")
+  return result.exit
+end
+
+return M

@@ -1,0 +1,154 @@
+---The REPL: reads a chunk, runs it, prints what it returns.
+local ml = require "moonlet"
+local console = require "moonlet.console"
+local common = require "moonlet.cmd.common"
+local complete = require "moonlet.repl.complete"
+local help = require "moonlet.repl.help"
+local show = require "moonlet.repl.show"
+
+local M = {}
+
+---"cpu (AVX-512), 2 threads, 23.0 GB", as far as it is known.
+local function device_text()
+  local ok, name, facts = pcall(common.device)
+  if not ok then return "" end
+  local parts = {name}
+  if facts.description then parts[1] = ("%s (%s)"):format(name, facts.description) end
+  if facts.threads then parts[#parts + 1] = ("%d threads"):format(facts.threads) end
+  if facts.memory then parts[#parts + 1] = common.bytes(facts.memory) .. " of memory" end
+  return table.concat(parts, ", ")
+end
+
+function M.banner()
+  return ("moonlet %s, %s\n%s\nhelp() tells more, Ctrl-D leaves"):format(console.version, _VERSION, device_text())
+end
+
+-- Whether more lines could mend what the compiler complains of. A quoted string goes on only if its line ends in \.
+local function unfinished(message, text)
+  if message:find "unfinished string near <eof>$" then return text:find "\\z?%s*$" ~= nil end
+  return message:find "<eof>$" ~= nil
+end
+
+---Turns input into a function.
+---@param text string
+---@return function? chunk  nil when the text is unfinished or wrong
+---@return string? message  what is wrong; nil when more lines are needed
+function M.compile(text)
+  local expression, why_not = load("return " .. text:gsub("^%s*=", ""), "=(repl)")
+  if expression then return expression end
+  local chunk, message = load(text, "=(repl)")
+  if chunk then return chunk end
+  if unfinished(message, text) or unfinished(why_not, text) then return nil end
+  if text:find "^%s*=" then message = why_not end
+  return nil, message
+end
+
+---Reads lines until they make a chunk. Returns nil at the end of input, false when there is nothing to run.
+local function read_chunk()
+  local text = console.readline("> ")
+  if not text or not text:find "%S" then return text and false end
+  while true do
+    local chunk, message = M.compile(text)
+    if chunk or message then
+      console.remember(text)
+      return chunk or false, message, text
+    end
+    local more = console.readline(">> ")
+    if more == false then return false end
+    if more == nil then
+      console.remember(text)
+      return false, select(2, load(text, "=(repl)")), text
+    end
+    text = text .. "\n" .. more
+  end
+end
+
+-- The lines of a traceback that belong to what was typed.
+local function own_lines(traceback)
+  local lines = {}
+  for line in (traceback or ""):gmatch "[^\n]+" do
+    if line:find "repl/init%.lua" or line:find "moonlet%.console%.run" then break end
+    lines[#lines + 1] = line:gsub("in local 'chunk'", "in what was typed")
+  end
+  -- Below the header and `error` itself, a single line says no more than the message.
+  while lines[2] and lines[2]:find "^%s*%[C%]: in function 'error'" do table.remove(lines, 2) end
+  return #lines > 2 and table.concat(lines, "\n") or nil
+end
+
+local function report(err, traceback)
+  io.stdout:flush()
+  local code = (type(err) == "table" or type(err) == "userdata") and select(2, pcall(function() return err.code end))
+  io.stderr:write(show.show(err), "\n")
+  local lines = code ~= "cancelled" and own_lines(traceback)
+  if lines then io.stderr:write(lines, "\n") end
+end
+
+-- Runs inside the protected call, since showing a value may compute it. Short results share a line, as with `print`.
+local function run_and_print(chunk)
+  local results = table.pack(chunk())
+  if results.n == 0 then return end
+  local length, lines = 0, false
+  for i = 1, results.n do
+    results[i] = show.show(results[i])
+    length, lines = length + #results[i], lines or results[i]:find "\n"
+  end
+  print(table.concat(results, (lines or length > 100) and "\n" or "\t"))
+end
+
+-- A stream of tokens seldom ends its line; the prompt begins one of its own all the same.
+local line_is_open = false
+
+local function follow_output()
+  local write, print_ = io.write, print
+  io.write = function(...) -- luacheck: ignore 122
+    local ok, result, message = pcall(write, ...)
+    if not ok then error((result:gsub("'%?'", "'write'")), 2) end
+    local last = select("#", ...) > 0 and tostring((select(-1, ...))) or ""
+    if last ~= "" then line_is_open = last:sub(-1) ~= "\n" end
+    if message == nil then return result end
+    return result, message
+  end
+  _G.print = function(...)
+    print_(...)
+    line_is_open = false
+  end
+end
+
+local hinted = false
+
+-- People paste `local x = 1` and then miss x.
+local function hint(text)
+  if hinted or not text:find "^%s*local%s" or text:find "\n" then return end
+  hinted = true
+  io.stderr:write("note: a local lasts for one input only; without `local` the name stays\n")
+end
+
+---Runs until the end of input.
+---@return integer exit code
+function M.main()
+  _G.ml = ml
+  _G.help = function(...) print(help.text(...)) end
+  follow_output()
+  console.history(common.state_file("history"))
+  console.completer(function(word, line) return complete.complete(word, line, _G) end)
+  print(M.banner())
+  while true do
+    local chunk, message, text = read_chunk()
+    if chunk == nil then break end
+    if message then
+      io.stderr:write(message, "\n")
+    elseif chunk then
+      local ok, err, traceback = console.run(run_and_print, chunk)
+      if line_is_open then print() end
+      if not ok then
+        report(err, traceback)
+      else
+        hint(text)
+      end
+    end
+  end
+  print()
+  return 0
+end
+
+return M

@@ -1,0 +1,404 @@
+-- The subcommands over a fake engine and a fake console: options, exit codes, stdout and stderr, JSON shapes.
+local t = require "tests.lua.harness"
+
+local fake = dofile "tests/lua/fake_moonlet.lua"
+local json = fake.json
+
+-- A console without a terminal: `script` is what readline gives, `terminal` what is_terminal says.
+local console = {version = "0.0.0", script = {}, terminal = {}, remembered = {}, time = 0}
+local function attended(fn, ...)
+  local function finish(ok, ...)
+    if ok then return true, ... end
+    return false, ..., "stack traceback: none"
+  end
+  return finish(pcall(fn, ...))
+end
+console.run, console.watch = attended, attended
+function console.interrupted() return console.interrupt_now == true end
+function console.readline() return table.remove(console.script, 1) end
+function console.is_terminal(name) return console.terminal[name] == true end
+function console.remember(text) table.insert(console.remembered, text) end
+function console.history() return true end
+function console.completer(fn) console.complete = fn end
+function console.clock()
+  console.time = console.time + 0.5
+  return console.time
+end
+
+-- The modules under test, of this tree, over the fakes.
+for name in pairs(package.loaded) do
+  if name:find "^moonlet" then package.loaded[name] = nil end
+end
+package.loaded["moonlet"], package.loaded["moonlet.console"] = fake, console
+table.insert(package.searchers, 2, function(name)
+  local path = name:match "^moonlet%.(.+)$"
+  if not path then return nil end
+  path = "lua/" .. path:gsub("%.", "/")
+  return loadfile(path .. ".lua") or loadfile(path .. "/init.lua")
+end)
+local cmd = require "moonlet.cmd"
+local options = require "moonlet.cmd.options"
+local common = require "moonlet.cmd.common"
+
+-- Runs `moonlet ARGV...` with this text in stdin -> exit code, stdout, stderr.
+local function run(argv, stdin)
+  local out, err, real = {}, {}, {}
+  local function writer(list)
+    return function(self, ...)
+      for _, x in ipairs {...} do list[#list + 1] = tostring(x) end
+      return self
+    end
+  end
+  local function nothing() end
+  local library, print_ = _G["io"], print
+  local replaced = {
+    write = function(...) writer(out)(nil, ...) end,
+    flush = nothing,
+    stdout = {write = writer(out), flush = nothing, setvbuf = nothing},
+    stderr = {write = writer(err), flush = nothing},
+    stdin = {read = function() return stdin or "" end},
+    lines = function() return (stdin or ""):gmatch "([^\n]*)\n?" end,
+  }
+  for name, value in pairs(replaced) do
+    real[name] = library[name]
+    library[name] = value
+  end
+  rawset(_G, "print", function(...) writer(out)(nil, table.concat({...}, "\t"), "\n") end)
+  local ok, code = pcall(cmd.main, argv)
+  rawset(_G, "print", print_)
+  for name, value in pairs(real) do library[name] = value end
+  if not ok then error(code, 0) end
+  return code, table.concat(out), table.concat(err)
+end
+
+local function keys_of(object)
+  local keys = {}
+  for key in pairs(object) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return table.concat(keys, " ")
+end
+
+-- ---- options ----
+
+local command = {
+  name = "try", summary = "", usage = "", example = "moonlet try",
+  options = {
+    {name = "model", short = "m", type = "string", value = "M", required = true, help = ""},
+    {name = "max-tokens", short = "n", type = "integer", value = "N", min = 0, default = 7, help = "most"},
+    {name = "temp", type = "number", value = "T", key = "temperature", min = 0, max = 2, help = ""},
+    {name = "depth", short = "d", type = "integer", value = "N", list = true, help = ""},
+    {name = "stop", type = "string", value = "S", repeated = true, help = ""},
+    {name = "precision", type = "string", value = "P", choices = {"fast", "exact"}, help = ""},
+    {name = "strict", short = "s", help = ""},
+  },
+}
+local function parse(...) return options.parse(command, {...}) end
+local function refuses(pattern, ...)
+  local argv = {...}
+  local err = t.raises(function() options.parse(command, argv) end, pattern)
+  t.ok(err.usage, "is a usage error")
+end
+
+t.test("options: values apart, attached and after =", function()
+  t.eq(parse("-m", "a"), {model = "a", max_tokens = 7})
+  t.eq(parse("-ma", "-n3"), {model = "a", max_tokens = 3})
+  t.eq(parse("--model=a=b", "--temp=0.5"), {model = "a=b", max_tokens = 7, temperature = 0.5})
+  t.eq(parse("--model", "-x", "-s"), {model = "-x", max_tokens = 7, strict = true})
+end)
+
+t.test("options: lists, repetition, the last of several", function()
+  t.eq(parse("-m", "a", "-d", "0,2048"), {model = "a", max_tokens = 7, depth = {0, 2048}})
+  t.eq(parse("-m", "a", "--stop", "x", "--stop", "y"), {model = "a", max_tokens = 7, stop = {"x", "y"}})
+  t.eq(parse("-m", "a", "-m", "b").model, "b")
+end)
+
+t.test("options: whole numbers are integers, however they are written", function()
+  t.eq(parse("-m", "a", "-n", "1e2").max_tokens, 100)
+  refuses("whole number, not '1.5'", "-m", "a", "-n", "1.5")
+  refuses("whole number, not ''", "-m", "a", "-d", "1,,2")
+  refuses("a number, not 'nan'", "-m", "a", "--temp", "nan")
+end)
+
+t.test("options: refusals say what is wrong", function()
+  refuses("^%-m M is missing$")
+  refuses("^%-m needs a value$", "-m")
+  refuses("^unknown option %-%-tmep %(did you mean %-%-temp%?%)$", "--tmep", "1")
+  refuses("^unknown option %-%-frobnicate$", "--frobnicate")
+  refuses("^unknown option %-x$", "-x")
+  refuses("^%-%-strict takes no value$", "-m", "a", "--strict=yes")
+  refuses("at least 0, not %-1", "-m", "a", "-n", "-1")
+  refuses("at most 2, not 3", "-m", "a", "--temp", "3")
+  refuses("one of fast, exact, not 'slow'", "-m", "a", "--precision", "slow")
+  refuses("'word' is not an option", "-m", "a", "word")
+end)
+
+t.test("options: --help needs nothing else; -- ends options", function()
+  t.eq(parse("--help").help, true)
+  local _, words = options.parse({name = "try", options = {}, positional = "files"}, {"a", "--", "-b"})
+  t.eq(words, {"a", "-b"})
+end)
+
+t.test("options: nearest", function()
+  t.eq(options.nearest("generat", {"generate", "chat"}), "generate")
+  t.eq(options.nearest("caht", {"generate", "chat"}), "chat")
+  t.eq(options.nearest("perp", {"perplexity", "chat"}), "perplexity")
+  t.eq(options.nearest("xyz", {"generate", "chat"}), nil)
+end)
+
+-- ---- dispatcher ----
+
+t.test("overview lists every command", function()
+  for _, argv in ipairs {{}, {"-h"}, {"--help"}, {"help"}} do
+    local code, out = run(argv)
+    t.eq(code, 0)
+    for _, c in ipairs(cmd.commands) do t.ok(out:find("moonlet " .. c[1], 1, true), c[1]) end
+  end
+end)
+
+t.test("every command has help with an example, and its options", function()
+  for _, c in ipairs(cmd.commands) do
+    local code, out, err = run {c[1], "--help"}
+    t.eq(code, 0)
+    t.eq(err, "")
+    t.ok(out:find("usage: moonlet " .. c[1] .. " -m MODEL", 1, true), c[1] .. " has a usage line")
+    t.ok(out:find("example:\n  .*moonlet " .. c[1]), c[1] .. " has an example")
+    t.ok(out:find("--json", 1, true) and out:find("-q, --quiet", 1, true), c[1] .. " has --json and -q")
+    for line in out:gmatch "[^\n]+" do t.ok(#line <= 120, c[1] .. ": lines are at most 120 wide: " .. line) end
+    t.eq(select(2, run {"help", c[1]}), out)
+  end
+end)
+
+t.test("exit codes", function()
+  local function check(argv, code, pattern)
+    local got, out, err = run(argv)
+    t.eq(got, code, table.concat(argv, " "))
+    t.eq(out, "")
+    t.ok(err:find(pattern), ("%s: %s"):format(pattern, err))
+  end
+  check({"generat"}, 2, "^moonlet: no command is called 'generat' %(did you mean generate%?%)\n$")
+  check({"nothing"}, 2, "see `moonlet %-%-help`")
+  check({"Makefile"}, 2, "a script is run by `moonlet %./Makefile`")
+  check({"--verbose"}, 2, "unknown option %-%-verbose")
+  check({"generate", "-m", "fake", "-p", "x", "--tpo-k", "3"}, 2, "^moonlet generate: .*did you mean %-%-top%-k")
+  check({"generate", "-m", "none", "-p", "x"}, 1, "^moonlet generate: none: no such file or directory\n$")
+  check({"tokenize", "-m", "none", "-p", "x"}, 1, "no such file")
+  check({"generate", "-q", "-m", "fake", "-p", ("x"):rep(5000)}, 1, "does not fit the context\n$")
+  check({"generate", "-m", "fake bug", "-p", "x"}, 1, "stack traceback")
+  check({"generate", "-m", "fake", "-p", "x", "--file", "y"}, 2, "exclude each other")
+  check({"generate", "-m", "fake", "--file", "/nowhere"}, 1, "/nowhere: No such file")
+end)
+
+t.test("an interrupted command ends with 130 and says nothing", function()
+  local load = fake.load
+  fake.load = function() error({code = "cancelled", message = "cancelled"}) end
+  local code, out, err = run {"info", "-m", "fake"}
+  fake.load = load
+  t.eq({code, out, err}, {130, "", ""})
+end)
+
+-- ---- generate ----
+
+t.test("generate: text to stdout, messages to stderr", function()
+  local code, out, err = run {"generate", "-m", "fake", "-p", "hello"}
+  t.eq({code, out}, {0, "HELLO\n"})
+  t.ok(err:find "warning: config.json" and err:find "5 tokens", err)
+  t.eq({run {"generate", "-m", "fake", "-p", "hello", "-q"}}, {0, "HELLO\n", ""})
+end)
+
+t.test("generate: prompts from a pipe and a file", function()
+  t.eq(select(2, run({"generate", "-q", "-m", "fake"}, "piped\n")), "PIPED\n")
+  t.eq(select(2, run({"generate", "-q", "-m", "fake", "-p", "-"}, "two\nlines\n\n")), "TWO\nLINES\n")
+  local path = os.tmpname()
+  local file = assert(io.open(path, "w"))
+  file:write("from a file\r\n")
+  file:close()
+  t.eq(select(2, run {"generate", "-q", "-m", "fake", "--file", path}), "FROM A FILE\n")
+  os.remove(path)
+  console.terminal.stdin = true
+  local code, _, err = run {"generate", "-m", "fake"}
+  console.terminal.stdin = nil
+  t.eq(code, 2)
+  t.ok(err:find "give %-p TEXT")
+end)
+
+t.test("generate: options reach load and generate under their API names", function()
+  fake.calls = {}
+  run {"generate", "-m", "fake", "-p", "x", "-n", "9", "--temp", "0.5", "--seed", "3", "--top-k", "4", "--top-p", "0.9",
+    "--min-p", "0.1", "--repeat-penalty", "1.1", "--stop", "a", "--stop", "b", "--threads", "2", "--precision", "exact",
+    "--device", "cpu", "--max-context", "100", "--dtype", "float32", "--strict", "--family", "f.lua", "--ignore-eos"}
+  t.eq(fake.calls, {
+    {threads = 2, precision = "exact", device = "cpu", max_context = 100, dtype = "float32", strict = true,
+      family = "f.lua"},
+    {max_tokens = 9, temperature = 0.5, seed = 3, top_k = 4, top_p = 0.9, min_p = 0.1, repeat_penalty = 1.1,
+      stop = {"a", "b"}, ignore_eos = true},
+  })
+  fake.calls = {}
+  run {"generate", "-m", "fake", "-p", "x"}
+  t.eq(fake.calls, {{}, {max_tokens = 256}})
+end)
+
+t.test("generate --json: one object", function()
+  local code, out = run {"generate", "-m", "fake", "-p", "hi", "-n", "48", "--temp", "0", "--seed", "1", "--json"}
+  t.eq(code, 0)
+  t.eq(select(2, out:gsub("\n", "")), 1)
+  local r = assert(json.decode(out))
+  t.eq(keys_of(r), "finish_reason ids metrics text")
+  t.eq(r.text, "HI")
+  t.eq(r.ids, {72, 73})
+  t.eq(r.finish_reason, "stop")
+  t.eq(r.metrics.generated_tokens, 2)
+end)
+
+-- ---- tokenize ----
+
+t.test("tokenize: a line, an array", function()
+  t.eq({run({"tokenize", "-m", "fake"}, '"ab"\n\n"\\u0041\\n"\n')}, {0, "[1,97,98]\n[1,65,10]\n", ""})
+  t.eq(select(2, run({"tokenize", "-m", "fake", "--no-special"}, '"ab"\n""\n')), "[97,98]\n[]\n")
+  t.eq(select(2, run {"tokenize", "-m", "fake", "-p", "ab"}), "[1,97,98]\n")
+  t.eq(select(2, run({"tokenize", "-m", "fake", "--decode"}, "[1,97,98]\n")), '"<s>ab"\n')
+  t.eq(select(2, run({"tokenize", "-m", "fake", "--decode", "--no-special"}, "[1,97,98]\n")), '"ab"\n')
+end)
+
+t.test("tokenize: a bad line is named", function()
+  local code, out, err = run({"tokenize", "-m", "fake"}, '"a"\nb\n')
+  t.eq({code, out}, {1, "[1,97]\n"})
+  t.ok(err:find "line 2: json", err)
+  t.ok(select(3, run({"tokenize", "-m", "fake"}, "[1]\n")):find "line 1: expected a JSON string")
+  t.ok(select(3, run({"tokenize", "-m", "fake", "--decode"}, '"a"\n')):find "line 1: expected a JSON array of ids")
+end)
+
+-- ---- perplexity, info, bench ----
+
+t.test("perplexity", function()
+  local code, out = run({"perplexity", "-q", "-m", "fake"}, "some text\n")
+  t.eq({code, out}, {0, "perplexity 1.6487, nll 0.50000, 10 tokens\n"})
+  local r = json.decode((select(2, run({"perplexity", "-m", "fake", "--json"}, "some text\n"))))
+  t.eq(keys_of(r), "nll perplexity tokens")
+  t.eq(r.tokens, 10)
+end)
+
+t.test("info", function()
+  local code, out, err = run {"info", "-m", "dir/fake.gguf"}
+  t.eq(code, 0)
+  for _, line in ipairs {"model type   fake\n", "parameters   135 M\n", "weights      Q4_1\n",
+    "memory       98.0 MB\n"} do
+    t.ok(out:find(line, 1, true), line)
+  end
+  t.ok(err:find "warning")
+  code, out, err = run {"info", "-m", "fake", "--json"}
+  t.eq({code, err}, {0, ""})
+  t.eq(keys_of(json.decode(out)),
+    "bytes context family hidden_size layers model_type parameters path quantization vocab_size warnings")
+end)
+
+t.test("bench --json: the shape, rates from tokens and seconds", function()
+  local code, out = run {"bench", "-m", "fake", "-p", "16,32", "-n", "4", "-d", "0,8", "-r", "3", "--json", "-q"}
+  t.eq(code, 0)
+  local r = json.decode(out)
+  t.eq(keys_of(r), "decode device load_seconds model peak_bytes prefill threads")
+  t.eq({r.model, r.device, r.threads, r.load_seconds, r.peak_bytes}, {"fake", "cpu", 2, 0.5, 2000000})
+  t.eq(r.prefill, {{tokens = 16, median = 32, min = 32, max = 32}, {tokens = 32, median = 64, min = 64, max = 64}})
+  t.eq(r.decode, {{depth = 0, tokens = 4, median = 16, min = 16, max = 16},
+    {depth = 8, tokens = 4, median = 16, min = 16, max = 16}})
+end)
+
+t.test("bench: a warm-up each, -0 parts left out, random models", function()
+  fake.calls = {}
+  t.eq((run {"bench", "-q", "-m", "fake", "-p", "8", "-n", "0", "-r", "2"}), 0)
+  t.eq(#fake.calls, 1 + 1 + 2)
+  t.eq(fake.calls[2], {max_tokens = 1, ignore_eos = true})
+  fake.calls = {}
+  local _, out = run {"bench", "-q", "--random", "fakedir", "--seed", "5", "-p", "0", "-n", "3", "-r", "1"}
+  t.ok(out:find "^fakedir on cpu, 2 threads" and out:find "decode 3 " and not out:find "prefill", out)
+  t.eq(fake.calls[1], {random = 5})
+  t.eq(fake.calls[2], {max_tokens = 4, ignore_eos = true})
+  t.eq((run {"bench"}), 2)
+  t.eq((run {"bench", "-m", "fake", "--random", "fake"}), 2)
+end)
+
+-- ---- chat ----
+
+t.test("chat -p: one question", function()
+  t.eq({run {"chat", "-q", "-m", "fake", "-p", "why?", "--system", "Brief"}}, {0, "Brief: WHY?\n", ""})
+  local r = json.decode((select(2, run {"chat", "-m", "fake", "-p", "why?", "--json"})))
+  t.eq(keys_of(r), "finish_reason ids metrics text")
+  t.eq(r.text, "WHY?")
+end)
+
+t.test("chat: each line of a pipe is a turn, taken as it is", function()
+  t.eq({run({"chat", "-q", "-m", "fake"}, "one\n\n/two\n")}, {0, "ONE\n/TWO\n", ""})
+  local code, out, err = run({"chat", "-q", "-m", "fake"}, "one\noverflow\nthree\n")
+  t.eq({code, out}, {1, "ONE\n"})
+  t.ok(err:find "context: full\nthe conversation no longer fits", err)
+end)
+
+t.test("chat: the model's own sampling unless --temp is given", function()
+  local function sent(...)
+    fake.calls = {}
+    run {"chat", "-m", "fake", "-p", "x", ...}
+    fake.calls[2].cancel = nil
+    return fake.calls[2]
+  end
+  t.eq(sent(), {max_tokens = 1024, defaults = "model"})
+  t.eq(sent("--temp", "0", "-n", "5"), {max_tokens = 5, temperature = 0})
+end)
+
+local function talk(script, ...)
+  console.script, console.terminal.stdin, console.remembered = script, true, {}
+  local code, out, err = run {"chat", "-m", "fake", ...}
+  console.terminal.stdin = nil
+  return code, out, err
+end
+
+t.test("chat: banner, turns of several lines, commands", function()
+  local path = os.tmpname()
+  local code, out, err = talk({"hello", "a\\", "b", '"""x', 'y"""', '"""', "v", "", "w", '"""', "//slash", false, "  ",
+    "/stats", "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense",
+    "/save", "/help", "/exit", "not read"})
+  os.remove(path)
+  t.eq(code, 0)
+  t.ok(err:find "fake, 135 M parameters, Q4_1, context 2048\n", err)
+  t.ok(out:find "^HELLO\n\nA\nB\n\nX\nY\n\nV\n\nW\n\n/SLASH\n\n", out)
+  t.ok(out:find "last answer: 6 tokens, 20.0 tokens/s, prompt 6 tokens, read at 12 tokens/s\n", out)
+  t.ok(out:find "context: 21 of 2048 tokens\nmemory: 1.00 MB, at most 2.00 MB\n", out)
+  t.ok(out:find("saved " .. path .. "\nbegun again\ngoes on after 21 tokens\nno system message\n", 1, true), out)
+  t.ok(out:find "with this system message\nBe brief: NOW\n", out)
+  t.ok(err:find "there is no command /nonsense; /help lists them" and err:find "/save needs a path", err)
+  t.ok(out:find "Ctrl%-C stops an answer", out)
+  t.eq(console.script, {"not read"})
+  t.eq({console.remembered[1], console.remembered[2], console.remembered[3]}, {"hello", "a\nb", "x\ny"})
+end)
+
+t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
+  local code, out, err = talk {"overflow", "/load /nowhere", "still here"}
+  t.eq(code, 0)
+  t.ok(err:find "the conversation no longer fits the context; /clear begins again", err)
+  t.ok(err:find "/nowhere: No such file", err)
+  t.ok(out:find "STILL HERE", out)
+  console.interrupt_now = true
+  code, out, err = talk {"long story"}
+  console.interrupt_now = nil
+  t.eq({code, out}, {0, "a\n\n\n"})
+  t.ok(err:find "%[stopped%]", err)
+  t.ok(select(3, talk({"long story"}, "-n", "10")):find "%[cut after 10 tokens; %-n raises the limit%]")
+end)
+
+t.test("chat: completion of commands and paths", function()
+  talk {}
+  t.eq(console.complete("/s", "/s"), {"/save", "/stats", "/system"})
+  t.eq(console.complete("x", "/save x"), true)
+  t.eq(console.complete("th", "what is th"), nil)
+end)
+
+-- ---- words ----
+
+t.test("bytes, counts, names", function()
+  t.eq({common.bytes(0), common.bytes(999), common.bytes(1000), common.bytes(97.9e6), common.bytes(999.6e6)},
+    {"0 B", "999 B", "1.00 kB", "97.9 MB", "1.00 GB"})
+  t.eq({common.count(950), common.count(134515008), common.count(1235814400)}, {"950", "135 M", "1.24 B"})
+  t.eq({common.name_of "a/b.gguf", common.name_of "org/name/", common.name_of "x"}, {"b", "name", "x"})
+  t.eq(common.quantization_text {bits = 4, group_size = 64}, "4 bits, groups of 64")
+  t.eq(common.quantization_text {format = "q4_k"}, "Q4_K")
+end)
+
+t.done()

@@ -1,0 +1,175 @@
+-- The REPL's parts that need no terminal: what is printed, completed, compiled and explained.
+local t = require "tests.lua.harness"
+
+for name in pairs(package.loaded) do
+  if name:find "^moonlet" then package.loaded[name] = nil end
+end
+package.loaded["moonlet"] = dofile "tests/lua/fake_moonlet.lua"
+package.loaded["moonlet.console"] = {version = "0.0.0"}
+table.insert(package.searchers, 2, function(name)
+  local path = name:match "^moonlet%.(.+)$"
+  if not path then return nil end
+  path = "lua/" .. path:gsub("%.", "/")
+  return loadfile(path .. ".lua") or loadfile(path .. "/init.lua")
+end)
+local show = require "moonlet.repl.show".show
+local complete = require "moonlet.repl.complete"
+local help = require "moonlet.repl.help"
+local repl = require "moonlet.repl"
+
+-- Stands for a tensor: a userdata whose metatable has functions.
+local function tensor()
+  local x = {shape = {2, 3}, dtype = "float32"}
+  return setmetatable({}, {
+    __index = function(_, key) return x[key] or (key == "sum" and print) or nil end,
+    __tostring = function() return "[1 2 3\n 4 5 6] (2, 3) float32 cpu" end,
+    __dir = function() return {"sum", "shape"} end,
+  })
+end
+
+t.test("show: plain values", function()
+  t.eq({show(nil), show(1), show(1.5), show(true), show "a\n\"b\""}, {"nil", "1", "1.5", "true", "a\n\"b\""})
+end)
+
+t.test("show: tables", function()
+  t.eq(show {}, "{}")
+  t.eq(show {1, "two", {3}}, '{1, "two", {3}}')
+  t.eq(show {b = 1, a = 2, [10] = 3, ["end"] = 4, ["x y"] = 5}, '{[10] = 3, a = 2, b = 1, ["end"] = 4, ["x y"] = 5}')
+  t.eq(show {"tab\t\0quote\"é"}, '{"tab\\t\\0quote\\"é"}')
+  t.eq(show {1, nil, 3}, "{1, nil, 3}")
+end)
+
+t.test("show: bounds", function()
+  t.eq(show {{{{{}}}}}, "{{{{{}}}}}")
+  t.eq(show {{{{{{1}}}}}}, "{{{{{...}}}}}")
+  local itself = {}
+  itself.me = itself
+  t.eq(show(itself), "{me = <itself>}")
+  local long = {}
+  for i = 1, 100 do long[i] = i end
+  t.eq(show(long), [[
+{
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+  28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, ... 60 more
+}]])
+  t.ok(#show {("x"):rep(1000)} < 220)
+  local wide = {}
+  for i = 1, 40 do
+    wide[i] = {}
+    for j = 1, 40 do wide[i][j] = {j} end
+  end
+  t.ok(select(2, show(wide):gsub("\n", "")) < 450)
+end)
+
+t.test("show: a cut string stays valid UTF-8", function()
+  t.ok(utf8.len(show({("é"):rep(300)})))
+  t.ok(utf8.len(show({"a" .. ("é"):rep(300)})))
+end)
+
+t.test("show: long tables have one field a line", function()
+  t.eq(show({name = ("n"):rep(60), other = ("o"):rep(60), list = {1, 2}}),
+    '{\n  list = {1, 2},\n  name = "' .. ("n"):rep(60) .. '",\n  other = "' .. ("o"):rep(60) .. '"\n}')
+end)
+
+t.test("show: what has a __tostring uses it; a tensor in a table is brief", function()
+  t.eq(show(tensor()), "[1 2 3\n 4 5 6] (2, 3) float32 cpu")
+  t.eq(show {weight = tensor()}, "{weight = float32 tensor (2, 3)}")
+  t.eq(show {setmetatable({}, {__tostring = function() return "it" end})}, "{it}")
+  t.ok(show(setmetatable({}, {__tostring = function() error "no" end})):find "^<table: .*no>$")
+end)
+
+t.test("show: an order of its own is kept", function()
+  local ordered = setmetatable({z = 1, a = 2}, {__pairs = function(self)
+    local keys, i = {"z", "a"}, 0
+    return function()
+      i = i + 1
+      if keys[i] then return keys[i], self[keys[i]] end
+    end
+  end})
+  t.eq(show(ordered), "{z = 1, a = 2}")
+end)
+
+t.test("complete: globals, keywords, fields, methods", function()
+  local class = {send = print, save = print, _hidden = print, count = 1}
+  class.__index = class
+  local model = setmetatable({sessions = {setmetatable({}, class)}}, {__index = {seed = 1}})
+  local env = {model = model, x = tensor(), text = ""}
+  local function check(line, want)
+    local word = line:match "[%w_.:]*$"
+    t.eq(complete.complete(word, line, env), want, line)
+  end
+  check("mo", {"model"})
+  check("print(mo", {"model"})
+  check("whi", {"while"})
+  check("", {})
+  check("model.se", {"model.seed", "model.sessions"})
+  check("f(model.se", {"model.seed", "model.sessions"})
+  check("model.sessions[1]:s", {":save", ":send"})
+  check("model.sessions[1].c", {".count"})
+  check("model.sessions[1]._", {"._hidden"})
+  check("x.s", {"x.shape", "x.sum"})
+  check("x:s", {"x:sum"})
+  check("text:u", {"text:unpack", "text:upper"})
+  check("t[model.see", {"model.seed"})
+  check("nothing.at.all", {})
+  check("f().x", {})
+end)
+
+t.test("complete: fields that raise are no harm", function()
+  local env = {bad = setmetatable({}, {__index = function() error "no" end})}
+  t.eq(complete.complete("bad.x.y", "bad.x.y", env), {})
+end)
+
+t.test("compile: expressions, statements, unfinished input, mistakes", function()
+  local function value(text)
+    local chunk, message = repl.compile(text)
+    t.eq(message, nil)
+    return t.ok(chunk, text)()
+  end
+  t.eq({value "1 + 1", value "= 2", value " = 3", value "return 4", value "{\n6}"}, {2, 2, 3, 4, {6}})
+  t.eq(value "do local x = 5 end", nil)
+  local beginnings = {"for i = 1, 2 do", "x =", "for", "{1,", "print(", "[[a", "--[[ a", "f(function()", "1 +", "'a\\"}
+  for _, text in ipairs(beginnings) do
+    t.eq({repl.compile(text)}, {}, text)
+  end
+  for _, text in ipairs {")", "x y", "'a", "= = 1", "= 1 2"} do
+    local chunk, message = repl.compile(text)
+    t.eq(chunk, nil)
+    t.ok(message and message:find "^%(repl%):1: ", text)
+  end
+  t.ok(select(2, repl.compile "= 1 2"):find "near '2'")
+end)
+
+t.test("banner", function()
+  t.eq(repl.banner(), [[
+moonlet 0.0.0, Lua 5.4
+cpu (fake), 2 threads, 8.00 GB of memory
+help() tells more, Ctrl-D leaves]])
+end)
+
+t.test("help: without documentation", function()
+  t.ok(help.text():find "Ctrl%-D leaves")
+  t.ok(help.text(package.loaded.moonlet.json):find "^ml%.json: a table with\n  array decode encode null object$")
+  t.eq(help.text(print), "print: a function; this build carries no documentation")
+  t.eq(help.text "frob", "frob: this build carries no documentation")
+  t.eq(help.text(nil), "nil: there is nothing of that name")
+end)
+
+t.test("help: the comment above a Lua function", function()
+  local text = help.text(require "moonlet.repl.show".show)
+  t.ok(text:find "^A value as the REPL prints it" and text:find "function M%.show%(value, limits%)$", text)
+end)
+
+t.test("help: documentation, by value and under any spelling", function()
+  package.loaded["moonlet.docs"] = {zeros = "ml.zeros(shape): a tensor of zeros", ["ml.load"] = "ml.load(path, opts)"}
+  local ml = package.loaded.moonlet
+  t.eq(help.text(ml.load), "ml.load(path, opts)")
+  for _, name in ipairs {"zeros", "ml.zeros", "moonlet.zeros"} do
+    t.eq(help.text(name), "ml.zeros(shape): a tensor of zeros")
+  end
+  t.eq(help.text "frob", "frob: nothing is written about it")
+  t.eq(help.text "load", "ml.load(path, opts)")
+  package.loaded["moonlet.docs"] = nil
+end)
+
+t.done()

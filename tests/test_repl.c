@@ -1,0 +1,382 @@
+/* test_repl.c: the moonlet command as a person and as a shell meet it: the REPL in a terminal of its own (prompt,
+ * Ctrl-C, history, completion), and the exit codes and outputs of scripts. Needs no model. */
+#include "check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { PATIENCE_MS = 10000 };
+
+static char command[1024]; /* the moonlet to test */
+static char folder[] = "/tmp/moonlet-repl-XXXXXX";
+
+static double now_ms(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static void pause_ms(long ms) {
+  nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+/* ---- a program in a terminal ---- */
+
+typedef struct session {
+  pid_t pid;
+  int terminal;
+  char text[1 << 16]; /* all that it has printed */
+  size_t size, seen;  /* `seen`: behind the last match */
+} session;
+
+static void run_child(char *const argv[]) {
+  setenv("XDG_STATE_HOME", folder, 1);
+  setenv("INPUTRC", "/dev/null", 1);
+  setenv("TERM", "dumb", 1);
+  execv(command, argv);
+  _exit(127);
+}
+
+static bool start(session *s, char *const argv[]) {
+  struct winsize size = {.ws_row = 50, .ws_col = 200};
+  memset(s, 0, sizeof *s);
+  s->pid = forkpty(&s->terminal, NULL, NULL, &size);
+  if (s->pid == 0) run_child(argv);
+  return s->pid > 0;
+}
+
+/* Reads what has come, for at most `ms`; false at the end. */
+static bool listen_for(session *s, int ms) {
+  struct pollfd input = {.fd = s->terminal, .events = POLLIN};
+  if (poll(&input, 1, ms) <= 0) return true;
+  ssize_t n = read(s->terminal, s->text + s->size, sizeof s->text - 1 - s->size);
+  if (n <= 0) return false;
+  s->size += (size_t)n;
+  s->text[s->size] = '\0';
+  return true;
+}
+
+/* Waits for this text behind what was matched before. */
+static bool expect(session *s, const char *text) {
+  double end = now_ms() + PATIENCE_MS;
+  for (;;) {
+    char *found = strstr(s->text + s->seen, text);
+    if (found) {
+      s->seen = (size_t)(found - s->text) + strlen(text);
+      return true;
+    }
+    if (now_ms() > end || !listen_for(s, 100)) break;
+  }
+  printf("# expected \"%s\" in:\n# %s\n", text, s->text + s->seen);
+  return false;
+}
+
+static void type(session *s, const char *keys) {
+  size_t length = strlen(keys);
+  if (write(s->terminal, keys, length) != (ssize_t)length) printf("# the terminal takes no keys\n");
+}
+
+/* Types a line and waits for what it prints. The echo is matched first, so that it cannot stand for the answer. */
+static bool answers(session *s, const char *line, const char *answer) {
+  type(s, line);
+  if (!expect(s, line)) return false;
+  type(s, "\r");
+  return expect(s, answer);
+}
+
+/* Waits for the end: exit code, 1000 + signal, or -1 when it does not come. */
+static int finish(session *s) {
+  int status = -1;
+  double end = now_ms() + PATIENCE_MS;
+  pid_t done = 0;
+  while (done == 0 && now_ms() < end) {
+    listen_for(s, 20);
+    done = waitpid(s->pid, &status, WNOHANG);
+  }
+  if (done == 0) {
+    kill(s->pid, SIGKILL);
+    waitpid(s->pid, NULL, 0);
+    status = -1;
+  }
+  close(s->terminal);
+  return status == -1 ? -1 : WIFSIGNALED(status) ? 1000 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static char *const repl[] = {(char *)"moonlet", NULL};
+
+static void test_session(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  CHECK(expect(&s, "moonlet " ML_VERSION) && expect(&s, "\r\n> "), "banner and prompt");
+  CHECK(answers(&s, "=6 * 7", "\r\n42\r\n> "), "=expression");
+  CHECK(answers(&s, "'x' .. 1, nil, {1, a = {2}}", "\r\nx1\tnil\t{1, a = {2}}\r\n> "), "several results");
+  CHECK(answers(&s, "for i = 1, 2 do", ">> ") && answers(&s, "print('i' .. i)", ">> ") &&
+            answers(&s, "end", "\r\ni1\r\ni2\r\n> "),
+        "continuation");
+  CHECK(answers(&s, "x = = 1", "(repl):1: "), "a mistake is told");
+  CHECK(answers(&s, "error('o' .. 'ops')", "(repl):1: oops\r\n> "), "an error is told, without a traceback");
+  CHECK(answers(&s, "local function f() error('deep') end f()", "stack traceback:"), "a deeper one with it");
+  CHECK(answers(&s, "=type(ml), type(help)", "table\tfunction\r\n> "), "ml and help are there");
+  CHECK(answers(&s, "do io.write('no ', 'newline') end", "no newline\r\n> "), "a prompt begins a line of its own");
+  CHECK(answers(&s, "x = io.write({})", "(repl):1: bad argument #1 to 'write'") && expect(&s, "\r\n> "),
+        "io.write's errors");
+  CHECK(answers(&s, "=io.write() == io.stdout", "\r\ntrue\r\n> "), "io.write's result");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
+}
+
+static void test_completion(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  type(&s, "=string.rev\t");
+  CHECK(expect(&s, "=string.reverse"), "completes a field");
+  type(&s, "('ab')\r");
+  CHECK(expect(&s, "\r\nba\r\n> "), "and it runs");
+  type(&s, "text = 'ab' whil\t");
+  CHECK(expect(&s, "while"), "completes a keyword");
+  type(&s, "\x03");
+  expect(&s, "\r\n> ");
+  type(&s, "=#assert(io.open(\"tests/test_rep\t");
+  CHECK(expect(&s, "tests/test_repl.c\""), "completes a path in a string and closes it");
+  type(&s, ")):read('a') > 100\r");
+  CHECK(expect(&s, "\r\ntrue\r\n> "), "and the file is there");
+  type(&s, "t = setmetatable({}, {__index = {method_one = print}}) =\x7f\x7f\r");
+  expect(&s, "\r\n> ");
+  type(&s, "t:meth\t('called')\r");
+  CHECK(expect(&s, "\tcalled\r\n> "), "completes a method through a metatable");
+  type(&s, "\x04");
+  finish(&s);
+}
+
+static void test_interrupt(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  type(&s, "this is garbage(");
+  expect(&s, "garbage(");
+  type(&s, "\x03");
+  CHECK(expect(&s, "\r\n> "), "Ctrl-C at the prompt gives a new one");
+  CHECK(answers(&s, "=1 + 2", "\r\n3\r\n> "), "the line is gone");
+  answers(&s, "for i = 1, 2 do", ">> ");
+  type(&s, "\x03");
+  CHECK(expect(&s, "\r\n> ") && answers(&s, "=2 + 2", "\r\n4\r\n> "), "Ctrl-C at a continuation drops the whole");
+  static const char *const endless[] = {
+      "while true do end",
+      "repeat local x = {} until false",
+      "while true do string.rep('x', 1000) end",
+      "local function f() return f() end f()",
+      "return setmetatable({}, {__index = function() while true do end end}).x",
+      "table.sort({3, 1, 2}, function(a, b) while true do end end)",
+  };
+  double slowest = 0;
+  for (size_t i = 0; i < 3 * sizeof endless / sizeof *endless; i++) {
+    const char *line = endless[i % (sizeof endless / sizeof *endless)];
+    type(&s, line);
+    expect(&s, line);
+    type(&s, "\r");
+    pause_ms(20 + (long)(i * 37 % 90));
+    double before = now_ms();
+    type(&s, "\x03");
+    if (!CHECK(expect(&s, "cancelled\r\n> "), "Ctrl-C stops: %s", line)) break;
+    double took = now_ms() - before;
+    if (took > slowest) slowest = took;
+  }
+  CHECK(slowest < 200 || getenv("SANITIZE"), "the prompt is back within 200 ms (%.0f)", slowest);
+  CHECK(answers(&s, "=5 + 5", "\r\n10\r\n> "), "the session goes on");
+  answers(&s, "ok, e = pcall(function() while true do end end) print('caught: ' .. e.code)", "\r\n");
+  pause_ms(50);
+  type(&s, "\x03");
+  CHECK(expect(&s, "caught: cancelled\r\n> "), "the error can be caught, and has a code");
+  answers(&s, "co = coroutine.wrap(function() while true do end end) co()", "\r\n");
+  pause_ms(50);
+  type(&s, "\x03");
+  CHECK(expect(&s, "cancelled\r\n> "), "a loop in a coroutine is stopped too");
+  answers(&s, "co = coroutine.create(function() coroutine.yield() while true do end end)", "\r\n> ");
+  answers(&s, "coroutine.resume(co) print(coroutine.resume(co))", "\r\n");
+  pause_ms(50);
+  type(&s, "\x03");
+  CHECK(expect(&s, "false\tcancelled\r\n> "), "and resume gives the error");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "and leaves in order");
+}
+
+static void test_second_interrupt(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  answers(&s, "while true do pcall(function() while true do end end) end", "\r\n");
+  pause_ms(50);
+  type(&s, "\x03");
+  pause_ms(400);
+  type(&s, "\x03");
+  CHECK(finish(&s) == 1000 + SIGINT, "a second Ctrl-C ends a loop that swallows the first");
+}
+
+static void test_history(void) {
+  static session s;
+  char path[1100];
+  snprintf(path, sizeof path, "%s/moonlet/history", folder);
+  unlink(path);
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  answers(&s, "first = 'one' .. 1", "\r\n> ");
+  answers(&s, "={1,", ">> ");
+  answers(&s, "2}", "\r\n> ");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "a first session");
+  struct stat info;
+  CHECK(stat(path, &info) == 0 && (info.st_mode & 077) == 0,
+        "the history is kept in XDG_STATE_HOME, for its user alone");
+  start(&s, repl);
+  expect(&s, "\r\n> ");
+  type(&s, "\x10\r");
+  CHECK(expect(&s, "\r\n{1, 2}\r\n> "), "the last entry comes back, with both its lines");
+  type(&s, "\x10\x10");
+  CHECK(expect(&s, "first = 'one' .. 1"), "and the one before it");
+  type(&s, " =\x7f\x7f\r");
+  CHECK(expect(&s, "\r\n> ") && answers(&s, "=first", "\r\none1\r\n> "), "and it runs");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "a second session");
+}
+
+/* ---- a program in a pipeline ---- */
+
+static char output[1 << 16], errors[1 << 16];
+
+static void slurp(const char *path, char *into, size_t size) {
+  FILE *f = fopen(path, "rb");
+  size_t n = f ? fread(into, 1, size - 1, f) : 0;
+  into[n] = '\0';
+  if (f) fclose(f);
+}
+
+static int scratch(const char *name, const char *text) {
+  char path[1100];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  if (fd < 0 || write(fd, text, strlen(text)) < 0 || lseek(fd, 0, SEEK_SET) < 0) printf("# cannot write %s\n", path);
+  return fd;
+}
+
+/* Runs it with this text in stdin (NULL: a pipe that stays open) and these arguments, sends SIGINT after `interrupt_ms`
+ * when that is not 0; fills `output` and `errors`. Exit code, or 1000 + signal. */
+static int run(int interrupt_ms, const char *input, ...) {
+  char *argv[16] = {(char *)"moonlet"};
+  int argc = 1, status, ends[2];
+  va_list args;
+  va_start(args, input);
+  for (char *a; argc < 15 && (a = va_arg(args, char *)); argc++) argv[argc] = a;
+  va_end(args);
+  if (pipe(ends) != 0) return -1;
+  int in = input ? scratch("in", input) : dup(ends[0]), out = scratch("out", ""), err = scratch("err", "");
+  pid_t pid = fork();
+  if (pid == 0) {
+    dup2(in, 0), dup2(out, 1), dup2(err, 2);
+    run_child(argv);
+  }
+  if (interrupt_ms) {
+    pause_ms(interrupt_ms);
+    kill(pid, SIGINT);
+  }
+  waitpid(pid, &status, 0);
+  close(in), close(out), close(err), close(ends[0]), close(ends[1]);
+  char path[1100];
+  snprintf(path, sizeof path, "%s/out", folder);
+  slurp(path, output, sizeof output);
+  snprintf(path, sizeof path, "%s/err", folder);
+  slurp(path, errors, sizeof errors);
+  return WIFSIGNALED(status) ? 1000 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+#define RUN(...) run(0, __VA_ARGS__, (char *)NULL)
+
+static void test_pipeline(void) {
+  CHECK(RUN("", "-v") == 0 && strncmp(output, "moonlet " ML_VERSION, 8 + strlen(ML_VERSION)) == 0, "-v");
+  CHECK(RUN("", "--version") == 0 && !*errors, "--version");
+  CHECK(RUN("", "--help") == 0 && strstr(output, "moonlet -e CODE"), "--help");
+  CHECK(RUN("", "-e", "print(type(ml), ...)", "a", "b") == 0 && strcmp(output, "table\ta\tb\n") == 0, "-e has ml");
+  CHECK(RUN("", "-e") == 2 && strstr(errors, "-e needs"), "-e without code is wrong usage");
+  CHECK(RUN("", "-e", "x x") == 1 && strstr(errors, "moonlet: (command line):1:"), "-e with a mistake");
+  CHECK(RUN("", "-e", "local function f() error('oops') end f()") == 1 && strstr(errors, "oops\nstack traceback:") &&
+            strstr(errors, "in local 'f'") && !*output,
+        "an error has a traceback, on stderr");
+  CHECK(RUN("", "-e", "error(setmetatable({}, {__tostring = function() return 'an object' end}))") == 1 &&
+            strstr(errors, "moonlet: an object\n"),
+        "an error object is told by its __tostring");
+  CHECK(RUN("", "-e", "error({})") == 1 && strstr(errors, "moonlet: table: "), "so is one without");
+  CHECK(RUN("", "-e", "error()") == 1 && strstr(errors, "moonlet: nil"), "and none at all");
+  CHECK(RUN("", "-e", "os.exit(7)") == 7, "os.exit");
+  CHECK(RUN("", "-e", "print(collectgarbage 'incremental')") == 0 && strcmp(output, "incremental\n") == 0, "collector");
+  CHECK(RUN("print(1 + 1, ml)") == 0 && strcmp(output, "2\tnil\n") == 0, "a script in a pipe, without ml");
+  CHECK(RUN("print(arg[0], ...)", "-", "a") == 0 && strcmp(output, "-\ta\n") == 0, "the same with -");
+  CHECK(RUN("x x") == 1 && strstr(errors, "stdin:1:"), "a mistake in it");
+  CHECK(RUN("", "frobnicate") == 2 && strstr(errors, "no command is called 'frobnicate'"), "no such command");
+  CHECK(RUN("", "generate", "--frob") == 2, "no such option");
+  CHECK(RUN("", "generate", "-m", "/nowhere", "-p", "x") == 1 && strstr(errors, "/nowhere"), "no such model");
+  CHECK(RUN("", "./nowhere.lua") == 1 && strstr(errors, "nowhere.lua"), "no such script");
+}
+
+static void test_script(void) {
+  char path[1100];
+  snprintf(path, sizeof path, "%s/script.lua", folder);
+  close(scratch("script.lua", "#!/usr/bin/env moonlet\n"
+                              "print(arg[0] == ..., arg[1], arg[2], #arg, select('#', ...), arg[-1], ml)\n"
+                              "print(type(require 'moonlet'))\n"));
+  CHECK(RUN("", path, "a", "b") == 0 && strcmp(output, "false\ta\tb\t2\t2\tmoonlet\tnil\ntable\n") == 0,
+        "a script, its arguments, and moonlet by require");
+  close(scratch("script.lua", "while true do end"));
+  CHECK(run(150, "", path, (char *)NULL) == 130 && strstr(errors, "cancelled"), "an interrupted script ends with 130");
+  close(scratch("script.lua", "io.read() while true do end"));
+  CHECK(run(150, NULL, path, (char *)NULL) == 130, "also while it reads");
+  close(scratch("script.lua", "local ok, e = pcall(function() while true do end end)\n"
+                              "local n = 0 for i = 1, 1e6 do n = n + i end\n"
+                              "print(ok, e.code, tostring(e), 'said: ' .. e)"));
+  CHECK(run(150, "", path, (char *)NULL) == 0 && strcmp(output, "false\tcancelled\tcancelled\tsaid: cancelled\n") == 0,
+        "a script that catches it goes on");
+}
+
+static void test_start(void) {
+  double best = 1e9;
+  for (int i = 0; i < 10; i++) {
+    static session s;
+    double before = now_ms();
+    if (!start(&s, repl)) break;
+    expect(&s, "\r\n> ");
+    double took = now_ms() - before;
+    if (took < best) best = took;
+    type(&s, "\x04");
+    finish(&s);
+  }
+  const char *sanitizer = getenv("SANITIZE");
+  if (sanitizer && *sanitizer)
+    check_skip("the REPL starts in under 20 ms", "a sanitizer slows it");
+  else
+    CHECK(best < 20, "the REPL starts in under 20 ms (%.1f)", best);
+}
+
+int main(void) {
+  const char *build = getenv("BUILD");
+  snprintf(command, sizeof command, "%s/moonlet", build && *build ? build : "build");
+  signal(SIGPIPE, SIG_IGN);
+  if (!CHECK(access(command, X_OK) == 0, "%s is there", command)) return check_done();
+  if (!CHECK(mkdtemp(folder), "a scratch folder")) return check_done();
+  test_session();
+  test_completion();
+  test_interrupt();
+  test_second_interrupt();
+  test_history();
+  test_pipeline();
+  test_script();
+  test_start();
+  char remove[1200];
+  snprintf(remove, sizeof remove, "rm -rf '%s'", folder);
+  CHECK(system(remove) == 0, "the scratch folder is removed");
+  return check_done();
+}
