@@ -25,12 +25,6 @@
 #include <readline/history.h>
 #include <readline/readline.h>
 
-typedef struct ml_engine ml_engine;
-int luaopen_moonlet(lua_State *L);
-ml_engine *ml_lua_engine(lua_State *L);  /* the engine of a state that has loaded moonlet */
-void ml_cancel(ml_engine *engine);       /* raises the cancel flag; async-signal-safe */
-bool ml_cancel_clear(ml_engine *engine); /* takes the flag down; whether it was up */
-
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2, EXIT_INTERRUPTED = 130 };
 enum { HISTORY_ENTRIES = 1000, HISTORY_FILE_LINES = 4000 };
 

@@ -8,6 +8,7 @@
 #ifndef MOONLET_H
 #define MOONLET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +17,14 @@ extern "C" {
 #endif
 
 #define ML_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define ML_API __attribute__((visibility("default")))
+#else
+#define ML_API
+#endif
+
+struct lua_State;
 
 /* What a call came to. Names as scripts see them: ml_status_name. */
 typedef enum ml_status {
@@ -35,10 +44,27 @@ typedef enum ml_status {
 } ml_status;
 
 /* The name of a status as scripts see it: "not_found", "corrupt", ... Never NULL. */
-const char *ml_status_name(ml_status status);
+ML_API const char *ml_status_name(ml_status status);
 
 /* The text of the calling thread's last failure; "" when there was none. Valid until the next failure on this thread. */
-const char *ml_error_message(void);
+ML_API const char *ml_error_message(void);
+
+typedef struct ml_engine ml_engine;
+
+/* ---- for hosts that bring their own interpreter ---- */
+
+/* Opens the module in a Lua 5.4 state: luaL_requiref(L, "moonlet", luaopen_moonlet, 0). */
+ML_API int luaopen_moonlet(struct lua_State *L);
+/* The engine of a state that has loaded moonlet; it lives as long as the state. Raises a Lua error when there is none. */
+ML_API ml_engine *ml_lua_engine(struct lua_State *L);
+
+/* ---- cancellation ---- */
+
+/* Raises the cancel flag: what runs in the engine ends soon with ML_CANCELLED. May be called from any thread and from
+ * a signal handler. */
+ML_API void ml_cancel(ml_engine *engine);
+/* Takes the flag down; true when it was up. */
+ML_API bool ml_cancel_clear(ml_engine *engine);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /* cancel.h: the one flag behind Ctrl-C, a host's cancel and a deadline.
  *
- * Any thread and any signal handler may raise it (ml_cancel_raise). The engine polls it between plan steps and in long
- * loops through ml_cancel_poll, which also raises it once the deadline has passed. */
+ * Any thread and any signal handler may raise it (ml_flag_raise). The engine polls it between plan steps and in long
+ * loops through ml_flag_poll, which also raises it once the deadline has passed. */
 #ifndef ML_BASE_CANCEL_H
 #define ML_BASE_CANCEL_H
 
@@ -21,15 +21,15 @@ static inline int64_t ml_now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static inline void ml_cancel_raise(ml_cancel_flag *f) { atomic_store(&f->raised, ML_CANCELLED); }
+static inline void ml_flag_raise(ml_cancel_flag *f) { atomic_store(&f->raised, ML_CANCELLED); }
 
-static inline void ml_cancel_clear(ml_cancel_flag *f) {
+static inline void ml_flag_clear(ml_cancel_flag *f) {
   atomic_store(&f->raised, 0);
   atomic_store(&f->deadline_ns, 0);
 }
 
 /* ML_OK, ML_CANCELLED or ML_DEADLINE; does not write the error record. */
-static inline ml_status ml_cancel_poll(ml_cancel_flag *f) {
+static inline ml_status ml_flag_poll(ml_cancel_flag *f) {
   int raised = atomic_load_explicit(&f->raised, memory_order_relaxed);
   if (raised) return (ml_status)raised;
   int64_t deadline = atomic_load_explicit(&f->deadline_ns, memory_order_relaxed);

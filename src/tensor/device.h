@@ -10,7 +10,6 @@
 
 #include <stdatomic.h>
 
-typedef struct ml_engine ml_engine;
 typedef struct ml_device ml_device;
 typedef struct ml_plan ml_plan;
 typedef struct ml_program ml_program; /* a plan as a device wants it */

@@ -298,7 +298,7 @@ static void walk(void *context, int member) {
   for (size_t i = 0; i < g->n_tasks; i++) {
     if (g->barrier_before[i]) {
       if (member == 0) {
-        ml_status now = ml_cancel_poll(&e->cancel);
+        ml_status now = ml_flag_poll(&e->cancel);
         if (now != ML_OK) atomic_store(&g->stop, now);
       }
       ml_pool_barrier(e->pool);
@@ -319,7 +319,7 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
     if (!g->scratch_data) return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", g->scratch * (size_t)members);
     g->scratch_members = members;
   }
-  ml_status status = ml_cancel_poll(&e->cancel);
+  ml_status status = ml_flag_poll(&e->cancel);
   if (status == ML_OK) {
     set_addresses(g, inputs, outputs);
     for (size_t i = 0; i < g->n_tasks; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);

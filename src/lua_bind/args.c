@@ -1,0 +1,226 @@
+/* args.c: arguments by signature, and the one place where positions of Lua become positions of C. */
+#include "lua_bind/lua_bind.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t lb_check_integer(lua_State *L, int index, const char *what) {
+  int ok;
+  lua_Integer i = lua_tointegerx(L, index, &ok); /* takes floats of integer value */
+  if (!ok || lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "%s: expected an integer, found %s", what, luaL_tolstring(L, index, NULL));
+  return i;
+}
+
+int lb_to_axis(lua_State *L, int index) {
+  int64_t axis = lb_check_integer(L, index, "axis");
+  if (axis == 0 || axis > ML_MAX_DIMS || axis < -ML_MAX_DIMS) lb_usage(L, "axis %d is out of range: axes count from 1, or from the end with -1", (int)axis);
+  return axis > 0 ? (int)axis - 1 : (int)axis;
+}
+
+ml_dtype lb_check_dtype(lua_State *L, int index) {
+  ml_dtype t;
+  const char *name = lua_tostring(L, index);
+  if (!name || !ml_dtype_find(name, &t)) lb_usage(L, "dtype: expected a name such as \"float32\", found %s", luaL_tolstring(L, index, NULL));
+  return t;
+}
+
+/* A list of integers at `index`; returns how many. */
+static int read_list(lua_State *L, int index, int64_t *list, int max, const char *what, bool axes) {
+  int n = (int)luaL_len(L, index);
+  if (n > max) lb_usage(L, "%s: expected at most %d entries, found %d", what, max, n);
+  for (int i = 0; i < n; i++) {
+    lua_geti(L, index, i + 1);
+    list[i] = axes ? lb_to_axis(L, -1) : lb_check_integer(L, -1, what);
+    lua_pop(L, 1);
+  }
+  return n;
+}
+
+int lb_check_shape(lua_State *L, int index, int64_t *shape) {
+  if (lua_type(L, index) == LUA_TNUMBER) {
+    shape[0] = lb_check_integer(L, index, "shape");
+    return 1;
+  }
+  if (!lua_istable(L, index)) lb_usage(L, "shape: expected a list of sizes, found %s", luaL_typename(L, index));
+  return read_list(L, index, shape, ML_MAX_DIMS, "shape", false);
+}
+
+/* One entry of slice: {first, last, step}, 1-based, inclusive, negative from the end -> start, count, step. */
+static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
+  int64_t v[3] = {0, 0, 1};
+  bool given[3] = {false, false, false};
+  if (!lua_istable(L, index)) lb_usage(L, "slice: expected {first, last, step} for each axis, found %s", luaL_typename(L, index));
+  for (int i = 0; i < 3; i++) {
+    if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
+    lua_pop(L, 1);
+  }
+  int64_t step = v[2];
+  if (step == 0) lb_usage(L, "slice: a step of 0");
+  int64_t first = given[0] ? v[0] : step > 0 ? 1 : -1, last = given[1] ? v[1] : step > 0 ? -1 : 1;
+  if (first < 0) first += size + 1;
+  if (last < 0) last += size + 1;
+  if (step > 0) {
+    if (first < 1) first = 1;
+    if (last > size) last = size;
+  } else {
+    if (first > size) first = size;
+    if (last < 1) last = 1;
+  }
+  int64_t count = step > 0 ? (last - first) / step + 1 : (first - last) / -step + 1;
+  if (step > 0 ? first > last : first < last) count = 0;
+  range[0] = count > 0 ? first - 1 : 0;
+  range[1] = count;
+  range[2] = step;
+}
+
+static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs) {
+  if (!lua_istable(L, index)) lb_usage(L, "slice: expected a list of ranges, found %s", luaL_typename(L, index));
+  int n = (int)luaL_len(L, index);
+  if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
+  attrs->n_list = 3 * x->ndim;
+  for (int d = 0; d < x->ndim; d++) {
+    if (d < n) lua_geti(L, index, d + 1);
+    else lua_createtable(L, 0, 0);
+    read_range(L, lua_gettop(L), x->shape[d], &attrs->list[3 * d]);
+    lua_pop(L, 1);
+  }
+}
+
+/* ---- signatures ---- */
+
+typedef struct parameter { char name[24], type[3], fallback[16]; bool optional; } parameter;
+
+/* Reads one `name:type=default` and steps on; false at the end. */
+static bool next_parameter(const char **text, parameter *p) {
+  const char *s = *text;
+  while (*s == ' ') s++;
+  if (!*s) return false;
+  size_t word = strcspn(s, " "), colon = strcspn(s, ":"), equals = strcspn(s, "=");
+  *p = (parameter){0};
+  memcpy(p->name, s, colon);
+  size_t type_end = equals < word ? equals : word;
+  memcpy(p->type, s + colon + 1, type_end - colon - 1);
+  if (equals < word) {
+    memcpy(p->fallback, s + equals + 1, word - equals - 1);
+    p->optional = true;
+  }
+  if (p->type[1] == '?') p->optional = true;
+  *text = s + word;
+  return true;
+}
+
+/* A table whose keys are names: options. */
+static bool is_options(lua_State *L, int index) {
+  if (!lua_istable(L, index)) return false;
+  lua_pushnil(L);
+  if (!lua_next(L, index)) return false;
+  bool named = lua_type(L, -2) == LUA_TSTRING;
+  lua_pop(L, 2);
+  return named;
+}
+
+typedef struct reader {
+  lua_State *L;
+  ml_op op;
+  int next, top, options; /* stack positions; options 0: none */
+  int read_options;
+  ml_tensor **inputs;
+  int n_inputs, max;
+  ml_attrs *attrs;
+  int n_attrs;
+} reader;
+
+/* Pushes the argument for a parameter: by position, else by name; nil when it is absent. */
+static int fetch(reader *r, const parameter *p) {
+  if (r->next <= r->top) {
+    lua_pushvalue(r->L, r->next++);
+    return lua_gettop(r->L);
+  }
+  if (!r->options) lua_pushnil(r->L);
+  else if (lua_getfield(r->L, r->options, p->name) != LUA_TNIL) r->read_options++;
+  return lua_gettop(r->L);
+}
+
+static void add_input(reader *r, ml_tensor *t) {
+  if (r->n_inputs == r->max) lb_usage(r->L, "%s: more than %d tensors", ml_op_name(r->op), r->max);
+  r->inputs[r->n_inputs++] = t;
+}
+
+/* Tensors of a list stay on the stack. */
+static void read_tensors(reader *r, int index) {
+  if (!lua_istable(r->L, index)) lb_usage(r->L, "%s: expected a list of tensors, found %s", ml_op_name(r->op), luaL_typename(r->L, index));
+  int n = (int)luaL_len(r->L, index);
+  luaL_checkstack(r->L, n + 8, "too many tensors");
+  for (int i = 1; i <= n; i++) {
+    lua_geti(r->L, index, i);
+    add_input(r, lb_check_operand(r->L, lua_gettop(r->L)));
+  }
+}
+
+static void read_attribute(reader *r, const parameter *p, int index) {
+  lua_State *L = r->L;
+  ml_attrs *a = r->attrs;
+  bool absent = lua_isnil(L, index);
+  switch (p->type[0]) {
+  case 'S': a->n_list = lb_check_shape(L, index, a->list); return;
+  case 'L': read_ranges(L, index, r->inputs[0], a); return;
+  case 'X':
+    if (absent) return;
+    if (lua_istable(L, index)) a->n_list = read_list(L, index, a->list, ML_MAX_DIMS, p->name, true);
+    else a->n_list = 1, a->list[0] = lb_to_axis(L, index);
+    return;
+  default: break;
+  }
+  if (r->n_attrs == ML_MAX_ATTRS) lb_usage(L, "%s: too many parameters", ml_op_name(r->op));
+  int at = r->n_attrs++;
+  switch (p->type[0]) {
+  case 'f':
+    if (!absent && lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "%s: %s: expected a number, found %s", ml_op_name(r->op), p->name, luaL_typename(L, index));
+    a->v[at].f = absent ? strtod(p->fallback, NULL) : lua_tonumber(L, index);
+    return;
+  case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, p->name); return;
+  case 'b': a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index); return;
+  case 'D': a->v[at].i = lb_check_dtype(L, index); return;
+  case 'A': {
+    int64_t axis = absent ? strtoll(p->fallback, NULL, 10) : 0;
+    a->v[at].i = absent ? (axis > 0 ? axis - 1 : axis) : lb_to_axis(L, index);
+    return;
+  }
+  default: lb_usage(L, "%s: signature", ml_op_name(r->op));
+  }
+}
+
+/* Options that no parameter has read. */
+static void check_options(reader *r, const char *signature) {
+  lua_State *L = r->L;
+  lua_pushnil(L);
+  while (lua_next(L, r->options)) {
+    lua_pop(L, 1);
+    const char *key = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
+    parameter p;
+    bool known = false;
+    for (const char *s = signature; !known && next_parameter(&s, &p);) known = strcmp(p.name, key) == 0;
+    if (!known) lb_usage(L, "%s: no option \"%s\"", ml_op_name(r->op), key);
+  }
+}
+
+int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs) {
+  reader r = {.L = L, .op = op, .next = 1, .top = lua_gettop(L), .inputs = inputs, .max = max, .attrs = attrs};
+  const char *signature = ml_op_infos[op].signature, *s = signature;
+  luaL_checkstack(L, 40, "too many arguments");
+  memset(attrs, 0, sizeof *attrs);
+  attrs->n_list = -1;
+  if (r.top > 0 && is_options(L, r.top)) r.options = r.top--;
+  parameter p;
+  while (next_parameter(&s, &p)) {
+    int index = fetch(&r, &p);
+    if (lua_isnil(L, index) && !p.optional) lb_usage(L, "%s: %s is missing", ml_op_name(op), p.name);
+    if (p.type[0] != 'T') read_attribute(&r, &p, index);
+    else if (p.type[1] == '*') read_tensors(&r, index);
+    else add_input(&r, lua_isnil(L, index) ? NULL : lb_check_operand(L, index));
+  }
+  if (r.next <= r.top) lb_usage(L, "%s: %d arguments too many", ml_op_name(op), r.top - r.next + 1);
+  if (r.options) check_options(&r, signature);
+  return r.n_inputs;
+}

@@ -1,0 +1,161 @@
+/* device.c: devices, memory counters, statistics, cancellation. */
+#include "lua_bind/lua_bind.h"
+
+#include <string.h>
+
+static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, d->name);
+  lua_setfield(L, -2, "name");
+  lua_pushstring(L, d->description);
+  lua_setfield(L, -2, "description");
+  lua_pushinteger(L, ml_pool_members(e->pool));
+  lua_setfield(L, -2, "threads");
+}
+
+static int devices(lua_State *L) {
+  const ml_engine *e = lb_engine(L);
+  lua_createtable(L, e->n_devices, 0);
+  for (int i = 0; i < e->n_devices; i++) {
+    push_device(L, e, e->devices[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static ml_device *check_device(lua_State *L, int index) {
+  ml_engine *e = lb_engine(L);
+  if (lua_isnoneornil(L, index)) return e->device;
+  ml_device *d = ml_engine_device(e, luaL_checkstring(L, index));
+  if (!d) lb_raise(L, ML_NOT_FOUND);
+  return d;
+}
+
+static int device(lua_State *L) {
+  push_device(L, lb_engine(L), check_device(L, 1));
+  return 1;
+}
+
+/* default_device([name]): where new tensors are made; returns the name. */
+static int default_device(lua_State *L) {
+  ml_device *d = check_device(L, 1);
+  lb_engine(L)->device = d;
+  lua_pushstring(L, d->name);
+  return 1;
+}
+
+static int threads(lua_State *L) {
+  if (!lua_isnoneornil(L, 1)) {
+    int64_t n = lb_check_integer(L, 1, "threads");
+    if (n < 1 || n > 1024) lb_usage(L, "threads: expected 1 to 1024, found %lld", (long long)n);
+    if (n != ml_pool_members(lb_engine(L)->pool)) lb_check(L, ml_engine_set_threads(lb_engine(L), (int)n));
+  }
+  lua_pushinteger(L, ml_pool_members(lb_engine(L)->pool));
+  return 1;
+}
+
+/* ---- memory ---- */
+
+static int push_size(lua_State *L, size_t bytes) {
+  lua_pushinteger(L, (lua_Integer)bytes);
+  return 1;
+}
+
+static int memory_active(lua_State *L) { return push_size(L, check_device(L, 1)->memory.active); }
+static int memory_peak(lua_State *L) { return push_size(L, check_device(L, 1)->memory.peak); }
+static int memory_cached(lua_State *L) { return push_size(L, check_device(L, 1)->memory.cached); }
+
+static int memory_reset_peak(lua_State *L) {
+  ml_memory *m = &check_device(L, 1)->memory;
+  m->peak = m->active;
+  return 0;
+}
+
+static size_t check_bytes(lua_State *L, int index) {
+  int64_t bytes = lb_check_integer(L, index, "bytes");
+  if (bytes < 0) lb_usage(L, "bytes: expected 0 or more, found %lld", (long long)bytes);
+  return (size_t)bytes;
+}
+
+/* limit([bytes [, device]]): sets the limit (0: none) and returns it. */
+static int memory_limit(lua_State *L) {
+  ml_device *d = check_device(L, 2);
+  if (!lua_isnoneornil(L, 1)) d->memory.limit = check_bytes(L, 1);
+  return push_size(L, d->memory.limit);
+}
+
+static int memory_cache_limit(lua_State *L) {
+  ml_device *d = check_device(L, 2);
+  if (!lua_isnoneornil(L, 1)) {
+    d->memory.cache_limit = check_bytes(L, 1);
+    ml_memory_trim(d, d->memory.cache_limit);
+  }
+  return push_size(L, d->memory.cache_limit);
+}
+
+static int memory_clear(lua_State *L) {
+  ml_memory_trim(check_device(L, 1), 0);
+  return 0;
+}
+
+static int stats(lua_State *L) {
+  const ml_engine *e = lb_engine(L);
+  uint64_t allocations = 0;
+  for (int i = 0; i < e->n_devices; i++) allocations += e->devices[i]->memory.allocations;
+  lua_createtable(L, 0, 6);
+  const struct { const char *name; uint64_t value; } fields[] = {{"traces", e->stats.traces}, {"plans", e->stats.plans}, {"replays", e->stats.replays},
+                                                                {"allocations", allocations}, {"bytes_moved", e->stats.bytes_moved}, {"tensors", (uint64_t)e->live_tensors}};
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+    lua_pushinteger(L, (lua_Integer)fields[i].value);
+    lua_setfield(L, -2, fields[i].name);
+  }
+  return 1;
+}
+
+/* ---- cancellation ---- */
+
+/* cancel(): raises the engine's flag; take_cancel(): takes it down, whether it was up; deadline(seconds or nil). */
+static int cancel(lua_State *L) {
+  ml_cancel(lb_engine(L));
+  return 0;
+}
+
+static int take_cancel(lua_State *L) {
+  lua_pushboolean(L, ml_cancel_clear(lb_engine(L)));
+  return 1;
+}
+
+static int is_cancelled(lua_State *L) {
+  ml_status now = ml_flag_poll(&lb_engine(L)->cancel);
+  if (now == ML_OK) lua_pushnil(L);
+  else lua_pushstring(L, ml_status_name(now));
+  return 1;
+}
+
+static int deadline(lua_State *L) {
+  ml_cancel_flag *f = &lb_engine(L)->cancel;
+  if (lua_isnoneornil(L, 1)) {
+    atomic_store(&f->deadline_ns, 0);
+    int up = ML_DEADLINE;
+    atomic_compare_exchange_strong(&f->raised, &up, 0);
+    return 0;
+  }
+  atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(luaL_checknumber(L, 1) * 1e9));
+  return 0;
+}
+
+static int clock_now(lua_State *L) {
+  lua_pushnumber(L, (double)ml_now_ns() * 1e-9);
+  return 1;
+}
+
+int lb_open_device(lua_State *L) {
+  static const luaL_Reg functions[] = {{"devices", devices}, {"device", device}, {"default_device", default_device}, {"threads", threads},
+                                       {"stats", stats}, {"cancel", cancel}, {"take_cancel", take_cancel}, {"cancelled", is_cancelled}, {"deadline", deadline}, {"clock", clock_now}, {NULL, NULL}};
+  static const luaL_Reg memory[] = {{"active", memory_active}, {"peak", memory_peak}, {"cached", memory_cached}, {"reset_peak", memory_reset_peak},
+                                    {"limit", memory_limit}, {"cache_limit", memory_cache_limit}, {"clear", memory_clear}, {NULL, NULL}};
+  luaL_newlib(L, functions);
+  luaL_newlib(L, memory);
+  lua_setfield(L, -2, "memory");
+  return 1;
+}

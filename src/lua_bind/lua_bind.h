@@ -1,0 +1,80 @@
+/* lua_bind.h: what the files of the Lua floor share.
+ *
+ * Rules. A handle (userdata with a metatable) is pushed before the resource that it will own exists, so that an error at any line
+ * leaves nothing half-owned. __gc, __close and close are one idempotent function. Only this floor raises. Positions written in
+ * Lua are 1-based and are converted in args.c alone. */
+#ifndef ML_LUA_BIND_H
+#define ML_LUA_BIND_H
+
+#include "tensor/plan.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+
+/* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
+typedef struct lb_host {
+  ml_engine *engine;
+  int references;
+  size_t seen_bytes; /* device memory when the collector was last told */
+  int depth;         /* of the module path */
+  size_t path_lengths[64];
+  lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
+} lb_host;
+
+/* state.c: the engine of a state, errors, the collector */
+lb_host *lb_get_host(lua_State *L);
+static inline ml_engine *lb_engine(lua_State *L) { return lb_get_host(L)->engine; }
+lb_host *lb_host_retain(lb_host *host);
+void lb_host_release(lb_host *host);
+/* Makes the engine of a state that has none. */
+void lb_open_host(lua_State *L);
+/* Raises an error object {message, code} at the line of the user's own code. */
+_Noreturn void lb_raise(lua_State *L, ml_status status);
+_Noreturn void lb_usage(lua_State *L, const char *format, ...) ML_PRINTF(2, 3);
+static inline void lb_check(lua_State *L, ml_status status) {
+  if (status != ML_OK) lb_raise(L, status);
+}
+/* Pushes nil, message, code; returns 3. */
+int lb_fail(lua_State *L, ml_status status);
+/* Tells the collector about device memory that came into being since it was last told. */
+void lb_charge(lua_State *L);
+/* Collects fully: before out-of-memory is reported. */
+void lb_collect(lua_State *L);
+/* Evaluates, once more after a full collection where memory ran out. */
+void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count);
+int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is */
+
+/* tensor.c */
+#define LB_TENSOR "moonlet.Tensor"
+/* Pushes an empty handle; the caller stores a tensor that it owns in the result. */
+ml_tensor **lb_new_tensor(lua_State *L);
+void lb_push_tensor(lua_State *L, ml_tensor *owned);
+ml_tensor *lb_to_tensor(lua_State *L, int index);    /* NULL when it is none */
+ml_tensor *lb_check_tensor(lua_State *L, int index); /* raises on closed ones */
+/* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
+ml_tensor *lb_check_operand(lua_State *L, int index);
+int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
+void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
+
+/* args.c: the only place that turns positions of Lua into positions of C, and options into arguments */
+int lb_to_axis(lua_State *L, int index);                            /* 1-based, negative from the end -> 0-based, negative */
+ml_dtype lb_check_dtype(lua_State *L, int index);
+int lb_check_shape(lua_State *L, int index, int64_t *shape);        /* a list, or one number */
+int64_t lb_check_integer(lua_State *L, int index, const char *what); /* floats of integer value too */
+/* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table. Inputs are left on the
+ * stack, borrowed. Returns their number. */
+int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);
+enum { LB_MAX_INPUTS = 256 };
+
+/* Each pushes a table of functions. */
+int lb_open_ops(lua_State *L);
+int lb_open_files(lua_State *L);
+int lb_open_text(lua_State *L);
+int lb_open_weights(lua_State *L);
+int lb_open_plan(lua_State *L);
+int lb_open_device(lua_State *L);
+int lb_open_json(lua_State *L);
+/* Sets n functions of a table, each with the host as nothing more than the registry's. */
+void lb_set(lua_State *L, const char *name, lua_CFunction function);
+
+#endif

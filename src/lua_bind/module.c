@@ -1,0 +1,131 @@
+/* module.c: luaopen_moonlet: the C parts as "moonlet.core", and where the Lua parts are found.
+ *
+ * A module moonlet.a.b is lua/a/b.lua of, in this order: the directory that MOONLET_LUA names (a source tree under work), and the copy inside
+ * this library. Its chunk is named "=moonlet/a/b.lua", by which errors tell our code from the user's. */
+#include "lua_bind/embedded.h"
+#include "lua_bind/json.h"
+#include "lua_bind/lua_bind.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "moonlet.models.llama" -> "models/llama"; "moonlet" -> "init". NULL for other modules. */
+static const char *relative_path(lua_State *L, const char *module) {
+  if (strcmp(module, "moonlet") == 0) return "init";
+  if (strncmp(module, "moonlet.", 8) != 0) return NULL;
+  return luaL_gsub(L, module + 8, ".", "/");
+}
+
+static int load_file(lua_State *L, const char *directory, const char *relative) {
+  lua_pushfstring(L, "%s/%s.lua", directory, relative);
+  const char *path = lua_tostring(L, -1);
+  FILE *f = fopen(path, "rb");
+  if (!f) return 0;
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  for (;;) {
+    char *room = luaL_prepbuffer(&b);
+    size_t n = fread(room, 1, LUAL_BUFFERSIZE, f);
+    if (n == 0) break;
+    luaL_addsize(&b, n);
+  }
+  fclose(f);
+  luaL_pushresult(&b);
+  size_t size;
+  const char *text = lua_tolstring(L, -1, &size);
+  lua_pushfstring(L, "=moonlet/%s.lua", relative);
+  if (luaL_loadbufferx(L, text, size, lua_tostring(L, -1), "t") != LUA_OK) lua_error(L);
+  return 1;
+}
+
+static int load_embedded(lua_State *L, const char *relative) {
+  size_t length = strlen(relative);
+  for (const ml_embedded_file *f = ml_embedded_files; f->path; f++) {
+    if (strncmp(f->path, relative, length) != 0 || strcmp(f->path + length, ".lua") != 0) continue;
+    lua_pushfstring(L, "=moonlet/%s", f->path);
+    if (luaL_loadbufferx(L, f->text, f->size, lua_tostring(L, -1), "t") != LUA_OK) lua_error(L);
+    return 1;
+  }
+  return 0;
+}
+
+/* Searches init.lua of a folder too: moonlet.train is train.lua or train/init.lua. */
+static int search(lua_State *L) {
+  const char *relative = relative_path(L, luaL_checkstring(L, 1)), *directory = getenv("MOONLET_LUA");
+  if (!relative) return 0;
+  const char *folder = lua_pushfstring(L, "%s/init", relative);
+  const char *candidates[] = {relative, folder};
+  for (int i = 0; i < 2; i++) {
+    if ((directory && load_file(L, directory, candidates[i])) || load_embedded(L, candidates[i])) {
+      lua_pushstring(L, candidates[i]);
+      return 2;
+    }
+  }
+  lua_pushfstring(L, "no module '%s' in moonlet", lua_tostring(L, 1));
+  return 1;
+}
+
+/* Puts our searcher behind the preloaded modules and before the files of package.path. */
+static void install_searcher(lua_State *L) {
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "searchers");
+  for (lua_Integer i = luaL_len(L, -1); i >= 2; i--) {
+    lua_geti(L, -1, i);
+    lua_seti(L, -2, i + 1);
+  }
+  lua_pushcfunction(L, search);
+  lua_seti(L, -2, 2);
+  lua_pop(L, 2);
+}
+
+/* Copies what the table at the top has into the one below it. */
+static void merge(lua_State *L) {
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_settable(L, -5);
+  }
+  lua_pop(L, 1);
+}
+
+static void open_core(lua_State *L) {
+  lua_createtable(L, 0, 64);
+  lb_open_device(L);
+  merge(L);
+  lb_open_plan(L);
+  merge(L);
+  lb_open_files(L);
+  merge(L);
+  lb_open_text(L);
+  merge(L);
+  lb_open_weights(L);
+  merge(L);
+  lb_open_errors(L);
+  lua_setfield(L, -2, "error");
+  lb_open_json(L);
+  lua_setfield(L, -2, "json");
+  lb_open_tensor(L);
+  lua_setfield(L, -3, "methods");
+  lua_setfield(L, -2, "ops");
+  lua_pushliteral(L, ML_VERSION);
+  lua_setfield(L, -2, "version");
+}
+
+int luaopen_moonlet(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, "moonlet.core") == LUA_TNIL) {
+    lua_pop(L, 1);
+    lb_open_host(L);
+    open_core(L);
+    lua_setfield(L, -2, "moonlet.core");
+    install_searcher(L);
+  }
+  lua_settop(L, 0);
+  /* init.lua under its own name, so that `require "moonlet"` gives the same table whichever way it came in */
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "moonlet.init");
+  lua_call(L, 1, 1);
+  return 1;
+}

@@ -1,0 +1,50 @@
+/* ops.c: one Lua function for each row of ops.def, and the operators of tensors. */
+#include "lua_bind/lua_bind.h"
+
+/* Upvalue 1: the op. */
+static int call_op(lua_State *L) {
+  ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
+  ml_tensor *inputs[LB_MAX_INPUTS];
+  ml_attrs attrs;
+  int n = lb_read_arguments(L, op, inputs, LB_MAX_INPUTS, &attrs);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), op, inputs, n, &attrs, out));
+  return 1;
+}
+
+/* Operators get their operand twice where they have one. */
+static int call_operator(lua_State *L) {
+  ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
+  bool unary = ml_op_infos[op].kind == ML_KIND_UNARY;
+  ml_tensor *inputs[2] = {lb_check_operand(L, 1), unary ? NULL : lb_check_operand(L, 2)};
+  ml_attrs attrs = {.n_list = -1};
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), op, inputs, unary ? 1 : 2, &attrs, out));
+  return 1;
+}
+
+static void push_closure(lua_State *L, ml_op op, lua_CFunction function) {
+  lua_pushinteger(L, op);
+  lua_pushcclosure(L, function, 1);
+}
+
+int lb_open_ops(lua_State *L) {
+  lua_createtable(L, 0, ML_OP_COUNT);
+  for (int op = 0; op < ML_OP_COUNT; op++) {
+    if (ml_op_infos[op].kind == ML_KIND_LEAF) continue;
+    push_closure(L, (ml_op)op, call_op);
+    lua_setfield(L, -2, ml_op_name((ml_op)op));
+  }
+  return 1;
+}
+
+/* Sets the arithmetic metamethods of the metatable at the top. */
+void lb_set_operators(lua_State *L) {
+  static const struct { const char *event; ml_op op; } operators[] = {
+      {"__add", ML_OP_add}, {"__sub", ML_OP_sub}, {"__mul", ML_OP_mul}, {"__div", ML_OP_div},
+      {"__idiv", ML_OP_floordiv}, {"__mod", ML_OP_mod}, {"__pow", ML_OP_pow}, {"__unm", ML_OP_neg}};
+  for (size_t i = 0; i < sizeof operators / sizeof *operators; i++) {
+    push_closure(L, operators[i].op, call_operator);
+    lua_setfield(L, -2, operators[i].event);
+  }
+}

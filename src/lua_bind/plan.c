@@ -1,0 +1,160 @@
+/* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are Lua's
+ * business (lua/compile.lua); here is one plan as a handle. */
+#include "lua_bind/lua_bind.h"
+
+#include <string.h>
+
+#define LB_PLAN "moonlet.Plan"
+
+typedef struct plan_handle {
+  ml_plan *plan;
+  lb_host *host;
+} plan_handle;
+
+static int plan_close(lua_State *L) {
+  plan_handle *h = luaL_checkudata(L, 1, LB_PLAN);
+  ml_plan_free(h->plan);
+  h->plan = NULL;
+  lb_host_release(h->host);
+  h->host = NULL;
+  return 0;
+}
+
+static ml_plan *check_plan(lua_State *L) {
+  plan_handle *h = luaL_checkudata(L, 1, LB_PLAN);
+  if (!h->plan) lb_usage(L, "the plan is closed");
+  return h->plan;
+}
+
+/* Tensors of the list at `index` into a userdata array, which stays on the stack with them. */
+static ml_tensor **check_list(lua_State *L, int index, int *n) {
+  luaL_checktype(L, index, LUA_TTABLE);
+  *n = (int)luaL_len(L, index);
+  ml_tensor **list = lua_newuserdatauv(L, ((size_t)*n + 1) * sizeof *list, 0);
+  for (int i = 0; i < *n; i++) {
+    lua_geti(L, index, i + 1);
+    list[i] = lb_check_tensor(L, -1); /* the table keeps it alive */
+    lua_pop(L, 1);
+  }
+  return list;
+}
+
+/* eval(...): storage for every tensor given. */
+static int eval(lua_State *L) {
+  int n = lua_gettop(L);
+  ml_tensor **list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
+  for (int i = 0; i < n; i++) list[i] = lb_check_tensor(L, i + 1);
+  lb_eval(L, list, (size_t)n);
+  return 0;
+}
+
+/* input(index, dtype, shape): a placeholder; index 1-based. */
+static int input(lua_State *L) {
+  int64_t index = lb_check_integer(L, 1, "index"), shape[ML_MAX_DIMS];
+  ml_dtype dtype = lb_check_dtype(L, 2);
+  int ndim = lb_check_shape(L, 3, shape);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_input(lb_engine(L), (int)index - 1, dtype, ndim, shape, out));
+  return 1;
+}
+
+/* plan(inputs, outputs): a plan of the outputs and of all effects recorded since the last one. */
+static int make_plan(lua_State *L) {
+  int n_inputs, n_outputs;
+  ml_tensor **inputs = check_list(L, 1, &n_inputs), **outputs = check_list(L, 2, &n_outputs);
+  plan_handle *h = lua_newuserdatauv(L, sizeof *h, 0);
+  *h = (plan_handle){NULL, NULL};
+  luaL_setmetatable(L, LB_PLAN);
+  h->host = lb_host_retain(lb_get_host(L));
+  lb_check(L, ml_plan_create(lb_engine(L), inputs, n_inputs, outputs, n_outputs, &h->plan));
+  lb_charge(L);
+  return 1;
+}
+
+/* plan:run(...): tensors for its inputs; returns tensors. */
+static int plan_run(lua_State *L) {
+  ml_plan *p = check_plan(L);
+  int n = lua_gettop(L) - 1;
+  if (n != p->n_inputs) lb_usage(L, "a plan of %d inputs was given %d", p->n_inputs, n);
+  ml_tensor *small_in[64], *small_out[64], **in = small_in, **out = small_out;
+  if (n > 64) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
+  if (p->n_outputs > 64) out = lua_newuserdatauv(L, (size_t)p->n_outputs * sizeof *out, 0);
+  for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2);
+  luaL_checkstack(L, p->n_outputs + 4, "too many outputs");
+  int first = lua_gettop(L) + 1;
+  ml_tensor **slots[64];
+  if (p->n_outputs > 64) lb_usage(L, "a plan gives at most 64 tensors");
+  for (int i = 0; i < p->n_outputs; i++) slots[i] = lb_new_tensor(L);
+  ml_status status = ml_plan_run(p, in, out);
+  if (status == ML_MEMORY || status == ML_LIMIT) {
+    lb_collect(L);
+    status = ml_plan_run(p, in, out);
+  }
+  lb_check(L, status);
+  for (int i = 0; i < p->n_outputs; i++) *slots[i] = out[i];
+  lb_charge(L);
+  return lua_gettop(L) - first + 1;
+}
+
+static int plan_explain(lua_State *L) {
+  char *text;
+  lb_check(L, ml_plan_explain(check_plan(L), &text));
+  lua_pushstring(L, text); /* a refusal here leaks a text once, out of memory as we are */
+  ml_free(text);
+  return 1;
+}
+
+/* effects(): how many are pending; drop_effects(keep) forgets the rest. */
+static int effects(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)lb_engine(L)->n_effects);
+  return 1;
+}
+
+static int drop_effects(lua_State *L) {
+  ml_effects_drop(lb_engine(L), (size_t)lb_check_integer(L, 1, "keep"));
+  return 0;
+}
+
+/* ---- module paths ---- */
+
+static int path_leave(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  if (host->depth > 0) host->engine->path[host->path_lengths[--host->depth]] = '\0';
+  return 0;
+}
+
+/* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same always. */
+static int path_enter(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  const char *name = luaL_checkstring(L, 1);
+  char *path = host->engine->path;
+  size_t length = strlen(path), room = ML_PATH_BYTES - 2 - length, size = strlen(name);
+  if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths)) lb_usage(L, "modules are nested too deep");
+  host->path_lengths[host->depth++] = length;
+  if (size > 0 && room > 1) {
+    if (length) path[length++] = '.';
+    memcpy(path + length, name, size < room ? size : room);
+    path[length + (size < room ? size : room)] = '\0';
+  }
+  lua_pushvalue(L, lua_upvalueindex(1));
+  return 1;
+}
+
+int lb_open_plan(lua_State *L) {
+  luaL_newmetatable(L, LB_PLAN);
+  static const luaL_Reg methods[] = {{"run", plan_run}, {"explain", plan_explain}, {"close", plan_close}, {"__gc", plan_close}, {"__close", plan_close}, {NULL, NULL}};
+  luaL_setfuncs(L, methods, 0);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  lua_createtable(L, 0, 8);
+  static const luaL_Reg functions[] = {{"eval", eval}, {"input", input}, {"plan", make_plan}, {"effects", effects}, {"drop_effects", drop_effects}, {NULL, NULL}};
+  luaL_setfuncs(L, functions, 0);
+  lua_newuserdatauv(L, 1, 0);
+  lua_createtable(L, 0, 1);
+  lb_set(L, "__close", path_leave);
+  lua_setmetatable(L, -2);
+  lua_pushcclosure(L, path_enter, 1);
+  lua_setfield(L, -2, "enter");
+  return 1;
+}

@@ -1,0 +1,186 @@
+/* state.c: the engine of a Lua state, error objects, and what the collector is told. */
+#include "lua_bind/lua_bind.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char host_key = 0, error_key = 0;
+
+/* ---- host ---- */
+
+lb_host *lb_host_retain(lb_host *host) {
+  host->references++;
+  return host;
+}
+
+void lb_host_release(lb_host *host) {
+  if (!host || --host->references > 0) return;
+  ml_engine_free(host->engine);
+  ml_free(host);
+}
+
+static int host_gc(lua_State *L) {
+  lb_host **box = lua_touserdata(L, 1);
+  lb_host_release(*box);
+  *box = NULL;
+  return 0;
+}
+
+lb_host *lb_get_host(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key);
+  lb_host **box = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (!box || !*box) luaL_error(L, "moonlet is closed");
+  return *box;
+}
+
+void lb_open_host(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  lb_host **box = lua_newuserdatauv(L, sizeof *box, 0);
+  *box = NULL;
+  lua_createtable(L, 0, 1);
+  lb_set(L, "__gc", host_gc);
+  lua_setmetatable(L, -2);
+  lb_host *host = ml_calloc(1, sizeof *host);
+  ml_status status = host ? ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) : ML_MEMORY;
+  if (status != ML_OK) {
+    ml_free(host);
+    luaL_error(L, "moonlet: %s", ml_error_message());
+  }
+  host->references = 1;
+  host->engine->host = host;
+  *box = host;
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);
+}
+
+ml_engine *ml_lua_engine(lua_State *L) { return lb_engine(L); }
+
+void ml_cancel(ml_engine *engine) { ml_flag_raise(&engine->cancel); }
+
+bool ml_cancel_clear(ml_engine *engine) { return atomic_exchange(&engine->cancel.raised, 0) != 0; }
+
+/* ---- errors ---- */
+
+/* "file:line: " of the innermost function that is not ours. Our own Lua chunks are named "=moonlet/...". */
+static void push_where(lua_State *L) {
+  lua_Debug at;
+  for (int level = 1; lua_getstack(L, level, &at); level++) {
+    lua_getinfo(L, "Sl", &at);
+    if (at.currentline <= 0 || strncmp(at.source, "=moonlet/", 9) == 0) continue;
+    lua_pushfstring(L, "%s:%d: ", at.short_src, at.currentline);
+    return;
+  }
+  lua_pushliteral(L, "");
+}
+
+static int error_tostring(lua_State *L) {
+  lua_getfield(L, 1, "message");
+  luaL_tolstring(L, -1, NULL);
+  return 1;
+}
+
+static int error_concat(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  luaL_tolstring(L, 2, NULL);
+  lua_concat(L, 2);
+  return 1;
+}
+
+/* Pushes an error object with the message at the top of the stack, which it replaces. */
+static void push_error(lua_State *L, const char *code) {
+  lua_createtable(L, 0, 2);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "message");
+  lua_pushstring(L, code);
+  lua_setfield(L, -2, "code");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &error_key);
+  lua_setmetatable(L, -2);
+}
+
+void lb_raise(lua_State *L, ml_status status) {
+  if (status == ML_CANCELLED) ml_cancel_clear(lb_engine(L)); /* the flag has become this error */
+  push_where(L);
+  lua_pushstring(L, ml_error_message());
+  lua_concat(L, 2);
+  push_error(L, ml_status_name(status));
+  lua_error(L);
+  __builtin_unreachable();
+}
+
+void lb_usage(lua_State *L, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  ml_failv(ML_USAGE, format, args);
+  va_end(args);
+  lb_raise(L, ML_USAGE);
+}
+
+int lb_fail(lua_State *L, ml_status status) {
+  lua_pushnil(L);
+  lua_pushstring(L, ml_error_message());
+  lua_pushstring(L, ml_status_name(status));
+  return 3;
+}
+
+/* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message. */
+static int error_new(lua_State *L) {
+  luaL_checkstring(L, 1);
+  const char *code = luaL_checkstring(L, 2);
+  if (lua_toboolean(L, 3)) push_where(L);
+  else lua_pushliteral(L, "");
+  lua_pushvalue(L, 1);
+  lua_concat(L, 2);
+  push_error(L, code);
+  return 1;
+}
+
+int lb_open_errors(lua_State *L) {
+  lua_createtable(L, 0, 3); /* the metatable */
+  lb_set(L, "__tostring", error_tostring);
+  lb_set(L, "__concat", error_concat);
+  lua_pushliteral(L, "moonlet.error");
+  lua_setfield(L, -2, "__name");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &error_key);
+  lua_createtable(L, 0, 1);
+  lb_set(L, "new", error_new);
+  return 1;
+}
+
+/* ---- the collector ---- */
+
+/* Told in batches: a step of the collector for small change costs more than the memory. */
+static const size_t BATCH_BYTES = (size_t)4 << 20;
+
+void lb_charge(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  size_t now = host->engine->device->memory.active;
+  if (now < host->seen_bytes) host->seen_bytes = now;
+  if (now - host->seen_bytes < BATCH_BYTES) return;
+  size_t kilobytes = (now - host->seen_bytes) / 1024;
+  host->seen_bytes = now;
+  if (lua_gc(L, LUA_GCISRUNNING)) lua_gc(L, LUA_GCSTEP, kilobytes > 1 << 20 ? 1 << 20 : (int)kilobytes);
+}
+
+void lb_collect(lua_State *L) {
+  lua_gc(L, LUA_GCCOLLECT);
+  lua_gc(L, LUA_GCCOLLECT);
+}
+
+void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
+  ml_status status = ml_eval(lb_engine(L), tensors, count);
+  if (status == ML_MEMORY || status == ML_LIMIT) {
+    lb_collect(L);
+    status = ml_eval(lb_engine(L), tensors, count);
+  }
+  lb_check(L, status);
+  lb_charge(L);
+}
+
+void lb_set(lua_State *L, const char *name, lua_CFunction function) {
+  lua_pushcfunction(L, function);
+  lua_setfield(L, -2, name);
+}

@@ -1,0 +1,468 @@
+/* tensor.c: the tensor handle: making, reading, indexing, printing, closing. */
+#include "lua_bind/lua_bind.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct handle {
+  ml_tensor *tensor; /* NULL once closed */
+  lb_host *host;
+} handle;
+
+/* ---- handles ---- */
+
+static int tensor_close(lua_State *L) {
+  handle *h = luaL_checkudata(L, 1, LB_TENSOR);
+  ml_tensor_release(h->tensor);
+  h->tensor = NULL;
+  lb_host_release(h->host);
+  h->host = NULL;
+  return 0;
+}
+
+ml_tensor **lb_new_tensor(lua_State *L) {
+  handle *h = lua_newuserdatauv(L, sizeof *h, 0);
+  *h = (handle){NULL, NULL};
+  luaL_setmetatable(L, LB_TENSOR);
+  h->host = lb_host_retain(lb_get_host(L));
+  return &h->tensor;
+}
+
+void lb_push_tensor(lua_State *L, ml_tensor *owned) { *lb_new_tensor(L) = owned; }
+
+ml_tensor *lb_to_tensor(lua_State *L, int index) {
+  handle *h = luaL_testudata(L, index, LB_TENSOR);
+  return h ? h->tensor : NULL;
+}
+
+ml_tensor *lb_check_tensor(lua_State *L, int index) {
+  handle *h = luaL_testudata(L, index, LB_TENSOR);
+  if (!h) lb_usage(L, "expected a tensor, found %s", luaL_typename(L, index));
+  if (!h->tensor) lb_usage(L, "the tensor is closed");
+  return h->tensor;
+}
+
+ml_tensor *lb_check_operand(lua_State *L, int index) {
+  index = lua_absindex(L, index);
+  int type = lua_type(L, index);
+  if (type != LUA_TNUMBER && type != LUA_TBOOLEAN) return lb_check_tensor(L, index);
+  ml_dtype dtype = type == LUA_TBOOLEAN ? ML_BOOL : lua_isinteger(L, index) ? ML_I32 : ML_F32;
+  int64_t i = type == LUA_TBOOLEAN ? lua_toboolean(L, index) : lua_isinteger(L, index) ? lua_tointeger(L, index) : 0;
+  double f = type == LUA_TNUMBER ? lua_tonumber(L, index) : (double)i;
+  if (dtype == ML_I32 && (i > INT32_MAX || i < INT32_MIN)) dtype = ML_I64;
+  if (dtype == ML_F32 && f == floor(f) && fabs(f) < 9e18) i = (int64_t)f;
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_constant(lb_engine(L), dtype, f, i, out));
+  lua_replace(L, index);
+  return *out;
+}
+
+/* ---- making ---- */
+
+/* What a nested table holds. */
+typedef struct nest {
+  int ndim;
+  int64_t shape[ML_MAX_DIMS], size;
+  bool has_float, has_integer, has_boolean;
+  char *data;
+  ml_dtype dtype;
+  int64_t at;
+} nest;
+
+static void measure(lua_State *L, nest *n, int depth) {
+  if (!lua_istable(L, -1)) {
+    if (depth < n->ndim) lb_usage(L, "tensor: the nested lists are not even: a %s stands where a list should", luaL_typename(L, -1));
+    switch (lua_type(L, -1)) {
+    case LUA_TNUMBER:
+      if (lua_isinteger(L, -1)) n->has_integer = true;
+      else n->has_float = true;
+      return;
+    case LUA_TBOOLEAN: n->has_boolean = true; return;
+    default: lb_usage(L, "tensor: expected numbers or booleans, found %s", luaL_typename(L, -1));
+    }
+  }
+  if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
+  int64_t length = luaL_len(L, -1);
+  if (length != n->shape[depth]) lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth], (long long)length);
+  luaL_checkstack(L, 4, "nested too deep");
+  for (int64_t i = 1; i <= length; i++) {
+    lua_geti(L, -1, i);
+    measure(L, n, depth + 1);
+    lua_pop(L, 1);
+  }
+}
+
+static void put_number(lua_State *L, nest *n) {
+  char *at = n->data + (size_t)n->at++ * (size_t)ml_dtype_infos[n->dtype].bytes;
+  double d = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
+  if (ml_dtype_is_float(n->dtype) && n->dtype != ML_F64) {
+    float f = (float)d;
+    if (n->dtype == ML_F32) memcpy(at, &f, sizeof f);
+    return;
+  }
+  if (n->dtype == ML_F64) {
+    memcpy(at, &d, sizeof d);
+    return;
+  }
+  int ok = 1;
+  int64_t i = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tointegerx(L, -1, &ok);
+  if (!ok) lb_usage(L, "tensor: %f is no value of dtype %s", d, ml_dtype_name(n->dtype));
+  if (n->dtype == ML_BOOL) i = i != 0;
+  memcpy(at, &i, (size_t)ml_dtype_infos[n->dtype].bytes); /* little-endian */
+  int64_t back = 0;
+  bool negative = n->dtype == ML_I8 || n->dtype == ML_I16 || n->dtype == ML_I32;
+  memcpy(&back, at, (size_t)ml_dtype_infos[n->dtype].bytes);
+  int shift = 64 - 8 * ml_dtype_infos[n->dtype].bytes;
+  if (negative) back = (int64_t)((uint64_t)back << shift) >> shift;
+  if (back != i) lb_usage(L, "tensor: %lld does not fit dtype %s", (long long)i, ml_dtype_name(n->dtype));
+}
+
+static void fill(lua_State *L, nest *n, int depth) {
+  if (depth == n->ndim) {
+    put_number(L, n);
+    return;
+  }
+  for (int64_t i = 1; i <= n->shape[depth]; i++) {
+    lua_geti(L, -1, i);
+    fill(L, n, depth + 1);
+    lua_pop(L, 1);
+  }
+}
+
+/* tensor(values, dtype): from numbers, booleans and nested lists of them. */
+static int make_tensor(lua_State *L) {
+  if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
+  nest n = {.size = 1};
+  lua_pushvalue(L, 1);
+  while (lua_istable(L, -1)) { /* the first entries tell the shape */
+    if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
+    n.shape[n.ndim] = luaL_len(L, -1);
+    n.size *= n.shape[n.ndim];
+    if (n.shape[n.ndim++] == 0) break;
+    lua_geti(L, -1, 1);
+  }
+  lua_settop(L, 2);
+  lua_pushvalue(L, 1);
+  measure(L, &n, 0);
+  if (n.has_boolean && (n.has_integer || n.has_float)) lb_usage(L, "tensor: numbers and booleans are mixed");
+  n.dtype = n.has_boolean ? ML_BOOL : n.has_integer && !n.has_float ? ML_I32 : ML_F32;
+  ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2);
+  bool cast = wanted == ML_F16 || wanted == ML_BF16; /* through float32 */
+  n.dtype = cast ? ML_F32 : wanted;
+  if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL) lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
+  size_t bytes = (size_t)n.size * (size_t)ml_dtype_infos[n.dtype].bytes;
+  n.data = lua_newuserdatauv(L, bytes + 8, 0);
+  lua_pushvalue(L, 1);
+  fill(L, &n, 0);
+  lua_pop(L, 1);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
+  if (!cast) return 1;
+  ml_attrs attrs = {.v = {{.i = wanted}}, .n_list = -1};
+  ml_tensor *narrow = *out, **result = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &narrow, 1, &attrs, result));
+  lb_eval(L, result, 1);
+  return 1;
+}
+
+/* from_bytes(bytes, shape, dtype) */
+static int from_bytes(lua_State *L) {
+  size_t size;
+  const char *bytes = luaL_checklstring(L, 1, &size);
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = lb_check_shape(L, 2, shape);
+  ml_dtype dtype = lb_check_dtype(L, 3);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, dtype, ndim, shape, bytes, size, out));
+  return 1;
+}
+
+/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that reads as zero
+ * and is committed as it is written. */
+static int make_state(lua_State *L) {
+  ml_engine *e = lb_engine(L);
+  if (lb_to_tensor(L, 1)) {
+    ml_tensor *from = lb_check_tensor(L, 1);
+    ml_attrs none = {.n_list = -1};
+    ml_tensor **out = lb_new_tensor(L);
+    lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
+    lb_eval(L, out, 1);
+    (*out)->state = true;
+    return 1;
+  }
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = lb_check_shape(L, 1, shape);
+  ml_dtype dtype = lb_check_dtype(L, 2);
+  ml_tensor **out = lb_new_tensor(L);
+  ml_buffer *buffer;
+  lb_check(L, ml_buffer_reserve(e->device, (size_t)ml_shape_size(ndim, shape) * (size_t)ml_dtype_infos[dtype].bytes, &buffer));
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
+  ml_buffer_release(buffer);
+  lb_check(L, status);
+  (*out)->state = true;
+  return 1;
+}
+
+/* x:write_(values): writes host numbers (a flat list) over a state tensor; x is dense int32, uint32 or float32. */
+static int tensor_write(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1);
+  if (!x->state || !x->buffer || !ml_tensor_is_dense(x)) lb_usage(L, "write_: the tensor is no dense state");
+  int64_t n = luaL_len(L, 2), size = ml_tensor_size(x);
+  if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
+  nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
+  values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
+  lua_pushvalue(L, 2);
+  fill(L, &values, 0);
+  lb_check(L, x->device->table->upload(x->device, ml_tensor_data(x), values.data, ml_tensor_nbytes(x)));
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* x:commit_(bytes): brings the count of a reservation up to date, an error where the memory limit forbids it. */
+static int tensor_commit(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1);
+  if (!x->buffer || !x->buffer->reserved) lb_usage(L, "commit_: the tensor is no reservation");
+  lb_check(L, ml_buffer_charge(x->buffer, (size_t)lb_check_integer(L, 2, "bytes")));
+  return 0;
+}
+
+/* x:read_floats(buffer?) and friends are tolist; this reads one int32 without making a table: x:read(i), i 1-based. */
+static int tensor_read_at(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1);
+  int64_t i = lb_check_integer(L, 2, "position") - 1;
+  if (!x->buffer || x->dtype != ML_I32 || i < 0 || i >= ml_tensor_size(x)) lb_usage(L, "read: expected a position of an int32 tensor with storage");
+  int32_t value;
+  lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * i, 4));
+  lua_pushinteger(L, value);
+  return 1;
+}
+
+/* ---- reading ---- */
+
+static float half_to_float(uint16_t h, bool brain) {
+  if (brain) {
+    union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
+    return v.f;
+  }
+  int exponent = h >> 10 & 31, mantissa = h & 1023;
+  float v = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf((float)(1024 + mantissa), exponent - 25) : ldexpf((float)mantissa, -24);
+  return h & 0x8000 ? -v : v;
+}
+
+static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
+  switch (t) {
+  case ML_F32: lua_pushnumber(L, ((const float *)data)[i]); return;
+  case ML_F64: lua_pushnumber(L, ((const double *)data)[i]); return;
+  case ML_F16: case ML_BF16: lua_pushnumber(L, half_to_float(((const uint16_t *)data)[i], t == ML_BF16)); return;
+  case ML_I8: lua_pushinteger(L, ((const int8_t *)data)[i]); return;
+  case ML_U8: lua_pushinteger(L, ((const uint8_t *)data)[i]); return;
+  case ML_I16: lua_pushinteger(L, ((const int16_t *)data)[i]); return;
+  case ML_U16: lua_pushinteger(L, ((const uint16_t *)data)[i]); return;
+  case ML_I32: lua_pushinteger(L, ((const int32_t *)data)[i]); return;
+  case ML_U32: lua_pushinteger(L, ((const uint32_t *)data)[i]); return;
+  case ML_I64: case ML_U64: lua_pushinteger(L, ((const int64_t *)data)[i]); return;
+  case ML_BOOL: lua_pushboolean(L, data[i]); return;
+  default: lb_usage(L, "values of dtype %s cannot be read one by one; dequantize or cast it first", ml_dtype_name(t));
+  }
+}
+
+/* Pushes a userdata with the row-major bytes. */
+static const char *read_bytes(lua_State *L, ml_tensor *t) {
+  lb_eval(L, &t, 1);
+  char *data = lua_newuserdatauv(L, ml_tensor_nbytes(t) + 1, 0);
+  lb_check(L, ml_tensor_read(t, data));
+  return data;
+}
+
+static int tensor_item(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1);
+  if (ml_tensor_size(t) != 1) lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+  push_value(L, read_bytes(L, t), t->dtype, 0);
+  return 1;
+}
+
+static int64_t push_list(lua_State *L, const ml_tensor *t, const char *data, int depth, int64_t at) {
+  if (depth == t->ndim) {
+    push_value(L, data, t->dtype, at);
+    return at + 1;
+  }
+  luaL_checkstack(L, 4, "nested too deep");
+  lua_createtable(L, t->shape[depth] < INT32_MAX ? (int)t->shape[depth] : 0, 0);
+  for (int64_t i = 1; i <= t->shape[depth]; i++) {
+    at = push_list(L, t, data, depth + 1, at);
+    lua_seti(L, -2, i);
+  }
+  return at;
+}
+
+static int tensor_tolist(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1);
+  push_list(L, t, read_bytes(L, t), 0, 0);
+  return 1;
+}
+
+static int tensor_tobytes(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1);
+  const char *data = read_bytes(L, t);
+  lua_pushlstring(L, data, ml_tensor_nbytes(t));
+  return 1;
+}
+
+/* ---- printing ---- */
+
+enum { EDGE = 3, SUMMARY = 60 }; /* entries shown at each end of an axis that is summarised; size from which axes are */
+
+static void add_text(luaL_Buffer *b, const char *data, const ml_tensor *t, int64_t i) {
+  char text[64];
+  lua_State *L = b->L;
+  push_value(L, data, t->dtype, i);
+  if (lua_isboolean(L, -1)) snprintf(text, sizeof text, "%s", lua_toboolean(L, -1) ? "true" : "false");
+  else if (lua_isinteger(L, -1)) snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, -1));
+  else snprintf(text, sizeof text, "%.5g", lua_tonumber(L, -1));
+  lua_pop(L, 1);
+  luaL_addstring(b, text);
+}
+
+static void add_axis(luaL_Buffer *b, const char *data, const ml_tensor *t, int depth, int64_t at, bool summarise) {
+  if (depth == t->ndim) {
+    add_text(b, data, t, at);
+    return;
+  }
+  int64_t inner = 1, n = t->shape[depth];
+  for (int d = depth + 1; d < t->ndim; d++) inner *= t->shape[d];
+  luaL_addchar(b, '[');
+  for (int64_t i = 0; i < n; i++) {
+    if (i > 0) luaL_addstring(b, depth == t->ndim - 1 ? ", " : ",\n ");
+    for (int d = 0; i > 0 && depth < t->ndim - 1 && d < depth; d++) luaL_addchar(b, ' ');
+    if (summarise && i == EDGE && n > 2 * EDGE) {
+      luaL_addstring(b, "...");
+      i = n - EDGE - 1;
+      continue;
+    }
+    add_axis(b, data, t, depth + 1, at + i * inner, summarise);
+  }
+  luaL_addchar(b, ']');
+}
+
+static int tensor_tostring(lua_State *L) {
+  handle *h = luaL_checkudata(L, 1, LB_TENSOR);
+  if (!h->tensor) {
+    lua_pushliteral(L, "tensor (closed)");
+    return 1;
+  }
+  ml_tensor *t = h->tensor;
+  char shape[160];
+  ml_shape_text(t->ndim, t->shape, shape, sizeof shape);
+  bool readable = t->layout == ML_LAYOUT_STRIDED && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
+  const char *data = readable ? read_bytes(L, t) : NULL;
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  if (readable) {
+    add_axis(&b, data, t, 0, 0, ml_tensor_size(t) > SUMMARY);
+    luaL_addchar(&b, '\n');
+  }
+  lua_pushfstring(L, "tensor %s %s on %s", shape, ml_dtype_name(t->dtype), t->device->name);
+  luaL_addvalue(&b);
+  luaL_pushresult(&b);
+  return 1;
+}
+
+/* ---- indexing ---- */
+
+static void push_shape(lua_State *L, const ml_tensor *t) {
+  lua_createtable(L, t->ndim, 0);
+  for (int i = 0; i < t->ndim; i++) {
+    lua_pushinteger(L, t->shape[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+}
+
+/* x[i]: the i-th entry of the first axis; nil one past the end, so that ipairs ends. */
+static int index_entry(lua_State *L, ml_tensor *t) {
+  int64_t i = lb_check_integer(L, 2, "index");
+  if (t->ndim == 0) lb_usage(L, "a tensor without axes cannot be indexed");
+  int64_t n = t->shape[0], at = i < 0 ? i + n : i - 1;
+  if (i == n + 1) return 0;
+  if (at < 0 || at >= n) lb_usage(L, "index %lld is out of range for size %lld", (long long)i, (long long)n);
+  ml_attrs a = {.n_list = 3 * t->ndim};
+  for (int d = 0; d < t->ndim; d++) a.list[3 * d] = d ? 0 : at, a.list[3 * d + 1] = d ? t->shape[d] : 1, a.list[3 * d + 2] = 1;
+  ml_tensor **part = lb_new_tensor(L);
+  lb_check(L, ml_apply(t->engine, ML_OP_slice, &t, 1, &a, part));
+  ml_attrs shape = {.n_list = t->ndim - 1};
+  memcpy(shape.list, t->shape + 1, (size_t)(t->ndim - 1) * sizeof *t->shape);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_apply(t->engine, ML_OP_reshape, part, 1, &shape, out));
+  return 1;
+}
+
+/* Upvalue 1: methods. */
+static int tensor_index(lua_State *L) {
+  if (lua_type(L, 2) == LUA_TNUMBER) return index_entry(L, lb_check_tensor(L, 1));
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
+  const char *key = lua_tostring(L, 2);
+  if (!key) lb_usage(L, "a tensor has no field %s", luaL_tolstring(L, 2, NULL));
+  ml_tensor *t = lb_check_tensor(L, 1);
+  if (strcmp(key, "shape") == 0) push_shape(L, t);
+  else if (strcmp(key, "ndim") == 0) lua_pushinteger(L, t->ndim);
+  else if (strcmp(key, "size") == 0) lua_pushinteger(L, ml_tensor_size(t));
+  else if (strcmp(key, "dtype") == 0) lua_pushstring(L, ml_dtype_name(t->dtype));
+  else if (strcmp(key, "device") == 0) lua_pushstring(L, t->device->name);
+  else if (strcmp(key, "nbytes") == 0) lua_pushinteger(L, (lua_Integer)ml_tensor_nbytes(t));
+  else lua_pushnil(L);
+  return 1;
+}
+
+static int tensor_newindex(lua_State *L) { lb_usage(L, "a tensor's entries and fields cannot be assigned; see slice_update and put_along_axis"); }
+static int tensor_pairs(lua_State *L) { lb_usage(L, "pairs of a tensor; use ipairs, or tolist"); }
+
+static int tensor_len(lua_State *L) {
+  const ml_tensor *t = lb_check_tensor(L, 1);
+  lua_pushinteger(L, t->ndim ? t->shape[0] : 0);
+  return 1;
+}
+
+/* ---- opening ---- */
+
+static int tensor_names(lua_State *L) { /* __dir: for completion */
+  static const char *const fields[] = {"shape", "ndim", "size", "dtype", "device", "nbytes"};
+  lua_createtable(L, 100, 0);
+  int n = 0;
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+    lua_pushstring(L, fields[i]);
+    lua_rawseti(L, -2, ++n);
+  }
+  lua_pushnil(L);
+  while (lua_next(L, lua_upvalueindex(1))) {
+    lua_pop(L, 1);
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, -3, ++n);
+  }
+  return 1;
+}
+
+int lb_open_tensor(lua_State *L) {
+  lb_open_ops(L); /* methods: every op, and what follows */
+  static const luaL_Reg methods[] = {{"item", tensor_item}, {"tolist", tensor_tolist}, {"tobytes", tensor_tobytes}, {"close", tensor_close},
+                                     {"write_", tensor_write}, {"commit_", tensor_commit}, {"read", tensor_read_at}, {NULL, NULL}};
+  luaL_setfuncs(L, methods, 0);
+  luaL_newmetatable(L, LB_TENSOR);
+  static const luaL_Reg events[] = {{"__gc", tensor_close}, {"__close", tensor_close}, {"__tostring", tensor_tostring}, {"__len", tensor_len},
+                                    {"__newindex", tensor_newindex}, {"__pairs", tensor_pairs}, {NULL, NULL}};
+  luaL_setfuncs(L, events, 0);
+  lb_set_operators(L);
+  lua_pushvalue(L, -2);
+  lua_pushcclosure(L, tensor_index, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pushvalue(L, -2);
+  lua_pushcclosure(L, tensor_names, 1);
+  lua_setfield(L, -2, "__dir");
+  lua_pop(L, 1);
+  lb_open_ops(L); /* functions */
+  lb_set(L, "tensor", make_tensor);
+  lb_set(L, "from_bytes", from_bytes);
+  lb_set(L, "state", make_state);
+  lua_insert(L, -2);
+  return 2; /* functions, methods */
+}

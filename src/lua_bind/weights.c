@@ -1,0 +1,203 @@
+/* weights.c: tensors out of files into the layout that products want, packing and unpacking. */
+#include "lua_bind/lua_bind.h"
+
+#include "lua_bind/files.h"
+
+#include <string.h>
+
+/* Rows read and packed at once. */
+static const size_t CHUNK_BYTES = (size_t)1 << 20;
+
+/* What load may do to rows on their way: `heads` > 0 turns rows (head, pair, half), as GGUF stores the queries and keys of interleaved rope,
+ * into (head, half, pair). */
+static int64_t source_row(int64_t row, int64_t rows, int64_t heads) {
+  if (heads <= 0) return row;
+  int64_t d = rows / heads, half = d / 2, r = row % d;
+  return row / d * d + r % half * 2 + r / half;
+}
+
+static ml_status pack_rows(ml_device *d, const ml_entry *entry, int64_t heads, char *room, size_t room_bytes, void *packed) {
+  int64_t rows = entry->shape[0], inputs = entry->shape[1];
+  size_t row_bytes = 0;
+  ml_dtype_row_bytes(entry->dtype, inputs, &row_bytes);
+  int64_t group = row_bytes ? (int64_t)(room_bytes / row_bytes) / ML_PACK_ROWS * ML_PACK_ROWS : 0;
+  if (group == 0) return ml_fail(ML_LIMIT, "%s: rows of %zu bytes", entry->name, row_bytes);
+  for (int64_t first = 0; first < rows; first += group) {
+    int64_t n = rows - first < group ? rows - first : group;
+    if (heads <= 0) ML_TRY(ml_file_read(entry->file, entry->offset + (size_t)first * row_bytes, room, (size_t)n * row_bytes));
+    else {
+      for (int64_t r = 0; r < n; r++) {
+        size_t at = (size_t)source_row(first + r, rows, heads) * row_bytes;
+        ML_TRY(ml_file_read(entry->file, entry->offset + at, room + (size_t)r * row_bytes, row_bytes));
+      }
+    }
+    ML_TRY(d->table->pack(d, packed, entry->dtype, inputs, first, n, room));
+  }
+  return ML_OK;
+}
+
+/* A tensor over a fresh buffer in packed layout. */
+static ml_status packed_tensor(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact, ml_tensor **out) {
+  size_t bytes = d->table->packed_bytes(d, dtype, rows, inputs);
+  if (!bytes) return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(dtype), (long long)inputs);
+  ml_buffer *buffer;
+  ML_TRY(ml_buffer_create(d, bytes, &buffer));
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){rows, inputs}, out);
+  ml_buffer_release(buffer);
+  if (status == ML_OK) (*out)->exact = exact;
+  return status;
+}
+
+static bool option(lua_State *L, int index, const char *name) {
+  if (!lua_istable(L, index)) return false;
+  lua_getfield(L, index, name);
+  bool on = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return on;
+}
+
+static int64_t option_integer(lua_State *L, int index, const char *name) {
+  if (!lua_istable(L, index)) return 0;
+  lua_getfield(L, index, name);
+  int64_t n = lua_isnil(L, -1) ? 0 : lb_check_integer(L, -1, name);
+  lua_pop(L, 1);
+  return n;
+}
+
+/* file:load(name, {packed, exact, heads}) -> tensor | nil, message, code. Packed: a matrix for products. Else the values as the file has them
+ * (block formats stay blocks). */
+int lb_file_load(lua_State *L) {
+  const ml_checkpoint *c = lb_check_checkpoint(L, 1);
+  const char *name = luaL_checkstring(L, 2);
+  const ml_entry *entry = ml_checkpoint_find(c, name);
+  if (!entry) return lb_fail(L, ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name));
+  ml_device *d = lb_engine(L)->device;
+  bool packed = option(L, 3, "packed"), exact = option(L, 3, "exact");
+  int64_t heads = option_integer(L, 3, "heads");
+  if (packed && entry->ndim != 2) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: expected 2 axes, found %d", name, entry->ndim));
+  if (heads > 0 && (entry->ndim != 2 || entry->shape[0] % (2 * heads) != 0)) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: rows do not divide into %lld heads", name, (long long)heads));
+  size_t room_bytes = CHUNK_BYTES, row = 0;
+  if (entry->ndim > 0) ml_dtype_row_bytes(entry->dtype, entry->shape[entry->ndim - 1], &row);
+  if (row > room_bytes / ML_PACK_ROWS) room_bytes = row * ML_PACK_ROWS;
+  if (!packed) room_bytes = entry->bytes;
+  char *room = lua_newuserdatauv(L, room_bytes + 1, 0);
+  ml_tensor **out = lb_new_tensor(L);
+  ml_status status;
+  if (packed) {
+    status = packed_tensor(d, entry->dtype, entry->shape[0], entry->shape[1], exact, out);
+    if (status == ML_OK) status = pack_rows(d, entry, heads, room, room_bytes, ml_tensor_data(*out));
+  } else {
+    status = ml_file_read(entry->file, entry->offset, room, entry->bytes);
+    if (status == ML_OK) status = ml_tensor_from_host(d, entry->dtype, entry->ndim, entry->shape, room, entry->bytes, out);
+  }
+  if (status != ML_OK) return lb_fail(L, ml_fail_prefix(status, "%s", name));
+  return 1;
+}
+
+/* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
+static int pack(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1);
+  if (t->ndim != 2) lb_usage(L, "pack: expected 2 axes, found %d", t->ndim);
+  if (t->layout == ML_LAYOUT_PANELS) {
+    lua_settop(L, 1);
+    return 1;
+  }
+  char *data = lua_newuserdatauv(L, ml_tensor_nbytes(t) + 1, 0);
+  lb_eval(L, &t, 1);
+  lb_check(L, ml_tensor_read(t, data));
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, packed_tensor(t->device, t->dtype, t->shape[0], t->shape[1], lua_toboolean(L, 2), out));
+  lb_check(L, t->device->table->pack(t->device, ml_tensor_data(*out), t->dtype, t->shape[1], 0, t->shape[0], data));
+  return 1;
+}
+
+/* unpack(tensor): the file's own blocks (or floats) again. */
+static int unpack(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1);
+  if (t->layout != ML_LAYOUT_PANELS) lb_usage(L, "unpack: the tensor is not packed");
+  char *data = lua_newuserdatauv(L, ml_tensor_nbytes(t) + 1, 0);
+  lb_check(L, t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], data));
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_from_host(t->device, t->dtype, t->ndim, t->shape, data, ml_tensor_nbytes(t), out));
+  return 1;
+}
+
+static int is_packed(lua_State *L) {
+  lua_pushboolean(L, lb_check_tensor(L, 1)->layout == ML_LAYOUT_PANELS);
+  return 1;
+}
+
+/* ---- random weights ---- */
+
+static uint64_t next_random(uint64_t *s) { /* splitmix64 */
+  uint64_t z = (*s += 0x9e3779b97f4a7c15u);
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+/* A float16 near `size`, never odd in its last bits: a scale. */
+static uint16_t half_scale(double size) {
+  int exponent = 15;
+  while (size < 1 && exponent > 1) size *= 2, exponent--;
+  while (size >= 2) size /= 2, exponent++;
+  return (uint16_t)(exponent << 10 | (int)((size - 1) * 1024));
+}
+
+/* Fills blocks with random codes under scales that give weights of about `deviation`. */
+static void random_blocks(ml_dtype t, double deviation, uint64_t *seed, uint8_t *data, size_t bytes) {
+  const ml_dtype_info *info = &ml_dtype_infos[t];
+  for (size_t i = 0; i + 8 <= bytes; i += 8) {
+    uint64_t r = next_random(seed);
+    memcpy(data + i, &r, 8);
+  }
+  for (uint8_t *b = data; b + info->bytes <= data + bytes; b += info->bytes) {
+    bool k = info->block == 256, with_min = t == ML_Q4_1 || t == ML_Q5_1;
+    double levels = t == ML_Q8_0 ? 74 : t == ML_Q5_0 || t == ML_Q5_1 ? 9.2 : 4.6;
+    uint16_t d = half_scale(t == ML_Q6_K ? deviation / 18 / 74 : t == ML_Q4_K ? deviation / 4.6 / 32 : t == ML_Q5_K ? deviation / 9.2 / 32 : deviation / levels);
+    if (t == ML_Q6_K) memcpy(b + 208, &d, 2);
+    else memcpy(b, &d, 2);
+    uint16_t m = half_scale(k ? deviation / 32 * (t == ML_Q4_K ? 1.6 : 1.7) : deviation * 1.63);
+    if (with_min) m |= 0x8000;
+    if (with_min || (k && t != ML_Q6_K)) memcpy(b + 2, &m, 2);
+  }
+}
+
+/* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
+static int random_packed(lua_State *L) {
+  ml_dtype dtype = lb_check_dtype(L, 1);
+  int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
+  double deviation = luaL_checknumber(L, 4);
+  uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
+  size_t row_bytes;
+  if (rows < 0 || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s", (long long)inputs, ml_dtype_name(dtype));
+  size_t bytes = row_bytes * ML_PACK_ROWS;
+  uint8_t *room = lua_newuserdatauv(L, bytes + 8, 0);
+  ml_device *d = lb_engine(L)->device;
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, packed_tensor(d, dtype, rows, inputs, lua_toboolean(L, 6), out));
+  for (int64_t r = 0; r < rows; r += ML_PACK_ROWS) {
+    if (ml_dtype_is_block(dtype)) random_blocks(dtype, deviation, &seed, room, bytes);
+    else {
+      for (int64_t i = 0; i < inputs * ML_PACK_ROWS; i++) { /* uniform, of the deviation asked for */
+        float f = (float)(((double)(next_random(&seed) >> 11) * 0x1p-53 - 0.5) * 3.4641016 * deviation);
+        uint32_t u;
+        memcpy(&u, &f, 4);
+        if (dtype == ML_F32) memcpy(room + 4 * i, &f, 4);
+        else {
+          uint16_t h = dtype == ML_BF16 ? (uint16_t)(u >> 16) : (uint16_t)((u >> 16 & 0x8000) | half_scale(f < 0 ? -f : f));
+          memcpy(room + 2 * i, &h, 2);
+        }
+      }
+    }
+    int64_t n = rows - r < ML_PACK_ROWS ? rows - r : ML_PACK_ROWS;
+    lb_check(L, d->table->pack(d, ml_tensor_data(*out), dtype, inputs, r, n, room));
+  }
+  return 1;
+}
+
+int lb_open_weights(lua_State *L) {
+  static const luaL_Reg functions[] = {{"pack", pack}, {"unpack", unpack}, {"is_packed", is_packed}, {"random_packed", random_packed}, {NULL, NULL}};
+  luaL_newlib(L, functions);
+  return 1;
+}
