@@ -42,23 +42,6 @@ ml_status ml_spans_add(ml_spans *spans, uint32_t start, uint32_t end, bool match
   return ML_OK;
 }
 
-/* Printable bytes stand for themselves; the others, in order, for U+0100 on. */
-static bool printable(unsigned b) { return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
-
-uint32_t ml_byte_char(unsigned char byte) {
-  unsigned b = byte;
-  if (printable(b)) return b;
-  if (b <= 0x20) return 0x100 + b;
-  return b <= 0xa0 ? 0x121 + (b - 0x7f) : 0x143;
-}
-
-int ml_char_byte(uint32_t code) {
-  if (code < 0x100) return printable(code) ? (int)code : -1;
-  if (code <= 0x120) return (int)(code - 0x100);
-  if (code <= 0x142) return (int)(code - 0x121 + 0x7f);
-  return code == 0x143 ? 0xad : -1;
-}
-
 /* --- atoms --- */
 
 /* A set that begins or ends at a code point. */
@@ -361,7 +344,6 @@ static ml_status cut_literal(const ml_pattern *p, const char *text, uint32_t sta
 }
 
 ml_status ml_pattern_cut(ml_pattern *p, ml_view view, const char *text, uint32_t start, uint32_t end, ml_spans *out) {
-  if (p->literal && p->text.size == 0) return ml_spans_add(out, start, end, false);
-  if (p->literal && view == ML_VIEW_CHARS) return cut_literal(p, text, start, end, out);
+  if (p->literal && p->text.size > 0 && view == ML_VIEW_CHARS) return cut_literal(p, text, start, end, out);
   return cut_regex(p, view, text, start, end, out);
 }

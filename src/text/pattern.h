@@ -39,10 +39,6 @@ void ml_pattern_free(ml_pattern *pattern);
  * empty. The part is searched as if nothing stood around it. */
 ml_status ml_pattern_cut(ml_pattern *pattern, ml_view view, const char *text, uint32_t start, uint32_t end, ml_spans *out);
 
-/* The printable characters of byte-level BPE: byte to code point, and back (-1: none). */
-uint32_t ml_byte_char(unsigned char byte);
-int ml_char_byte(uint32_t code);
-
 /* --- between pattern_parse.c and pattern.c --- */
 
 /* A parsed pattern: PCRE2 syntax in which 0xff, low byte, high byte stands for the set of that number. */

@@ -38,6 +38,10 @@ size_t ml_utf8_invalid(const char *text, size_t size, bool *incomplete);
 /* Appends `text`, each maximal invalid part replaced by U+FFFD. */
 ml_status ml_utf8_append_lossy(ml_text *out, const char *text, size_t size);
 
+/* The printable characters in which byte-level BPE spells bytes: byte to code point, and back (-1: none). */
+uint32_t ml_byte_char(unsigned char byte);
+int ml_char_byte(uint32_t code);
+
 /* Code points as sorted, disjoint, non-touching half-open ranges: first, past the last, ... */
 typedef struct ml_ranges {
   uint32_t *items;

@@ -77,3 +77,20 @@ ml_status ml_utf8_append_lossy(ml_text *out, const char *text, size_t size) {
   }
   return ML_OK;
 }
+
+/* Printable bytes stand for themselves; the others, in order, for U+0100 on. */
+static bool printable(unsigned b) { return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
+
+uint32_t ml_byte_char(unsigned char byte) {
+  unsigned b = byte;
+  if (printable(b)) return b;
+  if (b <= 0x20) return 0x100 + b;
+  return b <= 0xa0 ? 0x121 + (b - 0x7f) : 0x143;
+}
+
+int ml_char_byte(uint32_t code) {
+  if (code < 0x100) return printable(code) ? (int)code : -1;
+  if (code <= 0x120) return (int)(code - 0x100);
+  if (code <= 0x142) return (int)(code - 0x121 + 0x7f);
+  return code == 0x143 ? 0xad : -1;
+}

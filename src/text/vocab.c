@@ -3,6 +3,18 @@
 
 #include <string.h>
 
+/* The first `size` bytes, 1 to 7 of them, as a number; together with the size they are told from all others. */
+static uint64_t short_word(const char *bytes, size_t size) {
+  if (size >= 4) {
+    uint32_t low, high;
+    memcpy(&low, bytes, 4);
+    memcpy(&high, bytes + size - 4, 4);
+    return (uint64_t)high << 32 | low;
+  }
+  const unsigned char *u = (const unsigned char *)bytes;
+  return (uint64_t)u[0] << 16 | (uint64_t)u[size / 2] << 8 | u[size - 1];
+}
+
 uint64_t ml_hash_bytes(const char *bytes, size_t size) {
   const uint64_t key = UINT64_C(0x9e3779b97f4a7c15);
   uint64_t hash = key ^ size, word;
@@ -10,8 +22,7 @@ uint64_t ml_hash_bytes(const char *bytes, size_t size) {
     memcpy(&word, bytes, 8);
     hash = ml_hash_mix(hash ^ word, key);
   }
-  word = 0;
-  memcpy(&word, bytes, size);
+  word = size ? short_word(bytes, size) : 0;
   return ml_hash_mix(hash ^ word, UINT64_C(0xd1b54a32d192ed03));
 }
 
