@@ -16,7 +16,7 @@ typedef struct ml_entry {
   int ndim;
   int64_t shape[ML_CHECKPOINT_MAX_DIMS]; /* row-major order: GGUF's reversed dims are turned round here */
   const ml_file *file;
-  size_t offset, bytes; /* in `file`; checked to lie inside it */
+  size_t offset, bytes; /* in `file`; checked to lie inside it. No alignment is promised: safetensors has none */
 } ml_entry;
 
 typedef struct ml_meta {  /* safetensors' __metadata__: text to text, in the order of the file */
@@ -36,7 +36,7 @@ typedef struct ml_checkpoint {
 ml_status ml_safetensors_open(const char *path, ml_checkpoint **out);
 /* A directory: model.safetensors, or what model.safetensors.index.json names, else model*.safetensors (sorted); ML_NOT_FOUND
  * without any. Index: shard names must be plain file names; every weight it maps must be in the shard it names and every
- * tensor of the shards must be in the map. */
+ * tensor of the shards must be in the map (ML_MISMATCH). The metadata is that of the first shard that has any. */
 ml_status ml_safetensors_open_directory(const char *directory, ml_checkpoint **out);
 void ml_checkpoint_close(ml_checkpoint *checkpoint);
 /* NULL when there is no such tensor. */
@@ -53,5 +53,16 @@ typedef struct ml_save_item {
 } ml_save_item;
 /* Writes tensors in the given order, header padded to 8 bytes, through a temporary and a rename. */
 ml_status ml_safetensors_save(const char *path, const ml_save_item *items, size_t n_items, const ml_meta *meta, size_t n_meta);
+
+/* ---- for the readers ---- */
+
+/* Reads a safetensors file that is open already; `file` is the checkpoint's from here on, and is closed on failure. */
+ml_status ml_safetensors_parse(ml_file *file, ml_checkpoint **out);
+/* Bytes of a tensor; false for a negative dimension, an overflow, or a last axis that is no whole number of blocks. */
+bool ml_entry_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out);
+/* Sorts by name; ML_CORRUPT when two entries share one. */
+ml_status ml_checkpoint_sort(ml_checkpoint *checkpoint);
+/* Frees what the checkpoint holds and zeroes it, but not the structure. */
+void ml_checkpoint_clear(ml_checkpoint *checkpoint);
 
 #endif

@@ -1,4 +1,7 @@
 /* gguf.h: GGUF v2 and v3 (little-endian), metadata and tensors.
+ *
+ * Refused as ML_CORRUPT: duplicate keys and names, more than 4 dims, tensors that overlap or are not aligned. Refused as
+ * ML_UNSUPPORTED: other versions, big-endian files, one part of a split model, block formats that dtype.h lacks.
  * Source: the GGUF specification in ggml's docs/gguf.md. */
 #ifndef ML_IO_GGUF_H
 #define ML_IO_GGUF_H
@@ -35,11 +38,15 @@ typedef struct ml_gguf {
 } ml_gguf;
 
 ml_status ml_gguf_open(const char *path, ml_gguf **out);
+/* The same for a file that is open already: it belongs to the result from here on, and is closed on failure. */
+ml_status ml_gguf_parse(ml_file *file, ml_gguf **out);
 void ml_gguf_close(ml_gguf *gguf);
+/* NULL when there is no such key. */
 const ml_gguf_value *ml_gguf_get(const ml_gguf *gguf, const char *key);
-/* Item `i` of an array of strings: a pointer into the file, not NUL-terminated. */
+/* Item `i` of an array of strings: a pointer into the file, not NUL-terminated. NULL when there is no such item. */
 const char *ml_gguf_string_at(const ml_gguf *gguf, const ml_gguf_value *value, uint64_t i, size_t *size);
-/* Item `i` of a numeric or bool array, widened. ML_MISMATCH when the array holds no such thing. */
+/* Item `i` of a numeric or bool array, widened. ML_MISMATCH when there is no such item, when a float is asked for as an
+ * integer, or when a uint64 does not fit an int64. */
 ml_status ml_gguf_int_at(const ml_gguf_value *value, uint64_t i, int64_t *out);
 ml_status ml_gguf_float_at(const ml_gguf_value *value, uint64_t i, double *out);
 
