@@ -359,8 +359,8 @@ int main(void) {
   test_good();
   test_truncation();
   test_damage();
-  test_real("smollm2.gguf", 272, "llama");
-  test_real("gemma3.gguf", 236, "gemma3");
+  test_real("SmolLM2-135M-Instruct.gguf", 272, "llama");
+  test_real("gemma-3-270m.gguf", 236, "gemma3");
   bytes b = {0};
   build_good(&b, 3, 32);
   char path[600];

@@ -391,6 +391,15 @@ static ml_status encode_number(lua_State *L, int index, encoder *e) {
   return e->text.status;
 }
 
+/* The type's own name where it has one: "moonlet.Tensor" rather than "userdata". */
+static const char *type_name(lua_State *L, int index) {
+  const char *name = luaL_typename(L, index);
+  int type = luaL_getmetafield(L, index, "__name");
+  if (type == LUA_TSTRING) name = lua_tostring(L, -1); /* the metatable keeps it */
+  if (type != LUA_TNIL) lua_pop(L, 1);
+  return name;
+}
+
 static ml_status encode_value(lua_State *L, int index, encoder *e) {
   luaL_checkstack(L, STACK_SLOTS, "JSON is nested too deep");
   size_t size;
@@ -409,7 +418,7 @@ static ml_status encode_value(lua_State *L, int index, encoder *e) {
     return e->text.status;
   default: break;
   }
-  return ml_fail(ML_USAGE, "a %s is not JSON", luaL_typename(L, index));
+  return ml_fail(ML_USAGE, "a %.80s is not JSON", type_name(L, index));
 }
 
 static int free_encoder(lua_State *L) {
