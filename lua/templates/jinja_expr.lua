@@ -173,17 +173,14 @@ end
 local NO_OPTIONS = {}
 
 ---One expression, or a tuple of several with commas between them.
----@param options table?  simplified (names and literals only), namespace, no_cond, parentheses, stop (a name)
+---@param options table?  simplified (names and literals only), namespace, no_cond, parentheses
 function M:parse_tuple(options)
   options = options or NO_OPTIONS
   local line = self.token[3]
   local items, is_tuple = {}, false
   while true do
     if #items > 0 then self:expect(",") end
-    if self:at("variable_end") or self:at("block_end") or self:at(")")
-      or (options.stop and self:at("name", options.stop)) then
-      break
-    end
+    if self:at("variable_end") or self:at("block_end") or self:at(")") then break end
     if options.simplified then
       self:enter()
       items[#items + 1] = self:parse_primary(options.namespace)

@@ -340,7 +340,7 @@ local function field_value(rt, name, state)
   local v
   if first:find("^%d+$") then
     v = #first < 10 and math.tointeger(tonumber(first)) < state.args.n and state.args[tonumber(first) + 1] or nil
-    if v == nil then mismatch("Replacement index %s out of range for positional args tuple", first) end
+    if v == nil then mismatch("tuple index out of range") end
   else
     v = state.kwargs and state.kwargs.map[first]
     if v == nil then mismatch("%s", text.quote(first)) end
@@ -401,7 +401,9 @@ function expand(rt, format, state)
       local depth, close = 1, brace
       while depth > 0 do
         close = s:find("[{}]", close + 1)
-        if not close then mismatch("expected '}' before end of string") end
+        if not close then
+          mismatch(brace == #s and "Single '{' encountered in format string" or "expected '}' before end of string")
+        end
         depth = depth + (s:sub(close, close) == "{" and 1 or -1)
       end
       parts[n], at = expand_field(rt, s:sub(brace + 1, close - 1), state), close + 1

@@ -3,6 +3,7 @@
 ---A token is {type, value, line}. Types are "data", "block_begin", "block_end", "variable_begin", "variable_end",
 ---"name", "string", "integer", "float", "eof", and each operator under its own spelling.
 local base = require "moonlet.templates.jinja_base"
+local quote = require("moonlet.templates.jinja_text").quote
 local unicode = require "moonlet.templates.jinja_unicode"
 
 local M = {}
@@ -283,7 +284,7 @@ end
 
 function Lexer:unexpected_char()
   local c = utf8.codepoint(self.source, self.pos)
-  self:fail("unexpected char '%s' at %d", utf8.char(c), unicode.points_before(self.source, self.pos))
+  self:fail("unexpected char %s at %d", quote(utf8.char(c)), unicode.points_before(self.source, self.pos))
 end
 
 function Lexer:lex_operator()

@@ -129,7 +129,7 @@ function M.mod(rt, a, b, format)
   if text.is(a) then return format(rt, a, b) end
   local x, y = number_of(a), number_of(b)
   if not (x and y) then return fail_operands("%", a, b) end
-  if y == 0 then mismatch(math.type(x + y) == "float" and "float modulo" or "integer division or modulo by zero") end
+  if y == 0 then mismatch(math.type(x + y) == "float" and "float modulo" or "integer modulo by zero") end
   return x % y
 end
 

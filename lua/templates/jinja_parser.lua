@@ -219,9 +219,8 @@ local function set_store(node)
 end
 
 ---@param with_namespace boolean?  `a.b` may be a target
----@param stop string?  a name that ends the target
-function Parser:parse_target(with_namespace, stop)
-  local target = self:parse_tuple {simplified = true, namespace = with_namespace, stop = stop}
+function Parser:parse_target(with_namespace)
+  local target = self:parse_tuple {simplified = true, namespace = with_namespace}
   if not can_assign(target) then
     local kind = (target.t == "Binary" or target.t == "Unary") and target.op or target.t:lower()
     self:fail(target.line, "can't assign to '%s'", kind)
@@ -236,9 +235,9 @@ function Parser:parse_name_target()
 end
 
 STATEMENTS["for"] = function(self, line)
-  local target = self:parse_target(false, "in")
+  local target = self:parse_target()
   self:expect("name", "in")
-  local iter = self:parse_tuple {no_cond = true, stop = "recursive"}
+  local iter = self:parse_tuple {no_cond = true}
   local test = self:skip_if("name", "if") and self:parse_expression() or nil
   local recursive = self:skip_if("name", "recursive")
   local body = self:parse_body({"endfor", "else"})

@@ -455,7 +455,9 @@ function COMPILE.CallBlock(node, frame)
   local line = node.line
   return function(rt, env, out)
     rt.line = line
-    emit(rt, out, invoke(rt, env))
+    local v = invoke(rt, env)
+    if not text.is(v) then base.mismatch("sequence item 0: expected str instance, %s found", value.type_name(v)) end
+    emit(rt, out, v)
   end
 end
 

@@ -73,7 +73,7 @@ local function split_words(rt, v, limit)
     if at > #s then return parts end
     local from = at
     if limit >= 0 and #parts >= limit then
-      add(rt, parts, text.strip(rt, text.sub(rt, v, from, #s), nil, false, true))
+      add(rt, parts, text.sub(rt, v, from, #s))
       return parts
     end
     while at <= #s and not unicode.is_space(utf8.codepoint(s, at)) do at = utf8.offset(s, 2, at) end
@@ -94,7 +94,7 @@ local function rsplit_words(rt, v, limit)
     if at == 0 then return reversed(parts) end
     local last = at
     if limit >= 0 and #parts >= limit then
-      add(rt, parts, text.strip(rt, text.sub(rt, v, 1, last), nil, true, false))
+      add(rt, parts, text.sub(rt, v, 1, last))
       return reversed(parts)
     end
     while at > 0 and not space_before() do at = utf8.offset(s, 0, at) - 1 end
@@ -135,7 +135,8 @@ local function splitter(words, at)
     if absent(sep) then
       parts = words(rt, v, limit)
     else
-      sep = need_text(sep, "separator")
+      if not text.is(sep) then mismatch("must be str or None, not %s", value.type_name(sep)) end
+      sep = plain(sep)
       if sep == "" then mismatch("empty separator") end
       parts = at(rt, v, sep, limit)
     end
@@ -312,6 +313,7 @@ method("replace", "old new / count", function(rt, v, old, new, count)
 end)
 
 method("join", "iterable", function(rt, sep, iterable)
+  if not value.try_iter(rt, iterable) then mismatch("can only join an iterable") end
   local items, n = value.collect(rt, iterable)
   for i = 1, n do
     if not text.is(items[i]) then

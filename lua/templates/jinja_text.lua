@@ -32,9 +32,9 @@ function M.data(s)
   return {k = "str", s = s, m = {1, #s, "data"}}
 end
 
----Whether a string value holds data of the context.
+---Whether a value is text that holds data of the context.
 function M.has_data(v)
-  if type(v) == "string" or not v.m then return false end
+  if type(v) ~= "table" or v.k ~= "str" or not v.m then return false end
   for i = 3, #v.m, 3 do
     if v.m[i] == "data" then return true end
   end
