@@ -215,7 +215,7 @@ local function parse_float(rt, v)
   if name == "nan" then return 0 / 0 end
   if not (s:find("^[-+]?%d+%.?%d*[eE]?[-+]?%d*$") or s:find("^[-+]?%.%d+[eE]?[-+]?%d*$")) then return nil end
   local x = tonumber((s:gsub("^%+", "")))
-  return x and x + 0.0
+  return x and value.to_float(x)
 end
 
 local function truncated(x)
@@ -249,7 +249,7 @@ end)
 filter("float", "/ default", function(rt, v, default)
   if kind(v) == "undefined" then value.fail_undefined(v) end
   local x = value.number_of(v)
-  if x then return x + 0.0 end
+  if x then return value.to_float(x) end
   x = text.is(v) and parse_float(rt, v)
   if x then return x end
   if default == nil then return 0.0 end
@@ -277,7 +277,9 @@ end
 
 local function round_float(x, precision)
   if x ~= x or x == math.huge or x == -math.huge or precision > 98 then return x end
-  if precision >= 0 then return tonumber((("%." .. precision .. "f"):format(x):gsub(",", "."))) + 0.0 end
+  if precision >= 0 then
+    return value.to_float(tonumber((("%." .. precision .. "f"):format(x):gsub(",", "."))))
+  end
   local unit = 10.0 ^ -precision
   if unit == math.huge then return 0.0 * x end
   local scaled = x / unit

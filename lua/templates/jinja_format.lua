@@ -94,8 +94,9 @@ local function printf_number(v, spec)
     if value.kind(v) == "undefined" then value.fail_undefined(v) end
     mismatch("must be real number, not %s", value.type_name(v))
   end
-  local digits = float_text(math.abs(x + 0.0), kind, spec.precision or 6, flags:find("#", 1, true))
-  return with_sign(digits, x < 0 or (x == 0 and 1 / (x + 0.0) < 0), sign)
+  x = value.to_float(x)
+  local digits = float_text(math.abs(x), kind, spec.precision or 6, flags:find("#", 1, true))
+  return with_sign(digits, x < 0 or 1 / x < 0, sign)
 end
 
 local function printf_char(rt, v)
@@ -318,7 +319,7 @@ function M.format_value(rt, v, spec_text)
   if as ~= nil and not as:find("^[eEfFgGn%%]$") then
     mismatch("Unknown format code '%s' for object of type '%s'", as, value.type_name(v))
   end
-  return format_float(rt, x + 0.0, spec)
+  return format_float(rt, value.to_float(x), spec)
 end
 
 -- The value that a field's name means: "0.a[b]".

@@ -127,9 +127,9 @@ end)
 
 filter("items", "", function(rt, v)
   if kind(v) == "undefined" then return value.lazy(function() return nil end) end
-  if kind(v) ~= "dict" then mismatch("Can only get item pairs from a mapping.") end
   local i = 0
   return value.lazy(function()
+    if kind(v) ~= "dict" then mismatch("Can only get item pairs from a mapping.") end
     i = i + 1
     if i > v.n then return nil end
     return value.tuple(rt, {v.keys[i], access.entry(v, v.keys[i])}, 2)
@@ -318,9 +318,9 @@ end
 
 M.filters.map = call.raw_spec("map", function(rt, v, args, kwargs)
   if not value.truth(v) then return value.lazy(function() return nil end) end
-  local fn, next = mapper(rt, args, kwargs), nil
+  local fn, next
   return value.lazy(function()
-    next = next or value.iter(rt, v)
+    fn, next = fn or mapper(rt, args, kwargs), next or value.iter(rt, v)
     local item = next()
     if item == nil then return nil end
     return fn(item)
@@ -331,14 +331,11 @@ end)
 local function selector(wanted, by_attribute)
   return function(rt, v, args, kwargs)
     if not value.truth(v) then return value.lazy(function() return nil end) end
-    local skip, get = 0, nil
-    if by_attribute then
-      if args.n == 0 then mismatch("Missing parameter for attribute name") end
-      skip, get = 1, getter(rt, args[1])
-    end
+    local skip, get = by_attribute and 1 or 0, nil
     local spec, rest, next
     return value.lazy(function()
-      next = next or value.iter(rt, v)
+      if by_attribute and args.n == 0 then mismatch("Missing parameter for attribute name") end
+      get, next = get or by_attribute and getter(rt, args[1]), next or value.iter(rt, v)
       if args.n > skip and not spec then
         spec, rest = named(tests.tests, args[skip + 1], "test"), rest_of(args, skip + 1)
       end

@@ -226,6 +226,12 @@ local function number_of(v)
 end
 M.number_of = number_of
 
+---A number as a float; minus zero stays what it is.
+function M.to_float(x)
+  if math.type(x) == "integer" then return x + 0.0 end
+  return x
+end
+
 local eq
 
 local function eq_items(rt, a, b)

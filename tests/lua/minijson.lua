@@ -88,7 +88,7 @@ function read(s, at)
   end
   local digits = s:match("^[-+%deE.]+", at)
   if not digits then error(("JSON: nothing to read at byte %d"):format(at)) end
-  return math.tointeger(digits) or tonumber(digits), at + #digits
+  return digits:find("[.eE]") and tonumber(digits) + 0.0 or tonumber(digits), at + #digits
 end
 
 ---The value of a JSON text that is known to be sound.
