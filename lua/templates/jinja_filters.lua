@@ -278,7 +278,8 @@ end
 local function round_float(x, precision)
   if x ~= x or x == math.huge or x == -math.huge or precision > 98 then return x end
   if precision >= 0 then
-    return value.to_float(tonumber((("%." .. precision .. "f"):format(x):gsub(",", "."))))
+    local digits = ("%." .. precision .. "f"):format(x):gsub(",", ".")
+    return tonumber(precision == 0 and digits .. ".0" or digits)
   end
   local unit = 10.0 ^ -precision
   if unit == math.huge then return 0.0 * x end

@@ -340,7 +340,7 @@ local function field_value(rt, name, state)
   end
   local v
   if first:find("^%d+$") then
-    v = #first < 10 and math.tointeger(tonumber(first)) < state.args.n and state.args[tonumber(first) + 1] or nil
+    if #first < 10 then v = state.args[math.tointeger(tonumber(first)) + 1] end
     if v == nil then mismatch("tuple index out of range") end
   else
     v = state.kwargs and state.kwargs.map[first]

@@ -124,7 +124,7 @@ global(call.spec("strftime_now", "format", function(rt, _, format)
   if not text.is(format) then
     mismatch("strftime() argument 1 must be str, not %s", value.type_name(format))
   end
-  return time.now(rt, text.plain(format))
+  return text.derived(rt, time.now(rt, text.plain(format)), format)
 end))
 
 return M

@@ -132,6 +132,7 @@ end
 function M.dumps(rt, v, ascii, indent, separators, sort_keys)
   local self = setmetatable({rt = rt, out = {}, indent = indentation(rt, indent), colon = ": "}, Writer)
   self.comma = self.indent and "," or ", "
+  self.data = text.has_data(indent)
   self.ascii = ascii ~= nil and value.truth(ascii)
   self.sort_keys = sort_keys ~= nil and value.truth(sort_keys)
   if separators ~= nil and separators ~= base.NONE then
@@ -140,6 +141,7 @@ function M.dumps(rt, v, ascii, indent, separators, sort_keys)
       mismatch("not enough values to unpack (expected 2, got %d)", n)
     end
     self.comma, self.colon = text.plain(items[1]), text.plain(items[2])
+    self.data = self.data or text.has_data(items[1]) or text.has_data(items[2])
   end
   self:write(v, 0)
   local s = table.concat(self.out)

@@ -114,13 +114,33 @@ function M.div(_, a, b)
   return x / y
 end
 
+local function signed_zero(like)
+  return (like < 0 or 1 / like < 0) and -0.0 or 0.0
+end
+
+-- Python's divmod of floats, which takes care of the sign of a zero.
+local function float_divmod(x, y)
+  local rest = math.fmod(x, y)
+  local quotient = (x - rest) / y
+  if rest ~= 0 then
+    if (y < 0) ~= (rest < 0) then rest, quotient = rest + y, quotient - 1.0 end
+  else
+    rest = signed_zero(y)
+  end
+  if quotient == 0 then return signed_zero(x / y), rest end
+  local whole = math.floor(quotient) + 0.0
+  if quotient - whole > 0.5 then whole = whole + 1.0 end
+  return whole, rest
+end
+
 function M.floordiv(_, a, b)
   local x, y = number_of(a), number_of(b)
   if not (x and y) then return fail_operands("//", a, b) end
   if y == 0 then
     mismatch(math.type(x + y) == "float" and "float floor division by zero" or "integer division or modulo by zero")
   end
-  if x == math.mininteger and y == -1 and math.type(y) == "integer" then overflow() end
+  if math.type(x + y) == "float" then return (float_divmod(x + 0.0, y + 0.0)) end
+  if x == math.mininteger and y == -1 then overflow() end
   return x // y
 end
 
@@ -130,6 +150,7 @@ function M.mod(rt, a, b, format)
   local x, y = number_of(a), number_of(b)
   if not (x and y) then return fail_operands("%", a, b) end
   if y == 0 then mismatch(math.type(x + y) == "float" and "float modulo" or "integer modulo by zero") end
+  if math.type(x + y) == "float" then return select(2, float_divmod(x + 0.0, y + 0.0)) end
   return x % y
 end
 

@@ -195,16 +195,19 @@ partition("rpartition", last, function(v) return {"", "", v} end)
 
 -- Searching ----------------------------------------------------------------------------------------------------------
 
--- The part of v between two positions (as in a slice), and how many code points and bytes stand before it; nil where
--- start lies behind the end.
+-- The part of v between two positions (as in a slice), and how many code points stand before it; nil where the first
+-- lies behind the second or behind the end.
 local function part(rt, v, start, stop)
   local s = plain(v)
   if absent(start) and absent(stop) then return s, 0 end
   local n = text.len(rt, v)
-  if not absent(start) and integer(start) > n then return nil end
-  local from, _, count = ops.slice_bounds(n, start, stop, nil)
-  if count == 0 then return "", from end
-  return s:sub(unicode.byte_of(s, from + 1), unicode.byte_of(s, from + count + 1) - 1), from
+  local function position(i, default)
+    i = absent(i) and default or integer(i)
+    return i < 0 and math.max(i + n, 0) or i
+  end
+  local from, to = position(start, 0), math.min(position(stop, n), n)
+  if from > to then return nil end
+  return s:sub(unicode.byte_of(s, from + 1), unicode.byte_of(s, to + 1) - 1), from
 end
 
 local function finder(search, missing)

@@ -197,9 +197,10 @@ function M.strip(rt, v, chars, left, right)
   return M.sub(rt, v, i, j)
 end
 
----@return number cut  a function that gives the i-th code point (0-based) as a string value
+---A function that gives one character after the other, as string values.
 function M.points(rt, v)
   local s, at = M.plain(v), 1
+  if type(v) == "table" and v.safe then v = make(s, v.m) end
   local plain = type(v) == "string"
   return function()
     if at > #s then return nil end

@@ -1,5 +1,5 @@
--- Renders templates for tests/goldens/fuzz_templates.py: JSON lines {t = template, c = context} on standard input, and for
--- each {o = text} or {e = code, m = message} on standard output. Argument: the moment that strftime_now shows.
+-- Renders templates for tests/goldens/fuzz_templates.py: JSON lines {t = template, c = context} on standard input, and
+-- for each {o = text} or {e = code, m = message} on standard output. Argument: the moment that strftime_now shows.
 local here = arg[0]:match("^(.*)/") or "."
 package.path = here .. "/?.lua;" .. package.path
 local modules = require "modules"
