@@ -26,7 +26,7 @@ ml_status ml_failv(ml_status status, const char *format, va_list args) {
   return status;
 }
 
-ml_status(ml_fail)(ml_status status, const char *format, ...) {
+ml_status ml_fail(ml_status status, const char *format, ...) {
   va_list args;
   va_start(args, format);
   ml_failv(status, format, args);

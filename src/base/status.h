@@ -18,8 +18,6 @@
 
 /* Writes the error record (text cut at 2,047 bytes) and returns `status`, which must not be ML_OK. */
 ml_status ml_fail(ml_status status, const char *format, ...) ML_PRINTF(2, 3);
-/* Tells the compiler that the result is the status given, which is not ML_OK. */
-#define ml_fail(status, ...) ((void)(ml_fail)((status), __VA_ARGS__), (status))
 ml_status ml_failv(ml_status status, const char *format, va_list args);
 
 /* Puts "prefix: " before the record's text (a file name, a module path) and returns `status`; ML_OK passes untouched. */

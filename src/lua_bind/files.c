@@ -5,6 +5,9 @@
 #include "lua_bind/json.h"
 #include "lua_bind/lua_bind.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LB_FILE "moonlet.File"
@@ -198,6 +201,26 @@ static int path_kind(lua_State *L) {
   return 1;
 }
 
+static int compare_names(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+/* list_directory(path) -> sorted names | nil, message, code */
+static int list_directory(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct dirent **list;
+  int n = scandir(path, &list, NULL, compare_names);
+  if (n < 0) return lb_fail(L, ml_fail(ML_NOT_FOUND, "%s: %s", path, strerror(errno)));
+  lua_createtable(L, n, 0); /* a refusal here leaks a listing once, out of memory as we are */
+  for (int i = 0, at = 0; i < n; i++) {
+    if (list[i]->d_name[0] != '.') {
+      lua_pushstring(L, list[i]->d_name);
+      lua_rawseti(L, -2, ++at);
+    }
+    free(list[i]);
+  }
+  free(list);
+  return 1;
+}
+
 /* write_file(path, bytes) -> true | nil, message, code: through a temporary and a rename */
 static int write_file(lua_State *L) {
   size_t size;
@@ -217,7 +240,7 @@ int lb_open_files(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   static const luaL_Reg functions[] = {{"open_safetensors", open_safetensors}, {"open_gguf", open_gguf}, {"save_safetensors", save_safetensors},
-                                       {"read_json", read_json}, {"path_kind", path_kind}, {"write_file", write_file}, {NULL, NULL}};
+                                       {"read_json", read_json}, {"path_kind", path_kind}, {"write_file", write_file}, {"list_directory", list_directory}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

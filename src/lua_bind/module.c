@@ -90,6 +90,22 @@ static void merge(lua_State *L) {
   lua_pop(L, 1);
 }
 
+static void add_module(lua_State *L, const char *name, const char *prefix, lua_Integer *n) {
+  size_t skip = strlen(prefix), length = strlen(name);
+  if (strncmp(name, prefix, skip) != 0 || length < skip + 4 || strcmp(name + length - 4, ".lua") != 0) return;
+  lua_pushlstring(L, name + skip, length - skip - 4);
+  lua_rawseti(L, -2, ++*n);
+}
+
+/* modules(prefix): names of the Lua files under a folder of lua/, as this library carries it: "models/" -> {"gemma3", ...}. */
+static int modules(lua_State *L) {
+  const char *prefix = luaL_checkstring(L, 1);
+  lua_Integer n = 0;
+  lua_createtable(L, 8, 0);
+  for (const ml_embedded_file *f = ml_embedded_files; f->path; f++) add_module(L, f->path, prefix, &n);
+  return 1;
+}
+
 static void open_core(lua_State *L) {
   lua_createtable(L, 0, 64);
   lb_open_device(L);
@@ -109,6 +125,7 @@ static void open_core(lua_State *L) {
   lb_open_tensor(L);
   lua_setfield(L, -3, "methods");
   lua_setfield(L, -2, "ops");
+  lb_set(L, "modules", modules);
   lua_pushliteral(L, ML_VERSION);
   lua_setfield(L, -2, "version");
 }

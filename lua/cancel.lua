@@ -1,0 +1,11 @@
+---Cancel tokens: a flag that a script hands to a call and raises from a callback, another coroutine or a signal.
+local M = {}
+
+local Token = {}
+Token.__index = Token
+function Token:cancel() self.cancelled = true end
+
+---@return table  {cancelled = false, cancel = function}
+function M.cancel_token() return setmetatable({cancelled = false}, Token) end
+
+return M

@@ -1,0 +1,108 @@
+---Tracing: compile, explain, scope, no_grad, and the calls of differentiation.
+local core = require "moonlet.core"
+local util = require "moonlet.util"
+
+local M = {}
+
+local function is_tensor(x)
+  local meta = type(x) == "userdata" and getmetatable(x)
+  return meta and meta.__name == "moonlet.Tensor" or false
+end
+
+-- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder that puts
+-- other tensors in their places.
+local function describe(value, tensors, key, depth)
+  if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
+  if is_tensor(value) then
+    tensors[#tensors + 1] = value
+    key[#key + 1] = "t" .. value.dtype .. "," .. table.concat(value.shape, ",") .. ";"
+    local index = #tensors
+    return function(replacements) return replacements[index] end
+  end
+  local kind = type(value)
+  if kind == "table" then
+    key[#key + 1] = "{"
+    local names, parts = util.sorted_keys(value), {}
+    for i, name in ipairs(names) do
+      key[#key + 1] = type(name) .. tostring(name) .. "="
+      parts[i] = describe(value[name], tensors, key, depth + 1)
+    end
+    key[#key + 1] = "}"
+    return function(replacements)
+      local copy = {}
+      for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
+      return copy
+    end
+  end
+  if kind == "number" and math.tointeger(value) then key[#key + 1] = "n" .. math.tointeger(value) .. ";"
+  elseif kind == "number" then key[#key + 1] = "n" .. string.format("%a", value) .. ";"
+  elseif kind == "string" then key[#key + 1] = "s" .. #value .. ":" .. value
+  elseif kind == "boolean" or kind == "nil" then key[#key + 1] = tostring(value) .. ";"
+  else key[#key + 1] = ("%s%p;"):format(kind, value) end
+  return function() return value end
+end
+
+-- Records fn over placeholders; returns the plan and a builder of its results.
+local function trace(fn, args, n)
+  local tensors, build = {}, {}
+  for i = 1, n do build[i] = describe(args[i], tensors, {}, 0) end
+  local inputs = {}
+  for i, t in ipairs(tensors) do inputs[i] = core.input(i, t.dtype, t.shape) end
+  local traced = {}
+  for i = 1, n do traced[i] = build[i](inputs) end
+  local before = core.effects()
+  local results = table.pack(pcall(fn, table.unpack(traced, 1, n)))
+  if not results[1] then
+    core.drop_effects(before)
+    error(results[2], 0)
+  end
+  local outputs, parts = {}, {}
+  for i = 2, results.n do parts[i - 1] = describe(results[i], outputs, {}, 0) end
+  return core.plan(inputs, outputs), function(values)
+    local out = {}
+    for i, part in ipairs(parts) do out[i] = part(values) end
+    return table.unpack(out, 1, results.n - 1)
+  end
+end
+
+---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then on replays the plan.
+---@param fn function  of tensors, trees of tensors, and plain values
+---@return function
+function M.compile(fn, opts)
+  util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
+  local plans = {}
+  return function(...)
+    local n, args, tensors, key = select("#", ...), {...}, {}, {}
+    for i = 1, n do describe(args[i], tensors, key, 0) end
+    local name = table.concat(key)
+    local entry = plans[name]
+    if not entry then
+      local plan, build = trace(fn, args, n)
+      entry = {plan = plan, build = build}
+      plans[name] = entry
+    end
+    return entry.build {entry.plan:run(table.unpack(tensors))}
+  end
+end
+
+---The plan of fn(...) as text.
+function M.explain(fn, ...)
+  local plan = trace(fn, {...}, select("#", ...))
+  local text = plan:explain()
+  plan:close()
+  return text
+end
+
+function M.no_grad(fn, ...) return fn(...) end
+
+function M.stop_gradient(x) return x end
+
+-- Differentiation is declared row by row in the table of operations; none has a gradient yet.
+local function no_gradient(name)
+  return function() util.raise("unsupported", "%s: the operations of this version have no gradients", name) end
+end
+for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do M[name] = no_gradient(name) end
+
+M.is_tensor = is_tensor
+
+return M

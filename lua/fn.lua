@@ -1,0 +1,65 @@
+---Functional helpers for model files.
+local ml = require "moonlet.init"
+local util = require "moonlet.util"
+
+local M = {}
+
+---softmax(q k' scale) v by heads. q (B, H, T, d); k, v (B, KV heads, T, d).
+---With `cache`, k and v are appended to it first and q attends to all that it holds; `window` counts the token itself.
+---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
+function M.attention(q, k, v, opts)
+  opts = util.options(opts, {scale = false, mask = false, causal = true, window = 0, cache = false, softcap = 0, sinks = false}, "attention")
+  local cache, slots, start, count = opts.cache, nil, nil, nil
+  if cache then
+    k, v = cache:append(k, v)
+    slots, start, count = cache.slots, cache.start, cache.count
+  end
+  return ml.attention(q, k, v, slots, start, count, opts.mask, opts.sinks, {
+    scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal, window = opts.window or 0, softcap = opts.softcap or 0,
+  })
+end
+
+function M.rms_norm(x, weight, opts)
+  opts = util.options(opts, {eps = 1e-5, offset = 0}, "rms_norm")
+  return ml.rms_norm(x, weight, opts.eps, opts.offset)
+end
+function M.layer_norm(x, weight, bias, opts)
+  return ml.layer_norm(x, weight, bias, util.options(opts, {eps = 1e-5}, "layer_norm"))
+end
+
+for _, name in ipairs {"rope", "softmax", "log_softmax", "silu", "gelu", "gelu_tanh", "relu"} do M[name] = ml[name] end
+
+local activations = {silu = ml.silu, swish = ml.silu, gelu = ml.gelu, gelu_pytorch_tanh = ml.gelu_tanh, gelu_new = ml.gelu_tanh,
+  gelu_tanh = ml.gelu_tanh, relu = ml.relu}
+---The activation that a configuration names.
+function M.activation(name)
+  return activations[name] or util.raise("unsupported", "activation \"%s\" is not supported", tostring(name))
+end
+
+---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
+---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
+function M.cross_entropy(logits, targets, opts)
+  opts = util.options(opts, {mask = false, reduction = "mean", label_smoothing = 0}, "cross_entropy")
+  local log_p = logits:log_softmax()
+  local nll = -log_p:take_along_axis(targets:expand_dims(-1), -1):squeeze(-1)
+  if opts.label_smoothing > 0 then
+    nll = nll * (1 - opts.label_smoothing) - log_p:mean(-1) * opts.label_smoothing
+  end
+  if opts.mask then nll = nll * opts.mask end
+  if opts.reduction == "none" then return nll end
+  if opts.reduction == "sum" then return nll:sum() end
+  if opts.mask then return nll:sum() / ml.maximum(opts.mask:sum(), 1) end
+  return nll:mean()
+end
+
+function M.mse(x, y) return (x - y):square():mean() end
+
+---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities.
+function M.kl_div(log_q, log_p) return (log_p:exp() * (log_p - log_q)):sum(-1):mean() end
+
+function M.dropout(x, p)
+  local keep = require("moonlet.random").bernoulli(1 - p, x.shape)
+  return ml.where(keep, x * (1 / (1 - p)), 0.0)
+end
+
+return M

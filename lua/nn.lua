@@ -1,0 +1,240 @@
+---Modules: classes whose fields are parameters and other modules. Field paths are the names that checkpoints use: the i-th member of a
+---list has the component i-1.
+local core = require "moonlet.core"
+local ml = require "moonlet.init"
+local util = require "moonlet.util"
+
+local M = {}
+
+-- What is known of an instance beside its fields: order of assignment, name, training mode.
+local private = setmetatable({}, {__mode = "k"})
+
+---@class moonlet.Module
+local Module = {}
+
+local function is_module(x) return type(x) == "table" and private[x] ~= nil end
+
+---A parameter that has a shape and no value yet. kind: "matrix" (used in products and look-ups; packed when it is loaded) or "vector".
+local Parameter = {__name = "moonlet.Parameter"}
+function M.parameter(shape, kind, init)
+  return setmetatable({shape = shape, kind = kind, init = init or "normal"}, Parameter)
+end
+local function is_parameter(x) return getmetatable(x) == Parameter end
+
+-- The value of a parameter field; one that was never loaded is made now.
+local function value(self, name)
+  local v = self[name]
+  if not is_parameter(v) then return v end
+  if v.init == "ones" or v.init == "zeros" then v = ml[v.init](v.shape)
+  else
+    local bound = (3 / v.shape[#v.shape]) ^ 0.5
+    v = require("moonlet.random").uniform(v.shape, {low = -bound, high = bound})
+  end
+  self[name] = v
+  ml.eval(v)
+  return v
+end
+
+local function remember(self, key, v)
+  local own = private[self]
+  own.order[#own.order + 1] = key
+  if is_module(v) then private[v].name = tostring(key) end
+  rawset(self, key, v)
+end
+
+---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
+---@param name string
+function M.class(name)
+  local class = setmetatable({class_name = name}, {
+    __index = Module,
+    __call = function(class, ...)
+      local self = {}
+      private[self] = {order = {}, name = name, training = false}
+      setmetatable(self, class)
+      class.init(self, ...)
+      return self
+    end,
+  })
+  class.__index = class
+  class.__newindex = remember
+  class.__name = name
+  class.__call = function(self, ...)
+    local _ <close> = core.enter(private[self].name)
+    return class.forward(self, ...)
+  end
+  return class
+end
+
+---The class of a family: the model types that it serves, to be returned by its file.
+---@param model_type string
+---@param ... string  further model types
+function M.model(model_type, ...)
+  local class = M.class(model_type)
+  class.model_types = {model_type, ...}
+  class.config, class.ignore, class.lora = {}, {}, {}
+  return class
+end
+
+-- Visits fields in order: visit(owner, key, value, path). Lists of modules are walked by index.
+local function walk(self, prefix, visit)
+  for _, key in ipairs(private[self].order) do
+    local v = rawget(self, key)
+    local path = prefix .. tostring(key)
+    if is_module(v) then
+      private[v].name = tostring(key)
+      visit(self, key, v, path)
+      walk(v, path .. ".", visit)
+    elseif ml.is_tensor(v) or is_parameter(v) then
+      visit(self, key, v, path)
+    elseif type(v) == "table" and is_module(v[1]) then
+      for i, member in ipairs(v) do
+        private[member].name = key .. "." .. (i - 1)
+        visit(v, i, member, path .. "." .. (i - 1))
+        walk(member, path .. "." .. (i - 1) .. ".", visit)
+      end
+    end
+  end
+end
+
+---Calls fn(owner, key, value, path) for every parameter, in order of assignment.
+function Module:each_parameter(fn)
+  walk(self, "", function(owner, key, v, path)
+    if not is_module(v) then fn(owner, key, v, path) end
+  end)
+end
+
+---{path = tensor}, and the paths in order.
+function Module:parameters()
+  local out, order = {}, {}
+  self:each_parameter(function(owner, key, _, path)
+    out[path] = value(owner, key)
+    order[#order + 1] = path
+  end)
+  return out, order
+end
+
+---A list of {path, module}, this one first.
+function Module:named_modules()
+  local out = {{"", self}}
+  walk(self, "", function(_, _, v, path)
+    if is_module(v) then out[#out + 1] = {path, v} end
+  end)
+  return out
+end
+
+---Replaces parameters by path: {["layers.0.weight"] = tensor}.
+function Module:update(tree)
+  local left = {}
+  for path in pairs(tree) do left[path] = true end
+  self:each_parameter(function(owner, key, v, path)
+    local new = tree[path]
+    if new == nil then return end
+    left[path] = nil
+    if table.concat(new.shape, ",") ~= table.concat(v.shape, ",") then
+      util.raise("mismatch", "%s: expected shape (%s), found (%s)", path, table.concat(v.shape, ", "), table.concat(new.shape, ", "))
+    end
+    rawset(owner, key, new)
+  end)
+  local unknown = next(left)
+  if unknown then util.raise("not_found", "%s: the module has no such parameter", unknown) end
+  return self
+end
+
+---Calls fn(tensor, path) for every parameter and keeps what it returns.
+function Module:apply(fn)
+  self:each_parameter(function(owner, key, _, path)
+    local new = fn(value(owner, key), path)
+    if new ~= nil then rawset(owner, key, new) end
+  end)
+  return self
+end
+
+function Module:load_weights(path)
+  local tensors, message, code = ml.load_safetensors(path)
+  if not tensors then return nil, message, code end
+  return util.soft(function() return self:update(tensors) end)
+end
+
+function Module:save_weights(path)
+  local tensors, order = self:parameters()
+  return require("moonlet.files").save_safetensors(path, tensors, nil, order)
+end
+
+function Module:train(on)
+  for _, entry in ipairs(self:named_modules()) do private[entry[2]].training = on ~= false end
+  return self
+end
+function Module:eval() return self:train(false) end
+function Module:is_training() return private[self].training end
+function Module:set_name(name) private[self].name = name end
+
+-- ---- the modules themselves ----
+
+---y = x W' + b; weight (outputs, inputs).
+local Linear = M.class "Linear"
+function Linear:init(inputs, outputs, opts)
+  opts = util.options(opts, {bias = false}, "Linear")
+  self.weight = M.parameter({outputs, inputs}, "matrix")
+  if opts.bias then self.bias = M.parameter({outputs}, "vector", "zeros") end
+end
+function Linear:forward(x)
+  local y = ml.linear(x, value(self, "weight"))
+  if self.bias then y = y + value(self, "bias") end
+  return y
+end
+
+---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
+local Embedding = M.class "Embedding"
+function Embedding:init(count, size) self.weight = M.parameter({count, size}, "matrix") end
+function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids) end
+function Embedding:as_linear(x)
+  local _ <close> = core.enter(private[self].name)
+  return ml.linear(x, value(self, "weight"))
+end
+
+---x / rms(x) times (offset + weight).
+local RMSNorm = M.class "RMSNorm"
+function RMSNorm:init(size, opts)
+  opts = util.options(opts, {eps = 1e-5, offset = 0}, "RMSNorm")
+  rawset(self, "options", opts)
+  self.weight = M.parameter({size}, "vector", opts.offset == 0 and "ones" or "zeros")
+end
+function RMSNorm:forward(x) return ml.rms_norm(x, value(self, "weight"), self.options.eps, self.options.offset) end
+
+local LayerNorm = M.class "LayerNorm"
+function LayerNorm:init(size, opts)
+  opts = util.options(opts, {eps = 1e-5, bias = true}, "LayerNorm")
+  rawset(self, "eps", opts.eps)
+  self.weight = M.parameter({size}, "vector", "ones")
+  if opts.bias then self.bias = M.parameter({size}, "vector", "zeros") end
+end
+function LayerNorm:forward(x) return ml.layer_norm(x, value(self, "weight"), self.bias and value(self, "bias"), {eps = self.eps}) end
+
+---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's table.
+local RoPE = M.class "RoPE"
+function RoPE:init(size, opts)
+  local rope = require "moonlet.rope"
+  opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false}, "RoPE")
+  local frequencies, scale = rope.frequencies(size, opts)
+  rawset(self, "frequencies", ml.tensor(frequencies, {dtype = "float32"}))
+  rawset(self, "scale", scale)
+  rawset(self, "interleaved", opts.interleaved)
+end
+---x (B, H, T, d) at the positions of `cache`, or from 0.
+function RoPE:forward(x, cache)
+  local shape = x.shape
+  local start = cache and cache.start or ml.full({shape[1]}, 0, {dtype = "int32"})
+  return ml.rope(x, ml.rope_table(start, self.frequencies, shape[3], self.scale), self.interleaved)
+end
+
+local Dropout = M.class "Dropout"
+function Dropout:init(p) rawset(self, "p", p or 0.5) end
+function Dropout:forward(x)
+  if not self:is_training() or self.p == 0 then return x end
+  return require("moonlet.fn").dropout(x, self.p)
+end
+
+M.Module, M.Linear, M.Embedding, M.RMSNorm, M.LayerNorm, M.RoPE, M.Dropout = Module, Linear, Embedding, RMSNorm, LayerNorm, RoPE, Dropout
+M.is_parameter, M.is_module = is_parameter, is_module
+
+return M

@@ -1,0 +1,64 @@
+---Small things that several modules share: errors and options.
+local core = require "moonlet.core"
+
+local M = {}
+
+---Raises an error object at the user's line.
+---@param code string  "usage", "mismatch", ...
+function M.raise(code, format, ...)
+  error(core.error.new(format:format(...), code, true), 0)
+end
+
+---Results of a call that reports failure as nil, message, code.
+function M.fail(code, format, ...)
+  return nil, format:format(...), code
+end
+
+---Runs fn so that an error object that it raises becomes nil, message, code.
+function M.soft(fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if results[1] then return table.unpack(results, 2, results.n) end
+  local err = results[2]
+  if type(err) == "table" and err.code then
+    if err.code == "cancelled" then error(err, 0) end
+    return nil, err.message, err.code
+  end
+  error(err, 0)
+end
+
+---Raises the error that nil, message, code stands for.
+function M.must(value, message, code)
+  if value == nil then error(core.error.new(message, code or "usage", false), 0) end
+  return value
+end
+
+---Reads options by name and knows which were never read.
+---@param given table|nil  what the user wrote
+---@param known table  name -> default value; `false` for options without one
+---@param what string  the call, for messages
+function M.options(given, known, what)
+  if given == nil then given = {} end
+  if type(given) ~= "table" then M.raise("usage", "%s: expected a table of options, found %s", what, type(given)) end
+  for name in pairs(given) do
+    if known[name] == nil then M.raise("usage", "%s: no option \"%s\"", what, tostring(name)) end
+  end
+  local options = {}
+  for name, default in pairs(known) do
+    options[name] = given[name]
+    if options[name] == nil and default ~= false then options[name] = default end
+  end
+  return options
+end
+
+---Keys of a table in a fixed order.
+function M.sorted_keys(t)
+  local keys = {}
+  for k in pairs(t) do keys[#keys + 1] = k end
+  table.sort(keys, function(a, b)
+    if math.type(a) and math.type(b) then return a < b end
+    return tostring(a) < tostring(b)
+  end)
+  return keys
+end
+
+return M
