@@ -157,6 +157,18 @@ static int is_special(lua_State *L) {
   return 1;
 }
 
+static int special_ids(lua_State *L) {
+  const ml_tokenizer *t = check_tokenizer(L, 1);
+  lua_createtable(L, 32, 0);
+  lua_Integer n = 0;
+  for (int32_t id = 0; id < ml_tokenizer_vocab_size(t); id++) {
+    if (!ml_tokenizer_is_special(t, id)) continue;
+    lua_pushinteger(L, id);
+    lua_rawseti(L, -2, ++n);
+  }
+  return 1;
+}
+
 /* facts() -> {vocab_size, bos_id, adds_bos, eos_ids} */
 static int facts(lua_State *L) {
   const ml_tokenizer *t = check_tokenizer(L, 1);
@@ -243,7 +255,7 @@ static void class(lua_State *L, const char *name, const luaL_Reg *methods) {
 
 int lb_open_text(lua_State *L) {
   static const luaL_Reg tokenizer[] = {{"encode", encode}, {"decode", decode}, {"stream", open_stream}, {"id", piece_id}, {"piece", piece_text},
-                                       {"is_special", is_special}, {"facts", facts}, {"close", tokenizer_close}, {"__gc", tokenizer_close}, {"__close", tokenizer_close}, {NULL, NULL}};
+                                       {"is_special", is_special}, {"facts", facts}, {"special_ids", special_ids}, {"close", tokenizer_close}, {"__gc", tokenizer_close}, {"__close", tokenizer_close}, {NULL, NULL}};
   static const luaL_Reg stream[] = {{"push", stream_push}, {"finish", stream_finish}, {"close", stream_close}, {"__gc", stream_close}, {"__close", stream_close}, {NULL, NULL}};
   static const luaL_Reg scratches[] = {{"__gc", scratch_gc}, {NULL, NULL}};
   class(L, LB_TOKENIZER, tokenizer);

@@ -1,0 +1,250 @@
+---A loaded model: generate, chat, complete, session, logits, perplexity, info.
+local core = require "moonlet.core"
+local ml = require "moonlet.init"
+local util = require "moonlet.util"
+local generate = require "moonlet.generate"
+local runtime = require "moonlet.runtime"
+
+local M = {}
+
+---@class moonlet.Model
+---@field info table
+---@field metrics table  of the last call
+---@field tokenizer moonlet.Tokenizer|nil
+local Model = {}
+Model.__index = Model
+Model.__name = "moonlet.Model"
+
+-- {bits, group_size, format} of the weights' most common block format, or nil.
+local function quantization(entries)
+  local bytes, best = {}, nil
+  for _, e in pairs(entries or {}) do
+    if e.dtype:match "^q%d" then
+      bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes
+      if not best or bytes[e.dtype] > bytes[best] or (bytes[e.dtype] == bytes[best] and e.dtype < best) then best = e.dtype end
+    end
+  end
+  if not best then return nil end
+  return {format = best, bits = math.tointeger(best:match "%d"), group_size = best:match "_k$" and 256 or 32}
+end
+
+local function make_info(parts)
+  local c, parameters, bytes = parts.config, 0, 0
+  parts.net:each_parameter(function(_, _, tensor)
+    parameters = parameters + tensor.size
+    bytes = bytes + tensor.nbytes
+  end)
+  local context = parts.raw.max_position_embeddings or 4096
+  if parts.options.max_context then context = math.min(context, parts.options.max_context) end
+  return {
+    model_type = parts.raw.model_type, family = parts.family.model_types[1], layers = c.num_hidden_layers, hidden_size = c.hidden_size,
+    vocab_size = c.vocab_size, parameters = parameters, quantization = quantization(parts.entries), context = math.tointeger(context), bytes = bytes,
+    path = parts.path, warnings = parts.warnings,
+  }
+end
+
+function M.new(parts)
+  local info = make_info(parts)
+  return setmetatable({
+    net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer, generation_config = parts.generation_config, device = core.default_device(),
+    info = info, metrics = {}, precision = parts.precision, cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
+    free = {},
+  }, Model)
+end
+
+local function check_open(self)
+  if not self.net then util.raise("usage", "the model is closed") end
+end
+
+-- ---- prompts ----
+
+local function check_ids(self, ids, what)
+  for i, id in ipairs(ids) do
+    local whole = math.tointeger(id)
+    if not whole or whole < 0 or whole >= self.info.vocab_size then
+      util.raise("usage", "%s: entry %d: expected a token id from 0 to %d, found %s", what, i, self.info.vocab_size - 1, tostring(id))
+    end
+  end
+  return ids
+end
+
+---Ids of a prompt: text is encoded as the tokenizer does it by default, lists of ids are taken as they are.
+function Model:prompt_ids(prompt, what)
+  if type(prompt) == "table" then return check_ids(self, prompt, what) end
+  if type(prompt) ~= "string" then util.raise("usage", "%s: expected text or a list of token ids, found %s", what, type(prompt)) end
+  if not self.tokenizer then util.raise("not_found", "%s: the model has no tokenizer (%s): give a list of token ids", what, self.info.path) end
+  return self.tokenizer:encode(prompt)
+end
+
+local chat_options = {tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false, parse_special = false,
+  continue_final_message = false}
+
+---Ids of a conversation with the header of the answer behind it.
+function Model:chat_ids(messages, o)
+  if not self.tokenizer then util.raise("not_found", "chat: the model has no tokenizer (%s)", self.info.path) end
+  return self.tokenizer:encode_chat(messages, {
+    add_generation_prompt = not o.continue_final_message, tools = o.tools, documents = o.documents, template = o.template, template_vars = o.template_vars,
+    now = o.now, parse_special = o.parse_special, continue_final_message = o.continue_final_message,
+  })
+end
+
+-- Values of generation_config.json where the call has none.
+local function with_defaults(self, given)
+  if not given or given.defaults == nil then return given end
+  if given.defaults ~= "model" then util.raise("usage", "defaults: expected \"model\", found %s", tostring(given.defaults)) end
+  local merged, config = {}, self.generation_config or {}
+  if config.do_sample ~= false then
+    for _, name in ipairs {"temperature", "top_k", "top_p", "min_p"} do
+      if type(config[name]) == "number" then merged[name] = config[name] end
+    end
+    if type(config.repetition_penalty) == "number" then merged.repeat_penalty = config.repetition_penalty end
+  end
+  for k, v in pairs(given) do merged[k] = v end
+  return merged
+end
+
+---Options of a call with `defaults = "model"` resolved.
+function Model:generation_defaults(opts)
+  local merged = with_defaults(self, opts)
+  merged.defaults = nil
+  return merged
+end
+
+-- ---- runtimes: kept for the next call ----
+
+local function acquire(self)
+  check_open(self)
+  local r = table.remove(self.free)
+  if not r then return runtime.new(self, 1) end
+  r:trim(1, 0)
+  return r
+end
+
+local function start(self, ids, o)
+  local r = acquire(self)
+  return generate.start(self, r, ids, o, function()
+    if self.net then self.free[#self.free + 1] = r else r:close() end
+  end)
+end
+
+---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
+---@param prompt string|integer[]
+---@param opts table|nil
+function Model:generate(prompt, opts)
+  check_open(self)
+  local o = generate.options(opts, "generate")
+  local g = start(self, self:prompt_ids(prompt, "generate"), o)
+  return g, nil, nil, g
+end
+
+---The same for a conversation, through the model's chat template.
+function Model:chat(messages, opts)
+  check_open(self)
+  local o = generate.options(with_defaults(self, opts), "chat", chat_options)
+  local g = start(self, self:chat_ids(messages, o), o)
+  return g, nil, nil, g
+end
+
+---The whole text, and {text, ids, finish_reason, metrics}.
+---@param prompt string|table  text, ids, or messages
+function Model:complete(prompt, opts)
+  local messages = type(prompt) == "table" and type(prompt[1]) == "table"
+  local g <close> = messages and self:chat(prompt, opts) or self:generate(prompt, opts)
+  return g:complete()
+end
+
+function Model:session(opts) return require("moonlet.session").new(self, opts) end
+
+-- ---- whole sequences ----
+
+local function pad(lists, vocab)
+  local longest = 0
+  for _, ids in ipairs(lists) do longest = math.max(longest, #ids) end
+  local rows = {}
+  for i, ids in ipairs(lists) do
+    rows[i] = {}
+    for t = 1, longest do rows[i][t] = ids[t] or 0 end
+  end
+  return rows, longest, vocab
+end
+
+---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
+function Model:logits(ids)
+  check_open(self)
+  if type(ids) ~= "table" or #ids == 0 then util.raise("usage", "logits: expected a list of token ids") end
+  local lists = type(ids[1]) == "table" and ids or {ids}
+  for i, list in ipairs(lists) do
+    if #list == 0 then util.raise("usage", "logits: row %d is empty", i) end
+    check_ids(self, list, "logits")
+  end
+  local tokens = ml.tensor(pad(lists), {dtype = "int32"})
+  local logits = self.net(tokens):astype "float32"
+  ml.eval(logits)
+  return logits
+end
+
+-- Sum of negative log likelihoods of targets under one window.
+local function window_nll(self, ids, first)
+  local inputs, targets, mask = {}, {}, {}
+  for i = 1, #ids - 1 do
+    inputs[i], targets[i] = ids[i], ids[i + 1]
+    mask[i] = i >= first and 1.0 or 0.0
+  end
+  local T = #inputs
+  self.scorers = self.scorers or {}
+  local score = self.scorers[T]
+  if not score then
+    local fn = require "moonlet.fn"
+    score = ml.compile(function(tokens, wanted, weights)
+      return fn.cross_entropy(self.net(tokens):astype "float32", wanted, {reduction = "none"}) * weights
+    end)
+    self.scorers[T] = score
+  end
+  local nll = score(ml.tensor({inputs}, {dtype = "int32"}), ml.tensor({targets}, {dtype = "int32"}), ml.tensor({mask}, {dtype = "float32"}))
+  local sum, count = 0.0, 0
+  for i, v in ipairs(nll:tolist()[1]) do
+    if i >= first then sum, count = sum + v, count + 1 end
+  end
+  return sum, count
+end
+
+---{nll, perplexity, tokens} of a text: windows of `context` ids, each begun cold; nll is the mean natural logarithm a predicted token.
+---@param opts table|nil  {context, stride}
+function Model:perplexity(text, opts)
+  check_open(self)
+  local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")
+  local ids = self:prompt_ids(text, "perplexity")
+  local context, stride = math.min(o.context, self.info.context), o.stride or o.context
+  if #ids < 2 then util.raise("usage", "perplexity: expected at least 2 tokens, found %d", #ids) end
+  local sum, count, scored_to, from = 0.0, 0, 1, 1 -- ids up to scored_to need no prediction
+  while scored_to < #ids do
+    local to = math.min(from + context - 1, #ids)
+    local first = math.max(1, scored_to - from + 1) -- the first target of this window is id from + first
+    local s, n = window_nll(self, table.move(ids, from, to, 1, {}), stride == context and 1 or first)
+    sum, count = sum + s, count + n
+    scored_to = to
+    if to == #ids then break end
+    from = from + stride
+    if stride == context then scored_to = from end
+    if o.limit and count >= o.limit then break end
+  end
+  return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count}
+end
+
+-- ---- closing ----
+
+---Frees everything; twice is harmless.
+function Model:close()
+  if not self.net then return end
+  for _, r in ipairs(self.free) do r:close() end
+  self.net:each_parameter(function(owner, key, tensor)
+    if ml.is_tensor(tensor) then tensor:close() end
+    owner[key] = nil
+  end)
+  if self.tokenizer then self.tokenizer:close() end
+  self.net, self.free, self.scorers = nil, {}, nil
+end
+Model.__close = Model.close
+Model.__gc = Model.close
+
+return M
