@@ -390,7 +390,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->tiles;
-  t->grain = ml_max64(1, 8192 / ml_min64(TILE, s->shape[s->ndim - 1]));
+  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(TILE, s->shape[s->ndim - 1])));
   t->scratch = (size_t)MAX_REGS * TILE * 8;
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;
