@@ -240,6 +240,7 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
     if (g->tasks[i].shared > shared) shared = g->tasks[i].shared;
   }
   if (shared && !(g->shared = aligned_alloc(64, (shared + 63) & ~(size_t)63))) return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
+  g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
   for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
   g->barrier_before = ml_calloc(g->n_tasks, sizeof *g->barrier_before);
   g->solo = ml_calloc(g->n_tasks, sizeof *g->solo);
@@ -312,7 +313,6 @@ static void walk(void *context, int member) {
 static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs) {
   ml_engine *e = d->engine;
   int members = ml_pool_members(e->pool);
-  g->scratch = (g->scratch + 127) & ~(size_t)63;
   if (!g->scratch_data || members > g->scratch_members) {
     free(g->scratch_data);
     g->scratch_data = aligned_alloc(64, g->scratch * (size_t)members);
