@@ -102,6 +102,7 @@ struct ml_program {
   char *shared;
   ml_fault fault;
   atomic_int stop; /* ml_status that ended the run early */
+  atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
   char *scratch_data;
   int scratch_members;
 };
@@ -300,10 +301,14 @@ static void walk(void *context, int member) {
     if (g->barrier_before[i]) {
       if (member == 0) {
         ml_status now = ml_cancel_poll(&e->cancel);
-        if (now != ML_OK) atomic_store(&g->stop, now);
+        if (now != ML_OK) {
+          atomic_store(&g->stop, now);
+          atomic_store(&g->stop_at, i);
+        }
       }
       ml_pool_barrier(e->pool);
-      if (atomic_load_explicit(&g->stop, memory_order_relaxed)) return;
+      /* A member that is late here may already see the stop of a later barrier, where the others wait for it. */
+      if (atomic_load_explicit(&g->stop_at, memory_order_relaxed) == i) return;
     }
     const ml_task *t = &g->tasks[i];
     if (member == 0 || !g->solo[i]) run_share(t, &g->next[i], &w);
@@ -324,6 +329,7 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
     set_addresses(g, inputs, outputs);
     for (size_t i = 0; i < g->n_tasks; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);
     atomic_store(&g->stop, 0);
+    atomic_store(&g->stop_at, g->n_tasks);
     atomic_store(&g->fault.raised, 0);
     ml_pool_run(e->pool, walk, g);
     status = (ml_status)atomic_load(&g->stop);
