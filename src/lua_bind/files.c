@@ -43,8 +43,9 @@ const ml_gguf *lb_check_gguf(lua_State *L, int index) { return ((file_handle *)l
 /* open_safetensors(path [, directory]), open_gguf(path) -> file | nil, message, code */
 static int open_safetensors(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
+  bool directory = lua_toboolean(L, 2);
   file_handle *h = new_file(L);
-  ml_status status = lua_toboolean(L, 2) ? ml_safetensors_open_directory(path, &h->safetensors) : ml_safetensors_open(path, &h->safetensors);
+  ml_status status = directory ? ml_safetensors_open_directory(path, &h->safetensors) : ml_safetensors_open(path, &h->safetensors);
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 

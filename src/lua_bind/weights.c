@@ -96,6 +96,7 @@ int lb_file_load(lua_State *L) {
 
 /* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
 static int pack(lua_State *L) {
+  lua_settop(L, 2);
   ml_tensor *t = lb_check_tensor(L, 1);
   if (t->ndim != 2) lb_usage(L, "pack: expected 2 axes, found %d", t->ndim);
   if (t->layout == ML_LAYOUT_PANELS) {
@@ -165,6 +166,7 @@ static void random_blocks(ml_dtype t, double deviation, uint64_t *seed, uint8_t 
 
 /* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
 static int random_packed(lua_State *L) {
+  lua_settop(L, 6);
   ml_dtype dtype = lb_check_dtype(L, 1);
   int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
   double deviation = luaL_checknumber(L, 4);

@@ -55,7 +55,7 @@ ml_status ml_plan_place(ml_plan *p) {
   for (size_t i = 0; status == ML_OK && i < p->n_storages; i++) {
     ml_storage *s = &p->storages[i];
     if (s->place != ML_PLACE_ARENA || s->first < 0) continue;
-    s->bytes = (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    s->bytes = s->bytes ? (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN; /* empty ones have an address too */
     order[n++] = s;
   }
   if (n) qsort(order, n, sizeof *order, by_size);

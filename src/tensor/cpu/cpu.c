@@ -102,6 +102,7 @@ struct ml_program {
   char *shared;
   ml_fault fault;
   atomic_int stop; /* ml_status that ended the run early */
+  atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
   char *scratch_data;
   int scratch_members;
 };
@@ -240,6 +241,7 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
     if (g->tasks[i].shared > shared) shared = g->tasks[i].shared;
   }
   if (shared && !(g->shared = aligned_alloc(64, (shared + 63) & ~(size_t)63))) return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
+  g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
   for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
   g->barrier_before = ml_calloc(g->n_tasks, sizeof *g->barrier_before);
   g->solo = ml_calloc(g->n_tasks, sizeof *g->solo);
@@ -299,10 +301,14 @@ static void walk(void *context, int member) {
     if (g->barrier_before[i]) {
       if (member == 0) {
         ml_status now = ml_flag_poll(&e->cancel);
-        if (now != ML_OK) atomic_store(&g->stop, now);
+        if (now != ML_OK) {
+          atomic_store(&g->stop, now);
+          atomic_store(&g->stop_at, i);
+        }
       }
       ml_pool_barrier(e->pool);
-      if (atomic_load_explicit(&g->stop, memory_order_relaxed)) return;
+      /* A member that is late here may already see the stop of a later barrier, where the others wait for it. */
+      if (atomic_load_explicit(&g->stop_at, memory_order_relaxed) == i) return;
     }
     const ml_task *t = &g->tasks[i];
     if (member == 0 || !g->solo[i]) run_share(t, &g->next[i], &w);
@@ -312,7 +318,6 @@ static void walk(void *context, int member) {
 static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs) {
   ml_engine *e = d->engine;
   int members = ml_pool_members(e->pool);
-  g->scratch = (g->scratch + 127) & ~(size_t)63;
   if (!g->scratch_data || members > g->scratch_members) {
     free(g->scratch_data);
     g->scratch_data = aligned_alloc(64, g->scratch * (size_t)members);
@@ -324,6 +329,7 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
     set_addresses(g, inputs, outputs);
     for (size_t i = 0; i < g->n_tasks; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);
     atomic_store(&g->stop, 0);
+    atomic_store(&g->stop_at, g->n_tasks);
     atomic_store(&g->fault.raised, 0);
     ml_pool_run(e->pool, walk, g);
     status = (ml_status)atomic_load(&g->stop);

@@ -6,18 +6,23 @@
 void K(round_row)(const float *x, int64_t n, int8_t *restrict q, float *restrict d, int32_t *restrict sums) {
   for (int64_t b = 0; b < n; b += ACT_BLOCK) {
     int64_t count = ml_min64(ACT_BLOCK, n - b);
-    float most = 0;
+    uint32_t bits = 0; /* of the largest magnitude: compared as integers, so that NaN is larger than all else */
     for (int64_t i = 0; i < count; i++) {
-      float a = fabsf(x[b + i]);
-      most = a > most ? a : most;
+      union { float f; uint32_t u; } a = {.f = x[b + i]};
+      a.u &= 0x7fffffffu;
+      bits = a.u > bits ? a.u : bits;
     }
-    float scale = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
+    union { uint32_t u; float f; } most = {.u = bits};
+    float scale = most.f / 127.0f;
+    /* Tiny blocks become 0. The scale of a block that is not finite makes its products NaN, whatever the codes. */
+    bool rounds = most.f > 1e-36f && most.f < INFINITY;
+    float inverse = rounds ? 127.0f / most.f : 0.0f;
     d[b / ACT_BLOCK] = scale;
     for (int64_t half = 0; half < count; half += ACT_SUM) {
       int32_t sum = 0;
       int64_t end = ml_min64(half + ACT_SUM, count);
       for (int64_t i = half; i < end; i++) {
-        float r = x[b + i] * inverse + 12582912.0f; /* adding 1.5 * 2^23 rounds to an integer */
+        float r = (rounds ? x[b + i] : 0.0f) * inverse + 12582912.0f; /* adding 1.5 * 2^23 rounds to an integer */
         int32_t v = (int32_t)(r - 12582912.0f);
         q[b + i] = (int8_t)v;
         sum += v;

@@ -9,7 +9,7 @@
 enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
 
 typedef enum cls { CF, CD, CI } cls;
-ALWAYS_INLINE cls class_of(ml_dtype t) { return t == ML_F64 ? CD : ml_dtype_is_float(t) ? CF : CI; }
+ALWAYS_INLINE cls class_of(ml_dtype t) { return t == ML_F64 ? CD : ml_dtype_is_float(t) || t == ML_F8_E4M3 ? CF : CI; }
 
 #define EACH_TILE for (int i = 0; i < n; i++)
 #define MAP1(expr) EACH_TILE { const T x = a[i]; o[i] = (T)(expr); } return
@@ -141,7 +141,7 @@ static int64_t int_floordiv(int64_t x, int64_t y) {
   return q - (x % y != 0 && (x < 0) != (y < 0));
 }
 
-static int64_t int_mod(int64_t x, int64_t y) { return y == 0 ? 0 : wrap_add(x, -wrap_mul(y, int_floordiv(x, y))); }
+static int64_t int_mod(int64_t x, int64_t y) { return y == 0 ? 0 : (int64_t)((uint64_t)x - (uint64_t)y * (uint64_t)int_floordiv(x, y)); }
 
 static int64_t int_pow(int64_t x, int64_t y) {
   if (y < 0) return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
@@ -270,7 +270,7 @@ void K(fused_run)(const ml_fused *f, void **regs, int n) {
     const void *a = regs[c->a], *b = regs[c->b];
     if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
     else if (c->op == ML_OP_astype) convert(o, c->dtype, a, from, n);
-    else if (c->dtype == ML_BOOL && c->op != ML_OP_copy && !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_bitwise_xor)) {
+    else if (c->dtype == ML_BOOL && c->op != ML_OP_copy && !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_right_shift)) {
       if (class_of(from) == CF) float_test(c->op, o, a, b, n);
       else if (class_of(from) == CD) double_test(c->op, o, a, b, n);
       else int_test(c->op, o, a, b, n);
@@ -390,7 +390,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->tiles;
-  t->grain = ml_max64(1, 8192 / ml_min64(TILE, s->shape[s->ndim - 1]));
+  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(TILE, s->shape[s->ndim - 1])));
   t->scratch = (size_t)MAX_REGS * TILE * 8;
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;

@@ -119,7 +119,7 @@ static void reduce_one(const ml_task *t, int64_t unit) {
     bool more = floats ? v > d || (v != v && d == d) : k > n, less = floats ? v < d || (v != v && d == d) : k < n;
     bool first = i == 0 && (v == v || !floats);
     switch (op) {
-    case ML_OP_sum: case ML_OP_mean: n += k, d = (double)n; break;
+    case ML_OP_sum: case ML_OP_mean: n = (int64_t)((uint64_t)n + (uint64_t)k), d = (double)n; break;
     case ML_OP_prod: n = (int64_t)((uint64_t)n * (uint64_t)k), f *= (float)v, d *= v; break;
     case ML_OP_max: case ML_OP_argmax: if (more || first) d = v, n = k, best = i; break;
     case ML_OP_min: case ML_OP_argmin: if (less || first) d = v, n = k, best = i; break;
@@ -134,23 +134,23 @@ static void reduce_one(const ml_task *t, int64_t unit) {
   put(o, unit, d, n);
 }
 
-/* The common case, a float32 row: sixteen running maxima, then the first index that holds the largest. */
+/* The common case, a float32 row: sixteen running maxima, then the first index that holds the largest. The lanes lose a
+ * NaN; the search then goes through all of the row. */
 static int64_t argmax_row(const float *x, int64_t n) {
   v16f m = v_set1(-INFINITY);
   int64_t i = 0;
-  bool nan = false;
   for (; i + LANES <= n; i += LANES) m = v_max(m, v_load(x + i));
   float lanes[LANES], best = -INFINITY;
   v_store(lanes, m);
-  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best, nan = nan || lanes[k] != lanes[k];
-  for (; i < n; i++) best = x[i] > best ? x[i] : best, nan = nan || x[i] != x[i];
-  for (i = 0; i < n && !nan; i++) {
-    if (x[i] == best) return i;
+  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best;
+  for (; i < n; i++) best = x[i] > best ? x[i] : best;
+  int64_t first = n;
+  unsigned nan = 0;
+  for (i = 0; i < n; i++) nan |= x[i] != x[i];
+  for (i = 0; i < n && first == n; i++) {
+    if (nan ? x[i] != x[i] : x[i] == best) first = i;
   }
-  for (i = 0; i < n; i++) {
-    if (x[i] != x[i]) return i;
-  }
-  return 0;
+  return first;
 }
 
 void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
@@ -195,7 +195,7 @@ void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       double v = floats ? get_double(x, from) : 0;
       int64_t k = floats ? 0 : load_index(x->data, x->dtype, from);
       if (i == 0) d = v, n = k;
-      else if (op == ML_OP_cumsum) d += v, n += k;
+      else if (op == ML_OP_cumsum) d += v, n = (int64_t)((uint64_t)n + (uint64_t)k);
       else if (op == ML_OP_cumprod) d *= v, n = (int64_t)((uint64_t)n * (uint64_t)k);
       else if (op == ML_OP_cummax) d = v > d || v != v ? v : d, n = k > n ? k : n;
       else d = v < d || v != v ? v : d, n = k < n ? k : n;

@@ -1,0 +1,102 @@
+-- The families against the reference's logits (tests/goldens/README.md): whole prompts, token by token and in chunks through the cache,
+-- slots of unequal length at once, and greedy text.
+local ml = require "moonlet"
+local core = require "moonlet.core"
+local cache = require "moonlet.cache"
+local t = require "tests.lua.harness"
+
+local root = "tests/goldens/tiny/"
+local names = assert(core.list_directory(root:sub(1, -2)))
+
+local function largest_difference(a, b) return (a - b):abs():max():item() end
+
+-- Logits of ids fed in pieces of the given sizes (the last repeats) into a slot of a store.
+local function in_pieces(m, ids, sizes)
+  local store = cache.store(3, m.info.context, "float32")
+  local out, at, piece = {}, 0, 1
+  while at < #ids do
+    local n = math.min(sizes[piece] or sizes[#sizes], #ids - at)
+    local part = table.move(ids, at + 1, at + n, 1, {})
+    local view = store:view(ml.tensor({1}), ml.tensor({at}), ml.tensor({n}))
+    local logits = m.net(ml.tensor({part}), view)
+    ml.eval(logits)
+    out[#out + 1] = logits
+    at, piece = at + n, piece + 1
+  end
+  return ml.concat(out, 2)
+end
+
+-- Three sequences at once, each in a slot of its own: prompts right-padded, then one more token each by decode.
+local function in_slots(m, lists)
+  local store = cache.store(#lists, m.info.context, "float32")
+  local longest, rows, counts, starts, slots = 0, {}, {}, {}, {}
+  for _, ids in ipairs(lists) do longest = math.max(longest, #ids - 1) end
+  for i, ids in ipairs(lists) do
+    rows[i] = {}
+    for k = 1, longest do rows[i][k] = k < #ids and ids[k] or 0 end
+    counts[i], starts[i], slots[i] = #ids - 1, 0, #lists - i -- slots in another order than rows
+  end
+  slots = ml.tensor(slots)
+  local whole = m.net(ml.tensor(rows), store:view(slots, ml.tensor(starts), ml.tensor(counts)))
+  ml.eval(whole)
+  local last, ones = {}, {}
+  for i, ids in ipairs(lists) do last[i], ones[i] = {ids[#ids]}, 1 end
+  local step = m.net(ml.tensor(last), store:view(slots, ml.tensor(counts), ml.tensor(ones)))
+  ml.eval(step)
+  return whole, step
+end
+
+for _, name in ipairs(names) do
+  local dir = root .. name
+  local served = not name:match "^qwen2" or os.getenv "MOONLET_PATH"
+  if served then
+    local m
+    t.test(name .. ": loads", function()
+      m = assert(ml.load(dir, {precision = "exact"}))
+      t.eq(#m.info.warnings, 0, m.info.warnings[1])
+    end)
+    if m then
+      local expected = assert(ml.load_safetensors(dir .. "/expected.safetensors"))
+      local facts = assert(core.read_json(dir .. "/expected.json"))
+      local bound = math.max(1e-5, 10 * facts.noise_floor)
+      local function check(what, got, want)
+        local scale = want:abs():max():item()
+        local off = largest_difference(got, want) / scale
+        t.ok(off <= bound, ("%s: off by %.3g of the largest logit, allowed %.3g"):format(what, off, bound))
+      end
+      for k = 0, facts.prompts - 1 do
+        local ids, want = expected["ids." .. k]:tolist(), expected["logits." .. k]
+        t.test(("%s: prompt %d of %d tokens"):format(name, k, #ids), function()
+          check("whole", m:logits(ids)[1], want)
+          check("token by token", in_pieces(m, ids, {1})[1], want)
+          check("in chunks", in_pieces(m, ids, {3, 7, 5})[1], want)
+        end)
+      end
+      t.test(name .. ": slots of unequal length", function()
+        local lists = {}
+        for i, k in ipairs(facts.batch) do lists[i] = expected["ids." .. k]:tolist() end
+        local whole, step = in_slots(m, lists)
+        local padded = m:logits(lists)
+        for i, k in ipairs(facts.batch) do
+          local want, n = expected["logits." .. k], #lists[i]
+          if n > 1 then check("prefill " .. i, whole[i]:slice {{1, n - 1}}, want:slice {{1, n - 1}}) end
+          check("decode " .. i, step[i], want:slice {{n, n}})
+          check("padded " .. i, padded[i]:slice {{1, n}}, want)
+        end
+      end)
+      t.test(name .. ": greedy text", function()
+        local want = facts.generate
+        local _, result = m:complete(want.prompt, {max_tokens = #want.ids, ignore_eos = true})
+        for i, id in ipairs(want.ids) do
+          if result.ids[i] ~= id then
+            t.ok(want.margins[i] <= 0.001, ("token %d: expected %d, found %d"):format(i, id, result.ids[i]))
+            break
+          end
+        end
+      end)
+      m:close()
+    end
+  end
+end
+
+t.done()
