@@ -236,8 +236,10 @@ local function main(path, directory, count, seed)
   local file = assert(io.open(path, "rb"))
   local bytes = assert(file:read "a")
   file:close()
-  for i, variant in ipairs(M.variants(bytes, tonumber(count) or 300, tonumber(seed))) do
-    local name = ("%03d%s"):format(i, path:match "%.%w+$" or "")
+  local variants = M.variants(bytes, math.tointeger(count) or 300, math.tointeger(seed))
+  local digits = #tostring(#variants)
+  for i, variant in ipairs(variants) do
+    local name = ("%0" .. digits .. "d%s"):format(i, path:match "%.%w+$" or "")
     local out = assert(io.open(directory .. "/" .. name, "wb"))
     assert(out:write(M.apply(bytes, variant)))
     assert(out:close())

@@ -27,7 +27,8 @@ static void put_array(bytes *b, const char *key, uint32_t item_type, uint64_t n)
   put_u64(b, n);
 }
 
-static void put_tensor(bytes *b, const char *name, uint32_t n_dims, const uint64_t *dims, uint32_t type, uint64_t offset) {
+static void put_tensor(bytes *b, const char *name, uint32_t n_dims, const uint64_t *dims, uint32_t type,
+                       uint64_t offset) {
   put_string(b, name);
   put_u32(b, n_dims);
   for (uint32_t i = 0; i < n_dims; i++) put_u64(b, dims[i]);
@@ -71,10 +72,10 @@ static void build_good(bytes *b, uint32_t version, uint32_t alignment) {
   put_header(b, version, 4, N_PAIRS + 1);
   put_pairs(b);
   put_key(b, "general.alignment", ML_GGUF_UINT32), put_u32(b, alignment);
-  put_tensor(b, "blocks", 2, dims_32_2, 2, 0);          /* Q4_0: 2 * 18 bytes */
-  put_tensor(b, "deep", 4, dims_4d, 8, 128);            /* Q8_0: 6 * 34 bytes */
-  put_tensor(b, "scalar", 0, NULL, 0, 384);             /* F32 */
-  put_tensor(b, "a plain one", 1, dims_4, 30, 64);      /* BF16: 8 bytes */
+  put_tensor(b, "blocks", 2, dims_32_2, 2, 0);     /* Q4_0: 2 * 18 bytes */
+  put_tensor(b, "deep", 4, dims_4d, 8, 128);       /* Q8_0: 6 * 34 bytes */
+  put_tensor(b, "scalar", 0, NULL, 0, 384);        /* F32 */
+  put_tensor(b, "a plain one", 1, dims_4, 30, 64); /* BF16: 8 bytes */
   put_data(b, alignment, 388);
 }
 
@@ -163,6 +164,32 @@ static void test_good(void) {
   if (CHECK_OK(parse(&b, &gguf), "no keys, no tensors")) close_parsed(gguf);
   bytes_free(&b);
   ml_gguf_close(NULL);
+}
+
+/* More metadata than is read at first: 3 MB of strings before and 3 MB behind the end of the first part of the head. */
+static void test_long_head(void) {
+  char *item = malloc(3 << 20);
+  memset(item, 'x', 3 << 20);
+  bytes b = {0};
+  put_header(&b, 3, 1, 4);
+  for (int i = 0; i < 4; i++) {
+    put_key(&b, (const char *[]){"a", "b", "c", "d"}[i], ML_GGUF_STRING);
+    put_u64(&b, 3 << 20);
+    put(&b, item, 3 << 20);
+  }
+  put_tensor(&b, "t", 1, dims_4, 0, 0);
+  put_data(&b, 32, 16);
+  ml_gguf *gguf;
+  if (CHECK_OK(parse(&b, &gguf), "12 MB of metadata")) {
+    const ml_gguf_value *last = ml_gguf_get(gguf, "d");
+    CHECK(gguf->n_pairs == 4 && last && last->length == 3 << 20 && last->data[last->length - 1] == 'x', "its last key");
+    CHECK(gguf->checkpoint.n_entries == 1, "and its tensor");
+    close_parsed(gguf);
+  }
+  b.size -= 17;
+  CHECK_FAILS(parse(&b, &gguf), ML_CORRUPT, "tensor 't'", "and cut short");
+  bytes_free(&b);
+  free(item);
 }
 
 /* Each cut is refused, and nothing is read beyond it. */
@@ -284,7 +311,8 @@ static const struct {
     {"a string of 2^63 bytes", string_too_long, ML_CORRUPT, "truncated: k: expected 9223372036854775808 bytes"},
     {"an unknown item type", array_type, ML_CORRUPT, "key 'k': unknown type of array items 99"},
     {"an array of arrays", array_of_arrays, ML_UNSUPPORTED, "key 'k': an array of arrays"},
-    {"an array whose size overflows", array_too_long, ML_CORRUPT, "key 'k': the file is too short for an array of 2305843009213693953"},
+    {"an array whose size overflows", array_too_long, ML_CORRUPT,
+     "key 'k': the file is too short for an array of 2305843009213693953"},
     {"2^61 strings", strings_too_many, ML_CORRUPT, "key 'k': the file is too short for an array of"},
     {"a string that is cut off", string_in_array, ML_CORRUPT, "truncated: k"},
     {"an array of bools with a 3", bools_of_three, ML_CORRUPT, "key 'k': expected a bool"},
@@ -332,8 +360,10 @@ static void test_real(const char *file, size_t n_tensors, const char *architectu
   ml_gguf *gguf;
   if (!CHECK_OK(ml_gguf_open(path, &gguf), "open %s", file)) return;
   const ml_gguf_value *name = ml_gguf_get(gguf, "general.architecture");
-  CHECK(name && name->length == strlen(architecture) && memcmp(name->data, architecture, name->length) == 0, "architecture");
-  CHECK(gguf->checkpoint.n_entries == n_tensors && ml_checkpoint_find(&gguf->checkpoint, "token_embd.weight"), "tensors");
+  CHECK(name && name->length == strlen(architecture) && memcmp(name->data, architecture, name->length) == 0,
+        "architecture");
+  CHECK(gguf->checkpoint.n_entries == n_tensors && ml_checkpoint_find(&gguf->checkpoint, "token_embd.weight"),
+        "tensors");
   ml_gguf_close(gguf);
 }
 
@@ -357,6 +387,7 @@ static void damage_body(void *unused) {
 
 int main(void) {
   test_good();
+  test_long_head();
   test_truncation();
   test_damage();
   test_real("SmolLM2-135M-Instruct.gguf", 272, "llama");

@@ -59,8 +59,8 @@ static const bad_text bad[] = {
 static void test_bad(void) {
   ml_json_doc *doc;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-    CHECK_FAILS(ml_json_parse(bad[i].text, strlen(bad[i].text), "file.json", &doc), ML_CORRUPT, bad[i].message, "refused: %s",
-                bad[i].name);
+    CHECK_FAILS(ml_json_parse(bad[i].text, strlen(bad[i].text), "file.json", &doc), ML_CORRUPT, bad[i].message,
+                "refused: %s", bad[i].name);
     CHECK(strncmp(ml_error_message(), "file.json: ", 11) == 0, "the source is named: %s", bad[i].name);
   }
   CHECK_FAILS(ml_json_parse("\"\0\"", 3, "f", &doc), ML_CORRUPT, "control", "refused: a NUL in the text");
@@ -122,7 +122,8 @@ static void test_limits(void) {
 }
 
 static void test_values(void) {
-  ml_json_doc *doc = parse(" {\"z\":1, \"a\":-9223372036854775808, \"m\":[1.0, 0, null, true, \"\"], \"n\":null, \"\":{}} ");
+  ml_json_doc *doc =
+      parse(" {\"z\":1, \"a\":-9223372036854775808, \"m\":[1.0, 0, null, true, \"\"], \"n\":null, \"\":{}} ");
   const ml_json *root = ml_json_root(doc), *list = ml_json_get(root, "m");
   CHECK(ml_json_type(root) == ML_JSON_OBJECT && ml_json_length(root) == 5, "an object of five");
   CHECK(ml_json_int(ml_json_get(root, "a")) == INT64_MIN, "the least integer");
@@ -152,7 +153,8 @@ static void test_values(void) {
   CHECK(ml_json_type(ml_json_at(root, 1)) == ML_JSON_FLOAT && ml_json_float(ml_json_at(root, 1)) == 0x1p63,
         "one more is a float, not clamped");
   CHECK(ml_json_float(ml_json_at(root, 2)) == 1e30, "the \"no limit\" of tokenizer_config.json");
-  CHECK(ml_json_type(ml_json_at(root, 3)) == ML_JSON_INT && ml_json_type(ml_json_at(root, 4)) == ML_JSON_FLOAT, "-0, 1e5");
+  CHECK(ml_json_type(ml_json_at(root, 3)) == ML_JSON_INT && ml_json_type(ml_json_at(root, 4)) == ML_JSON_FLOAT,
+        "-0, 1e5");
   ml_json_close(doc);
   doc = parse("null");
   CHECK(!ml_json_root(doc) && ml_json_type(ml_json_root(doc)) == ML_JSON_NULL, "null as a document");
@@ -165,12 +167,30 @@ typedef struct float_text {
 } float_text;
 
 static const float_text floats[] = {
-    {0.0, "0.0"}, {-0.0, "-0.0"}, {1.0, "1.0"}, {-2.5, "-2.5"}, {0.1, "0.1"}, {1e-4, "0.0001"}, {1e-5, "1e-05"},
-    {0.00012345, "0.00012345"}, {123456.789, "123456.789"}, {1e15, "1000000000000000.0"}, {1e16, "1e+16"},
-    {1.5e300, "1.5e+300"}, {5e-324, "5e-324"}, {2.2250738585072014e-308, "2.2250738585072014e-308"},
-    {1.7976931348623157e308, "1.7976931348623157e+308"}, {1.0 / 3, "0.3333333333333333"}, {2.0 / 3, "0.6666666666666666"},
-    {9007199254740993.0, "9007199254740992.0"}, {0.1 + 0.2, "0.30000000000000004"}, {100.0, "100.0"}, {1e22, "1e+22"},
-    {1e30, "1e+30"}, {4.35, "4.35"}, {1e23, "1e+23"},
+    {0.0, "0.0"},
+    {-0.0, "-0.0"},
+    {1.0, "1.0"},
+    {-2.5, "-2.5"},
+    {0.1, "0.1"},
+    {1e-4, "0.0001"},
+    {1e-5, "1e-05"},
+    {0.00012345, "0.00012345"},
+    {123456.789, "123456.789"},
+    {1e15, "1000000000000000.0"},
+    {1e16, "1e+16"},
+    {1.5e300, "1.5e+300"},
+    {5e-324, "5e-324"},
+    {2.2250738585072014e-308, "2.2250738585072014e-308"},
+    {1.7976931348623157e308, "1.7976931348623157e+308"},
+    {1.0 / 3, "0.3333333333333333"},
+    {2.0 / 3, "0.6666666666666666"},
+    {9007199254740993.0, "9007199254740992.0"},
+    {0.1 + 0.2, "0.30000000000000004"},
+    {100.0, "100.0"},
+    {1e22, "1e+22"},
+    {1e30, "1e+30"},
+    {4.35, "4.35"},
+    {1e23, "1e+23"},
 };
 
 static void test_floats(void) {
@@ -209,7 +229,8 @@ static void test_writer(void) {
   ml_json_write_raw(&w, ",", 1);
   ml_json_write_int(&w, INT64_MIN);
   CHECK(w.status == ML_OK &&
-            strcmp(w.text, "\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\x7f\xe2\x82\xac\\u0000z\",\"\",-9223372036854775808") == 0,
+            strcmp(w.text, "\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\x7f\xe2\x82\xac\\u0000z\",\"\",-9223372036854775808") ==
+                0,
         "strings and integers: %s", w.text);
   ml_json_writer_free(&w);
   ml_json_write_string(&w, "ab\xff", 3);

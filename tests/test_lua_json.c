@@ -1,5 +1,5 @@
-/* test_lua_json.c: the binding of JSON under a Lua that runs out of memory, at each allocation in turn: no document and no text
- * may be left behind. */
+/* test_lua_json.c: the binding of JSON under a Lua that runs out of memory, at each allocation in turn: no document and
+ * no text may be left behind. */
 #include "lua_bind/json.h"
 #include "check.h"
 
@@ -85,7 +85,8 @@ static void test_push(void) {
   lua_rawgeti(L, -1, 1);
   lb_json_push_null(L);
   CHECK(lua_rawequal(L, -1, -2), "null inside an array");
-  CHECK(luaL_getmetafield(L, 2, "__name") == LUA_TSTRING && strcmp(lua_tostring(L, -1), LB_JSON_ARRAY) == 0, "its mark");
+  CHECK(luaL_getmetafield(L, 2, "__name") == LUA_TSTRING && strcmp(lua_tostring(L, -1), LB_JSON_ARRAY) == 0,
+        "its mark");
   lua_close(L);
 }
 

@@ -44,36 +44,50 @@ static const damage damages[] = {
     {"text behind the header", "{} x", 0, ML_CORRUPT, "header: line 1, column 4"},
     {"a name twice", "{\"a\":" T("U8", "[1]", "0", "1") ",\"a\":" T("U8", "[1]", "1", "2") "}", 2, ML_CORRUPT,
      "duplicate key 'a'"},
-    {"a tensor that is no object", "{\"a\":[]}", 0, ML_CORRUPT, "tensor 'a': description: expected an object, found an array"},
+    {"a tensor that is no object", "{\"a\":[]}", 0, ML_CORRUPT,
+     "tensor 'a': description: expected an object, found an array"},
     {"a tensor that is null", "{\"a\":null}", 0, ML_CORRUPT, "tensor 'a': description"},
-    {"no dtype", "{\"a\":{\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ML_CORRUPT, "tensor 'a': dtype: expected a string"},
-    {"a numeric dtype", "{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ML_CORRUPT, "found an integer"},
+    {"no dtype", "{\"a\":{\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ML_CORRUPT,
+     "tensor 'a': dtype: expected a string"},
+    {"a numeric dtype", "{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ML_CORRUPT,
+     "found an integer"},
     {"an unknown dtype", "{\"a\":" T("F4_E2M1", "[2]", "0", "1") "}", 1, ML_UNSUPPORTED, "tensor 'a': dtype 'F4_E2M1'"},
-    {"no shape", "{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, ML_CORRUPT, "tensor 'a': shape: expected an array"},
+    {"no shape", "{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, ML_CORRUPT,
+     "tensor 'a': shape: expected an array"},
     {"a float in the shape", "{\"a\":" T("U8", "[1.0]", "0", "1") "}", 1, ML_CORRUPT, "shape: expected integers"},
     {"a huge integer in the shape", "{\"a\":" T("U8", "[18446744073709551616]", "0", "1") "}", 1, ML_CORRUPT,
      "shape: expected integers, found a float"},
     {"a negative dimension", "{\"a\":" T("U8", "[-1]", "0", "1") "}", 1, ML_CORRUPT, "negative dimension -1"},
-    {"nine dimensions", "{\"a\":" T("U8", "[1,1,1,1,1,1,1,1,1]", "0", "1") "}", 1, ML_UNSUPPORTED, "at most 8 dimensions"},
+    {"nine dimensions", "{\"a\":" T("U8", "[1,1,1,1,1,1,1,1,1]", "0", "1") "}", 1, ML_UNSUPPORTED,
+     "at most 8 dimensions"},
     {"a size that overflows", "{\"a\":" T("F32", "[4611686018427387905]", "0", "4") "}", 4, ML_CORRUPT, "overflows"},
-    {"a product that overflows", "{\"a\":" T("U8", "[4294967296,4294967296,2]", "0", "0") "}", 0, ML_CORRUPT, "overflows"},
-    {"no offsets", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, ML_CORRUPT, "data_offsets: expected an array, found null"},
-    {"one offset", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}", 1, ML_CORRUPT, "expected two integers"},
-    {"three offsets", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,1]}}", 1, ML_CORRUPT, "two integers"},
+    {"a product that overflows", "{\"a\":" T("U8", "[4294967296,4294967296,2]", "0", "0") "}", 0, ML_CORRUPT,
+     "overflows"},
+    {"no offsets", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, ML_CORRUPT,
+     "data_offsets: expected an array, found null"},
+    {"one offset", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}", 1, ML_CORRUPT,
+     "expected two integers"},
+    {"three offsets", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,1]}}", 1, ML_CORRUPT,
+     "two integers"},
     {"offsets reversed", "{\"a\":" T("U8", "[1]", "1", "0") "}", 1, ML_CORRUPT, "found 1 to 0"},
     {"a negative offset", "{\"a\":" T("U8", "[1]", "-1", "0") "}", 1, ML_CORRUPT, "found -1 to 0"},
     {"an offset behind the end", "{\"a\":" T("U8", "[9]", "0", "9") "}", 8, ML_CORRUPT, "within 8 bytes, found 0 to 9"},
-    {"a huge offset", "{\"a\":" T("U8", "[1]", "9223372036854775806", "9223372036854775807") "}", 1, ML_CORRUPT, "within"},
-    {"fewer bytes than the shape wants", "{\"a\":" T("F32", "[2]", "0", "4") "}", 4, ML_CORRUPT, "want 8 bytes, found 4"},
-    {"more bytes than the shape wants", "{\"a\":" T("F32", "[2]", "0", "9") "}", 9, ML_CORRUPT, "want 8 bytes, found 9"},
+    {"a huge offset", "{\"a\":" T("U8", "[1]", "9223372036854775806", "9223372036854775807") "}", 1, ML_CORRUPT,
+     "within"},
+    {"fewer bytes than the shape wants", "{\"a\":" T("F32", "[2]", "0", "4") "}", 4, ML_CORRUPT,
+     "want 8 bytes, found 4"},
+    {"more bytes than the shape wants", "{\"a\":" T("F32", "[2]", "0", "9") "}", 9, ML_CORRUPT,
+     "want 8 bytes, found 9"},
     {"an overlap", "{\"a\":" T("U8", "[4]", "0", "4") ",\"b\":" T("U8", "[4]", "2", "6") "}", 6, ML_CORRUPT,
      "tensor 'b': data_offsets: overlaps"},
-    {"two tensors on the same bytes", "{\"a\":" T("U8", "[4]", "0", "4") ",\"b\":" T("U8", "[4]", "0", "4") "}", 4, ML_CORRUPT,
-     "overlaps"},
+    {"two tensors on the same bytes", "{\"a\":" T("U8", "[4]", "0", "4") ",\"b\":" T("U8", "[4]", "0", "4") "}", 4,
+     ML_CORRUPT, "overlaps"},
     {"a hole", "{\"a\":" T("U8", "[2]", "0", "2") ",\"b\":" T("U8", "[2]", "4", "6") "}", 6, ML_CORRUPT,
      "tensor 'b': data_offsets: leaves a hole: expected to begin at 2, found 4"},
-    {"a hole at the start", "{\"a\":" T("U8", "[2]", "2", "4") "}", 4, ML_CORRUPT, "tensor 'a': data_offsets: leaves a hole"},
-    {"bytes behind the last tensor", "{\"a\":" T("U8", "[2]", "0", "2") "}", 3, ML_CORRUPT, "expected 2 bytes of tensors, found 3"},
+    {"a hole at the start", "{\"a\":" T("U8", "[2]", "2", "4") "}", 4, ML_CORRUPT,
+     "tensor 'a': data_offsets: leaves a hole"},
+    {"bytes behind the last tensor", "{\"a\":" T("U8", "[2]", "0", "2") "}", 3, ML_CORRUPT,
+     "expected 2 bytes of tensors, found 3"},
     {"bytes without a tensor", "{}", 1, ML_CORRUPT, "expected 0 bytes of tensors, found 1"},
     {"metadata that is no object", "{\"__metadata__\":[]}", 0, ML_CORRUPT, "__metadata__: expected an object"},
     {"metadata that is no text", "{\"__metadata__\":{\"k\":1}}", 0, ML_CORRUPT, "__metadata__: 'k': expected a string"},
@@ -126,8 +140,8 @@ static void test_accepted(void) {
   ml_checkpoint *checkpoint;
   bytes b = {0};
   build(&b,
-        "{\"b\":" T("F32", "[0,7]", "2", "2") ",\"a\":" T("I8", "[]", "0", "1") ",\"c\":" T("BOOL", "[1]", "1", "2")
-        ",\"__metadata__\":{\"z\":\"1\",\"a\":\"\"}}   ",
+        "{\"b\":" T("F32", "[0,7]", "2", "2") ",\"a\":" T("I8", "[]", "0", "1") ",\"c\":" T(
+            "BOOL", "[1]", "1", "2") ",\"__metadata__\":{\"z\":\"1\",\"a\":\"\"}}   ",
         2);
   if (CHECK_OK(parse(&b, &checkpoint), "empty and scalar tensors, padding")) {
     const ml_entry *a = ml_checkpoint_find(checkpoint, "a"), *empty = ml_checkpoint_find(checkpoint, "b");
@@ -241,7 +255,7 @@ static const char *make_shards(const char *name) {
 }
 
 static void put_index(const char *folder, const char *map) {
-  char path[600], text[600];
+  char path[700], text[600];
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
   snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":4},\"weight_map\":%s}", map);
   if (ml_file_write(path, text, strlen(text)) != ML_OK) exit(100);
@@ -252,7 +266,8 @@ static void test_directory(void) {
   const char *folder = make_shards("shards");
   if (CHECK_OK(ml_safetensors_open_directory(folder, &checkpoint), "shards without an index")) {
     const ml_entry *y = ml_checkpoint_find(checkpoint, "y");
-    CHECK(checkpoint->n_files == 2 && checkpoint->n_entries == 2 && y && strstr(y->file->path, "model-2"), "both are read");
+    CHECK(checkpoint->n_files == 2 && checkpoint->n_entries == 2 && y && strstr(y->file->path, "model-2"),
+          "both are read");
     CHECK(checkpoint->n_meta == 1 && strcmp(checkpoint->meta[0].value, "x") == 0, "the first shard's metadata");
     ml_checkpoint_close(checkpoint);
   }
@@ -272,7 +287,8 @@ static void test_directory(void) {
   mkdir(folder, 0700);
   snprintf(path, sizeof path, "%s/adapters.safetensors", folder);
   save_one(path, "x");
-  CHECK_FAILS(ml_safetensors_open_directory(folder, &checkpoint), ML_NOT_FOUND, folder, "other files are not looked at");
+  CHECK_FAILS(ml_safetensors_open_directory(folder, &checkpoint), ML_NOT_FOUND, folder,
+              "other files are not looked at");
   CHECK_FAILS(ml_safetensors_open_directory(scratch_path("no"), &checkpoint), ML_NOT_FOUND, "no", "no such folder");
 }
 
@@ -284,7 +300,8 @@ static void test_index_damage(void) {
   } maps[] = {
       {"no map", "null", ML_CORRUPT, "weight_map: expected an object, found null"},
       {"a shard that is a number", "{\"x\":1}", ML_CORRUPT, "'x': expected the plain name"},
-      {"a path out of the folder", "{\"x\":\"../shards/model-1.safetensors\"}", ML_CORRUPT, "'x': expected the plain name"},
+      {"a path out of the folder", "{\"x\":\"../shards/model-1.safetensors\"}", ML_CORRUPT,
+       "'x': expected the plain name"},
       {"an absolute path", "{\"x\":\"/etc/x.safetensors\"}", ML_CORRUPT, "plain name"},
       {"a backslash", "{\"x\":\"..\\\\x.safetensors\"}", ML_CORRUPT, "plain name"},
       {"a NUL in the name", "{\"x\":\"a\\u0000.safetensors\"}", ML_CORRUPT, "plain name"},
@@ -303,7 +320,8 @@ static void test_index_damage(void) {
   ml_checkpoint *checkpoint;
   for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
     put_index(folder, maps[i].map);
-    CHECK_FAILS(ml_safetensors_open_directory(folder, &checkpoint), maps[i].status, maps[i].message, "index: %s", maps[i].name);
+    CHECK_FAILS(ml_safetensors_open_directory(folder, &checkpoint), maps[i].status, maps[i].message, "index: %s",
+                maps[i].name);
   }
   char path[700];
   snprintf(path, sizeof path, "%s/model-2.safetensors", folder);

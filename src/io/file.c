@@ -127,7 +127,8 @@ ml_status ml_file_read(const ml_file *file, size_t offset, void *to, size_t byte
   size_t got;
   ML_TRY(read_fully(file->fd, file->path, offset, to, bytes, &got));
   if (got == bytes) return ML_OK;
-  return ml_fail(ML_IO, "%s: the file has shrunk: expected %zu bytes at %zu, found %zu", file->path, bytes, offset, got);
+  return ml_fail(ML_IO, "%s: the file has shrunk: expected %zu bytes at %zu, found %zu", file->path, bytes, offset,
+                 got);
 }
 
 void ml_file_forget(const ml_file *file, size_t offset, size_t bytes) {
@@ -199,7 +200,7 @@ ml_status ml_file_writer_put(ml_file_writer *w, const void *data, size_t bytes) 
   return ML_OK;
 }
 
-/* The rename itself lasts through a power cut only once the directory is synced; a file system that cannot is let off. */
+/* The rename itself outlasts a power cut only once the directory is synced; a file system that cannot is let off. */
 static void sync_directory(char *path) {
   char *slash = strrchr(path, '/');
   if (slash) *slash = '\0';

@@ -1,7 +1,7 @@
 /* gguf.c: reads a GGUF file: header, key-value pairs, tensor descriptions.
  *
- * Nothing is allocated by a count that the file states: lists grow as their items are read, and each item takes bytes of
- * the file. All integers are little-endian, as is every machine that this builds for. */
+ * Nothing is allocated by a count that the file states: lists grow as their items are read, and each item takes bytes
+ * of the file. All integers are little-endian, as is every machine that this builds for. */
 #include "io/gguf.h"
 
 #include <inttypes.h>
@@ -11,11 +11,13 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are read in the file's byte order");
 
 enum {
-  MAX_DIMS = 4,       /* ggml's own limit */
-  MAX_KEY = 65535,    /* of the specification; tensor names are held to it too */
-  MIN_PAIR = 13,      /* bytes: key length, type, a one-byte value */
-  MIN_TENSOR = 24,    /* bytes: name length, number of dims, type, offset */
+  MAX_DIMS = 4,    /* ggml's own limit */
+  MAX_KEY = 65535, /* of the specification; tensor names are held to it too */
+  MIN_PAIR = 13,   /* bytes: key length, type, a one-byte value */
+  MIN_TENSOR = 24, /* bytes: name length, number of dims, type, offset */
   DEFAULT_ALIGNMENT = 32,
+  FIRST_HEAD = 4 << 20, /* bytes read at first; doubled until the descriptions are all there */
+  MAX_HEAD = 1 << 30,
 };
 
 /* Bytes of one item; 0 for strings and arrays. */
@@ -28,32 +30,40 @@ typedef struct tensor_type {
 } tensor_type;
 
 static const tensor_type tensor_types[] = {
-    [0] = {"F32", ML_F32},      [1] = {"F16", ML_F16},    [2] = {"Q4_0", ML_Q4_0},  [3] = {"Q4_1", ML_Q4_1},
-    [6] = {"Q5_0", ML_Q5_0},    [7] = {"Q5_1", ML_Q5_1},  [8] = {"Q8_0", ML_Q8_0},  [9] = {"Q8_1", -1},
-    [10] = {"Q2_K", -1},        [11] = {"Q3_K", -1},      [12] = {"Q4_K", ML_Q4_K}, [13] = {"Q5_K", ML_Q5_K},
-    [14] = {"Q6_K", ML_Q6_K},   [15] = {"Q8_K", -1},      [16] = {"IQ2_XXS", -1},   [17] = {"IQ2_XS", -1},
-    [18] = {"IQ3_XXS", -1},     [19] = {"IQ1_S", -1},     [20] = {"IQ4_NL", -1},    [21] = {"IQ3_S", -1},
-    [22] = {"IQ2_S", -1},       [23] = {"IQ4_XS", -1},    [24] = {"I8", ML_I8},     [25] = {"I16", ML_I16},
-    [26] = {"I32", ML_I32},     [27] = {"I64", ML_I64},   [28] = {"F64", ML_F64},   [29] = {"IQ1_M", -1},
-    [30] = {"BF16", ML_BF16},   [34] = {"TQ1_0", -1},     [35] = {"TQ2_0", -1},     [39] = {"MXFP4", -1},
+    [0] = {"F32", ML_F32},    [1] = {"F16", ML_F16},   [2] = {"Q4_0", ML_Q4_0},  [3] = {"Q4_1", ML_Q4_1},
+    [6] = {"Q5_0", ML_Q5_0},  [7] = {"Q5_1", ML_Q5_1}, [8] = {"Q8_0", ML_Q8_0},  [9] = {"Q8_1", -1},
+    [10] = {"Q2_K", -1},      [11] = {"Q3_K", -1},     [12] = {"Q4_K", ML_Q4_K}, [13] = {"Q5_K", ML_Q5_K},
+    [14] = {"Q6_K", ML_Q6_K}, [15] = {"Q8_K", -1},     [16] = {"IQ2_XXS", -1},   [17] = {"IQ2_XS", -1},
+    [18] = {"IQ3_XXS", -1},   [19] = {"IQ1_S", -1},    [20] = {"IQ4_NL", -1},    [21] = {"IQ3_S", -1},
+    [22] = {"IQ2_S", -1},     [23] = {"IQ4_XS", -1},   [24] = {"I8", ML_I8},     [25] = {"I16", ML_I16},
+    [26] = {"I32", ML_I32},   [27] = {"I64", ML_I64},  [28] = {"F64", ML_F64},   [29] = {"IQ1_M", -1},
+    [30] = {"BF16", ML_BF16}, [34] = {"TQ1_0", -1},    [35] = {"TQ2_0", -1},     [39] = {"MXFP4", -1},
 };
 
 /* ---- the cursor ---- */
 
 typedef struct cursor {
   const ml_file *file;
+  const uint8_t *head;
+  size_t size; /* of the head */
   size_t at;
+  bool cut; /* the file goes on where the head ends: more of it must be read */
 } cursor;
 
+/* Bytes of the file that are still to come. */
 static size_t left(const cursor *c) { return c->file->size - c->at; }
 
 /* `bytes` at the cursor, which moves behind them. */
 static ml_status take(cursor *c, uint64_t bytes, const char *what, const uint8_t **out) {
   if (bytes > left(c)) {
-    return ml_fail(ML_CORRUPT, "%s: truncated: %s: expected %" PRIu64 " bytes at %zu, found %zu", c->file->path, what, bytes,
-                   c->at, left(c));
+    return ml_fail(ML_CORRUPT, "%s: truncated: %s: expected %" PRIu64 " bytes at %zu, found %zu", c->file->path, what,
+                   bytes, c->at, left(c));
   }
-  *out = c->file->data + c->at;
+  if (bytes > c->size - c->at) {
+    c->cut = true;
+    return ml_fail(ML_LIMIT, "%s: metadata over %d MiB", c->file->path, MAX_HEAD >> 20);
+  }
+  *out = c->head + c->at;
   c->at += (size_t)bytes;
   return ML_OK;
 }
@@ -84,8 +94,8 @@ static ml_status take_name(cursor *c, const char *what, char **out) {
   size_t at = c->at;
   ML_TRY(take_string(c, what, &text, &length));
   if (length == 0 || length > MAX_KEY || memchr(text, '\0', (size_t)length)) {
-    return ml_fail(ML_CORRUPT, "%s: %s at byte %zu: expected 1 to %d bytes without NUL, found %" PRIu64 "%s", c->file->path,
-                   what, at, MAX_KEY, length, length == 0 || length > MAX_KEY ? "" : " with one");
+    return ml_fail(ML_CORRUPT, "%s: %s at byte %zu: expected 1 to %d bytes without NUL, found %" PRIu64 "%s",
+                   c->file->path, what, at, MAX_KEY, length, length == 0 || length > MAX_KEY ? "" : " with one");
   }
   *out = ml_strndup((const char *)text, (size_t)length);
   return *out ? ML_OK : ML_MEMORY;
@@ -99,27 +109,28 @@ static ml_status fail_value(const cursor *c, const char *key, const char *what, 
 
 /* Widens the fixed-size item at `from`. */
 static void read_scalar(ml_gguf_type type, const uint8_t *from, ml_gguf_value *value) {
-#define READ(ctype, field)                                                                                             \
-  do {                                                                                                                 \
+#define WIDEN(id, ctype, field)                                                                                        \
+  case id: {                                                                                                           \
     ctype x;                                                                                                           \
     memcpy(&x, from, sizeof x);                                                                                        \
     value->as.field = x;                                                                                               \
-  } while (0)
+    break;                                                                                                             \
+  }
   switch (type) {
-  case ML_GGUF_UINT8: READ(uint8_t, u); break;
-  case ML_GGUF_INT8: READ(int8_t, i); break;
-  case ML_GGUF_UINT16: READ(uint16_t, u); break;
-  case ML_GGUF_INT16: READ(int16_t, i); break;
-  case ML_GGUF_UINT32: READ(uint32_t, u); break;
-  case ML_GGUF_INT32: READ(int32_t, i); break;
-  case ML_GGUF_FLOAT32: READ(float, f); break;
-  case ML_GGUF_BOOL: value->as.b = *from != 0; break;
-  case ML_GGUF_UINT64: READ(uint64_t, u); break;
-  case ML_GGUF_INT64: READ(int64_t, i); break;
-  case ML_GGUF_FLOAT64: READ(double, f); break;
+    WIDEN(ML_GGUF_UINT8, uint8_t, u)
+    WIDEN(ML_GGUF_INT8, int8_t, i)
+    WIDEN(ML_GGUF_UINT16, uint16_t, u)
+    WIDEN(ML_GGUF_INT16, int16_t, i)
+    WIDEN(ML_GGUF_UINT32, uint32_t, u)
+    WIDEN(ML_GGUF_INT32, int32_t, i)
+    WIDEN(ML_GGUF_FLOAT32, float, f)
+    WIDEN(ML_GGUF_BOOL, uint8_t, b)
+    WIDEN(ML_GGUF_UINT64, uint64_t, u)
+    WIDEN(ML_GGUF_INT64, int64_t, i)
+    WIDEN(ML_GGUF_FLOAT64, double, f)
   default: break;
   }
-#undef READ
+#undef WIDEN
 }
 
 static ml_status check_bools(const cursor *c, const char *key, const uint8_t *data, uint64_t n) {
@@ -141,7 +152,7 @@ static ml_status read_string_array(cursor *c, const char *key, ml_gguf_value *va
   size_t at = first;
   for (uint64_t i = 0; i < value->length; i++) {
     offsets[i] = at;
-    memcpy(&length, c->file->data + at, sizeof length);
+    memcpy(&length, c->head + at, sizeof length);
     at += sizeof length + (size_t)length;
   }
   return ML_OK;
@@ -235,7 +246,8 @@ static ml_status read_tensor_type(cursor *c, ml_entry *entry) {
   ML_TRY(take_u32(c, entry->name, &type));
   const tensor_type *known = type < sizeof tensor_types / sizeof *tensor_types ? &tensor_types[type] : NULL;
   if (!known || !known->name) {
-    return ml_fail(ML_UNSUPPORTED, "%s: tensor '%.200s': type %" PRIu32 " is not known", c->file->path, entry->name, type);
+    return ml_fail(ML_UNSUPPORTED, "%s: tensor '%.200s': type %" PRIu32 " is not known", c->file->path, entry->name,
+                   type);
   }
   if (known->dtype < 0) {
     return ml_fail(ML_UNSUPPORTED, "%s: tensor '%.200s': type %s is not supported", c->file->path, entry->name,
@@ -257,8 +269,8 @@ static ml_status read_dims(cursor *c, ml_entry *entry) {
     uint64_t dim;
     ML_TRY(take_u64(c, entry->name, &dim));
     if (dim > INT64_MAX) {
-      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': dimension %" PRIu32 " is %" PRIu64, c->file->path, entry->name, i,
-                     dim);
+      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': dimension %" PRIu32 " is %" PRIu64, c->file->path, entry->name,
+                     i, dim);
     }
     entry->shape[n - 1 - i] = (int64_t)dim;
   }
@@ -276,7 +288,8 @@ static ml_status read_tensor(cursor *c, const ml_gguf *gguf, ml_entry *entry) {
                    c->file->path, entry->name, ml_dtype_name(entry->dtype));
   }
   if (offset > c->file->size || offset % gguf->alignment != 0) {
-    return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': offset: expected a multiple of %zu within the file, found %" PRIu64,
+    return ml_fail(ML_CORRUPT,
+                   "%s: tensor '%.200s': offset: expected a multiple of %zu within the file, found %" PRIu64,
                    c->file->path, entry->name, gguf->alignment, offset);
   }
   entry->offset = (size_t)offset;
@@ -301,8 +314,8 @@ static ml_status place_tensors(ml_gguf *gguf, const ml_file *file, size_t data) 
     ml_entry *entry = &entries[i];
     entry->offset += data; /* both are at most the file's size and one alignment: no overflow */
     if (entry->offset > file->size || entry->bytes > file->size - entry->offset) {
-      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': expected %zu bytes at %zu, the file has %zu", file->path, entry->name,
-                     entry->bytes, entry->offset, file->size);
+      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': expected %zu bytes at %zu, the file has %zu", file->path,
+                     entry->name, entry->bytes, entry->offset, file->size);
     }
     if (entry->offset < end) {
       return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': overlaps tensor '%.200s'", file->path, entry->name,
@@ -331,7 +344,7 @@ static ml_status read_tensors(cursor *c, ml_gguf *gguf, uint64_t count) {
 
 static ml_status read_version(cursor *c, uint32_t *version) {
   const uint8_t *magic = NULL;
-  if (c->file->size < 8 || memcmp(c->file->data, "GGUF", 4) != 0) {
+  if (c->file->size < 8 || memcmp(c->head, "GGUF", 4) != 0) {
     return ml_fail(ML_CORRUPT, "%s: expected a GGUF file, found %s", c->file->path,
                    c->file->size < 8 ? "fewer than 8 bytes" : "other first bytes");
   }
@@ -349,18 +362,46 @@ static ml_status check_count(const cursor *c, const char *what, uint64_t count, 
   return ml_fail(ML_CORRUPT, "%s: %s: the file is too short for %" PRIu64, c->file->path, what, count);
 }
 
-static ml_status read_gguf(const ml_file *file, ml_gguf *gguf) {
-  cursor c = {.file = file};
+static ml_status read_descriptions(cursor *c, ml_gguf *gguf) {
   uint64_t n_tensors, n_pairs;
-  ML_TRY(ml_file_check(file));
-  ML_TRY(read_version(&c, &gguf->version));
-  ML_TRY(take_u64(&c, "number of tensors", &n_tensors));
-  ML_TRY(take_u64(&c, "number of keys", &n_pairs));
-  ML_TRY(check_count(&c, "number of tensors", n_tensors, MIN_TENSOR));
-  ML_TRY(check_count(&c, "number of keys", n_pairs, MIN_PAIR));
-  ML_TRY(read_pairs(&c, gguf, n_pairs));
-  ML_TRY(read_general(gguf, file->path));
-  return read_tensors(&c, gguf, n_tensors);
+  ML_TRY(read_version(c, &gguf->version));
+  ML_TRY(take_u64(c, "number of tensors", &n_tensors));
+  ML_TRY(take_u64(c, "number of keys", &n_pairs));
+  ML_TRY(check_count(c, "number of tensors", n_tensors, MIN_TENSOR));
+  ML_TRY(check_count(c, "number of keys", n_pairs, MIN_PAIR));
+  ML_TRY(read_pairs(c, gguf, n_pairs));
+  ML_TRY(read_general(gguf, c->file->path));
+  return read_tensors(c, gguf, n_tensors);
+}
+
+static void forget_descriptions(ml_gguf *gguf) {
+  for (size_t i = 0; i < gguf->n_pairs; i++) {
+    ml_free(gguf->pairs[i].key);
+    ml_free((void *)(uintptr_t)gguf->pairs[i].value.offsets);
+  }
+  for (size_t i = 0; i < gguf->checkpoint.n_entries; i++) ml_free(gguf->checkpoint.entries[i].name);
+  ml_free(gguf->pairs);
+  ml_free(gguf->checkpoint.entries);
+  ml_free(gguf->head);
+  gguf->pairs = NULL;
+  gguf->checkpoint.entries = NULL;
+  gguf->head = NULL;
+  gguf->n_pairs = gguf->checkpoint.n_entries = 0;
+}
+
+/* Where the descriptions end is known only when they have been read: begun anew with a head twice as long if need be.
+ */
+static ml_status read_gguf(const ml_file *file, ml_gguf *gguf) {
+  for (size_t size = FIRST_HEAD;; size *= 2) {
+    cursor c = {.file = file, .size = size < file->size ? size : file->size};
+    gguf->head = ml_alloc(c.size);
+    if (!gguf->head) return ML_MEMORY;
+    c.head = gguf->head;
+    ML_TRY(ml_file_read(file, 0, gguf->head, c.size));
+    ml_status status = read_descriptions(&c, gguf);
+    if (status == ML_OK || !c.cut || size >= MAX_HEAD) return status;
+    forget_descriptions(gguf);
+  }
 }
 
 ml_status ml_gguf_parse(ml_file *file, ml_gguf **out) {
@@ -389,11 +430,7 @@ ml_status ml_gguf_open(const char *path, ml_gguf **out) {
 
 void ml_gguf_close(ml_gguf *gguf) {
   if (!gguf) return;
-  for (size_t i = 0; i < gguf->n_pairs; i++) {
-    ml_free(gguf->pairs[i].key);
-    ml_free((void *)(uintptr_t)gguf->pairs[i].value.offsets);
-  }
-  ml_free(gguf->pairs);
+  forget_descriptions(gguf);
   ml_checkpoint_clear(&gguf->checkpoint);
   ml_free(gguf);
 }
@@ -409,7 +446,7 @@ const ml_gguf_value *ml_gguf_get(const ml_gguf *gguf, const char *key) {
 
 const char *ml_gguf_string_at(const ml_gguf *gguf, const ml_gguf_value *value, uint64_t i, size_t *size) {
   if (value->type != ML_GGUF_ARRAY || value->item_type != ML_GGUF_STRING || i >= value->length) return NULL;
-  const uint8_t *item = gguf->checkpoint.files[0]->data + value->offsets[i];
+  const uint8_t *item = gguf->head + value->offsets[i];
   uint64_t length = 0;
   memcpy(&length, item, sizeof length);
   *size = (size_t)length;
@@ -420,7 +457,8 @@ static ml_status item_at(const ml_gguf_value *value, uint64_t i, ml_gguf_value *
   if (value->type != ML_GGUF_ARRAY || item_bytes[value->item_type] == 0) {
     return ml_fail(ML_MISMATCH, "expected an array of numbers");
   }
-  if (i >= value->length) return ml_fail(ML_MISMATCH, "expected item %" PRIu64 ", the array has %" PRIu64, i, value->length);
+  if (i >= value->length)
+    return ml_fail(ML_MISMATCH, "expected item %" PRIu64 ", the array has %" PRIu64, i, value->length);
   *item = (ml_gguf_value){.type = value->item_type};
   read_scalar(item->type, value->data + i * item_bytes[item->type], item);
   return ML_OK;

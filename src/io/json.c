@@ -1,8 +1,9 @@
 /* json.c: a strict reader that fills json-c's tree, and access to that tree.
  *
- * json-c's own tokener is lax where it matters here (the last of two equal keys wins, large integers are clamped, ill-formed
- * UTF-8 and lone surrogates pass), so the text is read by the parser below, straight into json-c's values. The grammar is
- * RFC 8259's. Every value is charged to a budget, since a text of empty objects takes 300 times its size as a tree. */
+ * json-c's own tokener is lax where it matters here (the last of two equal keys wins, large integers are clamped,
+ * ill-formed UTF-8 and lone surrogates pass), so the text is read by the parser below, straight into json-c's values.
+ * The grammar is RFC 8259's. Every value is charged to a budget, since a text of empty objects takes 300 times its size
+ * as a tree. */
 #include "io/json.h"
 
 #include "io/file.h"
@@ -348,6 +349,7 @@ static ml_status read_value(parser *p, json_object **out) {
   *out = NULL;
   skip_space(p);
   ML_TRY(charge(p, COST_VALUE));
+  if (is_digit(p) || (p->at < p->end && *p->at == '-')) return read_number(p, out);
   switch (p->at < p->end ? *p->at : '\0') {
   case '{':
   case '[': return read_nested(p, out);
@@ -355,9 +357,6 @@ static ml_status read_value(parser *p, json_object **out) {
   case 't': return read_literal(p, "true", json_object_new_boolean(1), out);
   case 'f': return read_literal(p, "false", json_object_new_boolean(0), out);
   case 'n': return read_literal(p, "null", NULL, out);
-  case '-':
-  case '0': case '1': case '2': case '3': case '4':
-  case '5': case '6': case '7': case '8': case '9': return read_number(p, out);
   default: return fail_expected(p, "a value");
   }
 }
@@ -434,11 +433,14 @@ ml_json_kind ml_json_type(const ml_json *value) {
 }
 
 const char *ml_json_type_name(ml_json_kind kind) {
-  static const char *const names[] = {"null", "a boolean", "an integer", "a float", "a string", "an array", "an object"};
+  static const char *const names[] = {"null",     "a boolean", "an integer", "a float",
+                                      "a string", "an array",  "an object"};
   return (unsigned)kind < sizeof names / sizeof *names ? names[kind] : "unknown";
 }
 
-bool ml_json_bool(const ml_json *value) { return ml_json_type(value) == ML_JSON_BOOL && json_object_get_boolean(value); }
+bool ml_json_bool(const ml_json *value) {
+  return ml_json_type(value) == ML_JSON_BOOL && json_object_get_boolean(value);
+}
 
 int64_t ml_json_int(const ml_json *value) {
   return ml_json_type(value) == ML_JSON_INT ? json_object_get_int64(value) : 0;

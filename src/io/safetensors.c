@@ -1,7 +1,7 @@
 /* safetensors.c: reads one .safetensors file.
  *
- * Layout: uint64 N, N bytes of JSON, then the tensors' bytes, which must fill the rest of the file without a hole. Checks
- * follow the reference implementation's (huggingface/safetensors, tensor.rs). */
+ * Layout: uint64 N, N bytes of JSON, then the tensors' bytes, which must fill the rest of the file without a hole.
+ * Checks follow the reference implementation's (huggingface/safetensors, tensor.rs). */
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "io/safetensors_dtype.h"
@@ -67,8 +67,9 @@ static ml_status read_offsets(const place *at, const ml_json *info, size_t data,
   int64_t begin = ml_json_int(first), end = ml_json_int(last);
   size_t room = entry->file->size - data;
   if (begin < 0 || end < begin || (uint64_t)end > room) {
-    return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': data_offsets: expected a range within %zu bytes, found %lld to %lld",
-                   at->path, at->tensor, room, (long long)begin, (long long)end);
+    return ml_fail(ML_CORRUPT,
+                   "%s: tensor '%.200s': data_offsets: expected a range within %zu bytes, found %lld to %lld", at->path,
+                   at->tensor, room, (long long)begin, (long long)end);
   }
   entry->offset = data + (size_t)begin;
   entry->bytes = (size_t)(end - begin);
@@ -132,9 +133,9 @@ static ml_status check_tiling(ml_checkpoint *checkpoint, const ml_file *file, si
   for (size_t i = 0; i < checkpoint->n_entries; i++) {
     const ml_entry *entry = &checkpoint->entries[i];
     if (entry->offset != at) {
-      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': data_offsets: %s: expected to begin at %zu, found %zu", file->path,
-                     entry->name, entry->offset < at ? "overlaps another tensor" : "leaves a hole", at - data,
-                     entry->offset - data);
+      return ml_fail(ML_CORRUPT, "%s: tensor '%.200s': data_offsets: %s: expected to begin at %zu, found %zu",
+                     file->path, entry->name, entry->offset < at ? "overlaps another tensor" : "leaves a hole",
+                     at - data, entry->offset - data);
     }
     at += entry->bytes;
   }
@@ -164,7 +165,8 @@ static ml_status read_header(ml_checkpoint *checkpoint, ml_file *file, const ml_
   return ml_checkpoint_sort(checkpoint);
 }
 
-/* The header is copied rather than parsed in the mapping, so that a file that shrinks meanwhile is an error and no SIGBUS. */
+/* The header is copied rather than parsed in the mapping, so that a file that shrinks meanwhile is an error and no
+ * SIGBUS. */
 static ml_status load_header(const ml_file *file, ml_json_doc **out, size_t *data) {
   unsigned char prefix[PREFIX];
   if (file->size < PREFIX + 2) {
@@ -175,7 +177,8 @@ static ml_status load_header(const ml_file *file, ml_json_doc **out, size_t *dat
   for (int i = PREFIX - 1; i >= 0; i--) size = size << 8 | prefix[i];
   if (size > MAX_HEADER || size > file->size - PREFIX) {
     return ml_fail(ML_CORRUPT, "%s: header: expected at most %zu bytes, found %llu", file->path,
-                   file->size - PREFIX < MAX_HEADER ? file->size - PREFIX : (size_t)MAX_HEADER, (unsigned long long)size);
+                   file->size - PREFIX < MAX_HEADER ? file->size - PREFIX : (size_t)MAX_HEADER,
+                   (unsigned long long)size);
   }
   char *text = ml_alloc((size_t)size);
   if (!text) return ML_MEMORY;

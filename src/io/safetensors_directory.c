@@ -26,9 +26,7 @@ static ml_status names_add(names *list, const char *name) {
   return ML_OK;
 }
 
-static int compare_strings(const void *a, const void *b) {
-  return strcmp(*(char *const *)a, *(char *const *)b);
-}
+static int compare_strings(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 static void names_sort_unique(names *list) {
   if (list->count == 0) return;
@@ -94,7 +92,8 @@ static ml_status open_shards(const char *directory, const names *shards, ml_chec
 /* A shard's name must not lead out of the directory. */
 static ml_status collect_shards(const char *index, const ml_json *map, names *shards) {
   if (ml_json_type(map) != ML_JSON_OBJECT) {
-    return ml_fail(ML_CORRUPT, "%s: weight_map: expected an object, found %s", index, ml_json_type_name(ml_json_type(map)));
+    return ml_fail(ML_CORRUPT, "%s: weight_map: expected an object, found %s", index,
+                   ml_json_type_name(ml_json_type(map)));
   }
   const char *last = "";
   ml_json_iter iter = {0};
@@ -102,8 +101,9 @@ static ml_status collect_shards(const char *index, const ml_json *map, names *sh
     size_t size;
     const char *name = ml_json_string(iter.value, &size);
     if (!name || strlen(name) != size || !ends_with(name, ".safetensors") || name[0] == '.' || strpbrk(name, "/\\")) {
-      return ml_fail(ML_CORRUPT, "%s: weight_map: '%.200s': expected the plain name of a .safetensors file, found %s%.200s",
-                     index, iter.key, name ? "" : ml_json_type_name(ml_json_type(iter.value)), name ? name : "");
+      return ml_fail(ML_CORRUPT,
+                     "%s: weight_map: '%.200s': expected the plain name of a .safetensors file, found %s%.200s", index,
+                     iter.key, name ? "" : ml_json_type_name(ml_json_type(iter.value)), name ? name : "");
     }
     if (strcmp(name, last) != 0) ML_TRY(names_add(shards, name)); /* weights of a shard mostly stand together */
     last = name;
@@ -123,8 +123,8 @@ static ml_status check_map(const char *index, const ml_json *map, const ml_check
     const char *shard = ml_json_string(iter.value, NULL);
     const ml_entry *entry = ml_checkpoint_find(checkpoint, iter.key);
     if (!entry || !is_in_file(entry, shard)) {
-      return ml_fail(ML_MISMATCH, "%s: weight_map: tensor '%.200s' is not in %.200s, which the index names", index, iter.key,
-                     shard);
+      return ml_fail(ML_MISMATCH, "%s: weight_map: tensor '%.200s' is not in %.200s, which the index names", index,
+                     iter.key, shard);
     }
   }
   for (size_t i = 0; i < checkpoint->n_entries; i++) {
@@ -167,7 +167,8 @@ static ml_status list_shards(const char *directory, names *shards) {
   ML_TRY(status);
   names_sort_unique(shards);
   if (shards->count > 0) return ML_OK;
-  return ml_fail(ML_NOT_FOUND, "%s: expected model.safetensors, its index or model*.safetensors, found none", directory);
+  return ml_fail(ML_NOT_FOUND, "%s: expected model.safetensors, its index or model*.safetensors, found none",
+                 directory);
 }
 
 static ml_status open_listed(const char *directory, ml_checkpoint *into) {

@@ -6,23 +6,12 @@
 
 /* NULL for a type that the format cannot hold (block formats). */
 static inline const char *ml_safetensors_dtype(ml_dtype dtype) {
-  switch (dtype) {
-  case ML_F32: return "F32";
-  case ML_F16: return "F16";
-  case ML_BF16: return "BF16";
-  case ML_F64: return "F64";
-  case ML_I8: return "I8";
-  case ML_U8: return "U8";
-  case ML_I16: return "I16";
-  case ML_U16: return "U16";
-  case ML_I32: return "I32";
-  case ML_U32: return "U32";
-  case ML_I64: return "I64";
-  case ML_U64: return "U64";
-  case ML_BOOL: return "BOOL";
-  case ML_F8_E4M3: return "F8_E4M3";
-  default: return NULL;
-  }
+  static const char *const names[ML_DTYPE_COUNT] = {
+      [ML_F32] = "F32", [ML_F16] = "F16", [ML_BF16] = "BF16", [ML_F64] = "F64",         [ML_I8] = "I8",
+      [ML_U8] = "U8",   [ML_I16] = "I16", [ML_U16] = "U16",   [ML_I32] = "I32",         [ML_U32] = "U32",
+      [ML_I64] = "I64", [ML_U64] = "U64", [ML_BOOL] = "BOOL", [ML_F8_E4M3] = "F8_E4M3",
+  };
+  return names[dtype];
 }
 
 #endif

@@ -28,7 +28,8 @@ static void write_metadata(ml_json_writer *w, const ml_meta *meta, size_t n_meta
 
 static ml_status check_item(const ml_save_item *item) {
   if (!ml_safetensors_dtype(item->dtype)) {
-    return ml_fail(ML_UNSUPPORTED, "tensor '%.200s': safetensors cannot hold %s", item->name, ml_dtype_name(item->dtype));
+    return ml_fail(ML_UNSUPPORTED, "tensor '%.200s': safetensors cannot hold %s", item->name,
+                   ml_dtype_name(item->dtype));
   }
   size_t wanted;
   if (item->ndim < 0 || item->ndim > ML_CHECKPOINT_MAX_DIMS) {

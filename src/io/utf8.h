@@ -1,4 +1,5 @@
-/* utf8.h: well-formed UTF-8, as Unicode's table 3-7 defines it: no overlong forms, no surrogates, nothing past U+10FFFF. */
+/* utf8.h: well-formed UTF-8, as Unicode's table 3-7 defines it: no overlong forms, no surrogates, nothing past
+ * U+10FFFF. */
 #ifndef ML_IO_UTF8_H
 #define ML_IO_UTF8_H
 

@@ -8,9 +8,9 @@
 
 enum { MAX_DEPTH = 128, MAX_INDENT = 32, STACK_SLOTS = 16 /* what one level of nesting may push */ };
 
-static const char null_address = 0;      /* json.null */
-static const char array_meta_key = 0;    /* registry: the metatable that all arrays share */
-static const char object_pairs_key = 0;  /* registry: the __pairs of objects */
+static const char null_address = 0;     /* json.null */
+static const char array_meta_key = 0;   /* registry: the metatable that all arrays share */
+static const char object_pairs_key = 0; /* registry: the __pairs of objects */
 
 /* The one place where this file turns a status into an error. */
 static int raise_status(lua_State *L) { return luaL_error(L, "%s", ml_error_message()); }

@@ -1,5 +1,5 @@
-/* fuzz_json.c: any bytes as JSON. What is accepted is written again, and that text must be accepted and be written as the same
- * text; and json-c's own reader must take it too. */
+/* fuzz_json.c: any bytes as JSON. What is accepted is written again, and that text must be accepted and be written as
+ * the same text; and json-c's own reader must take it too. */
 #include "io/json.h"
 
 #include <json-c/json.h>

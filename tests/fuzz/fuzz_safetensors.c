@@ -8,7 +8,8 @@ static unsigned long touched; /* so that reads are not removed */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   ml_file *file;
   ml_checkpoint *checkpoint;
-  if (ml_file_from_memory("fuzz", data, size, &file) != ML_OK || ml_safetensors_parse(file, &checkpoint) != ML_OK) return 0;
+  if (ml_file_from_memory("fuzz", data, size, &file) != ML_OK || ml_safetensors_parse(file, &checkpoint) != ML_OK)
+    return 0;
   size_t total = 0;
   for (size_t i = 0; i < checkpoint->n_entries; i++) {
     const ml_entry *entry = &checkpoint->entries[i];
