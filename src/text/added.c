@@ -18,6 +18,7 @@ static int by_text(const void *a, const void *b) {
   int order = memcmp(x->text, y->text, x->size < y->size ? x->size : y->size);
   if (order != 0) return order;
   if (x->size != y->size) return x->size < y->size ? -1 : 1;
+  if (x->special != y->special) return x->special ? -1 : 1;
   return (x->id > y->id) - (x->id < y->id);
 }
 
@@ -62,7 +63,8 @@ static const ml_added_token *longest(const ml_added *a, const char *text, size_t
   size_t low = a->first[(unsigned char)*text], high = a->first[(unsigned char)*text + 1];
   for (size_t n = 1; low < high; n++) {
     for (; low < high && a->tokens[low].size == n; low++) { /* the shortest of a range of like beginnings come first */
-      if (special || !a->tokens[low].special) found = &a->tokens[low];
+      bool counts = (special || !a->tokens[low].special) && !(found && found->size == n);
+      if (counts) found = &a->tokens[low];
     }
     if (n == size) break;
     unsigned byte = (unsigned char)text[n];
@@ -125,6 +127,7 @@ bool ml_added_next(const ml_added *a, ml_added_scan *scan, const char *text, siz
     if (t->single_word && !stands_alone(text, size, *start, *end)) continue;
     if (t->lstrip) *start = strip_left(text, scan->done, *start);
     if (t->rstrip) *end = strip_right(text, *end, size);
+    if (*start >= *end) continue; /* all of it was claimed by the token before */
     *id = t->id;
     return true;
   }

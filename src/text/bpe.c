@@ -101,25 +101,26 @@ static bool note_join(ml_bpe *b, int32_t left, int32_t right) {
   return true;
 }
 
-/* By score any piece with an underline inside may join. */
+/* By score any piece with an underline inside may join. Pieces lie one behind the other with a NUL between. */
 static void note_inner_underlines(ml_bpe *b) {
-  for (size_t id = 0; id < b->vocab->count; id++) {
-    if (!(b->vocab->flags[id] & ML_PIECE_MODEL)) continue;
-    size_t size;
-    const char *piece = ml_vocab_piece(b->vocab, (int32_t)id, &size);
-    for (size_t i = 1; i + 3 <= size; i++) {
-      const char *found = memmem(piece + i, size - i, underline, 3);
-      if (!found) break;
-      i = (size_t)(found - piece);
-      if (!ends_with_underline(piece, i)) b->joins[(unsigned char)piece[i - 1]] = true;
-    }
+  const char *arena = b->vocab->arena, *end = arena + b->vocab->arena_size;
+  for (const char *at = arena; (at = memchr(at, underline[0], (size_t)(end - at))); at++) {
+    if (at == arena || at[-1] == '\0' || at[1] != underline[1] || at[2] != underline[2]) continue;
+    if (!ends_with_underline(arena, (size_t)(at - arena))) b->joins[(unsigned char)at[-1]] = true;
   }
+}
+
+/* Whether every character leaves a symbol. Where one is dropped, its neighbours meet. */
+static bool keeps_all(const ml_bpe *b) {
+  bool all = b->byte_fallback;
+  for (unsigned i = 0; i < 256; i++) all = all && b->bytes[i] >= 0;
+  return all || b->unk >= 0 || b->order;
 }
 
 /* Texts of SentencePiece-like models have no words; cutting before underlines, where no merge can reach across, gives words
  * that the cache knows, and the same ids. */
 static void find_cuts(ml_bpe *b) {
-  b->cuts = !b->byte_level && !b->ignore_merges && ml_vocab_find_model(b->vocab, underline, 3) >= 0;
+  b->cuts = !b->byte_level && !b->ignore_merges && keeps_all(b) && ml_vocab_find_model(b->vocab, underline, 3) >= 0;
   if (b->cuts && b->order) note_inner_underlines(b);
   for (size_t i = 0; b->cuts && !b->order && i < b->n_merges; i++) {
     const ml_merge *m = &b->merges[i];

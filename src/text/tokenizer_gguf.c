@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
+enum { AHEAD = 16 }; /* how many pieces ahead memory is asked for */
 
 static const char underline[] = "\xe2\x96\x81"; /* U+2581, which stands for a space */
 
@@ -119,7 +120,9 @@ static ml_status read_vocab(ml_tokenizer *t, const ml_gguf *g) {
   for (uint64_t i = 0; i < tokens->length; i++) {
     size_t size;
     int64_t type = TYPE_NORMAL;
-    const char *piece = ml_gguf_string_at(g, tokens, i, &size);
+    const char *piece = ml_gguf_string_at(g, tokens, i + AHEAD, &size);
+    if (piece) ml_vocab_expect(&t->vocab, piece, size);
+    piece = ml_gguf_string_at(g, tokens, i, &size);
     if (types) ML_TRY(ml_gguf_int_at(types, i, &type));
     unsigned flags = flags_of_type(type);
     ML_TRY(ml_vocab_set(&t->vocab, (int64_t)i, piece, size, flags));
@@ -129,16 +132,16 @@ static ml_status read_vocab(ml_tokenizer *t, const ml_gguf *g) {
   return ML_OK;
 }
 
-/* The piece that [text, text + size) spells. */
+/* The piece that [text, text + size) spells; *id holds a guess. */
 static ml_status find_piece(const ml_vocab *v, uint64_t merge, const char *text, size_t size, int32_t *id) {
-  *id = ml_vocab_find(v, text, size);
+  *id = ml_vocab_find_near(v, *id, text, size);
   if (*id >= 0) return ML_OK;
   return ml_fail(ML_CORRUPT, "tokenizer.ggml.merges: %llu: \"%.*s\" is not a piece", (unsigned long long)merge,
                  (int)(size < 100 ? size : 100), text);
 }
 
-static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, size_t size, ml_text *both) {
-  int32_t left, right, merged;
+static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, size_t size, ml_text *both, int32_t *merged) {
+  int32_t left = -1, right = -1;
   const char *space = size > 1 ? memchr(text + 1, ' ', size - 1) : NULL;
   if (!space) return ml_fail(ML_CORRUPT, "tokenizer.ggml.merges: %llu: expected two pieces", (unsigned long long)rank);
   size_t first = (size_t)(space - text), second = size - first - 1;
@@ -147,14 +150,16 @@ static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, si
   both->size = 0;
   ML_TRY(ml_text_append(both, text, first));
   ML_TRY(ml_text_append(both, space + 1, second));
-  ML_TRY(find_piece(&t->vocab, rank, both->bytes, both->size, &merged));
-  return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)rank, merged);
+  ++*merged;
+  ML_TRY(find_piece(&t->vocab, rank, both->bytes, both->size, merged));
+  return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)rank, *merged);
 }
 
 static ml_status read_merges(ml_tokenizer *t, const ml_gguf *g) {
   const ml_gguf_value *merges;
   ml_text both = {0};
   ml_status status = ML_OK;
+  int32_t merged = -1; /* by the merge before */
   ML_TRY(array_key(g, "tokenizer.ggml.merges", true, 0, &merges));
   if (!merges) return ml_fail(ML_CORRUPT, "tokenizer.ggml.merges: expected merges, found none");
   if (merges->length >= UINT32_MAX) return ml_fail(ML_LIMIT, "tokenizer.ggml.merges: too many");
@@ -162,7 +167,7 @@ static ml_status read_merges(ml_tokenizer *t, const ml_gguf *g) {
   for (uint64_t i = 0; status == ML_OK && i < merges->length; i++) {
     size_t size;
     const char *text = ml_gguf_string_at(g, merges, i, &size);
-    status = read_merge(t, i, text, size, &both);
+    status = read_merge(t, i, text, size, &both, &merged);
   }
   ml_text_free(&both);
   return status;

@@ -45,35 +45,38 @@ static ml_status split_merge(const ml_json *merge, size_t index, const char *par
   return ml_fail(ML_CORRUPT, "model: merges: %zu: expected two pieces", index);
 }
 
+/* *id holds a guess. The vocabulary has nothing but the model's pieces yet. */
 static ml_status find_piece(const ml_vocab *v, size_t index, const char *piece, size_t size, int32_t *id) {
-  *id = ml_vocab_find_model(v, piece, size);
+  *id = ml_vocab_find_near(v, *id, piece, size);
   if (*id >= 0) return ML_OK;
   return ml_fail(ML_CORRUPT, "model: merges: %zu: \"%.*s\" is not in the vocabulary", index, (int)(size < 100 ? size : 100), piece);
 }
 
-static ml_status read_merge(ml_tokenizer *t, const ml_json *merge, size_t index, ml_text *both) {
+static ml_status read_merge(ml_tokenizer *t, const ml_json *merge, size_t index, ml_text *both, int32_t *merged) {
   const char *parts[2] = {0};
   size_t sizes[2] = {0};
-  int32_t left, right, merged;
+  int32_t left = -1, right = -1;
   ML_TRY(split_merge(merge, index, parts, sizes));
   ML_TRY(find_piece(&t->vocab, index, parts[0], sizes[0], &left));
   ML_TRY(find_piece(&t->vocab, index, parts[1], sizes[1], &right));
   both->size = 0;
   ML_TRY(ml_text_append(both, parts[0], sizes[0]));
   ML_TRY(ml_text_append(both, parts[1], sizes[1]));
-  ML_TRY(find_piece(&t->vocab, index, both->bytes ? both->bytes : "", both->size, &merged));
-  return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)index, merged);
+  ++*merged;
+  ML_TRY(find_piece(&t->vocab, index, both->bytes ? both->bytes : "", both->size, merged));
+  return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)index, *merged);
 }
 
 static ml_status read_merges(ml_tokenizer *t, const ml_json *model) {
   const ml_json *merges;
   ml_text both = {0};
   ml_status status = ML_OK;
+  int32_t merged = -1; /* by the merge before */
   ML_TRY(ml_field_array(model, "model", "merges", &merges));
   size_t n = ml_json_length(merges);
   if (n >= UINT32_MAX) return ml_fail(ML_LIMIT, "model: merges: %zu of them", n);
   ML_TRY(ml_bpe_reserve(&t->bpe, n));
-  for (size_t i = 0; status == ML_OK && i < n; i++) status = read_merge(t, ml_json_at(merges, i), i, &both);
+  for (size_t i = 0; status == ML_OK && i < n; i++) status = read_merge(t, ml_json_at(merges, i), i, &both, &merged);
   ml_text_free(&both);
   return status;
 }

@@ -26,10 +26,14 @@ uint64_t ml_hash_bytes(const char *bytes, size_t size) {
   return ml_hash_mix(hash ^ word, UINT64_C(0xd1b54a32d192ed03));
 }
 
-static void insert_slot(uint64_t *slots, size_t n, uint64_t hash, uint32_t id) {
+enum { ID_MASK = 0xffffff };
+
+static uint32_t slot_of(uint64_t hash, uint32_t id) { return (uint32_t)(hash >> 56) << 24 | (id + 1); }
+
+static void insert_slot(uint32_t *slots, size_t n, uint64_t hash, uint32_t id) {
   size_t i = hash & (n - 1);
   while (slots[i]) i = (i + 1) & (n - 1);
-  slots[i] = (hash >> 32) << 32 | (id + 1);
+  slots[i] = slot_of(hash, id);
 }
 
 /* Room for `count` texts at most two thirds full. */
@@ -37,11 +41,11 @@ static ml_status grow_slots(ml_vocab *v, size_t count) {
   size_t n = v->n_slots ? v->n_slots : 64;
   while (n / 3 * 2 < count) n *= 2;
   if (n == v->n_slots) return ML_OK;
-  uint64_t *slots = ml_calloc(n, sizeof *slots);
+  uint32_t *slots = ml_calloc(n, sizeof *slots);
   if (!slots) return ML_MEMORY;
   for (size_t i = 0; i < v->n_slots; i++) {
     if (!v->slots[i]) continue;
-    uint32_t id = (uint32_t)v->slots[i] - 1;
+    uint32_t id = (v->slots[i] & ID_MASK) - 1;
     insert_slot(slots, n, ml_hash_bytes(v->arena + v->pieces[id].offset, v->pieces[id].size), id);
   }
   ml_free(v->slots);
@@ -51,7 +55,7 @@ static ml_status grow_slots(ml_vocab *v, size_t count) {
 }
 
 ml_status ml_vocab_reserve(ml_vocab *v, size_t count, size_t bytes) {
-  if (count > (size_t)ML_VOCAB_MAX_ID + 1) return ml_fail(ML_LIMIT, "vocabulary: %zu pieces, expected at most 2^24", count);
+  if (count > (size_t)ML_VOCAB_MAX_ID + 1) return ml_fail(ML_LIMIT, "vocabulary: %zu pieces, expected fewer than 2^24", count);
   size_t room;
   if (!ml_add_size(bytes, count, &room)) return ml_fail(ML_MEMORY, "out of memory: a vocabulary too large");
   ML_TRY(ML_GROW(v->arena, v->arena_capacity, room));
@@ -79,8 +83,8 @@ static ml_status extend(ml_vocab *v, int64_t id) {
 static size_t locate(const ml_vocab *v, uint64_t hash, const char *piece, size_t size) {
   size_t i = hash & (v->n_slots - 1);
   for (; v->slots[i]; i = (i + 1) & (v->n_slots - 1)) {
-    if (v->slots[i] >> 32 != hash >> 32) continue;
-    const ml_piece *p = &v->pieces[(uint32_t)v->slots[i] - 1];
+    if (v->slots[i] >> 24 != hash >> 56) continue;
+    const ml_piece *p = &v->pieces[(v->slots[i] & ID_MASK) - 1];
     if (p->size == size && memcmp(v->arena + p->offset, piece, size) == 0) break;
   }
   return i;
@@ -104,7 +108,7 @@ ml_status ml_vocab_set(ml_vocab *v, int64_t id, const char *piece, size_t size, 
   v->flags[id] = (uint8_t)(flags | ML_PIECE_EXISTS);
   v->arena_size = end;
   if (!v->slots[slot]) {
-    v->slots[slot] = (hash >> 32) << 32 | ((uint32_t)id + 1);
+    v->slots[slot] = slot_of(hash, (uint32_t)id);
     v->used++;
   }
   return ML_OK;
@@ -112,8 +116,20 @@ ml_status ml_vocab_set(ml_vocab *v, int64_t id, const char *piece, size_t size, 
 
 int32_t ml_vocab_find(const ml_vocab *v, const char *piece, size_t size) {
   if (v->n_slots == 0) return -1;
-  uint64_t slot = v->slots[locate(v, ml_hash_bytes(piece, size), piece, size)];
-  return slot ? (int32_t)((uint32_t)slot - 1) : -1;
+  uint32_t slot = v->slots[locate(v, ml_hash_bytes(piece, size), piece, size)];
+  return (int32_t)(slot & ID_MASK) - 1;
+}
+
+int32_t ml_vocab_find_near(const ml_vocab *v, int32_t guess, const char *piece, size_t size) {
+  if (ml_vocab_has(v, guess)) {
+    const ml_piece *p = &v->pieces[guess];
+    if (p->size == size && memcmp(v->arena + p->offset, piece, size) == 0) return guess;
+  }
+  return ml_vocab_find(v, piece, size);
+}
+
+void ml_vocab_expect(const ml_vocab *v, const char *piece, size_t size) {
+  if (v->n_slots > 0) __builtin_prefetch(&v->slots[ml_hash_bytes(piece, size) & (v->n_slots - 1)], 1);
 }
 
 void ml_vocab_free(ml_vocab *v) {

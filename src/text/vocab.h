@@ -6,7 +6,7 @@
 
 #include "text/unicode.h"
 
-enum { ML_VOCAB_MAX_ID = (1 << 24) - 1 };
+enum { ML_VOCAB_MAX_ID = (1 << 24) - 2 };
 
 typedef enum ml_piece_flags {
   ML_PIECE_EXISTS = 1,  /* the id has a piece */
@@ -25,7 +25,7 @@ typedef struct ml_vocab {
   ml_piece *pieces; /* (count) */
   uint8_t *flags;   /* (count), of ml_piece_flags */
   size_t count, pieces_capacity, flags_capacity;
-  uint64_t *slots; /* hash's upper half << 32 | id + 1; 0 is empty */
+  uint32_t *slots; /* hash's upper byte << 24 | id + 1; 0 is empty */
   size_t n_slots, used;
 } ml_vocab;
 
@@ -35,7 +35,11 @@ ml_status ml_vocab_reserve(ml_vocab *v, size_t count, size_t bytes);
 ml_status ml_vocab_set(ml_vocab *v, int64_t id, const char *piece, size_t size, unsigned flags);
 void ml_vocab_free(ml_vocab *v);
 
+/* Says that a piece will be looked for or set soon: tables of this size miss the caches, and memory can be on its way. */
+void ml_vocab_expect(const ml_vocab *v, const char *piece, size_t size);
 int32_t ml_vocab_find(const ml_vocab *v, const char *piece, size_t size); /* -1: none */
+/* The same, where the piece most likely has the id `guess`: merges mostly come in the order of what they make. */
+int32_t ml_vocab_find_near(const ml_vocab *v, int32_t guess, const char *piece, size_t size);
 /* The same among the pieces that the model may produce. */
 static inline int32_t ml_vocab_find_model(const ml_vocab *v, const char *piece, size_t size) {
   int32_t id = ml_vocab_find(v, piece, size);

@@ -67,7 +67,12 @@ def compare(driver, folder, reference, texts, show=5):
     for start in range(0, len(texts), 5000):
         chunk = texts[start : start + 5000]
         for text, got in zip(chunk, drive(driver, folder, chunk)):
-            want = expected(reference, text)
+            try:
+                want = expected(reference, text)
+            except BaseException as error:  # the reference panicked; nothing to compare with
+                if "Panic" not in type(error).__name__:
+                    raise
+                continue
             for i, name in enumerate(NAMES):
                 if got[i] == want[i]:
                     continue
