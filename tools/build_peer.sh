@@ -31,7 +31,7 @@ if [ ! -f "$source/CMakeLists.txt" ]; then
   (cd "$work" && venv/bin/pip download -q --no-deps --no-build-isolation --no-binary :all: "llama-cpp-python==$VERSION")
   mkdir "$work/unpacked"
   tar xzf "$work"/llama_cpp_python-"$VERSION".tar.gz -C "$work/unpacked" --strip-components=1
-  rm -rf "$source"
+  rm -rf "$source" "$work/unpacked/vendor/llama.cpp/.git"    # a submodule's, of a repository that is not there
   mv "$work/unpacked/vendor/llama.cpp" "$source"
 fi
 
