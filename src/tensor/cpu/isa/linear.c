@@ -141,12 +141,19 @@ static void widen_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int
   uint8_t *codes = (uint8_t *)room + l->codes;
   float *scale = (float *)(room + l->scale), *min = (float *)(room + l->min);
   expand_tile(f, panel, k0, count, codes, scale, min);
-  for (int64_t k = 0; k < count; k++) {
+  const int zero = f->zero;
+  const bool is_signed = f->code == ML_CODE_8_SIGNED;
+  for (int64_t k = 0; k < count; k += 4) { /* a lane of 32 bits holds four inputs of one row */
     const float *s = scale + k / f->sub * PANEL_ROWS, *m = min + k / f->sub * PANEL_ROWS;
-    for (int r = 0; r < PANEL_ROWS; r++) {
-      uint8_t c = codes[k / 4 * 64 + r * 4 + k % 4];
-      int value = f->code == ML_CODE_8_SIGNED ? (int8_t)c : (int)c - f->zero;
-      out[k * PANEL_ROWS + r] = f->has_min ? s[r] * (float)value + m[r] : s[r] * (float)value;
+    uint32_t lanes[PANEL_ROWS];
+    memcpy(lanes, codes + k * PANEL_ROWS, sizeof lanes);
+    for (int j = 0; j < 4; j++) {
+      float *o = out + (k + j) * PANEL_ROWS;
+      for (int r = 0; r < PANEL_ROWS; r++) {
+        int32_t value = is_signed ? (int32_t)(lanes[r] << (24 - 8 * j)) >> 24 : (int32_t)(lanes[r] >> 8 * j & 255) - zero;
+        o[r] = s[r] * (float)value;
+      }
+      for (int r = 0; r < PANEL_ROWS && f->has_min; r++) o[r] += m[r];
     }
   }
 }
