@@ -119,7 +119,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   n->op = op;
   n->path = path;
   n->attrs = *q->attrs;
-  n->serial = ++e->serial;
+  n->serial = e->serial += e->serial_step;
   for (int i = 0; i < n_inputs; i++) {
     n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
     if (inputs[i] && i == 0) t->device = inputs[0]->device;

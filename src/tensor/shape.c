@@ -451,6 +451,18 @@ static ml_status shape_linear(query *q) {
   return ML_OK;
 }
 
+static ml_status shape_linear_transposed(query *q) {
+  const ml_tensor *y = q->inputs[0], *w = q->inputs[1];
+  ML_TRY(want_ndim(w, "weight", 2));
+  if (y->dtype != ML_F32) return ml_fail(ML_USAGE, "y: expected float32, found %s", ml_dtype_name(y->dtype));
+  if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
+    return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs", y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
+  }
+  ML_TRY(like(q, y));
+  q->shape[q->ndim - 1] = w->shape[1];
+  return ML_OK;
+}
+
 static ml_status shape_embedding(query *q) {
   const ml_tensor *w = q->inputs[0], *ids = q->inputs[1];
   ML_TRY(want_ndim(w, "weight", 2));

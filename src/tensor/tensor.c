@@ -106,7 +106,7 @@ static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, con
     return ML_MEMORY;
   }
   t->node->op = op;
-  t->node->serial = ++engine->serial;
+  t->node->serial = engine->serial += engine->serial_step;
   *out = t;
   return ML_OK;
 }

@@ -35,6 +35,7 @@
   XP(ML_OP_layer_norm, row, layer_norm)                                                                                \
   X(ML_OP_matmul, matmul)                                                                                              \
   XP(ML_OP_linear, matmul, matmul)                                                                                     \
+  X(ML_OP_linear_transposed, linear_transposed)                                                                        \
   X(ML_OP_embedding, embedding)                                                                                        \
   X(ML_OP_rope_table, rope_table)                                                                                      \
   X(ML_OP_rope, rope)                                                                                                  \
