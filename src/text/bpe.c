@@ -351,7 +351,7 @@ static ml_status encode_word(ml_bpe *b, const char *word, size_t size, ml_ids *i
     entry->size = (uint8_t)size;
     entry->count = (uint8_t)count;
     memcpy(entry->text, word, size);
-    memcpy(entry->ids, ids->items + before, count * sizeof *entry->ids);
+    if (count > 0) memcpy(entry->ids, ids->items + before, count * sizeof *entry->ids);
     return ML_OK;
   }
   ML_TRY(ML_GROW(ids->items, ids->capacity, ids->count + CACHE_IDS));
