@@ -213,7 +213,7 @@ static void test_stages(void) {
   check_stages(&d, spaced, 4, " a b ", "strip at both ends of fused tokens");
   ml_decoder_add(&d, stage(ML_STAGE_STRIP, "", " ", 1, 0));
   check_stages(&d, spaced, 4, "ab  ", "strip of each token");
-  static const char *const level[] = {"\xc4\xa0" "a", "\xc3\x83", "\xc2\xa9", "\xe6\x97\xa5", "\xc3\x83", "x"};
+  static const char *const level[] = {"\xc4\xa0\x61", "\xc3\x83", "\xc2\xa9", "\xe6\x97\xa5", "\xc3\x83", "x"};
   ml_decoder_add(&d, stage(ML_STAGE_BYTE_LEVEL, "", "", 0, 0));
   check_stages(&d, level, 6, " a\xc3\xa9\xe6\x97\xa5\xef\xbf\xbdx", "byte level: bytes over tokens, foreign tokens as they are");
   static const char *const plain[] = {"a", "", "b"};

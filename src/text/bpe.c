@@ -288,26 +288,31 @@ static ml_status merge_large(ml_bpe *b, const char *word, size_t n) {
   return ML_OK;
 }
 
-/* By score a character may have been left without a piece. */
-static ml_status push_symbol(ml_bpe *b, const char *word, const ml_bpe_symbol *s, ml_ids *ids) {
+/* By score a character may have been left without a piece; `unknown` says whether the one before was. */
+static ml_status push_symbol(ml_bpe *b, const char *word, const ml_bpe_symbol *s, bool *unknown, ml_ids *ids) {
+  bool after_unknown = *unknown, all = b->byte_fallback;
+  *unknown = false;
   if (s->id >= 0) return push_id(ids, s->id);
-  bool all = b->byte_fallback;
   for (uint32_t i = s->start; all && i < s->end; i++) all = b->bytes[(unsigned char)word[i]] >= 0;
-  if (!all) return b->unk >= 0 ? push_id(ids, b->unk) : ML_OK;
+  if (!all) {
+    *unknown = true;
+    return b->unk < 0 || (after_unknown && b->fuse_unk) ? ML_OK : push_id(ids, b->unk);
+  }
   for (uint32_t i = s->start; i < s->end; i++) ML_TRY(push_id(ids, b->bytes[(unsigned char)word[i]]));
   return ML_OK;
 }
 
 static ml_status merge_word(ml_bpe *b, const char *word, size_t size, ml_ids *ids) {
+  bool unknown = false;
   ML_TRY(ML_GROW(b->symbols, b->symbols_capacity, size + 2));
   size_t n = b->order ? start_by_score(b, word, size) : start_by_rank(b, word, size);
   if (n > SMALL) {
     ML_TRY(merge_large(b, word, n));
-    for (int32_t i = 0; i >= 0; i = b->symbols[i].next) ML_TRY(push_symbol(b, word, &b->symbols[i], ids));
+    for (int32_t i = 0; i >= 0; i = b->symbols[i].next) ML_TRY(push_symbol(b, word, &b->symbols[i], &unknown, ids));
     return ML_OK;
   }
   n = merge_small(b, word, n);
-  for (size_t i = 0; i < n; i++) ML_TRY(push_symbol(b, word, &b->symbols[i], ids));
+  for (size_t i = 0; i < n; i++) ML_TRY(push_symbol(b, word, &b->symbols[i], &unknown, ids));
   return ML_OK;
 }
 

@@ -4,6 +4,7 @@
  * the ends of lines, {,n} is a quantifier, {n,m}+ repeats rather than possesses, classes nest and intersect (&&). */
 #include "text/pattern.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_GROUPS = 100, MAX_SETS = 4096, MAX_CLASS_DEPTH = 20, NOT_A_LETTER = 0 };
@@ -430,18 +431,8 @@ static ml_status quantifier(parser *p, bool *found) {
   p->item_quantified = true;
   p->last_letter = NOT_A_LETTER;
   if (counted) {
-    char text[40] = "{", *to = text + 1;
-    for (int pass = 0; pass < 2; pass++) {
-      int value = pass == 0 ? low : high;
-      if (pass == 1) *to++ = ',';
-      if (value < 0) break;
-      char digits[12];
-      int n = 0;
-      do digits[n++] = (char)('0' + value % 10);
-      while ((value /= 10) > 0);
-      while (n > 0) *to++ = digits[--n];
-    }
-    memcpy(to, "}", 2);
+    char text[40];
+    snprintf(text, sizeof text, high < 0 ? "{%d,}" : "{%d,%d}", low, high);
     ML_TRY(emit(p, text));
     return low != high && take(p, "?") ? emit(p, "?") : ML_OK; /* {n}? is an optional {n} */
   }

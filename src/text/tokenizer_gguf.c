@@ -283,7 +283,7 @@ static ml_status add_spaces(ml_tokenizer *t, const ml_gguf *g) {
 static ml_status read_llama(ml_tokenizer *t, const ml_gguf *g, bool *adds_bos) {
   *adds_bos = true;
   ML_TRY(read_scores(t, g));
-  t->bpe.byte_fallback = true;
+  t->bpe.byte_fallback = t->bpe.fuse_unk = true;
   t->bpe.unk = ml_vocab_has(&t->vocab, 0) ? 0 : -1; /* SentencePiece's default, as are 1 and 2 for BOS and EOS */
   return id_key(g, t, "tokenizer.ggml.unknown_token_id", &t->bpe.unk);
 }

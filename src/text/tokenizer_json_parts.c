@@ -11,6 +11,8 @@ static ml_status wrong(const char *where, const char *key, const char *expected,
 
 ml_status ml_field_string(const ml_json *object, const char *where, const char *key, const char **text, size_t *size) {
   const ml_json *value = ml_json_get(object, key);
+  *text = "";
+  *size = 0;
   if (ml_json_type(value) != ML_JSON_STRING) return wrong(where, key, "a string", value);
   *text = ml_json_string(value, size);
   return ML_OK;
@@ -27,6 +29,7 @@ ml_status ml_field_bool(const ml_json *object, const char *where, const char *ke
 
 ml_status ml_field_int(const ml_json *object, const char *where, const char *key, int64_t low, int64_t high, int64_t *out) {
   const ml_json *value = ml_json_get(object, key);
+  *out = low;
   if (ml_json_type(value) != ML_JSON_INT) return wrong(where, key, "an integer", value);
   *out = ml_json_int(value);
   if (*out >= low && *out <= high) return ML_OK;
@@ -55,8 +58,10 @@ static ml_status unknown(const char *where, const char *type) {
 /* {"String": ...} or {"Regex": ...}, as Split and the two Replaces have it. */
 static ml_status pattern_of(const ml_json *json, const char *where, const char **text, size_t *size, bool *literal) {
   const ml_json *pattern = ml_json_get(json, "pattern");
-  if (ml_json_type(pattern) != ML_JSON_OBJECT) return wrong(where, "pattern", "an object", pattern);
   *literal = ml_json_has(pattern, "String");
+  *text = "";
+  *size = 0;
+  if (ml_json_type(pattern) != ML_JSON_OBJECT) return wrong(where, "pattern", "an object", pattern);
   return ml_field_string(pattern, where, *literal ? "String" : "Regex", text, size);
 }
 
@@ -131,6 +136,7 @@ static ml_status behavior_of(const ml_json *json, const char *where, ml_split_be
   static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
   const char *name;
   size_t size;
+  *out = ML_SPLIT_ISOLATED;
   ML_TRY(ml_field_string(json, where, "behavior", &name, &size));
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     if (strcmp(name, names[i]) == 0) {

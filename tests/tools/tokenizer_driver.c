@@ -31,9 +31,7 @@ static ml_tokenizer *load(const char *path) {
   if (strlen(path) > 5 && strcmp(path + strlen(path) - 5, ".gguf") == 0) {
     ml_gguf *gguf;
     check(ml_gguf_open(path, &gguf));
-    double start = now();
     check(ml_tokenizer_from_gguf(gguf, &t));
-    fprintf(stderr, "vocabulary %.4f s\n", now() - start);
     ml_gguf_close(gguf);
     return t;
   }
