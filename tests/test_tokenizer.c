@@ -45,7 +45,8 @@ static void write_json(const recipe *r, ml_text *t) {
   int id = 0;
   for (; id < 256; id++) {
     char piece[8];
-    size_t size = r->byte_level ? ml_utf8_write(ml_byte_char((unsigned char)id), piece) : (size_t)snprintf(piece, 8, "<0x%02X>", id);
+    size_t size = r->byte_level ? ml_utf8_write(ml_byte_char((unsigned char)id), piece)
+                                : (size_t)snprintf(piece, 8, "<0x%02X>", id);
     if (id) add(t, ",");
     add_piece(t, piece, size, id);
   }
@@ -78,7 +79,8 @@ static bool same_ids(const ml_ids *ids, const int32_t *wanted, size_t n) {
   return ids->count == n && (n == 0 || memcmp(ids->items, wanted, n * sizeof *wanted) == 0);
 }
 
-static void check_encode(ml_tokenizer *t, const char *text, ml_encode_options options, const int32_t *wanted, size_t n, const char *name) {
+static void check_encode(ml_tokenizer *t, const char *text, ml_encode_options options, const int32_t *wanted, size_t n,
+                         const char *name) {
   ml_ids ids = {0};
   ml_status status = ml_tokenizer_encode(t, text, strlen(text), options, &ids);
   if (!CHECK(status == ML_OK && same_ids(&ids, wanted, n), "%s", name)) {
@@ -93,7 +95,8 @@ static void check_encode(ml_tokenizer *t, const char *text, ml_encode_options op
 static const ml_encode_options plain = {false, true}, whole = {true, true}, as_text = {false, false};
 
 /* Decodes at once and as a stream. */
-static void check_decode(ml_tokenizer *t, const int32_t *ids, size_t n, bool skip, const char *wanted, const char *name) {
+static void check_decode(ml_tokenizer *t, const int32_t *ids, size_t n, bool skip, const char *wanted,
+                         const char *name) {
   ml_text text = {0}, streamed = {0};
   ml_stream *s = NULL;
   ml_status status = ml_tokenizer_decode(t, ids, n, skip, &text);
@@ -106,7 +109,8 @@ static void check_decode(ml_tokenizer *t, const int32_t *ids, size_t n, bool ski
   if (status == ML_OK) status = ml_stream_finish(s, &streamed);
   size_t size = strlen(wanted);
   CHECK(status == ML_OK && text.size == size && (size == 0 || memcmp(text.bytes, wanted, size) == 0), "%s", name);
-  CHECK(characters && streamed.size == size && (size == 0 || memcmp(streamed.bytes, wanted, size) == 0), "%s, streamed", name);
+  CHECK(characters && streamed.size == size && (size == 0 || memcmp(streamed.bytes, wanted, size) == 0), "%s, streamed",
+        name);
   ml_stream_close(s);
   ml_text_free(&text);
   ml_text_free(&streamed);
@@ -118,16 +122,20 @@ static void check_decode(ml_tokenizer *t, const int32_t *ids, size_t n, bool ski
 #define TOKEN(id, text, more) "{\"id\":" #id ",\"content\":\"" text "\"" more "}"
 #define SPECIAL ",\"special\":true,\"normalized\":false"
 #define TEMPLATE                                                                                                       \
-  "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}},"           \
+  "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}},"    \
   "{\"SpecialToken\":{\"id\":\"</s>\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[260]},\"</s>\":{\"ids\":[261]}}}"
 
 static const recipe byte_recipe = {
     .pre_tokenizer = BYTE_LEVEL,
     .post_processor = "{\"type\":\"Sequence\",\"processors\":[" BYTE_LEVEL "," TEMPLATE "]}",
     .decoder = BYTE_LEVEL,
-    .added = TOKEN(260, "<s>", SPECIAL) "," TOKEN(261, "</s>", SPECIAL) "," TOKEN(262, "[x]", ",\"lstrip\":true,\"single_word\":true"),
+    .added = TOKEN(260, "<s>", SPECIAL) "," TOKEN(261, "</s>", SPECIAL) "," TOKEN(
+        262, "[x]", ",\"lstrip\":true,\"single_word\":true"),
     .byte_level = true,
-    .pieces = {"ab", "abab", "\xc4\xa0" "ab", "bab"},
+    .pieces = {"ab", "abab",
+               "\xc4\xa0"
+               "ab",
+               "bab"},
     .merges = "\"a b\",[\"ab\",\"ab\"],\"\xc4\xa0 ab\",\"b ab\"",
 };
 static const char byte_config[] = "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},\"unk_token\":null}";
@@ -142,20 +150,32 @@ static void test_byte_level(void) {
   check_encode(t, "", whole, IDS(260, 261), "also round nothing");
   check_encode(t, "a<s>b", plain, IDS('a', 260, 'b'), "special text is a token");
   check_encode(t, "<s>", as_text, IDS('<', 's', '>'), "unless it is to be text");
-  check_encode(t, "a  [x] [x]b", as_text, IDS('a', 262, ' ', '[', 'x', ']', 'b'), "lstrip, single_word; not special, so always found");
+  check_encode(t, "a  [x] [x]b", as_text, IDS('a', 262, ' ', '[', 'x', ']', 'b'),
+               "lstrip, single_word; not special, so always found");
   check_encode(t, "\xff", plain, IDS(0xef, 0xbf, 0xbd), "invalid bytes are U+FFFD");
   check_decode(t, IDS(260, 258, 0xc3, 0xa9, 261), false, "<s> ab\xc3\xa9</s>", "decoding");
   check_decode(t, IDS(260, 258, 0xc3, 0xa9, 261), true, " ab\xc3\xa9", "without special tokens");
-  check_decode(t, IDS(0xf0, 0x9f, 0x98, 0x80, 0xe2, 0x82), true, "\xf0\x9f\x98\x80\xef\xbf\xbd", "characters over tokens, a cut one at the end");
+  check_decode(t, IDS(0xf0, 0x9f, 0x98, 0x80, 0xe2, 0x82), true, "\xf0\x9f\x98\x80\xef\xbf\xbd",
+               "characters over tokens, a cut one at the end");
   size_t n;
   CHECK(ml_tokenizer_bos(t) == 260 && ml_tokenizer_adds_bos(t) && ml_tokenizer_vocab_size(t) == 263, "BOS, size");
   CHECK(ml_tokenizer_eos(t, &n)[0] == 261 && n == 1, "EOS");
-  CHECK(ml_tokenizer_id(t, "abab", 4) == 257 && ml_tokenizer_id(t, "</s>", 4) == 261 && ml_tokenizer_id(t, "q q", 3) == -1, "piece to id");
+  CHECK(ml_tokenizer_id(t, "abab", 4) == 257 && ml_tokenizer_id(t, "</s>", 4) == 261 &&
+            ml_tokenizer_id(t, "q q", 3) == -1,
+        "piece to id");
   const char *piece = ml_tokenizer_piece(t, 258, &n);
-  CHECK(piece && n == 4 && memcmp(piece, "\xc4\xa0" "ab", 4) == 0 && !ml_tokenizer_piece(t, 263, &n), "id to piece");
-  CHECK(ml_tokenizer_is_special(t, 260) && !ml_tokenizer_is_special(t, 262) && !ml_tokenizer_is_special(t, -1), "special or not");
+  CHECK(piece && n == 4 &&
+            memcmp(piece,
+                   "\xc4\xa0"
+                   "ab",
+                   4) == 0 &&
+            !ml_tokenizer_piece(t, 263, &n),
+        "id to piece");
+  CHECK(ml_tokenizer_is_special(t, 260) && !ml_tokenizer_is_special(t, 262) && !ml_tokenizer_is_special(t, -1),
+        "special or not");
   ml_text text = {0};
-  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', 263), false, &text), ML_USAGE, "id 263, expected 0 to 262", "an id out of range");
+  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', 263), false, &text), ML_USAGE, "id 263, expected 0 to 262",
+              "an id out of range");
   CHECK(text.size == 0, "leaves the text alone");
   ml_text_free(&text);
   ml_tokenizer_close(t);
@@ -167,8 +187,10 @@ static void test_byte_level(void) {
 static const recipe char_recipe = {
     .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"" UNDERLINE "\"},"
                   "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" UNDERLINE "\"}]}",
-    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"" UNDERLINE "\"},\"content\":\" \"},"
-               "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}",
+    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"" UNDERLINE
+               "\"},\"content\":\" \"},"
+               "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
+               "\",\"start\":1,\"stop\":0}]}",
     .options = "\"byte_fallback\":true,\"fuse_unk\":true,\"unk_token\":\"<unk>\",",
     .added = TOKEN(256, "<unk>", SPECIAL),
     .pieces = {"<unk>", UNDERLINE, "a", "b", UNDERLINE "a", "ab", UNDERLINE UNDERLINE, ">", ">" UNDERLINE},
@@ -200,7 +222,11 @@ static void test_runs(void) {
     if (make(recipes[i % 2], NULL, &t) != ML_OK) break;
     for (int k = 0; k < N; k++) run[k] = i < 2 ? 'a' : "ab"[k % 2];
     CHECK_OK(ml_tokenizer_encode(t, run, N, plain, &ids), "a million letters");
-    CHECK(ids.count == (i == 0 ? N : i == 1 ? N : i == 2 ? N / 4 : N / 2 + 1), "make the right pieces (%zu)", ids.count);
+    CHECK(ids.count == (i == 0   ? N
+                        : i == 1 ? N
+                        : i == 2 ? N / 4
+                                 : N / 2 + 1),
+          "make the right pieces (%zu)", ids.count);
     CHECK(clock() - start < 10 * CLOCKS_PER_SEC, "in time that does not grow with the square");
     ml_ids_free(&ids);
     ml_tokenizer_close(t);
@@ -211,13 +237,19 @@ static void test_runs(void) {
 /* --- refusals --- */
 
 static void test_unsupported(void) {
-  static const struct { recipe r; const char *name; } cases[] = {
+  static const struct {
+    recipe r;
+    const char *name;
+  } cases[] = {
       {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"\"}"}, "normalizer: Precompiled"},
       {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Nmt\"}]}"}, "normalizer: Nmt"},
       {{.pre_tokenizer = "{\"type\":\"UnicodeScripts\"}"}, "pre_tokenizer: UnicodeScripts"},
-      {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?<x>a)\"},\"behavior\":\"Isolated\"}"}, "this kind of group"},
-      {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Shuffled\"}"}, "behavior Shuffled"},
-      {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[" BYTE_LEVEL "," BYTE_LEVEL "]}"}, "second ByteLevel"},
+      {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?<x>a)\"},\"behavior\":\"Isolated\"}"},
+       "this kind of group"},
+      {{.pre_tokenizer = "{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Shuffled\"}"},
+       "behavior Shuffled"},
+      {{.pre_tokenizer = "{\"type\":\"Sequence\",\"pretokenizers\":[" BYTE_LEVEL "," BYTE_LEVEL "]}"},
+       "second ByteLevel"},
       {{.post_processor = "{\"type\":\"Braces\"}"}, "post_processor: Braces"},
       {{.decoder = "{\"type\":\"WordPiece\"}"}, "decoder: WordPiece"},
       {{.options = "\"dropout\":0.5,"}, "dropout"},
@@ -231,7 +263,11 @@ static void test_unsupported(void) {
 }
 
 static void test_corrupt(void) {
-  static const struct { const char *json; ml_status status; const char *message; } cases[] = {
+  static const struct {
+    const char *json;
+    ml_status status;
+    const char *message;
+  } cases[] = {
       {"[]", ML_CORRUPT, "expected an object"},
       {"{}", ML_CORRUPT, "model"},
       {"{\"model\":{\"type\":\"Unigram\"}}", ML_UNSUPPORTED, "model: Unigram"},
@@ -240,19 +276,22 @@ static void test_corrupt(void) {
       {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", ML_CORRUPT, "id 0 has two pieces"},
       {"{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", ML_CORRUPT, "id -1"},
       {"{\"model\":{\"vocab\":{\"a\":99999999999},\"merges\":[]}}", ML_CORRUPT, "id 99999999999"},
-      {"{\"model\":{\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\",\"a b\"]}}", ML_CORRUPT, "merges: 1: \"b\" is not"},
+      {"{\"model\":{\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\",\"a b\"]}}", ML_CORRUPT,
+       "merges: 1: \"b\" is not"},
       {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}}", ML_CORRUPT, "merges: 0: \"aa\" is not"},
       {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a\"]}}", ML_CORRUPT, "merges: 0: expected two"},
       {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[[\"a\",1]]}}", ML_CORRUPT, "merges: 0: expected two"},
       {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"unk_token\":\"u\"}}", ML_CORRUPT, "unk_token: u"},
       {"{\"added_tokens\":[3],\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", ML_CORRUPT, "added_tokens: 0"},
-      {"{\"added_tokens\":[{\"content\":\"x\",\"special\":1}],\"model\":{\"vocab\":{},\"merges\":[]}}", ML_CORRUPT, "special: expected true"},
+      {"{\"added_tokens\":[{\"content\":\"x\",\"special\":1}],\"model\":{\"vocab\":{},\"merges\":[]}}", ML_CORRUPT,
+       "special: expected true"},
       {"{\"post_processor\":" TEMPLATE ",\"model\":{\"vocab\":{},\"merges\":[]}}", ML_CORRUPT, "id 260"},
       {"{\"pre_tokenizer\":7,\"model\":{\"vocab\":{},\"merges\":[]}}", ML_CORRUPT, "pre_tokenizer: expected an object"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     ml_tokenizer *t;
-    CHECK_FAILS(from_text(cases[i].json, strlen(cases[i].json), NULL, &t), cases[i].status, cases[i].message, "refused: %s", cases[i].message);
+    CHECK_FAILS(from_text(cases[i].json, strlen(cases[i].json), NULL, &t), cases[i].status, cases[i].message,
+                "refused: %s", cases[i].message);
     CHECK(!t, "nothing is left of it");
   }
 }
@@ -293,9 +332,13 @@ static ml_status from_bytes(const ml_text *bytes, ml_tokenizer **out) {
 
 /* Pieces, types and scores of a small `llama` vocabulary: 260 ids, of which 4 to 259 are the bytes. */
 static void write_llama(ml_text *t, bool prefix) {
-  static const struct { const char *piece; uint32_t type; float score; } pieces[] = {
-      {"<unk>", 2, 0}, {"<s>", 3, 0}, {"</s>", 3, 0}, {"[u]", 4, 0},
-      {UNDERLINE, 1, -9}, {"a", 1, -8}, {"b", 1, -7}, {"ab", 1, -2}, {"ba", 1, -1}, {UNDERLINE "a", 1, -3}, {"aba", 1, -4}, {"  ", 4, 0}};
+  static const struct {
+    const char *piece;
+    uint32_t type;
+    float score;
+  } pieces[] = {{"<unk>", 2, 0},    {"<s>", 3, 0},          {"</s>", 3, 0}, {"[u]", 4, 0},
+                {UNDERLINE, 1, -9}, {"a", 1, -8},           {"b", 1, -7},   {"ab", 1, -2},
+                {"ba", 1, -1},      {UNDERLINE "a", 1, -3}, {"aba", 1, -4}, {"  ", 4, 0}};
   enum { N = sizeof pieces / sizeof *pieces };
   put_header(t, prefix ? 5 : 6);
   put_key(t, "tokenizer.ggml.model", ML_GGUF_STRING), put_string(t, "llama");
@@ -326,9 +369,11 @@ static void test_gguf_llama(void) {
   check_encode(t, "a  b", plain, IDS(5, 11, 6), "runs of spaces");
   check_encode(t, "a" UNDERLINE UNDERLINE "b", plain, IDS(5, 11, 6), "spelled with underlines too");
   check_encode(t, "\xc3\xa9", whole, IDS(1, 12 + 0xc3, 12 + 0xa9), "byte fallback, and BOS, which is the default");
-  check_encode(t, "<0x41>", plain, IDS(12 + '<', 12 + '0', 12 + 'x', 12 + '4', 12 + '1', 12 + '>'), "a byte piece's name is text");
+  check_encode(t, "<0x41>", plain, IDS(12 + '<', 12 + '0', 12 + 'x', 12 + '4', 12 + '1', 12 + '>'),
+               "a byte piece's name is text");
   check_decode(t, IDS(1, 9, 11, 12 + 0xc3, 12 + 0xa9), true, " a  \xc3\xa9", "decoding");
-  CHECK(ml_tokenizer_bos(t) == 1 && ml_tokenizer_eos(t, &n)[0] == 2 && n == 2 && ml_tokenizer_eos(t, &n)[1] == 3, "BOS, EOS and EOT");
+  CHECK(ml_tokenizer_bos(t) == 1 && ml_tokenizer_eos(t, &n)[0] == 2 && n == 2 && ml_tokenizer_eos(t, &n)[1] == 3,
+        "BOS, EOS and EOT");
   ml_tokenizer_close(t);
   bytes.size = 0;
   write_llama(&bytes, true);
@@ -358,8 +403,15 @@ static void write_gpt2(ml_text *t, const char *pre, const char *merge) {
 }
 
 static void test_gguf_gpt2(void) {
-  static const struct { const char *pre; int32_t ids[5]; size_t n; } cases[] = {
-      {"smollm", {'1', '2', 257}, 3}, {"gpt-2", {256, 257}, 2}, {"llama-bpe", {258, 256, 257}, 3}, {"default", {256, 257}, 2}, {"qwen2", {'1', '2', 257}, 3}};
+  static const struct {
+    const char *pre;
+    int32_t ids[5];
+    size_t n;
+  } cases[] = {{"smollm", {'1', '2', 257}, 3},
+               {"gpt-2", {256, 257}, 2},
+               {"llama-bpe", {258, 256, 257}, 3},
+               {"default", {256, 257}, 2},
+               {"qwen2", {'1', '2', 257}, 3}};
   ml_text bytes = {0};
   ml_tokenizer *t;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -399,7 +451,8 @@ static ml_status life(void *argument) {
   if (status == ML_OK) status = ml_tokenizer_encode(t, "ab e\xcc\x81 <s>\xff [x]", 14, whole, &ids);
   if (status == ML_OK) status = ml_tokenizer_decode(t, ids.items, ids.count, false, &text);
   if (status == ML_OK) status = ml_stream_open(t, true, &s);
-  for (size_t i = ids.count - (ids.count > 9 ? 9 : 0); status == ML_OK && i < ids.count; i++) status = ml_stream_push(s, ids.items[i], &text);
+  for (size_t i = ids.count - (ids.count > 9 ? 9 : 0); status == ML_OK && i < ids.count; i++)
+    status = ml_stream_push(s, ids.items[i], &text);
   if (status == ML_OK) status = ml_stream_finish(s, &text);
   ml_stream_close(s);
   ml_text_free(&text);

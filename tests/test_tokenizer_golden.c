@@ -1,5 +1,6 @@
-/* test_tokenizer_golden.c: real tokenizers against what the reference made of a few hundred texts (tests/goldens/tokenizers, written by
- * tests/tools/make_tokenizer_goldens.py). Each is skipped where it is not to be had. */
+/* test_tokenizer_golden.c: real tokenizers against what the reference made of a few hundred texts
+ * (tests/goldens/tokenizers, written by tests/tools/make_tokenizer_goldens.py). Each is skipped where it is not to be
+ * had. */
 #include "check.h"
 #include "text/tokenizer.h"
 
@@ -34,7 +35,8 @@ static void push_all(const ml_json *list, ml_ids *ids) {
 static bool equal(const ml_ids *ids, const ml_json *prefix, const ml_json *list, const ml_json *suffix) {
   ml_ids wanted = {0};
   push_all(prefix, &wanted), push_all(list, &wanted), push_all(suffix, &wanted);
-  bool same = ids->count == wanted.count && (ids->count == 0 || memcmp(ids->items, wanted.items, ids->count * sizeof *ids->items) == 0);
+  bool same = ids->count == wanted.count &&
+              (ids->count == 0 || memcmp(ids->items, wanted.items, ids->count * sizeof *ids->items) == 0);
   ml_ids_free(&wanted);
   return same;
 }
@@ -55,7 +57,8 @@ static bool decodes(ml_tokenizer *t, const ml_ids *ids, bool skip, const ml_json
   if (status == ML_OK) status = ml_stream_open(t, skip, &s);
   for (size_t i = 0; status == ML_OK && i < ids->count; i++) status = ml_stream_push(s, ids->items[i], &streamed);
   if (status == ML_OK) status = ml_stream_finish(s, &streamed);
-  bool good = status == ML_OK && crc32_of(&text) == (uint32_t)ml_json_int(crc) && crc32_of(&streamed) == crc32_of(&text);
+  bool good =
+      status == ML_OK && crc32_of(&text) == (uint32_t)ml_json_int(crc) && crc32_of(&streamed) == crc32_of(&text);
   ml_stream_close(s);
   ml_text_free(&text);
   ml_text_free(&streamed);
@@ -93,8 +96,8 @@ static void check_text(ml_tokenizer *t, const golden *g, size_t i, bool special,
 
 /* `special`: the tokenizer calls the same tokens special as the golden's. Takes the tokenizer over. */
 static void check_golden(ml_tokenizer *t, const char *name, const char *golden_name, bool special) {
-  static const char *const kinds[5] = {"ids with special tokens", "ids without", "special-token text as text", "decoded and streamed text",
-                                       "the same without special tokens"};
+  static const char *const kinds[5] = {"ids with special tokens", "ids without", "special-token text as text",
+                                       "decoded and streamed text", "the same without special tokens"};
   golden g = {0};
   tally counts[5] = {{0}};
   if (open_golden(golden_name, &g)) {
@@ -140,6 +143,7 @@ int main(void) {
   static const char *const names[] = {"gemma3", "gpt2", "llama3_1", "qwen2_5", "qwen3"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) test_json(names[i]);
   test_gguf("SmolLM2-135M-Instruct.gguf", "smollm2", true);
-  test_gguf("gemma-3-270m.gguf", "gemma3", false); /* its <unusedN> and <mask> are control tokens, those of tokenizer.json are not */
+  test_gguf("gemma-3-270m.gguf", "gemma3",
+            false); /* its <unusedN> and <mask> are control tokens, those of tokenizer.json are not */
   return check_done();
 }

@@ -4,8 +4,8 @@
 #include <string.h>
 
 enum {
-  SMALL = 40,          /* symbols: up to here a scan for the best merge beats a heap */
-  CACHE_WORDS = 8192,  /* a power of two */
+  SMALL = 40,         /* symbols: up to here a scan for the best merge beats a heap */
+  CACHE_WORDS = 8192, /* a power of two */
   CACHE_TEXT = 54,
   CACHE_IDS = 16
 };
@@ -90,8 +90,8 @@ static bool ends_with_underline(const char *s, size_t size) {
 }
 static bool begins_with_underline(const char *s, size_t size) { return size >= 3 && memcmp(s, underline, 3) == 0; }
 
-/* A pair that joins something to a following underline: remember what it ends with. False when that cannot be told from the
- * text, since the left piece is not spelled there. */
+/* A pair that joins something to a following underline: remember what it ends with. False when that cannot be told from
+ * the text, since the left piece is not spelled there. */
 static bool note_join(ml_bpe *b, int32_t left, int32_t right) {
   size_t n_left, n_right;
   const char *l = ml_vocab_piece(b->vocab, left, &n_left), *r = ml_vocab_piece(b->vocab, right, &n_right);
@@ -117,8 +117,8 @@ static bool keeps_all(const ml_bpe *b) {
   return all || b->unk >= 0 || b->order;
 }
 
-/* Texts of SentencePiece-like models have no words; cutting before underlines, where no merge can reach across, gives words
- * that the cache knows, and the same ids. */
+/* Texts of SentencePiece-like models have no words; cutting before underlines, where no merge can reach across, gives
+ * words that the cache knows, and the same ids. */
 static void find_cuts(ml_bpe *b) {
   b->cuts = !b->byte_level && !b->ignore_merges && keeps_all(b) && ml_vocab_find_model(b->vocab, underline, 3) >= 0;
   if (b->cuts && b->order) note_inner_underlines(b);
@@ -253,8 +253,8 @@ static void rate_and_queue(ml_bpe *b, const char *word, int32_t left, size_t *co
   sift_up(b->heap, (*count)++);
 }
 
-/* Many symbols: a linked list, and a heap of rank << 32 | place. An entry is stale when its symbol's rank has changed: a merge
- * makes the pair longer, and no two pieces of different length have one rank and one place. */
+/* Many symbols: a linked list, and a heap of rank << 32 | place. An entry is stale when its symbol's rank has changed:
+ * a merge makes the pair longer, and no two pieces of different length have one rank and one place. */
 static ml_status merge_large(ml_bpe *b, const char *word, size_t n) {
   ml_bpe_symbol *s = b->symbols;
   size_t count = 0;

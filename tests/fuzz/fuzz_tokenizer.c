@@ -1,5 +1,6 @@
-/* fuzz_tokenizer.c: any bytes as a tokenizer and a text: a tokenizer.json (or a GGUF file) up to the first NUL byte that follows '}' (GGUF: up
- * to the last NUL), then the text. What loads must encode any text, decode its ids to UTF-8, and stream the same. */
+/* fuzz_tokenizer.c: any bytes as a tokenizer and a text: a tokenizer.json (or a GGUF file) up to the first NUL byte
+ * that follows '}' (GGUF: up to the last NUL), then the text. What loads must encode any text, decode its ids to UTF-8,
+ * and stream the same. */
 #include "io/gguf.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
