@@ -472,6 +472,36 @@ static ml_status gguf_life(void *argument) {
   return status;
 }
 
+/* The same with a document that is there already. */
+static ml_status json_life(void *argument) {
+  ml_tokenizer *t = NULL;
+  ml_stream *s = NULL;
+  ml_ids ids = {0};
+  ml_text text = {0};
+  ml_status status = ml_tokenizer_from_json(argument, NULL, &t);
+  if (status == ML_OK) status = ml_tokenizer_encode(t, "ab e\xcc\x81 <s>\xff [x]", 14, whole, &ids);
+  if (status == ML_OK) status = ml_tokenizer_decode(t, ids.items, ids.count, false, &text);
+  if (status == ML_OK) status = ml_stream_open(t, true, &s);
+  for (size_t i = 0; status == ML_OK && i < ids.count; i++) status = ml_stream_push(s, ids.items[i], &text);
+  if (status == ML_OK) status = ml_stream_finish(s, &text);
+  ml_stream_close(s);
+  ml_text_free(&text);
+  ml_ids_free(&ids);
+  ml_tokenizer_close(t);
+  return status;
+}
+
+static void check_json_refusals(const recipe *r, const char *name) {
+  ml_text text = {0};
+  ml_json_doc *doc = NULL;
+  write_json(r, &text);
+  if (CHECK_OK(ml_json_parse(text.bytes, text.size, "tokenizer.json", &doc), "%s: JSON", name)) {
+    check_refusals(json_life, doc, name);
+  }
+  ml_json_close(doc);
+  ml_text_free(&text);
+}
+
 static void life_body(void *argument) { life(argument); }
 
 int main(void) {
@@ -484,6 +514,8 @@ int main(void) {
   test_gguf_gpt2();
   check_no_leak(life_body, (void *)(uintptr_t)&byte_recipe, "a tokenizer's life");
   check_no_leak(life_body, (void *)(uintptr_t)&char_recipe, "another's");
+  check_json_refusals(&byte_recipe, "byte level");
+  check_json_refusals(&char_recipe, "characters");
   ml_text bytes = {0};
   write_llama(&bytes, true);
   check_refusals(gguf_life, &bytes, "model llama");
