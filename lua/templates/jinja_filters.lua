@@ -101,7 +101,9 @@ filter("indent", "/ width first blank", function(rt, v, width, first, blank)
     out[n] = line
     base.bytes(rt, 48)
   end
-  return text.concat(rt, out, n)
+  local indented = text.concat(rt, out, n)
+  if type(v) == "string" or not v.safe then return indented end
+  return text.make(plain(indented), type(indented) == "table" and indented.m or nil, true)
 end)
 
 filter("truncate", "/ length killwords end leeway", function(rt, v, length, killwords, tail, leeway)

@@ -41,7 +41,7 @@ local SEQUENCES = {str = true, list = true, tuple = true, dict = true, range = t
 test("sequence", "", function(_, v) return SEQUENCES[kind(v)] == true end)
 test("iterable", "", function(rt, v) return kind(v) == "loop" or value.try_iter(rt, v) ~= nil end)
 
-local CALLABLE = {macro = true, method = true, ["function"] = true, loop = true, joiner = true}
+local CALLABLE = {macro = true, method = true, ["function"] = true, loop = true, joiner = true, undefined = true}
 test("callable", "", function(_, v) return CALLABLE[kind(v)] == true end)
 
 local function has_only_case(rt, v, wanted, other)

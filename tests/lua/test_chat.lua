@@ -19,7 +19,7 @@ local function read(path, size)
   return text
 end
 
--- Where the templates come from ----------------------------------------------------------------------------------------
+-- Where the templates come from --------------------------------------------------------------------------------------
 
 local function tokenizer_config(name)
   local folder = os.getenv("MOONLET_TEST_TOKENIZERS")
@@ -94,7 +94,7 @@ t.test("gpt2 ships no template", function()
   t.equal(message, "there is no chat template")
 end)
 
--- Options --------------------------------------------------------------------------------------------------------------
+-- Options ------------------------------------------------------------------------------------------------------------
 
 local HI = {{role = "user", content = "Hi"}}
 local CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -163,7 +163,7 @@ t.test("misuse is named", function()
   fails("mismatch", "chat template: line 1: 'dict object' has no attribute 'nope'", "{{ messages[0].nope.x }}", HI)
 end)
 
--- Segments -------------------------------------------------------------------------------------------------------------
+-- Segments -----------------------------------------------------------------------------------------------------------
 
 -- "text" for what may hold control tokens, "(text)" for what is read as plain text.
 local function shown(template, messages, options)

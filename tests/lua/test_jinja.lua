@@ -145,8 +145,8 @@ end)
 
 t.test("generation blocks are told of where they end up", function()
   local template = assert(jinja.compile("{% macro g(x) %}<{% generation %}{{ x }}!{% endgeneration %}>{% endmacro %}"
-    .. "a{% generation %}bé{% endgeneration %}c{{ g('yes') }}{% set s %}{% generation %}d{% endgeneration %}{% endset %}"
-    .. "{{ s ~ s }}"))
+    .. "a{% generation %}bé{% endgeneration %}c{{ g('yes') }}{% set s %}{% generation %}d{% endgeneration %}"
+    .. "{% endset %}{{ s ~ s }}"))
   local text, info = template:render({}, {generation = true})
   t.equal(text, "abéc<yes!>dd")
   local parts = {}
