@@ -192,7 +192,7 @@ static ml_status shape_reshape(query *q) {
     q->attrs->list[unknown] = size / known;
     known = size;
   }
-  if (known != size) {
+  if (known != size || (unknown >= 0 && q->attrs->list[unknown] < 0)) {
     return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
   }
   q->dtype = x->dtype;
@@ -234,6 +234,15 @@ static ml_status shape_broadcast_to(query *q) {
   return set_shape(q, ndim, q->attrs->list);
 }
 
+/* Whether `count` indices from `start` on, `step` apart, all lie in 0..size-1; an empty range may begin anywhere. */
+static bool range_fits(int64_t start, int64_t count, int64_t step, int64_t size) {
+  int64_t last;
+  if (count < 0 || count > size || step == 0) return false;
+  if (count == 0) return true;
+  if (__builtin_mul_overflow(count - 1, step, &last) || __builtin_add_overflow(last, start, &last)) return false;
+  return start >= 0 && start < size && last >= 0 && last < size;
+}
+
 /* ranges: (start, count, step) an axis, checked by the binding's one converter, checked again here. */
 static ml_status shape_slice(query *q) {
   const ml_tensor *x = q->inputs[0];
@@ -241,8 +250,7 @@ static ml_status shape_slice(query *q) {
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) {
     const int64_t *r = &q->attrs->list[3 * i];
-    int64_t last = r[0] + (r[1] - 1) * r[2];
-    if (r[1] < 0 || r[2] == 0 || (r[1] > 0 && (r[0] < 0 || r[0] >= x->shape[i] || last < 0 || last >= x->shape[i]))) {
+    if (!range_fits(r[0], r[1], r[2], x->shape[i])) {
       return ml_fail(ML_USAGE, "range of axis %d is out of range for size %lld", i + 1, (long long)x->shape[i]);
     }
     shape[i] = r[1];
