@@ -48,7 +48,7 @@ void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   bool interleaved = t->step->attrs.v[0].i != 0;
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
-    const float *cs = (const float *)t->in[1].data + (b * T + pos) * 2 * n, *sn = cs + n;
+    const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
     int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2], to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
     if (x->dtype == ML_F32 && !interleaved) {
       const float *p = (const float *)x->data + from;
