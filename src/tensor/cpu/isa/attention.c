@@ -231,7 +231,7 @@ static row make_row(const span *s, int64_t h, int64_t pos) {
   r.q = (const float *)q->data + s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
   r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
   int64_t at = s->offset + pos;
-  r.hi = s->causal ? ml_min64(s->keys, at + 1) : s->keys;
+  r.hi = s->causal ? ml_max64(0, ml_min64(s->keys, at + 1)) : s->keys;
   r.lo = s->window > 0 ? ml_max64(0, at + 1 - s->window) : 0;
   if (r.lo > r.hi) r.lo = r.hi;
   return r;
