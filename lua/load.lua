@@ -298,7 +298,7 @@ function M.load(path, opts)
     if not backend then return util.fail("unsupported", "backend \"%s\" is not registered", tostring(opts.backend)) end
     return backend.load(path, opts)
   end
-  return util.soft(build, path, opts)
+  return require("moonlet.compile").unscoped(util.soft, build, path, opts)
 end
 
 ---Models below a directory: {path, format, model_type} each.

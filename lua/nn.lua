@@ -30,7 +30,7 @@ local function value(self, name)
     local bound = (3 / v.shape[#v.shape]) ^ 0.5
     v = require("moonlet.random").uniform(v.shape, {low = -bound, high = bound})
   end
-  self[name] = v
+  self[name] = ml.keep(v)
   ml.eval(v)
   return v
 end

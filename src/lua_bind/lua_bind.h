@@ -19,7 +19,14 @@ typedef struct lb_host {
   int depth;         /* of the module path */
   size_t path_lengths[64];
   lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
+  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
 } lb_host;
+
+/* A tensor handle's place in the list of the scope that will close it. `scope` NULL: none will. */
+typedef struct lb_link {
+  struct lb_scope *scope;
+  struct lb_link *next, *previous;
+} lb_link;
 
 /* state.c: the engine of a state, errors, the collector */
 lb_host *lb_get_host(lua_State *L);
@@ -56,6 +63,12 @@ ml_tensor *lb_check_operand(lua_State *L, int index);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 
+/* scope.c: which handles a scope closes (ml.scope) */
+void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
+void lb_scope_remove(lb_link *link);
+void lb_close_link(lb_link *link);                /* tensor.c: closes the handle that the link is part of */
+lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
+
 /* args.c: the only place that turns positions of Lua into positions of C, and options into arguments */
 int lb_to_axis(lua_State *L, int index);                            /* 1-based, negative from the end -> 0-based, negative */
 ml_dtype lb_check_dtype(lua_State *L, int index);
@@ -74,6 +87,8 @@ int lb_open_weights(lua_State *L);
 int lb_open_plan(lua_State *L);
 int lb_open_device(lua_State *L);
 int lb_open_json(lua_State *L);
+int lb_open_scope(lua_State *L);
+int lb_open_values(lua_State *L);
 /* Sets n functions of a table, each with the host as nothing more than the registry's. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);
 

@@ -118,6 +118,10 @@ static void open_core(lua_State *L) {
   merge(L);
   lb_open_weights(L);
   merge(L);
+  lb_open_scope(L);
+  merge(L);
+  lb_open_values(L);
+  merge(L);
   lb_open_errors(L);
   lua_setfield(L, -2, "error");
   lb_open_json(L);

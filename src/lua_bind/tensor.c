@@ -6,26 +6,36 @@
 #include <string.h>
 
 typedef struct handle {
+  lb_link link;      /* of the scope that frees it; first, so that a link is its handle */
   ml_tensor *tensor; /* NULL once closed */
   lb_host *host;
 } handle;
 
 /* ---- handles ---- */
 
-static int tensor_close(lua_State *L) {
-  handle *h = luaL_checkudata(L, 1, LB_TENSOR);
+static void close_handle(handle *h) {
+  lb_scope_remove(&h->link);
   ml_tensor_release(h->tensor);
   h->tensor = NULL;
   lb_host_release(h->host);
   h->host = NULL;
+}
+
+static int tensor_close(lua_State *L) {
+  close_handle(luaL_checkudata(L, 1, LB_TENSOR));
   return 0;
 }
 
+void lb_close_link(lb_link *link) { close_handle((handle *)link); }
+
+lb_link *lb_check_link(lua_State *L, int index) { return luaL_checkudata(L, index, LB_TENSOR); }
+
 ml_tensor **lb_new_tensor(lua_State *L) {
   handle *h = lua_newuserdatauv(L, sizeof *h, 0);
-  *h = (handle){NULL, NULL};
+  *h = (handle){.tensor = NULL};
   luaL_setmetatable(L, LB_TENSOR);
   h->host = lb_host_retain(lb_get_host(L));
+  lb_scope_add(h->host, &h->link);
   return &h->tensor;
 }
 
