@@ -21,7 +21,7 @@ function M.soft(fn, ...)
   local err = results[2]
   if type(err) == "table" and err.code then
     if err.code == "cancelled" then error(err, 0) end
-    return nil, err.message, err.code
+    return nil, err.reason or err.message, err.code
   end
   error(err, 0)
 end
@@ -48,6 +48,13 @@ function M.options(given, known, what)
     if options[name] == nil and default ~= false then options[name] = default end
   end
   return options
+end
+
+function M.contains(list, value)
+  for _, v in ipairs(list) do
+    if v == value then return true end
+  end
+  return false
 end
 
 ---Keys of a table in a fixed order.
