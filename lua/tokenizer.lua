@@ -151,7 +151,7 @@ local function open_gguf(file, path)
   local raw, message, code = core.tokenizer_from_gguf(file)
   if not raw then
     if code == "not_found" then return nil end
-    util.raise(code, "%s: %s", path, message)
+    util.raise(code, "%s", message)
   end
   return wrap(raw, {template = function() return check_template(file:metadata(0)["tokenizer.chat_template"], path .. ": tokenizer") end})
 end
