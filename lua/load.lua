@@ -471,4 +471,4 @@ function M.discover(dir)
   return out
 end
 
-return M
+return util.guard(M, "", true)

@@ -84,6 +84,8 @@ function Tokenizer:control_tokens()
   return self.specials
 end
 
+util.guard(Tokenizer, "tokenizer:")
+
 -- Adds ids that end a text: one, or a list.
 local function add_ends(ends, ids, what)
   for _, id in ipairs(type(ids) == "table" and ids or {ids}) do

@@ -130,8 +130,8 @@ int lb_fail(lua_State *L, ml_status status) {
 
 /* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message. */
 static int error_new(lua_State *L) {
-  luaL_checkstring(L, 1);
-  const char *code = luaL_checkstring(L, 2);
+  lb_check_text(L, 1, NULL);
+  const char *code = lb_check_text(L, 2, NULL);
   if (lua_toboolean(L, 3)) push_where(L);
   else lua_pushliteral(L, "");
   lua_pushvalue(L, 1);

@@ -119,7 +119,7 @@ static int load_packed(lua_State *L, const ml_entry *entry) {
  * blocks that `quantize` names. Else the values as the file has them (block formats stay blocks). */
 int lb_file_load(lua_State *L) {
   const ml_checkpoint *c = lb_check_checkpoint(L, 1);
-  const char *name = luaL_checkstring(L, 2);
+  const char *name = lb_check_text(L, 2, NULL);
   const ml_entry *entry = ml_checkpoint_find(c, name);
   if (!entry) return lb_fail(L, ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name));
   if (option(L, 3, "packed")) return load_packed(L, entry);
@@ -205,12 +205,13 @@ static int random_packed(lua_State *L) {
   lua_settop(L, 6);
   ml_dtype dtype = lb_check_dtype(L, 1);
   int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
-  double deviation = luaL_checknumber(L, 4);
+  double deviation = lb_check_number(L, 4);
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   size_t row_bytes;
   if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
     lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs, ml_dtype_name(dtype), (long long)rows);
   }
+  if (row_bytes > CHUNK_BYTES * 64) lb_usage(L, "random_packed: rows of %zu bytes", row_bytes);
   size_t bytes = row_bytes * ML_PACK_ROWS;
   uint8_t *room = lua_newuserdatauv(L, bytes + 8, 0);
   ml_device *d = lb_engine(L)->device;
