@@ -119,12 +119,17 @@ local function trace(fn, args, n)
   end
 end
 
+local function check_callable(fn, what)
+  if type(fn) ~= "function" and not (getmetatable(fn) or {}).__call then util.raise("usage", "%s: expected a function, found %s", what, type(fn)) end
+end
+
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then on replays the plan.
 ---Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a new value, give them as
 ---arguments, or make them state that is written in place.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
+  check_callable(fn, "compile")
   util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
   local plans = {}
   return function(...)
@@ -143,13 +148,17 @@ end
 
 ---The plan of fn(...) as text.
 function M.explain(fn, ...)
+  check_callable(fn, "explain")
   local plan = M.unscoped(trace, fn, {...}, select("#", ...))
   local text = plan:explain()
   plan:close()
   return text
 end
 
-function M.no_grad(fn, ...) return fn(...) end
+function M.no_grad(fn, ...)
+  check_callable(fn, "no_grad")
+  return fn(...)
+end
 
 function M.stop_gradient(x) return x end
 
@@ -159,6 +168,7 @@ local function no_gradient(name)
 end
 for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do M[name] = no_gradient(name) end
 
+util.guard(M, "", true)
 M.is_tensor = is_tensor
 
 return M

@@ -283,6 +283,7 @@ function Model:close()
   if self.tokenizer then self.tokenizer:close() end
   self.net, self.free = nil, {}
 end
+util.guard(Model, "model:", true)
 Model.__close = Model.close
 Model.__gc = Model.close
 

@@ -20,9 +20,11 @@ function M.seed(seed) state = {seed = math.tointeger(seed), count = 0} end
 
 ---n keys that are independent of each other and of the one given. A list.
 function M.split(key, n)
-  local bits = ml.random_bits(key, {n or 2, 2})
+  n = n or 2
+  if math.tointeger(n) == nil or n < 1 or n > 65536 then util.raise("usage", "split: expected 1 to 65536 keys, found %s", tostring(n)) end
+  local bits = ml.random_bits(key, {n, 2})
   local out = {}
-  for i = 1, n or 2 do out[i] = bits[i]:copy() end
+  for i = 1, n do out[i] = bits[i]:copy() end
   return out
 end
 
@@ -88,4 +90,4 @@ function M.permutation(n, opts)
   return unit({n}, opts):argsort(1)
 end
 
-return M
+return util.guard(M, "random.")

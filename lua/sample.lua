@@ -165,4 +165,4 @@ function M.from_options(o)
   return M.chain(steps)
 end
 
-return M
+return util.guard(M, "sample.")

@@ -245,6 +245,7 @@ function Session:close()
   self.closed = true
   self.runtime:close()
 end
+for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do Session[name] = util.interface("session:" .. name, Session[name], true) end
 Session.__close = Session.close
 Session.__gc = Session.close
 

@@ -146,7 +146,7 @@ function methods.split(x, parts, axis)
   axis = axis_of(axis or 1, x.ndim)
   local size, ends = x.shape[axis], {}
   if type(parts) == "number" then
-    if parts < 1 or size % parts ~= 0 then util.raise("usage", "split: size %d does not divide into %d parts", size, parts) end
+    if parts < 1 or parts > math.max(size, 1) or size % parts ~= 0 then util.raise("usage", "split: size %d does not divide into %d parts", size, parts) end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end
   else
     table.move(parts, 1, #parts, 1, ends)
@@ -187,14 +187,21 @@ function methods.roll(x, shift, axis)
   return ml.concat({parts[2], parts[1]}, axis)
 end
 
+-- x repeated `count` times along an axis, by a broadcast of an axis of its own.
+local function repeated(x, axis, count)
+  local before, after, shape = 1, 1, x.shape
+  for d = 1, x.ndim do
+    if d < axis then before = before * shape[d] elseif d > axis then after = after * shape[d] end
+  end
+  local n = shape[axis]
+  shape[axis] = n * count
+  return x:reshape({before, 1, n, after}):broadcast_to({before, count, n, after}):reshape(shape)
+end
+
 function methods.tile(x, counts)
   counts = sizes(counts)
-  for d = 1, #counts do
-    local axis, copies = d - #counts + math.max(x.ndim, #counts), {}
-    while x.ndim < #counts do x = x:expand_dims(1) end
-    for i = 1, counts[d] do copies[i] = x end
-    if #copies ~= 1 then x = #copies == 0 and x:slice {{1, 0}} or ml.concat(copies, axis) end
-  end
+  while x.ndim < #counts do x = x:expand_dims(1) end
+  for d, count in ipairs(counts) do x = repeated(x, d - #counts + x.ndim, count) end
   return x
 end
 
@@ -301,6 +308,8 @@ for _, name in ipairs {"add", "sub", "mul", "div", "maximum", "minimum"} do
   methods[name .. "_"] = function(x, y) return ml[name](x, y) end
 end
 
+util.guard(methods, "")
+util.guard(ml, "")
 for name, fn in pairs(methods) do
   if ml[name] == nil and not name:find "_$" then ml[name] = fn end
 end

@@ -21,7 +21,7 @@ function M.soft(fn, ...)
   local err = results[2]
   if type(err) == "table" and err.code then
     if err.code == "cancelled" then error(err, 0) end
-    return nil, err.message, err.code
+    return nil, err.reason or err.message, err.code
   end
   error(err, 0)
 end
@@ -30,6 +30,29 @@ end
 function M.must(value, message, code)
   if value == nil then error(core.error.new(message, code or "usage", false), 0) end
   return value
+end
+
+---A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil, arithmetic on a table) is
+---an error object at the caller's line, as misuse is everywhere else. Errors of callbacks pass as they are.
+---@param name string  for messages
+---@param fn function
+---@param callbacks boolean|nil  whether it calls functions of the user's
+function M.interface(name, fn, callbacks)
+  local function finish(ok, ...)
+    if ok then return ... end
+    local err = ...
+    if type(err) == "string" and (not callbacks or err:find "^moonlet/") then M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", "")) end
+    error(err, 0)
+  end
+  return function(...) return finish(pcall(fn, ...)) end
+end
+
+---The same for every Lua function of a table.
+function M.guard(functions, prefix, callbacks)
+  for name, fn in next, functions do
+    if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then functions[name] = M.interface(prefix .. name, fn, callbacks) end
+  end
+  return functions
 end
 
 ---Reads options by name and knows which were never read.
@@ -48,6 +71,13 @@ function M.options(given, known, what)
     if options[name] == nil and default ~= false then options[name] = default end
   end
   return options
+end
+
+function M.contains(list, value)
+  for _, v in ipairs(list) do
+    if v == value then return true end
+  end
+  return false
 end
 
 ---Keys of a table in a fixed order.

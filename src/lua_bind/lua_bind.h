@@ -74,6 +74,12 @@ int lb_to_axis(lua_State *L, int index);                            /* 1-based, 
 ml_dtype lb_check_dtype(lua_State *L, int index);
 int lb_check_shape(lua_State *L, int index, int64_t *shape);        /* a list, or one number */
 int64_t lb_check_integer(lua_State *L, int index, const char *what); /* floats of integer value too */
+const char *lb_check_text(lua_State *L, int index, size_t *size);   /* size may be NULL */
+const char *lb_check_path(lua_State *L, int index);                 /* text without zero bytes */
+double lb_check_number(lua_State *L, int index);
+void lb_check_table(lua_State *L, int index);
+void *lb_check_handle(lua_State *L, int index, const char *class);
+lua_Integer lb_length(lua_State *L, int index);                     /* of a list */
 /* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table. Inputs are left on the
  * stack, borrowed. Returns their number. */
 int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);

@@ -90,10 +90,13 @@ static int error_concat(lua_State *L) {
   return 1;
 }
 
-/* Pushes an error object with the message at the top of the stack, which it replaces. */
+/* Replaces two texts at the top of the stack, where and why, by an error object: `message` is both, `reason` the second alone. */
 static void push_error(lua_State *L, const char *code) {
-  lua_createtable(L, 0, 2);
-  lua_insert(L, -2);
+  lua_createtable(L, 0, 3);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "reason");
+  lua_insert(L, -3);
+  lua_concat(L, 2);
   lua_setfield(L, -2, "message");
   lua_pushstring(L, code);
   lua_setfield(L, -2, "code");
@@ -105,7 +108,6 @@ void lb_raise(lua_State *L, ml_status status) {
   if (status == ML_CANCELLED) ml_cancel_clear(lb_engine(L)); /* the flag has become this error */
   push_where(L);
   lua_pushstring(L, ml_error_message());
-  lua_concat(L, 2);
   push_error(L, ml_status_name(status));
   lua_error(L);
   __builtin_unreachable();
@@ -128,12 +130,11 @@ int lb_fail(lua_State *L, ml_status status) {
 
 /* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message. */
 static int error_new(lua_State *L) {
-  luaL_checkstring(L, 1);
-  const char *code = luaL_checkstring(L, 2);
+  lb_check_text(L, 1, NULL);
+  const char *code = lb_check_text(L, 2, NULL);
   if (lua_toboolean(L, 3)) push_where(L);
   else lua_pushliteral(L, "");
   lua_pushvalue(L, 1);
-  lua_concat(L, 2);
   push_error(L, code);
   return 1;
 }
