@@ -1,4 +1,4 @@
----Qwen 2 and 2.5: Llama with biases on queries, keys and values, and a sliding window that a switch of its own turns on.
+---Qwen 2 and 2.5: Llama with biases on queries, keys and values, and a sliding window that a switch turns on.
 ---Source: Yang et al. 2024.
 local nn, fn = require "moonlet.nn", require "moonlet.fn"
 

@@ -1,10 +1,10 @@
--- own-family.lua: a family of one's own is as fast as a built-in one: a copy of llama.lua under another name, with one more operation.
+-- own-family.lua: a copy of llama.lua under another name, with one more operation, is as fast as the built-in one.
 --
--- The copy lies in a folder of its own that MOONLET_PATH names, so that it comes in by the door that a user's family uses;
+-- The copy lies in a folder of its own that MOONLET_PATH names, so that it comes in by the door of users' families;
 -- no rebuild. Both models have SmolLM2-135M's shapes and random weights, in 4-bit blocks and in bfloat16. Each is a
 -- process, kept between measurements, which take turns, so that a change of the machine's clock falls on both alike.
--- What is compared is the fastest of ROUNDS runs, since what else the machine does only ever makes a run slower; the ratio
--- must reach 0.95 for decode and for prefill.
+-- What is compared is the fastest of ROUNDS runs, since what else the machine does only ever makes a run slower; the
+-- ratio must reach 0.95 for decode and for prefill.
 --
 --   ROUNDS=9 PROMPT=512 TOKENS=64 make check-own-family
 
@@ -70,7 +70,7 @@ local config = [[{"model_type": "%s", "hidden_size": 576, "intermediate_size": 1
 ]]
 
 local folder = command("mktemp -d"):match "%S+"
-local cleanup <close> = setmetatable({}, {__close = function() os.execute("rm -rf '" .. folder .. "'") end})
+local _ <close> = setmetatable({}, {__close = function() os.execute("rm -rf '" .. folder .. "'") end})
 
 local function replace(text, from, to)
   local first, last = text:find(from, 1, true)
@@ -82,7 +82,7 @@ end
 -- The copy, with one more multiplication in its MLP.
 local source = read "lua/models/llama.lua"
 source = replace(source, 'nn.model("llama", "mistral")', 'nn.model "own_llama"')
-source = replace(source, "self.act(self.gate_proj(x)) * self.up_proj(x))", "self.act(self.gate_proj(x)) * self.up_proj(x) * 0.875)")
+source = replace(source, "* self.up_proj(x))", "* self.up_proj(x) * 0.875)")
 assert(os.execute(("mkdir -p '%s/models' '%s/llama' '%s/own_llama'"):format(folder, folder, folder)))
 write(folder .. "/models/own_llama.lua", source)
 for _, name in ipairs {"llama", "own_llama"} do write(folder .. "/" .. name .. "/config.json", config:format(name)) end

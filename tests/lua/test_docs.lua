@@ -1,4 +1,4 @@
--- What the documentation quotes is what the tree has: the worked example, the programs of README.md, the generated pages.
+-- What the documentation quotes is what the tree has: the worked example, README's programs, the generated pages.
 local t = require "tests.lua.harness"
 
 local function read(path)
