@@ -389,8 +389,13 @@ static ml_status shape_put_along(query *q) {
   return like(q, x);
 }
 
+static ml_status shape_sort(query *q) {
+  ML_TRY(shape_same(q));
+  return norm_axis(&q->attrs->v[0].i, q->ndim);
+}
+
 static ml_status shape_argsort(query *q) {
-  ML_TRY(shape_scan(q));
+  ML_TRY(shape_sort(q));
   q->dtype = ML_I32;
   q->input_dtype = ML_DTYPE_COUNT;
   return ML_OK;
