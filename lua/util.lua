@@ -80,6 +80,43 @@ function M.contains(list, value)
   return false
 end
 
+---A 1-based axis, -1 the last, as 1 .. ndim.
+function M.axis_of(axis, ndim)
+  local a = math.tointeger(axis) or 0
+  if a < 0 then a = a + ndim + 1 end
+  if a < 1 or a > ndim then M.raise("usage", "axis %s is out of range for %d axes", tostring(axis), ndim) end
+  return a
+end
+
+---Ranges for `slice`: `range` for one axis, all of the others.
+function M.whole_slice(ndim, axis, range)
+  local ranges = {}
+  for d = 1, ndim do ranges[d] = d == axis and range or {} end
+  return ranges
+end
+
+---Arguments by position, or by name in a last table: what operations of the core take, for those made of others.
+---@param what string
+---@param names string[]
+function M.arguments(what, names, ...)
+  local n = select("#", ...)
+  local last = n > 0 and select(n, ...)
+  if type(last) ~= "table" or type(next(last)) ~= "string" then
+    if n > #names then M.raise("usage", "%s: %d arguments too many", what, n - #names) end
+    return ...
+  end
+  local values, left = {...}, {}
+  values[n] = nil
+  for name, value in pairs(last) do left[name] = value end
+  for i, name in ipairs(names) do
+    if i >= n and left[name] ~= nil then values[i] = left[name] end
+    if i >= n then left[name] = nil end
+  end
+  local unknown = next(left)
+  if unknown then M.raise("usage", "%s: no option \"%s\"", what, tostring(unknown)) end
+  return table.unpack(values, 1, #names)
+end
+
 ---Keys of a table in a fixed order.
 function M.sorted_keys(t)
   local keys = {}

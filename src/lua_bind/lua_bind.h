@@ -61,6 +61,7 @@ ml_tensor *lb_check_tensor(lua_State *L, int index); /* raises on closed ones */
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
 ml_tensor *lb_check_operand(lua_State *L, int index);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
+int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 
 /* scope.c: which handles a scope closes (ml.scope) */
@@ -87,6 +88,7 @@ enum { LB_MAX_INPUTS = 256 };
 
 /* Each pushes a table of functions. */
 int lb_open_ops(lua_State *L);
+int lb_op_list(lua_State *L);
 int lb_open_files(lua_State *L);
 int lb_open_text(lua_State *L);
 int lb_open_weights(lua_State *L);

@@ -68,6 +68,26 @@ ml_tensor *lb_check_operand(lua_State *L, int index) {
   return *out;
 }
 
+/* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end here.
+ * Other handles keep the old value, since views of it are values of their own. */
+int lb_rebind(lua_State *L) {
+  ml_tensor *old = lb_check_tensor(L, 1), *value = lb_check_tensor(L, 2);
+  if (old->state) lb_usage(L, "the tensor is state, which plans write; use assign");
+  bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
+  for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
+  if (!fits) {
+    char from[160], to[160];
+    lb_usage(L, "in place: a value of shape %s and dtype %s does not fit %s, %s",
+             ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
+             ml_shape_text(old->ndim, old->shape, to, sizeof to), ml_dtype_name(old->dtype));
+  }
+  handle *h = lua_touserdata(L, 1);
+  h->tensor = ml_tensor_retain(value);
+  ml_tensor_release(old);
+  lua_settop(L, 1);
+  return 1;
+}
+
 /* ---- making ---- */
 
 /* What a nested table holds. */

@@ -27,6 +27,7 @@
   X(ML_OP_take, take)                                                                                                  \
   XP(ML_OP_take_along_axis, along, take_along)                                                                         \
   XP(ML_OP_put_along_axis, along, take_along)                                                                          \
+  X(ML_OP_scatter_add, scatter_add)                                                                                    \
   X(ML_OP_sort, sort)                                                                                                  \
   XP(ML_OP_argsort, sort, sort)                                                                                        \
   XP(ML_OP_softmax, row, softmax)                                                                                      \
