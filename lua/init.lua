@@ -15,7 +15,7 @@ for name, value in pairs(require "moonlet.compile") do ml[name] = value end
 
 -- Parts that not every script needs are loaded when they are first used.
 local lazy = {
-  load = "load", discover = "load", tokenizer = "tokenizer", register_backend = "load", backends = "load",
+  load = "load", discover = "load", tokenizer = "load", register_backend = "load", backends = "load",
   load_safetensors = "files", save_safetensors = "files", load_gguf = "files", load_npy = "files", save_npy = "files",
   random = "random", cancel_token = "cancel",
 }

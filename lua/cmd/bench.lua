@@ -7,16 +7,19 @@ local options = require "moonlet.cmd.options"
 local M = {
   name = "bench",
   summary = "measure a model's speed",
-  usage = "-m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [options]",
+  usage = "-m MODEL [-p 512] [-n 128] [-d 0] [-r 5] [options]\n" ..
+    "       moonlet bench --random DIR [--quantize FORMAT] [...]",
   about = [[
-Prompts are random token ids. Each measurement is repeated, after a first run that does not count.
-The figures are tokens per second: median, smallest and largest.]],
+Prompts are random token ids, other ones in each run, so that no cache helps. Each measurement is
+repeated, after a first run that does not count. The figures are tokens per second: median, smallest and
+largest. Memory is the most that the process has had resident.]],
   example = "moonlet bench -m checkpoints/SmolLM2-135M-Instruct.gguf -p 512 -n 128 -d 0,2048 -r 5 --json",
 }
 
 M.options = common.options({
   {name = "model", short = "m", type = "string", value = "MODEL", help = "a .gguf file, a directory, or a hub name"},
   {name = "random", type = "string", value = "DIR", help = "a model of random weights, from the config.json in DIR"},
+  {name = "quantize", type = "string", value = "FORMAT", help = "of random weights: q4_0, q4_1, q8_0, q4_k, ..."},
   {name = "prompt", short = "p", type = "integer", value = "N,..", list = true, min = 0, default = {512},
     help = "prompt lengths"},
   {name = "tokens", short = "n", type = "integer", value = "N", min = 0, default = 128, help = "tokens to decode"},
@@ -87,8 +90,13 @@ end
 
 local function load(opts)
   if (opts.model == nil) == (opts.random == nil) then options.wrong_usage("give either -m MODEL or --random DIR") end
-  local load_opts = setmetatable({random = opts.random and opts.seed or nil}, {
-    __index = function(_, key) if key ~= "random" then return opts[key] end end,
+  if opts.quantize and not opts.random then options.wrong_usage("--quantize needs --random") end
+  local own = {
+    random = opts.random and opts.seed or nil,
+    quantize = opts.quantize and {format = opts.quantize:lower()} or nil,
+  }
+  local load_opts = setmetatable(own, {
+    __index = function(_, key) if key ~= "random" and key ~= "quantize" then return opts[key] end end,
   })
   local start = console.clock()
   local m = common.load(load_opts, opts.random or opts.model)
@@ -125,7 +133,7 @@ function M.run(opts)
     common.note(opts, "decode %d%s ...", opts.tokens, depth > 0 and " after " .. depth or "")
     table.insert(r.decode, decode(m, ids, depth, opts.tokens, opts["repeat"]))
   end
-  r.peak_bytes = ml.memory.peak()
+  r.peak_bytes = common.peak_bytes()
   if opts.json then common.print_json(r) else print_table(r) end
 end
 

@@ -17,6 +17,8 @@ M.options = common.options(common.model, {
     help = "ask one question and end; - reads it from stdin"},
   {name = "file", type = "string", value = "PATH", help = "reads the question from a file"},
   {name = "system", type = "string", value = "TEXT", help = "the system message"},
+  {name = "template", type = "string", value = "WHICH",
+    help = "a chat template's file, or the name of one that the model ships"},
   {name = "max-tokens", short = "n", type = "integer", value = "N", min = 1, default = 1024,
     help = "the most tokens of an answer"},
 }, common.sampling, common.loading)
@@ -37,6 +39,7 @@ A text that begins with a slash is written with two.]]
 ---@field model table
 ---@field session table
 ---@field system? string
+---@field template? string  the chat template, or its name; the model's own otherwise
 ---@field opts table      the command's options
 ---@field metrics? table  of the last answer
 local Chat = {}
@@ -44,14 +47,21 @@ Chat.__index = Chat
 
 local function open(model, opts)
   local chat = setmetatable({model = model, opts = opts, system = opts.system}, Chat)
-  chat.session = model:session {system = chat.system}
+  local file = opts.template and io.open(opts.template, "rb")
+  if file then
+    chat.template = file:read "a"
+    file:close()
+  else
+    chat.template = opts.template
+  end
+  chat:restart()
   return chat
 end
 
 function Chat:restart()
-  self.session:close()
+  if self.session then self.session:close() end
   self.metrics = nil
-  self.session = self.model:session {system = self.system}
+  self.session = self.model:session {system = self.system, template = self.template}
 end
 
 local function code_of(err)
@@ -132,14 +142,22 @@ function commands.system(chat, text)
   print("begun again, with this system message")
 end
 
+-- Not every engine behind a model can keep a session.
+local function can(chat, what)
+  if chat.session[what] then return true end
+  report("this model's sessions have no " .. what)
+end
+
 function commands.save(chat, path)
   if path == "" then return report("/save needs a path") end
+  if not can(chat, "save") then return end
   local ok, message = chat.session:save(path)
   if ok then print("saved " .. path) else report(message) end
 end
 
 function commands.load(chat, path)
   if path == "" then return report("/load needs a path") end
+  if not can(chat, "load") then return end
   local ok, message = chat.session:load(path)
   if ok then print(("goes on after %d tokens"):format(chat.session.length)) else report(message) end
 end
@@ -148,7 +166,8 @@ function commands.stats(chat)
   if chat.metrics then print("last answer: " .. common.speed_text(chat.metrics)) end
   local context = chat.opts.max_context or chat.model.info.context
   print(("context: %d%s tokens"):format(chat.session.length, context and " of " .. context or ""))
-  print(("memory: %s, at most %s"):format(common.bytes(ml.memory.active()), common.bytes(ml.memory.peak())))
+  print(("memory: %s of tensors, the process at most %s"):format(
+    common.bytes(ml.memory.active()), common.bytes(common.peak_bytes())))
 end
 
 -- Runs a command; what it raises is printed and the conversation goes on.

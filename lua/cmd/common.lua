@@ -56,7 +56,7 @@ M.prompt = {
   {name = "file", type = "string", value = "PATH", help = "reads the text from a file"},
 }
 
-local load_keys = {"device", "threads", "precision", "dtype", "max_context", "family", "random"}
+local load_keys = {"device", "threads", "precision", "dtype", "max_context", "family", "random", "quantize"}
 local sampling_keys = {
   "max_tokens", "temperature", "seed", "top_k", "top_p", "min_p", "repeat_penalty", "stop", "ignore_eos",
 }
@@ -122,13 +122,40 @@ function M.device(name)
   return name, {}
 end
 
+---The most memory that this process has had resident, where the system says so; else the most that tensors have had.
+function M.peak_bytes()
+  local file <close> = io.open "/proc/self/status"
+  local kb = file and file:read("a"):match "VmHWM:%s*(%d+) kB"
+  return kb and math.tointeger(kb) * 1024 or ml.memory.peak()
+end
+
 -- ---- models and text ----
+
+local PROGRESS_AFTER = 0.4 -- seconds; what is faster needs no company
+
+-- A line on the terminal that says how far loading is, and a function that takes it away again.
+local function progress(opts)
+  if opts.quiet or not console.is_terminal("stderr") then return nil, function() end end
+  local start, shown = console.clock(), nil
+  local function show(fraction)
+    local percent = ("loading %d %%"):format(fraction * 100 // 1)
+    if percent == shown or console.clock() - start < PROGRESS_AFTER then return end
+    shown = percent
+    io.stderr:write("\r", percent)
+  end
+  return show, function()
+    if shown then io.stderr:write("\r", (" "):rep(#shown), "\r") end
+  end
+end
 
 ---Loads a model as the options say; a failure ends the command.
 function M.load(opts, path)
   local load_options = chosen(opts, load_keys)
   load_options.strict = opts.strict
+  local clear
+  load_options.progress, clear = progress(opts)
   local m, message = ml.load(path or opts.model, load_options)
+  clear()
   if not m then options.fail(message) end
   for _, warning in ipairs(m.info.warnings or {}) do M.note(opts, "warning: %s", warning) end
   return m

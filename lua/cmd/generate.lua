@@ -1,5 +1,7 @@
 ---`moonlet generate`: continues a text.
+local ml = require "moonlet"
 local common = require "moonlet.cmd.common"
+local options = require "moonlet.cmd.options"
 
 local M = {
   name = "generate",
@@ -7,11 +9,13 @@ local M = {
   usage = "-m MODEL -p TEXT [options]",
   about = [[
 Writes the continuation alone, as it comes. The text is taken as it is, without a chat template;
-`moonlet chat -p` asks a question. The newline that ends a file or a pipe is no part of the text.]],
+`moonlet chat -p` asks a question. The newline that ends a file or a pipe is no part of the text. A model
+without a tokenizer takes its prompt from --ids, and writes ids.]],
   example = 'moonlet generate -m checkpoints/SmolLM2-135M-Instruct.gguf -p "The moon" -n 48 --temp 0.7 --seed 1',
 }
 
 M.options = common.options(common.model, common.prompt, {
+  {name = "ids", type = "integer", value = "N,..", list = true, min = 0, help = "token ids instead of a text"},
   {name = "max-tokens", short = "n", type = "integer", value = "N", min = 0, default = 256,
     help = "the most tokens to make"},
   {name = "ignore-eos", help = "go on past the end token"},
@@ -30,13 +34,17 @@ local function stream(m, prompt, opts)
 end
 
 function M.run(opts)
-  local prompt = common.prompt_of(opts)
+  if opts.ids and (opts.prompt or opts.file) then options.wrong_usage("--ids excludes -p and --file") end
+  local prompt = opts.ids or common.prompt_of(opts)
   local m <close> = common.load(opts)
   local metrics
   if opts.json then
     local _, result = m:complete(prompt, common.sampling_of(opts))
     metrics = result.metrics
-    common.print_json {text = result.text, ids = result.ids, finish_reason = result.finish_reason, metrics = metrics}
+    common.print_json {
+      text = m.tokenizer and result.text or ml.json.null, ids = ml.json.array(result.ids),
+      finish_reason = result.finish_reason, metrics = metrics,
+    }
     if result.finish_reason == "cancelled" then return 130 end
   else
     metrics = stream(m, prompt, opts)

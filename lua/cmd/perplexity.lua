@@ -12,8 +12,7 @@ tokens were predicted.]],
 }
 
 M.options = common.options(common.model, common.prompt, {
-  {name = "context", type = "integer", value = "N", min = 2,
-    help = "tokens in a window; the model's context otherwise"},
+  {name = "context", type = "integer", value = "N", min = 2, default = 512, help = "tokens in a window"},
   {name = "stride", type = "integer", value = "N", min = 1,
     help = "tokens from one window to the next; a whole window otherwise"},
 }, common.loading)

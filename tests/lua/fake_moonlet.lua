@@ -209,7 +209,9 @@ function Model.perplexity(_, text) return {nll = 0.5, perplexity = math.exp(0.5)
 
 local Session = {}
 Session.__index = Session
+M.Session = Session
 function Model:session(opts)
+  M.session_options = opts
   return setmetatable({model = self, system = opts and opts.system, length = 0, tokens = {}}, Session)
 end
 function Session:send(text, opts)
@@ -233,6 +235,14 @@ function Session:load(path)
   return true
 end
 function Session:close() self.closed = true end
+
+function M.discover(directory)
+  if directory == "somewhere" then
+    return {{path = "somewhere/a.gguf", format = "gguf", model_type = "fake"}, {path = "somewhere/b", format = "safetensors"}}
+  end
+  if directory == "empty" then return {} end
+  return nil, directory .. ": no such directory", "not_found"
+end
 
 function M.load(path, opts)
   table.insert(M.calls, opts or {})

@@ -1,0 +1,228 @@
+/* test_interrupt.c: Ctrl-C at random moments of prefill and decode, in the REPL, in chat and in `generate`: the prompt is back
+ * within 200 ms, and the next generation is right. The REPL's model is SmolLM2's shape with random weights when the real
+ * one is not there; chat, which needs a tokenizer, is then left out. */
+#include "terminal.h"
+
+#include <dirent.h>
+
+enum { MOMENTS = 50, CHAT_MOMENTS = 15, GENERATE_MOMENTS = 10, LIMIT_MS = 200 };
+
+/* Numbers in [0, 1), the same in every run. */
+static double next_random(void) {
+  static uint64_t state = 2024;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (double)(state >> 40) / (double)(1 << 24);
+}
+
+/* Milliseconds for which threads of the process stood ready and no processor was free. A machine with other work on it
+ * delays the prompt by as much, and that is no fault of the program. 0 where the system does not say. */
+static double waited_ms(pid_t pid) {
+  char path[300];
+  double sum = 0;
+  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+  DIR *tasks = opendir(path);
+  for (struct dirent *task; tasks && (task = readdir(tasks));) {
+    unsigned long long ran, waited;
+    snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", (int)pid, task->d_name);
+    FILE *f = *task->d_name == '.' ? NULL : fopen(path, "r");
+    if (f && fscanf(f, "%llu %llu", &ran, &waited) == 2) sum += (double)waited / 1e6;
+    if (f) fclose(f);
+  }
+  if (tasks) closedir(tasks);
+  return sum;
+}
+
+typedef struct delays {
+  double worst, worst_wall;
+  int count;
+} delays;
+
+/* Presses Ctrl-C and waits for the prompt. */
+static bool interrupt(session *s, const char *prompt, delays *d) {
+  double waited = waited_ms(s->pid), before = now_ms();
+  type(s, "\x03");
+  if (!expect(s, prompt)) return false;
+  double wall = now_ms() - before, own = wall - (waited_ms(s->pid) - waited);
+  if (own > d->worst) d->worst = own;
+  if (wall > d->worst_wall) d->worst_wall = wall;
+  d->count++;
+  return true;
+}
+
+static bool is_sanitized(void) {
+  const char *sanitizer = getenv("SANITIZE");
+  return sanitizer && *sanitizer;
+}
+
+static void check_delays(const delays *d, int wanted, const char *where) {
+  CHECK(d->count == wanted, "%s: %d of %d moments came back", where, d->count, wanted);
+  if (is_sanitized()) check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
+  else CHECK(d->worst < LIMIT_MS, "%s: the prompt is back within %d ms (worst %.0f, %.0f on the clock)", where, LIMIT_MS, d->worst, d->worst_wall);
+}
+
+/* What was printed since `from`, up to the last match, without carriage returns; overwritten by the next call but one. */
+static const char *printed_since(const session *s, size_t from) {
+  static char texts[2][1 << 14];
+  static int turn;
+  char *text = texts[turn++ % 2];
+  size_t n = 0;
+  for (size_t i = from; i < s->seen && n < sizeof texts[0] - 1; i++) {
+    if (s->text[i] != '\r') text[n++] = s->text[i];
+  }
+  text[n] = '\0';
+  return text;
+}
+
+/* The number that the program prints for an expression. */
+static double number_of(session *s, const char *expression) {
+  char line[400];
+  snprintf(line, sizeof line, "print('is', %s)", expression);
+  if (!answers(s, line, "is\t")) return -1;
+  size_t at = s->seen;
+  return expect(s, "\r\n> ") ? strtod(s->text + at, NULL) : -1;
+}
+
+/* ---- the REPL ---- */
+
+static const char config[] =
+    "{\"model_type\": \"llama\", \"hidden_size\": 576, \"intermediate_size\": 1536, \"num_hidden_layers\": %d,"
+    " \"num_attention_heads\": 9, \"num_key_value_heads\": 3, \"vocab_size\": %d, \"max_position_embeddings\": 2048,"
+    " \"tie_word_embeddings\": true}\n";
+
+/* The line that loads the model to be interrupted. */
+static void loading_line(char *line, size_t size, const char *real) {
+  if (real) {
+    snprintf(line, size, "m = assert(ml.load('%s'))", real);
+    return;
+  }
+  char path[400];
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  FILE *f = fopen(path, "w");
+  if (!f || fprintf(f, config, is_sanitized() ? 2 : 30, is_sanitized() ? 1024 : 49152) < 0 || fclose(f) != 0) printf("# cannot write %s\n", path);
+  snprintf(line, size, "m = assert(ml.load('%s', {random = 1, quantize = {format = 'q4_1'}}))", folder);
+}
+
+static const char *const helpers[] = {
+    "function ids(n) local t = {} for i = 1, n do t[i] = (i * 7919 + 13) % 1000 end return t end",
+    "function go() for _ in m:generate(ids(count), {max_tokens = most, ignore_eos = true}) do end end",
+    "function texts(x) return table.concat(x, ' ') end",
+    "function right() local _, r = m:complete(ids(20), {max_tokens = 8, ignore_eos = true}) return texts(r.ids) end",
+    "most = 16 count = 64 go() go() print('warm')",
+    /* about half a second of each, so that 50 moments take less than a minute */
+    "count = math.floor(math.max(32, math.min(512, m.metrics.prefill_tokens_per_second * 0.5)))",
+    "most = math.floor(math.max(8, math.min(128, m.metrics.decode_tokens_per_second * 0.5)))",
+    "go() first = m.metrics.prefill_seconds total = m.metrics.total_seconds wanted = right()",
+};
+
+static void test_repl(const char *real) {
+  static session s;
+  char line[800];
+  char *argv[] = {(char *)"moonlet", NULL};
+  if (!CHECK(start(&s, argv), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  loading_line(line, sizeof line, real);
+  if (!CHECK(answers(&s, line, "\r\n> "), "the model is loaded")) return;
+  for (size_t i = 0; i < sizeof helpers / sizeof *helpers; i++) answers(&s, helpers[i], "\r\n> ");
+  double prefill = number_of(&s, "first * 1000"), total = number_of(&s, "total * 1000");
+  printf("# %s: prefill takes %.0f ms, prefill and decode %.0f ms\n", real ? "SmolLM2" : "random weights", prefill, total);
+  delays d = {0};
+  int right = 0;
+  for (int i = 0; i < MOMENTS; i++) {
+    double from = i % 2 ? prefill : 0, to = i % 2 ? total : prefill;
+    if (!answers(&s, "go()", "\r\n")) break;
+    pause_ms((long)(from + next_random() * (to - from) * 0.9));
+    if (!interrupt(&s, "\r\n> ", &d)) break;
+    if (!answers(&s, "print(right() == wanted)", "true\r\n> ")) break;
+    right++;
+  }
+  check_delays(&d, MOMENTS, "the REPL");
+  CHECK(right == MOMENTS, "the REPL: the next generation is right (%d of %d)", right, MOMENTS);
+  CHECK(strstr(s.text, "cancelled\r\n> "), "an interrupted loop says so");
+  CHECK(answers(&s, "m:close() print(pcall(m.generate, m, {1}))", "the model is closed\r\n> "), "the session goes on");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "and leaves in order");
+}
+
+/* ---- chat ---- */
+
+static const char prompt[] = "\r\n> ";
+
+/* Asks in a conversation that begins anew; the answer, as it was printed. */
+static const char *ask(session *s, const char *question) {
+  if (!answers(s, "/clear", prompt)) return "";
+  type(s, question);
+  expect(s, question);
+  size_t from = s->seen;
+  type(s, "\r");
+  return expect(s, prompt) ? printed_since(s, from) : "";
+}
+
+static void test_chat(const char *real) {
+  static session s;
+  static char wanted[1 << 14];
+  char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp", (char *)"0", (char *)"-n", (char *)"16", NULL};
+  if (!CHECK(start(&s, argv), "a terminal")) return;
+  CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
+  snprintf(wanted, sizeof wanted, "%s", ask(&s, "Say only hello."));
+  CHECK(strlen(wanted) > 8, "chat: an answer: %.40s", wanted + 1);
+  double before = now_ms();
+  ask(&s, "Tell me a long story about the old harbour and its boats.");
+  double total = now_ms() - before;
+  delays d = {0};
+  int right = 0;
+  for (int i = 0; i < CHAT_MOMENTS; i++) {
+    if (!answers(&s, "/clear", prompt)) break;
+    if (!answers(&s, "Tell me a long story about the old harbour and its boats.", "\r\n")) break;
+    pause_ms((long)(next_random() * total * 0.8));
+    if (!interrupt(&s, prompt, &d)) break;
+    right += strcmp(ask(&s, "Say only hello."), wanted) == 0;
+  }
+  check_delays(&d, CHAT_MOMENTS, "chat");
+  CHECK(right == CHAT_MOMENTS, "chat: the next answer is right (%d of %d)", right, CHAT_MOMENTS);
+  CHECK(strstr(s.text, "[stopped]"), "chat: an interrupted answer says so");
+  CHECK(answers(&s, "/stats", "last answer: "), "chat: /stats");
+  CHECK(answers(&s, "\"\"\"one", "  ") && answers(&s, "two\"\"\"", prompt), "chat: a text of two lines is one turn");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "chat: Ctrl-D leaves in order");
+}
+
+/* ---- generate ---- */
+
+static void test_generate(const char *real) {
+  delays d = {0};
+  for (int i = 0; i < GENERATE_MOMENTS; i++) {
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0) {
+      if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(126);
+      run_child((char *[]){(char *)"moonlet", (char *)"generate", (char *)"-m", (char *)real, (char *)"-p", (char *)"The moon", (char *)"-n",
+                           (char *)"4000", (char *)"--ignore-eos", NULL});
+    }
+    pause_ms(50 + (long)(next_random() * 1000));
+    double waited = waited_ms(pid), before = now_ms(), last = waited;
+    kill(pid, SIGINT);
+    while (waitpid(pid, &status, WNOHANG) == 0 && now_ms() < before + patience_ms) {
+      double now = waited_ms(pid); /* 0 once it has ended */
+      if (now > last) last = now;
+      pause_ms(1);
+    }
+    double wall = now_ms() - before, own = wall - (last - waited);
+    if (own > d.worst) d.worst = own;
+    if (wall > d.worst_wall) d.worst_wall = wall;
+    d.count += WIFEXITED(status) && WEXITSTATUS(status) == 130;
+  }
+  check_delays(&d, GENERATE_MOMENTS, "generate (exit code 130)");
+}
+
+int main(void) {
+  if (!open_folder()) return check_done();
+  patience_ms = 60000;
+  const char *real = check_checkpoint("SmolLM2-135M-Instruct.gguf", "Ctrl-C in chat and generate");
+  test_repl(real);
+  if (real) {
+    test_chat(real);
+    test_generate(real);
+  }
+  remove_folder();
+  return check_done();
+}
