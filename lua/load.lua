@@ -370,7 +370,8 @@ local function build_net(made, c, absent)
     made.family.model_types[1], tostring(net), keys == "" and "none" or keys)
 end
 
-local function warn_of_unread(made, unread, strict)
+local function warn_of_unread(made, c, unread, strict)
+  local _ = c.num_hidden_layers, c.vocab_size -- m.info tells them
   local warnings = {}
   for _, key in ipairs(unread()) do
     local text = ("%s: key \"%s\" is not read by family %s"):format(made.what, key, made.family.model_types[1])
@@ -392,7 +393,7 @@ local function assemble(made, opts, path, kind)
   open(made, path, opts)
   local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
   made.net = build_net(made, c, absent)
-  local warnings = warn_of_unread(made, unread, opts.strict)
+  local warnings = warn_of_unread(made, c, unread, opts.strict)
   if made.source then
     made.source.tied = c.tie_word_embeddings
     load_weights(made.net, made.family, made.source, opts)
