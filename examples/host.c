@@ -24,7 +24,7 @@ static const char script[] =
     "  return table.concat(ids, ' ')\n"
     "end\n"
     "function M.facts() return ('%d threads, %d bytes in use'):format(ml.device().threads, ml.memory.active()) end\n"
-    "function M.close() model:close() end\n"
+    "function M.close() model:close() collectgarbage() end\n"
     "host = M\n";
 
 /* A state with Lua's libraries, moonlet and the script's table `host`; NULL after a message. */

@@ -156,6 +156,10 @@ ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_to
   ml_status status = lb_read_struct(&c.options, sizeof c.options, options, "ml_generate_options");
   if (status == ML_OK) status = check_prompt(&c.options);
   if (status == ML_OK) status = lb_call(model->engine, generate, &c);
+  if (status == ML_CANCELLED) { /* before the first token was asked for */
+    c.metrics.finish_reason = ML_FINISH_CANCELLED;
+    status = ML_OK;
+  }
   if (metrics) lb_write_struct(metrics, &c.metrics, sizeof c.metrics);
   return status;
 }

@@ -143,11 +143,26 @@ int luaopen_moonlet_core(lua_State *L) {
   return 1;
 }
 
+/* Forgets our modules, without asking for memory: they are half made. */
+static void forget_modules(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, -2);) {
+    lua_pop(L, 1);
+    const char *name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    if (strcmp(name, "moonlet") != 0 && strncmp(name, "moonlet.", 8) != 0) continue;
+    lua_pushvalue(L, -1);
+    lua_pushnil(L);
+    lua_rawset(L, -4);
+  }
+  lua_pop(L, 1);
+}
+
 int luaopen_moonlet(lua_State *L) {
   luaopen_moonlet_core(L);
   /* init.lua under its own name, so that `require "moonlet"` gives the same table whichever way it came in */
   lua_getglobal(L, "require");
   lua_pushliteral(L, "moonlet.init");
-  lua_call(L, 1, 1);
-  return 1;
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK) return 1;
+  forget_modules(L);
+  return lua_error(L);
 }
