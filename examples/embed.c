@@ -73,8 +73,9 @@ static ml_status answer(ml_engine *engine, ml_model *model, const char *question
   putchar('\n');
   if (status == ML_OK)
     fprintf(stderr, "%s: %lld tokens, %.1f a second, behind a prompt of %lld, %.1f a second; %.1f MB\n",
-            ml_finish_name(metrics.finish_reason), (long long)metrics.generated_tokens, metrics.decode_tokens_per_second,
-            (long long)metrics.prompt_tokens, metrics.prefill_tokens_per_second, (double)metrics.peak_bytes / 1e6);
+            ml_finish_name(metrics.finish_reason), (long long)metrics.generated_tokens,
+            metrics.decode_tokens_per_second, (long long)metrics.prompt_tokens, metrics.prefill_tokens_per_second,
+            (double)metrics.peak_bytes / 1e6);
   return status;
 }
 

@@ -2,8 +2,8 @@
  *
  *   build/examples/host MODEL
  *
- * Two states live at once and load the same model. Each has its own number of threads, seed and memory counters; what one
- * does or loses does not show in the other. */
+ * Two states live at once and load the same model. Each has its own number of threads, seed and memory counters; what
+ * one does or loses does not show in the other. */
 #include <moonlet.h>
 
 #include <lauxlib.h>
@@ -18,7 +18,8 @@ static const char script[] =
     "local M = {}\n"
     "function M.continue()\n"
     "  local ids = {}\n"
-    "  for token in model:generate({1, 2, 3, 4}, {max_tokens = 12, temperature = 1, seed = seed, ignore_eos = true}) do\n"
+    "  for token in model:generate({1, 2, 3, 4}, {max_tokens = 12, temperature = 1, seed = seed, ignore_eos = true}) "
+    "do\n"
     "    ids[#ids + 1] = token.id\n"
     "  end\n"
     "  return table.concat(ids, ' ')\n"

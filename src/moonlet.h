@@ -68,7 +68,7 @@ typedef enum ml_status {
 /* The name of a status as scripts see it: "not_found", "corrupt", ... Never NULL. */
 ML_API const char *ml_status_name(ml_status status);
 
-/* The text of the calling thread's last failure; "" when there was none. Valid until the next failure on this thread. */
+/* The text of the calling thread's last failure; "" when there was none. Valid until this thread's next failure. */
 ML_API const char *ml_error_message(void);
 
 /* The version of the library, which may be newer than ML_VERSION of the header: "0.1.0". */
@@ -104,10 +104,10 @@ ML_API ml_status ml_engine_memory(const ml_engine *engine, ml_memory_info *out);
 
 /* ---- cancellation ---- */
 
-/* Raises the engine's cancel flag. The call that runs ends soon: ml_generate with finish reason "cancelled", others with
- * ML_CANCELLED; its end takes the flag down. A flag that is raised while nothing runs, or too late for what runs, ends
- * the next call: ml_cancel_clear before it makes it start afresh. Any thread and any signal handler may call this, as long
- * as the engine exists. */
+/* Raises the engine's cancel flag. The call that runs ends soon: ml_generate with finish reason "cancelled", others
+ * with ML_CANCELLED; its end takes the flag down. A flag that is raised while nothing runs, or too late for what runs,
+ * ends the next call: ml_cancel_clear before it makes it start afresh. Any thread and any signal handler may call this,
+ * as long as the engine exists. */
 ML_API void ml_cancel(ml_engine *engine);
 /* Takes the flag down; true when it was up. */
 ML_API bool ml_cancel_clear(ml_engine *engine);
@@ -121,8 +121,8 @@ typedef bool (*ml_progress)(void *context, double fraction);
 
 typedef struct ml_load_options {
   size_t struct_size;
-  const char *precision; /* "fast": activations are rounded to 8-bit blocks against quantised weights; "exact": they stay
-                          * float32; NULL: "fast" */
+  const char *precision; /* "fast": activations are rounded to 8-bit blocks against quantised weights; "exact": they
+                          * stay float32; NULL: "fast" */
   int64_t max_context;   /* tokens; 0: as many as the model was made for */
   int threads;           /* changes the engine's number of threads; 0: leaves it */
   bool strict;           /* a key of the configuration that nobody reads is an error, not a warning */
@@ -132,8 +132,8 @@ typedef struct ml_load_options {
   void *progress_context;
 } ml_load_options;
 
-/* Loads a model: a directory with config.json, a .gguf file, or a name org/model present in the local Hugging Face cache.
- * Files are not needed afterwards. */
+/* Loads a model: a directory with config.json, a .gguf file, or a name org/model present in the local Hugging Face
+ * cache. Files are not needed afterwards. */
 ML_API ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_options *options, ml_model **out);
 
 /* Frees the model. In a callback of the same model it ends the generation with an error. */
@@ -146,9 +146,9 @@ typedef struct ml_model_info {
   const char *quantization; /* the weights' most common block format, "q4_k"; "" when there is none */
   const char *warnings;     /* one a line; "" when there is none */
   int64_t layers, hidden_size, vocab_size, parameters;
-  int64_t context;    /* the most tokens that it holds */
+  int64_t context;     /* the most tokens that it holds */
   size_t weight_bytes; /* as they lie in memory */
-  bool has_tokenizer; /* without one, lists of ids are the only prompts */
+  bool has_tokenizer;  /* without one, lists of ids are the only prompts */
 } ml_model_info;
 
 /* What the model is. The texts are valid until it is closed. */
@@ -162,13 +162,13 @@ enum {
   ML_SKIP_SPECIAL_TOKENS = 4 /* ml_detokenize leaves special tokens out */
 };
 
-/* Ids of `length` bytes of text. Writes at most `capacity` of them; *count is how many there are, so that a second call with
- * room for them gives all. `ids` may be NULL when capacity is 0. Flags: ML_NO_... */
+/* Ids of `length` bytes of text. Writes at most `capacity` of them; *count is how many there are, so that a second call
+ * with room for them gives all. `ids` may be NULL when capacity is 0. Flags: ML_NO_... */
 ML_API ml_status ml_tokenize(ml_model *model, const char *text, size_t length, unsigned flags, int32_t *ids,
                              size_t capacity, size_t *count);
 
-/* Text of `count` ids, with a 0 behind it. Writes at most `capacity` bytes, the 0 included; *length is what the whole text
- * has, without the 0. `text` may be NULL when capacity is 0. Flags: ML_SKIP_SPECIAL_TOKENS */
+/* Text of `count` ids, with a 0 behind it. Writes at most `capacity` bytes, the 0 included; *length is what the whole
+ * text has, without the 0. `text` may be NULL when capacity is 0. Flags: ML_SKIP_SPECIAL_TOKENS */
 ML_API ml_status ml_detokenize(ml_model *model, const int32_t *ids, size_t count, unsigned flags, char *text,
                                size_t capacity, size_t *length);
 
@@ -182,27 +182,27 @@ typedef struct ml_message {
 typedef struct ml_generate_options {
   size_t struct_size;
   /* What to continue, one of the three. Texts end with a 0. */
-  const char *prompt;         /* text, encoded as the tokenizer does it by default */
-  const int32_t *ids;         /* or ids, as they are */
+  const char *prompt; /* text, encoded as the tokenizer does it by default */
+  const int32_t *ids; /* or ids, as they are */
   size_t n_ids;
   const ml_message *messages; /* or a conversation to answer, through the model's own chat template */
   size_t n_messages;
 
-  int64_t max_tokens;         /* 0: 256 */
-  double temperature;         /* 0: the likeliest token, always */
-  int64_t top_k;              /* 0: off; so are the next five */
+  int64_t max_tokens; /* 0: 256 */
+  double temperature; /* 0: the likeliest token, always */
+  int64_t top_k;      /* 0: off; so are the next five */
   double top_p, min_p;
-  double repeat_penalty;      /* logits of recent ids are divided (negative ones multiplied) by it */
+  double repeat_penalty; /* logits of recent ids are divided (negative ones multiplied) by it */
   double presence_penalty, frequency_penalty;
-  int64_t repeat_last_n;      /* how many recent ids, the prompt's too; 0: 64 */
-  int64_t seed;               /* the same seed gives the same text; 0: another one each time */
-  const char *const *stop;    /* texts that end the answer and are no part of it */
+  int64_t repeat_last_n;   /* how many recent ids, the prompt's too; 0: 64 */
+  int64_t seed;            /* the same seed gives the same text; 0: another one each time */
+  const char *const *stop; /* texts that end the answer and are no part of it */
   size_t n_stop;
   const int32_t *stop_tokens; /* ids that do so, besides the model's own */
   size_t n_stop_tokens;
-  double deadline_seconds;    /* 0: none */
-  bool ignore_eos;            /* the model's own end tokens do not end the answer */
-  bool model_defaults;        /* for messages: sampling options that are 0 are as the model's files recommend */
+  double deadline_seconds; /* 0: none */
+  bool ignore_eos;         /* the model's own end tokens do not end the answer */
+  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend */
 } ml_generate_options;
 
 /* A token as the callback sees it; valid until the callback returns. */
@@ -210,7 +210,7 @@ typedef struct ml_token {
   const char *text;  /* what it completes, whole characters, perhaps ""; NULL when the model has no tokenizer */
   size_t text_bytes; /* text ends with a 0 besides */
   int32_t id;
-  int64_t index;     /* 1 for the first */
+  int64_t index; /* 1 for the first */
 } ml_token;
 
 /* Called with each token; false ends the generation. It may call functions of the same engine, ml_generate too, but not
@@ -238,22 +238,22 @@ typedef struct ml_metrics {
   size_t peak_bytes, active_bytes; /* of the engine's device, at the end */
 } ml_metrics;
 
-/* Continues a prompt or answers a conversation, token by token. `callback` and `metrics` may be NULL. Cancellation, deadline
- * and a callback that has had enough end it normally: ML_OK, and the finish reason says which. `metrics` is filled, as
- * far as it came, after an error too. */
+/* Continues a prompt or answers a conversation, token by token. `callback` and `metrics` may be NULL. Cancellation,
+ * deadline and a callback that has had enough end it normally: ML_OK, and the finish reason says which. `metrics` is
+ * filled, as far as it came, after an error too. */
 ML_API ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_token_callback callback,
                              void *context, ml_metrics *metrics);
 
 /* ---- for hosts that bring their own Lua 5.4 ---- */
 
 /* Opens the module in a Lua state: luaL_requiref(L, "moonlet", luaopen_moonlet, 0). It needs the standard libraries
- * package, string, table, math, io, os, coroutine and utf8. The state has an engine of its own from now on, which is freed
- * with the state; the state's panic function, hooks and collector mode stay as they are. */
+ * package, string, table, math, io, os, coroutine and utf8. The state has an engine of its own from now on, which is
+ * freed with the state; the state's panic function, hooks and collector mode stay as they are. */
 ML_API int luaopen_moonlet(struct lua_State *L);
 /* The C part alone, which Lua's own loader finds in moonlet.so for `require "moonlet.core"`. */
 ML_API int luaopen_moonlet_core(struct lua_State *L);
-/* The engine of a state that has loaded moonlet; it lives as long as the state and is not to be closed. Raises a Lua error
- * when there is none. */
+/* The engine of a state that has loaded moonlet; it lives as long as the state and is not to be closed. Raises a Lua
+ * error when there is none. */
 ML_API ml_engine *ml_lua_engine(struct lua_State *L);
 
 #ifdef __cplusplus

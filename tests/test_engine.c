@@ -1,4 +1,5 @@
-/* test_engine.c: the C API as a host uses it: engines, models, text, generation, cancellation, and memory that runs out. */
+/* test_engine.c: the C API as a host uses it: engines, models, text, generation, cancellation, and memory that runs
+ * out. */
 #include "tiny.h"
 
 #include <pthread.h>
@@ -44,8 +45,11 @@ static bool hear(void *context, const ml_token *token) {
 }
 
 static ml_generate_options greedy(int64_t max_tokens) {
-  return (ml_generate_options){.struct_size = sizeof(ml_generate_options), .ids = tiny_prompt, .n_ids = TINY_PROMPT,
-                               .max_tokens = max_tokens, .ignore_eos = true};
+  return (ml_generate_options){.struct_size = sizeof(ml_generate_options),
+                               .ids = tiny_prompt,
+                               .n_ids = TINY_PROMPT,
+                               .max_tokens = max_tokens,
+                               .ignore_eos = true};
 }
 
 static ml_metrics no_metrics(void) { return (ml_metrics){.struct_size = sizeof(ml_metrics)}; }
@@ -58,10 +62,14 @@ static void test_options(void) {
   CHECK_FAILS(ml_engine_create(&options, &engine), ML_USAGE, "threads", "a negative number of threads");
   CHECK(!engine, "a failure leaves NULL");
   options = (ml_engine_options){.struct_size = sizeof options, .isa = "abacus"};
-  CHECK(ml_engine_create(&options, &engine) != ML_OK && strstr(ml_error_message(), "abacus"), "an unknown isa is named");
+  CHECK(ml_engine_create(&options, &engine) != ML_OK && strstr(ml_error_message(), "abacus"),
+        "an unknown isa is named");
   options.struct_size = 0;
   CHECK_FAILS(ml_engine_create(&options, &engine), ML_USAGE, "struct_size", "options without a size");
-  struct { ml_engine_options known; long unknown; } newer = {{.struct_size = sizeof newer, .threads = 1}, 0};
+  struct {
+    ml_engine_options known;
+    long unknown;
+  } newer = {{.struct_size = sizeof newer, .threads = 1}, 0};
   CHECK_OK(ml_engine_create(&newer.known, &engine), "options of a newer version that say nothing new");
   ml_engine_close(engine);
   newer.unknown = 1;
@@ -79,7 +87,8 @@ static void test_options(void) {
 
 static void test_usage(ml_engine *engine, ml_model *model) {
   ml_model *none = (ml_model *)1;
-  CHECK_FAILS(ml_model_load(engine, "no/such/model", NULL, &none), ML_NOT_FOUND, "no/such/model", "a path that is not there");
+  CHECK_FAILS(ml_model_load(engine, "no/such/model", NULL, &none), ML_NOT_FOUND, "no/such/model",
+              "a path that is not there");
   CHECK(!none, "a failure leaves NULL");
   CHECK_FAILS(ml_model_load(engine, NULL, NULL, &none), ML_USAGE, "NULL", "no path");
   ml_load_options load_options = {.struct_size = sizeof load_options, .precision = "sloppy"};
@@ -105,9 +114,11 @@ static void test_usage(ml_engine *engine, ml_model *model) {
   CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "131", "an id beyond the vocabulary");
   o = greedy(4);
   o.ids = NULL, o.prompt = "text";
-  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_NOT_FOUND, "tokenizer", "text for a model without a tokenizer");
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_NOT_FOUND, "tokenizer",
+              "text for a model without a tokenizer");
   size_t count;
-  CHECK_FAILS(ml_tokenize(model, "a", 1, 0, NULL, 0, &count), ML_NOT_FOUND, "tokenizer", "tokenize without a tokenizer");
+  CHECK_FAILS(ml_tokenize(model, "a", 1, 0, NULL, 0, &count), ML_NOT_FOUND, "tokenizer",
+              "tokenize without a tokenizer");
   const char *const stop[] = {"x", NULL};
   o = greedy(4);
   o.stop = stop, o.n_stop = 2;
@@ -129,15 +140,19 @@ static bool refuse_progress(void *context, double fraction) {
 static void test_load(ml_engine *engine) {
   double last = 0;
   ml_model *model;
-  ml_load_options options = {.struct_size = sizeof options, .progress = count_progress, .progress_context = &last,
-                             .max_context = 100, .precision = "exact"};
+  ml_load_options options = {.struct_size = sizeof options,
+                             .progress = count_progress,
+                             .progress_context = &last,
+                             .max_context = 100,
+                             .precision = "exact"};
   CHECK_OK(ml_model_load(engine, TINY_MODEL, &options, &model), "load with options");
   CHECK(last == 1, "progress goes from 0 to 1");
   ml_model_info info = {.struct_size = sizeof info};
   CHECK_OK(ml_model_describe(model, &info), "describe");
   CHECK(strcmp(info.model_type, "llama") == 0 && info.layers == 2 && info.hidden_size == 24 && info.vocab_size == 131,
         "the model's sizes");
-  CHECK(info.context == 100 && !info.has_tokenizer && info.weight_bytes > 0 && info.parameters > 0, "the model's facts");
+  CHECK(info.context == 100 && !info.has_tokenizer && info.weight_bytes > 0 && info.parameters > 0,
+        "the model's facts");
   CHECK(strcmp(info.quantization, "") == 0 && strcmp(info.warnings, "") == 0, "no quantisation, no warnings");
   ml_model_close(model);
   options.progress = refuse_progress;
@@ -223,13 +238,15 @@ static void test_text(ml_model *model) {
   CHECK(count == 6 && ids[0] == 1 && ids[4] == 1, "begin token first, special text as a special token");
   CHECK_OK(ml_detokenize(model, ids, count, ML_SKIP_SPECIAL_TOKENS, text, sizeof text, &length), "detokenize");
   CHECK(length == 4 && strcmp(text, "Hi !") == 0, "without special tokens");
-  CHECK_OK(ml_tokenize(model, "Hi <s>!", 7, ML_NO_SPECIAL_TOKENS | ML_NO_PARSE_SPECIAL, ids, 2, &count), "ordinary text");
+  CHECK_OK(ml_tokenize(model, "Hi <s>!", 7, ML_NO_SPECIAL_TOKENS | ML_NO_PARSE_SPECIAL, ids, 2, &count),
+           "ordinary text");
   CHECK(count == 7 && ids[0] != 1, "no special tokens, and a count beyond the room given");
   CHECK_OK(ml_detokenize(model, ids, 2, 0, text, 2, &length), "a text beyond its room");
   CHECK(length == 2 && strcmp(text, "H") == 0, "is cut, with its whole length told");
   CHECK_OK(ml_detokenize(model, NULL, 0, 0, NULL, 0, &length), "no ids, no room");
   CHECK(length == 0, "no text");
-  CHECK_FAILS(ml_tokenize(model, "a", 1, ML_SKIP_SPECIAL_TOKENS, ids, 2, &count), ML_USAGE, "flags", "a flag of another call");
+  CHECK_FAILS(ml_tokenize(model, "a", 1, ML_SKIP_SPECIAL_TOKENS, ids, 2, &count), ML_USAGE, "flags",
+              "a flag of another call");
 }
 
 static void test_text_generation(ml_model *model) {
@@ -253,11 +270,13 @@ static void test_text_generation(ml_model *model) {
   CHECK(m.finish_reason == ML_FINISH_NONE && m.generated_tokens == 0, "metrics of a call that generated nothing");
   char stop_text[3] = {text.text[4], text.text[5], 0};
   const char *const stop[] = {stop_text};
-  o = (ml_generate_options){.struct_size = sizeof o, .prompt = "the moon", .max_tokens = 30, .ignore_eos = true, .stop = stop, .n_stop = 1};
+  o = (ml_generate_options){
+      .struct_size = sizeof o, .prompt = "the moon", .max_tokens = 30, .ignore_eos = true, .stop = stop, .n_stop = 1};
   heard stopped = {.in_order = true};
   CHECK_OK(ml_generate(model, &o, hear, &stopped, &m), "a stop text");
   const char *at = strstr(text.text, stop_text);
-  CHECK(at && strlen(stopped.text) == (size_t)(at - text.text) && m.finish_reason == ML_FINISH_STOP, "ends before itself");
+  CHECK(at && strlen(stopped.text) == (size_t)(at - text.text) && m.finish_reason == ML_FINISH_STOP,
+        "ends before itself");
 }
 
 /* ---- cancellation ---- */
@@ -331,8 +350,8 @@ static ml_status whole_life(void *unused) {
 
 static void run_life(void *unused) { whole_life(unused); }
 
-/* Each single refusal is survived by collecting or is a clean failure; which of both does not matter. Requests are tens of
- * thousands, so later ones are sampled. */
+/* Each single refusal is survived by collecting or is a clean failure; which of both does not matter. Requests are tens
+ * of thousands, so later ones are sampled. */
 static void test_refusals(void) {
   CHECK_OK(whole_life(NULL), "an engine's whole life");
   size_t before = check_heap_bytes();
@@ -350,7 +369,8 @@ static void test_refusals(void) {
   }
   CHECK(!strange, "every refusal is ML_MEMORY (%s %s)", ml_status_name(strange), message);
   CHECK(refused > 5, "%ld refusals were reported", refused);
-  CHECK(check_heap_bytes() <= before, "refusals leak nothing (%zu bytes before, %zu after)", before, check_heap_bytes());
+  CHECK(check_heap_bytes() <= before, "refusals leak nothing (%zu bytes before, %zu after)", before,
+        check_heap_bytes());
 }
 
 int main(void) {

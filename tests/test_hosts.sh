@@ -42,7 +42,7 @@ check "embed says what is wrong" says_what_is_wrong
 checkpoints=${MOONLET_TEST_CHECKPOINTS-checkpoints}
 real=$checkpoints/SmolLM2-135M-Instruct.gguf
 in_time() {
-  "$BUILD/examples/embed" "$real" "Count to one hundred in words." 0.3 > "$work/out" 2> "$work/err" || { cat "$work/err"; return 1; }
+  "$BUILD/examples/embed" "$real" "Count to ten." 0.3 > "$work/out" 2> "$work/err" || { cat "$work/err"; return 1; }
   grep -q '^cancelled: [0-9]* tokens' "$work/err" || { cat "$work/err"; return 1; }
 }
 if [ -z "$checkpoints" ]; then
@@ -58,14 +58,14 @@ fi
 two_states() {
   "$BUILD/examples/host" $tiny > "$work/out" 2>&1 || { cat "$work/out"; return 1; }
   [ "$(grep -c '^one: [0-9]* [0-9 ]*$' "$work/out")" = 3 ] || { echo "not three answers"; return 1; }
-  [ "$(grep '^one: [0-9]* [0-9 ]*$' "$work/out" | sort -u | wc -l)" = 1 ] || { echo "the first state's answers differ"; return 1; }
+  [ "$(grep '^one: [0-9]* [0-9 ]*$' "$work/out" | sort -u | wc -l)" = 1 ] || { echo "the first wavers"; return 1; }
   one=$(sed -n 's/^one: \([0-9]* [0-9 ]*\)$/\1/p' "$work/out" | head -n 1)
   two=$(sed -n 's/^two: \([0-9]* [0-9 ]*\)$/\1/p' "$work/out")
   [ "$one" != "$two" ] || { echo "both states say the same"; return 1; }
   grep -q '^one: 1 threads, [1-9]' "$work/out" || { echo "the first has not its one thread"; return 1; }
-  grep -q '^two: 2 threads, 0 bytes' "$work/out" || { echo "the second holds memory after its model is closed"; return 1; }
+  grep -q '^two: 2 threads, 0 bytes' "$work/out" || { echo "the second holds memory after its close"; return 1; }
   [ "$(grep -c '^one: 1 threads' "$work/out")" = 2 ] || return 1
-  [ "$(grep '^one: 1 threads' "$work/out" | sort -u | wc -l)" = 1 ] || { echo "the second's close shows in the first"; return 1; }
+  [ "$(grep '^one: 1 threads' "$work/out" | sort -u | wc -l)" = 1 ] || { echo "the first feels the second"; return 1; }
 }
 check "two states in one program share nothing" two_states
 

@@ -75,14 +75,16 @@ static_consumer() {
     $(pc --static --libs | tr ' ' '\n' | grep -v -e -lmoonlet) && "$BUILD/consumer"
 }
 stock() {
-  LUA_PATH="$root$prefix/share/lua/5.4/?.lua;$root$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$lib/lua/5.4/?.so" $LUA "$@"
+  share=$root$prefix/share/lua/5.4
+  LUA_PATH="$share/?.lua;$share/?/init.lua" LUA_CPATH="$lib/lua/5.4/?.so" $LUA "$@"
 }
 in_stock_lua() {
   stock -e 'local ml = require "moonlet" assert(type(ml.load) == "function" and ml.zeros{2}.size == 2)
     assert(ml == require "moonlet.init")'
 }
 part_first_in_stock_lua() {
-  stock -e 'local llama = require "moonlet.models.llama" assert(llama.model_types and require "moonlet".zeros{2}.size == 2)'
+  stock -e 'local llama = require "moonlet.models.llama"
+    assert(llama.model_types and require "moonlet".zeros{2}.size == 2)'
 }
 built_in_stock_lua() {
   LUA_PATH=';' LUA_CPATH="$BUILD/?.so" $LUA -e 'local ml = require "moonlet"; assert(ml.zeros{2}.size == 2)'

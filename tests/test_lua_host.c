@@ -1,5 +1,5 @@
-/* test_lua_host.c: luaopen_moonlet in states of a host's own: twice in one, in two at once, after a close, and in a state
- * whose allocator refuses. */
+/* test_lua_host.c: luaopen_moonlet in states of a host's own: twice in one, in two at once, after a close, and in a
+ * state whose allocator refuses. */
 #include "check.h"
 
 #include <lauxlib.h>
@@ -40,8 +40,10 @@ static void test_twice(void) {
   lua_pushcfunction(L, luaopen_moonlet);
   lua_call(L, 0, 1);
   CHECK(lua_gettop(L) == 1 && ml_lua_engine(L) == engine, "and the same engine");
-  CHECK(run(L, "local ml = require 'moonlet' assert(ml == require 'moonlet.init' and ml.zeros{2}.size == 2)"), "it works");
-  CHECK(run(L, "local n = 0 for _ in ipairs(package.searchers) do n = n + 1 end assert(n == 5, n)"), "one searcher more");
+  CHECK(run(L, "local ml = require 'moonlet' assert(ml == require 'moonlet.init' and ml.zeros{2}.size == 2)"),
+        "it works");
+  CHECK(run(L, "local n = 0 for _ in ipairs(package.searchers) do n = n + 1 end assert(n == 5, n)"),
+        "one searcher more");
   lua_settop(L, 0);
   luaopen_moonlet(L); /* as a plain function, with a stack in use */
   CHECK(lua_gettop(L) >= 1 && lua_istable(L, -1), "called as a plain function");
@@ -58,7 +60,8 @@ static void test_two_states(void) {
   luaL_requiref(one, "moonlet", luaopen_moonlet, 1);
   luaL_requiref(two, "moonlet", luaopen_moonlet, 1);
   CHECK(ml_lua_engine(one) != ml_lua_engine(two), "two states have two engines");
-  CHECK(run(one, "moonlet.memory.limit(1 << 20) moonlet.random.seed(7) moonlet.threads(1) kept = moonlet.ones{1000} kept:tolist()"),
+  CHECK(run(one, "moonlet.memory.limit(1 << 20) moonlet.random.seed(7) moonlet.threads(1) kept = moonlet.ones{1000} "
+                 "kept:tolist()"),
         "one sets limits and makes tensors");
   CHECK(run(two, "assert(moonlet.memory.limit() == 0 and moonlet.memory.active() == 0)"), "the other does not see it");
   lua_close(one);
@@ -70,9 +73,11 @@ static void test_two_states(void) {
 static void test_close(void) {
   lua_State *L = new_state();
   luaL_requiref(L, "moonlet", luaopen_moonlet, 1);
-  CHECK(run(L, "x = moonlet.ones{100} y = x + 1 y:tolist() z = moonlet.zeros{10} - 1 moonlet = nil package.loaded.moonlet = nil"),
+  CHECK(run(L, "x = moonlet.ones{100} y = x + 1 y:tolist() z = moonlet.zeros{10} - 1 moonlet = nil "
+               "package.loaded.moonlet = nil"),
         "tensors, evaluated and not, are left open");
-  CHECK(run(L, "setmetatable({}, {__gc = function() pcall(function() return x:tolist() end) end})"), "a late finaliser uses them");
+  CHECK(run(L, "setmetatable({}, {__gc = function() pcall(function() return x:tolist() end) end})"),
+        "a late finaliser uses them");
   lua_close(L);
 }
 
@@ -106,7 +111,8 @@ static void test_refusals(void) {
     n += n < 150 ? 1 : 29;
   }
   CHECK(tried > 150, "refused at %ld of %ld requests: an error, and then a second try works", tried, n);
-  CHECK(check_heap_bytes() <= before, "nothing is left behind (%zu bytes before, %zu after)", before, check_heap_bytes());
+  CHECK(check_heap_bytes() <= before, "nothing is left behind (%zu bytes before, %zu after)", before,
+        check_heap_bytes());
 }
 
 static ml_status open_core(void *unused) {

@@ -31,9 +31,15 @@ static ml_status one_round(worker *w) {
   ml_model *model = NULL, *none;
   heard h = {.count = 0};
   ml_engine_options options = {.struct_size = sizeof options, .threads = 2};
-  ml_generate_options o = {.struct_size = sizeof o, .ids = tiny_prompt, .n_ids = TINY_PROMPT, .max_tokens = TINY_ANSWER, .ignore_eos = true};
+  ml_generate_options o = {
+      .struct_size = sizeof o, .ids = tiny_prompt, .n_ids = TINY_PROMPT, .max_tokens = TINY_ANSWER, .ignore_eos = true};
   const ml_message messages[] = {{"user", "Why do tides rise?"}};
-  ml_generate_options chat = {.struct_size = sizeof chat, .messages = messages, .n_messages = 1, .max_tokens = 8, .temperature = 0.8, .top_p = 0.9,
+  ml_generate_options chat = {.struct_size = sizeof chat,
+                              .messages = messages,
+                              .n_messages = 1,
+                              .max_tokens = 8,
+                              .temperature = 0.8,
+                              .top_p = 0.9,
                               .repeat_penalty = 1.1};
   char missing[32];
   ml_status status = ml_engine_create(&options, &engine);
@@ -60,7 +66,8 @@ static void *work(void *argument) {
 static void *use(void *argument) {
   ml_model *model = argument;
   heard h = {.count = 0};
-  ml_generate_options o = {.struct_size = sizeof o, .ids = tiny_prompt, .n_ids = TINY_PROMPT, .max_tokens = TINY_ANSWER, .ignore_eos = true};
+  ml_generate_options o = {
+      .struct_size = sizeof o, .ids = tiny_prompt, .n_ids = TINY_PROMPT, .max_tokens = TINY_ANSWER, .ignore_eos = true};
   if (ml_generate(model, &o, hear, &h, NULL) != ML_OK) return NULL;
   return memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0 ? model : NULL;
 }

@@ -1,7 +1,7 @@
 /* api.h: what the files of the C API share: its calls into the engine's own Lua state.
  *
- * Every call of moonlet.h checks its arguments, then does its work in one C function in protected mode (lb_call), so that
- * an error of Lua's, running out of memory included, becomes a status. */
+ * Every call of moonlet.h checks its arguments, then does its work in one C function in protected mode (lb_call), so
+ * that an error of Lua's, running out of memory included, becomes a status. */
 #ifndef ML_LUA_BIND_API_H
 #define ML_LUA_BIND_API_H
 
@@ -18,8 +18,8 @@ ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments);
 /* Pushes the model of Lua. */
 void lb_push_model(lua_State *L, ml_model *model);
 
-/* Reads a structure that a caller of another version made: members that it lacks are 0, those that we lack must be. NULL
- * gives zeros. */
+/* Reads a structure that a caller of another version made: members that it lacks are 0, those that we lack must be.
+ * NULL gives zeros. */
 ml_status lb_read_struct(void *ours, size_t size, const void *theirs, const char *what);
 /* Checks a result's struct_size, and fills a result as far as the caller knows it. */
 ml_status lb_check_struct(const void *theirs, const char *what);

@@ -18,7 +18,7 @@ static ml_status status_of(const char *name) {
   return ML_USAGE;
 }
 
-/* (error) -> status; its text goes into the error record. An error without a code is Lua's own: about wrong arguments. */
+/* (error) -> status; its text goes into the error record. An error without a code is Lua's own: wrong arguments. */
 static int record_error(lua_State *L) {
   ml_status status = ML_USAGE;
   if (lua_istable(L, 1)) {

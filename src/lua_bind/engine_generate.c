@@ -140,7 +140,8 @@ static int generate(lua_State *L) {
 
 static ml_status check_prompt(const ml_generate_options *o) {
   int given = (o->prompt != NULL) + (o->ids != NULL) + (o->messages != NULL);
-  if (given != 1) return ml_fail(ML_USAGE, "ml_generate_options: expected one of prompt, ids and messages, found %d", given);
+  if (given != 1)
+    return ml_fail(ML_USAGE, "ml_generate_options: expected one of prompt, ids and messages, found %d", given);
   if (o->model_defaults && !o->messages) return ml_fail(ML_USAGE, "model_defaults: expected messages beside it");
   if (o->n_stop && !o->stop) return ml_fail(ML_USAGE, "stop: NULL, but n_stop is %zu", o->n_stop);
   if (o->n_stop_tokens && !o->stop_tokens)

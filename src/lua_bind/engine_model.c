@@ -169,9 +169,9 @@ ml_status ml_model_describe(ml_model *model, ml_model_info *out) {
 
 typedef struct text_call {
   ml_model *model;
-  const char *bytes; /* to encode */
-  char *text;        /* decoded */
-  int32_t *made;     /* ids, encoded */
+  const char *bytes;  /* to encode */
+  char *text;         /* decoded */
+  int32_t *made;      /* ids, encoded */
   const int32_t *ids; /* to decode */
   size_t length, capacity;
   unsigned flags;
@@ -218,7 +218,8 @@ ml_status ml_tokenize(ml_model *model, const char *text, size_t length, unsigned
   *count = 0;
   if (flags & ~(unsigned)(ML_NO_SPECIAL_TOKENS | ML_NO_PARSE_SPECIAL))
     return ml_fail(ML_USAGE, "ml_tokenize: unknown flags %#x", flags);
-  text_call c = {.model = model, .bytes = text ? text : "", .length = length, .flags = flags, .made = ids, .capacity = capacity};
+  text_call c = {
+      .model = model, .bytes = text ? text : "", .length = length, .flags = flags, .made = ids, .capacity = capacity};
   ML_TRY(lb_call(model->engine, encode, &c));
   *count = c.count;
   return ML_OK;
