@@ -33,8 +33,9 @@ lb_host *lb_get_host(lua_State *L);
 static inline ml_engine *lb_engine(lua_State *L) { return lb_get_host(L)->engine; }
 lb_host *lb_host_retain(lb_host *host);
 void lb_host_release(lb_host *host);
-/* Makes the engine of a state that has none. */
-void lb_open_host(lua_State *L);
+/* Gives a state that has no engine the one that `given` holds, which becomes the state's (*given is NULL from then on), or a new
+ * one where `given` is NULL. */
+void lb_open_host(lua_State *L, ml_engine **given);
 /* Raises an error object {message, code} at the line of the user's own code. */
 _Noreturn void lb_raise(lua_State *L, ml_status status);
 _Noreturn void lb_usage(lua_State *L, const char *format, ...) ML_PRINTF(2, 3);

@@ -34,26 +34,26 @@ lb_host *lb_get_host(lua_State *L) {
   return *box;
 }
 
-void lb_open_host(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL) {
-    lua_pop(L, 1);
-    return;
-  }
+void lb_open_host(lua_State *L, ml_engine **given) {
+  bool open = lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL;
   lua_pop(L, 1);
+  if (open) return;
   lb_host **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   lua_createtable(L, 0, 1);
   lb_set(L, "__gc", host_gc);
   lua_setmetatable(L, -2);
   lb_host *host = ml_calloc(1, sizeof *host);
-  ml_status status = host ? ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) : ML_MEMORY;
-  if (status != ML_OK) {
-    ml_free(host);
+  if (!host) luaL_error(L, "moonlet: %s", ml_error_message());
+  *box = host;
+  host->references = 1;
+  if (given) {
+    host->engine = *given;
+    *given = NULL;
+  } else if (ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) != ML_OK) {
     luaL_error(L, "moonlet: %s", ml_error_message());
   }
-  host->references = 1;
   host->engine->host = host;
-  *box = host;
   lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);
 }
 
