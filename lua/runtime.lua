@@ -48,6 +48,13 @@ end
 ---@param slots integer
 function M.new(model, slots) return compile.unscoped(make, model, slots) end
 
+-- Closes the plans and tensors that are fields of a table.
+local function close_fields(t)
+  for _, value in pairs(t) do
+    if type(value) == "userdata" then value:close() end
+  end
+end
+
 -- Records what fn plans. A trace that fails leaves no effect behind.
 local function record(fn)
   local before = core.effects()
@@ -326,12 +333,6 @@ local function record_decoder(self, entry)
   end
 end
 
-local function close_decoder(entry)
-  for _, name in ipairs {"first", "step", "push"} do
-    if entry[name] then entry[name]:close() end
-  end
-end
-
 local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
@@ -342,7 +343,7 @@ local function decoder(self, key, chain, wanted)
   table.insert(self.order, key)
   if #self.order > KEPT_PLANS then
     local oldest = table.remove(self.order, 1)
-    close_decoder(self.decoders[oldest])
+    close_fields(self.decoders[oldest])
     self.decoders[oldest] = nil
   end
   return entry
@@ -411,13 +412,14 @@ function Runtime:logprobs(id, n)
   return own, top
 end
 
+---Frees everything; twice is harmless.
 function Runtime:close()
   self.store:close()
-  for _, plans in ipairs {self.prefills, self.scorers} do
-    for _, entry in pairs(plans) do entry.plan:close() end
+  for _, plans in ipairs {self.prefills, self.scorers, self.decoders} do
+    for _, entry in pairs(plans) do close_fields(entry) end
   end
-  for _, entry in pairs(self.decoders) do close_decoder(entry) end
   self.prefills, self.scorers, self.decoders, self.order = {}, {}, {}, {}
+  close_fields(self)
 end
 
 return M

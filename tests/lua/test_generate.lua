@@ -190,7 +190,9 @@ t.test("a cancel token, raised from the loop and from a sampler", function()
     if logits:max():item() then cancel:cancel() end
     return 65
   end})
-  t.eq({select(2, collect(g))}, {{65}, "cancelled", g})
+  local _, ids = collect(g)
+  t.eq(ids, {65})
+  t.eq(g.finish_reason, "cancelled")
   local before = ml.cancel_token()
   before:cancel()
   t.eq(select(3, collect((m:generate("Hello", {cancel = before})))), "cancelled")
@@ -294,7 +296,7 @@ t.test("a second call of the same kind makes no plan at all", function()
   local opts = {max_tokens = 5, temperature = 0.5, seed = 1}
   m:complete("Hello", opts)
   local before = counters()
-  m:complete("Hello again", opts)
+  m:complete("Howdy", opts)
   t.eq(counters(), before)
 end)
 
