@@ -397,7 +397,6 @@ static ml_status shape_sort(query *q) {
 static ml_status shape_argsort(query *q) {
   ML_TRY(shape_sort(q));
   q->dtype = ML_I32;
-  q->input_dtype = ML_DTYPE_COUNT;
   return ML_OK;
 }
 
