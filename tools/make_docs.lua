@@ -7,6 +7,8 @@
 -- that was
 -- just built: `make docs`.
 local core = require "moonlet.core"
+local ml = require "moonlet"
+local util = require "moonlet.util"
 
 local root = arg[1] or "."
 
@@ -21,7 +23,7 @@ local entries, by_name = {}, {}
 
 local function add(entry)
   local key = entry.owner .. (entry.method and ":" or ".") .. entry.name
-  if by_name[key] then return end
+  if by_name[key] or (entry.owner == "ml" and ml[entry.name] == nil) then return end
   by_name[key] = entry
   entries[#entries + 1] = entry
 end
@@ -95,7 +97,8 @@ local function read_file(path, area, owners)
 end
 
 local types = {T = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]", f = "number",
-  i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string", L = "integer[][]"}
+  i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string",
+  L = "integer[][]"}
 local meanings = {A = "axis", X = "axis or axes; all unless given", S = "sizes", D = "dtype",
   L = "{first, last, step} for each axis"}
 -- Rows that models and generation are made of, by the pages that tell of them; all others are tensors'.
@@ -162,16 +165,17 @@ native("memory", "ml", false, "devices", "()", "The devices that this process ca
 native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.")
 native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.")
 native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.")
-for name, text in pairs {
+local of_memory = {
   active = "Bytes that live tensors hold.",
   peak = "The largest number of bytes held at once since the last reset_peak.",
   cached = "Bytes kept for reuse.", reset_peak = "Begins to measure the peak anew.",
   limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is raised.",
   cache_limit = "The largest number of bytes kept for reuse; with a number, sets it.",
   clear = "Frees what is kept for reuse.",
-} do
+}
+for _, name in ipairs(util.sorted_keys(of_memory)) do
   if core.memory[name] then
-    native("memory", "memory", false, name, name:find "limit" and "(bytes)" or "()", text)
+    native("memory", "memory", false, name, name:find "limit" and "(bytes)" or "()", of_memory[name])
   end
 end
 local function known(name, args, text)
@@ -315,13 +319,6 @@ end
 
 -- ---- lua/docs.lua ----
 
-local function sorted(t)
-  local keys = {}
-  for key in pairs(t) do keys[#keys + 1] = key end
-  table.sort(keys)
-  return keys
-end
-
 local function write_docs()
   local texts = {}
   for _, e in ipairs(entries) do
@@ -332,7 +329,7 @@ local function write_docs()
   end
   local out = {"---What help(x) prints, by name. Written by `make docs`; changes here are lost.",
     "-- luacheck: no max line length", "return {"}
-  for _, key in ipairs(sorted(texts)) do
+  for _, key in ipairs(util.sorted_keys(texts)) do
     out[#out + 1] = ("  [%q] = %s,"):format(key, (("%q"):format(texts[key]):gsub("\\\n", "\\n")))
   end
   out[#out + 1] = "}"
@@ -342,7 +339,8 @@ end
 -- ---- docs/lua/moonlet.d.lua ----
 
 local classes = {ml = "moonlet", x = "moonlet.Tensor", m = "moonlet.Model", s = "moonlet.Session",
-  t = "moonlet.Tokenizer", g = "moonlet.Generation", nn = "moonlet.nn", fn = "moonlet.fn", S = "moonlet.sample", random = "moonlet.random",
+  t = "moonlet.Tokenizer", g = "moonlet.Generation", nn = "moonlet.nn", fn = "moonlet.fn", S = "moonlet.sample",
+  random = "moonlet.random",
   memory = "moonlet.memory", json = "moonlet.json", module = "moonlet.Module", jinja = "moonlet.jinja",
   template = "moonlet.Template", chat = "moonlet.chat"}
 local fields = {
@@ -380,7 +378,7 @@ local function write_stub()
   local out = {"---@meta", "---LuaCATS annotations for editors. Written by `make docs`; changes here are lost.", ""}
   local owners = {}
   for _, e in ipairs(entries) do owners[e.owner] = true end
-  for _, owner in ipairs(sorted(owners)) do
+  for _, owner in ipairs(util.sorted_keys(owners)) do
     out[#out + 1] = "---@class " .. (classes[owner] or "moonlet." .. owner)
     for _, field in ipairs(fields[owner] or {}) do out[#out + 1] = "---@field " .. field end
     out[#out + 1], out[#out + 2] = ("local %s = {}"):format(owner), ""

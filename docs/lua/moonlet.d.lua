@@ -169,11 +169,17 @@ function m:close() end
 ---@class moonlet.memory
 local memory = {}
 
----Frees what is kept for reuse.
-function memory.clear() end
-
 ---Bytes that live tensors hold.
 function memory.active() end
+
+---The largest number of bytes kept for reuse; with a number, sets it.
+function memory.cache_limit(bytes) end
+
+---Bytes kept for reuse.
+function memory.cached() end
+
+---Frees what is kept for reuse.
+function memory.clear() end
 
 ---The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, "limit" is raised.
 function memory.limit(bytes) end
@@ -181,14 +187,8 @@ function memory.limit(bytes) end
 ---The largest number of bytes held at once since the last reset_peak.
 function memory.peak() end
 
----The largest number of bytes kept for reuse; with a number, sets it.
-function memory.cache_limit(bytes) end
-
 ---Begins to measure the peak anew.
 function memory.reset_peak() end
-
----Bytes kept for reuse.
-function memory.cached() end
 
 ---@class moonlet
 ---@field random moonlet.random
@@ -1199,9 +1199,6 @@ function ml.explain(fn, ...) end
 ---A flag to hand to generate: token:cancel() ends it.
 ---@return table  {cancelled = false, cancel = function}
 function ml.cancel_token() end
-
----The family that serves a model type.
-function ml.family(model_type) end
 
 ---A tokenizer from a directory, a tokenizer.json or a .gguf file.
 function ml.tokenizer(path) end

@@ -31,7 +31,8 @@ t.test("generated pages are those that `make docs` writes now", function()
   local build = os.getenv "BUILD" or "build"
   local folder = build .. "/docs-check"
   assert(os.execute(("rm -rf '%s' && mkdir -p '%s'"):format(folder, folder)))
-  assert(os.execute(("%s/moonlet tools/make_docs.lua '%s' > '%s/log' 2>&1"):format(build, folder, folder)), "make_docs.lua")
+  local command = ("%s/moonlet tools/make_docs.lua '%s' > '%s/log' 2>&1"):format(build, folder, folder)
+  assert(os.execute(command), "make_docs.lua")
   local list <close> = assert(io.popen(("cd '%s' && find docs lua -type f | LC_ALL=C sort"):format(folder)))
   local count = 0
   for path in list:lines() do
@@ -56,7 +57,8 @@ end)
 
 t.test("the program of README.md runs", function()
   local model = t.checkpoint "SmolLM2-135M-Instruct.gguf"
-  local command = ("%s/moonlet examples/titles.lua '%s' docs/testing.md 2>&1"):format(os.getenv "BUILD" or "build", model)
+  local build = os.getenv "BUILD" or "build"
+  local command = ("%s/moonlet examples/titles.lua '%s' docs/testing.md 2>&1"):format(build, model)
   local pipe <close> = assert(io.popen(command))
   t.ok(pipe:read "a":find "^docs/testing.md%s+%S.*perplexity %d", "a title and a perplexity")
 end)
