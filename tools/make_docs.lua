@@ -87,7 +87,7 @@ local function read_file(path, area, owners)
           for i, p in ipairs(entry.params) do names[i] = p.name:gsub("%?$", "") end
           entry.args = "(" .. table.concat(names, ", ") .. ")"
         end
-        entry.area = area
+        entry.area = area == "tensors" and areas[entry.name] or area
         local is_function = name or class or (entry.kind and entry.kind:find "^fun")
         if entry.text ~= "" and is_function then add(entry) end
       end
@@ -109,11 +109,18 @@ for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
 for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
 for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
 areas.random_bits = "random"
+local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
+for name in of_axes:gmatch "%S+" do
+  areas[name] = "reductions"
+end
+for name in ("take take_along_axis put_along_axis slice sort argsort topk"):gmatch "%S+" do areas[name] = "indexing" end
+for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elementwise" end
+local of_kind = {unary = "elementwise", binary = "elementwise", ternary = "elementwise"}
 
 local function read_operations()
   for _, op in ipairs(core.op_list()) do
     local entry = {name = op.name, owner = "ml", params = {}, returns = {"moonlet.Tensor"}, text = op.doc,
-      area = areas[op.name] or "tensors"}
+      area = areas[op.name] or of_kind[op.kind] or "tensors"}
     local names = {}
     for name, kind, default in op.signature:gmatch "([%w_]+):([%w?*]+)=?(%S*)" do
       names[#names + 1] = name
@@ -129,8 +136,8 @@ local function read_operations()
 end
 
 read_file("lua/tensor.lua", "tensors", {ml = "ml", methods = ":x"})
-read_file("lua/indexing.lua", "tensors", {ml = "ml", methods = ":x"})
-read_file("lua/einsum.lua", "tensors", {ml = "ml", methods = ":x"})
+read_file("lua/indexing.lua", "indexing", {ml = "ml", methods = ":x"})
+read_file("lua/einsum.lua", "products", {ml = "ml", methods = ":x"})
 read_operations()
 read_file("lua/compile.lua", "evaluation", {M = "ml"})
 read_file("lua/cancel.lua", "evaluation", {M = "ml"})
@@ -190,7 +197,7 @@ known("object", "(table)", "Marks a table as a JSON object, also when it is empt
 -- ---- writing ----
 
 local pages = {
-  {"tensors", "Tensors and operations", [[
+  {"tensors", "Tensors", [[
 `local ml = require "moonlet"`. A function `ml.NAME(x, ...)` whose first argument is a tensor is also the method
 `x:NAME(...)`. Operations are lazy: a value is computed when it is read, or by `ml.eval`. Parameters can be given in
 order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
@@ -208,6 +215,10 @@ and copies taken before keep what they had.
 
 Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
 value does not fit into memory.]]},
+  {"elementwise", "Elementwise operations", "Operands broadcast; each has an in-place form that ends in `_`. See tensors.md."},
+  {"reductions", "Reductions and statistics", "Over the axes named, or all. See tensors.md for how axes are counted."},
+  {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
+  {"products", "Products", nil},
   {"evaluation", "Evaluation: plans, compiled functions, cancelling", nil},
   {"models", "Models", [[
 `m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot.
