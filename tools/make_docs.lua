@@ -28,6 +28,21 @@ local function add(entry)
   entries[#entries + 1] = entry
 end
 
+-- Which page tells of an operation or a method, where its kind or file does not say so.
+local areas = {}
+local of_networks = "softmax log_softmax rms_norm layer_norm linear embedding rope_table rope attention silu gelu "
+  .. "gelu_tanh relu"
+for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
+for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
+for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
+areas.random_bits = "random"
+local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
+for name in of_axes:gmatch "%S+" do
+  areas[name] = "reductions"
+end
+for name in ("take take_along_axis put_along_axis slice sort argsort topk"):gmatch "%S+" do areas[name] = "indexing" end
+for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elementwise" end
+
 -- One block of --- lines.
 local function parse_block(lines)
   local entry = {params = {}, returns = {}, text = {}}
@@ -101,20 +116,6 @@ local types = {T = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "mo
   L = "integer[][]"}
 local meanings = {A = "axis", X = "axis or axes; all unless given", S = "sizes", D = "dtype",
   L = "{first, last, step} for each axis"}
--- Rows that models and generation are made of, by the pages that tell of them; all others are tensors'.
-local areas = {}
-local of_networks = "softmax log_softmax rms_norm layer_norm linear embedding rope_table rope attention silu gelu "
-  .. "gelu_tanh relu"
-for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
-for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
-for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
-areas.random_bits = "random"
-local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
-for name in of_axes:gmatch "%S+" do
-  areas[name] = "reductions"
-end
-for name in ("take take_along_axis put_along_axis slice sort argsort topk"):gmatch "%S+" do areas[name] = "indexing" end
-for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elementwise" end
 local of_kind = {unary = "elementwise", binary = "elementwise", ternary = "elementwise"}
 
 local function read_operations()
@@ -215,8 +216,9 @@ and copies taken before keep what they had.
 
 Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
 value does not fit into memory.]]},
-  {"elementwise", "Elementwise operations", "Operands broadcast; each has an in-place form that ends in `_`. See tensors.md."},
-  {"reductions", "Reductions and statistics", "Over the axes named, or all. See tensors.md for how axes are counted."},
+  {"elementwise", "Elementwise operations",
+    "Operands broadcast; each has an in-place form that ends in `_`. See [tensors](tensors.md)."},
+  {"reductions", "Reductions and statistics", "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
   {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
   {"products", "Products", nil},
   {"evaluation", "Evaluation: plans, compiled functions, cancelling", nil},
