@@ -446,12 +446,15 @@ function M.register_backend(name, backend)
   backends[name] = backend
 end
 
+---Names of the engines that models can run on.
+---@return string[]
 function M.backends()
   local names = {"native"}
   for _, name in ipairs(util.sorted_keys(backends)) do names[#names + 1] = name end
   return names
 end
 
+---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
 ---@param opts table|nil
 ---@return moonlet.Model|nil, string|nil, string|nil

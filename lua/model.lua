@@ -168,6 +168,9 @@ function Model:complete(prompt, opts)
   return g:complete()
 end
 
+---A conversation that keeps its cache: see sessions.
+---@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@return moonlet.Session
 function Model:session(opts) return require("moonlet.session").new(self, opts) end
 
 -- ---- whole sequences ----
