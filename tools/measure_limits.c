@@ -1,12 +1,13 @@
-// What this machine can do at best: memory read rate, float32 multiply-adds, 8-bit and bfloat16 dot products.
-//
-//     measure_limits [THREADS [SECONDS]]       prints one JSON object; threads are all, seconds 0.25 a figure
-//
-// A benchmark quoted without its machine's limits of the same minute says little: figures of virtual machines move
-// by tens of percent in a day. Each figure is the best of five runs, since noise only ever slows a run down.
-//
-// Units: read_gb_s is 1e9 bytes read a second. f32_gflop_s counts a multiply-add as two operations, and so do
-// int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means no instruction for it.
+/* measure_limits.c: what this machine can do at best: memory read rate, float32 multiply-adds, 8-bit and bfloat16 dot
+ * products.
+ *
+ *     measure_limits [THREADS [SECONDS]]       prints one JSON object; threads are all, seconds 0.25 a figure
+ *
+ * A benchmark quoted without its machine's limits of the same minute says little: figures of virtual machines move
+ * by tens of percent in a day. Each figure is the best of five runs, since noise only ever slows a run down.
+ *
+ * Units: read_gb_s is 1e9 bytes read a second. f32_gflop_s counts a multiply-add as two operations, and so do
+ * int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means no instruction for it. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
