@@ -226,12 +226,9 @@ static char open_quote(void) {
   char quote = 0;
   for (int i = 0; i < rl_point && !console.prose; i++) {
     char c = rl_line_buffer[i];
-    if (quote && c == '\\' && i + 1 < rl_point)
-      i++;
-    else if (quote && c == quote)
-      quote = 0;
-    else if (!quote && (c == '"' || c == '\''))
-      quote = c;
+    if (quote && c == '\\' && i + 1 < rl_point) i++;
+    else if (quote && c == quote) quote = 0;
+    else if (!quote && (c == '"' || c == '\'')) quote = c;
   }
   return quote;
 }
@@ -275,10 +272,8 @@ static char **complete(const char *word, int start, int end) {
     lua_pushstring(L, word);
     lua_pushlstring(L, rl_line_buffer, (size_t)rl_point);
     if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
-      if (lua_istable(L, -1))
-        matches = rl_completion_matches(word, next_match);
-      else if (lua_toboolean(L, -1))
-        matches = rl_completion_matches(word, rl_filename_completion_function);
+      if (lua_istable(L, -1)) matches = rl_completion_matches(word, next_match);
+      else if (lua_toboolean(L, -1)) matches = rl_completion_matches(word, rl_filename_completion_function);
     }
   }
   lua_settop(L, top);
@@ -344,12 +339,9 @@ static int console_readline(lua_State *L) {
   console.L = outer_L;
   console.attention = outer;
   sigprocmask(SIG_SETMASK, &before, NULL);
-  if (abandoned)
-    lua_pushboolean(L, 0);
-  else if (!console.line)
-    lua_pushnil(L);
-  else
-    lua_pushstring(L, console.line);
+  if (abandoned) lua_pushboolean(L, 0);
+  else if (!console.line) lua_pushnil(L);
+  else lua_pushstring(L, console.line);
   free(console.line);
   console.line = NULL;
   return 1;

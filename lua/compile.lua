@@ -42,6 +42,60 @@ local function describe(value, tensors, key, depth)
   return function() return value end
 end
 
+-- ---- scopes ----
+
+-- Gives the tensors of a result, whatever tables they lie in, to the scope `to` (nil: to none); with `from`, those of that scope alone.
+local function hand_on(value, to, from, seen)
+  if is_tensor(value) then core.scope_move(value, to, from) end
+  if type(value) ~= "table" or seen[value] then return end
+  seen[value] = true
+  for k, v in next, value do
+    hand_on(k, to, from, seen)
+    hand_on(v, to, from, seen)
+  end
+end
+
+---Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn may yield: what others
+---make meanwhile is not the scope's.
+---@param fn function
+---@return any ...  what fn returns
+function M.scope(fn, ...)
+  local scope <close> = core.scope_new()
+  local co = coroutine.create(fn)
+  local _ <close> = setmetatable({}, {__close = function() coroutine.close(co) end})
+  local current, values = scope, table.pack(...)
+  while true do
+    local outer = core.scope_use(current)
+    values = table.pack(coroutine.resume(co, table.unpack(values, 1, values.n)))
+    current = core.scope_use(outer)
+    if not values[1] then error(values[2], 0) end
+    if coroutine.status(co) == "dead" then
+      local seen = {}
+      for i = 2, values.n do hand_on(values[i], outer, scope, seen) end
+      return table.unpack(values, 2, values.n)
+    end
+    values = table.pack(coroutine.yield(table.unpack(values, 2, values.n)))
+  end
+end
+
+---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
+function M.keep(x)
+  hand_on(x, nil, nil, {})
+  return x
+end
+
+---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
+function M.unscoped(fn, ...)
+  local outer = core.scope_use(nil)
+  if not outer then return fn(...) end
+  local results = table.pack(pcall(fn, ...))
+  core.scope_use(outer)
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
+-- ---- tracing ----
+
 -- Records fn over placeholders; returns the plan and a builder of its results.
 local function trace(fn, args, n)
   local tensors, build = {}, {}
@@ -65,10 +119,17 @@ local function trace(fn, args, n)
   end
 end
 
+local function check_callable(fn, what)
+  if type(fn) ~= "function" and not (getmetatable(fn) or {}).__call then util.raise("usage", "%s: expected a function, found %s", what, type(fn)) end
+end
+
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then on replays the plan.
+---Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a new value, give them as
+---arguments, or make them state that is written in place.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
+  check_callable(fn, "compile")
   util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
   local plans = {}
   return function(...)
@@ -77,8 +138,8 @@ function M.compile(fn, opts)
     local name = table.concat(key)
     local entry = plans[name]
     if not entry then
-      local plan, build = trace(fn, args, n)
-      entry = {plan = plan, build = build}
+      local plan, build = M.unscoped(trace, fn, args, n)
+      entry = {plan = plan, build = build} -- build holds the values whose addresses are in the key
       plans[name] = entry
     end
     return entry.build {entry.plan:run(table.unpack(tensors))}
@@ -87,13 +148,17 @@ end
 
 ---The plan of fn(...) as text.
 function M.explain(fn, ...)
-  local plan = trace(fn, {...}, select("#", ...))
+  check_callable(fn, "explain")
+  local plan = M.unscoped(trace, fn, {...}, select("#", ...))
   local text = plan:explain()
   plan:close()
   return text
 end
 
-function M.no_grad(fn, ...) return fn(...) end
+function M.no_grad(fn, ...)
+  check_callable(fn, "no_grad")
+  return fn(...)
+end
 
 function M.stop_gradient(x) return x end
 
@@ -103,6 +168,7 @@ local function no_gradient(name)
 end
 for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do M[name] = no_gradient(name) end
 
+util.guard(M, "", true)
 M.is_tensor = is_tensor
 
 return M

@@ -76,4 +76,4 @@ function M.load_npy(path)
   return util.soft(ml.from_bytes, text:sub(from + size), shape, dtype)
 end
 
-return M
+return util.guard(M, "")

@@ -62,4 +62,4 @@ function M.dropout(x, p)
   return ml.where(keep, x * (1 / (1 - p)), 0.0)
 end
 
-return M
+return util.guard(M, "fn.", true)

@@ -1,76 +1,100 @@
 ---The token iterator behind generate, chat and sessions: stop conditions, text, metrics.
 local core = require "moonlet.core"
+local compile = require "moonlet.compile"
 local sample = require "moonlet.sample"
 local util = require "moonlet.util"
 
 local M = {}
 
-M.known = {
-  max_tokens = 256, temperature = 0, top_k = 0, top_p = 0, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1, repeat_penalty = 1,
-  repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false, seed = false, stop = false, stop_tokens = false,
-  logprobs = false, sampler = false, cancel = false, deadline = false, ignore_eos = false,
+-- What a chain replaces.
+local sampling = {
+  temperature = 0, top_k = 0, top_p = 0, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1, repeat_penalty = 1, repeat_last_n = 64,
+  presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
 }
+local sampling_names = util.sorted_keys(sampling)
+
+M.known = {
+  max_tokens = 256, seed = false, stop = false, stop_tokens = false, logprobs = false, sampler = false, cancel = false, deadline = false,
+  ignore_eos = false,
+}
+for name, default in pairs(sampling) do M.known[name] = default end
+
+-- ---- options ----
 
 local function check_number(o, name, low, high)
   local v = o[name]
-  if v ~= nil and v ~= false and (type(v) ~= "number" or v ~= v or v < low or v > (high or math.huge)) then
-    util.raise("usage", "%s: expected a number from %s%s, found %s", name, low, high and " to " .. high or "", tostring(v))
+  if v ~= nil and (type(v) ~= "number" or not (v >= low and v <= high)) then
+    util.raise("usage", "%s: expected a number from %s to %s, found %s", name, low, high, tostring(v))
   end
+end
+
+local function check_integer(o, name, low)
+  local v = o[name]
+  if v == nil then return end
+  o[name] = math.type(v) and math.tointeger(v)
+  if not o[name] or o[name] < low then util.raise("usage", "%s: expected an integer%s, found %s", name, low >= 0 and (" from %d"):format(low) or "", tostring(v)) end
+end
+
+local function check_list(o, name, what, is)
+  local v = o[name]
+  if v == nil then return end
+  if type(v) ~= "table" then v = {v} end
+  for _, entry in ipairs(v) do
+    if not is(entry) then util.raise("usage", "%s: expected %s, found %s", name, what, tostring(entry)) end
+  end
+  o[name] = v
 end
 
 ---Options with defaults, checked.
+---@param given table|nil
+---@param what string  the call, for messages
+---@param more table|nil  further options that the call knows
 function M.options(given, what, more)
-  local known = setmetatable({}, {__index = M.known})
+  local known = {}
   for k, v in pairs(M.known) do known[k] = v end
   for k, v in pairs(more or {}) do known[k] = v end
   local o = util.options(given, known, what)
-  for _, name in ipairs {"temperature", "top_k", "min_p", "xtc_probability", "max_tokens", "repeat_last_n", "deadline"} do check_number(o, name, 0) end
-  check_number(o, "top_p", 0, 1)
-  if o.repeat_penalty <= 0 then util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(o.repeat_penalty)) end
-  if type(o.stop) == "string" then o.stop = {o.stop} end
+  for _, name in ipairs {"temperature", "repeat_penalty", "deadline"} do check_number(o, name, 0, math.huge) end
+  for _, name in ipairs {"top_p", "min_p", "xtc_probability", "xtc_threshold"} do check_number(o, name, 0, 1) end
+  for _, name in ipairs {"presence_penalty", "frequency_penalty"} do check_number(o, name, -math.huge, math.huge) end
+  for _, name in ipairs {"max_tokens", "top_k", "repeat_last_n", "logprobs"} do check_integer(o, name, 0) end
+  check_integer(o, "seed", math.mininteger)
+  check_list(o, "stop", "a string or a list of strings", function(s) return type(s) == "string" and s ~= "" end)
+  check_list(o, "stop_tokens", "a token id or a list of them", math.tointeger)
+  if o.cancel ~= nil and type(o.cancel) ~= "table" then util.raise("usage", "cancel: expected a token of ml.cancel_token(), found %s", type(o.cancel)) end
+  if o.sampler ~= nil then
+    for _, name in ipairs(sampling_names) do
+      if given[name] ~= nil then util.raise("usage", "%s: option \"%s\" has no meaning beside a sampler", what, name) end
+    end
+  end
   return o
 end
 
+-- The sampling chain, and a text that equal chains share.
 local function chain_of(o)
   local s = o.sampler
-  if s == nil then
-    local key = {}
-    for _, name in ipairs {"temperature", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "repeat_penalty", "repeat_last_n",
-      "presence_penalty", "frequency_penalty"} do key[#key + 1] = tostring(o[name]) end
-    if o.logit_bias then
-      for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. o.logit_bias[id] end
-    end
-    return sample.from_options(o), table.concat(key, " ")
+  if s ~= nil then
+    local chain = sample.is_chain(s) and s or sample.chain {s}
+    return chain, ("sampler %p"):format(s) -- the plans made for it hold it, so that no other has this address
   end
-  if type(s) == "function" then s = sample.chain {s} end
-  return s, ("sampler %p"):format(o.sampler)
+  local key = {}
+  for i, name in ipairs(sampling_names) do key[i] = tostring(o[name]) end
+  if o.logit_bias then
+    for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. tostring(o.logit_bias[id]) end
+  end
+  return sample.from_options(o), table.concat(key, " ")
 end
 
--- Longest tail of text that a stop string begins with; or where a stop string begins.
-local function find_stop(text, stops)
-  local first
-  for _, s in ipairs(stops) do
-    local at = s ~= "" and text:find(s, 1, true)
-    if at and (not first or at < first) then first = at end
-  end
-  if first then return first, 0 end
-  local held = 0
-  for _, s in ipairs(stops) do
-    for n = math.min(#s - 1, #text), held + 1, -1 do
-      if text:sub(-n) == s:sub(1, n) then
-        held = n
-        break
-      end
-    end
-  end
-  return nil, held
-end
+-- ---- the iterator ----
 
 ---@class moonlet.Generation
 ---@field metrics table
 ---@field finish_reason string|nil
+---@field text string  so far
+---@field ids integer[]  so far, without an end token
 local Generation = {}
 Generation.__index = Generation
+Generation.__name = "moonlet.Generation"
 
 ---@param model moonlet.Model
 ---@param runtime moonlet.Runtime
@@ -81,11 +105,11 @@ function M.start(model, runtime, ids, o, release)
   local chain, key = chain_of(o)
   local self = setmetatable({
     model = model, runtime = runtime, prompt = ids, options = o, chain = chain, key = key, release = release,
-    text = "", ids = {}, pending = "", stops = o.stop or {}, ends = {},
+    text = "", ids = {}, pending = "", stops = o.stop or {}, ends = {}, text_ends = {}, text_size = 0,
     metrics = {prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0, prefill_seconds = 0.0, decode_seconds = 0.0, total_seconds = 0.0,
       prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0},
   }, Generation)
-  for _, id in ipairs(o.stop_tokens or {}) do self.ends[id] = true end
+  for _, id in ipairs(o.stop_tokens or {}) do self.ends[math.tointeger(id)] = true end
   local tokenizer = model.tokenizer
   if tokenizer then
     if not o.ignore_eos then
@@ -115,28 +139,43 @@ local function finish(self, reason)
   m.prefill_tokens_per_second = m.prefill_seconds > 0 and fresh / m.prefill_seconds or 0.0
   m.decode_tokens_per_second = m.decode_seconds > 0 and (m.generated_tokens - 1) / m.decode_seconds or 0.0
   m.peak_bytes, m.active_bytes = core.memory.peak(), core.memory.active()
-  core.deadline(nil)
   if self.stream then self.stream:close() end
-  if self.release then self.release(self) end
+  local release, runtime = self.release, self.runtime
+  self.release, self.runtime, self.entry = nil, nil, nil
+  if runtime then runtime.ends_at = nil end
+  if release then release(self) end
 end
 
--- Log probability of an id and the n likeliest: from (1, V) log probabilities.
-local function logprobs(log_p, id, n)
-  local values = log_p:flatten()
-  local own = values[id + 1]:item()
-  local top = {}
-  if n > 0 then
-    local order = (-values):argsort():slice {{1, n}}:tolist()
-    for i, other in ipairs(order) do top[i] = {id = other, logprob = values[other + 1]:item()} end
+-- ---- text ----
+
+-- Where the first stop string begins; or how long the tail is with which one may begin.
+local function find_stop(text, stops)
+  local first
+  for _, s in ipairs(stops) do
+    local at = text:find(s, 1, true)
+    if at and (not first or at < first) then first = at end
   end
-  return own, top
+  if first then return first, 0 end
+  local held = 0
+  for _, s in ipairs(stops) do
+    for n = math.min(#s - 1, #text), held + 1, -1 do
+      if text:sub(-n) == s:sub(1, n) then
+        held = n
+        break
+      end
+    end
+  end
+  return nil, held
 end
 
 -- Text that the token completes, with stop strings looked for. Returns the text to show and whether a stop string was met.
 local function take_text(self, id, last)
   if not self.stream then return nil, false end
-  local text = self.pending .. self.stream:push(id)
-  if last then text = text .. self.stream:finish() end
+  local new = self.stream:push(id)
+  if last then new = new .. self.stream:finish() end
+  self.text_size = self.text_size + #new
+  self.text_ends[#self.ids] = self.text_size
+  local text = self.pending .. new
   local at, held = find_stop(text, self.stops)
   if at then
     self.pending = ""
@@ -155,54 +194,73 @@ local function rest(self)
   return text
 end
 
-local function prefill(self)
-  local m = self.metrics
-  self.began = core.clock()
-  if self.options.deadline then
-    self.ends_at = self.began + self.options.deadline
-    core.deadline(self.options.deadline)
+---The ids that say what `text` says: of an answer that a stop string ended, those before it, a token of which only the beginning counts
+---being written anew.
+function Generation:kept_ids()
+  if #self.stops == 0 then return table.move(self.ids, 1, #self.ids, 1, {}) end
+  local kept, size = {}, 0
+  for i, id in ipairs(self.ids) do
+    if self.text_ends[i] > #self.text then break end
+    kept[i], size = id, self.text_ends[i]
   end
+  if size < #self.text then
+    local more = self.model.tokenizer:encode(self.text:sub(size + 1), {add_special_tokens = false, parse_special = false})
+    table.move(more, 1, #more, #kept + 1, kept)
+  end
+  return kept
+end
+
+-- ---- tokens ----
+
+local function prefill(self)
+  local m, r = self.metrics, self.runtime
   local stopped
-  m.cached_tokens, stopped = self.runtime:prefill(1, self.prompt, function() return interrupted(self) ~= nil end)
+  r.ends_at = self.ends_at
+  m.cached_tokens, stopped = r:prefill(1, self.prompt, function() return interrupted(self) ~= nil end)
   if stopped then return nil end
   local seed = self.options.seed or (os.time() << 20 ~ math.floor(core.clock() * 1e6))
-  self.entry = self.runtime:begin(self.key, self.chain, self.options.logprobs ~= nil, math.tointeger(seed) or 0, self.prompt)
-  local id, log_p = self.runtime:first(self.entry)
+  self.entry = r:begin(self.key, self.chain, self.options.logprobs ~= nil, seed, self.prompt)
+  local id = r:first(self.entry)
   m.prefill_seconds = core.clock() - self.began
-  return id, log_p
+  return id
 end
 
 local function decode(self)
   local from = core.clock()
-  local id, log_p = self.runtime:step(self.entry)
+  local id = self.runtime:step(self.entry)
   self.metrics.decode_seconds = self.metrics.decode_seconds + core.clock() - from
-  return id, log_p
+  return id
+end
+
+-- The first call begins the clock.
+local function begin(self)
+  if self.began then return end
+  self.began = core.clock()
+  if self.options.deadline then self.ends_at = self.began + self.options.deadline end
 end
 
 local function advance(self)
   local o, m = self.options, self.metrics
   if o.max_tokens == 0 then return finish(self, "length") end
+  begin(self)
   local reason = interrupted(self)
   if reason then return finish(self, reason) end
-  local id, log_p
-  if not self.entry then id, log_p = prefill(self) else id, log_p = decode(self) end
-  if not id then return finish(self, interrupted(self) or "cancelled") end
+  local id
+  if not self.entry then id = prefill(self) else id = decode(self) end
+  if not id then return finish(self, interrupted(self)) end
   local index = m.generated_tokens + 1
   m.generated_tokens = index
-  self.ids[index] = id
   if self.ends[id] then
     local text = rest(self)
-    finish(self, "stop")
-    self.ids[index] = nil
-    if text == "" then return nil end
     self.text = self.text .. text
-    return {id = id, text = text, index = index}
+    finish(self, "stop")
+    return text ~= "" and {id = id, text = text, index = index} or nil
   end
-  local full = #self.prompt + index >= self.runtime.capacity + 1
-  local last = index >= o.max_tokens or full
+  self.ids[index] = id
+  local last = index >= o.max_tokens or #self.prompt + index > self.runtime.capacity -- a token behind a full context cannot be fed
   local text, stopped = take_text(self, id, last)
   local token = {id = id, text = text, index = index}
-  if log_p then token.logprob, token.top_logprobs = logprobs(log_p, id, o.logprobs) end
+  if o.logprobs then token.logprob, token.top_logprobs = self.runtime:logprobs(id, o.logprobs) end
   if text then self.text = self.text .. text end
   if stopped then finish(self, "stop") elseif last then finish(self, "length") end
   return token
@@ -211,12 +269,16 @@ end
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end normally.
 function Generation:next()
   if self.finish_reason then return nil end
-  local ok, token = pcall(advance, self)
-  if ok then return token end
+  if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
+  self.running = true
+  local ok, token = pcall(compile.unscoped, advance, self)
+  self.running = nil
+  if self.closing then finish(self, "cancelled") end
+  if ok then return not self.closing and token or nil end
   local err = token
   local code = type(err) == "table" and err.code
-  local own_cancel = self.options.cancel and self.options.cancel.cancelled
-  if code == "deadline" or (code == "cancelled" and own_cancel) then
+  local asked = self.options.cancel and self.options.cancel.cancelled
+  if code == "deadline" and self.ends_at or code == "cancelled" and asked then
     finish(self, code)
     return nil
   end
@@ -224,14 +286,17 @@ function Generation:next()
   error(err, 0)
 end
 
-Generation.__call = function(self) return self:next() end
+Generation.__call = Generation.next
 
----Ends the generation early; harmless afterwards.
-function Generation:close() finish(self, "cancelled") end
+---Ends the generation early; harmless afterwards. From within a callback it takes effect when that returns.
+function Generation:close()
+  if self.running then self.closing = true else finish(self, "cancelled") end
+end
 Generation.__close = Generation.close
 Generation.__gc = Generation.close
 
 ---Runs to the end; the whole result.
+---@return string text, table result  {text, ids, finish_reason, metrics}
 function Generation:complete()
   while self:next() do end -- luacheck: ignore 542
   return self.text, {text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics}

@@ -1,5 +1,7 @@
 ---GGUF checkpoints as the families see them: metadata under the names of config.json, tensors under the names of module paths.
 ---Source: the GGUF specification (ggml, docs/gguf.md) for keys and tensor names.
+local util = require "moonlet.util"
+
 local M = {}
 
 -- config.json's key -> key of the metadata, without the architecture
@@ -18,30 +20,59 @@ local names = {
   ffn_gate = "mlp.gate_proj", ffn_up = "mlp.up_proj", ffn_down = "mlp.down_proj",
 }
 
+-- keys that say nothing that the tensors or the tokenizer do not say
+local meaningless = {vocab_size = true, ["rope.scaling.finetuned"] = true, ["rope.scaling.type"] = true, ["rope.scaling.factor"] = true,
+  ["rope.scaling.original_context_length"] = true, tensor_data_layout = true}
+
+-- The rope scaling that the metadata tells: a rule by name, or a divisor for each frequency in a tensor.
+local function scaling_of(file, of, entries)
+  local kind = of "rope.scaling.type"
+  if kind ~= nil and kind ~= "none" then
+    return {rope_type = kind, factor = of "rope.scaling.factor", original_max_position_embeddings = of "rope.scaling.original_context_length"}
+  end
+  if not entries["rope_freqs.weight"] then return nil end
+  local factors, message, code = file:load("rope_freqs.weight")
+  if not factors then util.raise(code, "%s", message) end
+  return {rope_type = "factors", factors = factors:astype("float32"):flatten():tolist()}
+end
+
+-- Metadata of the architecture that found no place in the configuration, under its own name: it will be warned of.
+local function add_rest(c, meta, prefix, used)
+  for key, value in pairs(meta) do
+    local name = key:sub(1, #prefix) == prefix and key:sub(#prefix + 1)
+    if name and not used[name] and not meaningless[name] then c[key] = value end
+  end
+end
+
 ---The configuration that the metadata describes.
 ---@param file userdata  an open GGUF file
 ---@param family table
-function M.config(file, family)
-  local meta = file:metadata(4096)
-  local arch = meta["general.architecture"]
-  local c = {model_type = family.model_types[1]}
+---@param path string  for messages
+function M.config(file, family, path)
+  local meta, entries = file:metadata(4096), {}
+  for _, entry in ipairs(file:entries()) do entries[entry.name] = entry end
+  local prefix = meta["general.architecture"] .. "."
+  local function of(key) return meta[prefix .. key] end
+  local c, used = {model_type = family.model_types[1]}, {}
   for _, keys in ipairs {config_keys, family.gguf.config} do
-    for name, key in pairs(keys) do c[name] = meta[arch .. "." .. key] end
+    for name, key in pairs(keys) do c[name], used[key] = of(key), true end
+  end
+  c.rope_scaling = scaling_of(file, of, entries)
+  local embedding = entries["token_embd.weight"]
+  if embedding then c.vocab_size = embedding.shape[1] end
+  c.tie_word_embeddings = entries["output.weight"] == nil
+  local size = c.head_dim or (math.type(c.hidden_size) == "integer" and math.type(c.num_attention_heads) == "integer"
+    and c.num_attention_heads > 0 and c.hidden_size // c.num_attention_heads) or nil
+  for _, key in ipairs {"attention.value_length", "rope.dimension_count"} do -- heads of two sizes, partial rotary positions
+    used[key] = true
+    if of(key) ~= nil and of(key) ~= size then
+      util.raise("unsupported", "%s: %s%s: expected %s, the size of a head, found %s", path, prefix, key, tostring(size), tostring(of(key)))
+    end
   end
   for name, value in pairs(family.gguf.defaults or {}) do
     if c[name] == nil then c[name] = type(value) == "function" and value(c) or value end
   end
-  local scaling = meta[arch .. ".rope.scaling.type"]
-  if scaling and scaling ~= "none" then
-    c.rope_scaling = {rope_type = scaling, factor = meta[arch .. ".rope.scaling.factor"],
-      original_max_position_embeddings = meta[arch .. ".rope.scaling.original_context_length"]}
-  end
-  local has_head = false
-  for _, entry in ipairs(file:entries()) do
-    if entry.name == "token_embd.weight" then c.vocab_size = entry.shape[1] end
-    if entry.name == "output.weight" then has_head = true end
-  end
-  c.tie_word_embeddings = not has_head
+  add_rest(c, meta, prefix, used)
   return c
 end
 

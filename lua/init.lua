@@ -20,7 +20,7 @@ local lazy = {
   random = "random", cancel_token = "cancel",
 }
 
-return setmetatable(ml, {
+setmetatable(ml, {
   __index = function(t, name)
     local module = lazy[name]
     if not module then return nil end
@@ -36,3 +36,7 @@ return setmetatable(ml, {
     return names
   end,
 })
+
+-- One table under both names, whether this file was found as one or as the other.
+package.loaded["moonlet"], package.loaded["moonlet.init"] = ml, ml
+return ml

@@ -41,34 +41,35 @@ local function builtin_families()
 end
 
 ---The family that serves a model type.
-function M.family(model_type)
+function M.family(model_type, what)
   for _, family in ipairs(builtin_families()) do
     if serves(family, model_type) then return family end
   end
   return user_family(model_type)
-    or util.raise("unsupported", "model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)", tostring(model_type))
+    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)", what or "load", model_type)
 end
 
-local function family_of_architecture(arch)
+local function family_of_architecture(arch, path)
   for _, family in ipairs(builtin_families()) do
     for _, name in ipairs(family.gguf and family.gguf.architectures or {}) do
       if name == arch then return family end
     end
   end
-  local family = user_family(tostring(arch))
+  local family = user_family(arch)
   if family and family.gguf then return family end
-  util.raise("unsupported", "general.architecture \"%s\": no family serves it", tostring(arch))
+  util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it", path, arch)
 end
 
 local function given_family(option)
   if type(option) == "table" and is_family(option) then return option end
   if type(option) == "string" and option:match "%.lua$" then
     local chunk, message = loadfile(option, "t")
-    if not chunk then util.raise("not_found", "%s", message) end
+    if not chunk then util.raise("not_found", "family: %s", message) end
     local family = chunk("moonlet.models", option)
     if is_family(family) then return family end
   elseif type(option) == "string" then
-    local family = require(option)
+    local ok, family = pcall(require, option)
+    if not ok then util.raise("not_found", "family: %s", tostring(family)) end
     if is_family(family) then return family end
   end
   util.raise("usage", "family: expected a Lua file or module that returns a model class")
@@ -79,6 +80,31 @@ end
 local function shape_text(shape) return "(" .. table.concat(shape, ", ") .. ")" end
 local function same_shape(a, b) return table.concat(a, ",") == table.concat(b, ",") end
 
+-- The flag that a cancel raised has become an error.
+local function raise_cancelled()
+  core.take_cancel()
+  util.raise("cancelled", "cancelled")
+end
+
+local float_types = {float32 = true, float16 = true, bfloat16 = true, float64 = true}
+
+-- Values of a vector (norms, biases) as float32.
+local function vector(source, path, tensor, name)
+  if not float_types[tensor.dtype] then
+    util.raise("mismatch", "%s: %s: expected a float dtype, found %s", source.path, name, tensor.dtype)
+  end
+  local values = tensor:astype "float32"
+  if source.norm_offset and path:match "norm%.weight$" then values = values - source.norm_offset end
+  ml.eval(values)
+  return values
+end
+
+-- The block format that a matrix is rounded to, or nil where it stays as it is: a width that no block divides stays dense.
+local function format_for(opts, inputs)
+  local q = opts.quantize
+  return q and inputs % q.group_size == 0 and q.format or nil
+end
+
 -- How one parameter is read from its tensor: packed for products, else as float32.
 local function read_parameter(source, owner, key, spec, path, entry, opts)
   local name = entry.name
@@ -86,15 +112,14 @@ local function read_parameter(source, owner, key, spec, path, entry, opts)
     util.raise("mismatch", "%s: %s: expected shape %s, found %s", source.path, name, shape_text(spec.shape), shape_text(entry.shape))
   end
   local matrix = spec.kind == "matrix"
-  local tensor, message, code = source.file:load(name, {packed = matrix, exact = opts.precision == "exact", heads = entry.heads})
-  if not tensor then util.raise(code, "%s: %s", source.path, message) end
-  if not matrix then
-    local raw = tensor
-    tensor = raw:astype(opts.dtype or "float32")
-    if source.norm_offset and path:match "norm%.weight$" then tensor = tensor - source.norm_offset end
-    ml.eval(tensor)
+  local quantize = matrix and format_for(opts, spec.shape[2])
+  if quantize and not float_types[entry.dtype] then
+    util.raise("unsupported", "%s: %s: quantize: expected float weights, found %s", source.path, name, entry.dtype)
   end
-  rawset(owner, key, tensor)
+  local tensor, message, code = source.file:load(name, {packed = matrix, exact = opts.precision == "exact", heads = entry.heads, quantize = quantize})
+  if code == "cancelled" then raise_cancelled() end
+  if not tensor then util.raise(code, "%s: %s", source.path, message) end
+  rawset(owner, key, matrix and tensor or vector(source, path, tensor, name))
 end
 
 local function ignored(family, name)
@@ -104,21 +129,7 @@ local function ignored(family, name)
   return false
 end
 
----Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}.
-local function load_weights(net, family, source, opts)
-  local used, done, total = {}, 0, 0
-  net:each_parameter(function() total = total + 1 end)
-  net:each_parameter(function(owner, key, spec, path)
-    local entry = source.entries[path]
-    if not entry then
-      util.raise("not_found", "%s: weight \"%s\" is missing: expected shape %s", source.path, source.name_of(path), shape_text(spec.shape))
-    end
-    used[path] = true
-    read_parameter(source, owner, key, spec, path, entry, opts)
-    done = done + 1
-    if opts.progress then opts.progress(done / total, path) end
-    if core.cancelled() then util.raise("cancelled", "cancelled") end
-  end)
+local function check_leftover(family, source, used)
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
     if not used[path] and not ignored(family, name) and not (path == "lm_head.weight" and source.tied) then
@@ -127,55 +138,104 @@ local function load_weights(net, family, source, opts)
   end
 end
 
+---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}.
+local function load_weights(net, family, source, opts)
+  local used, done, total = {}, 0, 0
+  net:each_parameter(function(_, _, spec, path) -- all names first: a file that does not fit is refused before a byte is read
+    total = total + 1
+    used[path] = true
+    if not source.entries[path] then
+      util.raise("not_found", "%s: weight \"%s\" is missing: expected shape %s", source.path, source.name_of(path), shape_text(spec.shape))
+    end
+  end)
+  check_leftover(family, source, used)
+  net:each_parameter(function(owner, key, spec, path)
+    read_parameter(source, owner, key, spec, path, source.entries[path], opts)
+    done = done + 1
+    if opts.progress then opts.progress(done / total, path) end
+    if core.cancelled() then raise_cancelled() end
+  end)
+end
+
 -- Random weights at true shapes: matrices of deviation 1 / sqrt(inputs), norms near what leaves a vector as it is.
-local function random_weights(net, opts, bits)
-  local seed = opts.random
+local function random_weights(net, opts)
+  local seed, exact = opts.random, opts.precision == "exact"
   net:each_parameter(function(owner, key, spec)
     seed = seed + 1
     if spec.kind == "matrix" then
-      rawset(owner, key, core.random_packed(bits or "bfloat16", spec.shape[1], spec.shape[2], spec.shape[2] ^ -0.5, seed, opts.precision == "exact"))
+      local rows, inputs = spec.shape[1], spec.shape[2]
+      rawset(owner, key, core.random_packed(format_for(opts, inputs) or "bfloat16", rows, inputs, inputs ^ -0.5, seed, exact))
     else
       rawset(owner, key, spec.init == "ones" and ml.ones(spec.shape) or ml.zeros(spec.shape))
       ml.eval(owner[key])
     end
+    if core.cancelled() then raise_cancelled() end
   end)
+end
+
+-- Frees what a load that failed had made of a model, and closes what it had opened.
+local function drop(made)
+  if made.net then
+    made.net:each_parameter(function(_, _, tensor)
+      if ml.is_tensor(tensor) then tensor:close() end
+    end)
+  end
+  for _, name in ipairs {"tokenizer", "file", "gguf"} do
+    if made[name] then made[name]:close() end
+  end
 end
 
 -- ---- sources ----
 
 local function read_json(path, optional)
   local value, message, code = core.read_json(path)
-  if value == nil and not (optional and code == "not_found") then util.raise(code, "%s", message) end
+  if value == nil then
+    if optional and code == "not_found" then return nil end
+    util.raise(code, "%s", message)
+  end
+  if type(value) ~= "table" or value[1] ~= nil then util.raise("corrupt", "%s: expected an object", path) end
   return value
 end
 
-local function directory_source(path, family, net_config)
-  local file, message, code = core.open_safetensors(path, true)
-  if not file then util.raise(code, "%s", message) end
-  local entries = {}
-  for _, entry in ipairs(file:entries()) do
-    local name = entry.name
-    if family.text_config then
-      name = name:gsub("^language_model%.model%.", "model."):gsub("^language_model%.lm_head", "lm_head"):gsub("^model%.language_model%.", "model.")
-    end
-    entries[name] = entry
+-- Multimodal checkpoints keep the text model's weights under a name of their own.
+local function text_name(name)
+  for prefix, plain in pairs {["^language_model%.model%."] = "model.", ["^language_model%.lm_head%."] = "lm_head.",
+    ["^model%.language_model%."] = "model."} do
+    local short, n = name:gsub(prefix, plain)
+    if n > 0 then return short end
   end
-  return {file = file, path = path, entries = entries, tied = net_config.tie_word_embeddings, name_of = function(p) return p end}
+  return name
 end
 
-local function gguf_source(file, path, family, net_config)
-  local entries, names = {}, {}
-  for _, entry in ipairs(file:entries()) do
+local function add_entry(source, path, entry)
+  local other = source.entries[path]
+  if other then util.raise("mismatch", "%s: tensors \"%s\" and \"%s\" are the same parameter %s", source.path, other.name, entry.name, path) end
+  source.entries[path] = entry
+end
+
+local function directory_source(made, path, family)
+  local file, message, code = core.open_safetensors(path, true)
+  if not file then util.raise(code, "%s", message) end
+  made.file = file
+  local source = {file = file, path = path, entries = {}, name_of = function(p) return p end}
+  for _, entry in ipairs(file:entries()) do add_entry(source, family.text_config and text_name(entry.name) or entry.name, entry) end
+  return source
+end
+
+local function gguf_source(made, path, family, c)
+  local names = {}
+  local source = {file = made.gguf, path = path, entries = {}, norm_offset = family.gguf.norm_offset, name_of = function(p) return names[p] or p end}
+  for _, entry in ipairs(made.gguf:entries()) do
     local target, part = gguf.path(family, entry.name)
     if target and gguf.is_permuted(family, part) then
-      entry.heads = part == "attn_q" and net_config.num_attention_heads or net_config.num_key_value_heads
+      entry.heads = part == "attn_q" and c.num_attention_heads or c.num_key_value_heads
     end
-    if entry.name ~= "rope_freqs.weight" then
-      entries[target or entry.name] = entry
+    if entry.name ~= "rope_freqs.weight" then -- which the configuration has read
+      add_entry(source, target or entry.name, entry)
       names[target or entry.name] = entry.name
     end
   end
-  return {file = file, path = path, entries = entries, norm_offset = family.gguf.norm_offset, name_of = function(p) return names[p] or p end}
+  return source
 end
 
 -- ---- tokenizers ----
@@ -187,12 +247,60 @@ function M.tokenizer(path)
   return util.soft(tokenizer.open, path)
 end
 
--- ---- the model ----
+-- ---- options ----
 
 local known = {
   device = false, dtype = false, precision = "fast", backend = "native", adapter = false, family = false, max_context = false, quantize = false,
   python = false, progress = false, threads = false, strict = false, random = false,
 }
+
+local function check_count(opts, name, most)
+  local value = opts[name]
+  if value == nil then return end
+  local whole = math.tointeger(value)
+  if type(value) ~= "number" or not whole or whole < 1 or whole > most then
+    util.raise("usage", "load: %s: expected an integer from 1 to %d, found %s", name, most, tostring(value))
+  end
+  opts[name] = whole
+end
+
+local formats = {q4_0 = 4, q4_1 = 4, q5_0 = 5, q5_1 = 5, q8_0 = 8, q4_k = 4, q5_k = 5, q6_k = 6}
+local format_of_bits = {[4] = "q4_0", [8] = "q8_0"}
+local rounded = {q4_0 = true, q8_0 = true} -- what float weights can be rounded to
+
+-- {bits, group_size, format} -> the same, complete.
+local function check_quantize(q, random)
+  if q == nil then return nil end
+  q = util.options(q, {bits = false, group_size = false, format = false}, "quantize")
+  local format = q.format or format_of_bits[q.bits or 4] or util.raise("unsupported", "quantize: bits: expected 4 or 8, found %s", tostring(q.bits))
+  local bits = formats[format] or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
+  local group = format:match "_k$" and 256 or 32
+  if q.bits and q.bits ~= bits then util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, tostring(q.bits)) end
+  if q.group_size and q.group_size ~= group then
+    util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, tostring(q.group_size))
+  end
+  if not random and not rounded[format] then util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format) end
+  return {format = format, bits = bits, group_size = group}
+end
+
+local function check_options(opts)
+  check_count(opts, "threads", 1024)
+  check_count(opts, "max_context", (1 << 31) - 1)
+  if opts.precision ~= "fast" and opts.precision ~= "exact" then
+    util.raise("usage", "load: precision: expected \"fast\" or \"exact\", found %s", tostring(opts.precision))
+  end
+  if opts.dtype and opts.dtype ~= "float32" then util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype)) end
+  if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end
+  if opts.progress and type(opts.progress) ~= "function" then util.raise("usage", "load: progress: expected a function, found %s", type(opts.progress)) end
+  if opts.random ~= nil then
+    opts.random = math.tointeger(opts.random) or util.raise("usage", "load: random: expected an integer seed, found %s", tostring(opts.random))
+  end
+  opts.quantize = check_quantize(opts.quantize, opts.random)
+  if opts.device then core.default_device(opts.device) end
+  if opts.threads then core.threads(opts.threads) end
+end
+
+-- ---- the model ----
 
 local function resolve(path)
   if type(path) ~= "string" then util.raise("usage", "load: expected a path, found %s", type(path)) end
@@ -211,66 +319,108 @@ local function resolve(path)
   util.raise("not_found", "%s: no such file or directory", path)
 end
 
--- The configuration, the family and where weights come from.
-local function open_directory(path, opts)
-  local raw = read_json(path .. "/config.json")
-  if type(raw) ~= "table" then util.raise("corrupt", "%s/config.json: expected an object", path) end
-  local model_type = raw.model_type
-  if type(model_type) ~= "string" then util.raise("corrupt", "%s/config.json: model_type: expected a string, found %s", path, type(model_type)) end
-  local family = opts.family and given_family(opts.family) or M.family(model_type)
-  if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
-  return {raw = raw, family = family, source = function(c) return directory_source(path, family, c) end,
-    generation = read_json(path .. "/generation_config.json", true), what = path .. "/config.json"}
-end
-
-local function open_gguf(path, opts)
-  local file, message, code = core.open_gguf(path)
-  if not file then util.raise(code, "%s", message) end
-  local arch = file:metadata(0)["general.architecture"]
-  local family = opts.family and given_family(opts.family) or family_of_architecture(arch)
-  if not family.gguf then util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path, family.model_types[1]) end
-  return {raw = gguf.config(file, family), family = family, gguf = file, source = function(c) return gguf_source(file, path, family, c) end, what = path}
-end
-
-local function check_config(what, c)
-  for _, key in ipairs {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size", "num_key_value_heads", "head_dim"} do
-    local value = c[key]
-    if value ~= nil and (math.tointeger(value) == nil or value < 1 or value > 1 << 31) then
-      util.raise("corrupt", "%s: %s: expected a positive integer, found %s", what, key, tostring(value))
+-- Weights under a quantisation that is not read would be leftovers by names that tell nobody why.
+local function check_quantization(raw, what)
+  for _, key in ipairs {"quantization", "quantization_config"} do
+    local q = raw[key]
+    if type(q) == "table" then
+      util.raise("unsupported", "%s: %s: weights in the format %s are not supported", what, key, tostring(q.quant_method or q.mode or "affine"))
     end
   end
 end
 
-local function build(path, opts)
-  local resolved, kind = resolve(path)
-  if opts.threads then core.threads(opts.threads) end
-  if opts.device then core.default_device(opts.device) end
-  if opts.precision ~= "fast" and opts.precision ~= "exact" then util.raise("usage", "precision: expected \"fast\" or \"exact\", found %s", tostring(opts.precision)) end
-  local parts = kind == "directory" and open_directory(resolved, opts) or open_gguf(resolved, opts)
-  local family = parts.family
-  local c, unread = config.wrap(parts.raw, family.config)
-  check_config(parts.what, c)
-  local net = family(c)
-  net:set_name(family.model_types[1])
+-- The configuration, the family and where weights come from.
+local function open_directory(made, path, opts)
+  local what = path .. "/config.json"
+  local raw = read_json(what)
+  local model_type = raw.model_type
+  if type(model_type) ~= "string" then util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type)) end
+  local family = opts.family and given_family(opts.family) or M.family(model_type, what)
+  if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
+  if not opts.random then check_quantization(raw, what) end
+  config.check(what, raw, family)
+  made.raw, made.family, made.what = raw, family, what
+  made.generation = read_json(path .. "/generation_config.json", true)
+  if not opts.random then made.source = directory_source(made, path, family) end
+end
+
+local function open_gguf(made, path, opts)
+  local file, message, code = core.open_gguf(path)
+  if not file then util.raise(code, "%s", message) end
+  made.gguf = file
+  local arch = file:metadata(0)["general.architecture"]
+  if type(arch) ~= "string" then util.raise("corrupt", "%s: general.architecture: expected a string, found %s", path, type(arch)) end
+  local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
+  if not family.gguf then util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path, family.model_types[1]) end
+  made.raw, made.family, made.what = gguf.config(file, family, path), family, path
+  config.check(path, made.raw, family)
+  if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family.config, path)) end
+end
+
+-- The family's net for a configuration. Whatever goes wrong inside is about the file that it was made from.
+local function build_net(made, c, absent)
+  local ok, net = pcall(made.family, c)
+  if ok then
+    net:set_name(made.family.model_types[1])
+    return net
+  end
+  if type(net) == "table" and net.code then util.raise(net.code, "%s: %s", made.what, net.reason or net.message) end
+  local keys = table.concat(absent(), ", ")
+  util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)", made.what,
+    made.family.model_types[1], tostring(net), keys == "" and "none" or keys)
+end
+
+local function warn_of_unread(made, c, unread, strict)
+  local _ = c.num_hidden_layers, c.vocab_size -- m.info tells them
   local warnings = {}
   for _, key in ipairs(unread()) do
-    if opts.strict then util.raise("unsupported", "%s: key \"%s\" is not read by family %s", parts.what, key, family.model_types[1]) end
-    warnings[#warnings + 1] = ("%s: key \"%s\" is not read by family %s"):format(parts.what, key, family.model_types[1])
+    local text = ("%s: key \"%s\" is not read by family %s"):format(made.what, key, made.family.model_types[1])
+    if strict then util.raise("unsupported", "%s", text) end
+    warnings[#warnings + 1] = text
   end
-  local source
-  if opts.random then
-    random_weights(net, opts, type(opts.quantize) == "table" and opts.quantize.format or nil)
+  return warnings
+end
+
+-- What model.lua counts formats from: {dtype, bytes} of each matrix.
+local function formats_in(net)
+  local list = {}
+  net:each_parameter(function(_, _, tensor) list[#list + 1] = {dtype = tensor.dtype, bytes = tensor.nbytes} end)
+  return list
+end
+
+local function assemble(made, opts, path, kind)
+  local open = kind == "directory" and open_directory or open_gguf
+  open(made, path, opts)
+  local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
+  made.net = build_net(made, c, absent)
+  local warnings = warn_of_unread(made, c, unread, opts.strict)
+  if made.source then
+    made.source.tied = c.tie_word_embeddings
+    load_weights(made.net, made.family, made.source, opts)
   else
-    source = parts.source(c)
-    load_weights(net, family, source, opts)
+    random_weights(made.net, opts)
   end
-  local model = require("moonlet.model").new {
-    net = net, config = c, raw = parts.raw, family = family, path = resolved, options = opts, warnings = warnings, generation_config = parts.generation,
-    tokenizer = tokenizer.of_model(resolved, parts.gguf, parts.generation),
-    entries = source and source.entries, precision = opts.precision,
+  made.tokenizer = tokenizer.of_model(path, made.gguf, made.generation)
+  if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
+    warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what, made.tokenizer.vocab_size, c.vocab_size)
+  end
+  return require("moonlet.model").new {
+    net = made.net, config = c, raw = made.raw, family = made.family, path = path, options = opts, warnings = warnings,
+    generation_config = made.generation, tokenizer = made.tokenizer, entries = formats_in(made.net), precision = opts.precision,
   }
-  if parts.gguf then parts.gguf:close() end
-  if source and source.file ~= parts.gguf then source.file:close() end
+end
+
+local function build(path, opts)
+  check_options(opts)
+  local resolved, kind = resolve(path)
+  local made = {}
+  local ok, model = pcall(assemble, made, opts, resolved, kind)
+  if not ok then
+    drop(made)
+    error(model, 0)
+  end
+  made.net, made.tokenizer = nil, nil
+  drop(made)
   return model
 end
 
@@ -298,7 +448,7 @@ function M.load(path, opts)
     if not backend then return util.fail("unsupported", "backend \"%s\" is not registered", tostring(opts.backend)) end
     return backend.load(path, opts)
   end
-  return util.soft(build, path, opts)
+  return require("moonlet.compile").unscoped(util.soft, build, path, opts)
 end
 
 ---Models below a directory: {path, format, model_type} each.
@@ -322,4 +472,4 @@ function M.discover(dir)
   return out
 end
 
-return M
+return util.guard(M, "", true)

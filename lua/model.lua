@@ -34,8 +34,13 @@ local function make_info(parts)
     parameters = parameters + tensor.size
     bytes = bytes + tensor.nbytes
   end)
-  local context = parts.raw.max_position_embeddings or 4096
-  if parts.options.max_context then context = math.min(context, parts.options.max_context) end
+  local context, most = parts.raw.max_position_embeddings or 4096, parts.options.max_context
+  if most ~= nil then
+    if not math.type(most) or not math.tointeger(most) or most < 1 then
+      util.raise("usage", "max_context: expected a positive integer, found %s", tostring(most))
+    end
+    context = math.min(context, most)
+  end
   return {
     model_type = parts.raw.model_type, family = parts.family.model_types[1], layers = c.num_hidden_layers, hidden_size = c.hidden_size,
     vocab_size = c.vocab_size, parameters = parameters, quantization = quantization(parts.entries), context = math.tointeger(context), bytes = bytes,
@@ -93,7 +98,7 @@ local function with_defaults(self, given)
   if not given or given.defaults == nil then return given end
   if given.defaults ~= "model" then util.raise("usage", "defaults: expected \"model\", found %s", tostring(given.defaults)) end
   local merged, config = {}, self.generation_config or {}
-  if config.do_sample ~= false then
+  if config.do_sample ~= false and given.sampler == nil then
     for _, name in ipairs {"temperature", "top_k", "top_p", "min_p"} do
       if type(config[name]) == "number" then merged[name] = config[name] end
     end
@@ -112,19 +117,28 @@ end
 
 -- ---- runtimes: kept for the next call ----
 
+local KEPT_RUNTIMES = 2
+
 local function acquire(self)
-  check_open(self)
   local r = table.remove(self.free)
   if not r then return runtime.new(self, 1) end
   r:trim(1, 0)
   return r
 end
 
+local function give_back(self, r)
+  if self.net and #self.free < KEPT_RUNTIMES then self.free[#self.free + 1] = r else r:close() end
+end
+
 local function start(self, ids, o)
   local r = acquire(self)
-  return generate.start(self, r, ids, o, function()
-    if self.net then self.free[#self.free + 1] = r else r:close() end
+  local ok, g = pcall(function()
+    r:check_prompt(ids)
+    return generate.start(self, r, ids, o, function() give_back(self, r) end)
   end)
+  if ok then return g end
+  give_back(self, r)
+  error(g, 0)
 end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
@@ -183,52 +197,77 @@ function Model:logits(ids)
   return logits
 end
 
--- Sum of negative log likelihoods of targets under one window.
-local function window_nll(self, ids, first)
-  local inputs, targets, mask = {}, {}, {}
-  for i = 1, #ids - 1 do
-    inputs[i], targets[i] = ids[i], ids[i + 1]
-    mask[i] = i >= first and 1.0 or 0.0
-  end
-  local T = #inputs
-  self.scorers = self.scorers or {}
-  local score = self.scorers[T]
-  if not score then
-    local fn = require "moonlet.fn"
-    score = ml.compile(function(tokens, wanted, weights)
-      return fn.cross_entropy(self.net(tokens):astype "float32", wanted, {reduction = "none"}) * weights
-    end)
-    self.scorers[T] = score
-  end
-  local nll = score(ml.tensor({inputs}, {dtype = "int32"}), ml.tensor({targets}, {dtype = "int32"}), ml.tensor({mask}, {dtype = "float32"}))
-  local sum, count = 0.0, 0
-  for i, v in ipairs(nll:tolist()[1]) do
-    if i >= first then sum, count = sum + v, count + 1 end
-  end
-  return sum, count
+local function check_size(o, name, low)
+  local v = o[name]
+  if v == nil then return end
+  o[name] = math.type(v) and math.tointeger(v)
+  if not o[name] or o[name] < low then util.raise("usage", "%s: expected an integer from %d, found %s", name, low, tostring(v)) end
 end
 
----{nll, perplexity, tokens} of a text: windows of `context` ids, each begun cold; nll is the mean natural logarithm a predicted token.
----@param opts table|nil  {context, stride}
+---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window predicts the ids that none before
+---it held. nll is the mean natural logarithm a predicted token.
+---@param text string|integer[]
+---@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
 function Model:perplexity(text, opts)
   check_open(self)
   local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")
+  check_size(o, "context", 2)
+  check_size(o, "stride", 1)
+  check_size(o, "limit", 1)
   local ids = self:prompt_ids(text, "perplexity")
-  local context, stride = math.min(o.context, self.info.context), o.stride or o.context
+  local context = math.min(o.context, self.info.context)
+  local stride = math.min(o.stride or context, context)
   if #ids < 2 then util.raise("usage", "perplexity: expected at least 2 tokens, found %d", #ids) end
-  local sum, count, scored_to, from = 0.0, 0, 1, 1 -- ids up to scored_to need no prediction
-  while scored_to < #ids do
-    local to = math.min(from + context - 1, #ids)
-    local first = math.max(1, scored_to - from + 1) -- the first target of this window is id from + first
-    local s, n = window_nll(self, table.move(ids, from, to, 1, {}), stride == context and 1 or first)
-    sum, count = sum + s, count + n
-    scored_to = to
-    if to == #ids then break end
-    from = from + stride
-    if stride == context then scored_to = from end
-    if o.limit and count >= o.limit then break end
-  end
+  local r = acquire(self)
+  local sum, count, held, from = 0.0, 0, 0, 1 -- windows so far held ids up to `held`
+  local limit = o.limit or math.huge
+  local ok, err = pcall(function()
+    while held < #ids and count < limit do
+      local to = math.min(from + context - 1, #ids)
+      if to > from then
+        local nll = r:score(1, table.move(ids, from, to, 1, {}))
+        for i = math.max(1, held + 1 - from), #nll do -- nll[i] is of ids[from + i]
+          if count < limit then sum, count = sum + nll[i], count + 1 end
+        end
+      end
+      held, from = to, from + stride
+    end
+  end)
+  give_back(self, r)
+  if not ok then error(err, 0) end
   return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count}
+end
+
+-- ---- identity ----
+
+-- A digest of the configuration and of values out of every parameter.
+local function digest_weights(self)
+  local h = core.hash(ml.json.encode(self.raw))
+  local samples = {}
+  self.net:each_parameter(function(_, _, w, path)
+    h = core.hash(path .. table.concat(w.shape, ","), h)
+    samples[#samples + 1] = w.ndim == 2 and ml.embedding(w, ml.tensor {0, w.shape[1] // 2}) or w
+  end)
+  ml.eval(table.unpack(samples))
+  for _, x in ipairs(samples) do h = core.hash(x:tobytes(), h) end
+  return h
+end
+
+local function digest_tokenizer(t)
+  local h = core.hash(t.vocab_size .. " " .. table.concat(t.eos_ids, ","))
+  for id = 0, t.vocab_size - 1 do h = core.hash((t:piece(id) or "") .. "\0", h) end
+  return core.hash(type(t.chat_template) == "string" and t.chat_template or "", h)
+end
+
+---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration, from rows of every weight, and from
+---all of the vocabulary, so that where the files lie does not matter.
+function Model:fingerprint()
+  check_open(self)
+  if not self.identity then
+    local weights = ml.scope(digest_weights, self)
+    self.identity = ("%016x-%016x"):format(weights, self.tokenizer and digest_tokenizer(self.tokenizer) or 0)
+  end
+  return self.identity
 end
 
 -- ---- closing ----
@@ -242,8 +281,9 @@ function Model:close()
     owner[key] = nil
   end)
   if self.tokenizer then self.tokenizer:close() end
-  self.net, self.free, self.scorers = nil, {}, nil
+  self.net, self.free = nil, {}
 end
+util.guard(Model, "model:", true)
 Model.__close = Model.close
 Model.__gc = Model.close
 

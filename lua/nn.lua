@@ -30,7 +30,7 @@ local function value(self, name)
     local bound = (3 / v.shape[#v.shape]) ^ 0.5
     v = require("moonlet.random").uniform(v.shape, {low = -bound, high = bound})
   end
-  self[name] = v
+  self[name] = ml.keep(v)
   ml.eval(v)
   return v
 end
@@ -170,9 +170,18 @@ function Module:set_name(name) private[self].name = name end
 
 -- ---- the modules themselves ----
 
+local function check_sizes(class, ...)
+  for i, n in ipairs {...} do
+    local whole = type(n) == "number" and math.tointeger(n)
+    if not whole or whole < 1 or whole >= 1 << 31 then util.raise("usage", "%s: argument %d: expected a positive integer, found %s", class, i, tostring(n)) end
+  end
+  if select("#", ...) ~= #{...} then util.raise("usage", "%s: a size is missing", class) end
+end
+
 ---y = x W' + b; weight (outputs, inputs).
 local Linear = M.class "Linear"
 function Linear:init(inputs, outputs, opts)
+  check_sizes("Linear", inputs, outputs)
   opts = util.options(opts, {bias = false}, "Linear")
   self.weight = M.parameter({outputs, inputs}, "matrix")
   if opts.bias then self.bias = M.parameter({outputs}, "vector", "zeros") end
@@ -185,7 +194,10 @@ end
 
 ---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
 local Embedding = M.class "Embedding"
-function Embedding:init(count, size) self.weight = M.parameter({count, size}, "matrix") end
+function Embedding:init(count, size)
+  check_sizes("Embedding", count, size)
+  self.weight = M.parameter({count, size}, "matrix")
+end
 function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids) end
 function Embedding:as_linear(x)
   local _ <close> = core.enter(private[self].name)
@@ -195,6 +207,7 @@ end
 ---x / rms(x) times (offset + weight).
 local RMSNorm = M.class "RMSNorm"
 function RMSNorm:init(size, opts)
+  check_sizes("RMSNorm", size)
   opts = util.options(opts, {eps = 1e-5, offset = 0}, "RMSNorm")
   rawset(self, "options", opts)
   self.weight = M.parameter({size}, "vector", opts.offset == 0 and "ones" or "zeros")
@@ -203,6 +216,7 @@ function RMSNorm:forward(x) return ml.rms_norm(x, value(self, "weight"), self.op
 
 local LayerNorm = M.class "LayerNorm"
 function LayerNorm:init(size, opts)
+  check_sizes("LayerNorm", size)
   opts = util.options(opts, {eps = 1e-5, bias = true}, "LayerNorm")
   rawset(self, "eps", opts.eps)
   self.weight = M.parameter({size}, "vector", "ones")
@@ -213,6 +227,7 @@ function LayerNorm:forward(x) return ml.layer_norm(x, value(self, "weight"), sel
 ---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's table.
 local RoPE = M.class "RoPE"
 function RoPE:init(size, opts)
+  check_sizes("RoPE", size)
   local rope = require "moonlet.rope"
   opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false}, "RoPE")
   local frequencies, scale = rope.frequencies(size, opts)
@@ -237,4 +252,4 @@ end
 M.Module, M.Linear, M.Embedding, M.RMSNorm, M.LayerNorm, M.RoPE, M.Dropout = Module, Linear, Embedding, RMSNorm, LayerNorm, RoPE, Dropout
 M.is_parameter, M.is_module = is_parameter, is_module
 
-return M
+return util.guard(M, "nn.", true)

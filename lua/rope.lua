@@ -17,6 +17,7 @@ end
 function scalings.llama3(f, s)
   local low, high = s.low_freq_factor, s.high_freq_factor
   local context = s.original_max_position_embeddings
+  if high <= low then util.raise("corrupt", "rope_scaling.high_freq_factor: expected more than %s, found %s", low, high) end
   for i = 1, #f do
     local wavelength = 2 * math.pi / f[i]
     if wavelength > context / low then f[i] = f[i] / s.factor
@@ -28,21 +29,68 @@ function scalings.llama3(f, s)
   return f, 1.0
 end
 
-local needs = {linear = {"factor"}, llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}}
+-- A divisor for each frequency, as GGUF files of scaled models carry them.
+function scalings.factors(f, s)
+  if #s.factors ~= #f then util.raise("mismatch", "rope_scaling.factors: expected %d numbers, found %d", #f, #s.factors) end
+  for i = 1, #f do
+    local by = s.factors[i]
+    if not (by > 0 and by < math.huge) then util.raise("corrupt", "rope_scaling.factors: expected positive numbers, found %s", by) end
+    f[i] = f[i] / by
+  end
+  return f, 1.0
+end
+
+local needs = {
+  default = {}, linear = {"factor"}, llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+  factors = {},
+}
+-- These stand beside the rule's own numbers: the base is read by whoever asks for frequencies.
+local beside = {rope_type = true, type = true, rope_theta = true, factors = true}
+
+local function kind_of(s) return s.rope_type or s.type or "default" end
+
+---Whether a key of a scaling table is read, or says nothing new.
+function M.reads(s, key)
+  if beside[key] or (key == "partial_rotary_factor" and s[key] == 1) then return true end
+  local kind = kind_of(s)
+  if kind == "default" or kind == "linear" then -- numbers of other rules are left over in many files
+    for _, name in ipairs(needs.llama3) do
+      if name == key then return true end
+    end
+  end
+  for _, name in ipairs(needs[kind] or {}) do
+    if name == key then return true end
+  end
+  return false
+end
+
+local function check_numbers(s, kind)
+  for _, name in ipairs(needs[kind]) do
+    local v = s[name]
+    if type(v) ~= "number" or not (v > 0 and v < 1e30) then
+      util.raise("corrupt", "rope_scaling.%s: expected a positive number, found %s", name, tostring(v))
+    end
+  end
+end
 
 ---The list of n/2 frequencies (radians a position) of heads of `size` elements, and the factor on cosines and sines.
 ---@param opts table  {theta, scaling = {rope_type, ...}, partial}
 function M.frequencies(size, opts)
+  if type(opts.theta) ~= "number" or not (opts.theta > 0 and opts.theta < 1e30) then
+    util.raise("corrupt", "rope_theta: expected a positive number, found %s", tostring(opts.theta))
+  end
   local n = math.tointeger(size * (opts.partial or 1) // 2)
+  if not n or n < 1 or (opts.partial or 1) == 1 and size % 2 ~= 0 then
+    util.raise("corrupt", "head_dim: expected an even number for rotary positions, found %s", tostring(size))
+  end
   local f = {}
   for i = 0, n - 1 do f[i + 1] = opts.theta ^ -(2 * i / (2 * n)) end
   local s = opts.scaling or {}
-  local kind = s.rope_type or s.type or "default"
+  if type(s) ~= "table" then util.raise("corrupt", "rope_scaling: expected a table, found %s", tostring(s)) end
+  local kind = kind_of(s)
   local rule = scalings[kind]
   if not rule then util.raise("unsupported", "rope_scaling.rope_type: \"%s\" is not supported", tostring(kind)) end
-  for _, name in ipairs(needs[kind] or {}) do
-    if type(s[name]) ~= "number" then util.raise("corrupt", "rope_scaling.%s: expected a number, found %s", name, tostring(s[name])) end
-  end
+  check_numbers(s, kind)
   return rule(f, s)
 end
 

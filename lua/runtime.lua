@@ -6,14 +6,19 @@
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local cache = require "moonlet.cache"
+local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 
 local M = {}
 
 local CHUNKS = {8, 16, 32, 64, 128, 256, 512}
 local KEPT_PLANS = 8 -- decode plans of different sampling chains
+local SCORE_BYTES = 64 << 20 -- of the logits that `score` has at once
 
 ---@class moonlet.Runtime
+---@field ids integer[][]  per slot, the ids that its cache holds
+---@field logits moonlet.Tensor|nil  (slots, V) float32 state: those after the last prefill
+---@field ends_at number|nil  core.clock() at which runs end with "deadline"
 local Runtime = {}
 Runtime.__index = Runtime
 
@@ -23,15 +28,12 @@ local function int_state(n, fill)
   return core.ops.state(ml.tensor(values, {dtype = "int32"}))
 end
 
----@param model moonlet.Model
----@param slots integer
-function M.new(model, slots)
-  local self = setmetatable({model = model, slots = slots, capacity = model.info.context, prefills = {}, decoders = {}, order = {}}, Runtime)
+local function make(model, slots)
+  local self = setmetatable({model = model, slots = slots, capacity = model.info.context, prefills = {}, scorers = {}, decoders = {}, order = {}}, Runtime)
   self.store = cache.store(slots, self.capacity, model.cache_dtype)
   self.tokens = int_state(slots, 0)
   self.start, self.one = int_state(slots, 0), int_state(slots, 1)
   self.rng = core.ops.state(ml.tensor({0, 0, 0}, {dtype = "uint32"}))
-  self.logits = nil -- (slots, V) state: what the last prefill gave
   self.ids, self.committed = {}, 0
   local every = {}
   for i = 1, slots do
@@ -40,6 +42,28 @@ function M.new(model, slots)
   end
   self.every = ml.tensor(every, {dtype = "int32"})
   return self
+end
+
+---@param model moonlet.Model
+---@param slots integer
+function M.new(model, slots) return compile.unscoped(make, model, slots) end
+
+-- Records what fn plans. A trace that fails leaves no effect behind.
+local function record(fn)
+  local before = core.effects()
+  local ok, err = pcall(compile.unscoped, fn)
+  if ok then return end
+  core.drop_effects(before)
+  error(err, 0)
+end
+
+-- Runs a plan; the deadline, which belongs to the engine, stands for that long only.
+local function run(self, plan)
+  if not self.ends_at then return plan:run() end
+  core.deadline(self.ends_at - core.clock())
+  local ok, err = pcall(plan.run, plan)
+  core.deadline(nil)
+  if not ok then error(err, 0) end
 end
 
 -- ---- prefill ----
@@ -56,67 +80,85 @@ local function chunk_for(n)
   return CHUNKS[1]
 end
 
--- The plan of one chunk: T tokens into a slot; `last` says that the logits after its last real token are wanted.
+-- State of a chunk's plan: T tokens into a slot, how many are before and how many are real.
+local function chunk_state(T)
+  return {tokens = int_state(T, 0), slot = int_state(1, 0), start = int_state(1, 0), count = int_state(1, 0)}
+end
+
+local function chunk_logits(self, entry, T)
+  local logits = self.model.net(entry.tokens:reshape {1, T}, self.store:view(entry.slot, entry.start, entry.count))
+  return logits:reshape {T, logits.shape[3]}
+end
+
+-- The plan of one chunk; `last` says that the logits after its last real token are wanted.
 local function prefill_plan(self, T, last)
   local key = T .. (last and "+" or "")
-  local entry = self.prefills[key]
-  if entry then return entry end
-  entry = {tokens = int_state(T, 0), slot = int_state(1, 0), start = int_state(1, 0), count = int_state(1, 0)}
-  local before = core.effects()
-  local ok, err = pcall(function()
-    local caches = self.store:view(entry.slot, entry.start, entry.count)
-    local logits = self.model.net(entry.tokens:reshape {1, T}, caches)
+  if self.prefills[key] then return self.prefills[key] end
+  local entry
+  record(function()
+    entry = chunk_state(T)
+    local logits = chunk_logits(self, entry, T)
     if last then
-      local row = ml.take(logits:reshape {T, logits.shape[3]}, entry.count - 1, 1) -- (1, V)
+      local row = ml.take(logits, entry.count - 1, 1):astype "float32" -- (1, V)
       self.logits = self.logits or core.ops.state({self.slots, row.shape[2]}, "float32")
-      if self.slots == 1 then ml.assign(self.logits, row:astype "float32") end
-      entry.plan = core.plan({}, self.slots == 1 and {} or {row})
-    else
-      entry.plan = core.plan({}, {})
+      if self.slots > 1 then util.raise("unsupported", "prefill: one slot at a time so far") end
+      ml.assign(self.logits, row)
     end
+    entry.plan = core.plan({}, {})
   end)
-  if not ok then
-    core.drop_effects(before)
-    error(err, 0)
-  end
   self.prefills[key] = entry
   return entry
 end
 
 local function commit(self, tokens)
   if tokens <= self.committed then return end
-  self.store:commit(math.min(self.capacity, tokens + 255 & ~255) * self.slots)
-  self.committed = tokens + 255 & ~255
+  local rounded = tokens + 255 & ~255
+  self.store:commit(math.min(self.capacity, rounded) * self.slots)
+  self.committed = rounded
+end
+
+-- Puts `count` ids from position `at` + 1 of the list on into a chunk's state.
+local function fill(entry, slot, ids, at, count, T)
+  local room = {}
+  for i = 1, T do room[i] = i <= count and ids[at + i] or 0 end
+  entry.tokens:write_(room)
+  entry.slot:write_ {slot - 1}
+  entry.start:write_ {at}
+  entry.count:write_ {count}
+end
+
+---How many of the first ids a slot holds already; at least the last is left to compute.
+function Runtime:shared(slot, ids)
+  local held, same = self.ids[slot], 0
+  while same < #held and same < #ids - 1 and held[same + 1] == ids[same + 1] do same = same + 1 end
+  return same
+end
+
+---A prompt that cannot be run: "usage" when it is empty, "limit" when it is longer than the context.
+function Runtime:check_prompt(ids)
+  if #ids == 0 then util.raise("usage", "the prompt is empty: expected at least one token") end
+  if #ids > self.capacity then util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity) end
 end
 
 ---Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns how many tokens were
----found in the cache.
+---found in the cache, and whether `check` stopped it.
 ---@param slot integer  1-based
 ---@param ids integer[]
 ---@param check function|nil  called between chunks; true stops
 function Runtime:prefill(slot, ids, check)
-  local held = self.ids[slot]
-  if #ids == 0 then util.raise("usage", "the prompt is empty: expected at least one token") end
-  if #ids > self.capacity then util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity) end
-  local same = 0
-  while same < #held and same < #ids - 1 and held[same + 1] == ids[same + 1] do same = same + 1 end
-  for i = #held, same + 1, -1 do held[i] = nil end
+  self:check_prompt(ids)
+  local held, same = self.ids[slot], self:shared(slot, ids)
+  self:trim(slot, same)
   local at = same
   while at < #ids do
     if check and check() then return same, true end
     local T = chunk_for(#ids - at)
     local count = math.min(T, #ids - at)
-    local last = at + count == #ids
-    local room = {}
-    for i = 1, T do room[i] = ids[at + i] or 0 end
-    local entry = prefill_plan(self, T, last)
+    local entry = prefill_plan(self, T, at + count == #ids)
     commit(self, at + count)
-    entry.tokens:write_(room)
-    entry.slot:write_ {slot - 1}
-    entry.start:write_ {at}
-    entry.count:write_ {count}
-    entry.plan:run()
-    for i = at + 1, at + count do held[i] = ids[i] end
+    fill(entry, slot, ids, at, count, T)
+    run(self, entry.plan)
+    table.move(ids, at + 1, at + count, at + 1, held)
     at = at + count
   end
   return same, false
@@ -128,9 +170,91 @@ function Runtime:trim(slot, n)
   for i = #held, n + 1, -1 do held[i] = nil end
 end
 
+-- ---- whole sequences: how likely each token was ----
+
+-- Like a prefill's plan, with the negative log likelihood (T) of a target a position.
+local function score_plan(self, T)
+  if self.scorers[T] then return self.scorers[T] end
+  local entry
+  record(function()
+    entry = chunk_state(T)
+    entry.targets, entry.nll = int_state(T, 0), core.ops.state(ml.zeros {T})
+    local logits = chunk_logits(self, entry, T):astype "float32"
+    local own = ml.take_along_axis(logits, entry.targets:reshape {T, 1}, -1):reshape {T}
+    ml.assign(entry.nll, logits:logsumexp(-1) - own)
+    entry.plan = core.plan({}, {})
+  end)
+  self.scorers[T] = entry
+  return entry
+end
+
+---Natural logarithms: minus the log probability of ids[2], ids[3] ... given all before. The logits of a few rows exist at a time.
+---@param slot integer
+---@param ids integer[]
+---@return number[]
+function Runtime:score(slot, ids)
+  self:check_prompt(ids)
+  self:trim(slot, 0)
+  local most = math.max(CHUNKS[1], SCORE_BYTES // (4 * self.model.info.vocab_size))
+  local at, total, nll = 0, #ids - 1, {}
+  while at < total do
+    local T = chunk_for(total - at)
+    while T > most and T > CHUNKS[1] do T = T // 2 end
+    local count = math.min(T, total - at)
+    local entry, targets = score_plan(self, T), {}
+    commit(self, at + count)
+    fill(entry, slot, ids, at, count, T)
+    for i = 1, T do targets[i] = i <= count and ids[at + i + 1] or 0 end
+    entry.targets:write_(targets)
+    run(self, entry.plan)
+    table.move(entry.nll:tolist(), 1, count, at + 1, nll)
+    at = at + count
+  end
+  return nll
+end
+
+-- ---- copies of a cache ----
+
+-- The cache has a layer's shape once a forward has been recorded.
+local function reserve(self)
+  if next(self.store.layers) == nil then prefill_plan(self, CHUNKS[1], false) end
+end
+
+---Keys and values of the first n tokens of slot 1: a list of {k, v} a layer, each (1, heads, n, d): views of the cache, to be read before it changes.
+function Runtime:cache_contents(n)
+  local out = {}
+  for i, layer in ipairs(self.store.layers) do
+    out[i] = {k = layer.k:slice {{1, 1}, {}, {1, n}, {}}, v = layer.v:slice {{1, 1}, {}, {1, n}, {}}}
+  end
+  return out
+end
+
+---Puts such contents, of the tokens `ids`, into slot 1. False where they do not fit this model's cache.
+function Runtime:set_cache(contents, ids)
+  reserve(self)
+  self:trim(1, 0)
+  local n = #ids
+  if #contents ~= #self.store.layers or n > self.capacity then return false end
+  for i, layer in ipairs(self.store.layers) do
+    for name, state in pairs(layer) do
+      local x, heads, size = contents[i][name], state.shape[2], state.shape[4]
+      if x.dtype ~= state.dtype or table.concat(x.shape, ",") ~= ("1,%d,%d,%d"):format(heads, n, size) then return false end
+    end
+  end
+  commit(self, n)
+  local zero, count, done = ml.tensor({0}, {dtype = "int32"}), ml.tensor({n}, {dtype = "int32"}), {}
+  for i, layer in ipairs(self.store.layers) do
+    done[#done + 1] = ml.cache_append(layer.k, contents[i].k, zero, zero, count)
+    done[#done + 1] = ml.cache_append(layer.v, contents[i].v, zero, zero, count)
+  end
+  ml.eval(table.unpack(done))
+  table.move(ids, 1, n, 1, self.ids[1])
+  return true
+end
+
 -- ---- decode ----
 
--- Sampling state that a chain's steps see.
+-- Sampling state that a chain's steps see. Every call of `uniform` moves the random state on.
 local function chain_state(self, ring)
   return {
     recent = ring,
@@ -142,46 +266,94 @@ local function chain_state(self, ring)
   }
 end
 
--- Records: logits (B, V) -> next tokens into the state, with what the caller wants to know of them.
-local function pick(self, chain, ring, logits, wanted)
-  local state = chain_state(self, ring)
-  local chosen = chain(logits, state)
-  local ids = chain.greedy and chosen:argmax(-1) or ml.categorical(chosen, state.uniform())
-  ml.assign(self.tokens, ids)
-  ml.ring_push(ring, ids, self.start)
-  if not wanted then return {} end
-  local log_p = logits:log_softmax()
-  return {log_p}
+-- Ids (B) of what a chain gave: logits, or ids already.
+local function ids_of(chain, chosen, state)
+  if not ml.is_tensor(chosen) then util.raise("usage", "sampler: expected a tensor of logits or ids, found %s", type(chosen)) end
+  if chosen.ndim == 1 and chosen.dtype:match "int" then return chosen:astype "int32" end
+  if chosen.ndim ~= 2 then util.raise("usage", "sampler: expected logits (B, V) or integer ids (B), found %s (%s)", chosen.dtype, table.concat(chosen.shape, ", ")) end
+  return chain.greedy and chosen:argmax(-1):astype "int32" or ml.categorical(chosen:astype "float32", state.uniform())
 end
 
--- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and picks.
+-- Whether all steps of a chain can be recorded. One that looks at a value, or yields, cannot: it is tried on values that do not exist.
+local function is_traceable(self, chain)
+  if not chain.custom then return true end
+  local B, V = self.slots, self.logits.shape[2]
+  local before = core.effects()
+  local state = {recent = core.input(2, "int32", {B, chain.last_n}), uniform = function() return core.input(3, "float32", {B}) end}
+  local co = coroutine.create(function() return ids_of(chain, chain(core.input(1, "float32", {B, V}), state), state) end)
+  local ok, err = coroutine.resume(co)
+  local finished = coroutine.status(co) == "dead"
+  coroutine.close(co)
+  core.drop_effects(before)
+  if ok then return finished end
+  if tostring(err):find("a value of a trace is used outside it", 1, true) then return false end
+  if type(err) == "table" and err.message and err.message:find("sampler: expected a tensor", 1, true) then return false end -- an id as a number
+  error(err, 0)
+end
+
+-- Records: logits (B, V) -> next tokens into the state, with what the caller wants to know of them.
+local function pick(self, entry, logits)
+  local state = chain_state(self, entry.recent)
+  local ids = ids_of(entry.chain, entry.chain(logits, state), state)
+  ml.assign(self.tokens, ids)
+  ml.ring_push(entry.recent, ids, self.start)
+end
+
+local function tell(self, entry, logits)
+  if not entry.wanted then return end
+  self.log_p = self.log_p or core.ops.state(logits.shape, "float32")
+  ml.assign(self.log_p, logits:log_softmax())
+end
+
+-- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and picks. A chain that runs in
+-- Lua has `push` instead of the picking: it notes the token that was chosen.
+local function record_decoder(self, entry)
+  entry.ring = int_state(self.slots * entry.ring_size, -1)
+  entry.recent = entry.ring:reshape {self.slots, entry.ring_size}
+  entry.in_lua = not is_traceable(self, entry.chain)
+  tell(self, entry, self.logits)
+  if not entry.in_lua then pick(self, entry, self.logits) end
+  entry.first = core.plan({}, {})
+  local logits = self.model.net(self.tokens:reshape {self.slots, 1}, self.store:view(self.every, self.start, self.one))
+  ml.assign(self.start, self.start + 1)
+  logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
+  tell(self, entry, logits)
+  if entry.in_lua then ml.assign(self.logits, logits) else pick(self, entry, logits) end
+  entry.step = core.plan({}, {})
+  if entry.in_lua then
+    ml.ring_push(entry.recent, self.tokens, self.start)
+    entry.push = core.plan({}, {})
+  end
+end
+
+local function close_decoder(entry)
+  for _, name in ipairs {"first", "step", "push"} do
+    if entry[name] then entry[name]:close() end
+  end
+end
+
 local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {ring = int_state(self.slots * math.max(1, chain.last_n), -1)}
-  local ring = entry.ring:reshape {self.slots, math.max(1, chain.last_n)}
-  entry.ring_size = math.max(1, chain.last_n)
-  local before = core.effects()
-  local ok, err = pcall(function()
-    entry.first = core.plan({}, pick(self, chain, ring, self.logits, wanted))
-    local caches = self.store:view(self.every, self.start, self.one)
-    local logits = self.model.net(self.tokens:reshape {self.slots, 1}, caches)
-    ml.assign(self.start, self.start + 1)
-    logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
-    entry.step = core.plan({}, pick(self, chain, ring, logits, wanted))
-  end)
-  if not ok then
-    core.drop_effects(before)
-    error(err, 0)
-  end
+  entry = {chain = chain, wanted = wanted, ring_size = math.max(1, chain.last_n)}
+  record(function() record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
-  if #self.order > KEPT_PLANS then self.decoders[table.remove(self.order, 1)] = nil end
+  if #self.order > KEPT_PLANS then
+    local oldest = table.remove(self.order, 1)
+    close_decoder(self.decoders[oldest])
+    self.decoders[oldest] = nil
+  end
   return entry
 end
 
 ---Begins to decode slot 1 behind what prefill left: seeds the random state, fills the ring of recent ids.
+---@param key string  equal for equal chains
+---@param chain moonlet.SampleChain
+---@param wanted boolean  log probabilities are asked for
+---@param seed integer
+---@param prompt integer[]
 ---@return table  to hand to `first` and `step`
 function Runtime:begin(key, chain, wanted, seed, prompt)
   local entry = decoder(self, key, chain, wanted)
@@ -195,10 +367,28 @@ function Runtime:begin(key, chain, wanted, seed, prompt)
   return entry
 end
 
----The first token after the prompt: its id, and the log probabilities (1, V) where they are wanted.
+-- Runs a chain that looks at values, on a copy of the logits that the next step does not change.
+local function pick_in_lua(self, entry)
+  local id = compile.scope(function()
+    local logits = self.logits:copy()
+    ml.eval(logits)
+    local state = chain_state(self, entry.recent)
+    local chosen = entry.chain(logits, state)
+    if math.type(chosen) then return math.tointeger(chosen) end
+    return ids_of(entry.chain, chosen, state):item()
+  end)
+  if not id or id < 0 or id >= self.logits.shape[2] then
+    util.raise("usage", "sampler: expected an id from 0 to %d, found %s", self.logits.shape[2] - 1, tostring(id))
+  end
+  self.tokens:write_ {id}
+  run(self, entry.push)
+end
+
+---The first token after the prompt.
 function Runtime:first(entry)
-  local log_p = entry.first:run()
-  return self.tokens:read(1), log_p
+  run(self, entry.first)
+  if entry.in_lua then pick_in_lua(self, entry) end
+  return self.tokens:read(1)
 end
 
 ---Feeds the last token and picks the next.
@@ -207,19 +397,27 @@ function Runtime:step(entry)
   if #held >= self.capacity then util.raise("limit", "the context of %d tokens is full", self.capacity) end
   commit(self, #held + 1)
   local fed = self.tokens:read(1)
-  local log_p = entry.step:run()
+  run(self, entry.step)
   held[#held + 1] = fed
-  return self.tokens:read(1), log_p
+  if entry.in_lua then pick_in_lua(self, entry) end
+  return self.tokens:read(1)
+end
+
+---Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is recorded.
+function Runtime:logprobs(id, n)
+  local ids, values, own = core.top(self.log_p, n, id)
+  local top = {}
+  for i, other in ipairs(ids) do top[i] = {id = other, logprob = values[i]} end
+  return own, top
 end
 
 function Runtime:close()
   self.store:close()
-  for _, entry in pairs(self.prefills) do entry.plan:close() end
-  for _, entry in pairs(self.decoders) do
-    entry.first:close()
-    entry.step:close()
+  for _, plans in ipairs {self.prefills, self.scorers} do
+    for _, entry in pairs(plans) do entry.plan:close() end
   end
-  self.prefills, self.decoders = {}, {}
+  for _, entry in pairs(self.decoders) do close_decoder(entry) end
+  self.prefills, self.scorers, self.decoders, self.order = {}, {}, {}, {}
 end
 
 return M

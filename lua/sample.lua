@@ -1,87 +1,168 @@
 ---Sampling: from logits (B, V) to ids (B).
 ---
----A step is a function of (logits, state) that gives new logits. Steps made of tensor operations become part of the decode plan. `state` has
----`recent` (B, n) int32: the last ids, the prompt's too, -1 where there are none yet.
+---A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers). Steps made of tensor operations become part
+---of the decode plan; what such a step reads that is no tensor is read once, when the plan is made. A step of the user's own that looks
+---at values (`item`, `tolist`) splits the plan there: it runs in Lua for every token and costs a synchronisation each time. `state` has
+---`recent` (B, n) int32: the last ids, the prompt's too, -1 where there are none yet (the id at position p lies in column p mod n); and
+---`uniform()` -> (B) float32: fresh random numbers in [0, 1) from the call's seed.
 local ml = require "moonlet.init"
+local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 
 local M = {}
 
-function M.temperature(t) return function(logits) return logits * (1.0 / t) end end
----Keeps the k likeliest.
-function M.top_k(k) return function(logits) return ml.top_k_mask(logits, k) end end
+---@class moonlet.SampleStep
+---@field name string
+---@field last_n integer|nil  how many recent ids it looks at
+---@field greedy boolean|nil  of what remains behind it the likeliest is taken
+local Step = {}
+Step.__index = Step
+Step.__name = "moonlet.SampleStep"
+Step.__call = function(self, logits, state) return self.apply(logits, state) end
+
+local function step(name, apply, more)
+  local self = more or {}
+  self.name, self.apply = name, apply
+  return setmetatable(self, Step)
+end
+
+local function check(what, v, low, high)
+  if type(v) ~= "number" or not (v >= low and v <= high) then
+    util.raise("usage", "%s: expected a number from %s to %s, found %s", what, low, high, tostring(v))
+  end
+  return v
+end
+
+---Divides the logits; 0 takes the likeliest of what remains.
+function M.temperature(t)
+  check("temperature", t, 0, math.huge)
+  if t == 0 then return M.greedy() end
+  return step("temperature", function(logits) return logits * (1.0 / t) end)
+end
+
+---Takes the likeliest of what remains, of equal ones the first.
+function M.greedy() return step("greedy", function(logits) return logits end, {greedy = true}) end
+
+---Keeps the k likeliest; 0 keeps all.
+function M.top_k(k)
+  check("top_k", k, 0, math.huge)
+  return step("top_k", function(logits) return k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k) or logits end)
+end
+
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
-function M.top_p(p) return function(logits) return ml.top_p_mask(logits, p) end end
+function M.top_p(p)
+  check("top_p", p, 0, 1)
+  return step("top_p", function(logits) return ml.top_p_mask(logits, p) end)
+end
+
 ---Keeps entries at least p times as likely as the likeliest.
-function M.min_p(p) return function(logits) return ml.min_p_mask(logits, p) end end
+function M.min_p(p)
+  check("min_p", p, 0, 1)
+  return step("min_p", function(logits) return ml.min_p_mask(logits, p) end)
+end
 
----Ids among the last n: positive logits divided by, negative ones multiplied by the penalty.
+---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
 function M.repeat_penalty(penalty, n)
-  return setmetatable({last_n = n or 64}, {__call = function(_, logits, state)
-    return ml.repeat_penalty(logits, state.recent, {penalty = penalty})
-  end})
+  if type(penalty) ~= "number" or not (penalty > 0) then util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(penalty)) end
+  return step("repeat_penalty", function(logits, state) return ml.repeat_penalty(logits, state.recent, {penalty = penalty}) end, {last_n = n or 64})
 end
 
----Ids among the last n lose `presence` once and `frequency` for each time that they occur.
+---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
 function M.presence(presence, frequency, n)
-  return setmetatable({last_n = n or 64}, {__call = function(_, logits, state)
+  return step("presence", function(logits, state)
     return ml.repeat_penalty(logits, state.recent, {presence = presence or 0, frequency = frequency or 0})
-  end})
+  end, {last_n = n or 64})
 end
 
----Adds to the logits of single ids: {[id] = bias}.
+---Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
 function M.logit_bias(bias)
   local tensor
-  return function(logits)
+  return step("logit_bias", function(logits)
     if not tensor then
-      local values = {}
-      for i = 1, logits.shape[2] do values[i] = bias[i - 1] or 0.0 end
-      tensor = ml.tensor(values, {dtype = "float32"})
+      local values, vocab = {}, logits.shape[2]
+      for i = 1, vocab do values[i] = 0.0 end
+      for id, v in pairs(bias) do
+        if not math.tointeger(id) or id < 0 or id >= vocab or type(v) ~= "number" then
+          util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1, tostring(id), tostring(v))
+        end
+        values[math.tointeger(id) + 1] = v + 0.0
+      end
+      tensor = compile.keep(ml.tensor(values, {dtype = "float32"}))
     end
     return logits + tensor
-  end
+  end)
 end
 
 ---With the given probability, drops all but the least likely of the entries above the threshold.
 function M.xtc(probability, threshold)
-  return function(logits, state)
+  check("xtc_probability", probability, 0, 1)
+  threshold = check("xtc_threshold", threshold or 0.1, 0, 0.5)
+  return step("xtc", function(logits, state)
     local p = logits:softmax()
     local above = p:gt(threshold)
     local least = ml.where(above, p, 2.0):min(-1, true)
-    local drop = ml.logical_and(above, p:gt(least))
     local on = state.uniform():lt(probability):reshape {logits.shape[1], 1}
-    return ml.where(ml.logical_and(drop, on), -math.huge, logits)
-  end
+    return ml.where(ml.logical_and(p:gt(least), on), -math.huge, logits)
+  end)
 end
 
----Steps in the order written. What remains is drawn at random, or, for a chain without a temperature, the likeliest is taken.
+---@class moonlet.SampleChain
+---@field last_n integer  how many recent ids its steps look at
+---@field greedy boolean
+---@field custom boolean  a step of the user's own is among them
+local Chain = {}
+Chain.__index = Chain
+Chain.__name = "moonlet.SampleChain"
+Chain.__call = function(self, logits, state)
+  for _, s in ipairs(self.steps) do logits = s(logits, state) end
+  return logits
+end
+
+---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest is taken). A chain may
+---stand in a chain.
+---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function M.chain(steps)
-  local last_n = 1
-  for i, step in ipairs(steps) do
-    if type(step) ~= "function" and not (getmetatable(step) or {}).__call then util.raise("usage", "chain: step %d is a %s, not a function", i, type(step)) end
-    if type(step) == "table" then last_n = math.max(last_n, step.last_n or 1) end
+  local self = setmetatable({steps = {}, last_n = 1, greedy = false, custom = false}, Chain)
+  for i, s in ipairs(steps) do
+    local meta = getmetatable(s)
+    if meta ~= Step and meta ~= Chain then
+      if type(s) ~= "function" and not (type(s) == "table" and meta and meta.__call) then
+        util.raise("usage", "chain: step %d is a %s, not a function", i, type(s))
+      end
+      self.custom = true
+      self.last_n = math.max(self.last_n, steps.last_n or 64)
+    else
+      self.last_n = math.max(self.last_n, s.last_n or 1)
+      self.custom = self.custom or s.custom or false
+    end
+    self.greedy = meta == Step and s.greedy or meta == Chain and s.greedy or false
+    self.steps[i] = s
   end
-  return setmetatable({steps = steps, last_n = last_n, greedy = steps.greedy or false}, {__call = function(_, logits, state)
-    for _, step in ipairs(steps) do logits = step(logits, state) end
-    return logits
-  end})
+  return self
 end
 
----The chain that options mean: penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+function M.is_chain(x) return getmetatable(x) == Chain end
+
+---The chain that options mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
 function M.from_options(o)
-  local steps = {greedy = (o.temperature or 0) == 0}
-  if o.logit_bias and next(o.logit_bias) then steps[#steps + 1] = M.logit_bias(o.logit_bias) end
-  if o.repeat_penalty and o.repeat_penalty ~= 1 then steps[#steps + 1] = M.repeat_penalty(o.repeat_penalty, o.repeat_last_n) end
-  if (o.presence_penalty or 0) ~= 0 or (o.frequency_penalty or 0) ~= 0 then
-    steps[#steps + 1] = M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n)
+  local steps = {}
+  local function add(s) steps[#steps + 1] = s end
+  local function on(name) return o[name] and o[name] ~= 0 end
+  if o.logit_bias and next(o.logit_bias) then add(M.logit_bias(o.logit_bias)) end
+  if o.repeat_last_n ~= 0 then
+    if o.repeat_penalty and o.repeat_penalty ~= 1 then add(M.repeat_penalty(o.repeat_penalty, o.repeat_last_n)) end
+    if on "presence_penalty" or on "frequency_penalty" then add(M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n)) end
   end
-  if steps.greedy then return M.chain(steps) end
-  if o.top_p and o.top_p > 0 and o.top_p < 1 then steps[#steps + 1] = M.top_p(o.top_p) end
-  if o.min_p and o.min_p > 0 then steps[#steps + 1] = M.min_p(o.min_p) end
-  if o.xtc_probability and o.xtc_probability > 0 then steps[#steps + 1] = M.xtc(o.xtc_probability, o.xtc_threshold or 0.1) end
-  if o.top_k and o.top_k > 0 then steps[#steps + 1] = M.top_k(o.top_k) end
-  if o.temperature ~= 1 then steps[#steps + 1] = M.temperature(o.temperature) end
+  if not on "temperature" then
+    add(M.greedy())
+    return M.chain(steps)
+  end
+  if on "top_p" and o.top_p < 1 then add(M.top_p(o.top_p)) end
+  if on "min_p" then add(M.min_p(o.min_p)) end
+  if on "xtc_probability" then add(M.xtc(o.xtc_probability, o.xtc_threshold)) end
+  if on "top_k" then add(M.top_k(o.top_k)) end
+  if o.temperature ~= 1 then add(M.temperature(o.temperature)) end
   return M.chain(steps)
 end
 
-return M
+return util.guard(M, "sample.")

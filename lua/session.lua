@@ -1,18 +1,23 @@
 ---Sessions: a conversation, or raw text, that keeps its KV cache from turn to turn. Only what differs from the cache is computed.
+---
+---A conversation is what its messages say: each turn renders them anew, and the cache serves as far as the ids are the same. `tokens` are the ids
+---of the session so far, the answer's last among them, which the cache gets with the next turn.
 local generate = require "moonlet.generate"
+local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
 local util = require "moonlet.util"
 
 local M = {}
 
 ---@class moonlet.Session
----@field tokens integer[]  what the cache holds
+---@field tokens integer[]  ids of the session so far
 ---@field length integer
+---@field messages table[]  the conversation
 local Session = {}
 
 Session.__index = function(self, key)
-  if key == "tokens" then return table.move(self.runtime.ids[1], 1, #self.runtime.ids[1], 1, {}) end
-  if key == "length" then return #self.runtime.ids[1] end
+  if key == "tokens" then return table.move(self.ids, 1, #self.ids, 1, {}) end
+  if key == "length" then return #self.ids end
   return Session[key]
 end
 Session.__name = "moonlet.Session"
@@ -24,72 +29,223 @@ function M.new(model, opts)
   local messages = {}
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
-  return setmetatable({model = model, options = o, messages = messages, runtime = runtime.new(model, 1)}, Session)
+  return setmetatable({model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}, Session)
 end
 
-local function check_open(self)
+-- Every call ends an answer that is still on its way.
+local function begin(self)
   if self.closed then util.raise("usage", "the session is closed") end
+  if not self.model.net then util.raise("usage", "the model is closed") end
+  if self.answer then self.answer:close() end
 end
 
----Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came.
-function Session:send(text, opts)
-  check_open(self)
-  local with = opts
-  if opts and opts.defaults then with = self.model:generation_defaults(opts) end
-  local o = generate.options(with, "send")
-  self.messages[#self.messages + 1] = {role = "user", content = text}
-  local ok, ids = pcall(self.model.chat_ids, self.model, self.messages, self.options)
-  if ok and #ids > self.runtime.capacity then
-    ok, ids = pcall(util.raise, "limit", "the conversation has %d tokens, the context holds %d", #ids, self.runtime.capacity)
-  end
-  if not ok then
-    self.messages[#self.messages] = nil
-    error(ids, 0)
-  end
+-- Starts an answer to ids; nothing of the session has changed when this raises.
+local function start(self, ids, o, release)
+  self.runtime:check_prompt(ids)
   local g = generate.start(self.model, self.runtime, ids, o, function(g)
-    if g.finish_reason == "error" then self.messages[#self.messages] = nil
-    else self.messages[#self.messages + 1] = {role = "assistant", content = g.text} end
+    self.answer = nil
+    release(g)
   end)
+  self.answer = g
   return g, nil, nil, g
 end
 
----Tokens behind what the session holds; `prompt` is appended as it is (text without special tokens of its own, or ids).
+-- The prompt and what is kept of the answer.
+local function remember(self, g)
+  self.ids = table.move(g.prompt, 1, #g.prompt, 1, {})
+  local kept = g:kept_ids()
+  table.move(kept, 1, #kept, #self.ids + 1, self.ids)
+end
+
+---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn that failed, or was cancelled
+---before any text came, is taken back.
+---@param text string
+---@param opts table|nil  as chat's
+function Session:send(text, opts)
+  begin(self)
+  if type(text) ~= "string" then util.raise("usage", "send: expected text, found %s", type(text)) end
+  local o = generate.options(opts and opts.defaults and self.model:generation_defaults(opts) or opts, "send")
+  local messages = table.move(self.messages, 1, #self.messages, 1, {})
+  messages[#messages + 1] = {role = "user", content = text}
+  local ids = self.model:chat_ids(messages, self.options)
+  local before = self.messages
+  self.messages = messages
+  local ok, g = pcall(start, self, ids, o, function(g)
+    local reason = g.finish_reason
+    if reason == "error" or g.text == "" and (reason == "cancelled" or reason == "deadline") then
+      self.messages = before
+      return
+    end
+    messages[#messages + 1] = {role = "assistant", content = g.text}
+    remember(self, g)
+  end)
+  if not ok then
+    self.messages = before
+    error(g, 0)
+  end
+  return g, nil, nil, g
+end
+
+---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's beginning alone).
+---@param prompt string|integer[]
+---@param opts table|nil
 function Session:generate(prompt, opts)
-  check_open(self)
+  begin(self)
   local o = generate.options(opts, "generate")
   local ids = self.tokens
   local more
-  if type(prompt) == "table" then more = self.model:prompt_ids(prompt, "generate")
-  elseif #ids == 0 then more = self.model:prompt_ids(prompt, "generate")
-  else more = self.model.tokenizer:encode(prompt, {add_special_tokens = false}) end
+  if type(prompt) == "string" and #ids > 0 and self.model.tokenizer then
+    more = self.model.tokenizer:encode(prompt, {add_special_tokens = false})
+  else
+    more = self.model:prompt_ids(prompt, "generate")
+  end
   table.move(more, 1, #more, #ids + 1, ids)
-  if #ids > self.runtime.capacity then util.raise("limit", "the session has %d tokens, the context holds %d", #ids, self.runtime.capacity) end
-  local g = generate.start(self.model, self.runtime, ids, o)
-  return g, nil, nil, g
+  return start(self, ids, o, function(g)
+    if g.finish_reason ~= "error" then remember(self, g) end
+  end)
 end
 
----Keeps the first n tokens.
+---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
 function Session:trim(n)
-  check_open(self)
-  if math.tointeger(n) == nil or n < 0 then util.raise("usage", "trim: expected a number of tokens, found %s", tostring(n)) end
-  self.runtime:trim(1, math.tointeger(n))
+  begin(self)
+  local whole = math.type(n) and math.tointeger(n)
+  if not whole or whole < 0 then util.raise("usage", "trim: expected a number of tokens, found %s", tostring(n)) end
+  for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
+  self.runtime:trim(1, whole)
 end
 
----A session that goes on from here on its own. The cache is computed again when it is first used.
+-- How many of the session's tokens the cache holds.
+local function cached(self)
+  local held, n = self.runtime.ids[1], 0
+  while n < #held and held[n + 1] == self.ids[n + 1] do n = n + 1 end
+  return n
+end
+
+---A session that goes on from here on its own, with a copy of the cache.
 function Session:fork()
-  check_open(self)
+  begin(self)
   local copy = M.new(self.model, {})
   copy.options = self.options
-  for i, message in ipairs(self.messages) do copy.messages[i] = message end
-  copy.runtime:prefill(1, self.tokens)
+  table.move(self.messages, 1, #self.messages, 1, copy.messages)
+  copy.ids = self.tokens
+  local n = cached(self)
+  if n > 0 then
+    ml.scope(function() copy.runtime:set_cache(self.runtime:cache_contents(n), table.move(self.ids, 1, n, 1, {})) end)
+  end
   return copy
 end
 
+-- ---- files ----
+
+local FORMAT = "moonlet session 1"
+
+-- Cache contents mean something to a model of the same weights, in the same precision.
+local function cache_name(model) return model.precision .. " " .. model.cache_dtype end
+
+local function content(self, n)
+  local tensors, order = {}, {}
+  local function put(name, x)
+    tensors[name] = x
+    order[#order + 1] = name
+  end
+  if #self.ids > 0 then put("tokens", ml.tensor(self.ids, {dtype = "int32"})) end
+  for i, layer in ipairs(n > 0 and self.runtime:cache_contents(n) or {}) do
+    put(("layers.%d.k"):format(i - 1), layer.k)
+    put(("layers.%d.v"):format(i - 1), layer.v)
+  end
+  return tensors, order
+end
+
+---Writes tokens, messages and the cache to a safetensors file, with a fingerprint of model and tokenizer. True, or nil, message, code.
+---@param path string
+function Session:save(path)
+  begin(self)
+  local n = cached(self)
+  return util.soft(function()
+    return ml.scope(function()
+      local tensors, order = content(self, n)
+      return util.must(require("moonlet.files").save_safetensors(path, tensors, {
+        format = FORMAT, fingerprint = self.model:fingerprint(), messages = ml.json.encode(ml.json.array(self.messages)), cached = n, cache = cache_name(self.model),
+      }, order))
+    end)
+  end)
+end
+
+-- The list that a file's "tokens" hold.
+local function read_tokens(self, path, tensors)
+  local x = tensors.tokens
+  if not x then return {} end
+  if x.ndim ~= 1 or x.dtype ~= "int32" then util.raise("corrupt", "%s: tokens: expected int32 (n), found %s (%s)", path, x.dtype, table.concat(x.shape, ", ")) end
+  local ids = x:tolist()
+  for i, id in ipairs(ids) do
+    if id < 0 or id >= self.model.info.vocab_size then
+      util.raise("corrupt", "%s: tokens: entry %d: expected an id from 0 to %d, found %d", path, i, self.model.info.vocab_size - 1, id)
+    end
+  end
+  return ids
+end
+
+local function read_messages(path, text)
+  local messages, message = ml.json.decode(text or "")
+  if type(messages) ~= "table" then util.raise("corrupt", "%s: messages: expected an array, found %s", path, message or type(messages)) end
+  local list = {}
+  for i, m in ipairs(messages) do
+    if type(m) ~= "table" or type(m.role) ~= "string" then util.raise("corrupt", "%s: messages: entry %d has no role", path, i) end
+    list[i] = m
+  end
+  return list
+end
+
+-- Keys and values of a file, by layer; nil where one is missing.
+local function read_layers(tensors)
+  local layers = {}
+  for i = 1, math.maxinteger do
+    local k, v = tensors[("layers.%d.k"):format(i - 1)], tensors[("layers.%d.v"):format(i - 1)]
+    if not k or not v then return layers end
+    layers[i] = {k = k, v = v}
+  end
+end
+
+local function read_file(self, path)
+  local tensors, metadata, code = ml.load_safetensors(path)
+  if not tensors then util.raise(code, "%s", metadata) end
+  if metadata.format ~= FORMAT then
+    util.raise("corrupt", "%s: format: expected \"%s\", found \"%s\": no saved session", path, FORMAT, tostring(metadata.format))
+  end
+  if metadata.fingerprint ~= self.model:fingerprint() then
+    util.raise("mismatch", "%s: fingerprint: expected %s, found %s: the session was saved with another model or tokenizer", path,
+      self.model:fingerprint(), tostring(metadata.fingerprint))
+  end
+  local ids, messages = read_tokens(self, path, tensors), read_messages(path, metadata.messages)
+  local n = math.tointeger(tonumber(metadata.cached))
+  if not n or n < 0 or n > #ids then util.raise("corrupt", "%s: cached: expected 0 to %d, found %s", path, #ids, tostring(metadata.cached)) end
+  if #ids > self.runtime.capacity + 1 then util.raise("limit", "%s: the session has %d tokens, the context holds %d", path, #ids, self.runtime.capacity) end
+  self.runtime:trim(1, 0)
+  if n > 0 and metadata.cache == cache_name(self.model) then
+    local fits = self.runtime:set_cache(read_layers(tensors), table.move(ids, 1, n, 1, {}))
+    if not fits then util.raise("corrupt", "%s: the layers do not have the shapes of this model's cache", path) end
+  end
+  self.ids, self.messages = ids, messages
+  return true
+end
+
+---Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the session being as it was. Options
+---such as tools stay those of this session. A cache of another precision is computed again.
+---@param path string
+function Session:load(path)
+  begin(self)
+  return util.soft(ml.scope, function() return read_file(self, path) end)
+end
+
+-- ---- closing ----
+
 function Session:close()
   if self.closed then return end
+  if self.answer then self.answer:close() end
   self.closed = true
   self.runtime:close()
 end
+for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do Session[name] = util.interface("session:" .. name, Session[name], true) end
 Session.__close = Session.close
 Session.__gc = Session.close
 

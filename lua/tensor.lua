@@ -1,83 +1,151 @@
----What tensors do in terms of other operations, and functions that make them. Everything here is a function of `ml` and, where
----the first argument is a tensor, a method.
+---What tensors do in terms of other operations, and functions that make them. Everything here is a function of `ml`
+---and, where the first argument is a tensor, a method. Axes are 1-based, -1 is the last.
 local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local raw_tensor = ml.tensor
+local raw_tensor, raw_arange, raw_from_bytes = ml.tensor, ml.arange, ml.from_bytes
 
--- 1-based, -1 the last -> 1-based
-local function axis_of(axis, ndim)
-  local a = math.tointeger(axis) or 0
-  if a < 0 then a = a + ndim + 1 end
-  if a < 1 or a > ndim then util.raise("usage", "axis %s is out of range for %d axes", tostring(axis), ndim) end
-  return a
+local axis_of, whole_slice = util.axis_of, util.whole_slice
+
+local function check_device(opts)
+  if opts.device then core.device(opts.device) end -- raises for one that is not there
+  return opts
 end
 
-local function sizes(...)
-  local first = ...
-  if type(first) == "table" then return first end
-  return {...}
-end
+-- ---- making ----
 
----A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it.
+---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
+---float float32, booleans bool.
 ---@param values any
----@param opts table|nil  {dtype = "float32", device = nil}
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
 function ml.tensor(values, opts)
-  opts = util.options(opts, {dtype = false, device = false}, "tensor")
+  opts = check_device(util.options(opts, {dtype = false, device = false}, "tensor"))
   if ml.is_tensor(values) then return values:astype(opts.dtype or values.dtype):copy() end
   return raw_tensor(values, opts.dtype)
 end
 
--- One value everywhere.
+---A tensor of the little-endian values in a string, row-major. "mismatch" when the string's length does not fit.
+---@param bytes string
+---@param shape integer[]
+---@param dtype string
+---@return moonlet.Tensor
+function ml.from_bytes(bytes, shape, dtype) return raw_from_bytes(bytes, shape, dtype) end
+
+---One value everywhere.
+---@param shape integer[]|integer
+---@param value number|boolean|moonlet.Tensor
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
 function ml.full(shape, value, opts)
-  opts = util.options(opts, {dtype = false, device = false}, "full")
+  opts = check_device(util.options(opts, {dtype = false, device = false}, "full"))
   local x = ml.is_tensor(value) and value or raw_tensor(value, opts.dtype)
+  if opts.dtype then x = x:astype(opts.dtype) end
   return x:broadcast_to(shape):copy()
 end
-function ml.zeros(shape, opts) return ml.full(shape, 0, {dtype = opts and opts.dtype or "float32"}) end
-function ml.ones(shape, opts) return ml.full(shape, 1, {dtype = opts and opts.dtype or "float32"}) end
 
-local arange = ml.arange
----0, 1 .. n-1, or from start up to, not including, stop.
+local function filled(name, value)
+  return function(shape, opts)
+    opts = check_device(util.options(opts, {dtype = "float32", device = false}, name))
+    return ml.full(shape, value, opts)
+  end
+end
+---Zeros, float32 unless `dtype` says otherwise.
+---@type fun(shape: integer[]|integer, opts: table|nil): moonlet.Tensor
+ml.zeros = filled("zeros", 0)
+---Ones, float32 unless `dtype` says otherwise.
+---@type fun(shape: integer[]|integer, opts: table|nil): moonlet.Tensor
+ml.ones = filled("ones", 1)
+
+---0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. int32 of integers, float32 of floats.
+---@param start number
+---@param stop number|nil
+---@param step number|nil  1 unless given; may be negative
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
 function ml.arange(start, stop, step, opts)
+  if type(stop) == "table" then stop, opts = nil, stop end
+  if type(step) == "table" then step, opts = nil, step end
   if stop == nil then start, stop = 0, start end
   step = step or 1
+  opts = check_device(util.options(opts, {dtype = false, device = false}, "arange"))
+  for _, n in ipairs {start, stop, step} do
+    if type(n) ~= "number" or n ~= n or math.abs(n) == math.huge then
+      util.raise("usage", "arange: expected finite numbers, found %s", tostring(n))
+    end
+  end
   if step == 0 then util.raise("usage", "arange: a step of 0") end
   local count = math.max(0, math.ceil((stop - start) / step))
   local whole = math.type(start) == "integer" and math.type(stop) == "integer" and math.type(step) == "integer"
-  local dtype = opts and opts.dtype or (whole and "int32" or "float32")
-  return arange(start + 0.0, step + 0.0, math.tointeger(count), dtype)
+  return raw_arange(start + 0.0, step + 0.0, math.tointeger(count), opts.dtype or (whole and "int32" or "float32"))
 end
 
----n numbers from first to last, both included.
+---n numbers from first to last, both included; float32.
+---@param first number
+---@param last number
+---@param n integer|nil  50 unless given
+---@return moonlet.Tensor
 function ml.linspace(first, last, n)
   n = n or 50
-  if n == 1 then return raw_tensor {first + 0.0} end
-  return ml.arange(n):astype("float32") * ((last - first) / (n - 1)) + first
+  if math.tointeger(n) == nil or n < 0 then util.raise("usage", "linspace: expected a count, found %s", tostring(n)) end
+  if n < 2 then return ml.full({n}, first + 0.0) end
+  local steps = ml.arange(n, {dtype = "float64"}) / (n - 1)
+  return (steps * last + (1 - steps) * first):astype "float32"
 end
 
+---The identity matrix: (n, m), ones where row and column are equal.
+---@param n integer
+---@param m integer|nil  n unless given
+---@param opts table|nil  {dtype}
+---@return moonlet.Tensor
 function ml.eye(n, m, opts)
-  m = m or n
-  return ml.arange(n):reshape {n, 1}:eq(ml.arange(m)):astype(opts and opts.dtype or "float32")
+  if type(m) == "table" then m, opts = nil, m end
+  opts = util.options(opts, {dtype = "float32"}, "eye")
+  return ml.arange(n):reshape {n, 1}:eq(ml.arange(m or n)):astype(opts.dtype)
 end
 
--- mask(n, m, k) is true where column - row <= k
+-- true where column - row <= k
 local function below(n, m, k) return (ml.arange(m) - ml.arange(n):reshape {n, 1}):le(k) end
 
----A matrix of ones on and below diagonal k.
-function ml.tri(n, m, k) return below(n, m or n, k or 0):astype "float32" end
-function methods.tril(x, k)
-  return ml.where(below(x.shape[x.ndim - 1], x.shape[x.ndim], k or 0), x, ml.zeros({}, {dtype = x.dtype}))
-end
-function methods.triu(x, k)
-  return ml.where(below(x.shape[x.ndim - 1], x.shape[x.ndim], (k or 0) - 1), ml.zeros({}, {dtype = x.dtype}), x)
+local function matrix_sizes(x, name)
+  if x.ndim < 2 then util.raise("mismatch", "%s: expected at least 2 axes, found %d", name, x.ndim) end
+  return x.shape[x.ndim - 1], x.shape[x.ndim]
 end
 
--- Shape.
+---A matrix (n, m) of ones on and below diagonal k, zeros above; float32.
+---@param n integer
+---@param m integer|nil  n unless given
+---@param k integer|nil  0 unless given; 1 is the diagonal above
+---@return moonlet.Tensor
+function ml.tri(n, m, k) return below(n, m or n, k or 0):astype "float32" end
+
+---The last two axes with zeros above diagonal k.
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function methods.tril(x, k)
+  local n, m = matrix_sizes(x, "tril")
+  return ml.where(below(n, m, k or 0), x, ml.zeros({}, {dtype = x.dtype}))
+end
+
+---The last two axes with zeros below diagonal k.
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function methods.triu(x, k)
+  local n, m = matrix_sizes(x, "triu")
+  return ml.where(below(n, m, (k or 0) - 1), ml.zeros({}, {dtype = x.dtype}), x)
+end
+
+-- ---- shape ----
+
+---Axes first to last as one.
+---@param first integer|nil  1 unless given
+---@param last integer|nil  -1 unless given
+---@return moonlet.Tensor
 function methods.flatten(x, first, last)
   if x.ndim == 0 then return x:reshape {1} end
   first, last = axis_of(first or 1, x.ndim), axis_of(last or -1, x.ndim)
+  if first > last then util.raise("usage", "flatten: axis %d comes after axis %d", first, last) end
   local shape, size = {}, 1
   for i, n in ipairs(x.shape) do
     if i >= first and i <= last then size = size * n end
@@ -87,15 +155,27 @@ function methods.flatten(x, first, last)
   return x:reshape(shape)
 end
 
+---One axis as several of the sizes given, one of which may be -1.
+---@param axis integer
+---@param shape integer[]
+---@return moonlet.Tensor
 function methods.unflatten(x, axis, shape)
   axis = axis_of(axis, x.ndim)
+  local known, sizes = 1, table.move(shape, 1, #shape, 1, {})
+  for _, n in ipairs(sizes) do known = known * (n == -1 and 1 or n) end
+  for i, n in ipairs(sizes) do
+    if n == -1 and known > 0 then sizes[i] = x.shape[axis] // known end
+  end
   local out = {}
   for i, n in ipairs(x.shape) do
-    if i == axis then table.move(shape, 1, #shape, #out + 1, out) else out[#out + 1] = n end
+    if i == axis then table.move(sizes, 1, #sizes, #out + 1, out) else out[#out + 1] = n end
   end
   return x:reshape(out)
 end
 
+---Without axes of size 1: those named, or all.
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
 function methods.squeeze(x, axes)
   local gone = {}
   if type(axes) == "number" then axes = {axes} end
@@ -111,16 +191,27 @@ function methods.squeeze(x, axes)
   return x:reshape(shape)
 end
 
+---With axes of size 1 at the places that they have in the result.
+---@param axes integer|integer[]
+---@return moonlet.Tensor
 function methods.expand_dims(x, axes)
   if type(axes) == "number" then axes = {axes} end
   local ndim, new, shape, from = x.ndim + #axes, {}, {}, 1
-  for _, a in ipairs(axes) do new[axis_of(a, ndim)] = true end
+  for _, a in ipairs(axes) do
+    a = axis_of(a, ndim)
+    if new[a] then util.raise("usage", "expand_dims: axis %d is named twice", a) end
+    new[a] = true
+  end
   for i = 1, ndim do
     if new[i] then shape[i] = 1 else shape[i], from = x.shape[from], from + 1 end
   end
   return x:reshape(shape)
 end
 
+---Two axes exchanged.
+---@param a integer
+---@param b integer
+---@return moonlet.Tensor
 function methods.swapaxes(x, a, b)
   a, b = axis_of(a, x.ndim), axis_of(b, x.ndim)
   local order = {}
@@ -129,6 +220,10 @@ function methods.swapaxes(x, a, b)
   return x:transpose(order)
 end
 
+---One axis moved to another place, the others keeping their order.
+---@param from integer
+---@param to integer
+---@return moonlet.Tensor
 function methods.moveaxis(x, from, to)
   from, to = axis_of(from, x.ndim), axis_of(to, x.ndim)
   local order = {}
@@ -139,14 +234,22 @@ function methods.moveaxis(x, from, to)
   return x:transpose(order)
 end
 
+---The same values in row-major storage of their own.
+---@return moonlet.Tensor
 function methods.contiguous(x) return x:copy() end
 
----Parts along an axis: n equal ones, or ends at the given 0-based positions. A list.
+---Parts along an axis, a list: n equal ones, or parts that end at the positions given (inclusive; the last part is the
+---rest).
+---@param parts integer|integer[]
+---@param axis integer|nil  1 unless given
+---@return moonlet.Tensor[]
 function methods.split(x, parts, axis)
   axis = axis_of(axis or 1, x.ndim)
   local size, ends = x.shape[axis], {}
   if type(parts) == "number" then
-    if parts < 1 or size % parts ~= 0 then util.raise("usage", "split: size %d does not divide into %d parts", size, parts) end
+    if parts < 1 or parts > math.max(size, 1) or size % parts ~= 0 then
+      util.raise("usage", "split: size %d does not divide into %s parts", size, tostring(parts))
+    end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end
   else
     table.move(parts, 1, #parts, 1, ends)
@@ -154,21 +257,35 @@ function methods.split(x, parts, axis)
   ends[#ends + 1] = size
   local out, from = {}, 0
   for i, to in ipairs(ends) do
-    local ranges = {}
-    for d = 1, x.ndim do ranges[d] = {} end
-    ranges[axis] = {from + 1, to}
-    out[i] = x:slice(ranges)
+    to = math.tointeger(to)
+    if not to or to < from or to > size then
+      util.raise("usage", "split: expected rising positions up to %d, found %s", size, tostring(ends[i]))
+    end
+    out[i] = x:slice(whole_slice(x.ndim, axis, to > from and {from + 1, to} or {1, 0}))
     from = to
   end
   return out
 end
 
+---Tensors of one shape joined along a new axis.
+---@param tensors moonlet.Tensor[]
+---@param axis integer|nil  the place of the new axis, 1 unless given
+---@return moonlet.Tensor
 function ml.stack(tensors, axis)
   local out = {}
-  for i, t in ipairs(tensors) do out[i] = t:expand_dims(axis or 1) end
+  for i, t in ipairs(tensors) do
+    if table.concat(t.shape, ",") ~= table.concat(tensors[1].shape, ",") then
+      util.raise("mismatch", "stack: expected shape (%s), found (%s)", table.concat(tensors[1].shape, ", "),
+        table.concat(t.shape, ", "))
+    end
+    out[i] = t:expand_dims(axis or 1)
+  end
   return ml.concat(out, axis or 1)
 end
 
+---In reverse order along the axes named, or all.
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
 function methods.flip(x, axes)
   if type(axes) == "number" then axes = {axes} end
   local ranges = {}
@@ -177,6 +294,11 @@ function methods.flip(x, axes)
   return x:slice(ranges)
 end
 
+---Moved by `shift` places along an axis, what leaves at one end coming in at the other; of the flattened values without
+---one.
+---@param shift integer
+---@param axis integer|nil
+---@return moonlet.Tensor
 function methods.roll(x, shift, axis)
   if not axis then return x:flatten():roll(shift, 1):reshape(x.shape) end
   axis = axis_of(axis, x.ndim)
@@ -187,17 +309,31 @@ function methods.roll(x, shift, axis)
   return ml.concat({parts[2], parts[1]}, axis)
 end
 
-function methods.tile(x, counts)
-  counts = sizes(counts)
-  for d = 1, #counts do
-    local axis, copies = d - #counts + math.max(x.ndim, #counts), {}
-    while x.ndim < #counts do x = x:expand_dims(1) end
-    for i = 1, counts[d] do copies[i] = x end
-    if #copies ~= 1 then x = #copies == 0 and x:slice {{1, 0}} or ml.concat(copies, axis) end
+-- x repeated `count` times along an axis, by a broadcast of an axis of its own.
+local function repeated(x, axis, count)
+  local before, after, shape = 1, 1, x.shape
+  for d = 1, x.ndim do
+    if d < axis then before = before * shape[d] elseif d > axis then after = after * shape[d] end
   end
+  local n = shape[axis]
+  shape[axis] = n * count
+  return x:reshape({before, 1, n, after}):broadcast_to({before, count, n, after}):reshape(shape)
+end
+
+---Repeated as a whole: counts for the last axes.
+---@param counts integer|integer[]
+---@return moonlet.Tensor
+function methods.tile(x, counts)
+  if type(counts) == "number" then counts = {counts} end
+  while x.ndim < #counts do x = x:expand_dims(1) end
+  for d, count in ipairs(counts) do x = repeated(x, d - #counts + x.ndim, count) end
   return x
 end
 
+---Each entry n times in a row along an axis; of the flattened values without one.
+---@param n integer
+---@param axis integer|nil
+---@return moonlet.Tensor
 function methods.repeat_interleave(x, n, axis)
   if not axis then return x:flatten():repeat_interleave(n, 1) end
   axis = axis_of(axis, x.ndim)
@@ -206,13 +342,19 @@ function methods.repeat_interleave(x, n, axis)
   return x:expand_dims(axis + 1):broadcast_to(shape):flatten(axis, axis + 1)
 end
 
----Edges of `value`: widths is {before, after} for each axis, or one pair for all.
+---Edges of `value` around it.
+---@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param value number|nil  0 unless given
+---@return moonlet.Tensor
 function methods.pad(x, widths, value)
+  local each = type(widths[1]) == "table"
+  if each and #widths > x.ndim then util.raise("usage", "pad: %d pairs for %d axes", #widths, x.ndim) end
   for d = 1, x.ndim do
-    local w = type(widths[1]) == "table" and (widths[d] or {0, 0}) or widths
+    local w = each and (widths[d] or {0, 0}) or widths
     local parts, shape = {}, x.shape
-    for _, part in ipairs {w[1], false, w[2]} do
+    for _, part in ipairs {w[1] or 0, false, w[2] or 0} do
       if not part then parts[#parts + 1] = x
+      elseif part < 0 then util.raise("usage", "pad: a width of %d", part)
       elseif part > 0 then
         shape[d] = part
         parts[#parts + 1] = ml.full(shape, value or 0, {dtype = x.dtype})
@@ -223,86 +365,186 @@ function methods.pad(x, widths, value)
   return x
 end
 
----Entry at 1-based positions: x:at(i, j) is x[i][j].
-function methods.at(x, ...)
-  for _, i in ipairs {...} do
-    local part = x[i]
-    if part == nil then util.raise("usage", "at: index %s is out of range", tostring(i)) end
-    x = part
+---Of a vector the matrix that has it on diagonal k, of a matrix its diagonal k.
+---@param k integer|nil  0 unless given; 1 is the diagonal above
+---@return moonlet.Tensor
+function methods.diag(x, k)
+  k = k or 0
+  if x.ndim == 1 then
+    local n = x.size + math.abs(k)
+    local on = (ml.arange(n) - ml.arange(n):reshape {n, 1}):eq(k)
+    local row = x:pad {math.max(k, 0), math.max(-k, 0)} -- entry j stands in column j
+    return ml.where(on, row, ml.zeros({}, {dtype = x.dtype}))
   end
-  return x
+  if x.ndim ~= 2 then util.raise("mismatch", "diag: expected 1 or 2 axes, found %d", x.ndim) end
+  local rows, columns = x.shape[1], x.shape[2]
+  local n = math.min(rows + math.min(k, 0), columns - math.max(k, 0))
+  local first = k >= 0 and k or -k * columns
+  if n <= 0 then return x:flatten():slice {{1, 0}} end
+  return x:flatten():slice {{first + 1, first + (n - 1) * (columns + 1) + 1, columns + 1}}
 end
 
-function methods.diag(x)
-  if x.ndim == 1 then return ml.eye(x.size, nil, {dtype = x.dtype}) * x:reshape {x.size, 1} end
-  local n = math.min(x.shape[1], x.shape[2])
-  return x:flatten():slice {{1, (n - 1) * (x.shape[2] + 1) + 1, x.shape[2] + 1}}
-end
-
--- Heads: (B, T, n * d) <-> (B, n, T, d).
+---Heads apart: (B, T, n d) -> (B, n, T, d).
+---@param n integer
+---@return moonlet.Tensor
 function methods.split_heads(x, n)
   local s = x.shape
-  if s[3] == nil or s[3] % n ~= 0 then util.raise("mismatch", "split_heads: shape does not divide into %d heads", n) end
+  if #s ~= 3 or s[3] % n ~= 0 then
+    util.raise("mismatch", "split_heads: shape (%s) does not divide into %d heads", table.concat(s, ", "), n)
+  end
   return x:reshape {s[1], s[2], n, s[3] // n}:transpose {1, 3, 2, 4}
 end
+
+---Heads together: (B, n, T, d) -> (B, T, n d).
+---@return moonlet.Tensor
 function methods.merge_heads(x)
   local s = x.shape
+  if #s ~= 4 then util.raise("mismatch", "merge_heads: expected 4 axes, found %d", #s) end
   return x:transpose {1, 3, 2, 4}:reshape {s[1], s[3], s[2] * s[4]}
 end
 
--- Arithmetic.
+-- ---- arithmetic ----
+
+---Not below low and not above high; either may be nil.
+---@param low number|moonlet.Tensor|nil
+---@param high number|moonlet.Tensor|nil
+---@return moonlet.Tensor
 function methods.clip(x, low, high)
   if low then x = ml.maximum(x, low) end
   return high and ml.minimum(x, high) or x
 end
-function methods.power(x, y) return x ^ y end
-function methods.var(x, axis, keepdims, ddof)
+
+---x to the power y.
+---@return moonlet.Tensor
+function methods.power(x, y) return ml.pow(x, y) end
+
+local var_names = {"axis", "keepdims", "ddof"}
+---Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
+---@param axis integer|integer[]|nil  all unless given
+---@param keepdims boolean|nil
+---@param ddof integer|nil  0 unless given
+---@return moonlet.Tensor
+function methods.var(x, ...)
+  local axis, keepdims, ddof = util.arguments("var", var_names, ...)
   local mean = x:mean(axis, true)
-  local n = x.size // math.max(1, mean.size)
-  return (x - mean):square():sum(axis, keepdims) / (n - (ddof or 0))
+  local n = mean.size > 0 and x.size // mean.size or 0
+  return ml.sum((x - mean):square(), axis, keepdims) / (n - (ddof or 0))
 end
-function methods.std(x, axis, keepdims, ddof) return x:var(axis, keepdims, ddof):sqrt() end
-function methods.norm(x, axis, keepdims) return x:square():sum(axis, keepdims):sqrt() end
+
+---Standard deviation over axes: the square root of `var`.
+---@param axis integer|integer[]|nil  all unless given
+---@param keepdims boolean|nil
+---@param ddof integer|nil  0 unless given
+---@return moonlet.Tensor
+function methods.std(x, ...) return methods.var(x, ...):sqrt() end
+
+---Euclidean norm over axes.
+---@param axis integer|integer[]|nil  all unless given
+---@param keepdims boolean|nil
+---@return moonlet.Tensor
+function methods.norm(x, ...)
+  local axis, keepdims = util.arguments("norm", {"axis", "keepdims"}, ...)
+  if not x.dtype:find "float" then x = x:astype "float32" end
+  return ml.sum(x:square(), axis, keepdims):sqrt()
+end
+
+local largest = {float16 = 65504.0, bfloat16 = 0x1.fep127, float32 = 0x1.fffffep127, float64 = 0x1.fffffffffffffp1023}
+---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.
+---@param nan number|nil
+---@param high number|nil  for infinity
+---@param low number|nil  for minus infinity
+---@return moonlet.Tensor
 function methods.nan_to_num(x, nan, high, low)
+  local most = largest[x.dtype]
+  if not most then return x end
   x = ml.where(x:isnan(), nan or 0.0, x)
-  x = ml.where(x:eq(math.huge), high or 3.4028234663852886e38, x)
-  return ml.where(x:eq(-math.huge), low or -3.4028234663852886e38, x)
-end
-function methods.outer(x, y) return x:reshape {x.size, 1} * y:reshape {1, y.size} end
-function methods.inner(x, y) return (x * y):sum(-1) end
-function methods.addmm(c, a, b, alpha, beta) return a:matmul(b) * (alpha or 1) + c * (beta or 1) end
-
-function methods.gather(x, index, axis) return x:take_along_axis(index, axis or -1) end
-
----The k largest along the last axis, in descending order: values, 0-based indices.
-function methods.topk(x, k, axis)
-  axis = axis_of(axis or -1, x.ndim)
-  local order = (-x):argsort(axis)
-  local ranges = {}
-  for d = 1, x.ndim do ranges[d] = {} end
-  ranges[axis] = {1, k}
-  local best = order:slice(ranges)
-  return x:take_along_axis(best:copy(), axis), best
+  x = ml.where(x:eq(math.huge), high or most, x)
+  return ml.where(x:eq(-math.huge), low or -most, x)
 end
 
+-- Giles 2010, "Approximating the erfinv function", single precision; highest power first.
+local CENTRE = {2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
+  -0.00417768164, 0.246640727, 1.50140941}
+local TAIL = {-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
+  0.00943887047, 1.00167406, 2.83297682}
+local function polynomial(coefficients, x)
+  local sum = x * coefficients[1] + coefficients[2]
+  for i = 3, #coefficients do sum = sum * x + coefficients[i] end
+  return sum
+end
+
+---Inverse of the error function, to about 1e-6 of the value; infinite at -1 and 1, NaN beyond.
+---@return moonlet.Tensor
+function methods.erfinv(x)
+  if not x.dtype:find "float" then x = x:astype "float32" end
+  local w = -((1 - x) * (1 + x)):log()
+  local near = polynomial(CENTRE, w - 2.5)
+  local far = polynomial(TAIL, w:sqrt() - 3.0)
+  return ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x)
+end
+
+---The device or dtype named: x:to "float16", x:to "cpu".
+---@param what string
+---@return moonlet.Tensor
 function methods.to(x, what)
   if what == x.device then return x end
+  for _, device in ipairs(core.devices()) do
+    if what == (type(device) == "table" and device.name or device) then
+      util.raise("unsupported", "to: tensors are not copied to another device in this version")
+    end
+  end
   return x:astype(what)
 end
 
 ---Values of a quantised or packed weight as float32.
+---@return moonlet.Tensor
 function methods.dequantize(w)
   local packed = core.is_packed(w) and w or core.pack(w)
   return ml.embedding(packed, ml.arange(w.shape[1]))
 end
 
--- In-place forms give the handle's variable a new value: x = x:add_(y).
-for _, name in ipairs {"add", "sub", "mul", "div", "maximum", "minimum"} do
-  methods[name .. "_"] = function(x, y) return ml[name](x, y) end
+-- Softmax over any axis; kernels know the last.
+for _, name in ipairs {"softmax", "log_softmax"} do
+  local last = ml[name]
+  methods[name] = function(x, ...)
+    local axis = util.arguments(name, {"axis"}, ...)
+    if not axis or axis == -1 then return last(x) end
+    axis = axis_of(axis, x.ndim)
+    if axis == x.ndim then return last(x) end
+    return last(x:swapaxes(axis, -1)):swapaxes(axis, -1)
+  end
+  ml[name] = methods[name]
 end
 
+require "moonlet.indexing"
+require "moonlet.einsum"
+
+-- ---- in place ----
+
+-- x:add_(y) gives the handle x another value of the same shape and dtype; views and copies taken before keep theirs.
+local function in_place(name, fn)
+  methods[name .. "_"] = function(x, ...)
+    local value = fn(x, ...)
+    if value.dtype ~= x.dtype then value = value:astype(x.dtype) end
+    return core.rebind(x, value)
+  end
+end
+local made_elsewhere = {astype = true, copy = true, where = true}
+for _, op in ipairs(core.op_list()) do
+  if (op.kind == "unary" or op.kind == "binary") and not made_elsewhere[op.name] then in_place(op.name, ml[op.name]) end
+end
+local composed = {"clip", "power", "nan_to_num", "erfinv", "slice_update", "scatter", "scatter_add", "put_along_axis"}
+for _, name in ipairs(composed) do
+  in_place(name, methods[name])
+end
+
+-- What takes a list is no method.
+for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] = nil end
+
+util.guard(methods, "")
+util.guard(ml, "")
 for name, fn in pairs(methods) do
-  if ml[name] == nil and not name:find "_$" then ml[name] = fn end
+  if rawget(ml, name) == nil and not name:find "_$" then ml[name] = fn end
 end
 
 return ml

@@ -36,30 +36,20 @@ local function template_options(self, opts)
   return opts
 end
 
--- The template to use: a name among those that the checkpoint ships, or a source.
-local function choose(self, opts)
-  local template = opts.template
-  if template and not template:find "{[{%%]" and self.named_templates then
-    local source = self.named_templates[template]
-    if source then return source end
+-- Calls the template engine; the option `template` is a name among those that the checkpoint ships, or a source.
+local function render(self, fn, messages, options)
+  if not self.chat_template and not options.template then
+    util.raise("not_found", "the checkpoint ships no chat template: give one in the option template")
   end
-  template = template or self.chat_template
-  if not template then util.raise("not_found", "the checkpoint ships no chat template: give one in the option template") end
-  return template
-end
-
-local function render(self, fn, messages, opts)
-  local chat = require "moonlet.templates.chat"
-  local options = template_options(self, opts)
-  local template = choose(self, options)
-  options.template, options.parse_special = nil, nil
-  return chat[fn](template, messages, options)
+  return require("moonlet.templates.chat")[fn](self.chat_template, messages, options)
 end
 
 ---Messages to text through the checkpoint's template; nil, message, code when the template refuses.
 function Tokenizer:apply_chat_template(messages, opts)
   return util.soft(function()
-    local text, message, code = render(self, "apply", messages, opts)
+    local options = template_options(self, opts)
+    options.parse_special = nil
+    local text, message, code = render(self, "apply", messages, options)
     if text == nil then util.raise(code or "corrupt", "%s", message) end
     return text
   end)
@@ -72,13 +62,10 @@ function Tokenizer:encode_chat(messages, opts)
     local text = util.must(self:apply_chat_template(messages, opts))
     return self.raw:encode(text, {add_special_tokens = false})
   end
-  opts = opts or {}
-  local chat = require "moonlet.templates.chat"
   local options = template_options(self, opts)
-  local template = choose(self, options)
-  options.template, options.parse_special = nil, nil
+  options.parse_special = nil
   options.control_tokens = self:control_tokens()
-  local segments, message, code = chat.segments(template, messages, options)
+  local segments, message, code = render(self, "segments", messages, options)
   if not segments then util.raise(code or "corrupt", "%s", message) end
   local ids = {}
   for _, s in ipairs(segments) do
@@ -97,89 +84,101 @@ function Tokenizer:control_tokens()
   return self.specials
 end
 
-local function add_ids(set, list, ids)
-  if type(ids) == "number" then ids = {ids} end
-  for _, id in ipairs(type(ids) == "table" and ids or {}) do
-    if math.tointeger(id) and not set[id] then
-      set[id] = true
-      list[#list + 1] = math.tointeger(id)
-    end
+util.guard(Tokenizer, "tokenizer:")
+
+-- Adds ids that end a text: one, or a list.
+local function add_ends(ends, ids, what)
+  for _, id in ipairs(type(ids) == "table" and ids or {ids}) do
+    local whole = type(id) == "number" and math.tointeger(id)
+    if not whole or whole < 0 then util.raise("corrupt", "%s: expected token ids, found %s", what, tostring(id)) end
+    if not util.contains(ends, whole) then ends[#ends + 1] = whole end
   end
 end
 
+-- The handle is closed where what stands beside it in the checkpoint is wrong.
 local function wrap(raw, more)
   local facts = raw:facts()
   local self = setmetatable({raw = raw, vocab_size = facts.vocab_size, bos_id = facts.bos_id, adds_bos = facts.adds_bos, eos_ids = {}}, Tokenizer)
-  local seen = {}
-  add_ids(seen, self.eos_ids, facts.eos_ids)
-  self.eos_token = special_text(self, self.eos_ids[1])
-  add_ids(seen, self.eos_ids, more.eos_ids)
-  self.bos_token = special_text(self, self.bos_id)
-  self.chat_template = more.template
+  local ok, err = pcall(function()
+    add_ends(self.eos_ids, facts.eos_ids, "tokenizer")
+    self.eos_token, self.bos_token = special_text(self, self.eos_ids[1]), special_text(self, self.bos_id)
+    local ends = more.generation and more.generation.eos_token_id
+    if ends ~= nil and ends ~= core.json.null then add_ends(self.eos_ids, ends, more.path .. "/generation_config.json: eos_token_id") end
+    self.chat_template = more.template and more.template()
+  end)
+  if not ok then
+    raw:close()
+    error(err, 0)
+  end
   return self
 end
 
 local function read_text(path)
-  local f = io.open(path, "rb")
-  if not f then return nil end
+  local f, why = io.open(path, "rb")
+  if not f then util.raise("io", "%s", why) end
   local text = f:read "a"
   f:close()
-  return text
+  return text or util.raise("io", "%s: cannot be read", path)
 end
 
--- {name = source} of a list of templates, and the one to use by default.
-local function templates_of(config, directory)
-  local file = read_text(directory .. "/chat_template.jinja")
-  if file then return file end
-  local template = config and config.chat_template
-  if type(template) == "string" then return template end
-  if type(template) == "table" then return template end
-  return nil
+local function check_template(template, what)
+  if template == nil or template == core.json.null then return nil end
+  if type(template) ~= "string" and type(template) ~= "table" then
+    util.raise("corrupt", "%s: chat_template: expected text or a list, found %s", what, type(template))
+  end
+  return template
 end
 
-local function open_directory(path, generation)
-  local json, config_path = path .. "/tokenizer.json", path .. "/tokenizer_config.json"
-  if core.path_kind(json) ~= "file" then return nil end
+-- What opens the tokenizer of a folder: handle, options of wrap.
+local function open_json(json, folder, generation)
+  local config_path = folder .. "/tokenizer_config.json"
   local has_config = core.path_kind(config_path) == "file"
   local raw, message, code = core.tokenizer_from_json(json, has_config and config_path or nil)
   if not raw then util.raise(code, "%s", message) end
-  local config = has_config and core.read_json(config_path) or nil
-  return wrap(raw, {template = templates_of(config, path), eos_ids = generation and generation.eos_token_id})
+  return wrap(raw, {path = folder, generation = generation, template = function()
+    if core.path_kind(folder .. "/chat_template.jinja") == "file" then return read_text(folder .. "/chat_template.jinja") end
+    if not has_config then return nil end
+    local config, why, what = core.read_json(config_path)
+    if config == nil then util.raise(what, "%s", why) end
+    return check_template(type(config) == "table" and config.chat_template, config_path)
+  end})
 end
 
-local function open_gguf(file)
+local function open_directory(path, generation)
+  if core.path_kind(path .. "/tokenizer.json") ~= "file" then return nil end
+  return open_json(path .. "/tokenizer.json", path, generation)
+end
+
+local function open_gguf(file, path)
   local raw, message, code = core.tokenizer_from_gguf(file)
   if not raw then
     if code == "not_found" then return nil end
     util.raise(code, "%s", message)
   end
-  local template = file:metadata(0)["tokenizer.chat_template"]
-  return wrap(raw, {template = template})
+  return wrap(raw, {template = function() return check_template(file:metadata(0)["tokenizer.chat_template"], path .. ": tokenizer") end})
 end
 
 ---The tokenizer that a model's directory or open GGUF file has, or nil.
 function M.of_model(path, gguf, generation)
-  if gguf then return open_gguf(gguf) end
+  if gguf then return open_gguf(gguf, path) end
   return open_directory(path, generation)
 end
 
 ---A tokenizer from a directory, a tokenizer.json or a .gguf file; raises.
 function M.open(path)
+  if type(path) ~= "string" then util.raise("usage", "tokenizer: expected a path, found %s", type(path)) end
   if core.path_kind(path) == "directory" then
     return open_directory(path) or util.raise("not_found", "%s/tokenizer.json: no such file", path)
   end
   if path:match "%.gguf$" then
     local file, message, code = core.open_gguf(path)
     if not file then util.raise(code, "%s", message) end
-    local t = open_gguf(file)
+    local ok, t = pcall(open_gguf, file, path)
     file:close()
+    if not ok then error(t, 0) end
     return t or util.raise("not_found", "%s: the file has no tokenizer", path)
   end
-  local folder = path:match "^(.*)/[^/]*$" or "."
-  local raw, message, code = core.tokenizer_from_json(path, core.path_kind(folder .. "/tokenizer_config.json") == "file" and folder .. "/tokenizer_config.json" or nil)
-  if not raw then util.raise(code, "%s", message) end
-  local config = core.read_json(folder .. "/tokenizer_config.json")
-  return wrap(raw, {template = templates_of(config, folder)})
+  return open_json(path, path:match "^(.*)/[^/]*$" or ".")
 end
 
 return M

@@ -21,7 +21,7 @@ function M.soft(fn, ...)
   local err = results[2]
   if type(err) == "table" and err.code then
     if err.code == "cancelled" then error(err, 0) end
-    return nil, err.message, err.code
+    return nil, err.reason or err.message, err.code
   end
   error(err, 0)
 end
@@ -30,6 +30,29 @@ end
 function M.must(value, message, code)
   if value == nil then error(core.error.new(message, code or "usage", false), 0) end
   return value
+end
+
+---A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil, arithmetic on a table) is
+---an error object at the caller's line, as misuse is everywhere else. Errors of callbacks pass as they are.
+---@param name string  for messages
+---@param fn function
+---@param callbacks boolean|nil  whether it calls functions of the user's
+function M.interface(name, fn, callbacks)
+  local function finish(ok, ...)
+    if ok then return ... end
+    local err = ...
+    if type(err) == "string" and (not callbacks or err:find "^moonlet/") then M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", "")) end
+    error(err, 0)
+  end
+  return function(...) return finish(pcall(fn, ...)) end
+end
+
+---The same for every Lua function of a table.
+function M.guard(functions, prefix, callbacks)
+  for name, fn in next, functions do
+    if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then functions[name] = M.interface(prefix .. name, fn, callbacks) end
+  end
+  return functions
 end
 
 ---Reads options by name and knows which were never read.
@@ -48,6 +71,50 @@ function M.options(given, known, what)
     if options[name] == nil and default ~= false then options[name] = default end
   end
   return options
+end
+
+function M.contains(list, value)
+  for _, v in ipairs(list) do
+    if v == value then return true end
+  end
+  return false
+end
+
+---A 1-based axis, -1 the last, as 1 .. ndim.
+function M.axis_of(axis, ndim)
+  local a = math.tointeger(axis) or 0
+  if a < 0 then a = a + ndim + 1 end
+  if a < 1 or a > ndim then M.raise("usage", "axis %s is out of range for %d axes", tostring(axis), ndim) end
+  return a
+end
+
+---Ranges for `slice`: `range` for one axis, all of the others.
+function M.whole_slice(ndim, axis, range)
+  local ranges = {}
+  for d = 1, ndim do ranges[d] = d == axis and range or {} end
+  return ranges
+end
+
+---Arguments by position, or by name in a last table: what operations of the core take, for those made of others.
+---@param what string
+---@param names string[]
+function M.arguments(what, names, ...)
+  local n = select("#", ...)
+  local last = n > 0 and select(n, ...)
+  if type(last) ~= "table" or type(next(last)) ~= "string" then
+    if n > #names then M.raise("usage", "%s: %d arguments too many", what, n - #names) end
+    return ...
+  end
+  local values, left = {...}, {}
+  values[n] = nil
+  for name, value in pairs(last) do left[name] = value end
+  for i, name in ipairs(names) do
+    if i >= n and left[name] ~= nil then values[i] = left[name] end
+    if i >= n then left[name] = nil end
+  end
+  local unknown = next(left)
+  if unknown then M.raise("usage", "%s: no option \"%s\"", what, tostring(unknown)) end
+  return table.unpack(values, 1, #names)
 end
 
 ---Keys of a table in a fixed order.

@@ -1,10 +1,32 @@
 /* moonlet.h: the public C interface of moonlet.
  *
- * Contract. Everything belongs to an engine; several engines may live in one process and do not see each other. An
- * engine is used by one thread at a time, save for ml_cancel, which any thread may call. Every call that can fail
- * returns an ml_status; on failure the calling thread's error record (ml_error_message) says what happened, and
- * nothing of what the call was to create is left behind. Handles are released with their close function, which accepts
- * NULL. The library never prints, exits, aborts or installs a signal handler. */
+ *   ml_engine *engine;
+ *   ml_model *model;
+ *   if (ml_engine_create(NULL, &engine) != ML_OK) return puts(ml_error_message());
+ *   if (ml_model_load(engine, "model.gguf", NULL, &model) == ML_OK) {
+ *     ml_generate_options options = {.struct_size = sizeof options, .prompt = "The moon", .max_tokens = 64};
+ *     ml_generate(model, &options, show, NULL, NULL);
+ *   }
+ *   ml_engine_close(engine);
+ *
+ * Contract. Everything belongs to an engine; several engines may live in one process and do not see each other.
+ *
+ * Threads: an engine and its models are used by one thread at a time, whichever it is; ml_cancel alone may be called
+ * from any thread and from a signal handler. Different engines may run at once.
+ *
+ * Errors: every call that can fail returns an ml_status. On failure the calling thread's error record
+ * (ml_error_message) says what happened, what the call was to create does not exist, and its out parameter is NULL.
+ * Memory that runs out is such a failure.
+ *
+ * Ownership: a handle is released with its close function, which accepts NULL; closing an engine closes its models.
+ * What the library hands out as const belongs to it, for as long as the comment says. What a caller hands in is needed
+ * until the call returns. Text is UTF-8.
+ *
+ * Options and results are structures whose first member is their size, set by the caller, so that later versions can
+ * append members: {.struct_size = sizeof options, ...}. Of every option the value 0 means its default, and no options
+ * at all (NULL) mean all defaults.
+ *
+ * The library never prints, exits, aborts or installs a signal handler. */
 #ifndef MOONLET_H
 #define MOONLET_H
 
@@ -46,25 +68,193 @@ typedef enum ml_status {
 /* The name of a status as scripts see it: "not_found", "corrupt", ... Never NULL. */
 ML_API const char *ml_status_name(ml_status status);
 
-/* The text of the calling thread's last failure; "" when there was none. Valid until the next failure on this thread. */
+/* The text of the calling thread's last failure; "" when there was none. Valid until this thread's next failure. */
 ML_API const char *ml_error_message(void);
+
+/* The version of the library, which may be newer than ML_VERSION of the header: "0.1.0". */
+ML_API const char *ml_version(void);
+
+/* ---- engines ---- */
 
 typedef struct ml_engine ml_engine;
 
-/* ---- for hosts that bring their own interpreter ---- */
+typedef struct ml_engine_options {
+  size_t struct_size;
+  int threads;               /* threads that compute, the caller's among them; 0: one a processor */
+  const char *isa;           /* "ref", "avx2", "avx512"; NULL: what $MOONLET_ISA says, else the best there is */
+  size_t memory_limit_bytes; /* of tensor storage, models included; more is an error, ML_LIMIT; 0: none */
+} ml_engine_options;
 
-/* Opens the module in a Lua 5.4 state: luaL_requiref(L, "moonlet", luaopen_moonlet, 0). */
-ML_API int luaopen_moonlet(struct lua_State *L);
-/* The engine of a state that has loaded moonlet; it lives as long as the state. Raises a Lua error when there is none. */
-ML_API ml_engine *ml_lua_engine(struct lua_State *L);
+/* Makes an engine with threads, memory counters, limits and a cancel flag of its own. */
+ML_API ml_status ml_engine_create(const ml_engine_options *options, ml_engine **out);
+
+/* Closes the engine's models, ends its threads and frees all its memory. Not to be called from one of its callbacks. */
+ML_API void ml_engine_close(ml_engine *engine);
+
+typedef struct ml_memory_info {
+  size_t struct_size;
+  size_t active_bytes; /* tensor storage in use */
+  size_t peak_bytes;   /* the most that was in use at once */
+  size_t cached_bytes; /* freed, and kept for the next request */
+  size_t limit_bytes;  /* 0: none */
+} ml_memory_info;
+
+/* Counters of the engine's default device. */
+ML_API ml_status ml_engine_memory(const ml_engine *engine, ml_memory_info *out);
 
 /* ---- cancellation ---- */
 
-/* Raises the cancel flag: what runs in the engine ends soon with ML_CANCELLED. May be called from any thread and from
- * a signal handler. */
+/* Raises the engine's cancel flag. The call that runs ends soon: ml_generate with finish reason "cancelled", others
+ * with ML_CANCELLED; its end takes the flag down. A flag that is raised while nothing runs, or too late for what runs,
+ * ends the next call: ml_cancel_clear before it makes it start afresh. Any thread and any signal handler may call this,
+ * as long as the engine exists. */
 ML_API void ml_cancel(ml_engine *engine);
 /* Takes the flag down; true when it was up. */
 ML_API bool ml_cancel_clear(ml_engine *engine);
+
+/* ---- models ---- */
+
+typedef struct ml_model ml_model;
+
+/* Called while a model loads, with the fraction that is done (0 to 1); false cancels. */
+typedef bool (*ml_progress)(void *context, double fraction);
+
+typedef struct ml_load_options {
+  size_t struct_size;
+  const char *precision; /* "fast": activations are rounded to 8-bit blocks against quantised weights; "exact": they
+                          * stay float32; NULL: "fast" */
+  int64_t max_context;   /* tokens; 0: as many as the model was made for */
+  int threads;           /* changes the engine's number of threads; 0: leaves it */
+  bool strict;           /* a key of the configuration that nobody reads is an error, not a warning */
+  const char *family;    /* a Lua file or module to use instead of the family that the model names; NULL: that one */
+  int64_t random;        /* not 0: a seed; weights are made up at true shapes, and only the configuration is read */
+  ml_progress progress;  /* may be NULL */
+  void *progress_context;
+} ml_load_options;
+
+/* Loads a model: a directory with config.json, a .gguf file, or a name org/model present in the local Hugging Face
+ * cache. Files are not needed afterwards. */
+ML_API ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_options *options, ml_model **out);
+
+/* Frees the model. In a callback of the same model it ends the generation with an error. */
+ML_API void ml_model_close(ml_model *model);
+
+typedef struct ml_model_info {
+  size_t struct_size;
+  const char *model_type;   /* as the file says: "llama" */
+  const char *family;       /* the family that serves it */
+  const char *quantization; /* the weights' most common block format, "q4_k"; "" when there is none */
+  const char *warnings;     /* one a line; "" when there is none */
+  int64_t layers, hidden_size, vocab_size, parameters;
+  int64_t context;     /* the most tokens that it holds */
+  size_t weight_bytes; /* as they lie in memory */
+  bool has_tokenizer;  /* without one, lists of ids are the only prompts */
+} ml_model_info;
+
+/* What the model is. The texts are valid until it is closed. */
+ML_API ml_status ml_model_describe(ml_model *model, ml_model_info *out);
+
+/* ---- text ---- */
+
+enum {
+  ML_NO_SPECIAL_TOKENS = 1,  /* ml_tokenize adds no begin or end tokens */
+  ML_NO_PARSE_SPECIAL = 2,   /* ml_tokenize takes the text of special tokens for ordinary text */
+  ML_SKIP_SPECIAL_TOKENS = 4 /* ml_detokenize leaves special tokens out */
+};
+
+/* Ids of `length` bytes of text. Writes at most `capacity` of them; *count is how many there are, so that a second call
+ * with room for them gives all. `ids` may be NULL when capacity is 0. Flags: ML_NO_... */
+ML_API ml_status ml_tokenize(ml_model *model, const char *text, size_t length, unsigned flags, int32_t *ids,
+                             size_t capacity, size_t *count);
+
+/* Text of `count` ids, with a 0 behind it. Writes at most `capacity` bytes, the 0 included; *length is what the whole
+ * text has, without the 0. `text` may be NULL when capacity is 0. Flags: ML_SKIP_SPECIAL_TOKENS */
+ML_API ml_status ml_detokenize(ml_model *model, const int32_t *ids, size_t count, unsigned flags, char *text,
+                               size_t capacity, size_t *length);
+
+/* ---- generation ---- */
+
+typedef struct ml_message {
+  const char *role; /* "system", "user", "assistant", as the model's template knows them */
+  const char *content;
+} ml_message;
+
+typedef struct ml_generate_options {
+  size_t struct_size;
+  /* What to continue, one of the three. Texts end with a 0. */
+  const char *prompt; /* text, encoded as the tokenizer does it by default */
+  const int32_t *ids; /* or ids, as they are */
+  size_t n_ids;
+  const ml_message *messages; /* or a conversation to answer, through the model's own chat template */
+  size_t n_messages;
+
+  int64_t max_tokens; /* 0: 256 */
+  double temperature; /* 0: the likeliest token, always */
+  int64_t top_k;      /* 0: off; so are the next five */
+  double top_p, min_p;
+  double repeat_penalty; /* logits of recent ids are divided (negative ones multiplied) by it */
+  double presence_penalty, frequency_penalty;
+  int64_t repeat_last_n;   /* how many recent ids, the prompt's too; 0: 64 */
+  int64_t seed;            /* the same seed gives the same text; 0: another one each time */
+  const char *const *stop; /* texts that end the answer and are no part of it */
+  size_t n_stop;
+  const int32_t *stop_tokens; /* ids that do so, besides the model's own */
+  size_t n_stop_tokens;
+  double deadline_seconds; /* 0: none */
+  bool ignore_eos;         /* the model's own end tokens do not end the answer */
+  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend */
+} ml_generate_options;
+
+/* A token as the callback sees it; valid until the callback returns. */
+typedef struct ml_token {
+  const char *text;  /* what it completes, whole characters, perhaps ""; NULL when the model has no tokenizer */
+  size_t text_bytes; /* text ends with a 0 besides */
+  int32_t id;
+  int64_t index; /* 1 for the first */
+} ml_token;
+
+/* Called with each token; false ends the generation. It may call functions of the same engine, ml_generate too, but not
+ * ml_engine_close; it must return (no longjmp, no exception). */
+typedef bool (*ml_token_callback)(void *context, const ml_token *token);
+
+typedef enum ml_finish {
+  ML_FINISH_NONE = 0,  /* nothing was generated */
+  ML_FINISH_STOP,      /* an end token or a stop text */
+  ML_FINISH_LENGTH,    /* max_tokens, or a full context */
+  ML_FINISH_CANCELLED, /* ml_cancel, or the callback's wish */
+  ML_FINISH_DEADLINE,
+  ML_FINISH_ERROR
+} ml_finish;
+
+/* "stop", "length", ... as scripts see it; "none". Never NULL. */
+ML_API const char *ml_finish_name(ml_finish reason);
+
+typedef struct ml_metrics {
+  size_t struct_size;
+  ml_finish finish_reason;
+  int64_t prompt_tokens, cached_tokens, generated_tokens; /* cached: prompt tokens that needed no computation */
+  double prefill_seconds, decode_seconds, total_seconds;
+  double prefill_tokens_per_second, decode_tokens_per_second;
+  size_t peak_bytes, active_bytes; /* of the engine's device, at the end */
+} ml_metrics;
+
+/* Continues a prompt or answers a conversation, token by token. `callback` and `metrics` may be NULL. Cancellation,
+ * deadline and a callback that has had enough end it normally: ML_OK, and the finish reason says which. `metrics` is
+ * filled, as far as it came, after an error too. */
+ML_API ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_token_callback callback,
+                             void *context, ml_metrics *metrics);
+
+/* ---- for hosts that bring their own Lua 5.4 ---- */
+
+/* Opens the module in a Lua state: luaL_requiref(L, "moonlet", luaopen_moonlet, 0). It needs the standard libraries
+ * package, string, table, math, io, os, coroutine and utf8. The state has an engine of its own from now on, which is
+ * freed with the state; the state's panic function, hooks and collector mode stay as they are. */
+ML_API int luaopen_moonlet(struct lua_State *L);
+/* The C part alone, which Lua's own loader finds in moonlet.so for `require "moonlet.core"`. */
+ML_API int luaopen_moonlet_core(struct lua_State *L);
+/* The engine of a state that has loaded moonlet; it lives as long as the state and is not to be closed. Raises a Lua
+ * error when there is none. */
+ML_API ml_engine *ml_lua_engine(struct lua_State *L);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* tensors.h: what the tests of tensors share: engines of every instruction set, random tensors seen through all kinds of
- * views, results as doubles, and a comparison that remembers the first difference.
+/* tensors.h: what the tests of tensors share: engines of every instruction set, random tensors seen through all kinds
+ * of views, results as doubles, and a comparison that remembers the first difference.
  *
  * Tensors and arrays that these functions return belong to a pool that drop_all empties, so that a test reads as a list
  * of expressions. What must not fail here ends the program: it is not what is tested. */
@@ -24,7 +24,9 @@ CHECK_UNUSED static uint64_t random_u64(void) { /* splitmix64 */
 }
 
 CHECK_UNUSED static int64_t random_below(int64_t n) { return (int64_t)(random_u64() % (uint64_t)n); }
-CHECK_UNUSED static double random_in(double from, double to) { return from + (to - from) * ((double)(random_u64() >> 11) * 0x1p-53); }
+CHECK_UNUSED static double random_in(double from, double to) {
+  return from + (to - from) * ((double)(random_u64() >> 11) * 0x1p-53);
+}
 
 /* ---- engines and the pool ---- */
 
@@ -72,7 +74,9 @@ CHECK_UNUSED static void drop_all(void) {
 
 static double half_value(uint16_t h) {
   int exponent = h >> 10 & 31;
-  double m = h & 1023, v = exponent == 31 ? (m != 0 ? (double)NAN : (double)INFINITY) : exponent ? ldexp(1024 + m, exponent - 25) : ldexp(m, -24);
+  double m = h & 1023, v = exponent == 31 ? (m != 0 ? (double)NAN : (double)INFINITY)
+                           : exponent     ? ldexp(1024 + m, exponent - 25)
+                                          : ldexp(m, -24);
   return h & 0x8000 ? -v : v;
 }
 
@@ -118,7 +122,8 @@ CHECK_UNUSED static double get_number(ml_dtype t, const void *data, int64_t i) {
   case ML_F16: return half_value(((const uint16_t *)data)[i]);
   case ML_BF16: return bfloat_value(((const uint16_t *)data)[i]);
   case ML_I8: return ((const int8_t *)data)[i];
-  case ML_U8: case ML_BOOL: return ((const uint8_t *)data)[i];
+  case ML_U8:
+  case ML_BOOL: return ((const uint8_t *)data)[i];
   case ML_I16: return ((const int16_t *)data)[i];
   case ML_U16: return ((const uint16_t *)data)[i];
   case ML_I32: return ((const int32_t *)data)[i];
@@ -138,11 +143,15 @@ CHECK_UNUSED static void put_number(ml_dtype t, void *data, int64_t i, double v)
   case ML_F64: ((double *)data)[i] = v; return;
   case ML_F16: ((uint16_t *)data)[i] = to_half(v); return;
   case ML_BF16: ((uint16_t *)data)[i] = to_bfloat(v); return;
-  case ML_I8: case ML_U8: ((uint8_t *)data)[i] = (uint8_t)n; return;
+  case ML_I8:
+  case ML_U8: ((uint8_t *)data)[i] = (uint8_t)n; return;
   case ML_BOOL: ((uint8_t *)data)[i] = v != 0; return;
-  case ML_I16: case ML_U16: ((uint16_t *)data)[i] = (uint16_t)n; return;
-  case ML_I32: case ML_U32: ((uint32_t *)data)[i] = (uint32_t)n; return;
-  case ML_I64: case ML_U64: ((int64_t *)data)[i] = n; return;
+  case ML_I16:
+  case ML_U16: ((uint16_t *)data)[i] = (uint16_t)n; return;
+  case ML_I32:
+  case ML_U32: ((uint32_t *)data)[i] = (uint32_t)n; return;
+  case ML_I64:
+  case ML_U64: ((int64_t *)data)[i] = n; return;
   default: must(ML_UNSUPPORTED, "put_number");
   }
 }
@@ -154,7 +163,9 @@ CHECK_UNUSED static double rounded(ml_dtype t, double v) {
 }
 
 /* Relative size of half a unit in the last place. */
-CHECK_UNUSED static double epsilon(ml_dtype t) { return t == ML_F64 ? 0x1p-53 : t == ML_F32 ? 0x1p-24 : t == ML_F16 ? 0x1p-11 : t == ML_BF16 ? 0x1p-8 : 0; }
+CHECK_UNUSED static double epsilon(ml_dtype t) {
+  return t == ML_F64 ? 0x1p-53 : t == ML_F32 ? 0x1p-24 : t == ML_F16 ? 0x1p-11 : t == ML_BF16 ? 0x1p-8 : 0;
+}
 
 /* ---- attributes and operations ---- */
 
@@ -167,7 +178,8 @@ CHECK_UNUSED static ml_attrs list_attrs(int n, const int64_t *list) {
   return a;
 }
 
-#define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
+#define SHAPE(...)                                                                                                     \
+  (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
 static ml_tensor *apply_list(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_tensor *const *inputs) {
   ml_tensor *out = NULL;
@@ -177,7 +189,8 @@ static ml_tensor *apply_list(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_t
 
 /* apply(e, ML_OP_add, NO_ATTRS, a, b) */
 #define apply(e, op, attrs, ...)                                                                                       \
-  apply_list((e), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)), (ml_tensor *[]){__VA_ARGS__})
+  apply_list((e), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)),                    \
+             (ml_tensor *[]){__VA_ARGS__})
 
 CHECK_UNUSED static ml_status try_apply(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_tensor *const *inputs) {
   ml_tensor *out = NULL;
@@ -191,14 +204,16 @@ CHECK_UNUSED static ml_status try_apply(ml_engine *e, ml_op op, ml_attrs attrs, 
 
 /* The status of an operation and its run. */
 #define attempt(e, op, attrs, ...)                                                                                     \
-  try_apply((e), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)), (ml_tensor *[]){__VA_ARGS__})
+  try_apply((e), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)),                     \
+            (ml_tensor *[]){__VA_ARGS__})
 
 CHECK_UNUSED static ml_tensor *tensor(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, const double *values) {
   int64_t n = ml_shape_size(ndim, shape);
   void *data = room((size_t)n, (size_t)ml_dtype_infos[t].bytes);
   for (int64_t i = 0; i < n; i++) put_number(t, data, i, values[i]);
   ml_tensor *out;
-  must(ml_tensor_from_host(e->device, t, ndim, shape, data, (size_t)n * (size_t)ml_dtype_infos[t].bytes, &out), "from_host");
+  must(ml_tensor_from_host(e->device, t, ndim, shape, data, (size_t)n * (size_t)ml_dtype_infos[t].bytes, &out),
+       "from_host");
   return keep(out);
 }
 
@@ -230,16 +245,35 @@ CHECK_UNUSED static double *random_values(ml_dtype t, int64_t n, double from, do
   return v;
 }
 
-CHECK_UNUSED static ml_tensor *random_tensor(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, double from, double to) {
+CHECK_UNUSED static ml_tensor *random_tensor(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, double from,
+                                             double to) {
   return tensor(e, t, ndim, shape, random_values(t, ml_shape_size(ndim, shape), from, to));
 }
 
 /* ---- views ---- */
 
 /* Ways to the same values. LAZY ones are views of a result that the plan makes. */
-typedef enum view { DENSE, TRANSPOSED, SLICED, REVERSED, REPEATED_FIRST, REPEATED_LAST, LAZY_TRANSPOSED, LAZY_SLICED, LAZY_RESHAPED, VIEWS } view;
-static const char *const view_names[VIEWS] = {"dense", "transposed", "sliced", "reversed", "repeated along the first axis",
-                                              "repeated along the last axis", "a lazy transpose", "a lazy slice", "a lazy reshape"};
+typedef enum view {
+  DENSE,
+  TRANSPOSED,
+  SLICED,
+  REVERSED,
+  REPEATED_FIRST,
+  REPEATED_LAST,
+  LAZY_TRANSPOSED,
+  LAZY_SLICED,
+  LAZY_RESHAPED,
+  VIEWS
+} view;
+static const char *const view_names[VIEWS] = {"dense",
+                                              "transposed",
+                                              "sliced",
+                                              "reversed",
+                                              "repeated along the first axis",
+                                              "repeated along the last axis",
+                                              "a lazy transpose",
+                                              "a lazy slice",
+                                              "a lazy reshape"};
 
 /* Sets index to element i of a shape. */
 CHECK_UNUSED static void unravel(int64_t i, int ndim, const int64_t *shape, int64_t *index) {
@@ -265,8 +299,10 @@ static void repeat_values(int ndim, const int64_t *shape, int axis, double *valu
 }
 
 /* A tensor of these values seen through a view. REPEATED ones change `values` to what they can show. */
-CHECK_UNUSED static ml_tensor *view_tensor(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, double *values, view kind) {
-  int64_t n = ml_shape_size(ndim, shape), base_shape[ML_MAX_DIMS], index[ML_MAX_DIMS], at[ML_MAX_DIMS], ranges[3 * ML_MAX_DIMS];
+CHECK_UNUSED static ml_tensor *view_tensor(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, double *values,
+                                           view kind) {
+  int64_t n = ml_shape_size(ndim, shape), base_shape[ML_MAX_DIMS], index[ML_MAX_DIMS], at[ML_MAX_DIMS],
+          ranges[3 * ML_MAX_DIMS];
   bool lazy = kind >= LAZY_TRANSPOSED;
   if (kind == LAZY_TRANSPOSED) kind = TRANSPOSED;
   if (kind == LAZY_SLICED) kind = SLICED;
@@ -274,7 +310,10 @@ CHECK_UNUSED static ml_tensor *view_tensor(ml_engine *e, ml_dtype t, int ndim, c
   int repeated = kind == REPEATED_FIRST ? 0 : kind == REPEATED_LAST ? ndim - 1 : -1;
   if (repeated >= 0 && n) repeat_values(ndim, shape, repeated, values);
   for (int d = 0; d < ndim; d++) {
-    base_shape[d] = kind == TRANSPOSED ? shape[ndim - 1 - d] : kind == SLICED ? 2 * shape[d] + 1 : d == repeated && shape[d] ? 1 : shape[d];
+    base_shape[d] = kind == TRANSPOSED          ? shape[ndim - 1 - d]
+                    : kind == SLICED            ? 2 * shape[d] + 1
+                    : d == repeated && shape[d] ? 1
+                                                : shape[d];
     if (kind == SLICED) ranges[3 * d] = 1, ranges[3 * d + 1] = shape[d], ranges[3 * d + 2] = 2;
     else ranges[3 * d] = shape[d] ? shape[d] - 1 : 0, ranges[3 * d + 1] = shape[d], ranges[3 * d + 2] = -1;
   }
@@ -285,7 +324,11 @@ CHECK_UNUSED static ml_tensor *view_tensor(ml_engine *e, ml_dtype t, int ndim, c
   for (int64_t i = 0; i < n; i++) {
     unravel(i, ndim, shape, index);
     for (int d = 0; d < ndim; d++) {
-      at[d] = kind == TRANSPOSED ? index[ndim - 1 - d] : kind == SLICED ? 1 + 2 * index[d] : kind == REVERSED ? shape[d] - 1 - index[d] : d == repeated ? 0 : index[d];
+      at[d] = kind == TRANSPOSED ? index[ndim - 1 - d]
+              : kind == SLICED   ? 1 + 2 * index[d]
+              : kind == REVERSED ? shape[d] - 1 - index[d]
+              : d == repeated    ? 0
+                                 : index[d];
     }
     base[kind == LAZY_RESHAPED ? i : ravel(ndim, base_shape, at)] = values[i];
   }
@@ -337,22 +380,25 @@ static bool close_numbers(double a, double b, double relative, double absolute) 
 }
 
 /* Evaluates t, which must have this shape and these values; `name` tells the case. */
-CHECK_UNUSED static void expect_values(ml_tensor *t, int ndim, const int64_t *shape, const double *wanted, double relative, double absolute, const char *format, ...)
-    ML_PRINTF(7, 8);
-static void expect_values(ml_tensor *t, int ndim, const int64_t *shape, const double *wanted, double relative, double absolute, const char *format, ...) {
+CHECK_UNUSED static void expect_values(ml_tensor *t, int ndim, const int64_t *shape, const double *wanted,
+                                       double relative, double absolute, const char *format, ...) ML_PRINTF(7, 8);
+static void expect_values(ml_tensor *t, int ndim, const int64_t *shape, const double *wanted, double relative,
+                          double absolute, const char *format, ...) {
   char name[200];
   va_list args;
   va_start(args, format);
   vsnprintf(name, sizeof name, format, args);
   va_end(args);
   if (t->ndim != ndim || (ndim && memcmp(t->shape, shape, (size_t)ndim * sizeof *shape) != 0)) {
-    expect(false, "%s: expected shape %s, found %s", name, ml_shape_text(ndim, shape, (char[160]){0}, 160), ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+    expect(false, "%s: expected shape %s, found %s", name, ml_shape_text(ndim, shape, (char[160]){0}, 160),
+           ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
     return;
   }
   const double *v = numbers(t);
   for (int64_t i = 0; i < ml_tensor_size(t); i++) {
     if (close_numbers(v[i], wanted[i], relative, absolute)) continue;
-    expect(false, "%s, %s: element %lld is %.9g, expected %.9g", name, ml_dtype_name(t->dtype), (long long)i, v[i], wanted[i]);
+    expect(false, "%s, %s: element %lld is %.9g, expected %.9g", name, ml_dtype_name(t->dtype), (long long)i, v[i],
+           wanted[i]);
     return;
   }
   expect(true, "%s", name);
@@ -375,8 +421,9 @@ static void report(const char *format, ...) {
 CHECK_UNUSED static void close_engine(ml_engine *e, const char *name) {
   drop_all();
   ml_effects_drop(e, 0);
-  CHECK(e->live_tensors == 0 && e->device->memory.active == 0, "%s: all memory came back (%lld tensors, %zu bytes left)", name,
-        (long long)e->live_tensors, e->device->memory.active);
+  CHECK(e->live_tensors == 0 && e->device->memory.active == 0,
+        "%s: all memory came back (%lld tensors, %zu bytes left)", name, (long long)e->live_tensors,
+        e->device->memory.active);
   ml_engine_free(e);
 }
 

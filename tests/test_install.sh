@@ -21,7 +21,7 @@ declared() { sed -n 's/^ML_API .*[ *]\(ml_[a-z0-9_]*\)(.*/\1/p' src/moonlet.h | 
 needed() { objdump -p "$1" | awk '$1 == "NEEDED" { print $2 }'; }
 
 only_public() {
-  strays=$(exported "$1" | grep -v -e '^ml_' -e '^luaopen_moonlet$')
+  strays=$(exported "$1" | grep -v -e '^ml_' -e '^luaopen_moonlet$' -e '^luaopen_moonlet_core$')
   [ -z "$strays" ] || { echo "exports $strays"; return 1; }
   exported "$1" | grep -qx luaopen_moonlet || { echo "does not export luaopen_moonlet"; return 1; }
 }
@@ -74,9 +74,17 @@ static_consumer() {
   $CC "$BUILD/consumer.c" -o "$BUILD/consumer" $(pc --cflags) "$lib/libmoonlet.a" \
     $(pc --static --libs | tr ' ' '\n' | grep -v -e -lmoonlet) && "$BUILD/consumer"
 }
+stock() {
+  share=$root$prefix/share/lua/5.4
+  LUA_PATH="$share/?.lua;$share/?/init.lua" LUA_CPATH="$lib/lua/5.4/?.so" $LUA "$@"
+}
 in_stock_lua() {
-  LUA_PATH="$root$prefix/share/lua/5.4/?.lua;$root$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$lib/lua/5.4/?.so" \
-    $LUA -e 'local ml = require "moonlet"; assert(type(ml.load) == "function" and ml.zeros{2}.size == 2)'
+  stock -e 'local ml = require "moonlet" assert(type(ml.load) == "function" and ml.zeros{2}.size == 2)
+    assert(ml == require "moonlet.init")'
+}
+part_first_in_stock_lua() {
+  stock -e 'local llama = require "moonlet.models.llama"
+    assert(llama.model_types and require "moonlet".zeros{2}.size == 2)'
 }
 built_in_stock_lua() {
   LUA_PATH=';' LUA_CPATH="$BUILD/?.so" $LUA -e 'local ml = require "moonlet"; assert(ml.zeros{2}.size == 2)'
@@ -85,6 +93,7 @@ installed_command() { (cd / && "$root$prefix/bin/moonlet" -e 'assert(require "mo
 check "a C program builds and runs with pkg-config, shared" shared_consumer
 check "a C program builds and runs with pkg-config, static" static_consumer
 check "stock lua5.4 requires the installed module" in_stock_lua
+check "stock lua5.4 requires a part of it first" part_first_in_stock_lua
 check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua
 check "the installed command runs in another folder" installed_command
 nothing_left() {

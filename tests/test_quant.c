@@ -1,10 +1,11 @@
 /* test_quant.c: packed weights of every format on every instruction set: packing and back, row look-up, products.
  *
- * The reference dequantises a row as the format's description says, in float32 with each operation rounded once; products
- * are compared with float64 sums over it. */
+ * The reference dequantises a row as the format's description says, in float32 with each operation rounded once;
+ * products are compared with float64 sums over it. */
 #include "tensors.h"
 
-static const ml_dtype formats[] = {ML_F32, ML_F16, ML_BF16, ML_Q4_0, ML_Q4_1, ML_Q5_0, ML_Q5_1, ML_Q8_0, ML_Q4_K, ML_Q5_K, ML_Q6_K};
+static const ml_dtype formats[] = {ML_F32,  ML_F16,  ML_BF16, ML_Q4_0, ML_Q4_1, ML_Q5_0,
+                                   ML_Q5_1, ML_Q8_0, ML_Q4_K, ML_Q5_K, ML_Q6_K};
 enum { FORMATS = sizeof formats / sizeof *formats };
 
 /* ---- the reference ---- */
@@ -34,17 +35,21 @@ static float element(ml_dtype t, const uint8_t *p, int i) {
   int j = i % 16, high = i / 16; /* of the blocks of 32 */
   switch (t) {
   case ML_F32: return (float)get_number(t, p, 0);
-  case ML_F16: case ML_BF16: return (float)get_number(t, p, 0);
+  case ML_F16:
+  case ML_BF16: return (float)get_number(t, p, 0);
   case ML_Q4_0: return half_at(p) * (float)((p[2 + j] >> 4 * high & 15) - 8);
   case ML_Q4_1: return half_at(p) * (float)(p[4 + j] >> 4 * high & 15) + half_at(p + 2);
   case ML_Q5_0: return half_at(p) * (float)((p[6 + j] >> 4 * high & 15) + 16 * (p[2 + i / 8] >> i % 8 & 1) - 16);
-  case ML_Q5_1: return half_at(p) * (float)((p[8 + j] >> 4 * high & 15) + 16 * (p[4 + i / 8] >> i % 8 & 1)) + half_at(p + 2);
+  case ML_Q5_1:
+    return half_at(p) * (float)((p[8 + j] >> 4 * high & 15) + 16 * (p[4 + i / 8] >> i % 8 & 1)) + half_at(p + 2);
   case ML_Q8_0: return half_at(p) * (float)(int8_t)p[2 + i];
   case ML_Q4_K: return k_value(p, i, p[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15);
-  case ML_Q5_K: return k_value(p, i, (p[48 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15) + 16 * (p[16 + i % 32] >> i / 32 & 1));
+  case ML_Q5_K:
+    return k_value(p, i, (p[48 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15) + 16 * (p[16 + i % 32] >> i / 32 & 1));
   case ML_Q6_K: {
     int half = i / 128, quarter = i / 32 % 4, l = i % 32;
-    int low = p[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 * 4) & 15, top = p[128 + 32 * half + l] >> 2 * quarter & 3;
+    int low = p[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 * 4) & 15,
+        top = p[128 + 32 * half + l] >> 2 * quarter & 3;
     return half_at(p + 208) * (float)(int8_t)p[192 + i / 16] * (float)((low | top << 4) - 32);
   }
   default: return NAN;
@@ -57,8 +62,8 @@ typedef struct weight {
   ml_dtype dtype;
   int64_t rows, inputs;
   size_t row_bytes;
-  uint8_t *file;  /* row after row, as a GGUF file has them */
-  float *values;  /* (rows, inputs) */
+  uint8_t *file; /* row after row, as a GGUF file has them */
+  float *values; /* (rows, inputs) */
   ml_tensor *tensor;
 } weight;
 
@@ -72,9 +77,17 @@ static void random_block(ml_dtype t, uint8_t *p) {
   double size = random_below(7) ? 0.02 : 1e-6;
   for (int i = 0; i < ml_dtype_infos[t].bytes; i++) p[i] = (uint8_t)random_u64();
   switch (t) {
-  case ML_F32: case ML_F16: case ML_BF16: put_number(t, p, 0, random_in(-size, size) * 50); return;
+  case ML_F32:
+  case ML_F16:
+  case ML_BF16: put_number(t, p, 0, random_in(-size, size) * 50); return;
   case ML_Q6_K: put_half(p + 208, random_in(-size, size)); return;
-  case ML_Q4_1: case ML_Q5_1: case ML_Q4_K: case ML_Q5_K: put_half(p + 2, random_in(-size, size)); put_half(p, random_in(-size, size)); return;
+  case ML_Q4_1:
+  case ML_Q5_1:
+  case ML_Q4_K:
+  case ML_Q5_K:
+    put_half(p + 2, random_in(-size, size));
+    put_half(p, random_in(-size, size));
+    return;
   default: put_half(p, random_in(-size, size));
   }
 }
@@ -83,7 +96,9 @@ static void dequantise(weight *w) {
   const ml_dtype_info *info = &ml_dtype_infos[w->dtype];
   for (int64_t r = 0; r < w->rows; r++) {
     for (int64_t k = 0; k < w->inputs; k++) {
-      w->values[r * w->inputs + k] = element(w->dtype, w->file + (size_t)r * w->row_bytes + (size_t)(k / info->block) * (size_t)info->bytes, (int)(k % info->block));
+      w->values[r * w->inputs + k] =
+          element(w->dtype, w->file + (size_t)r * w->row_bytes + (size_t)(k / info->block) * (size_t)info->bytes,
+                  (int)(k % info->block));
     }
   }
 }
@@ -93,7 +108,8 @@ static weight make_weight(ml_dtype t, int64_t rows, int64_t inputs) {
   if (!ml_dtype_row_bytes(t, inputs, &w.row_bytes)) must(ML_USAGE, "inputs");
   w.file = room((size_t)rows, w.row_bytes);
   w.values = room((size_t)(rows * inputs), sizeof(float));
-  for (size_t at = 0; at < (size_t)rows * w.row_bytes; at += (size_t)ml_dtype_infos[t].bytes) random_block(t, w.file + at);
+  for (size_t at = 0; at < (size_t)rows * w.row_bytes; at += (size_t)ml_dtype_infos[t].bytes)
+    random_block(t, w.file + at);
   dequantise(&w);
   return w;
 }
@@ -107,7 +123,9 @@ static void pack(ml_engine *e, weight *w, bool exact) {
   memset(b->address, 0xee, bytes);
   int64_t first = w->rows / 2 / ML_PACK_ROWS * ML_PACK_ROWS;
   must(d->table->pack(d, b->address, w->dtype, w->inputs, 0, first, w->file), "pack");
-  must(d->table->pack(d, b->address, w->dtype, w->inputs, first, w->rows - first, w->file + (size_t)first * w->row_bytes), "pack");
+  must(d->table->pack(d, b->address, w->dtype, w->inputs, first, w->rows - first,
+                      w->file + (size_t)first * w->row_bytes),
+       "pack");
   must(ml_tensor_wrap(b, 0, w->dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){w->rows, w->inputs}, &w->tensor), "wrap");
   ml_buffer_release(b);
   keep(w->tensor)->exact = exact;
@@ -123,15 +141,18 @@ static void test_pack(ml_engine *e, ml_dtype t) {
     pack(e, &w, true);
     uint8_t *back = room((size_t)w.rows, w.row_bytes);
     must(d->table->unpack(d, ml_tensor_data(w.tensor), t, w.inputs, 0, w.rows, back), "unpack");
-    expect(memcmp(back, w.file, (size_t)w.rows * w.row_bytes) == 0, "%lld rows of %lld", (long long)w.rows, (long long)w.inputs);
+    expect(memcmp(back, w.file, (size_t)w.rows * w.row_bytes) == 0, "%lld rows of %lld", (long long)w.rows,
+           (long long)w.inputs);
     int64_t from = w.rows / ML_PACK_ROWS / 2 * ML_PACK_ROWS;
     must(d->table->unpack(d, ml_tensor_data(w.tensor), t, w.inputs, from, w.rows - from, back), "unpack");
-    expect(memcmp(back, w.file + (size_t)from * w.row_bytes, (size_t)(w.rows - from) * w.row_bytes) == 0, "rows from %lld on", (long long)from);
+    expect(memcmp(back, w.file + (size_t)from * w.row_bytes, (size_t)(w.rows - from) * w.row_bytes) == 0,
+           "rows from %lld on", (long long)from);
     drop_all();
   }
   weight w = make_weight(t, 32, 256);
   pack(e, &w, true);
-  expect(d->table->pack(d, ml_tensor_data(w.tensor), t, 256, 8, 8, w.file) == ML_USAGE, "rows that begin inside a panel are refused");
+  expect(d->table->pack(d, ml_tensor_data(w.tensor), t, 256, 8, 8, w.file) == ML_USAGE,
+         "rows that begin inside a panel are refused");
   drop_all();
 }
 
@@ -143,11 +164,15 @@ static void test_embedding(ml_engine *e, ml_dtype t) {
     weight w = make_weight(t, sizes[i][0], sizes[i][1]);
     pack(e, &w, i % 2);
     int64_t shape[3] = {3, w.rows, w.inputs}, n = 3 * w.rows;
-    double *ids = random_values(ML_I64, n, 0, (double)w.rows - 1), *wanted = room((size_t)(n * w.inputs), sizeof *wanted);
+    double *ids = random_values(ML_I64, n, 0, (double)w.rows - 1),
+           *wanted = room((size_t)(n * w.inputs), sizeof *wanted);
     for (int64_t k = 0; k < w.rows; k++) ids[k] = (double)k;
-    for (int64_t k = 0; k < n * w.inputs; k++) wanted[k] = w.values[(int64_t)ids[k / w.inputs] * w.inputs + k % w.inputs];
-    expect_values(apply(e, ML_OP_embedding, NO_ATTRS, w.tensor, tensor(e, ML_I64, 2, shape, ids)), 3, shape, wanted, 0, 0, "rows of (%lld, %lld)", (long long)w.rows, (long long)w.inputs);
-    expect(attempt(e, ML_OP_embedding, NO_ATTRS, w.tensor, INDICES(e, w.rows)) == ML_USAGE, "an id past the last row is refused");
+    for (int64_t k = 0; k < n * w.inputs; k++)
+      wanted[k] = w.values[(int64_t)ids[k / w.inputs] * w.inputs + k % w.inputs];
+    expect_values(apply(e, ML_OP_embedding, NO_ATTRS, w.tensor, tensor(e, ML_I64, 2, shape, ids)), 3, shape, wanted, 0,
+                  0, "rows of (%lld, %lld)", (long long)w.rows, (long long)w.inputs);
+    expect(attempt(e, ML_OP_embedding, NO_ATTRS, w.tensor, INDICES(e, w.rows)) == ML_USAGE,
+           "an id past the last row is refused");
     expect(attempt(e, ML_OP_embedding, NO_ATTRS, w.tensor, INDICES(e, -1)) == ML_USAGE, "a negative id is refused");
     drop_all();
   }
@@ -164,7 +189,8 @@ static void test_golden(ml_engine *e, ml_dtype t) {
   }
   int64_t inputs = ml_dtype_infos[t].block == 256 ? 256 : 64, rows = inputs == 256 ? 1 : 3;
   weight w = make_weight(t, rows, inputs);
-  bool whole = fread(w.file, w.row_bytes, (size_t)rows, f) == (size_t)rows && fread(w.values, 4, (size_t)(rows * inputs), f) == (size_t)(rows * inputs);
+  bool whole = fread(w.file, w.row_bytes, (size_t)rows, f) == (size_t)rows &&
+               fread(w.values, 4, (size_t)(rows * inputs), f) == (size_t)(rows * inputs);
   fclose(f);
   expect(whole, "%s is whole", path);
   pack(e, &w, false);
@@ -173,8 +199,10 @@ static void test_golden(ml_engine *e, ml_dtype t) {
   float *golden = w.values;
   w.values = room((size_t)(rows * inputs), sizeof(float));
   dequantise(&w);
-  expect(memcmp(golden, w.values, (size_t)(rows * inputs) * 4) == 0, "the reference of this test agrees with the golden");
-  expect_values(apply(e, ML_OP_embedding, NO_ATTRS, w.tensor, rows == 1 ? INDICES(e, 0) : INDICES(e, 0, 1, 2)), SHAPE(rows, inputs), wanted, 0, 0, "%s", path);
+  expect(memcmp(golden, w.values, (size_t)(rows * inputs) * 4) == 0,
+         "the reference of this test agrees with the golden");
+  expect_values(apply(e, ML_OP_embedding, NO_ATTRS, w.tensor, rows == 1 ? INDICES(e, 0) : INDICES(e, 0, 1, 2)),
+                SHAPE(rows, inputs), wanted, 0, 0, "%s", path);
   drop_all();
 }
 
@@ -223,7 +251,8 @@ static void products(const weight *w, const double *x, double *out, double *size
 static float *product_rows(ml_engine *e, const weight *w, const double *x, int64_t rows, view kind) {
   double *copy = room((size_t)(rows * w->inputs), sizeof *copy);
   memcpy(copy, x, (size_t)(rows * w->inputs) * sizeof *copy);
-  ml_tensor *y = apply(e, ML_OP_linear, NO_ATTRS, view_tensor(e, ML_F32, 2, (int64_t[]){rows, w->inputs}, copy, kind), w->tensor);
+  ml_tensor *y =
+      apply(e, ML_OP_linear, NO_ATTRS, view_tensor(e, ML_F32, 2, (int64_t[]){rows, w->inputs}, copy, kind), w->tensor);
   float *out = room((size_t)(rows * w->rows), sizeof *out);
   must(ml_tensor_read(y, out), "linear");
   return out;
@@ -234,7 +263,8 @@ static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     weight w = make_weight(t, sizes[i][0], sizes[i][1]);
     pack(e, &w, exact);
-    const double *x = activations(w.inputs), *meant = exact || !ml_dtype_is_block(t) ? x : round_activations(x, MOST * w.inputs);
+    const double *x = activations(w.inputs),
+                 *meant = exact || !ml_dtype_is_block(t) ? x : round_activations(x, MOST * w.inputs);
     double *wanted = room((size_t)(MOST * w.rows), 8), *size = room((size_t)(MOST * w.rows), 8);
     products(&w, meant, wanted, size);
     /* A format with a minimum adds scale and minimum parts, each larger than their sum. */
@@ -246,8 +276,9 @@ static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
         int64_t rows = row_counts[c];
         const float *y = product_rows(e, &w, x, rows, threads == 2 ? SLICED : threads == 3 ? LAZY_TRANSPOSED : DENSE);
         if (!all) all = y;
-        expect(memcmp(y, all, (size_t)(rows * w.rows) * 4) == 0, "(%lld, %lld): %lld rows by %d threads differ from 33 rows by one", (long long)w.rows, (long long)w.inputs,
-               (long long)rows, threads);
+        expect(memcmp(y, all, (size_t)(rows * w.rows) * 4) == 0,
+               "(%lld, %lld): %lld rows by %d threads differ from 33 rows by one", (long long)w.rows,
+               (long long)w.inputs, (long long)rows, threads);
       }
     }
     double worst = 0;
@@ -255,12 +286,14 @@ static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
       double error = fabs(all[k] - wanted[k]) / (size[k] + 1e-30);
       if (!(error <= worst)) worst = error;
     }
-    expect(worst <= tolerance, "(%lld, %lld): error %.3g of the sum of magnitudes, allowed %.3g", (long long)w.rows, (long long)w.inputs, worst, tolerance);
+    expect(worst <= tolerance, "(%lld, %lld): error %.3g of the sum of magnitudes, allowed %.3g", (long long)w.rows,
+           (long long)w.inputs, worst, tolerance);
     drop_all();
   }
 }
 
-/* Numbers that rounding must not lose or trip over: the product of a row that holds one is not finite, its neighbours' are untouched. */
+/* Numbers that rounding must not lose or trip over: the product of a row that holds one is not finite, its neighbours'
+ * are untouched. */
 static void test_strange(ml_engine *e, ml_dtype t, bool exact) {
   weight w = make_weight(t, 20, 256);
   for (int64_t i = 0; i < 20 * 256; i++) w.values[i] = 0;
@@ -276,8 +309,10 @@ static void test_strange(ml_engine *e, ml_dtype t, bool exact) {
     for (int r = 0; r < 20; r++) {
       expect(memcmp(&y[r], &plain[r], 4) == 0, "row 0 of %lld is untouched", (long long)rows);
       expect(isnan(y[20 + r]), "NaN stays NaN (output %d of %lld rows: %g)", r, (long long)rows, (double)y[20 + r]);
-      expect(!isfinite(y[40 + r]), "infinity does not become finite (output %d of %lld rows: %g)", r, (long long)rows, (double)y[40 + r]);
-      expect(fabsf(y[60 + r]) < 1e-35f, "subnormal activations (output %d of %lld rows: %g)", r, (long long)rows, (double)y[60 + r]);
+      expect(!isfinite(y[40 + r]), "infinity does not become finite (output %d of %lld rows: %g)", r, (long long)rows,
+             (double)y[40 + r]);
+      expect(fabsf(y[60 + r]) < 1e-35f, "subnormal activations (output %d of %lld rows: %g)", r, (long long)rows,
+             (double)y[60 + r]);
     }
   }
   drop_all();
@@ -286,7 +321,8 @@ static void test_strange(ml_engine *e, ml_dtype t, bool exact) {
 /* Weights in one step that differ in format, with and without rounding. */
 static void test_mixed(ml_engine *e) {
   for (int64_t rows = 1; rows < 12; rows += 5) {
-    weight w[4] = {make_weight(ML_Q4_K, 40, 512), make_weight(ML_F16, 24, 512), make_weight(ML_Q6_K, 17, 512), make_weight(ML_Q8_0, 40, 512)};
+    weight w[4] = {make_weight(ML_Q4_K, 40, 512), make_weight(ML_F16, 24, 512), make_weight(ML_Q6_K, 17, 512),
+                   make_weight(ML_Q8_0, 40, 512)};
     ml_tensor *x = random_tensor(e, ML_F32, SHAPE(rows, 512), -1, 1), *y[4];
     float *alone[4], *together = room((size_t)(rows * 40), 4);
     for (int i = 0; i < 4; i++) {
@@ -299,7 +335,8 @@ static void test_mixed(ml_engine *e) {
     must(ml_eval(e, y, 4), "eval");
     for (int i = 0; i < 4; i++) {
       must(ml_tensor_read(y[i], together), "read");
-      expect(memcmp(together, alone[i], (size_t)(rows * w[i].rows) * 4) == 0, "weight %d of a step of four, %lld rows", i, (long long)rows);
+      expect(memcmp(together, alone[i], (size_t)(rows * w[i].rows) * 4) == 0, "weight %d of a step of four, %lld rows",
+             i, (long long)rows);
     }
     drop_all();
   }

@@ -39,7 +39,7 @@ local function note(format, ...) io.stderr:write(format:format(...), "\n") end
 
 local function print_row(name, ...)
   local cells = {("  %-24s"):format(name)}
-  for i, cell in ipairs {...} do cells[i + 1] = ("%12s"):format(cell) end
+  for i, cell in ipairs {...} do cells[i + 1] = (i == 4 and "%16s" or "%10s"):format(cell) end
   print((table.concat(cells):gsub("%s+$", "")))
 end
 

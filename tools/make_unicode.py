@@ -105,7 +105,8 @@ def emit_sets():
 def combining_classes():
     """Class by code point, confirmed against a representative of every other class."""
     top = "\u0345"  # class 240, the highest that reorders
-    marks = [c for c in POINTS if unicodedata.combining(chr(c)) and (c == 0x345 or nfd(top + chr(c)) != nfd(top) + chr(c))]
+    marks = [c for c in POINTS
+             if unicodedata.combining(chr(c)) and (c == 0x345 or nfd(top + chr(c)) != nfd(top) + chr(c))]
     others = [c for c in POINTS if nfd(top + chr(c))[0] != top and nfd(chr(c)) == chr(c) and c not in set(marks)]
     assert not others, [hex(c) for c in others]
     classes = {c: unicodedata.combining(chr(c)) for c in marks if nfd(chr(c)) == chr(c)}
@@ -137,7 +138,8 @@ def emit_normal_forms():
         if parts not in pool:
             pool += parts
     assert len(pool) < 1 << 16 and max(map(len, compatible.values())) < 32
-    print("/* Decompositions, fully expanded: a sorted list of code points, and beside it place << 5 | length in the pool. */")
+    print("/* Decompositions, fully expanded: a sorted list of code points, "
+          "and beside it place << 5 | length in the pool. */")
     for name, table in (("canonical", canonical), ("compatible", compatible)):
         emit("uint32_t", name + "_points", sorted(table))
         emit("uint32_t", name + "_places", (pool.index(table[c]) << 5 | len(table[c]) for c in sorted(table)))

@@ -1,5 +1,4 @@
-/* measure_limits.c: what this machine can do at best: memory read rate, float32 multiply-adds, 8-bit and bfloat16 dot
- * products.
+/* What this machine can do at best: memory read rate, float32 multiply-adds, 8-bit and bfloat16 dot products.
  *
  *     measure_limits [THREADS [SECONDS]]       prints one JSON object; threads are all, seconds 0.25 a figure
  *

@@ -28,8 +28,8 @@ local function view(what, item)
   end)
 end
 
-local function entry(dict, key)
-  return dict.map[value.hash(key)]
+local function entry(rt, dict, key)
+  return dict.map[value.hash(rt, key)]
 end
 M.entry = entry
 
@@ -69,17 +69,17 @@ local METHODS = {
   list = specs(SEQUENCE), tuple = specs {SEQUENCE[1], SEQUENCE[2]},
   dict = specs {
     view("keys", function(_, _, key) return key end),
-    view("values", function(_, dict, key) return entry(dict, key) end),
-    view("items", function(rt, dict, key) return value.tuple(rt, {key, entry(dict, key)}, 2) end),
-    call.spec("get", "key / default", function(_, dict, key, default)
-      local found = entry(dict, key)
+    view("values", function(rt, dict, key) return entry(rt, dict, key) end),
+    view("items", function(rt, dict, key) return value.tuple(rt, {key, entry(rt, dict, key)}, 2) end),
+    call.spec("get", "key / default", function(rt, dict, key, default)
+      local found = entry(rt, dict, key)
       if found ~= nil then return found end
       if default ~= nil then return default end
       return base.NONE
     end),
     call.spec("copy", "", function(rt, dict)
-      local twin = value.dict()
-      for i = 1, dict.n do value.dict_set(rt, twin, dict.keys[i], entry(dict, dict.keys[i])) end
+      local twin = value.dict(rt)
+      for i = 1, dict.n do value.dict_set(rt, twin, dict.keys[i], entry(rt, dict, dict.keys[i])) end
       return twin
     end),
   },
@@ -101,7 +101,7 @@ METHODS.str.format_map = call.spec("format_map", "mapping", function(rt, s, mapp
 end)
 
 local function bound(rt, spec, self)
-  base.bytes(rt, 64)
+  base.bytes(rt, 200)
   return {k = "method", name = spec.name, spec = spec, self = self}
 end
 
@@ -190,7 +190,7 @@ function M.getitem(rt, v, key)
   base.step(rt, 1)
   local kind, found = value.kind(v), nil
   if kind == "dict" then
-    if not UNHASHABLE[value.kind(key)] then found = entry(v, key) end
+    if not UNHASHABLE[value.kind(key)] then found = entry(rt, v, key) end
   elseif kind == "list" or kind == "tuple" or kind == "range" then
     found = sequence_item(v, key)
   elseif kind == "str" then

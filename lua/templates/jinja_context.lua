@@ -58,7 +58,7 @@ function Import:import_dict(t, shape)
     for key, item in next, t do keys[#keys + 1], values[key] = key, item end
     table.sort(keys, function(a, b) return text.compare({steps = math.huge, max_steps = 0}, a, b) < 0 end)
   end
-  local dict = value.dict()
+  local dict = value.dict(nil)
   for _, name in ipairs(keys) do
     self.path[#self.path + 1] = name
     local key = unicode.repair(name)

@@ -102,8 +102,7 @@ function COMPILE.Dict(node, frame)
   end
   local n = #keys
   return function(rt, env)
-    local dict = value.dict()
-    base.bytes(rt, 128)
+    local dict = value.dict(rt)
     step(rt, n + 1)
     for i = 1, n do
       local key = keys[i](rt, env)
@@ -255,10 +254,10 @@ local function spread_named(rt, kwargs, v)
   for i = 1, v.n do
     local key = v.keys[i]
     if not text.is(key) then base.mismatch("keywords must be strings") end
-    if kwargs.map[value.hash(key)] ~= nil then
+    if kwargs.map[value.hash(rt, key)] ~= nil then
       base.mismatch("got multiple values for keyword argument %s", text.quote(text.plain(key)))
     end
-    value.dict_set(rt, kwargs, key, access.entry(v, key))
+    value.dict_set(rt, kwargs, key, access.entry(rt, v, key))
   end
 end
 
@@ -281,7 +280,7 @@ local function compile_args(node, frame, caller)
     base.bytes(rt, 32 + 16 * n)
     if rest then spread(rt, made, rest(rt, env)) end
     if named_n > 0 or named or caller then
-      kwargs = value.dict()
+      kwargs = value.dict(rt)
       for i = 1, named_n do value.dict_set(rt, kwargs, names[i], items[i](rt, env)) end
       if caller then value.dict_set(rt, kwargs, "caller", caller(rt, env)) end
       if named then spread_named(rt, kwargs, named(rt, env)) end

@@ -48,13 +48,15 @@ end)
 -- Each part between the separators [-\s({\[<]+ begins with a capital.
 filter("title", "", function(rt, v)
   v = soft_str(rt, v)
-  local s, out, start = plain(v), {}, true
-  base.step(rt, #s // 2)
-  for _, c in utf8.codes(s) do
-    out[#out + 1] = start and unicode.upper_point(c) or unicode.lower_point(c)
+  local start = true
+  base.step(rt, #plain(v) // 2)
+  local s = plain(v):gsub(utf8.charpattern, function(ch)
+    local c = utf8.codepoint(ch)
+    local changed = start and unicode.upper_point(c) or unicode.lower_point(c)
     start = c == 45 or c == 40 or c == 123 or c == 91 or c == 60 or unicode.is_space(c)
-  end
-  return text.derived(rt, table.concat(out), v)
+    return changed
+  end)
+  return text.derived(rt, s, v)
 end)
 
 filter("replace", "old new / count", function(rt, v, old, new, count)
@@ -99,7 +101,9 @@ filter("indent", "/ width first blank", function(rt, v, width, first, blank)
     out[n] = line
     base.bytes(rt, 48)
   end
-  return text.concat(rt, out, n)
+  local indented = text.concat(rt, out, n)
+  if type(v) == "string" or not v.safe then return indented end
+  return text.make(plain(indented), type(indented) == "table" and indented.m or nil, true)
 end)
 
 filter("truncate", "/ length killwords end leeway", function(rt, v, length, killwords, tail, leeway)
@@ -112,6 +116,7 @@ filter("truncate", "/ length killwords end leeway", function(rt, v, length, kill
   local size = value.len(rt, v)
   if not size then mismatch("object of type '%s' has no len()", value.type_name(v)) end
   if size <= length + leeway then return v end
+  if not text.is(v) then mismatch("'%s' object has no attribute 'rsplit'", value.type_name(v)) end
   local cut = ops.slice(rt, v, nil, length - tail_length, nil)
   if not truth(killwords) then
     local space = text.rfind(rt, plain(cut), " ", #plain(cut) + 1)
@@ -123,7 +128,7 @@ end)
 filter("wordcount", "", function(rt, v)
   local n, inside = 0, false
   local s = plain(soft_str(rt, v))
-  base.step(rt, #s // 4)
+  base.step(rt, #s // 2)
   for _, c in utf8.codes(s) do
     local word = c == 95 or unicode.is("alpha", c) or unicode.is("numeric", c)
     if word and not inside then n = n + 1 end
@@ -173,9 +178,12 @@ filter("tojson", "/ ensure_ascii indent separators sort_keys", json.dumps)
 
 -- Numbers ------------------------------------------------------------------------------------------------------------
 
+local MAX_DIGITS = 400
+
 -- What Python's int() and float() allow around and within a number: spaces, single underscores.
 local function number_text(rt, v)
   local s = plain(text.strip(rt, v, nil, true, true))
+  if #s > MAX_DIGITS then base.raise("limit", "a number of more than %d digits", MAX_DIGITS) end
   if s:find("^_") or s:find("_$") or s:find("__") or s:find("[^%w_.+-]") then return nil end
   if s:find("[^%w]_") or s:find("_[^%w]") then return nil end
   return (s:gsub("_", ""))

@@ -40,11 +40,10 @@ end))
 -- dict(mapping or pairs, **more)
 local function make_dict(rt, _, args, kwargs)
   if args.n > 1 then mismatch("dict expected at most 1 argument, got %d", args.n) end
-  local dict = value.dict()
-  base.bytes(rt, 128)
+  local dict = value.dict(rt)
   local source = args[1]
   if source ~= nil and value.kind(source) == "dict" then
-    for i = 1, source.n do value.dict_set(rt, dict, source.keys[i], access.entry(source, source.keys[i])) end
+    for i = 1, source.n do value.dict_set(rt, dict, source.keys[i], access.entry(rt, source, source.keys[i])) end
   elseif source ~= nil then
     local i = 0
     for pair in value.iter(rt, source) do
@@ -60,13 +59,13 @@ local function make_dict(rt, _, args, kwargs)
     end
   end
   for i = 1, kwargs and kwargs.n or 0 do
-    value.dict_set(rt, dict, kwargs.keys[i], access.entry(kwargs, kwargs.keys[i]))
+    value.dict_set(rt, dict, kwargs.keys[i], access.entry(rt, kwargs, kwargs.keys[i]))
   end
   return dict
 end
 
 local fromkeys = call.spec("fromkeys", "iterable / value", function(rt, _, iterable, item)
-  local dict = value.dict()
+  local dict = value.dict(rt)
   if item == nil then item = base.NONE end
   for key in value.iter(rt, iterable) do value.dict_set(rt, dict, key, item) end
   return dict
@@ -103,12 +102,13 @@ local CYCLER = {
 }
 global(call.raw_spec("cycler", function(rt, _, args)
   if args.n == 0 then mismatch("at least one item has to be provided") end
-  base.bytes(rt, 64 + 16 * args.n)
+  base.bytes(rt, 256 + 32 * args.n)
   return {k = "cycler", at = 1, n = args.n, fields = CYCLER, table.unpack(args, 1, args.n)}
 end))
 
-global(call.spec("joiner", "/ sep", function(_, _, sep)
+global(call.spec("joiner", "/ sep", function(rt, _, sep)
   local used = false
+  base.bytes(rt, 400)
   return {k = "joiner", fields = {}, call = function()
     if used then return sep or ", " end
     used = true

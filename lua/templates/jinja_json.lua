@@ -43,7 +43,8 @@ local Writer = {}
 Writer.__index = Writer
 
 function Writer:put(s)
-  base.bytes(self.rt, #s + 16)
+  base.bytes(self.rt, 3 * #s + 32)
+  base.step(self.rt, #s // 16)
   self.out[#self.out + 1] = s
 end
 
@@ -86,7 +87,7 @@ function Writer:write_dict(v, level)
     self:newline(level + 1)
     self.data = self.data or text.has_data(key)
     self:put(quote(key_text(key), self.ascii) .. self.colon)
-    self:write(v.map[value.hash(key)], level + 1)
+    self:write(v.map[value.hash(self.rt, key)], level + 1)
   end
   self:newline(level)
   self:put("}")

@@ -23,14 +23,11 @@ function Lexer:fail(message, ...)
   base.raise("corrupt", "line %d: %s", self.line, message)
 end
 
--- Moves to `to`, counting the lines passed.
+-- Moves to `to`, counting the lines passed. `newline` is the first newline not yet counted.
 function Lexer:advance(to)
-  local at = self.pos
-  while true do
-    local newline = self.source:find("\n", at, true)
-    if not newline or newline >= to then break end
+  while self.newline < to do
     self.line = self.line + 1
-    at = newline + 1
+    self.newline = self.source:find("\n", self.newline + 1, true) or math.huge
   end
   self.pos = to
 end
@@ -307,7 +304,7 @@ end
 local function name_end(source, at)
   local last = at - 1
   while true do
-    local _, ascii = source:find("^[%w_]+", last + 1)
+    local _, ascii = source:find("^[A-Za-z0-9_]+", last + 1)
     last = ascii or last
     local b = source:byte(last + 1)
     if not b or b < 0x80 then return last end
@@ -362,7 +359,8 @@ end
 ---@param source string  UTF-8
 function M.open(source)
   source = source:gsub("\r\n?", "\n"):gsub("\n$", "")
-  return setmetatable({source = source, pos = 1, line = 1, line_starting = true, balance = {}}, Lexer)
+  return setmetatable({source = source, pos = 1, line = 1, newline = source:find("\n", 1, true) or math.huge,
+    line_starting = true, balance = {}}, Lexer)
 end
 
 return M

@@ -139,7 +139,7 @@ function M.floordiv(_, a, b)
   if y == 0 then
     mismatch(math.type(x + y) == "float" and "float floor division by zero" or "integer division or modulo by zero")
   end
-  if math.type(x + y) == "float" then return (float_divmod(x + 0.0, y + 0.0)) end
+  if math.type(x + y) == "float" then return (float_divmod(value.to_float(x), value.to_float(y))) end
   if x == math.mininteger and y == -1 then overflow() end
   return x // y
 end
@@ -150,7 +150,7 @@ function M.mod(rt, a, b, format)
   local x, y = number_of(a), number_of(b)
   if not (x and y) then return fail_operands("%", a, b) end
   if y == 0 then mismatch(math.type(x + y) == "float" and "float modulo" or "integer modulo by zero") end
-  if math.type(x + y) == "float" then return select(2, float_divmod(x + 0.0, y + 0.0)) end
+  if math.type(x + y) == "float" then return select(2, float_divmod(value.to_float(x), value.to_float(y))) end
   return x % y
 end
 
@@ -172,7 +172,7 @@ function M.pow(_, a, b)
   if x < 0 and y % 1 ~= 0 and y == y and y ~= math.huge and y ~= -math.huge then
     mismatch("complex numbers are not supported")
   end
-  local result = (x + 0.0) ^ y
+  local result = value.to_float(x) ^ y
   if (result == math.huge or result == -math.huge) and x ~= math.huge and x ~= -math.huge and y ~= math.huge
     and y ~= -math.huge then
     mismatch("(34, 'Numerical result out of range')")

@@ -9,7 +9,7 @@ local expr = require "moonlet.templates.jinja_expr"
 local M = {}
 
 M.MAX_NESTING = 100 -- tags within tags, and parentheses within parentheses
-M.MAX_TOKENS = 100000
+M.MAX_TOKENS = 50000
 
 -- Fields of a node that hold nodes or lists of nodes.
 local FIELDS = {

@@ -385,7 +385,7 @@ local function bind_macro(m, rt, env, args, kwargs)
     if caller == nil or caller == base.NONE then caller = value.undefined("caller", nil, "No caller defined") end
     env[m.has.caller] = caller
   end
-  local rest = value.dict()
+  local rest = value.dict(rt)
   for i = 1, kwargs and kwargs.n or 0 do
     local key = text.plain(kwargs.keys[i])
     if not taken[key] then value.dict_set(rt, rest, key, kwargs.map[key]) end
@@ -432,7 +432,7 @@ local function call_macro(m, rt, outer, args, kwargs)
 end
 
 local function macro_value(m, rt, env)
-  base.bytes(rt, 256)
+  base.bytes(rt, 512)
   return {k = "macro", name = m.name, params = m.params, caller = m.accesses.caller == true,
     catch_kwargs = m.has.kwargs ~= nil, catch_varargs = m.has.varargs ~= nil,
     call = function(rt_, args, kwargs) return call_macro(m, rt_, env, args, kwargs) end}

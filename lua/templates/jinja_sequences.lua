@@ -104,7 +104,7 @@ filter("reverse", "", function(rt, v)
     return value.list(rt, items, n)
   end
   local i = n + 1
-  return value.lazy(function()
+  return value.lazy(rt, function()
     i = i - 1
     if i < 1 then return nil end
     base.step(rt, 1)
@@ -126,13 +126,13 @@ filter("join", "/ d attribute", function(rt, v, d, attribute)
 end)
 
 filter("items", "", function(rt, v)
-  if kind(v) == "undefined" then return value.lazy(function() return nil end) end
+  if kind(v) == "undefined" then return value.lazy(rt, function() return nil end) end
   local i = 0
-  return value.lazy(function()
+  return value.lazy(rt, function()
     if kind(v) ~= "dict" then mismatch("Can only get item pairs from a mapping.") end
     i = i + 1
     if i > v.n then return nil end
-    return value.tuple(rt, {v.keys[i], access.entry(v, v.keys[i])}, 2)
+    return value.tuple(rt, {v.keys[i], access.entry(rt, v, v.keys[i])}, 2)
   end)
 end)
 
@@ -143,7 +143,7 @@ filter("dictsort", "/ case_sensitive by reverse", function(rt, v, case_sensitive
   if kind(v) ~= "dict" then mismatch("'%s' object has no attribute 'items'", value.type_name(v)) end
   local pairs_of, keys = {}, {}
   for i = 1, v.n do
-    local key, item = v.keys[i], access.entry(v, v.keys[i])
+    local key, item = v.keys[i], access.entry(rt, v, v.keys[i])
     pairs_of[i] = value.tuple(rt, {key, item}, 2)
     local by_what = by == "key" and key or item
     if truth(case_sensitive) then keys[i] = by_what else keys[i] = fold(by_what) end
@@ -172,9 +172,9 @@ end)
 
 filter("unique", "/ case_sensitive attribute", function(rt, v, case_sensitive, attribute)
   local get, next, seen = key_getter(rt, attribute, case_sensitive), value.iter(rt, v), {}
-  return value.lazy(function()
+  return value.lazy(rt, function()
     for item in next do
-      local h = value.hash(get(item))
+      local h = value.hash(rt, get(item))
       if not seen[h] then
         seen[h] = true
         base.bytes(rt, 40)
@@ -218,7 +218,7 @@ filter("slice", "slices / fill_with", function(rt, v, slices, fill)
   if slices == 0 then mismatch("integer division or modulo by zero") end
   local each, extra = n // slices, n % slices
   local number, at = 0, 0
-  return value.lazy(function()
+  return value.lazy(rt, function()
     if number >= slices then return nil end
     local part, count = {}, each + (number < extra and 1 or 0)
     for i = 1, count do part[i] = items[at + i] end
@@ -237,7 +237,7 @@ filter("batch", "linecount / fill_with", function(rt, v, size, fill)
   local next, done = value.iter(rt, v), false
   size = integer(size)
   local held = nil
-  return value.lazy(function()
+  return value.lazy(rt, function()
     if done then return nil end
     local part, count = {}, 0
     if held ~= nil then part[1], count, held = held, 1, nil end
@@ -317,9 +317,9 @@ local function mapper(rt, args, kwargs)
 end
 
 M.filters.map = call.raw_spec("map", function(rt, v, args, kwargs)
-  if not value.truth(v) then return value.lazy(function() return nil end) end
+  if not value.truth(v) then return value.lazy(rt, function() return nil end) end
   local fn, next
-  return value.lazy(function()
+  return value.lazy(rt, function()
     fn, next = fn or mapper(rt, args, kwargs), next or value.iter(rt, v)
     local item = next()
     if item == nil then return nil end
@@ -330,10 +330,10 @@ end)
 -- select, reject and their attr kin
 local function selector(wanted, by_attribute)
   return function(rt, v, args, kwargs)
-    if not value.truth(v) then return value.lazy(function() return nil end) end
+    if not value.truth(v) then return value.lazy(rt, function() return nil end) end
     local skip, get = by_attribute and 1 or 0, nil
     local spec, rest, next
-    return value.lazy(function()
+    return value.lazy(rt, function()
       if by_attribute and args.n == 0 then mismatch("Missing parameter for attribute name") end
       get, next = get or by_attribute and getter(rt, args[1]), next or value.iter(rt, v)
       if args.n > skip and not spec then

@@ -2,7 +2,6 @@
 local base = require "moonlet.templates.jinja_base"
 local call = require "moonlet.templates.jinja_call"
 local format = require "moonlet.templates.jinja_format"
-local ops = require "moonlet.templates.jinja_ops"
 local text = require "moonlet.templates.jinja_text"
 local unicode = require "moonlet.templates.jinja_unicode"
 local value = require "moonlet.templates.jinja_value"
@@ -33,13 +32,13 @@ end
 for _, name in ipairs {"upper", "lower", "title", "capitalize", "swapcase"} do
   local change = unicode[name]
   method(name, "", function(rt, s)
-    base.step(rt, #plain(s) // 8)
+    base.step(rt, #plain(s) // 2)
     return text.derived(rt, change(plain(s)), s)
   end)
 end
 
 method("casefold", "", function(rt, s)
-  base.step(rt, #plain(s) // 4)
+  base.step(rt, #plain(s) // 2)
   return text.derived(rt, unicode.lower(unicode.upper(plain(s))), s)
 end)
 
@@ -154,7 +153,7 @@ local LINE_ENDS = {[10] = true, [11] = true, [12] = true, [13] = true, [28] = tr
 ---@return table lines  a sequence
 function M.lines(rt, v, keep)
   local s, parts, at, from = plain(v), {}, 1, 1
-  base.step(rt, #s // 8)
+  base.step(rt, #s // 16)
   while true do
     at = s:find("[\n\v\f\r\x1c-\x1e\xc2\xe2]", at)
     if not at then break end
@@ -382,7 +381,7 @@ end)
 
 local function class(name, test)
   method(name, "", function(rt, v)
-    base.step(rt, #plain(v) // 8)
+    base.step(rt, #plain(v) // 2)
     return test(plain(v))
   end)
 end

@@ -41,15 +41,16 @@ local SEQUENCES = {str = true, list = true, tuple = true, dict = true, range = t
 test("sequence", "", function(_, v) return SEQUENCES[kind(v)] == true end)
 test("iterable", "", function(rt, v) return kind(v) == "loop" or value.try_iter(rt, v) ~= nil end)
 
-local CALLABLE = {macro = true, method = true, ["function"] = true, loop = true, joiner = true}
+local CALLABLE = {macro = true, method = true, ["function"] = true, loop = true, joiner = true, undefined = true}
 test("callable", "", function(_, v) return CALLABLE[kind(v)] == true end)
 
-test("lower", "", function(rt, v)
-  return unicode.has_only_case(text.plain(value.str(rt, v)), "lower", "upper")
-end)
-test("upper", "", function(rt, v)
-  return unicode.has_only_case(text.plain(value.str(rt, v)), "upper", "lower")
-end)
+local function has_only_case(rt, v, wanted, other)
+  local s = text.plain(value.str(rt, v))
+  base.step(rt, #s // 2)
+  return unicode.has_only_case(s, wanted, other)
+end
+test("lower", "", function(rt, v) return has_only_case(rt, v, "lower", "upper") end)
+test("upper", "", function(rt, v) return has_only_case(rt, v, "upper", "lower") end)
 test("escaped", "", function(_, v) return type(v) == "table" and v.safe == true end)
 test("sameas", "other", function(_, v, other)
   if text.is(v) and text.is(other) then return text.plain(v) == text.plain(other) end

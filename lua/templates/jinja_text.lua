@@ -109,7 +109,7 @@ function M.concat(rt, list, n, sep)
     size = size + #v
     if size > rt.bytes then base.bytes(rt, size) end
   end
-  base.bytes(rt, size + 16)
+  base.bytes(rt, size + 16 + 24 * n)
   base.step(rt, n // 4)
   return make(table.concat(parts), marks)
 end
@@ -192,7 +192,7 @@ function M.strip(rt, v, chars, left, right)
     if not test(utf8.codepoint(s, start)) then break end
     j = start - 1
   end
-  base.step(rt, (#s - (j - i)) // 8)
+  base.step(rt, (#s - (j - i)) // 2)
   if i == 1 and j == #s then return v end
   return M.sub(rt, v, i, j)
 end
@@ -223,7 +223,7 @@ end
 ---repr() of a text.
 function M.quote(s)
   local mark = s:find("'", 1, true) and not s:find('"', 1, true) and '"' or "'"
-  s = s:gsub("[%c\\" .. mark .. "]", function(c)
+  s = s:gsub("[\0-\31\127\\" .. mark .. "]", function(c)
     return SPECIAL[c] or (c == mark and "\\" .. c) or escaped(c:byte())
   end)
   if not unicode.is_ascii(s) then

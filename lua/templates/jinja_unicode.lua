@@ -91,21 +91,31 @@ local function map_point(name, c)
   return nil
 end
 
+-- ASCII letters by table, from characters and from code points: string.upper and string.lower depend on the locale.
+local ASCII_UPPER, ASCII_LOWER = {}, {}
+for c = 0, 127 do
+  local ch = string.char(c)
+  local small, capital = c >= 97 and c <= 122, c >= 65 and c <= 90
+  ASCII_UPPER[c] = small and string.char(c - 32) or ch
+  ASCII_LOWER[c] = capital and string.char(c + 32) or ch
+  ASCII_UPPER[ch], ASCII_LOWER[ch] = ASCII_UPPER[c], ASCII_LOWER[c]
+end
+
 ---The upper-case form of a code point, as text.
 function M.upper_point(c)
-  if c < 128 then return string.char(c):upper() end
+  if c < 128 then return ASCII_UPPER[c] end
   return data.upper_special[c] or utf8.char(map_point("to_upper", c) or c)
 end
 
 ---The lower-case form of a code point, as text (without the rule of the final sigma).
 function M.lower_point(c)
-  if c < 128 then return string.char(c):lower() end
+  if c < 128 then return ASCII_LOWER[c] end
   return data.lower_special[c] or utf8.char(map_point("to_lower", c) or c)
 end
 
 ---The title-case form of a code point, as text.
 function M.title_point(c)
-  if c < 128 then return string.char(c):upper() end
+  if c < 128 then return ASCII_UPPER[c] end
   local to = map_point("to_title", c)
   if to then return utf8.char(to) end
   return data.title_special[c] or M.upper_point(c)
@@ -120,31 +130,37 @@ local function cased(c)
   return c ~= nil and (M.is("lower", c) or M.is("upper", c))
 end
 
--- A capital sigma that ends a word is lowered to the final form.
-local function lower_sigma(points, i)
-  if cased(points[i - 1]) and not cased(points[i + 1]) then return "\u{3C2}" end
+local BEYOND_ASCII = "()([\xc2-\xf4][\x80-\xbf]+)"
+
+-- The code point before byte `at` and the one that starts there; nil where there is none.
+local function neighbours(s, at)
+  local before = at > 1 and utf8.codepoint(s, utf8.offset(s, -1, at)) or nil
+  return before, at <= #s and utf8.codepoint(s, at) or nil
+end
+
+-- A capital sigma (at byte `at`, two bytes) that ends a word is lowered to the final form.
+local function lower_sigma(s, at)
+  local before = neighbours(s, at)
+  local _, after = neighbours(s, at + 2)
+  if cased(before) and not cased(after) then return "\u{3C2}" end
   return "\u{3C3}"
 end
 
-local function points_of(s)
-  local points = {}
-  for _, c in utf8.codes(s) do points[#points + 1] = c end
-  return points
+local function lower_at(s, at, c)
+  if c == 0x3A3 then return lower_sigma(s, at) end
+  return M.lower_point(c)
 end
 
 function M.lower(s)
-  if is_ascii(s) then return (s:gsub("%u+", string.lower)) end
-  local points = points_of(s)
-  local out = {}
-  for i, c in ipairs(points) do out[i] = c == 0x3A3 and lower_sigma(points, i) or M.lower_point(c) end
-  return table.concat(out)
+  local lowered = s:gsub("[A-Z]", ASCII_LOWER)
+  if is_ascii(s) then return lowered end
+  return (lowered:gsub(BEYOND_ASCII, function(at, ch) return lower_at(s, at, utf8.codepoint(ch)) end))
 end
 
 function M.upper(s)
-  if is_ascii(s) then return (s:gsub("%l+", string.upper)) end
-  local out = {}
-  for _, c in utf8.codes(s) do out[#out + 1] = M.upper_point(c) end
-  return table.concat(out)
+  local raised = s:gsub("[a-z]", ASCII_UPPER)
+  if is_ascii(s) then return raised end
+  return (raised:gsub(BEYOND_ASCII, function(_, ch) return M.upper_point(utf8.codepoint(ch)) end))
 end
 
 function M.capitalize(s)
@@ -153,32 +169,27 @@ function M.capitalize(s)
   return M.title_point(utf8.codepoint(s, 1)) .. M.lower(s:sub(after))
 end
 
+-- Every character changed by fn(byte, code point).
+local function each_point(s, fn)
+  return (s:gsub("()(" .. utf8.charpattern .. ")", function(at, ch) return fn(at, utf8.codepoint(ch)) end))
+end
+
 ---str.title: the first cased letter of each run of letters in title case, the others in lower case.
 function M.title(s)
-  local points, out, in_word = points_of(s), {}, false
-  for i, c in ipairs(points) do
-    if in_word then
-      out[i] = c == 0x3A3 and lower_sigma(points, i) or M.lower_point(c)
-    else
-      out[i] = M.title_point(c)
-    end
+  local in_word = false
+  return each_point(s, function(at, c)
+    local changed = in_word and lower_at(s, at, c) or M.title_point(c)
     in_word = cased(c) or M.title_point(c) ~= M.lower_point(c)
-  end
-  return table.concat(out)
+    return changed
+  end)
 end
 
 function M.swapcase(s)
-  local points, out = points_of(s), {}
-  for i, c in ipairs(points) do
-    if M.is("upper", c) then
-      out[i] = c == 0x3A3 and lower_sigma(points, i) or M.lower_point(c)
-    elseif M.is("lower", c) then
-      out[i] = M.upper_point(c)
-    else
-      out[i] = utf8.char(c)
-    end
-  end
-  return table.concat(out)
+  return each_point(s, function(at, c)
+    if M.is("upper", c) then return lower_at(s, at, c) end
+    if M.is("lower", c) then return M.upper_point(c) end
+    return utf8.char(c)
+  end)
 end
 
 ---Whether every character (at least one) is in a class.

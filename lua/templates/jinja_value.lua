@@ -34,25 +34,28 @@ end
 
 ---A list over the table `items`, which it takes.
 function M.list(rt, items, n)
-  base.bytes(rt, 64 + 16 * n)
+  base.bytes(rt, 128 + 20 * n)
   items.k, items.n = "list", n
   return items
 end
 
 function M.tuple(rt, items, n)
-  base.bytes(rt, 64 + 16 * n)
+  base.bytes(rt, 128 + 20 * n)
   items.k, items.n = "tuple", n
   return items
 end
 
-function M.dict()
+---An empty dict.
+---@param rt table?  the rendering that pays for it
+function M.dict(rt)
+  if rt then base.bytes(rt, 320) end
   return {k = "dict", n = 0, keys = {}, map = {}}
 end
 
 local NAN = {}
 
 ---What stands for a value as a key of a dict: equal for values that Python finds equal and of one hash.
-function M.hash(v)
+function M.hash(rt, v)
   local t = type(v)
   if t == "string" then return v end
   if t == "number" then return v == v and v or NAN end
@@ -61,10 +64,17 @@ function M.hash(v)
   if k == "str" then return v.s end
   if k == "tuple" then
     local parts = {}
+    base.enter(rt)
     for i = 1, v.n do
-      local h = M.hash(v[i])
-      parts[i] = type(h) == "string" and #h .. ":" .. h or math.type(h) == "float" and text.float(h) or tostring(h)
+      local h = M.hash(rt, v[i])
+      if type(h) == "string" then
+        parts[i] = #h .. ":" .. h
+      else
+        parts[i] = tostring(math.type(h) == "float" and math.tointeger(h) or h)
+      end
+      base.bytes(rt, 2 * #parts[i] + 64)
     end
+    base.leave(rt)
     return "\0tuple:" .. table.concat(parts, ",")
   end
   if k == "list" or k == "dict" or k == "view" then mismatch("unhashable type: '%s'", M.type_name(v)) end
@@ -74,9 +84,9 @@ end
 
 ---Sets an entry; an old key keeps its place.
 function M.dict_set(rt, dict, key, value)
-  local h = M.hash(key)
+  local h = M.hash(rt, key)
   if dict.map[h] == nil then
-    base.bytes(rt, 48)
+    base.bytes(rt, 96)
     dict.n = dict.n + 1
     dict.keys[dict.n] = key
   end
@@ -157,7 +167,7 @@ local WRITERS = {
       if i > 1 then out[#out + 1] = ", " end
       write(rt, out, v.keys[i])
       out[#out + 1] = ": "
-      write(rt, out, v.map[M.hash(v.keys[i])])
+      write(rt, out, v.map[M.hash(rt, v.keys[i])])
     end
     out[#out + 1] = "}"
   end,
@@ -194,8 +204,9 @@ function write(rt, out, v)
   else
     out[at + 1] = "<" .. M.type_name(v) .. " object>"
   end
-  base.bytes(rt, out[at + 1] and #out[at + 1] + 16 or 16)
-  base.step(rt, 1)
+  local size = out[at + 1] and #out[at + 1] or 0
+  base.bytes(rt, 2 * size + 32)
+  base.step(rt, size // 8 + 1)
 end
 
 ---Python's repr(), a string value.
@@ -410,7 +421,8 @@ function M.collect(rt, v)
 end
 
 ---A lazy sequence, as filters give it.
-function M.lazy(next)
+function M.lazy(rt, next)
+  base.bytes(rt, 320)
   return {k = "iter", next = next}
 end
 
@@ -424,7 +436,7 @@ function M.contains(rt, item, container)
     end
     return text.find(rt, plain(container), plain(item), 1) ~= nil
   elseif kind == "dict" then
-    return container.map[M.hash(item)] ~= nil
+    return container.map[M.hash(rt, item)] ~= nil
   end
   local next = M.try_iter(rt, container)
   if not next then mismatch("argument of type '%s' is not iterable", M.type_name(container)) end

@@ -11,8 +11,8 @@
 #include <time.h>
 
 typedef struct ml_cancel_flag {
-  atomic_int raised;            /* 0, or the ml_status to report: ML_CANCELLED or ML_DEADLINE */
-  _Atomic int64_t deadline_ns;  /* on the monotonic clock; 0: none */
+  atomic_int raised;           /* 0, or the ml_status to report: ML_CANCELLED or ML_DEADLINE */
+  _Atomic int64_t deadline_ns; /* on the monotonic clock; 0: none */
 } ml_cancel_flag;
 
 static inline int64_t ml_now_ns(void) {

@@ -13,6 +13,11 @@
 /* About 50 us of spinning: longer than any gap inside a plan, far shorter than a time slice. */
 enum { SPINS = 20000, CACHE_LINE = 64 };
 
+struct member {
+  struct ml_pool *pool;
+  int index;
+};
+
 struct ml_pool {
   int members, started;
   _Alignas(CACHE_LINE) atomic_int arrived;
@@ -24,7 +29,7 @@ struct ml_pool {
   ml_job job;
   void *context;
   pthread_t *threads;
-  struct member { struct ml_pool *pool; int index; } *memberships;
+  struct member *memberships;
 };
 
 static void pause_cpu(void) {

@@ -1,7 +1,8 @@
 /* pool.h: a fixed team of threads that runs one job at a time.
  *
- * The caller is member 0. A job is one function called once on every member; members meet at barriers (ml_pool_barrier), where
- * they spin briefly and then sleep, so that a step of a few microseconds costs no system call and an idle team no time. */
+ * The caller is member 0. A job is one function called once on every member; members meet at barriers
+ * (ml_pool_barrier), where they spin briefly and then sleep, so that a step of a few microseconds costs no system call
+ * and an idle team no time. */
 #ifndef ML_BASE_POOL_H
 #define ML_BASE_POOL_H
 
@@ -10,7 +11,8 @@
 typedef struct ml_pool ml_pool;
 typedef void (*ml_job)(void *context, int member);
 
-/* `members` >= 1; 0 means one a processor that this process may use. Members after the first are pinned, one a processor. */
+/* `members` >= 1; 0 means one a processor that this process may use. Members after the first are pinned, one a
+ * processor. */
 ml_status ml_pool_create(int members, ml_pool **out);
 void ml_pool_close(ml_pool *pool);
 int ml_pool_members(const ml_pool *pool);

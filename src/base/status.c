@@ -9,13 +9,11 @@ enum { RECORD_BYTES = 2048 };
 static _Thread_local char record[RECORD_BYTES];
 
 static const char *const names[ML_STATUS_COUNT] = {
-    "ok",        "not_found", "corrupt", "unsupported", "mismatch", "usage", "memory",
-    "cancelled", "deadline",  "device",  "io",          "limit",
+    "ok",     "not_found", "corrupt",  "unsupported", "mismatch", "usage",
+    "memory", "cancelled", "deadline", "device",      "io",       "limit",
 };
 
-const char *ml_status_name(ml_status status) {
-  return (unsigned)status < ML_STATUS_COUNT ? names[status] : "unknown";
-}
+const char *ml_status_name(ml_status status) { return (unsigned)status < ML_STATUS_COUNT ? names[status] : "unknown"; }
 
 const char *ml_error_message(void) { return record; }
 

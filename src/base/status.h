@@ -20,7 +20,7 @@
 ml_status ml_fail(ml_status status, const char *format, ...) ML_PRINTF(2, 3);
 ml_status ml_failv(ml_status status, const char *format, va_list args);
 
-/* Puts "prefix: " before the record's text (a file name, a module path) and returns `status`; ML_OK passes untouched. */
+/* Puts "prefix: " before the record's text (a file name, a module path), returns `status`; ML_OK passes untouched. */
 ml_status ml_fail_prefix(ml_status status, const char *format, ...) ML_PRINTF(2, 3);
 
 /* Returns from the calling function with the status when `expression` fails. */

@@ -1,7 +1,7 @@
 /* checkpoint.h: what safetensors and GGUF files have in common: named tensors in mapped files.
  *
- * Readers are strict. A truncated file, an absurd count, an overlapping or out-of-range tensor, a size that overflows or does
- * not fit its dtype and shape, a duplicate name: ML_CORRUPT, naming file, tensor or key, expected and found. */
+ * Readers are strict. A truncated file, an absurd count, an overlapping or out-of-range tensor, a size that overflows
+ * or does not fit its dtype and shape, a duplicate name: ML_CORRUPT, naming file, tensor or key, expected and found. */
 #ifndef ML_IO_CHECKPOINT_H
 #define ML_IO_CHECKPOINT_H
 
@@ -19,7 +19,7 @@ typedef struct ml_entry {
   size_t offset, bytes; /* in `file`; checked to lie inside it. No alignment is promised: safetensors has none */
 } ml_entry;
 
-typedef struct ml_meta {  /* safetensors' __metadata__: text to text, in the order of the file */
+typedef struct ml_meta { /* safetensors' __metadata__: text to text, in the order of the file */
   char *key, *value;
 } ml_meta;
 
@@ -34,9 +34,10 @@ typedef struct ml_checkpoint {
 
 /* One .safetensors file. */
 ml_status ml_safetensors_open(const char *path, ml_checkpoint **out);
-/* A directory: model.safetensors, or what model.safetensors.index.json names, else model*.safetensors (sorted); ML_NOT_FOUND
- * without any. Index: shard names must be plain file names; every weight it maps must be in the shard it names and every
- * tensor of the shards must be in the map (ML_MISMATCH). The metadata is that of the first shard that has any. */
+/* A directory: model.safetensors, or what model.safetensors.index.json names, else model*.safetensors (sorted);
+ * ML_NOT_FOUND without any. Index: shard names must be plain file names; every weight it maps must be in the shard it
+ * names and every tensor of the shards must be in the map (ML_MISMATCH). The metadata is that of the first shard that
+ * has any. */
 ml_status ml_safetensors_open_directory(const char *directory, ml_checkpoint **out);
 void ml_checkpoint_close(ml_checkpoint *checkpoint);
 /* NULL when there is no such tensor. */
@@ -52,7 +53,8 @@ typedef struct ml_save_item {
   size_t bytes;
 } ml_save_item;
 /* Writes tensors in the given order, header padded to 8 bytes, through a temporary and a rename. */
-ml_status ml_safetensors_save(const char *path, const ml_save_item *items, size_t n_items, const ml_meta *meta, size_t n_meta);
+ml_status ml_safetensors_save(const char *path, const ml_save_item *items, size_t n_items, const ml_meta *meta,
+                              size_t n_meta);
 
 /* ---- for the readers ---- */
 

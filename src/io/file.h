@@ -1,8 +1,8 @@
 /* file.h: a file mapped for reading.
  *
- * The mapping is private and read-only. A file that shrinks under its mapping would raise SIGBUS; ml_file_check compares the
- * size with that at opening and is called before long reads, and ml_file_read copies with pread, so that it reports
- * the loss as ML_IO instead. */
+ * The mapping is private and read-only. A file that shrinks under its mapping would raise SIGBUS; ml_file_check
+ * compares the size with that at opening and is called before long reads, and ml_file_read copies with pread, so that
+ * it reports the loss as ML_IO instead. */
 #ifndef ML_IO_FILE_H
 #define ML_IO_FILE_H
 
@@ -33,8 +33,8 @@ ml_status ml_file_slurp(const char *path, size_t limit, char **text, size_t *siz
 /* Writes `bytes` to a temporary beside `path` and renames it over `path`: readers see the old file or the new one. */
 ml_status ml_file_write(const char *path, const void *data, size_t bytes);
 
-/* The same in pieces: what is put goes to the temporary; commit syncs and renames it, abort (harmless after a commit, or
- * on a zeroed writer) removes it. After a failure only abort is of use. */
+/* The same in pieces: what is put goes to the temporary; commit syncs and renames it, abort (harmless after a commit,
+ * or on a zeroed writer) removes it. After a failure only abort is of use. */
 typedef struct ml_file_writer {
   char *path, *temporary;
   int fd;

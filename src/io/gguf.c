@@ -389,8 +389,7 @@ static void forget_descriptions(ml_gguf *gguf) {
   gguf->n_pairs = gguf->checkpoint.n_entries = 0;
 }
 
-/* Where the descriptions end is known only when they have been read: begun anew with a head twice as long if need be.
- */
+/* Where the descriptions end is known only when they are read: begun anew with a head twice as long if need be. */
 static ml_status read_gguf(const ml_file *file, ml_gguf *gguf) {
   for (size_t size = FIRST_HEAD;; size *= 2) {
     cursor c = {.file = file, .size = size < file->size ? size : file->size};

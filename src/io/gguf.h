@@ -1,7 +1,7 @@
 /* gguf.h: GGUF v2 and v3 (little-endian), metadata and tensors.
  *
- * Refused as ML_CORRUPT: duplicate keys and names, more than 4 dims, tensors that overlap or are not aligned. Refused as
- * ML_UNSUPPORTED: other versions, big-endian files, one part of a split model, block formats that dtype.h lacks.
+ * Refused as ML_CORRUPT: duplicate keys and names, more than 4 dims, tensors that overlap or are not aligned. Refused
+ * as ML_UNSUPPORTED: other versions, big-endian files, one part of a split model, block formats that dtype.h lacks.
  * Source: the GGUF specification in ggml's docs/gguf.md. */
 #ifndef ML_IO_GGUF_H
 #define ML_IO_GGUF_H
@@ -9,18 +9,35 @@
 #include "io/checkpoint.h"
 
 typedef enum ml_gguf_type {
-  ML_GGUF_UINT8, ML_GGUF_INT8, ML_GGUF_UINT16, ML_GGUF_INT16, ML_GGUF_UINT32, ML_GGUF_INT32, ML_GGUF_FLOAT32,
-  ML_GGUF_BOOL, ML_GGUF_STRING, ML_GGUF_ARRAY, ML_GGUF_UINT64, ML_GGUF_INT64, ML_GGUF_FLOAT64, ML_GGUF_TYPE_COUNT
+  ML_GGUF_UINT8,
+  ML_GGUF_INT8,
+  ML_GGUF_UINT16,
+  ML_GGUF_INT16,
+  ML_GGUF_UINT32,
+  ML_GGUF_INT32,
+  ML_GGUF_FLOAT32,
+  ML_GGUF_BOOL,
+  ML_GGUF_STRING,
+  ML_GGUF_ARRAY,
+  ML_GGUF_UINT64,
+  ML_GGUF_INT64,
+  ML_GGUF_FLOAT64,
+  ML_GGUF_TYPE_COUNT
 } ml_gguf_type;
 
-/* A metadata value. Scalars are in `as`; strings and arrays point into the head that the ml_gguf holds. An array of fixed-size items lies
- * at `data`; an array of strings is reached through ml_gguf_string_at in O(1) (offsets are indexed at opening). Arrays
- * of arrays are ML_UNSUPPORTED. */
+/* A metadata value. Scalars are in `as`; strings and arrays point into the head that the ml_gguf holds. An array of
+ * fixed-size items lies at `data`; an array of strings is reached through ml_gguf_string_at in O(1) (offsets are
+ * indexed at opening). Arrays of arrays are ML_UNSUPPORTED. */
 typedef struct ml_gguf_value {
   ml_gguf_type type, item_type; /* item_type: of an array */
-  union { uint64_t u; int64_t i; double f; bool b; } as;
+  union {
+    uint64_t u;
+    int64_t i;
+    double f;
+    bool b;
+  } as;
   const uint8_t *data;
-  uint64_t length;   /* bytes of a string, items of an array */
+  uint64_t length;         /* bytes of a string, items of an array */
   const uint64_t *offsets; /* of an array of strings: offset in the head of each item's length field */
 } ml_gguf_value;
 
@@ -31,7 +48,7 @@ typedef struct ml_gguf_pair {
 
 typedef struct ml_gguf {
   ml_checkpoint checkpoint; /* entries and the one file; closed by ml_gguf_close */
-  uint8_t *head;            /* the file up to its tensors at least: a copy, so that a file that shrinks raises no SIGBUS */
+  uint8_t *head; /* the file up to its tensors at least: a copy, so that a file that shrinks raises no SIGBUS */
   uint32_t version;
   ml_gguf_pair *pairs; /* in the order of the file; duplicate keys are an error */
   size_t n_pairs;

@@ -5,6 +5,40 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Misuse raises an error object, like all else; lauxlib's own checks raise text. */
+
+const char *lb_check_text(lua_State *L, int index, size_t *size) {
+  if (lua_type(L, index) != LUA_TSTRING) lb_usage(L, "argument %d: expected text, found %s", lua_absindex(L, index), luaL_typename(L, index));
+  return lua_tolstring(L, index, size);
+}
+
+const char *lb_check_path(lua_State *L, int index) {
+  size_t size;
+  const char *path = lb_check_text(L, index, &size);
+  if (strlen(path) != size) lb_usage(L, "a path holds a zero byte");
+  return path;
+}
+
+double lb_check_number(lua_State *L, int index) {
+  if (lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "argument %d: expected a number, found %s", lua_absindex(L, index), luaL_typename(L, index));
+  return lua_tonumber(L, index);
+}
+
+void lb_check_table(lua_State *L, int index) {
+  if (!lua_istable(L, index)) lb_usage(L, "argument %d: expected a table, found %s", lua_absindex(L, index), luaL_typename(L, index));
+}
+
+void *lb_check_handle(lua_State *L, int index, const char *class) {
+  void *handle = luaL_testudata(L, index, class);
+  if (!handle) lb_usage(L, "argument %d: expected a %s, found %s", lua_absindex(L, index), class, luaL_typename(L, index));
+  return handle;
+}
+
+lua_Integer lb_length(lua_State *L, int index) {
+  if (!lua_istable(L, index)) lb_usage(L, "expected a list, found %s", luaL_typename(L, index));
+  return (lua_Integer)lua_rawlen(L, index);
+}
+
 int64_t lb_check_integer(lua_State *L, int index, const char *what) {
   int ok;
   lua_Integer i = lua_tointegerx(L, index, &ok); /* takes floats of integer value */
@@ -27,7 +61,7 @@ ml_dtype lb_check_dtype(lua_State *L, int index) {
 
 /* A list of integers at `index`; returns how many. */
 static int read_list(lua_State *L, int index, int64_t *list, int max, const char *what, bool axes) {
-  int n = (int)luaL_len(L, index);
+  int n = (int)lb_length(L, index);
   if (n > max) lb_usage(L, "%s: expected at most %d entries, found %d", what, max, n);
   for (int i = 0; i < n; i++) {
     lua_geti(L, index, i + 1);
@@ -76,7 +110,7 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
 
 static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs) {
   if (!lua_istable(L, index)) lb_usage(L, "slice: expected a list of ranges, found %s", luaL_typename(L, index));
-  int n = (int)luaL_len(L, index);
+  int n = (int)lb_length(L, index);
   if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
   attrs->n_list = 3 * x->ndim;
   for (int d = 0; d < x->ndim; d++) {
@@ -150,7 +184,7 @@ static void add_input(reader *r, ml_tensor *t) {
 /* Tensors of a list stay on the stack. */
 static void read_tensors(reader *r, int index) {
   if (!lua_istable(r->L, index)) lb_usage(r->L, "%s: expected a list of tensors, found %s", ml_op_name(r->op), luaL_typename(r->L, index));
-  int n = (int)luaL_len(r->L, index);
+  int n = (int)lb_length(r->L, index);
   luaL_checkstack(r->L, n + 8, "too many tensors");
   for (int i = 1; i <= n; i++) {
     lua_geti(r->L, index, i);

@@ -26,7 +26,7 @@ static int devices(lua_State *L) {
 static ml_device *check_device(lua_State *L, int index) {
   ml_engine *e = lb_engine(L);
   if (lua_isnoneornil(L, index)) return e->device;
-  ml_device *d = ml_engine_device(e, luaL_checkstring(L, index));
+  ml_device *d = ml_engine_device(e, lb_check_text(L, index, NULL));
   if (!d) lb_raise(L, ML_NOT_FOUND);
   return d;
 }
@@ -140,7 +140,7 @@ static int deadline(lua_State *L) {
     atomic_compare_exchange_strong(&f->raised, &up, 0);
     return 0;
   }
-  atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(luaL_checknumber(L, 1) * 1e9));
+  atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(lb_check_number(L, 1) * 1e9));
   return 0;
 }
 

@@ -18,7 +18,7 @@ typedef struct file_handle {
 } file_handle;
 
 static int file_close(lua_State *L) {
-  file_handle *h = luaL_checkudata(L, 1, LB_FILE);
+  file_handle *h = lb_check_handle(L, 1, LB_FILE);
   ml_checkpoint_close(h->safetensors);
   ml_gguf_close(h->gguf);
   *h = (file_handle){NULL, NULL};
@@ -33,16 +33,16 @@ static file_handle *new_file(lua_State *L) {
 }
 
 const ml_checkpoint *lb_check_checkpoint(lua_State *L, int index) {
-  file_handle *h = luaL_checkudata(L, index, LB_FILE);
+  file_handle *h = lb_check_handle(L, index, LB_FILE);
   if (!h->safetensors && !h->gguf) lb_usage(L, "the file is closed");
   return h->safetensors ? h->safetensors : &h->gguf->checkpoint;
 }
 
-const ml_gguf *lb_check_gguf(lua_State *L, int index) { return ((file_handle *)luaL_checkudata(L, index, LB_FILE))->gguf; }
+const ml_gguf *lb_check_gguf(lua_State *L, int index) { return ((file_handle *)lb_check_handle(L, index, LB_FILE))->gguf; }
 
 /* open_safetensors(path [, directory]), open_gguf(path) -> file | nil, message, code */
 static int open_safetensors(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = lb_check_path(L, 1);
   bool directory = lua_toboolean(L, 2);
   file_handle *h = new_file(L);
   ml_status status = directory ? ml_safetensors_open_directory(path, &h->safetensors) : ml_safetensors_open(path, &h->safetensors);
@@ -50,7 +50,7 @@ static int open_safetensors(lua_State *L) {
 }
 
 static int open_gguf(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = lb_check_path(L, 1);
   file_handle *h = new_file(L);
   ml_status status = ml_gguf_open(path, &h->gguf);
   return status == ML_OK ? 1 : lb_fail(L, status);
@@ -122,7 +122,7 @@ static void push_gguf_value(lua_State *L, const ml_gguf *g, const ml_gguf_value 
 static int file_metadata(lua_State *L) {
   const ml_checkpoint *c = lb_check_checkpoint(L, 1);
   const ml_gguf *g = lb_check_gguf(L, 1);
-  lua_Integer longest = luaL_optinteger(L, 2, INT64_MAX);
+  lua_Integer longest = lua_isnoneornil(L, 2) ? INT64_MAX : lb_check_integer(L, 2, "longest");
   lua_createtable(L, 0, 32);
   for (size_t i = 0; g && i < g->n_pairs; i++) {
     const ml_gguf_value *v = &g->pairs[i].value;
@@ -139,8 +139,8 @@ static int file_metadata(lua_State *L) {
 
 /* save_safetensors(path, names, tensors, meta_keys, meta_values) -> true | nil, message, code: lists in the order of the file. */
 static int save_safetensors(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
-  size_t n = (size_t)luaL_len(L, 2), n_meta = lua_istable(L, 4) ? (size_t)luaL_len(L, 4) : 0;
+  const char *path = lb_check_path(L, 1);
+  size_t n = (size_t)lb_length(L, 2), n_meta = lua_istable(L, 4) ? (size_t)lb_length(L, 4) : 0;
   ml_save_item *items = lua_newuserdatauv(L, (n + 1) * sizeof *items, 0);
   ml_meta *meta = lua_newuserdatauv(L, (n_meta + 1) * sizeof *meta, 0);
   luaL_checkstack(L, 20, "too many tensors");
@@ -161,7 +161,7 @@ static int save_safetensors(lua_State *L) {
   for (size_t i = 0; i < n_meta; i++) {
     lua_geti(L, 4, (lua_Integer)i + 1);
     lua_geti(L, 5, (lua_Integer)i + 1);
-    meta[i] = (ml_meta){(char *)(uintptr_t)luaL_checkstring(L, -2), (char *)(uintptr_t)luaL_checkstring(L, -1)};
+    meta[i] = (ml_meta){(char *)(uintptr_t)lb_check_text(L, -2, NULL), (char *)(uintptr_t)lb_check_text(L, -1, NULL)};
     lua_pop(L, 2); /* the lists keep them alive */
   }
   ml_status status = ml_safetensors_save(path, items, n, meta, n_meta);
@@ -179,7 +179,7 @@ static int doc_gc(lua_State *L) {
 }
 
 static int read_json(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = lb_check_path(L, 1);
   ml_json_doc **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   lua_createtable(L, 0, 1);
@@ -195,7 +195,7 @@ static int read_json(lua_State *L) {
 
 /* path_kind(path) -> "directory", "file" or nil */
 static int path_kind(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = lb_check_path(L, 1);
   if (ml_path_is_directory(path)) lua_pushliteral(L, "directory");
   else if (ml_path_exists(path)) lua_pushliteral(L, "file");
   else lua_pushnil(L);
@@ -206,7 +206,7 @@ static int compare_names(const struct dirent **a, const struct dirent **b) { ret
 
 /* list_directory(path) -> sorted names | nil, message, code */
 static int list_directory(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1);
+  const char *path = lb_check_path(L, 1);
   struct dirent **list;
   int n = scandir(path, &list, NULL, compare_names);
   if (n < 0) return lb_fail(L, ml_fail(ML_NOT_FOUND, "%s: %s", path, strerror(errno)));
@@ -225,7 +225,7 @@ static int list_directory(lua_State *L) {
 /* write_file(path, bytes) -> true | nil, message, code: through a temporary and a rename */
 static int write_file(lua_State *L) {
   size_t size;
-  const char *path = luaL_checkstring(L, 1), *data = luaL_checklstring(L, 2, &size);
+  const char *path = lb_check_path(L, 1), *data = lb_check_text(L, 2, &size);
   ml_status status = ml_file_write(path, data, size);
   if (status != ML_OK) return lb_fail(L, status);
   lua_pushboolean(L, true);

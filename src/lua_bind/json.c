@@ -1,6 +1,8 @@
 /* json.c: json.decode, json.encode and the marks that tell [] from {}. */
 #include "lua_bind/json.h"
 
+#include "lua_bind/lua_bind.h"
+
 #include <lauxlib.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -13,7 +15,7 @@ static const char array_meta_key = 0;   /* registry: the metatable that all arra
 static const char object_pairs_key = 0; /* registry: the __pairs of objects */
 
 /* The one place where this file turns a status into an error. */
-static int raise_status(lua_State *L) { return luaL_error(L, "%s", ml_error_message()); }
+static int raise_status(lua_State *L) { lb_raise(L, ML_USAGE); }
 
 void lb_json_push_null(lua_State *L) { lua_pushlightuserdata(L, (void *)(uintptr_t)&null_address); }
 
@@ -66,10 +68,10 @@ static void push_object_meta(lua_State *L, int n_keys) {
 
 /* A table to be marked must not have a metatable that the mark would replace. */
 static mark check_markable(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  lb_check_table(L, 1);
   lua_settop(L, 1);
   mark before = mark_of(L, 1);
-  if (before == MARK_NONE && lua_getmetatable(L, 1)) luaL_argerror(L, 1, "expected a table without a metatable");
+  if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "argument 1: expected a table without a metatable");
   return before;
 }
 
@@ -203,7 +205,7 @@ static int object_next(lua_State *L) {
 }
 
 static int object_pairs(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  lb_check_table(L, 1);
   push_keys(L, 1);
   lua_pushinteger(L, 0);
   lua_pushcclosure(L, object_next, 2);
@@ -268,7 +270,7 @@ static int close_doc(lua_State *L) {
 /* json.decode(text) -> value, or nil, message, code. */
 static int json_decode(lua_State *L) {
   size_t size;
-  luaL_checktype(L, 1, LUA_TSTRING);
+  lb_check_text(L, 1, NULL);
   const char *text = lua_tolstring(L, 1, &size);
   lua_settop(L, 1);
   ml_json_doc **doc = lua_newuserdatauv(L, sizeof *doc, 0);
@@ -431,7 +433,7 @@ static int free_encoder(lua_State *L) {
 static int check_indent(lua_State *L) {
   int indent = -1;
   if (lua_isnoneornil(L, 2)) return indent;
-  luaL_checktype(L, 2, LUA_TTABLE);
+  lb_check_table(L, 2);
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
     if (strcmp(key, "indent") != 0) {
@@ -451,7 +453,7 @@ static int check_indent(lua_State *L) {
 
 /* json.encode(value, {indent = n}) -> text. */
 static int json_encode(lua_State *L) {
-  luaL_checkany(L, 1);
+  if (lua_isnone(L, 1)) lb_usage(L, "expected a value, found none");
   int indent = check_indent(L);
   lua_settop(L, 1);
   encoder *e = lua_newuserdatauv(L, sizeof *e, 0);

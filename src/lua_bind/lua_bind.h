@@ -19,15 +19,23 @@ typedef struct lb_host {
   int depth;         /* of the module path */
   size_t path_lengths[64];
   lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
+  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
 } lb_host;
+
+/* A tensor handle's place in the list of the scope that will close it. `scope` NULL: none will. */
+typedef struct lb_link {
+  struct lb_scope *scope;
+  struct lb_link *next, *previous;
+} lb_link;
 
 /* state.c: the engine of a state, errors, the collector */
 lb_host *lb_get_host(lua_State *L);
 static inline ml_engine *lb_engine(lua_State *L) { return lb_get_host(L)->engine; }
 lb_host *lb_host_retain(lb_host *host);
 void lb_host_release(lb_host *host);
-/* Makes the engine of a state that has none. */
-void lb_open_host(lua_State *L);
+/* Gives a state that has no engine the one that `given` holds, which becomes the state's (*given is NULL from then on), or a new
+ * one where `given` is NULL. */
+void lb_open_host(lua_State *L, ml_engine **given);
 /* Raises an error object {message, code} at the line of the user's own code. */
 _Noreturn void lb_raise(lua_State *L, ml_status status);
 _Noreturn void lb_usage(lua_State *L, const char *format, ...) ML_PRINTF(2, 3);
@@ -54,13 +62,26 @@ ml_tensor *lb_check_tensor(lua_State *L, int index); /* raises on closed ones */
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
 ml_tensor *lb_check_operand(lua_State *L, int index);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
+int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
+
+/* scope.c: which handles a scope closes (ml.scope) */
+void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
+void lb_scope_remove(lb_link *link);
+void lb_close_link(lb_link *link);                /* tensor.c: closes the handle that the link is part of */
+lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
 
 /* args.c: the only place that turns positions of Lua into positions of C, and options into arguments */
 int lb_to_axis(lua_State *L, int index);                            /* 1-based, negative from the end -> 0-based, negative */
 ml_dtype lb_check_dtype(lua_State *L, int index);
 int lb_check_shape(lua_State *L, int index, int64_t *shape);        /* a list, or one number */
 int64_t lb_check_integer(lua_State *L, int index, const char *what); /* floats of integer value too */
+const char *lb_check_text(lua_State *L, int index, size_t *size);   /* size may be NULL */
+const char *lb_check_path(lua_State *L, int index);                 /* text without zero bytes */
+double lb_check_number(lua_State *L, int index);
+void lb_check_table(lua_State *L, int index);
+void *lb_check_handle(lua_State *L, int index, const char *class);
+lua_Integer lb_length(lua_State *L, int index);                     /* of a list */
 /* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table. Inputs are left on the
  * stack, borrowed. Returns their number. */
 int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);
@@ -68,12 +89,15 @@ enum { LB_MAX_INPUTS = 256 };
 
 /* Each pushes a table of functions. */
 int lb_open_ops(lua_State *L);
+int lb_op_list(lua_State *L);
 int lb_open_files(lua_State *L);
 int lb_open_text(lua_State *L);
 int lb_open_weights(lua_State *L);
 int lb_open_plan(lua_State *L);
 int lb_open_device(lua_State *L);
 int lb_open_json(lua_State *L);
+int lb_open_scope(lua_State *L);
+int lb_open_values(lua_State *L);
 /* Sets n functions of a table, each with the host as nothing more than the registry's. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* "moonlet.models.llama" -> "models/llama"; "moonlet" -> "init". NULL for other modules. */
 static const char *relative_path(lua_State *L, const char *module) {
@@ -17,23 +18,17 @@ static const char *relative_path(lua_State *L, const char *module) {
   return luaL_gsub(L, module + 8, ".", "/");
 }
 
+/* The file's room is there before the file is open, so that no error of Lua's leaves one behind. */
 static int load_file(lua_State *L, const char *directory, const char *relative) {
-  lua_pushfstring(L, "%s/%s.lua", directory, relative);
-  const char *path = lua_tostring(L, -1);
+  const char *path = lua_pushfstring(L, "%s/%s.lua", directory, relative);
+  struct stat info;
+  if (stat(path, &info) != 0 || !S_ISREG(info.st_mode)) return 0;
+  size_t size = (size_t)info.st_size;
+  char *text = lua_newuserdatauv(L, size ? size : 1, 0);
   FILE *f = fopen(path, "rb");
   if (!f) return 0;
-  luaL_Buffer b;
-  luaL_buffinit(L, &b);
-  for (;;) {
-    char *room = luaL_prepbuffer(&b);
-    size_t n = fread(room, 1, LUAL_BUFFERSIZE, f);
-    if (n == 0) break;
-    luaL_addsize(&b, n);
-  }
+  size = fread(text, 1, size, f);
   fclose(f);
-  luaL_pushresult(&b);
-  size_t size;
-  const char *text = lua_tolstring(L, -1, &size);
   lua_pushfstring(L, "=moonlet/%s.lua", relative);
   if (luaL_loadbufferx(L, text, size, lua_tostring(L, -1), "t") != LUA_OK) lua_error(L);
   return 1;
@@ -52,7 +47,7 @@ static int load_embedded(lua_State *L, const char *relative) {
 
 /* Searches init.lua of a folder too: moonlet.train is train.lua or train/init.lua. */
 static int search(lua_State *L) {
-  const char *relative = relative_path(L, luaL_checkstring(L, 1)), *directory = getenv("MOONLET_LUA");
+  const char *relative = relative_path(L, lb_check_text(L, 1, NULL)), *directory = getenv("MOONLET_LUA");
   if (!relative) return 0;
   const char *folder = lua_pushfstring(L, "%s/init", relative);
   const char *candidates[] = {relative, folder};
@@ -66,16 +61,22 @@ static int search(lua_State *L) {
   return 1;
 }
 
-/* Puts our searcher behind the preloaded modules and before the files of package.path. */
+/* Puts our searcher behind the preloaded modules and before the files of package.path, unless it is there: a state that ran out of
+ * memory while it opened moonlet may have it. */
 static void install_searcher(lua_State *L) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "searchers");
-  for (lua_Integer i = luaL_len(L, -1); i >= 2; i--) {
-    lua_geti(L, -1, i);
-    lua_seti(L, -2, i + 1);
+  lua_geti(L, -1, 2);
+  bool installed = lua_tocfunction(L, -1) == search;
+  lua_pop(L, 1);
+  if (!installed) {
+    for (lua_Integer i = luaL_len(L, -1); i >= 2; i--) {
+      lua_geti(L, -1, i);
+      lua_seti(L, -2, i + 1);
+    }
+    lua_pushcfunction(L, search);
+    lua_seti(L, -2, 2);
   }
-  lua_pushcfunction(L, search);
-  lua_seti(L, -2, 2);
   lua_pop(L, 2);
 }
 
@@ -99,7 +100,7 @@ static void add_module(lua_State *L, const char *name, const char *prefix, lua_I
 
 /* modules(prefix): names of the Lua files under a folder of lua/, as this library carries it: "models/" -> {"gemma3", ...}. */
 static int modules(lua_State *L) {
-  const char *prefix = luaL_checkstring(L, 1);
+  const char *prefix = lb_check_text(L, 1, NULL);
   lua_Integer n = 0;
   lua_createtable(L, 8, 0);
   for (const ml_embedded_file *f = ml_embedded_files; f->path; f++) add_module(L, f->path, prefix, &n);
@@ -118,6 +119,10 @@ static void open_core(lua_State *L) {
   merge(L);
   lb_open_weights(L);
   merge(L);
+  lb_open_scope(L);
+  merge(L);
+  lb_open_values(L);
+  merge(L);
   lb_open_errors(L);
   lua_setfield(L, -2, "error");
   lb_open_json(L);
@@ -126,23 +131,44 @@ static void open_core(lua_State *L) {
   lua_setfield(L, -3, "methods");
   lua_setfield(L, -2, "ops");
   lb_set(L, "modules", modules);
+  lb_set(L, "op_list", lb_op_list);
+  lb_set(L, "rebind", lb_rebind);
   lua_pushliteral(L, ML_VERSION);
   lua_setfield(L, -2, "version");
 }
 
-int luaopen_moonlet(lua_State *L) {
+int luaopen_moonlet_core(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (lua_getfield(L, -1, "moonlet.core") == LUA_TNIL) {
+  if (lua_getfield(L, -1, "moonlet.core") != LUA_TNIL) return 1;
+  lua_pop(L, 1);
+  lb_open_host(L, NULL);
+  open_core(L);
+  install_searcher(L);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "moonlet.core"); /* the last step: a state that ran out of memory before it may try again */
+  return 1;
+}
+
+/* Forgets our modules, without asking for memory: they are half made. */
+static void forget_modules(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, -2);) {
     lua_pop(L, 1);
-    lb_open_host(L);
-    open_core(L);
-    lua_setfield(L, -2, "moonlet.core");
-    install_searcher(L);
+    const char *name = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    if (strcmp(name, "moonlet") != 0 && strncmp(name, "moonlet.", 8) != 0) continue;
+    lua_pushvalue(L, -1);
+    lua_pushnil(L);
+    lua_rawset(L, -4);
   }
-  lua_settop(L, 0);
+  lua_pop(L, 1);
+}
+
+int luaopen_moonlet(lua_State *L) {
+  luaopen_moonlet_core(L);
   /* init.lua under its own name, so that `require "moonlet"` gives the same table whichever way it came in */
   lua_getglobal(L, "require");
   lua_pushliteral(L, "moonlet.init");
-  lua_call(L, 1, 1);
-  return 1;
+  if (lua_pcall(L, 1, 1, 0) == LUA_OK) return 1;
+  forget_modules(L);
+  return lua_error(L);
 }

@@ -38,6 +38,25 @@ int lb_open_ops(lua_State *L) {
   return 1;
 }
 
+/* op_list(): {name, signature, doc, kind} of each row, in order: for the reference and for in-place forms. */
+int lb_op_list(lua_State *L) {
+  static const char *const kinds[] = {"leaf", "unary", "binary", "ternary", "view", "kernel", "effect"};
+  lua_Integer n = 0;
+  lua_createtable(L, ML_OP_COUNT, 0);
+  for (int op = 0; op < ML_OP_COUNT; op++) {
+    const ml_op_info *info = &ml_op_infos[op];
+    const char *const fields[][2] = {{"name", info->name}, {"signature", info->signature}, {"doc", info->doc}, {"kind", kinds[info->kind]}};
+    if (info->kind == ML_KIND_LEAF) continue;
+    lua_createtable(L, 0, 4);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+      lua_pushstring(L, fields[i][1]);
+      lua_setfield(L, -2, fields[i][0]);
+    }
+    lua_rawseti(L, -2, ++n);
+  }
+  return 1;
+}
+
 /* Sets the arithmetic metamethods of the metatable at the top. */
 void lb_set_operators(lua_State *L) {
   static const struct { const char *event; ml_op op; } operators[] = {

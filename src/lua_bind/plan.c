@@ -12,7 +12,7 @@ typedef struct plan_handle {
 } plan_handle;
 
 static int plan_close(lua_State *L) {
-  plan_handle *h = luaL_checkudata(L, 1, LB_PLAN);
+  plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
   ml_plan_free(h->plan);
   h->plan = NULL;
   lb_host_release(h->host);
@@ -21,15 +21,15 @@ static int plan_close(lua_State *L) {
 }
 
 static ml_plan *check_plan(lua_State *L) {
-  plan_handle *h = luaL_checkudata(L, 1, LB_PLAN);
+  plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
   if (!h->plan) lb_usage(L, "the plan is closed");
   return h->plan;
 }
 
 /* Tensors of the list at `index` into a userdata array, which stays on the stack with them. */
 static ml_tensor **check_list(lua_State *L, int index, int *n) {
-  luaL_checktype(L, index, LUA_TTABLE);
-  *n = (int)luaL_len(L, index);
+  lb_check_table(L, index);
+  *n = (int)lb_length(L, index);
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)*n + 1) * sizeof *list, 0);
   for (int i = 0; i < *n; i++) {
     lua_geti(L, index, i + 1);
@@ -126,7 +126,7 @@ static int path_leave(lua_State *L) {
 /* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same always. */
 static int path_enter(lua_State *L) {
   lb_host *host = lb_get_host(L);
-  const char *name = luaL_checkstring(L, 1);
+  const char *name = lb_check_text(L, 1, NULL);
   char *path = host->engine->path;
   size_t length = strlen(path), room = ML_PATH_BYTES - 2 - length, size = strlen(name);
   if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths)) lb_usage(L, "modules are nested too deep");

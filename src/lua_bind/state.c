@@ -34,26 +34,26 @@ lb_host *lb_get_host(lua_State *L) {
   return *box;
 }
 
-void lb_open_host(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL) {
-    lua_pop(L, 1);
-    return;
-  }
+void lb_open_host(lua_State *L, ml_engine **given) {
+  bool open = lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL;
   lua_pop(L, 1);
+  if (open) return;
   lb_host **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   lua_createtable(L, 0, 1);
   lb_set(L, "__gc", host_gc);
   lua_setmetatable(L, -2);
   lb_host *host = ml_calloc(1, sizeof *host);
-  ml_status status = host ? ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) : ML_MEMORY;
-  if (status != ML_OK) {
-    ml_free(host);
+  if (!host) luaL_error(L, "moonlet: %s", ml_error_message());
+  *box = host;
+  host->references = 1;
+  if (given) {
+    host->engine = *given;
+    *given = NULL;
+  } else if (ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) != ML_OK) {
     luaL_error(L, "moonlet: %s", ml_error_message());
   }
-  host->references = 1;
   host->engine->host = host;
-  *box = host;
   lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);
 }
 
@@ -90,10 +90,13 @@ static int error_concat(lua_State *L) {
   return 1;
 }
 
-/* Pushes an error object with the message at the top of the stack, which it replaces. */
+/* Replaces two texts at the top of the stack, where and why, by an error object: `message` is both, `reason` the second alone. */
 static void push_error(lua_State *L, const char *code) {
-  lua_createtable(L, 0, 2);
-  lua_insert(L, -2);
+  lua_createtable(L, 0, 3);
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "reason");
+  lua_insert(L, -3);
+  lua_concat(L, 2);
   lua_setfield(L, -2, "message");
   lua_pushstring(L, code);
   lua_setfield(L, -2, "code");
@@ -105,7 +108,6 @@ void lb_raise(lua_State *L, ml_status status) {
   if (status == ML_CANCELLED) ml_cancel_clear(lb_engine(L)); /* the flag has become this error */
   push_where(L);
   lua_pushstring(L, ml_error_message());
-  lua_concat(L, 2);
   push_error(L, ml_status_name(status));
   lua_error(L);
   __builtin_unreachable();
@@ -128,12 +130,11 @@ int lb_fail(lua_State *L, ml_status status) {
 
 /* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message. */
 static int error_new(lua_State *L) {
-  luaL_checkstring(L, 1);
-  const char *code = luaL_checkstring(L, 2);
+  lb_check_text(L, 1, NULL);
+  const char *code = lb_check_text(L, 2, NULL);
   if (lua_toboolean(L, 3)) push_where(L);
   else lua_pushliteral(L, "");
   lua_pushvalue(L, 1);
-  lua_concat(L, 2);
   push_error(L, code);
   return 1;
 }

@@ -6,26 +6,36 @@
 #include <string.h>
 
 typedef struct handle {
+  lb_link link;      /* of the scope that frees it; first, so that a link is its handle */
   ml_tensor *tensor; /* NULL once closed */
   lb_host *host;
 } handle;
 
 /* ---- handles ---- */
 
-static int tensor_close(lua_State *L) {
-  handle *h = luaL_checkudata(L, 1, LB_TENSOR);
+static void close_handle(handle *h) {
+  lb_scope_remove(&h->link);
   ml_tensor_release(h->tensor);
   h->tensor = NULL;
   lb_host_release(h->host);
   h->host = NULL;
+}
+
+static int tensor_close(lua_State *L) {
+  close_handle(lb_check_handle(L, 1, LB_TENSOR));
   return 0;
 }
 
+void lb_close_link(lb_link *link) { close_handle((handle *)link); }
+
+lb_link *lb_check_link(lua_State *L, int index) { return lb_check_handle(L, index, LB_TENSOR); }
+
 ml_tensor **lb_new_tensor(lua_State *L) {
   handle *h = lua_newuserdatauv(L, sizeof *h, 0);
-  *h = (handle){NULL, NULL};
+  *h = (handle){.tensor = NULL};
   luaL_setmetatable(L, LB_TENSOR);
   h->host = lb_host_retain(lb_get_host(L));
+  lb_scope_add(h->host, &h->link);
   return &h->tensor;
 }
 
@@ -58,6 +68,26 @@ ml_tensor *lb_check_operand(lua_State *L, int index) {
   return *out;
 }
 
+/* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end here.
+ * Other handles keep the old value, since views of it are values of their own. */
+int lb_rebind(lua_State *L) {
+  ml_tensor *old = lb_check_tensor(L, 1), *value = lb_check_tensor(L, 2);
+  if (old->state) lb_usage(L, "the tensor is state, which plans write; use assign");
+  bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
+  for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
+  if (!fits) {
+    char from[160], to[160];
+    lb_usage(L, "in place: a value of shape %s and dtype %s does not fit %s, %s",
+             ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
+             ml_shape_text(old->ndim, old->shape, to, sizeof to), ml_dtype_name(old->dtype));
+  }
+  handle *h = lua_touserdata(L, 1);
+  h->tensor = ml_tensor_retain(value);
+  ml_tensor_release(old);
+  lua_settop(L, 1);
+  return 1;
+}
+
 /* ---- making ---- */
 
 /* What a nested table holds. */
@@ -83,7 +113,7 @@ static void measure(lua_State *L, nest *n, int depth) {
     }
   }
   if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
-  int64_t length = luaL_len(L, -1);
+  int64_t length = lb_length(L, -1);
   if (length != n->shape[depth]) lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth], (long long)length);
   luaL_checkstack(L, 4, "nested too deep");
   for (int64_t i = 1; i <= length; i++) {
@@ -137,7 +167,7 @@ static int make_tensor(lua_State *L) {
   lua_pushvalue(L, 1);
   while (lua_istable(L, -1)) { /* the first entries tell the shape */
     if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
-    n.shape[n.ndim] = luaL_len(L, -1);
+    n.shape[n.ndim] = lb_length(L, -1);
     n.size *= n.shape[n.ndim];
     if (n.shape[n.ndim++] == 0) break;
     lua_geti(L, -1, 1);
@@ -169,7 +199,7 @@ static int make_tensor(lua_State *L) {
 /* from_bytes(bytes, shape, dtype) */
 static int from_bytes(lua_State *L) {
   size_t size;
-  const char *bytes = luaL_checklstring(L, 1, &size);
+  const char *bytes = lb_check_text(L, 1, &size);
   int64_t shape[ML_MAX_DIMS];
   int ndim = lb_check_shape(L, 2, shape);
   ml_dtype dtype = lb_check_dtype(L, 3);
@@ -196,7 +226,12 @@ static int make_state(lua_State *L) {
   ml_dtype dtype = lb_check_dtype(L, 2);
   ml_tensor **out = lb_new_tensor(L);
   ml_buffer *buffer;
-  lb_check(L, ml_buffer_reserve(e->device, (size_t)ml_shape_size(ndim, shape) * (size_t)ml_dtype_infos[dtype].bytes, &buffer));
+  size_t bytes = (size_t)ml_dtype_infos[dtype].bytes;
+  for (int i = 0; i < ndim; i++) {
+    if (shape[i] < 0 || !ml_mul_size(bytes, (size_t)shape[i], &bytes)) lb_usage(L, "state: a shape that holds nothing or too much");
+  }
+  if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
+  lb_check(L, ml_buffer_reserve(e->device, bytes, &buffer));
   ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
   ml_buffer_release(buffer);
   lb_check(L, status);
@@ -208,7 +243,7 @@ static int make_state(lua_State *L) {
 static int tensor_write(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1);
   if (!x->state || !x->buffer || !ml_tensor_is_dense(x)) lb_usage(L, "write_: the tensor is no dense state");
-  int64_t n = luaL_len(L, 2), size = ml_tensor_size(x);
+  int64_t n = lb_length(L, 2), size = ml_tensor_size(x);
   if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
   nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
   values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
@@ -346,7 +381,7 @@ static void add_axis(luaL_Buffer *b, const char *data, const ml_tensor *t, int d
 }
 
 static int tensor_tostring(lua_State *L) {
-  handle *h = luaL_checkudata(L, 1, LB_TENSOR);
+  handle *h = lb_check_handle(L, 1, LB_TENSOR);
   if (!h->tensor) {
     lua_pushliteral(L, "tensor (closed)");
     return 1;

@@ -16,7 +16,7 @@ typedef struct scratch {
 } scratch;
 
 static int scratch_gc(lua_State *L) {
-  scratch *s = luaL_checkudata(L, 1, LB_SCRATCH);
+  scratch *s = lb_check_handle(L, 1, LB_SCRATCH);
   ml_ids_free(&s->ids);
   ml_text_free(&s->text);
   *s = (scratch){0};
@@ -31,14 +31,14 @@ static scratch *new_scratch(lua_State *L) {
 }
 
 static int tokenizer_close(lua_State *L) {
-  ml_tokenizer **box = luaL_checkudata(L, 1, LB_TOKENIZER);
+  ml_tokenizer **box = lb_check_handle(L, 1, LB_TOKENIZER);
   ml_tokenizer_close(*box);
   *box = NULL;
   return 0;
 }
 
 static ml_tokenizer *check_tokenizer(lua_State *L, int index) {
-  ml_tokenizer **box = luaL_checkudata(L, index, LB_TOKENIZER);
+  ml_tokenizer **box = lb_check_handle(L, index, LB_TOKENIZER);
   if (!*box) lb_usage(L, "the tokenizer is closed");
   return *box;
 }
@@ -52,7 +52,7 @@ static ml_tokenizer **new_tokenizer(lua_State *L) {
 
 /* tokenizer_from_json(path, config_path or nil) -> tokenizer | nil, message, code */
 static int from_json(lua_State *L) {
-  const char *path = luaL_checkstring(L, 1), *config_path = luaL_optstring(L, 2, NULL);
+  const char *path = lb_check_path(L, 1), *config_path = lua_isnoneornil(L, 2) ? NULL : lb_check_path(L, 2);
   ml_tokenizer **box = new_tokenizer(L);
   ml_json_doc *doc = NULL, *config = NULL;
   ml_status status = ml_json_load(path, &doc);
@@ -81,7 +81,7 @@ static bool flag(lua_State *L, int index, const char *name, bool fallback) {
 
 static void check_options(lua_State *L, int index, const char *const *known) {
   if (lua_isnoneornil(L, index)) return;
-  luaL_checktype(L, index, LUA_TTABLE);
+  lb_check_table(L, index);
   lua_pushnil(L);
   while (lua_next(L, index)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
@@ -96,7 +96,7 @@ static int encode(lua_State *L) {
   static const char *const known[] = {"add_special_tokens", "parse_special", NULL};
   ml_tokenizer *t = check_tokenizer(L, 1);
   size_t size;
-  const char *text = luaL_checklstring(L, 2, &size);
+  const char *text = lb_check_text(L, 2, &size);
   check_options(L, 3, known);
   ml_encode_options options = {flag(L, 3, "add_special_tokens", true), flag(L, 3, "parse_special", true)};
   scratch *s = new_scratch(L);
@@ -120,9 +120,9 @@ static int32_t check_id(lua_State *L, int index) {
 static int decode(lua_State *L) {
   static const char *const known[] = {"skip_special_tokens", NULL};
   ml_tokenizer *t = check_tokenizer(L, 1);
-  luaL_checktype(L, 2, LUA_TTABLE);
+  lb_check_table(L, 2);
   check_options(L, 3, known);
-  size_t n = (size_t)luaL_len(L, 2);
+  size_t n = (size_t)lb_length(L, 2);
   int32_t *ids = lua_newuserdatauv(L, (n + 1) * sizeof *ids, 0);
   for (size_t i = 0; i < n; i++) {
     lua_geti(L, 2, (lua_Integer)i + 1);
@@ -137,7 +137,7 @@ static int decode(lua_State *L) {
 
 static int piece_id(lua_State *L) {
   size_t size;
-  const char *piece = luaL_checklstring(L, 2, &size);
+  const char *piece = lb_check_text(L, 2, &size);
   int32_t id = ml_tokenizer_id(check_tokenizer(L, 1), piece, size);
   if (id < 0) lua_pushnil(L);
   else lua_pushinteger(L, id);
@@ -195,7 +195,7 @@ static int facts(lua_State *L) {
 /* ---- streams ---- */
 
 static int stream_close(lua_State *L) {
-  ml_stream **box = luaL_checkudata(L, 1, LB_STREAM);
+  ml_stream **box = lb_check_handle(L, 1, LB_STREAM);
   ml_stream_close(*box);
   *box = NULL;
   return 0;
@@ -217,7 +217,7 @@ static int open_stream(lua_State *L) {
 }
 
 static ml_stream *check_stream(lua_State *L) {
-  ml_stream **box = luaL_checkudata(L, 1, LB_STREAM);
+  ml_stream **box = lb_check_handle(L, 1, LB_STREAM);
   if (!*box) lb_usage(L, "the stream is closed");
   lua_getiuservalue(L, 1, 1);
   check_tokenizer(L, -1);

@@ -2,6 +2,7 @@
 #include "lua_bind/lua_bind.h"
 
 #include "lua_bind/files.h"
+#include "tensor/quant_rows.h"
 
 #include <string.h>
 
@@ -16,22 +17,37 @@ static int64_t source_row(int64_t row, int64_t rows, int64_t heads) {
   return row / d * d + r % half * 2 + r / half;
 }
 
-static ml_status pack_rows(ml_device *d, const ml_entry *entry, int64_t heads, char *room, size_t room_bytes, void *packed) {
-  int64_t rows = entry->shape[0], inputs = entry->shape[1];
-  size_t row_bytes = 0;
-  ml_dtype_row_bytes(entry->dtype, inputs, &row_bytes);
-  int64_t group = row_bytes ? (int64_t)(room_bytes / row_bytes) / ML_PACK_ROWS * ML_PACK_ROWS : 0;
-  if (group == 0) return ml_fail(ML_LIMIT, "%s: rows of %zu bytes", entry->name, row_bytes);
-  for (int64_t first = 0; first < rows; first += group) {
-    int64_t n = rows - first < group ? rows - first : group;
-    if (heads <= 0) ML_TRY(ml_file_read(entry->file, entry->offset + (size_t)first * row_bytes, room, (size_t)n * row_bytes));
-    else {
-      for (int64_t r = 0; r < n; r++) {
-        size_t at = (size_t)source_row(first + r, rows, heads) * row_bytes;
-        ML_TRY(ml_file_read(entry->file, entry->offset + at, room + (size_t)r * row_bytes, row_bytes));
-      }
-    }
-    ML_TRY(d->table->pack(d, packed, entry->dtype, inputs, first, n, room));
+/* One matrix on its way from a file into panels. */
+typedef struct packing {
+  ml_engine *engine;
+  const ml_entry *entry;
+  ml_dtype dtype;  /* of the packed weight: the entry's, or the blocks that its floats are rounded to */
+  int64_t heads;
+  char *room, *blocks; /* `group` rows as the file has them, and rounded (NULL where they are not) */
+  int64_t group;
+  size_t row_bytes;
+} packing;
+
+static ml_status read_rows(const packing *p, int64_t first, int64_t n) {
+  const ml_entry *e = p->entry;
+  if (p->heads <= 0) return ml_file_read(e->file, e->offset + (size_t)first * p->row_bytes, p->room, (size_t)n * p->row_bytes);
+  for (int64_t r = 0; r < n; r++) {
+    size_t at = (size_t)source_row(first + r, e->shape[0], p->heads) * p->row_bytes;
+    ML_TRY(ml_file_read(e->file, e->offset + at, p->room + (size_t)r * p->row_bytes, p->row_bytes));
+  }
+  return ML_OK;
+}
+
+static ml_status pack_rows(const packing *p, void *packed) {
+  int64_t rows = p->entry->shape[0], inputs = p->entry->shape[1];
+  ml_device *d = p->engine->device;
+  for (int64_t first = 0; first < rows; first += p->group) {
+    int64_t n = rows - first < p->group ? rows - first : p->group;
+    ml_status now = ml_flag_poll(&p->engine->cancel);
+    if (now != ML_OK) return ml_fail(now, "%s", ml_status_name(now));
+    ML_TRY(read_rows(p, first, n));
+    if (p->blocks) ML_TRY(ml_quantize_values(p->dtype, p->entry->dtype, n * inputs, p->room, p->blocks));
+    ML_TRY(d->table->pack(d, packed, p->dtype, inputs, first, n, p->blocks ? p->blocks : p->room));
   }
   return ML_OK;
 }
@@ -64,34 +80,54 @@ static int64_t option_integer(lua_State *L, int index, const char *name) {
   return n;
 }
 
-/* file:load(name, {packed, exact, heads}) -> tensor | nil, message, code. Packed: a matrix for products. Else the values as the file has them
- * (block formats stay blocks). */
+/* Room for some rows of a matrix, on the stack; the file has checked that its bytes can be counted. */
+static void prepare_packing(lua_State *L, packing *p) {
+  const ml_entry *e = p->entry;
+  size_t block_bytes = 0;
+  if (!ml_dtype_row_bytes(e->dtype, e->shape[1], &p->row_bytes) || !ml_dtype_row_bytes(p->dtype, e->shape[1], &block_bytes)) {
+    lb_usage(L, "%s: %lld inputs are no whole blocks of %s", e->name, (long long)e->shape[1], ml_dtype_name(p->dtype));
+  }
+  if (p->row_bytes > CHUNK_BYTES * 64) lb_usage(L, "%s: rows of %zu bytes", e->name, p->row_bytes);
+  int64_t groups = p->row_bytes ? (int64_t)(CHUNK_BYTES / (p->row_bytes * ML_PACK_ROWS)) : 1;
+  p->group = (groups > 0 ? groups : 1) * ML_PACK_ROWS;
+  p->room = lua_newuserdatauv(L, (size_t)p->group * p->row_bytes + 1, 0);
+  if (p->dtype != e->dtype) p->blocks = lua_newuserdatauv(L, (size_t)p->group * block_bytes + 1, 0);
+}
+
+static int load_packed(lua_State *L, const ml_entry *entry) {
+  bool exact = option(L, 3, "exact");
+  packing p = {.engine = lb_engine(L), .entry = entry, .dtype = entry->dtype, .heads = option_integer(L, 3, "heads")};
+  if (entry->ndim != 2) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: expected 2 axes, found %d", entry->name, entry->ndim));
+  if (p.heads > 0 && entry->shape[0] % (2 * p.heads) != 0) {
+    return lb_fail(L, ml_fail(ML_MISMATCH, "%s: %lld rows do not divide into pairs of %lld heads", entry->name, (long long)entry->shape[0], (long long)p.heads));
+  }
+  if (option(L, 3, "quantize")) {
+    lua_getfield(L, 3, "quantize");
+    p.dtype = lb_check_dtype(L, -1);
+  }
+  prepare_packing(L, &p);
+  ml_tensor **out = lb_new_tensor(L);
+  ml_status status = packed_tensor(p.engine->device, p.dtype, entry->shape[0], entry->shape[1], exact, out);
+  if (status == ML_OK) status = pack_rows(&p, ml_tensor_data(*out));
+  if (status == ML_OK) return 1;
+  ml_tensor_release(*out); /* now, not when the collector comes by */
+  *out = NULL;
+  return lb_fail(L, ml_fail_prefix(status, "%s", entry->name));
+}
+
+/* file:load(name, {packed, exact, heads, quantize}) -> tensor | nil, message, code. Packed: a matrix for products, its floats rounded to the
+ * blocks that `quantize` names. Else the values as the file has them (block formats stay blocks). */
 int lb_file_load(lua_State *L) {
   const ml_checkpoint *c = lb_check_checkpoint(L, 1);
-  const char *name = luaL_checkstring(L, 2);
+  const char *name = lb_check_text(L, 2, NULL);
   const ml_entry *entry = ml_checkpoint_find(c, name);
   if (!entry) return lb_fail(L, ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name));
-  ml_device *d = lb_engine(L)->device;
-  bool packed = option(L, 3, "packed"), exact = option(L, 3, "exact");
-  int64_t heads = option_integer(L, 3, "heads");
-  if (packed && entry->ndim != 2) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: expected 2 axes, found %d", name, entry->ndim));
-  if (heads > 0 && (entry->ndim != 2 || entry->shape[0] % (2 * heads) != 0)) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: rows do not divide into %lld heads", name, (long long)heads));
-  size_t room_bytes = CHUNK_BYTES, row = 0;
-  if (entry->ndim > 0) ml_dtype_row_bytes(entry->dtype, entry->shape[entry->ndim - 1], &row);
-  if (row > room_bytes / ML_PACK_ROWS) room_bytes = row * ML_PACK_ROWS;
-  if (!packed) room_bytes = entry->bytes;
-  char *room = lua_newuserdatauv(L, room_bytes + 1, 0);
+  if (option(L, 3, "packed")) return load_packed(L, entry);
+  char *room = lua_newuserdatauv(L, entry->bytes + 1, 0);
   ml_tensor **out = lb_new_tensor(L);
-  ml_status status;
-  if (packed) {
-    status = packed_tensor(d, entry->dtype, entry->shape[0], entry->shape[1], exact, out);
-    if (status == ML_OK) status = pack_rows(d, entry, heads, room, room_bytes, ml_tensor_data(*out));
-  } else {
-    status = ml_file_read(entry->file, entry->offset, room, entry->bytes);
-    if (status == ML_OK) status = ml_tensor_from_host(d, entry->dtype, entry->ndim, entry->shape, room, entry->bytes, out);
-  }
-  if (status != ML_OK) return lb_fail(L, ml_fail_prefix(status, "%s", name));
-  return 1;
+  ml_status status = ml_file_read(entry->file, entry->offset, room, entry->bytes);
+  if (status == ML_OK) status = ml_tensor_from_host(lb_engine(L)->device, entry->dtype, entry->ndim, entry->shape, room, entry->bytes, out);
+  return status == ML_OK ? 1 : lb_fail(L, ml_fail_prefix(status, "%s", name));
 }
 
 /* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
@@ -169,10 +205,13 @@ static int random_packed(lua_State *L) {
   lua_settop(L, 6);
   ml_dtype dtype = lb_check_dtype(L, 1);
   int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
-  double deviation = luaL_checknumber(L, 4);
+  double deviation = lb_check_number(L, 4);
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   size_t row_bytes;
-  if (rows < 0 || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s", (long long)inputs, ml_dtype_name(dtype));
+  if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
+    lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs, ml_dtype_name(dtype), (long long)rows);
+  }
+  if (row_bytes > CHUNK_BYTES * 64) lb_usage(L, "random_packed: rows of %zu bytes", row_bytes);
   size_t bytes = row_bytes * ML_PACK_ROWS;
   uint8_t *room = lua_newuserdatauv(L, bytes + 8, 0);
   ml_device *d = lb_engine(L)->device;

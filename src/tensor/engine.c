@@ -8,6 +8,7 @@
 ml_status ml_engine_open(int threads, const char *isa, ml_engine **out) {
   ml_engine *e = ml_calloc(1, sizeof *e);
   if (!e) return ML_MEMORY;
+  e->serial_step = ML_SERIAL_STEP;
   ml_status status = ml_pool_create(threads, &e->pool);
   if (status == ML_OK) status = ml_cpu_device_open(e, isa, &e->devices[0]);
   if (status != ML_OK) {

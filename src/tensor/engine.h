@@ -8,7 +8,7 @@
 #include "base/pool.h"
 #include "tensor/buffer.h"
 
-enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
+enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256, ML_SERIAL_STEP = 65536 };
 
 /* What the engine has done so far; scripts read it through ml.stats(). */
 typedef struct ml_stats {
@@ -26,6 +26,7 @@ struct ml_engine {
   ml_cancel_flag cancel;
   ml_stats stats;
   uint64_t serial;            /* of the last node made: nodes run in this order */
+  uint64_t serial_step;       /* between two nodes: room for what a pass puts before one */
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;

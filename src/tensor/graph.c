@@ -119,7 +119,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   n->op = op;
   n->path = path;
   n->attrs = *q->attrs;
-  n->serial = ++e->serial;
+  n->serial = e->serial += e->serial_step;
   for (int i = 0; i < n_inputs; i++) {
     n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
     if (inputs[i] && i == 0) t->device = inputs[0]->device;
@@ -152,6 +152,8 @@ ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_input
   ml_attrs own = *attrs;
   ml_shape_query q = {.inputs = inputs, .n_inputs = n_inputs, .attrs = &own, .input_dtype = ML_DTYPE_COUNT};
   ML_TRY(prefix_path(e, op, ml_op_infos[op].shape(&q)));
+  size_t bytes; /* a lazy result is never stored, perhaps, but every size below is a product of its axes */
+  ML_TRY(prefix_path(e, op, ml_shape_bytes(q.dtype, q.ndim, q.shape, &bytes)));
   ml_kind kind = ml_op_infos[op].kind;
   if (kind == ML_KIND_VIEW) {
     if (same_shape(inputs[0], &q) && op != ML_OP_transpose && op != ML_OP_slice) {

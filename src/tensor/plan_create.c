@@ -93,7 +93,8 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
 ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs, ml_plan **out) {
   roots r = {0};
   ML_TRY(gather_roots(e, outputs, (size_t)n_outputs, true, &r));
-  ml_status status = fold(e, &r, (size_t)n_outputs);
+  ml_status status = ml_plan_push_selections(e, r.items, r.count, (size_t)n_outputs);
+  if (status == ML_OK) status = fold(e, &r, (size_t)n_outputs);
   if (status == ML_OK) status = create(e, inputs, n_inputs, &r, n_outputs, out);
   ml_free(r.items);
   ml_effects_drop(e, 0);

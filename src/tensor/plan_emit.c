@@ -349,6 +349,20 @@ static void heads_last(ml_value *v) {
   v->strides[0] = v->shape[2] * v->strides[2];
 }
 
+/* Whether an effect's operand lies in the storage that the effect writes. */
+static bool in_target(const ml_plan *p, int value, int target) {
+  const ml_tensor *a = p->storages[p->values[value].storage].tensor, *b = p->storages[p->values[target].storage].tensor;
+  return a && b && a->buffer == b->buffer;
+}
+
+static ml_status copied(emitter *m, int *value) {
+  int copy;
+  ML_TRY(new_temporary(m, &m->p->values[*value], &copy));
+  ML_TRY(emit_copy(m, *value, copy));
+  *value = copy;
+  return ML_OK;
+}
+
 static ml_status emit_kernel(emitter *m, int v) {
   ml_vnode *n = &m->g->nodes[v];
   const ml_op_info *info = &ml_op_infos[n->op];
@@ -358,6 +372,9 @@ static ml_status emit_kernel(emitter *m, int v) {
   for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
     values[k] = -1;
     if (n->inputs[k] >= 0) status = operand(m, n->inputs[k], info->kind == ML_KIND_EFFECT && k == 0 ? ML_ACCESS_ANY : info->access, &values[k]);
+  }
+  for (int k = 1; k < n->n_inputs && status == ML_OK && info->kind == ML_KIND_EFFECT; k++) {
+    if (values[k] >= 0 && in_target(m->p, values[k], values[0])) status = copied(m, &values[k]);
   }
   ml_value like = {0};
   bool keep = false;

@@ -44,6 +44,8 @@ typedef struct ml_vgraph {
 /* plan_graph.c: collects what the roots need, merges equal nodes, counts users. Roots that are NULL are skipped. */
 ml_status ml_vgraph_build(ml_vgraph *g, ml_engine *e, ml_tensor *const *roots, size_t n_roots, size_t n_outputs);
 void ml_vgraph_free(ml_vgraph *g);
+/* plan_select.c: moves selections of rows up to where all rows are needed, in the graph itself. */
+ml_status ml_plan_push_selections(ml_engine *e, ml_tensor *const *roots, size_t n_roots, size_t n_outputs);
 /* plan_fuse.c: decides which nodes are computed inside another's step. */
 ml_status ml_vgraph_fuse(ml_vgraph *g);
 /* plan_emit.c: writes the steps. */

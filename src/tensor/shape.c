@@ -32,6 +32,12 @@ static ml_status want_integers(const ml_tensor *t, const char *name) {
   return ml_fail(ML_USAGE, "%s: expected an integer dtype, found %s", name, ml_dtype_name(t->dtype));
 }
 
+/* float32, float16 or bfloat16: what kernels that compute in float32 read. */
+static ml_status want_floats(const ml_tensor *t, const char *name) {
+  if (!t || ml_dtype_class_of(t->dtype) == ML_CLASS_FLOAT) return ML_OK;
+  return ml_fail(ML_USAGE, "%s: expected float32, float16 or bfloat16, found %s", name, ml_dtype_name(t->dtype));
+}
+
 static ml_status want_ndim(const ml_tensor *t, const char *name, int ndim) {
   if (t->ndim == ndim) return ML_OK;
   return ml_fail(ML_MISMATCH, "%s: expected %d axes, found shape %s", name, ndim, SHAPE_TEXT(t));
@@ -192,7 +198,7 @@ static ml_status shape_reshape(query *q) {
     q->attrs->list[unknown] = size / known;
     known = size;
   }
-  if (known != size) {
+  if (known != size || (unknown >= 0 && q->attrs->list[unknown] < 0)) {
     return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
   }
   q->dtype = x->dtype;
@@ -234,6 +240,15 @@ static ml_status shape_broadcast_to(query *q) {
   return set_shape(q, ndim, q->attrs->list);
 }
 
+/* Whether `count` indices from `start` on, `step` apart, all lie in 0..size-1; an empty range may begin anywhere. */
+static bool range_fits(int64_t start, int64_t count, int64_t step, int64_t size) {
+  int64_t last;
+  if (count < 0 || count > size || step == 0) return false;
+  if (count == 0) return true;
+  if (__builtin_mul_overflow(count - 1, step, &last) || __builtin_add_overflow(last, start, &last)) return false;
+  return start >= 0 && start < size && last >= 0 && last < size;
+}
+
 /* ranges: (start, count, step) an axis, checked by the binding's one converter, checked again here. */
 static ml_status shape_slice(query *q) {
   const ml_tensor *x = q->inputs[0];
@@ -241,8 +256,7 @@ static ml_status shape_slice(query *q) {
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) {
     const int64_t *r = &q->attrs->list[3 * i];
-    int64_t last = r[0] + (r[1] - 1) * r[2];
-    if (r[1] < 0 || r[2] == 0 || (r[1] > 0 && (r[0] < 0 || r[0] >= x->shape[i] || last < 0 || last >= x->shape[i]))) {
+    if (!range_fits(r[0], r[1], r[2], x->shape[i])) {
       return ml_fail(ML_USAGE, "range of axis %d is out of range for size %lld", i + 1, (long long)x->shape[i]);
     }
     shape[i] = r[1];
@@ -322,6 +336,7 @@ static ml_status shape_scan(query *q) {
 
 static ml_status shape_arange(query *q) {
   q->dtype = (ml_dtype)q->attrs->v[3].i;
+  if (ml_dtype_class_of(q->dtype) >= ML_CLASS_BOOL) return ml_fail(ML_USAGE, "dtype %s cannot be counted in", ml_dtype_name(q->dtype));
   if (q->attrs->v[2].i < 0) return ml_fail(ML_USAGE, "a negative count");
   return set_shape(q, 1, &q->attrs->v[2].i);
 }
@@ -389,10 +404,14 @@ static ml_status shape_put_along(query *q) {
   return like(q, x);
 }
 
+static ml_status shape_sort(query *q) {
+  ML_TRY(shape_same(q));
+  return norm_axis(&q->attrs->v[0].i, q->ndim);
+}
+
 static ml_status shape_argsort(query *q) {
-  ML_TRY(shape_scan(q));
+  ML_TRY(shape_sort(q));
   q->dtype = ML_I32;
-  q->input_dtype = ML_DTYPE_COUNT;
   return ML_OK;
 }
 
@@ -410,13 +429,22 @@ static ml_status want_vector(const ml_tensor *t, const char *name, int64_t size)
   return ml_fail(ML_MISMATCH, "%s: expected shape (%lld), found %s", name, (long long)size, SHAPE_TEXT(t));
 }
 
+/* One whole number a sequence of the batch. */
+static ml_status want_slot_vector(const ml_tensor *t, const char *name, int64_t size) {
+  if (!t) return ML_OK;
+  ML_TRY(want_vector(t, name, size));
+  return want_integers(t, name);
+}
+
 static ml_status shape_norm(query *q) {
   ML_TRY(shape_floating(q));
   if (q->ndim < 1) return ml_fail(ML_USAGE, "x: expected at least one axis");
-  for (int i = 1; i < q->n_inputs; i++) ML_TRY(want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));
+  for (int i = 1; i < q->n_inputs; i++) {
+    ML_TRY(want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));
+    ML_TRY(want_floats(q->inputs[i], i == 1 ? "weight" : "bias"));
+  }
   q->input_dtype = ML_DTYPE_COUNT;
-  if (ml_dtype_class_of(q->inputs[0]->dtype) != ML_CLASS_FLOAT) return ml_fail(ML_USAGE, "x: expected float32, float16 or bfloat16, found %s", ml_dtype_name(q->inputs[0]->dtype));
-  return ML_OK;
+  return want_floats(q->inputs[0], "x");
 }
 
 static ml_status shape_matmul(query *q) {
@@ -439,10 +467,21 @@ static ml_status shape_matmul(query *q) {
   return ML_OK;
 }
 
+/* A weight that products and look-ups can read: packed, or plain floats. */
+static ml_status want_weight(const ml_tensor *w, bool wide) {
+  ML_TRY(want_ndim(w, "weight", 2));
+  if (w->layout == ML_LAYOUT_PANELS) return ML_OK;
+  if (w->layout == ML_LAYOUT_BLOCKS) return ml_fail(ML_UNSUPPORTED, "weight: %s blocks in the order of the file; pack it first", ml_dtype_name(w->dtype));
+  if (wide && w->dtype == ML_F64) return ML_OK;
+  return want_floats(w, "weight");
+}
+
 static ml_status shape_linear(query *q) {
   const ml_tensor *x = q->inputs[0], *w = q->inputs[1];
-  ML_TRY(want_ndim(w, "weight", 2));
+  ML_TRY(want_weight(w, x->dtype == ML_F64));
   if (!is_float_class(x->dtype)) return ml_fail(ML_USAGE, "x: expected floats, found %s", ml_dtype_name(x->dtype));
+  if (w->layout == ML_LAYOUT_PANELS && x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "x: a packed weight takes float32, found %s", ml_dtype_name(x->dtype));
+  if (x->dtype == ML_F64 && w->dtype != ML_F64) return ml_fail(ML_MISMATCH, "x of float64 wants a weight of float64, found %s", ml_dtype_name(w->dtype));
   if (x->ndim < 1 || x->shape[x->ndim - 1] != w->shape[1]) {
     return ml_fail(ML_MISMATCH, "last axis %lld, weight wants %lld", x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL, (long long)w->shape[1]);
   }
@@ -451,9 +490,21 @@ static ml_status shape_linear(query *q) {
   return ML_OK;
 }
 
+static ml_status shape_linear_transposed(query *q) {
+  const ml_tensor *y = q->inputs[0], *w = q->inputs[1];
+  ML_TRY(want_ndim(w, "weight", 2));
+  if (y->dtype != ML_F32) return ml_fail(ML_USAGE, "y: expected float32, found %s", ml_dtype_name(y->dtype));
+  if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
+    return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs", y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
+  }
+  ML_TRY(like(q, y));
+  q->shape[q->ndim - 1] = w->shape[1];
+  return ML_OK;
+}
+
 static ml_status shape_embedding(query *q) {
   const ml_tensor *w = q->inputs[0], *ids = q->inputs[1];
-  ML_TRY(want_ndim(w, "weight", 2));
+  ML_TRY(want_weight(w, false));
   ML_TRY(want_integers(ids, "ids"));
   if (ids->ndim + 1 > ML_MAX_DIMS) return ml_fail(ML_USAGE, "ids: too many axes");
   ML_TRY(like(q, ids));
@@ -476,6 +527,8 @@ static ml_status shape_rope(query *q) {
   const ml_tensor *x = q->inputs[0], *table = q->inputs[1];
   ML_TRY(want_ndim(x, "x", 4));
   ML_TRY(want_ndim(table, "table", 3));
+  ML_TRY(want_floats(x, "x"));
+  if (table->dtype != ML_F32) return ml_fail(ML_USAGE, "table: expected float32, found %s", ml_dtype_name(table->dtype));
   if (table->shape[0] != x->shape[0] || table->shape[1] != x->shape[2] || table->shape[2] > x->shape[3]) {
     return ml_fail(ML_MISMATCH, "table of shape %s does not fit x of shape %s", SHAPE_TEXT(table), SHAPE_TEXT(x));
   }
@@ -494,11 +547,13 @@ static ml_status shape_attention(query *q) {
   if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0) return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1], (long long)k->shape[1]);
   if (x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "q: expected float32, found %s", ml_dtype_name(x->dtype));
   if (k->dtype != v->dtype || (k->dtype != ML_F32 && k->dtype != ML_F16)) return ml_fail(ML_UNSUPPORTED, "k and v: expected both float32 or float16, found %s and %s", ml_dtype_name(k->dtype), ml_dtype_name(v->dtype));
-  ML_TRY(want_vector(slots, "slots", x->shape[0]));
-  ML_TRY(want_vector(start, "start", x->shape[0]));
-  ML_TRY(want_vector(count, "count", x->shape[0]));
+  ML_TRY(want_slot_vector(slots, "slots", x->shape[0]));
+  ML_TRY(want_slot_vector(start, "start", x->shape[0]));
+  ML_TRY(want_slot_vector(count, "count", x->shape[0]));
   ML_TRY(want_vector(sinks, "sinks", x->shape[1]));
+  ML_TRY(want_floats(sinks, "sinks"));
   if (mask) {
+    if (mask->dtype != ML_BOOL) ML_TRY(want_floats(mask, "mask"));
     ml_tensor full = {.ndim = 4, .shape = {x->shape[0], x->shape[1], x->shape[2], k->shape[2]}};
     ML_TRY(broadcast(q, mask, &full));
     if (q->ndim != 4 || memcmp(q->shape, full.shape, 4 * sizeof *full.shape) != 0) return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
@@ -515,7 +570,9 @@ static ml_status shape_cache_append(query *q) {
   ML_TRY(want_ndim(cache, "cache", 4));
   ML_TRY(want_ndim(x, "x", 4));
   if (cache->shape[1] != x->shape[1] || cache->shape[3] != x->shape[3]) return ml_fail(ML_MISMATCH, "x of shape %s does not fit a cache of shape %s", SHAPE_TEXT(x), SHAPE_TEXT(cache));
-  for (int i = 2; i < 5; i++) ML_TRY(want_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
+  ML_TRY(want_floats(cache, "cache"));
+  ML_TRY(want_floats(x, "x"));
+  for (int i = 2; i < 5; i++) ML_TRY(want_slot_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
   return like(q, cache);
 }
 
@@ -530,8 +587,9 @@ static ml_status shape_assign(query *q) {
 static ml_status shape_ring_push(query *q) {
   const ml_tensor *ring = q->inputs[0];
   ML_TRY(want_ndim(ring, "ring", 2));
-  ML_TRY(want_vector(q->inputs[1], "ids", ring->shape[0]));
-  ML_TRY(want_vector(q->inputs[2], "position", ring->shape[0]));
+  if (ring->dtype != ML_I32) return ml_fail(ML_USAGE, "ring: expected int32, found %s", ml_dtype_name(ring->dtype));
+  ML_TRY(want_slot_vector(q->inputs[1], "ids", ring->shape[0]));
+  ML_TRY(want_slot_vector(q->inputs[2], "position", ring->shape[0]));
   return like(q, ring);
 }
 
@@ -568,6 +626,7 @@ static ml_status shape_random_bits(query *q) {
 static ml_status shape_categorical(query *q) {
   ML_TRY(want_logits(q->inputs[0]));
   ML_TRY(want_vector(q->inputs[1], "uniform", q->inputs[0]->shape[0]));
+  ML_TRY(want_floats(q->inputs[1], "uniform"));
   q->dtype = ML_I32;
   return set_shape(q, 1, q->inputs[0]->shape);
 }

@@ -30,8 +30,7 @@ const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t byt
   return text;
 }
 
-/* Bytes of a shape, or an error for one that no memory holds. */
-static ml_status shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
+ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
   if (ndim < 0 || ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "shape: expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
   size_t bytes = 0, rows = 1;
   bool fits = ml_dtype_row_bytes(dtype, ndim ? shape[ndim - 1] : 1, &bytes);
@@ -56,7 +55,7 @@ static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_
 
 ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim, const int64_t *shape, ml_tensor **out) {
   size_t bytes;
-  ML_TRY(shape_bytes(dtype, ndim, shape, &bytes));
+  ML_TRY(ml_shape_bytes(dtype, ndim, shape, &bytes));
   if (layout != ML_LAYOUT_PANELS && (offset > buffer->bytes || bytes > buffer->bytes - offset)) {
     return ml_fail(ML_USAGE, "tensor of %zu bytes at %zu does not fit a buffer of %zu", bytes, offset, buffer->bytes);
   }
@@ -73,7 +72,7 @@ ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_la
 
 ml_status ml_tensor_create(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
   size_t bytes;
-  ML_TRY(shape_bytes(dtype, ndim, shape, &bytes));
+  ML_TRY(ml_shape_bytes(dtype, ndim, shape, &bytes));
   ml_buffer *buffer;
   ML_TRY(ml_buffer_create(device, bytes, &buffer));
   ml_layout layout = ml_dtype_is_block(dtype) ? ML_LAYOUT_BLOCKS : ML_LAYOUT_STRIDED;
@@ -106,7 +105,7 @@ static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, con
     return ML_MEMORY;
   }
   t->node->op = op;
-  t->node->serial = ++engine->serial;
+  t->node->serial = engine->serial += engine->serial_step;
   *out = t;
   return ML_OK;
 }

@@ -77,6 +77,8 @@ ml_status ml_tensor_read(ml_tensor *t, void *to);
 
 void ml_strides_dense(int ndim, const int64_t *shape, int64_t *strides);
 int64_t ml_shape_size(int ndim, const int64_t *shape);
+/* Bytes of a shape's elements; ML_USAGE for a shape that no memory holds. */
+ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out);
 /* "(2, 3)" into a buffer of the caller's; returns it. */
 const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t bytes);
 

@@ -111,8 +111,8 @@ static size_t next_lead(const ml_added *a, const char *text, size_t size, size_t
   return at;
 }
 
-/* As the reference: a token that does not stand alone though it should is passed over whole, and the search goes on behind the
- * token itself, not behind the spaces that it claims. */
+/* As the reference: a token that does not stand alone though it should is passed over whole, and the search goes on
+ * behind the token itself, not behind the spaces that it claims. */
 bool ml_added_next(const ml_added *a, ml_added_scan *scan, const char *text, size_t size, bool special, size_t *start,
                    size_t *end, int32_t *id) {
   if (a->count == 0) return false;

@@ -24,8 +24,8 @@ void ml_added_finish(ml_added *a);
 void ml_added_free(ml_added *a);
 
 typedef struct ml_added_scan { /* over one text; start with {0} */
-  size_t search; /* where to look from */
-  size_t done;   /* up to here the text is accounted for */
+  size_t search;               /* where to look from */
+  size_t done;                 /* up to here the text is accounted for */
 } ml_added_scan;
 
 /* The next match: [*start, *end) with the spaces that its flags claim, and its id; before it lies ordinary text

@@ -4,8 +4,8 @@
 #include <string.h>
 
 enum {
-  SMALL = 40,          /* symbols: up to here a scan for the best merge beats a heap */
-  CACHE_WORDS = 8192,  /* a power of two */
+  SMALL = 40,         /* symbols: up to here a scan for the best merge beats a heap */
+  CACHE_WORDS = 8192, /* a power of two */
   CACHE_TEXT = 54,
   CACHE_IDS = 16
 };
@@ -90,8 +90,8 @@ static bool ends_with_underline(const char *s, size_t size) {
 }
 static bool begins_with_underline(const char *s, size_t size) { return size >= 3 && memcmp(s, underline, 3) == 0; }
 
-/* A pair that joins something to a following underline: remember what it ends with. False when that cannot be told from the
- * text, since the left piece is not spelled there. */
+/* A pair that joins something to a following underline: remember what it ends with. False when that cannot be told from
+ * the text, since the left piece is not spelled there. */
 static bool note_join(ml_bpe *b, int32_t left, int32_t right) {
   size_t n_left, n_right;
   const char *l = ml_vocab_piece(b->vocab, left, &n_left), *r = ml_vocab_piece(b->vocab, right, &n_right);
@@ -117,8 +117,8 @@ static bool keeps_all(const ml_bpe *b) {
   return all || b->unk >= 0 || b->order;
 }
 
-/* Texts of SentencePiece-like models have no words; cutting before underlines, where no merge can reach across, gives words
- * that the cache knows, and the same ids. */
+/* Texts of SentencePiece-like models have no words; cutting before underlines, where no merge can reach across, gives
+ * words that the cache knows, and the same ids. */
 static void find_cuts(ml_bpe *b) {
   b->cuts = !b->byte_level && !b->ignore_merges && keeps_all(b) && ml_vocab_find_model(b->vocab, underline, 3) >= 0;
   if (b->cuts && b->order) note_inner_underlines(b);
@@ -253,8 +253,8 @@ static void rate_and_queue(ml_bpe *b, const char *word, int32_t left, size_t *co
   sift_up(b->heap, (*count)++);
 }
 
-/* Many symbols: a linked list, and a heap of rank << 32 | place. An entry is stale when its symbol's rank has changed: a merge
- * makes the pair longer, and no two pieces of different length have one rank and one place. */
+/* Many symbols: a linked list, and a heap of rank << 32 | place. An entry is stale when its symbol's rank has changed:
+ * a merge makes the pair longer, and no two pieces of different length have one rank and one place. */
 static ml_status merge_large(ml_bpe *b, const char *word, size_t n) {
   ml_bpe_symbol *s = b->symbols;
   size_t count = 0;
@@ -288,26 +288,31 @@ static ml_status merge_large(ml_bpe *b, const char *word, size_t n) {
   return ML_OK;
 }
 
-/* By score a character may have been left without a piece. */
-static ml_status push_symbol(ml_bpe *b, const char *word, const ml_bpe_symbol *s, ml_ids *ids) {
+/* By score a character may have been left without a piece; `unknown` says whether the one before was. */
+static ml_status push_symbol(ml_bpe *b, const char *word, const ml_bpe_symbol *s, bool *unknown, ml_ids *ids) {
+  bool after_unknown = *unknown, all = b->byte_fallback;
+  *unknown = false;
   if (s->id >= 0) return push_id(ids, s->id);
-  bool all = b->byte_fallback;
   for (uint32_t i = s->start; all && i < s->end; i++) all = b->bytes[(unsigned char)word[i]] >= 0;
-  if (!all) return b->unk >= 0 ? push_id(ids, b->unk) : ML_OK;
+  if (!all) {
+    *unknown = true;
+    return b->unk < 0 || (after_unknown && b->fuse_unk) ? ML_OK : push_id(ids, b->unk);
+  }
   for (uint32_t i = s->start; i < s->end; i++) ML_TRY(push_id(ids, b->bytes[(unsigned char)word[i]]));
   return ML_OK;
 }
 
 static ml_status merge_word(ml_bpe *b, const char *word, size_t size, ml_ids *ids) {
+  bool unknown = false;
   ML_TRY(ML_GROW(b->symbols, b->symbols_capacity, size + 2));
   size_t n = b->order ? start_by_score(b, word, size) : start_by_rank(b, word, size);
   if (n > SMALL) {
     ML_TRY(merge_large(b, word, n));
-    for (int32_t i = 0; i >= 0; i = b->symbols[i].next) ML_TRY(push_symbol(b, word, &b->symbols[i], ids));
+    for (int32_t i = 0; i >= 0; i = b->symbols[i].next) ML_TRY(push_symbol(b, word, &b->symbols[i], &unknown, ids));
     return ML_OK;
   }
   n = merge_small(b, word, n);
-  for (size_t i = 0; i < n; i++) ML_TRY(push_symbol(b, word, &b->symbols[i], ids));
+  for (size_t i = 0; i < n; i++) ML_TRY(push_symbol(b, word, &b->symbols[i], &unknown, ids));
   return ML_OK;
 }
 
@@ -351,7 +356,7 @@ static ml_status encode_word(ml_bpe *b, const char *word, size_t size, ml_ids *i
     entry->size = (uint8_t)size;
     entry->count = (uint8_t)count;
     memcpy(entry->text, word, size);
-    memcpy(entry->ids, ids->items + before, count * sizeof *entry->ids);
+    if (count > 0) memcpy(entry->ids, ids->items + before, count * sizeof *entry->ids);
     return ML_OK;
   }
   ML_TRY(ML_GROW(ids->items, ids->capacity, ids->count + CACHE_IDS));

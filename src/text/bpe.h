@@ -1,7 +1,7 @@
 /* bpe.h: byte pair encoding of one pre-tokenised word.
  *
- * Two ways to choose the next merge: by the rank of a pair of ids (tokenizer.json, GGUF's `gpt2`), or by the score of the
- * piece that two neighbours spell (GGUF's `llama`, as SentencePiece does). Equal ranks go from left to right. */
+ * Two ways to choose the next merge: by the rank of a pair of ids (tokenizer.json, GGUF's `gpt2`), or by the score of
+ * the piece that two neighbours spell (GGUF's `llama`, as SentencePiece does). Equal ranks go from left to right. */
 #ifndef ML_TEXT_BPE_H
 #define ML_TEXT_BPE_H
 
@@ -28,14 +28,14 @@ typedef struct ml_bpe {
   const ml_vocab *vocab;
   ml_merge *merges; /* (n_merges) open addressing */
   size_t n_merges, used;
-  uint32_t *order;   /* by score: what piece i's merge ranks, best first; NULL when by rank */
-  bool byte_level;   /* the word's bytes are the symbols, spelled as ml_byte_char says */
+  uint32_t *order;    /* by score: what piece i's merge ranks, best first; NULL when by rank */
+  bool byte_level;    /* the word's bytes are the symbols, spelled as ml_byte_char says */
   bool ignore_merges; /* a word that is a piece is that piece */
   bool byte_fallback; /* a character without a piece becomes <0xXX> pieces */
   bool fuse_unk;
-  int32_t unk;         /* -1: characters without a piece are dropped */
-  int32_t bytes[256];  /* of each byte: its symbol (byte level) or its <0xXX> piece; -1: none */
-  bool cuts;           /* no merge joins what is before a U+2581 to it, save after the bytes in `joins` */
+  int32_t unk;        /* -1: characters without a piece are dropped */
+  int32_t bytes[256]; /* of each byte: its symbol (byte level) or its <0xXX> piece; -1: none */
+  bool cuts;          /* no merge joins what is before a U+2581 to it, save after the bytes in `joins` */
   bool joins[256];
   ml_bpe_word *cache;
   ml_bpe_symbol *symbols;

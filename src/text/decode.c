@@ -5,17 +5,17 @@
 
 /* What a stage remembers between parts. */
 typedef struct memory {
-  ml_text pending; /* text of the token so far, or bytes not yet a character */
-  ml_text token;   /* BYTE_FALLBACK: the token being received, while bytes are pending */
-  size_t tokens;   /* ended so far */
+  ml_text pending;       /* text of the token so far, or bytes not yet a character */
+  ml_text token;         /* BYTE_FALLBACK: the token being received, while bytes are pending */
+  size_t tokens;         /* ended so far */
   size_t stripped, held; /* STRIP: characters dropped at the start of this token; kept back at its end */
-  bool started;    /* this token has had text that was not stripped; JOIN: any text */
+  bool started;          /* this token has had text that was not stripped; JOIN: any text */
 } memory;
 
 struct ml_decoding {
   const ml_decoder *decoder;
   ml_text *out;
-  ml_spans cut; /* scratch of regular expressions */
+  ml_spans cut;    /* scratch of regular expressions */
   memory stages[]; /* (decoder->count) */
 };
 
@@ -80,7 +80,8 @@ static ml_status replace_pattern(ml_decoding *s, size_t i) {
   const ml_text *text = &s->stages[i].pending;
   s->cut.count = 0;
   if (text->size > INT32_MAX) return ml_fail(ML_LIMIT, "decode: a text of more than 2 GiB");
-  if (text->size > 0) ML_TRY(ml_pattern_cut(stage->pattern, ML_VIEW_CHARS, text->bytes, 0, (uint32_t)text->size, &s->cut));
+  if (text->size > 0)
+    ML_TRY(ml_pattern_cut(stage->pattern, ML_VIEW_CHARS, text->bytes, 0, (uint32_t)text->size, &s->cut));
   ml_spans cut = s->cut; /* stages further on may want the scratch */
   s->cut = (ml_spans){0};
   ml_status status = ML_OK;
@@ -126,7 +127,8 @@ static ml_status strip(ml_decoding *s, size_t i, const char *text, size_t size) 
   const ml_stage *stage = &s->decoder->stages[i];
   const ml_text *mark = &stage->content;
   memory *m = &s->stages[i];
-  while (!m->started && m->stripped < stage->start && size >= mark->size && memcmp(text, mark->bytes, mark->size) == 0) {
+  while (!m->started && m->stripped < stage->start && size >= mark->size &&
+         memcmp(text, mark->bytes, mark->size) == 0) {
     text += mark->size;
     size -= mark->size;
     m->stripped++;

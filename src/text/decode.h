@@ -1,8 +1,8 @@
 /* decode.h: from pieces back to text, as a chain of stages that all work on a stream.
  *
- * A stage receives the text of a token in any number of parts and then its end, and hands on the same to the next stage. What a stage
- * cannot decide yet it keeps; finishing makes it decide. So whole and streamed decoding are one code. Parts are well-formed
- * UTF-8. */
+ * A stage receives the text of a token in any number of parts and then its end, and hands on the same to the next
+ * stage. What a stage cannot decide yet it keeps; finishing makes it decide. So whole and streamed decoding are one
+ * code. Parts are well-formed UTF-8. */
 #ifndef ML_TEXT_DECODE_H
 #define ML_TEXT_DECODE_H
 

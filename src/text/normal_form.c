@@ -5,8 +5,14 @@
 #include <string.h>
 
 enum {
-  HANGUL = 0xac00, LEADS = 0x1100, VOWELS = 0x1161, TAILS = 0x11a7,
-  N_LEADS = 19, N_VOWELS = 21, N_TAILS = 28, N_HANGUL = N_LEADS * N_VOWELS * N_TAILS
+  HANGUL = 0xac00,
+  LEADS = 0x1100,
+  VOWELS = 0x1161,
+  TAILS = 0x11a7,
+  N_LEADS = 19,
+  N_VOWELS = 21,
+  N_TAILS = 28,
+  N_HANGUL = N_LEADS * N_VOWELS * N_TAILS
 };
 
 /* Decomposed characters with their classes: class << 24 | code point, so that a stable sort needs no look-up. */

@@ -74,14 +74,14 @@ static ml_status run(ml_normalizer *n, const ml_normal_op *op, const char **text
   ml_text *out = &n->texts[in_first];
   out->size = 0;
   switch (op->kind) {
-    case ML_NORMAL_LOWERCASE:
-    case ML_NORMAL_STRIP_ACCENTS: ML_TRY(map_characters(op->kind, *text, *size, out)); break;
-    case ML_NORMAL_PREPEND:
-      ML_TRY(ml_text_append(out, op->content.bytes, op->content.size));
-      ML_TRY(ml_text_append(out, *text, *size));
-      break;
-    case ML_NORMAL_REPLACE: ML_TRY(replace(n, op, *text, *size, out)); break;
-    default: ML_TRY(ml_normal_form(op->kind, *text, *size, out)); break;
+  case ML_NORMAL_LOWERCASE:
+  case ML_NORMAL_STRIP_ACCENTS: ML_TRY(map_characters(op->kind, *text, *size, out)); break;
+  case ML_NORMAL_PREPEND:
+    ML_TRY(ml_text_append(out, op->content.bytes, op->content.size));
+    ML_TRY(ml_text_append(out, *text, *size));
+    break;
+  case ML_NORMAL_REPLACE: ML_TRY(replace(n, op, *text, *size, out)); break;
+  default: ML_TRY(ml_normal_form(op->kind, *text, *size, out)); break;
   }
   if (out->size > INT32_MAX) return ml_fail(ML_LIMIT, "encode: a text of more than 2 GiB");
   *text = out->bytes ? out->bytes : "";

@@ -17,10 +17,10 @@ enum {
 struct ml_pattern {
   bool literal; /* `text` is the pattern; found by memmem in characters, by PCRE2 in bytes */
   ml_text text;
-  uint8_t ascii[128];     /* code point to atom */
-  uint8_t bytes[256];     /* the same for ML_VIEW_BYTES */
-  uint16_t index[PAGES];  /* code point / PAGE to page */
-  uint8_t *pages;         /* (n_pages, PAGE) */
+  uint8_t ascii[128];    /* code point to atom */
+  uint8_t bytes[256];    /* the same for ML_VIEW_BYTES */
+  uint16_t index[PAGES]; /* code point / PAGE to page */
+  uint8_t *pages;        /* (n_pages, PAGE) */
   size_t n_pages, pages_capacity;
   pcre2_code *code;
   pcre2_match_data *match;
@@ -83,7 +83,8 @@ static ml_status atom_of(atoms *a, const uint64_t *row, unsigned *atom) {
       return ML_OK;
     }
   }
-  if (a->count == MAX_ATOMS) return ml_fail(ML_UNSUPPORTED, "regular expression: more than %d kinds of characters", MAX_ATOMS);
+  if (a->count == MAX_ATOMS)
+    return ml_fail(ML_UNSUPPORTED, "regular expression: more than %d kinds of characters", MAX_ATOMS);
   ML_TRY(ML_GROW(a->rows, a->capacity, (a->count + 1) * a->words));
   memcpy(a->rows + a->count * a->words, row, a->words * sizeof *row);
   *atom = (unsigned)a->count++;
@@ -196,8 +197,8 @@ static ml_status write_source(const ml_pattern_code *parsed, const atoms *a, ml_
 static ml_status compile_source(ml_pattern *p, const ml_text *source) {
   int error;
   PCRE2_SIZE place;
-  p->code = pcre2_compile((PCRE2_SPTR)(source->bytes ? source->bytes : ""), source->size, PCRE2_DOTALL | PCRE2_NEVER_UTF, &error,
-                          &place, NULL);
+  p->code = pcre2_compile((PCRE2_SPTR)(source->bytes ? source->bytes : ""), source->size,
+                          PCRE2_DOTALL | PCRE2_NEVER_UTF, &error, &place, NULL);
   if (!p->code) {
     char text[200];
     if (error == PCRE2_ERROR_NOMEMORY) return ml_fail(ML_MEMORY, "out of memory: compiling a regular expression");
@@ -307,7 +308,7 @@ static ml_status cut_regex(ml_pattern *p, ml_view view, const char *text, uint32
   ML_TRY(ML_GROW(p->atoms, p->atoms_capacity, (size_t)(end - start) + 1));
   size_t n = write_atoms(p, view, text + start, end - start, p->atoms);
   const PCRE2_SIZE *match = pcre2_get_ovector_pointer(p->match);
-  size_t from = 0, done = 0, last = SIZE_MAX; /* where to search, what has been cut, the end of the last match; in characters */
+  size_t from = 0, done = 0, last = SIZE_MAX; /* in characters: where to search, what is cut, end of the last match */
   uint32_t place = start;                     /* of `done`, in bytes */
   while (from <= n) {
     bool found = false;

@@ -1,9 +1,9 @@
 /* pattern.h: the regular expressions of tokenizer files, and where they match.
  *
- * A pattern never sees Unicode. The sets of characters that it names (literals, classes, \p{..}, \s) divide all code points
- * into a few atoms, members of one atom being in the same sets. Text is rewritten with one byte, its atom, for each
- * character, and PCRE2 runs the pattern, rewritten likewise, over those bytes: what a letter or a space is comes from
- * our own tables, and every class is a bitmap of 256 bits, so that matching is as fast for Thai as for ASCII.
+ * A pattern never sees Unicode. The sets of characters that it names (literals, classes, \p{..}, \s) divide all code
+ * points into a few atoms, members of one atom being in the same sets. Text is rewritten with one byte, its atom, for
+ * each character, and PCRE2 runs the pattern, rewritten likewise, over those bytes: what a letter or a space is comes
+ * from our own tables, and every class is a bitmap of 256 bits, so that matching is as fast for Thai as for ASCII.
  *
  * Syntax: what the reference's engine (Oniguruma, Ruby syntax) and PCRE2 share, translated where they differ; what is
  * left is ML_UNSUPPORTED and named. */
@@ -35,9 +35,10 @@ typedef struct ml_pattern ml_pattern;
 /* A literal pattern matches its own text. */
 ml_status ml_pattern_compile(const char *source, size_t size, bool literal, ml_pattern **out);
 void ml_pattern_free(ml_pattern *pattern);
-/* Cuts [start, end) of `text` into matches and what is between them (never empty) and appends these to `out`; matches may be
- * empty. The part is searched as if nothing stood around it. */
-ml_status ml_pattern_cut(ml_pattern *pattern, ml_view view, const char *text, uint32_t start, uint32_t end, ml_spans *out);
+/* Cuts [start, end) of `text` into matches and what is between them (never empty) and appends these to `out`; matches
+ * may be empty. The part is searched as if nothing stood around it. */
+ml_status ml_pattern_cut(ml_pattern *pattern, ml_view view, const char *text, uint32_t start, uint32_t end,
+                         ml_spans *out);
 
 /* --- between pattern_parse.c and pattern.c --- */
 

@@ -4,6 +4,7 @@
  * the ends of lines, {,n} is a quantifier, {n,m}+ repeats rather than possesses, classes nest and intersect (&&). */
 #include "text/pattern.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_GROUPS = 100, MAX_SETS = 4096, MAX_CLASS_DEPTH = 20, NOT_A_LETTER = 0 };
@@ -14,12 +15,12 @@ typedef struct parser {
   bool caseless;
   bool caseless_outside[MAX_GROUPS]; /* what to return to at each ')' */
   int depth;
-  bool start_of_group;  /* nothing of this group has been read yet */
-  bool has_item;        /* the code ends with something that a quantifier may follow */
+  bool start_of_group; /* nothing of this group has been read yet */
+  bool has_item;       /* the code ends with something that a quantifier may follow */
   bool item_quantified;
-  size_t item;          /* where in the code that is */
+  size_t item; /* where in the code that is */
   size_t opened[MAX_GROUPS];
-  char last_letter;     /* lower case; of a caseless literal directly before, for folds of two letters */
+  char last_letter; /* lower case; of a caseless literal directly before, for folds of two letters */
 } parser;
 
 static ml_status unsupported(const char *what, const char *at, const char *end) {
@@ -54,8 +55,9 @@ static ml_status emit_set(parser *p, ml_ranges *set) {
   ml_pattern_code *out = p->out;
   size_t i = 0;
   ml_ranges_tidy(set);
-  while (i < out->n_sets && (out->sets[i].count != set->count ||
-                             (set->count && memcmp(out->sets[i].items, set->items, set->count * sizeof *set->items) != 0))) {
+  while (i < out->n_sets &&
+         (out->sets[i].count != set->count ||
+          (set->count && memcmp(out->sets[i].items, set->items, set->count * sizeof *set->items) != 0))) {
     i++;
   }
   if (i == out->n_sets) {
@@ -169,8 +171,10 @@ static ml_status add_property(parser *p, ml_ranges *set, bool negated) {
 
 /* After a backslash: a set? Adds it and says so. */
 static ml_status add_escaped_set(parser *p, ml_ranges *set, bool *found) {
-  static const struct { char letter; const char *name; } classes[] = {
-      {'d', "Nd"}, {'s', "space"}, {'w', "regex_word"}, {'h', NULL}};
+  static const struct {
+    char letter;
+    const char *name;
+  } classes[] = {{'d', "Nd"}, {'s', "space"}, {'w', "regex_word"}, {'h', NULL}};
   char c = *p->at;
   *found = true;
   if (c == 'p' || c == 'P') {
@@ -430,18 +434,8 @@ static ml_status quantifier(parser *p, bool *found) {
   p->item_quantified = true;
   p->last_letter = NOT_A_LETTER;
   if (counted) {
-    char text[40] = "{", *to = text + 1;
-    for (int pass = 0; pass < 2; pass++) {
-      int value = pass == 0 ? low : high;
-      if (pass == 1) *to++ = ',';
-      if (value < 0) break;
-      char digits[12];
-      int n = 0;
-      do digits[n++] = (char)('0' + value % 10);
-      while ((value /= 10) > 0);
-      while (n > 0) *to++ = digits[--n];
-    }
-    memcpy(to, "}", 2);
+    char text[40];
+    snprintf(text, sizeof text, high < 0 ? "{%d,}" : "{%d,%d}", low, high);
     ML_TRY(emit(p, text));
     return low != high && take(p, "?") ? emit(p, "?") : ML_OK; /* {n}? is an optional {n} */
   }
@@ -457,7 +451,8 @@ static ml_status item(parser *p) {
   ML_TRY(quantifier(p, &quantified));
   if (quantified) return ML_OK;
   uint32_t code = take_code(p);
-  if (code != '(' && code != '|' && code != ')' && code != '[' && code != '\\' && code != '.' && code != '^' && code != '$') {
+  if (code != '(' && code != '|' && code != ')' && code != '[' && code != '\\' && code != '.' && code != '^' &&
+      code != '$') {
     return literal(p, code, at);
   }
   if (code == '\\') return escape(p);

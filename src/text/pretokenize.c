@@ -9,7 +9,8 @@ ml_status ml_pretokenizer_add(ml_pretokenizer *p, ml_step step) {
   ml_status status = ML_OK;
   bool bytes = p->view == ML_VIEW_BYTES;
   if (bytes && step.kind != ML_STEP_SPLIT) {
-    status = ml_fail(ML_UNSUPPORTED, "pre_tokenizer: a second ByteLevel or a Metaspace after ByteLevel is not supported");
+    status =
+        ml_fail(ML_UNSUPPORTED, "pre_tokenizer: a second ByteLevel or a Metaspace after ByteLevel is not supported");
   }
   if (status == ML_OK) status = ML_GROW(p->steps, p->capacity, p->count + 1);
   if (status != ML_OK) {
@@ -34,8 +35,8 @@ static ml_status add_piece(ml_spans *out, ml_span piece) {
   return piece.end > piece.start ? ml_spans_add(out, piece.start, piece.end, false) : ML_OK;
 }
 
-/* Matches joined to what is before them, or to each other: all behaviours that look back. A lone match at the start stays
- * alone. */
+/* Matches joined to what is before them, or to each other: all behaviours that look back. A lone match at the start
+ * stays alone. */
 static ml_status join_backwards(const ml_span *cut, size_t n, ml_split_behavior behavior, ml_spans *out) {
   bool previous = false;
   ml_span piece = {0};
@@ -86,7 +87,8 @@ static ml_status apply_behavior(const ml_step *step, ml_spans *cut, ml_spans *ou
   return ML_OK;
 }
 
-static ml_status split(const ml_step *step, ml_view view, const char *text, const ml_spans *in, ml_spans *cut, ml_spans *out) {
+static ml_status split(const ml_step *step, ml_view view, const char *text, const ml_spans *in, ml_spans *cut,
+                       ml_spans *out) {
   for (size_t i = 0; i < in->count; i++) {
     cut->count = 0;
     ML_TRY(ml_pattern_cut(step->pattern, view, text, in->items[i].start, in->items[i].end, cut));
@@ -108,13 +110,15 @@ static ml_status prefix_space(const char *text, const ml_spans *in, ml_text *to,
   return ML_OK;
 }
 
-static ml_status metaspace(const ml_step *step, const char *text, const ml_spans *in, bool at_start, ml_text *to, ml_spans *out) {
+static ml_status metaspace(const ml_step *step, const char *text, const ml_spans *in, bool at_start, ml_text *to,
+                           ml_spans *out) {
   size_t mark = strlen(step->mark);
   for (size_t i = 0; i < in->count; i++) {
     const char *s = text + in->items[i].start, *end = text + in->items[i].end;
     size_t start = to->size;
     bool marked = *s == ' ' || ((size_t)(end - s) >= mark && memcmp(s, step->mark, mark) == 0);
-    bool wanted = step->prepend == ML_PREPEND_ALWAYS || (step->prepend == ML_PREPEND_FIRST && at_start && in->items[i].start == 0);
+    bool wanted = step->prepend == ML_PREPEND_ALWAYS ||
+                  (step->prepend == ML_PREPEND_FIRST && at_start && in->items[i].start == 0);
     if (wanted && !marked) ML_TRY(ml_text_append(to, step->mark, mark));
     while (s < end) {
       const char *space = memchr(s, ' ', (size_t)(end - s));

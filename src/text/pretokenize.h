@@ -39,7 +39,7 @@ typedef struct ml_step {
 typedef struct ml_pretokenizer {
   ml_step *steps;
   size_t count, capacity;
-  ml_view view; /* of the words: bytes when a BYTES step is among them */
+  ml_view view;     /* of the words: bytes when a BYTES step is among them */
   ml_text texts[2]; /* scratch */
   ml_spans spans[3];
 } ml_pretokenizer;

@@ -30,7 +30,8 @@ void ml_tokenizer_close(ml_tokenizer *t) {
 
 /* --- construction --- */
 
-ml_status ml_tokenizer_add_token(ml_tokenizer *t, bool normalized, const char *text, size_t size, ml_added_token token) {
+ml_status ml_tokenizer_add_token(ml_tokenizer *t, bool normalized, const char *text, size_t size,
+                                 ml_added_token token) {
   if (!normalized) return size ? ml_added_add(&t->added, text, size, token) : ML_OK;
   ML_TRY(ml_normalize(&t->normalizer, &text, &size));
   return size ? ml_added_add(&t->normalized, text, size, token) : ML_OK;
@@ -115,7 +116,8 @@ static ml_status encode_words(ml_tokenizer *t, const char *text, size_t size, bo
 }
 
 /* Text between the added tokens that are found before normalisation. */
-static ml_status encode_ordinary(ml_tokenizer *t, const char *text, size_t size, bool at_start, bool special, ml_ids *ids) {
+static ml_status encode_ordinary(ml_tokenizer *t, const char *text, size_t size, bool at_start, bool special,
+                                 ml_ids *ids) {
   ml_added_scan scan = {0};
   size_t start, end;
   int32_t id;
@@ -127,7 +129,8 @@ static ml_status encode_ordinary(ml_tokenizer *t, const char *text, size_t size,
     ML_TRY(push_id(ids, id));
     scan.done = end;
   }
-  return scan.done < size ? encode_words(t, text + scan.done, size - scan.done, at_start && scan.done == 0, ids) : ML_OK;
+  return scan.done < size ? encode_words(t, text + scan.done, size - scan.done, at_start && scan.done == 0, ids)
+                          : ML_OK;
 }
 
 static ml_status encode_text(ml_tokenizer *t, const char *text, size_t size, bool special, ml_ids *ids) {
@@ -141,11 +144,13 @@ static ml_status encode_text(ml_tokenizer *t, const char *text, size_t size, boo
     ML_TRY(push_id(ids, id));
     scan.done = end;
   }
-  return scan.done < size ? encode_ordinary(t, text + scan.done, size - scan.done, scan.done == 0, special, ids) : ML_OK;
+  return scan.done < size ? encode_ordinary(t, text + scan.done, size - scan.done, scan.done == 0, special, ids)
+                          : ML_OK;
 }
 
 ml_status ml_tokenizer_encode(ml_tokenizer *t, const char *text, size_t size, ml_encode_options options, ml_ids *ids) {
   size_t before = ids->count;
+  if (size == 0) text = ""; /* which may have been NULL */
   if (size > INT32_MAX) return ml_fail(ML_LIMIT, "encode: a text of %zu bytes, expected less than 2 GiB", size);
   if (ml_utf8_prefix(text, size) != size) {
     t->sanitized.size = 0;

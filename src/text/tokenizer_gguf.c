@@ -1,9 +1,9 @@
 /* tokenizer_gguf.c: a tokenizer from GGUF metadata.
  *
- * Model `gpt2` is byte-level BPE by merges; what is done before it is known by the name in tokenizer.ggml.pre, and is here what the
- * families' own tokenizers do (Qwen's NFC, too). Model `llama` is SentencePiece's BPE by scores.
- * Sources: the GGUF specification in ggml's docs/gguf.md for keys and token types; llama.cpp for the meaning of
- * `pre` names and for defaults. */
+ * Model `gpt2` is byte-level BPE by merges; what is done before it is known by the name in tokenizer.ggml.pre, and is
+ * here what the families' own tokenizers do (Qwen's NFC, too). Model `llama` is SentencePiece's BPE by scores. Sources:
+ * the GGUF specification in ggml's docs/gguf.md for keys and token types; llama.cpp for the meaning of `pre` names and
+ * for defaults. */
 #include "text/parts.h"
 
 #include <math.h>
@@ -73,7 +73,8 @@ static ml_status array_key(const ml_gguf *g, const char *key, bool strings, uint
     return wrong_type(key, strings ? "an array of strings" : "an array of numbers");
   }
   if (count == 0 || value->length == count) return ML_OK;
-  return ml_fail(ML_CORRUPT, "%s: expected %llu items, found %llu", key, (unsigned long long)count, (unsigned long long)value->length);
+  return ml_fail(ML_CORRUPT, "%s: expected %llu items, found %llu", key, (unsigned long long)count,
+                 (unsigned long long)value->length);
 }
 
 /* --- vocabulary --- */
@@ -90,8 +91,8 @@ static unsigned flags_of_type(int64_t type) {
   }
 }
 
-/* User-defined pieces with spaces (Gemma's runs of them) have underlines in the model's own files: they are looked for in normalised
- * text, where spaces are underlines, after such as the text itself spells with underlines. */
+/* User-defined pieces with spaces (Gemma's runs of them) have underlines in the model's own files: they are looked for
+ * in normalised text, where spaces are underlines, after such as the text itself spells with underlines. */
 static ml_status add_to_text(ml_tokenizer *t, const char *piece, size_t size, ml_added_token token) {
   if (token.special || !memchr(piece, ' ', size)) return ml_tokenizer_add_token(t, false, piece, size, token);
   ml_text text = {0};
@@ -140,8 +141,9 @@ static ml_status find_piece(const ml_vocab *v, uint64_t merge, const char *text,
                  (int)(size < 100 ? size : 100), text);
 }
 
-static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, size_t size, ml_text *both, int32_t *merged) {
-  int32_t left = -1, right = -1;
+static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, size_t size, ml_text *both,
+                            int32_t *merged) {
+  int32_t left = -2, right = -2; /* nothing to guess */
   const char *space = size > 1 ? memchr(text + 1, ' ', size - 1) : NULL;
   if (!space) return ml_fail(ML_CORRUPT, "tokenizer.ggml.merges: %llu: expected two pieces", (unsigned long long)rank);
   size_t first = (size_t)(space - text), second = size - first - 1;
@@ -150,7 +152,6 @@ static ml_status read_merge(ml_tokenizer *t, uint64_t rank, const char *text, si
   both->size = 0;
   ML_TRY(ml_text_append(both, text, first));
   ML_TRY(ml_text_append(both, space + 1, second));
-  ++*merged;
   ML_TRY(find_piece(&t->vocab, rank, both->bytes, both->size, merged));
   return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)rank, *merged);
 }
@@ -191,7 +192,8 @@ static ml_status read_scores(ml_tokenizer *t, const ml_gguf *g) {
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORDS(digits)                                                                                                  \
-  CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+  CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| "                                                           \
+                                                        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /* What the `pre` names mean: patterns, each isolated within the pieces of the one before. */
 typedef struct recipe {
@@ -235,7 +237,8 @@ static ml_status read_gpt2(ml_tokenizer *t, const ml_gguf *g, bool *adds_bos) {
   size_t size;
   ML_TRY(string_key(g, "tokenizer.ggml.pre", &pre, &size));
   const recipe *r = pre ? find_recipe(pre, size) : find_recipe("default", 7); /* files older than the key */
-  if (!r) return ml_fail(ML_UNSUPPORTED, "tokenizer.ggml.pre: %.*s is not supported", (int)(size < 100 ? size : 100), pre);
+  if (!r)
+    return ml_fail(ML_UNSUPPORTED, "tokenizer.ggml.pre: %.*s is not supported", (int)(size < 100 ? size : 100), pre);
   *adds_bos = r->adds_bos;
   ML_TRY(follow(t, r));
   return read_merges(t, g);
@@ -283,7 +286,7 @@ static ml_status add_spaces(ml_tokenizer *t, const ml_gguf *g) {
 static ml_status read_llama(ml_tokenizer *t, const ml_gguf *g, bool *adds_bos) {
   *adds_bos = true;
   ML_TRY(read_scores(t, g));
-  t->bpe.byte_fallback = true;
+  t->bpe.byte_fallback = t->bpe.fuse_unk = true;
   t->bpe.unk = ml_vocab_has(&t->vocab, 0) ? 0 : -1; /* SentencePiece's default, as are 1 and 2 for BOS and EOS */
   return id_key(g, t, "tokenizer.ggml.unknown_token_id", &t->bpe.unk);
 }
@@ -313,7 +316,8 @@ static ml_status read_tokenizer(ml_tokenizer *t, const ml_gguf *g) {
   if (!model) return ml_fail(ML_NOT_FOUND, "tokenizer.ggml.model: the file has no tokenizer");
   bool llama = size == 5 && memcmp(model, "llama", 5) == 0;
   if (!llama && !(size == 4 && memcmp(model, "gpt2", 4) == 0)) {
-    return ml_fail(ML_UNSUPPORTED, "tokenizer.ggml.model: %.*s is not supported", (int)(size < 100 ? size : 100), model);
+    return ml_fail(ML_UNSUPPORTED, "tokenizer.ggml.model: %.*s is not supported", (int)(size < 100 ? size : 100),
+                   model);
   }
   if (llama) ML_TRY(add_spaces(t, g));
   ML_TRY(read_vocab(t, g));

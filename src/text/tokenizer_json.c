@@ -49,20 +49,20 @@ static ml_status split_merge(const ml_json *merge, size_t index, const char *par
 static ml_status find_piece(const ml_vocab *v, size_t index, const char *piece, size_t size, int32_t *id) {
   *id = ml_vocab_find_near(v, *id, piece, size);
   if (*id >= 0) return ML_OK;
-  return ml_fail(ML_CORRUPT, "model: merges: %zu: \"%.*s\" is not in the vocabulary", index, (int)(size < 100 ? size : 100), piece);
+  return ml_fail(ML_CORRUPT, "model: merges: %zu: \"%.*s\" is not in the vocabulary", index,
+                 (int)(size < 100 ? size : 100), piece);
 }
 
 static ml_status read_merge(ml_tokenizer *t, const ml_json *merge, size_t index, ml_text *both, int32_t *merged) {
   const char *parts[2] = {0};
   size_t sizes[2] = {0};
-  int32_t left = -1, right = -1;
+  int32_t left = -2, right = -2; /* nothing to guess */
   ML_TRY(split_merge(merge, index, parts, sizes));
   ML_TRY(find_piece(&t->vocab, index, parts[0], sizes[0], &left));
   ML_TRY(find_piece(&t->vocab, index, parts[1], sizes[1], &right));
   both->size = 0;
   ML_TRY(ml_text_append(both, parts[0], sizes[0]));
   ML_TRY(ml_text_append(both, parts[1], sizes[1]));
-  ++*merged;
   ML_TRY(find_piece(&t->vocab, index, both->bytes ? both->bytes : "", both->size, merged));
   return ml_bpe_add_merge(&t->bpe, left, right, (uint32_t)index, *merged);
 }

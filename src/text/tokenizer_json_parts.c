@@ -6,11 +6,14 @@
 /* --- fields --- */
 
 static ml_status wrong(const char *where, const char *key, const char *expected, const ml_json *found) {
-  return ml_fail(ML_CORRUPT, "%s: %s: expected %s, found %s", where, key, expected, ml_json_type_name(ml_json_type(found)));
+  return ml_fail(ML_CORRUPT, "%s: %s: expected %s, found %s", where, key, expected,
+                 ml_json_type_name(ml_json_type(found)));
 }
 
 ml_status ml_field_string(const ml_json *object, const char *where, const char *key, const char **text, size_t *size) {
   const ml_json *value = ml_json_get(object, key);
+  *text = "";
+  *size = 0;
   if (ml_json_type(value) != ML_JSON_STRING) return wrong(where, key, "a string", value);
   *text = ml_json_string(value, size);
   return ML_OK;
@@ -25,12 +28,15 @@ ml_status ml_field_bool(const ml_json *object, const char *where, const char *ke
   return ML_OK;
 }
 
-ml_status ml_field_int(const ml_json *object, const char *where, const char *key, int64_t low, int64_t high, int64_t *out) {
+ml_status ml_field_int(const ml_json *object, const char *where, const char *key, int64_t low, int64_t high,
+                       int64_t *out) {
   const ml_json *value = ml_json_get(object, key);
+  *out = low;
   if (ml_json_type(value) != ML_JSON_INT) return wrong(where, key, "an integer", value);
   *out = ml_json_int(value);
   if (*out >= low && *out <= high) return ML_OK;
-  return ml_fail(ML_CORRUPT, "%s: %s: expected %lld to %lld, found %lld", where, key, (long long)low, (long long)high, (long long)*out);
+  return ml_fail(ML_CORRUPT, "%s: %s: expected %lld to %lld, found %lld", where, key, (long long)low, (long long)high,
+                 (long long)*out);
 }
 
 ml_status ml_field_array(const ml_json *object, const char *where, const char *key, const ml_json **out) {
@@ -42,7 +48,8 @@ ml_status ml_field_array(const ml_json *object, const char *where, const char *k
 static ml_status type_of(const ml_json *json, const char *where, const char **type) {
   size_t size;
   if (ml_json_type(json) != ML_JSON_OBJECT) {
-    return ml_fail(ML_CORRUPT, "%s: expected an object or null, found %s", where, ml_json_type_name(ml_json_type(json)));
+    return ml_fail(ML_CORRUPT, "%s: expected an object or null, found %s", where,
+                   ml_json_type_name(ml_json_type(json)));
   }
   ML_TRY(ml_field_string(json, where, "type", type, &size));
   return strlen(*type) == size ? ML_OK : ml_fail(ML_CORRUPT, "%s: type: a string with a NUL inside", where);
@@ -55,8 +62,10 @@ static ml_status unknown(const char *where, const char *type) {
 /* {"String": ...} or {"Regex": ...}, as Split and the two Replaces have it. */
 static ml_status pattern_of(const ml_json *json, const char *where, const char **text, size_t *size, bool *literal) {
   const ml_json *pattern = ml_json_get(json, "pattern");
-  if (ml_json_type(pattern) != ML_JSON_OBJECT) return wrong(where, "pattern", "an object", pattern);
   *literal = ml_json_has(pattern, "String");
+  *text = "";
+  *size = 0;
+  if (ml_json_type(pattern) != ML_JSON_OBJECT) return wrong(where, "pattern", "an object", pattern);
   return ml_field_string(pattern, where, *literal ? "String" : "Regex", text, size);
 }
 
@@ -99,9 +108,15 @@ static ml_status read_prepend(const ml_json *json, ml_normalizer *out) {
 }
 
 ml_status ml_read_normalizer(const ml_json *json, ml_normalizer *out) {
-  static const struct { const char *name; ml_normal_kind kind; } plain[] = {
-      {"NFC", ML_NORMAL_NFC}, {"NFD", ML_NORMAL_NFD}, {"NFKC", ML_NORMAL_NFKC}, {"NFKD", ML_NORMAL_NFKD},
-      {"Lowercase", ML_NORMAL_LOWERCASE}, {"StripAccents", ML_NORMAL_STRIP_ACCENTS}};
+  static const struct {
+    const char *name;
+    ml_normal_kind kind;
+  } plain[] = {{"NFC", ML_NORMAL_NFC},
+               {"NFD", ML_NORMAL_NFD},
+               {"NFKC", ML_NORMAL_NFKC},
+               {"NFKD", ML_NORMAL_NFKD},
+               {"Lowercase", ML_NORMAL_LOWERCASE},
+               {"StripAccents", ML_NORMAL_STRIP_ACCENTS}};
   const char *type;
   if (ml_json_type(json) == ML_JSON_NULL) return ML_OK;
   ML_TRY(type_of(json, "normalizer", &type));
@@ -131,6 +146,7 @@ static ml_status behavior_of(const ml_json *json, const char *where, ml_split_be
   static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
   const char *name;
   size_t size;
+  *out = ML_SPLIT_ISOLATED;
   ML_TRY(ml_field_string(json, where, "behavior", &name, &size));
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     if (strcmp(name, names[i]) == 0) {
@@ -231,10 +247,17 @@ static ml_status read_whitespace_split(const ml_json *json, ml_pretokenizer *out
 }
 
 ml_status ml_read_pretokenizer(const ml_json *json, ml_pretokenizer *out) {
-  static const struct { const char *name; ml_status (*read)(const ml_json *, ml_pretokenizer *); } kinds[] = {
-      {"Split", read_split}, {"ByteLevel", read_byte_level}, {"Metaspace", read_metaspace}, {"Digits", read_digits},
-      {"Punctuation", read_punctuation}, {"Whitespace", read_whitespace}, {"WhitespaceSplit", read_whitespace_split},
-      {"CharDelimiterSplit", read_delimiter}};
+  static const struct {
+    const char *name;
+    ml_status (*read)(const ml_json *, ml_pretokenizer *);
+  } kinds[] = {{"Split", read_split},
+               {"ByteLevel", read_byte_level},
+               {"Metaspace", read_metaspace},
+               {"Digits", read_digits},
+               {"Punctuation", read_punctuation},
+               {"Whitespace", read_whitespace},
+               {"WhitespaceSplit", read_whitespace_split},
+               {"CharDelimiterSplit", read_delimiter}};
   const char *type;
   if (ml_json_type(json) == ML_JSON_NULL) return ML_OK;
   ML_TRY(type_of(json, "pre_tokenizer", &type));
@@ -373,9 +396,12 @@ static ml_status read_stages(const ml_json *json, ml_decoder *out) {
     const char *name;
     ml_stage_kind kind;
     ml_status (*read)(const ml_json *, ml_stage *);
-  } kinds[] = {{"ByteLevel", ML_STAGE_BYTE_LEVEL, read_plain_stage},       {"Fuse", ML_STAGE_FUSE, read_plain_stage},
-               {"ByteFallback", ML_STAGE_BYTE_FALLBACK, read_plain_stage}, {"Replace", ML_STAGE_REPLACE, read_replace_stage},
-               {"Strip", ML_STAGE_STRIP, read_strip_stage},                {"Metaspace", ML_STAGE_METASPACE, read_metaspace_stage}};
+  } kinds[] = {{"ByteLevel", ML_STAGE_BYTE_LEVEL, read_plain_stage},
+               {"Fuse", ML_STAGE_FUSE, read_plain_stage},
+               {"ByteFallback", ML_STAGE_BYTE_FALLBACK, read_plain_stage},
+               {"Replace", ML_STAGE_REPLACE, read_replace_stage},
+               {"Strip", ML_STAGE_STRIP, read_strip_stage},
+               {"Metaspace", ML_STAGE_METASPACE, read_metaspace_stage}};
   const char *type;
   ML_TRY(type_of(json, "decoder", &type));
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {

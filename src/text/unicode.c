@@ -39,9 +39,7 @@ unsigned ml_unicode_class(uint32_t code) {
   return class_runs[last_at_most(class_runs, COUNT(class_runs), code << 8 | 0xff)] & 0xff;
 }
 
-bool ml_unicode_nfc_active(uint32_t code) {
-  return code >= 0x300 && inside(nfc_active, COUNT(nfc_active), code);
-}
+bool ml_unicode_nfc_active(uint32_t code) { return code >= 0x300 && inside(nfc_active, COUNT(nfc_active), code); }
 
 uint32_t ml_unicode_lower(uint32_t code) {
   if (code < 0x80) return code >= 'A' && code <= 'Z' ? code + 32 : code;
@@ -60,7 +58,8 @@ uint32_t ml_unicode_lower(uint32_t code) {
   return code;
 }
 
-static const uint32_t *find_decomposition(const uint32_t *points, const uint32_t *places, size_t n, uint32_t code, size_t *count) {
+static const uint32_t *find_decomposition(const uint32_t *points, const uint32_t *places, size_t n, uint32_t code,
+                                          size_t *count) {
   size_t i = last_at_most(points, n, code);
   if (points[i] != code) return NULL;
   *count = places[i] & 31;
@@ -126,11 +125,11 @@ static const struct {
   const uint32_t *edges;
   size_t count;
 } sets[] = {
-    SET("space", white_space),      SET("regex_word", regex_word),         SET("numeric", numeric),
-    SET("punctuation", punctuation), SET("Han", script_han),               SET("Hiragana", script_hiragana),
-    SET("Katakana", script_katakana), SET("Hangul", script_hangul),         SET("Bopomofo", script_bopomofo),
-    SET("Latin", script_latin),     SET("Greek", script_greek),            SET("Cyrillic", script_cyrillic),
-    SET("Arabic", script_arabic),   SET("Hebrew", script_hebrew),          SET("Devanagari", script_devanagari),
+    SET("space", white_space),        SET("regex_word", regex_word), SET("numeric", numeric),
+    SET("punctuation", punctuation),  SET("Han", script_han),        SET("Hiragana", script_hiragana),
+    SET("Katakana", script_katakana), SET("Hangul", script_hangul),  SET("Bopomofo", script_bopomofo),
+    SET("Latin", script_latin),       SET("Greek", script_greek),    SET("Cyrillic", script_cyrillic),
+    SET("Arabic", script_arabic),     SET("Hebrew", script_hebrew),  SET("Devanagari", script_devanagari),
     SET("Thai", script_thai),
 };
 

@@ -1,7 +1,7 @@
 /* unicode.h: what the reference knows of code points: categories, sets, case, decompositions.
  *
- * The tables (unicode_data.inc) are written by tools/make_unicode.py from the reference's behaviour. Text given to these
- * functions is well-formed UTF-8. */
+ * The tables (unicode_data.inc) are written by tools/make_unicode.py from the reference's behaviour. Text given to
+ * these functions is well-formed UTF-8. */
 #ifndef ML_TEXT_UNICODE_H
 #define ML_TEXT_UNICODE_H
 
@@ -32,7 +32,8 @@ static inline uint32_t ml_utf8_decode(const char *s) {
 
 /* Length of the leading part of `text` that is well-formed. */
 size_t ml_utf8_prefix(const char *text, size_t size);
-/* Bytes of the ill-formed sequence that `text` begins with (a maximal invalid part, at least 1): what becomes one U+FFFD. With
+/* Bytes of the ill-formed sequence that `text` begins with (a maximal invalid part, at least 1): what becomes one
+ * U+FFFD. With
  * `*incomplete`, more bytes might still have made it a character. */
 size_t ml_utf8_invalid(const char *text, size_t size, bool *incomplete);
 /* Appends `text`, each maximal invalid part replaced by U+FFFD. */
@@ -56,8 +57,8 @@ ml_status ml_ranges_complement(ml_ranges *ranges);
 ml_status ml_ranges_intersect(ml_ranges *into, const ml_ranges *other);
 bool ml_ranges_has(const ml_ranges *ranges, uint32_t code);
 
-/* Adds a property by its name in regular expressions: a category ("Lu", "L", "LC"), "Han" and a few other scripts, "Any", or
- * one of the sets that pre-tokenisers use: "space", "regex_word", "word", "numeric", "punctuation".
+/* Adds a property by its name in regular expressions: a category ("Lu", "L", "LC"), "Han" and a few other scripts,
+ * "Any", or one of the sets that pre-tokenisers use: "space", "regex_word", "word", "numeric", "punctuation".
  * ML_UNSUPPORTED names a property that is not known. */
 ml_status ml_unicode_add_property(ml_ranges *ranges, const char *name, size_t size);
 

@@ -55,7 +55,8 @@ static ml_status grow_slots(ml_vocab *v, size_t count) {
 }
 
 ml_status ml_vocab_reserve(ml_vocab *v, size_t count, size_t bytes) {
-  if (count > (size_t)ML_VOCAB_MAX_ID + 1) return ml_fail(ML_LIMIT, "vocabulary: %zu pieces, expected fewer than 2^24", count);
+  if (count > (size_t)ML_VOCAB_MAX_ID + 1)
+    return ml_fail(ML_LIMIT, "vocabulary: %zu pieces, expected fewer than 2^24", count);
   size_t room;
   if (!ml_add_size(bytes, count, &room)) return ml_fail(ML_MEMORY, "out of memory: a vocabulary too large");
   ML_TRY(ML_GROW(v->arena, v->arena_capacity, room));
@@ -121,9 +122,9 @@ int32_t ml_vocab_find(const ml_vocab *v, const char *piece, size_t size) {
 }
 
 int32_t ml_vocab_find_near(const ml_vocab *v, int32_t guess, const char *piece, size_t size) {
-  if (ml_vocab_has(v, guess)) {
-    const ml_piece *p = &v->pieces[guess];
-    if (p->size == size && memcmp(v->arena + p->offset, piece, size) == 0) return guess;
+  for (int64_t id = guess; id <= (int64_t)guess + 1; id++) {
+    const ml_piece *p = ml_vocab_has(v, id) ? &v->pieces[id] : NULL;
+    if (p && p->size == size && memcmp(v->arena + p->offset, piece, size) == 0) return (int32_t)id;
   }
   return ml_vocab_find(v, piece, size);
 }

@@ -35,10 +35,12 @@ ml_status ml_vocab_reserve(ml_vocab *v, size_t count, size_t bytes);
 ml_status ml_vocab_set(ml_vocab *v, int64_t id, const char *piece, size_t size, unsigned flags);
 void ml_vocab_free(ml_vocab *v);
 
-/* Says that a piece will be looked for or set soon: tables of this size miss the caches, and memory can be on its way. */
+/* Says that a piece will be looked for or set soon: tables of this size miss the caches, and memory can be on its way.
+ */
 void ml_vocab_expect(const ml_vocab *v, const char *piece, size_t size);
 int32_t ml_vocab_find(const ml_vocab *v, const char *piece, size_t size); /* -1: none */
-/* The same, where the piece most likely has the id `guess`: merges mostly come in the order of what they make. */
+/* The same, where the piece likely has the id `guess` or the next: merges mostly come in the order of what they make.
+ */
 int32_t ml_vocab_find_near(const ml_vocab *v, int32_t guess, const char *piece, size_t size);
 /* The same among the pieces that the model may produce. */
 static inline int32_t ml_vocab_find_model(const ml_vocab *v, const char *piece, size_t size) {

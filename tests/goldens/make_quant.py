@@ -4,8 +4,10 @@
     python3 tests/goldens/make_quant.py
 
 quant/NAME.bin: `rows` rows of `inputs` weights (64, or 256 for the K formats) as blocks of the format, then the same
-weights as float32; little-endian. Codes are random bits; float16 scales are finite, of both signs, and now and then zero or subnormal.
+weights as float32; little-endian. Codes are random bits; float16 scales are finite, of both signs, and now and then
+zero or subnormal.
 """
+
 import pathlib
 
 import numpy as np
@@ -15,8 +17,14 @@ from gguf.quants import dequantize
 
 # Byte offsets of the float16 values in a block.
 HALVES = {
-    Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2], Q.Q8_0: [0],
-    Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208],
+    Q.Q4_0: [0],
+    Q.Q4_1: [0, 2],
+    Q.Q5_0: [0],
+    Q.Q5_1: [0, 2],
+    Q.Q8_0: [0],
+    Q.Q4_K: [0, 2],
+    Q.Q5_K: [0, 2],
+    Q.Q6_K: [208],
 }
 
 
@@ -33,7 +41,7 @@ def main():
         for at in offsets:
             halves = (random.standard_normal(count) * 0.05).astype(np.float16)
             halves[0] = np.float16(-3e-6) if at == 2 else halves[0]
-            data[:, at:at + 2] = halves.view(np.uint8).reshape(count, 2)
+            data[:, at : at + 2] = halves.view(np.uint8).reshape(count, 2)
         values = dequantize(data.reshape(rows, -1), kind).astype(np.float32)
         assert values.shape == (rows, inputs) and np.isfinite(values).all()
         (out / f"{kind.name.lower()}.bin").write_bytes(data.tobytes() + values.tobytes())

@@ -7,6 +7,7 @@ WEIGHTS holds smollm2.gguf and gemma3.gguf, whose digests are checked. transform
 dequantises them to float32; `check_weights` compares every tensor with the gguf package's own dequantisation, for
 a norm without its one or a permuted q would still give fluent text.
 """
+
 import hashlib
 import pathlib
 import sys
@@ -23,8 +24,8 @@ import reference
 HERE = pathlib.Path(__file__).parent / "real"
 GENERATED = 48
 TOP = 20
-PREDICTED = 2000                       # tokens of the shorter perplexity
-WINDOWS = [(512, 512), (2048, 2048), (512, 256)]     # context, stride
+PREDICTED = 2000  # tokens of the shorter perplexity
+WINDOWS = [(512, 512), (2048, 2048), (512, 256)]  # context, stride
 
 PROMPTS = [
     "The capital of France is",
@@ -37,32 +38,55 @@ PROMPTS = [
     "Shopping list:\n- milk\n- eggs\n- bread\n-",
     "1, 2, 4, 8, 16, 32,",
     "Q: What is the boiling point of water at sea level?\nA:",
-    "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in the chloroplasts, where "
-    "pigments absorb the light and",
+    "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in the "
+    "chloroplasts, where pigments absorb the light and",
     "{\"name\": \"Ada\", \"born\": 1815, \"languages\": [\"English\", \"French\"],",
     "A",
 ]
 CHATS = [
     [{"role": "user", "content": "What is the capital of Italy?"}],
-    [{"role": "system", "content": "You answer in one short sentence."},
-     {"role": "user", "content": "Why is the sky blue?"}],
-    [{"role": "user", "content": "Name three colours."}, {"role": "assistant", "content": "Red, green and blue."},
-     {"role": "user", "content": "Now name three animals, as a numbered list."}],
+    [
+        {"role": "system", "content": "You answer in one short sentence."},
+        {"role": "user", "content": "Why is the sky blue?"},
+    ],
+    [
+        {"role": "user", "content": "Name three colours."},
+        {"role": "assistant", "content": "Red, green and blue."},
+        {"role": "user", "content": "Now name three animals, as a numbered list."},
+    ],
     [{"role": "user", "content": "Write a haiku about the sea."}],
 ]
 
-NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "attn_norm": "input_layernorm",
-         "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-         "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-         "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 MODELS = {
     "smollm2": {
         "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "names": {**NAMES, "ffn_norm": "post_attention_layernorm"}, "chats": CHATS},
+        "names": {**NAMES, "ffn_norm": "post_attention_layernorm"},
+        "chats": CHATS,
+    },
     "gemma3": {
         "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "names": {**NAMES, "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
-                  "post_ffw_norm": "post_feedforward_layernorm"}, "chats": []},
+        "names": {
+            **NAMES,
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        "chats": [],
+    },
 }
 
 
@@ -102,9 +126,12 @@ def smollm_encoder(field):
     pieces, kinds = field("tokens"), field("token_type")
     merges = [tuple(m.split(" ")) for m in field("merges")]
     t = tokenizers.Tokenizer(tokenizers.models.BPE({p: i for i, p in enumerate(pieces)}, merges))
-    t.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-        tokenizers.pre_tokenizers.Digits(individual_digits=True),
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    t.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     t.decoder = tokenizers.decoders.ByteLevel()
     t.add_special_tokens([p for p, kind in zip(pieces, kinds) if kind != 1])
     return t
@@ -128,23 +155,28 @@ def prompt_golden(model, encode, decode, text):
     made, margins = reference.greedy(model, ids, GENERATED)
     last = reference.logits(model, ids)[-1].topk(TOP)
     ends = model.config.eos_token_id
-    return {"prompt": text, "prompt_ids": ids, "ids": made, "text": decode(made),
-            "first_end": made.index(ends) if ends in made else None,
-            "margins": [round(m, 5) for m in margins],
-            "top": {"ids": last.indices.tolist(), "logits": [round(x, 5) for x in last.values.tolist()]}}
+    return {
+        "prompt": text,
+        "prompt_ids": ids,
+        "ids": made,
+        "text": decode(made),
+        "first_end": made.index(ends) if ends in made else None,
+        "margins": [round(m, 5) for m in margins],
+        "top": {"ids": last.indices.tolist(), "logits": [round(x, 5) for x in last.values.tolist()]},
+    }
 
 
 def nlls(model, ids, context, stride):
     """Negative log likelihood of each predicted token, in the order of the text (README.md defines the windows)."""
-    found, done = [], 1               # the first id is predicted by nothing
+    found, done = [], 1  # the first id is predicted by nothing
     for start in range(0, len(ids), stride):
-        window = ids[start:start + context]
+        window = ids[start : start + context]
         fresh = start + len(window) - done
         if fresh <= 0 or len(window) < 2:
             break
-        if stride == context:         # the first id of a cold window has no context
+        if stride == context:  # the first id of a cold window has no context
             fresh = len(window) - 1
-        scores = reference.logits(model, window)[-fresh - 1:-1].double().log_softmax(-1)
+        scores = reference.logits(model, window)[-fresh - 1 : -1].double().log_softmax(-1)
         wanted = torch.tensor(window[-fresh:])
         found += (-scores.gather(1, wanted[:, None])[:, 0]).tolist()
         done = start + len(window)
@@ -155,9 +187,14 @@ def perplexity(model, ids):
     rows = []
     for context, stride in WINDOWS:
         each = nlls(model, ids, context, stride)
-        rows.append({"context": context, "stride": stride,
-                     "first": {"tokens": PREDICTED, "nll": round(sum(each[:PREDICTED]) / PREDICTED, 7)},
-                     "whole": {"tokens": len(each), "nll": round(sum(each) / len(each), 7)}})
+        rows.append(
+            {
+                "context": context,
+                "stride": stride,
+                "first": {"tokens": PREDICTED, "nll": round(sum(each[:PREDICTED]) / PREDICTED, 7)},
+                "whole": {"tokens": len(each), "nll": round(sum(each) / len(each), 7)},
+            }
+        )
         assert len(each) >= PREDICTED
     return rows
 
@@ -185,10 +222,17 @@ def make(weights, name):
     ids = encode((HERE / "text.txt").read_text(encoding="utf-8"))
     scores = perplexity(model, ids)
     noise = reference.floor(model, [p["prompt_ids"] for p in prompts])
-    reference.write_json(HERE / f"{name}.json", {
-        "made_with": {**reference.versions(), "tokenizers": tokenizers.__version__}, "file": file.name, "sha256": digest,
-        "noise_floor": float(f"{noise:.3g}"), "prompts": prompts,
-        "text": {"file": "text.txt", "ids": ids, "perplexity": scores}})
+    reference.write_json(
+        HERE / f"{name}.json",
+        {
+            "made_with": {**reference.versions(), "tokenizers": tokenizers.__version__},
+            "file": file.name,
+            "sha256": digest,
+            "noise_floor": float(f"{noise:.3g}"),
+            "prompts": prompts,
+            "text": {"file": "text.txt", "ids": ids, "perplexity": scores},
+        },
+    )
     print(f"{name}: floor {noise:.2e}, smallest margin {min(min(p['margins']) for p in prompts)}, {scores}")
 
 

@@ -6,6 +6,8 @@ local cache = require "moonlet.cache"
 local t = require "tests.lua.harness"
 
 local root = "tests/goldens/tiny/"
+-- families that are no part of the library: the worked example of docs/add-a-family.md
+local examples = {qwen2 = "examples/models/qwen2.lua"}
 local names = assert(core.list_directory(root:sub(1, -2)))
 
 local function largest_difference(a, b) return (a - b):abs():max():item() end
@@ -48,55 +50,62 @@ end
 
 for _, name in ipairs(names) do
   local dir = root .. name
-  local served = not name:match "^qwen2" or os.getenv "MOONLET_PATH"
-  if served then
-    local m
-    t.test(name .. ": loads", function()
-      m = assert(ml.load(dir, {precision = "exact"}))
-      t.eq(#m.info.warnings, 0, m.info.warnings[1])
-    end)
-    if m then
-      local expected = assert(ml.load_safetensors(dir .. "/expected.safetensors"))
-      local facts = assert(core.read_json(dir .. "/expected.json"))
-      local bound = math.max(1e-5, 10 * facts.noise_floor)
-      local function check(what, got, want)
-        local scale = want:abs():max():item()
-        local off = largest_difference(got, want) / scale
-        t.ok(off <= bound, ("%s: off by %.3g of the largest logit, allowed %.3g"):format(what, off, bound))
-      end
-      for k = 0, facts.prompts - 1 do
-        local ids, want = expected["ids." .. k]:tolist(), expected["logits." .. k]
-        t.test(("%s: prompt %d of %d tokens"):format(name, k, #ids), function()
-          check("whole", m:logits(ids)[1], want)
-          check("token by token", in_pieces(m, ids, {1})[1], want)
-          check("in chunks", in_pieces(m, ids, {3, 7, 5})[1], want)
-        end)
-      end
-      t.test(name .. ": slots of unequal length", function()
-        local lists = {}
-        for i, k in ipairs(facts.batch) do lists[i] = expected["ids." .. k]:tolist() end
-        local whole, step = in_slots(m, lists)
-        local padded = m:logits(lists)
-        for i, k in ipairs(facts.batch) do
-          local want, n = expected["logits." .. k], #lists[i]
-          if n > 1 then check("prefill " .. i, whole[i]:slice {{1, n - 1}}, want:slice {{1, n - 1}}) end
-          check("decode " .. i, step[i], want:slice {{n, n}})
-          check("padded " .. i, padded[i]:slice {{1, n}}, want)
-        end
-      end)
-      t.test(name .. ": greedy text", function()
-        local want = facts.generate
-        local _, result = m:complete(want.prompt, {max_tokens = #want.ids, ignore_eos = true})
-        for i, id in ipairs(want.ids) do
-          if result.ids[i] ~= id then
-            t.ok(want.margins[i] <= 0.001, ("token %d: expected %d, found %d"):format(i, id, result.ids[i]))
-            break
-          end
-        end
-      end)
-      m:close()
+  local m
+  t.test(name .. ": loads", function()
+    m = assert(ml.load(dir, {precision = "exact", family = examples[name:match "^%w+"]}))
+    t.eq(#m.info.warnings, 0, m.info.warnings[1])
+  end)
+  if m then
+    local expected = assert(ml.load_safetensors(dir .. "/expected.safetensors"))
+    local facts = assert(core.read_json(dir .. "/expected.json"))
+    local bound = math.max(1e-5, 10 * facts.noise_floor)
+    local function check(what, got, want)
+      local scale = want:abs():max():item()
+      local off = largest_difference(got, want) / scale
+      t.ok(off <= bound, ("%s: off by %.3g of the largest logit, allowed %.3g"):format(what, off, bound))
     end
+    for k = 0, facts.prompts - 1 do
+      local ids, want = expected["ids." .. k]:tolist(), expected["logits." .. k]
+      t.test(("%s: prompt %d of %d tokens"):format(name, k, #ids), function()
+        check("whole", m:logits(ids)[1], want)
+        check("token by token", in_pieces(m, ids, {1})[1], want)
+        check("in chunks", in_pieces(m, ids, {3, 7, 5})[1], want)
+      end)
+    end
+    t.test(name .. ": slots of unequal length", function()
+      local lists = {}
+      for i, k in ipairs(facts.batch) do lists[i] = expected["ids." .. k]:tolist() end
+      local whole, step = in_slots(m, lists)
+      local padded = m:logits(lists)
+      for i, k in ipairs(facts.batch) do
+        local want, n = expected["logits." .. k], #lists[i]
+        if n > 1 then check("prefill " .. i, whole[i]:slice {{1, n - 1}}, want:slice {{1, n - 1}}) end
+        check("decode " .. i, step[i], want:slice {{n, n}})
+        check("padded " .. i, padded[i]:slice {{1, n}}, want)
+      end
+    end)
+    t.test(name .. ": greedy text", function()
+      local want = facts.generate
+      local _, result = m:complete(want.prompt, {max_tokens = #want.ids, ignore_eos = true})
+      for i, id in ipairs(want.ids) do
+        if result.ids[i] ~= id then
+          t.ok(want.margins[i] <= 0.001, ("token %d: expected %d, found %d"):format(i, id, result.ids[i]))
+          break
+        end
+      end
+    end)
+    m:close()
   end
 end
+
+t.test("MOONLET_PATH serves a model type that no built-in family serves", function()
+  local command = (os.getenv "BUILD" or "build") .. "/moonlet info --json -m " .. root .. "qwen2_old 2>&1"
+  local function run(environment)
+    local pipe <close> = assert(io.popen(environment .. " " .. command))
+    return pipe:read "a"
+  end
+  t.ok(run("MOONLET_PATH=examples/none:examples/models"):find('"family":%s*"qwen2"'), "family found")
+  t.ok(run("MOONLET_PATH=examples/none"):find("model_type \"qwen2\": no family serves it", 1, true), "message")
+end)
 
 t.done()

@@ -3,9 +3,10 @@
 
     python3 tests/tools/compare_tokenizers.py DRIVER TOKENIZERS [-n 100000] [--seed 1] [--only NAME] [--speed]
 
-DRIVER is build/tests/tools/tokenizer_driver; TOKENIZERS a folder of NAME.tar.xz, each holding NAME/tokenizer.json. Ids with and without
-special tokens, ids of special-token text read as text, decoded text (with and without special tokens) and streamed text
-must all be equal. Needs the Python package `tokenizers`. The exit status is 1 after a mismatch.
+DRIVER is build/tests/tools/tokenizer_driver; TOKENIZERS a folder of NAME.tar.xz, each holding NAME/tokenizer.json.
+Ids with and without special tokens, ids of special-token text read as text, decoded text (with and without special
+tokens) and streamed text must all be equal. Needs the Python package `tokenizers`. The exit status is 1 after a
+mismatch.
 """
 
 import argparse
@@ -56,10 +57,24 @@ def expected(reference, text):
     plain = reference.encode(text, add_special_tokens=False).ids
     reference.encode_special_tokens = True
     as_text = reference.encode(text, add_special_tokens=False).ids
-    return [ids, plain, as_text, reference.decode(ids, skip_special_tokens=False), reference.decode(ids, skip_special_tokens=True), True]
+    return [
+        ids,
+        plain,
+        as_text,
+        reference.decode(ids, skip_special_tokens=False),
+        reference.decode(ids, skip_special_tokens=True),
+        True,
+    ]
 
 
-NAMES = ["ids with special tokens", "ids without", "ids of special-token text as text", "decoded", "decoded without special tokens", "streamed"]
+NAMES = [
+    "ids with special tokens",
+    "ids without",
+    "ids of special-token text as text",
+    "decoded",
+    "decoded without special tokens",
+    "streamed",
+]
 
 
 def compare(driver, folder, reference, texts, show=5):
@@ -100,7 +115,13 @@ def speed(driver, folder, reference, seed):
     for name, texts in work.items():
         pairs = []
         for _ in range(3):
-            run = subprocess.run([driver, "-t", "1", folder], input=pack(texts), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+            run = subprocess.run(
+                [driver, "-t", "1", folder],
+                input=pack(texts),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
             ours = float(run.stdout.split()[0])
             theirs = seconds(lambda: [reference.encode(t) for t in texts])
             pairs.append((theirs / ours, ours))
@@ -135,7 +156,11 @@ def main():
             texts = [source.one() for _ in range(-(-options.n // len(names)))]
             bad = compare(options.driver, folder, reference, texts)
             failed += sum(bad)
-            print(f"{name}: {len(texts)} strings, {sum(bad)} mismatches" + (f" {dict(zip(NAMES, bad))}" if any(bad) else ""), flush=True)
+            print(
+                f"{name}: {len(texts)} strings, {sum(bad)} mismatches"
+                + (f" {dict(zip(NAMES, bad))}" if any(bad) else ""),
+                flush=True,
+            )
             if options.speed:
                 speed(options.driver, folder, reference, options.seed)
     return 1 if failed else 0

@@ -1,11 +1,12 @@
 /* tokenizer_driver.c: runs a tokenizer over many strings, for comparison with the reference.
  *
  *     tokenizer_driver FOLDER|FILE.gguf < strings > results
- *     tokenizer_driver -t SECONDS FOLDER|FILE.gguf < strings     (prints seconds per pass over all strings, and loading's)
+ *     tokenizer_driver -t SECONDS FOLDER|FILE.gguf < strings     (prints seconds per pass over all strings, and
+ * loading's)
  *
- * A string comes as its length (uint32) and its bytes. For each: ids with special tokens; without; with special-token text read as
- * text (each: count, ids); the first ids' text whole, and without special tokens (each: length, bytes); one byte, 1 if streaming
- * gave both texts as well, and no part of a character at any push. */
+ * A string comes as its length (uint32) and its bytes. For each: ids with special tokens; without; with special-token
+ * text read as text (each: count, ids); the first ids' text whole, and without special tokens (each: length, bytes);
+ * one byte, 1 if streaming gave both texts as well, and no part of a character at any push. */
 #include "io/utf8.h"
 #include "text/tokenizer.h"
 
@@ -31,9 +32,7 @@ static ml_tokenizer *load(const char *path) {
   if (strlen(path) > 5 && strcmp(path + strlen(path) - 5, ".gguf") == 0) {
     ml_gguf *gguf;
     check(ml_gguf_open(path, &gguf));
-    double start = now();
     check(ml_tokenizer_from_gguf(gguf, &t));
-    fprintf(stderr, "vocabulary %.4f s\n", now() - start);
     ml_gguf_close(gguf);
     return t;
   }
@@ -113,7 +112,8 @@ static double measure(ml_tokenizer *t, const ml_text *strings, size_t n, double 
 
 int main(int argc, char **argv) {
   bool timed = argc == 4 && strcmp(argv[1], "-t") == 0;
-  if (argc != 2 && !timed) return fprintf(stderr, "usage: tokenizer_driver [-t SECONDS] FOLDER|FILE.gguf < strings\n"), 2;
+  if (argc != 2 && !timed)
+    return fprintf(stderr, "usage: tokenizer_driver [-t SECONDS] FOLDER|FILE.gguf < strings\n"), 2;
   double start = now();
   ml_tokenizer *t = load(argv[argc - 1]);
   double loaded = now() - start;
@@ -122,7 +122,8 @@ int main(int argc, char **argv) {
   uint32_t size;
   while (fread(&size, sizeof size, 1, stdin) == 1) {
     ml_text text = {.bytes = malloc((size_t)size + 1), .size = size};
-    if (!text.bytes || fread(text.bytes, 1, size, stdin) != size) return fprintf(stderr, "tokenizer_driver: cut short\n"), 1;
+    if (!text.bytes || fread(text.bytes, 1, size, stdin) != size)
+      return fprintf(stderr, "tokenizer_driver: cut short\n"), 1;
     if (timed) {
       check(ML_GROW(strings, capacity, n + 1));
       strings[n++] = text;

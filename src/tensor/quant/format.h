@@ -15,6 +15,10 @@
 
 #include "tensor/cpu/kernel.h"
 
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+#include <immintrin.h>
+#endif
+
 enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
 
 typedef struct ml_field { int offset, bytes; } ml_field; /* in the file's block of one row */
@@ -43,11 +47,19 @@ static inline int code_index(int k, int r) { return k / 4 * 64 + r * 4 + k % 4; 
 
 /* The 16 rows' 2-byte floats at p, widened. */
 static inline void load_halves(const uint8_t *p, float *out) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)));
+  _mm256_storeu_ps(out + 8, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 16))));
+#else
   for (int r = 0; r < PANEL_ROWS; r++) {
     uint16_t h;
     __builtin_memcpy(&h, p + 2 * r, 2);
     out[r] = ml_f16_to_f32(h);
   }
+#endif
 }
+
+/* Group g of a field: four bytes of each row, as one word a row. */
+static inline void load_words(const uint8_t *field, int g, uint32_t *words) { __builtin_memcpy(words, field + g * 64, 64); }
 
 #endif

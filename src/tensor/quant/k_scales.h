@@ -12,15 +12,19 @@ static inline void expand_k_scales(const uint8_t *p, float *restrict scale, floa
   float d[PANEL_ROWS], dmin[PANEL_ROWS];
   load_halves(p, d);
   load_halves(p + 32, dmin);
-  const uint8_t *bytes = p + 64;
-  for (int s = 0; s < 8; s++) {
+  uint32_t a[PANEL_ROWS], b[PANEL_ROWS], c[PANEL_ROWS]; /* bytes 0-3, 4-7 and 8-11 of each row */
+  load_words(p + 64, 0, a);
+  load_words(p + 64, 1, b);
+  load_words(p + 64, 2, c);
+  for (int s = 0; s < 4; s++) {
+    float *low_scale = scale + s * PANEL_ROWS, *low_min = min + s * PANEL_ROWS;
+    float *high_scale = low_scale + 4 * PANEL_ROWS, *high_min = low_min + 4 * PANEL_ROWS;
     for (int r = 0; r < PANEL_ROWS; r++) {
-      int at = s & 3;
-      uint8_t a = bytes[code_index(at, r)], b = bytes[code_index(at + 4, r)], c = bytes[code_index(at + 8, r)];
-      int sc = s < 4 ? a & 63 : (c & 15) | a >> 6 << 4;
-      int m = s < 4 ? b & 63 : c >> 4 | b >> 6 << 4;
-      scale[s * PANEL_ROWS + r] = d[r] * (float)sc;
-      min[s * PANEL_ROWS + r] = -(dmin[r] * (float)m);
+      int32_t sa = (int32_t)(a[r] >> 8 * s & 255), sb = (int32_t)(b[r] >> 8 * s & 255), sc = (int32_t)(c[r] >> 8 * s & 255);
+      low_scale[r] = d[r] * (float)(sa & 63);
+      low_min[r] = -(dmin[r] * (float)(sb & 63));
+      high_scale[r] = d[r] * (float)((sc & 15) | sa >> 6 << 4);
+      high_min[r] = -(dmin[r] * (float)(sc >> 4 | sb >> 6 << 4));
     }
   }
 }

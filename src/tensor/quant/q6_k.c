@@ -10,7 +10,9 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   float d[PANEL_ROWS];
   load_halves(p, d);
   for (int s = 0; s < 16; s++) {
-    for (int r = 0; r < PANEL_ROWS; r++) scale[s * PANEL_ROWS + r] = d[r] * (float)(int8_t)p[SCALES + code_index(s, r)];
+    uint32_t words[PANEL_ROWS];
+    load_words(p + SCALES, s / 4, words);
+    for (int r = 0; r < PANEL_ROWS; r++) scale[s * PANEL_ROWS + r] = d[r] * (float)((int32_t)(words[r] << (24 - 8 * (s & 3))) >> 24);
   }
   for (int half = 0; half < 2; half++) {
     const uint8_t *low = p + LOW + 1024 * half, *high = p + HIGH + 512 * half;

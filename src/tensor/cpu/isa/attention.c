@@ -48,7 +48,7 @@ void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   bool interleaved = t->step->attrs.v[0].i != 0;
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
-    const float *cs = (const float *)t->in[1].data + (b * T + pos) * 2 * n, *sn = cs + n;
+    const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
     int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2], to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
     if (x->dtype == ML_F32 && !interleaved) {
       const float *p = (const float *)x->data + from;
@@ -231,7 +231,7 @@ static row make_row(const span *s, int64_t h, int64_t pos) {
   r.q = (const float *)q->data + s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
   r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
   int64_t at = s->offset + pos;
-  r.hi = s->causal ? ml_min64(s->keys, at + 1) : s->keys;
+  r.hi = s->causal ? ml_max64(0, ml_min64(s->keys, at + 1)) : s->keys;
   r.lo = s->window > 0 ? ml_max64(0, at + 1 - s->window) : 0;
   if (r.lo > r.hi) r.lo = r.hi;
   return r;

@@ -27,6 +27,7 @@
   X(ML_OP_take, take)                                                                                                  \
   XP(ML_OP_take_along_axis, along, take_along)                                                                         \
   XP(ML_OP_put_along_axis, along, take_along)                                                                          \
+  X(ML_OP_scatter_add, scatter_add)                                                                                    \
   X(ML_OP_sort, sort)                                                                                                  \
   XP(ML_OP_argsort, sort, sort)                                                                                        \
   XP(ML_OP_softmax, row, softmax)                                                                                      \
@@ -35,6 +36,7 @@
   XP(ML_OP_layer_norm, row, layer_norm)                                                                                \
   X(ML_OP_matmul, matmul)                                                                                              \
   XP(ML_OP_linear, matmul, matmul)                                                                                     \
+  X(ML_OP_linear_transposed, linear_transposed)                                                                        \
   X(ML_OP_embedding, embedding)                                                                                        \
   X(ML_OP_rope_table, rope_table)                                                                                      \
   X(ML_OP_rope, rope)                                                                                                  \

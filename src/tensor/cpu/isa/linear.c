@@ -141,12 +141,19 @@ static void widen_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int
   uint8_t *codes = (uint8_t *)room + l->codes;
   float *scale = (float *)(room + l->scale), *min = (float *)(room + l->min);
   expand_tile(f, panel, k0, count, codes, scale, min);
-  for (int64_t k = 0; k < count; k++) {
+  const int zero = f->zero;
+  const bool is_signed = f->code == ML_CODE_8_SIGNED;
+  for (int64_t k = 0; k < count; k += 4) { /* a lane of 32 bits holds four inputs of one row */
     const float *s = scale + k / f->sub * PANEL_ROWS, *m = min + k / f->sub * PANEL_ROWS;
-    for (int r = 0; r < PANEL_ROWS; r++) {
-      uint8_t c = codes[k / 4 * 64 + r * 4 + k % 4];
-      int value = f->code == ML_CODE_8_SIGNED ? (int8_t)c : (int)c - f->zero;
-      out[k * PANEL_ROWS + r] = f->has_min ? s[r] * (float)value + m[r] : s[r] * (float)value;
+    uint32_t lanes[PANEL_ROWS];
+    memcpy(lanes, codes + k * PANEL_ROWS, sizeof lanes);
+    for (int j = 0; j < 4; j++) {
+      float *o = out + (k + j) * PANEL_ROWS;
+      for (int r = 0; r < PANEL_ROWS; r++) {
+        int32_t value = is_signed ? (int32_t)(lanes[r] << (24 - 8 * j)) >> 24 : (int32_t)(lanes[r] >> 8 * j & 255) - zero;
+        o[r] = s[r] * (float)value;
+      }
+      for (int r = 0; r < PANEL_ROWS && f->has_min; r++) o[r] += m[r];
     }
   }
 }
@@ -231,11 +238,12 @@ void K(linears)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   }
 }
 
-/* ---- look-up ---- */
+/* ---- look-up, and the product with the transpose ---- */
 
-ml_status K(embedding_prepare)(ml_task *t) {
+/* Room to widen one block of inputs of a panel. */
+static layout *widening_layout(ml_task *t) {
   layout *l = ml_calloc(1, sizeof *l);
-  if (!l) return ML_MEMORY;
+  if (!l) return NULL;
   t->extra = l;
   size_t at = 0;
   l->codes = reserve(&at, (size_t)MAX_BLOCK * PANEL_ROWS);
@@ -243,6 +251,12 @@ ml_status K(embedding_prepare)(ml_task *t) {
   l->min = reserve(&at, (size_t)MAX_BLOCK / 16 * PANEL_ROWS * 4);
   l->wide = reserve(&at, (size_t)MAX_BLOCK * PANEL_ROWS * 4);
   t->scratch = at;
+  return l;
+}
+
+ml_status K(embedding_prepare)(ml_task *t) {
+  layout *l = widening_layout(t);
+  if (!l) return ML_MEMORY;
   l->K = t->in[0].shape[1];
   t->units = ml_shape_size(t->in[1].ndim, t->in[1].shape);
   t->cost = (double)t->units * (double)l->K * 4;
@@ -269,6 +283,57 @@ void K(embedding)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       int64_t count = ml_min64(MAX_BLOCK, l->K - k0);
       widen_tile(t->isa->formats[weight->dtype], panel, k0, count, w->scratch, l, wide);
       for (int64_t k = 0; k < count; k++) o[k0 + k] = wide[k * PANEL_ROWS + id % PANEL_ROWS];
+    }
+  }
+}
+
+/* Offset of row m of a value whose last axis is the row. */
+static int64_t row_start(const ml_arg *x, int64_t m) {
+  int64_t offset = 0;
+  for (int d = x->ndim - 2; d >= 0; d--) {
+    offset += m % x->shape[d] * x->strides[d];
+    m /= x->shape[d];
+  }
+  return offset;
+}
+
+ml_status K(linear_transposed_prepare)(ml_task *t) {
+  layout *l = widening_layout(t);
+  if (!l) return ML_MEMORY;
+  l->K = t->in[1].shape[1];
+  l->M = l->K ? ml_shape_size(t->out[0].ndim, t->out[0].shape) / l->K : 0;
+  t->units = l->M ? (l->K + MAX_BLOCK - 1) / MAX_BLOCK : 0;
+  t->cost = (double)l->M * (double)l->K * (double)t->in[1].shape[0];
+  return ML_OK;
+}
+
+/* A unit is one block of inputs: panels are added one after another, rows of a panel in order. */
+void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const layout *l = t->extra;
+  const ml_arg *y = &t->in[0], *weight = &t->in[1];
+  float *wide = (float *)(w->scratch + l->wide), *out = (float *)t->out[0].data;
+  for (int64_t unit = begin; unit < end; unit++) {
+    int64_t k0 = unit * MAX_BLOCK, count = ml_min64(MAX_BLOCK, l->K - k0);
+    for (int64_t m = 0; m < l->M; m++) memset(out + m * l->K + k0, 0, (size_t)count * sizeof *out);
+    for (int64_t first = 0; first < weight->shape[0]; first += PANEL_ROWS) {
+      int64_t rows = ml_min64(PANEL_ROWS, weight->shape[0] - first);
+      if (weight->layout == ML_LAYOUT_PANELS) {
+        widen_tile(t->isa->formats[weight->dtype], panel_of(weight, first / PANEL_ROWS, l->K), k0, count, w->scratch, l, wide);
+      } else {
+        for (int64_t k = 0; k < count; k++) {
+          for (int64_t r = 0; r < rows; r++) {
+            wide[k * PANEL_ROWS + r] = load_float(weight->data, weight->dtype, (first + r) * weight->strides[0] + (k0 + k) * weight->strides[1]);
+          }
+        }
+      }
+      for (int64_t m = 0; m < l->M; m++) {
+        const float *row = (const float *)y->data + row_start(y, m) + first;
+        for (int64_t k = 0; k < count; k++) {
+          float sum = out[m * l->K + k0 + k];
+          for (int64_t r = 0; r < rows; r++) sum += row[r] * wide[k * PANEL_ROWS + r];
+          out[m * l->K + k0 + k] = sum;
+        }
+      }
     }
   }
 }

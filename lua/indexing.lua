@@ -1,0 +1,192 @@
+---Looking up, writing and ordering entries. Indices in tensors and tables are data: 0-based.
+local core = require "moonlet.core"
+local util = require "moonlet.util"
+
+local ml, methods = core.ops, core.methods
+local axis_of, whole_slice = util.axis_of, util.whole_slice
+local raw_take, raw_take_along = ml.take, ml.take_along_axis
+local raw_put_along, raw_scatter_add = ml.put_along_axis, ml.scatter_add
+
+-- A table of indices as a tensor.
+local function indices(index)
+  if type(index) == "table" then return ml.tensor(index, {dtype = "int32"}) end
+  return index
+end
+
+-- Values for a write into x: numbers and smaller shapes broadcast, other dtypes are converted.
+local function values_for(x, values, shape)
+  if not ml.is_tensor(values) then values = ml.tensor(values) end
+  if values.dtype ~= x.dtype then values = values:astype(x.dtype) end
+  return values:broadcast_to(shape)
+end
+
+---Entry at 1-based positions: x:at(i, j) is x[i][j].
+---@param ... integer
+---@return moonlet.Tensor
+function methods.at(x, ...)
+  for _, i in ipairs {...} do
+    local part = x[i]
+    if part == nil then util.raise("usage", "at: index %s is out of range", tostring(i)) end
+    x = part
+  end
+  return x
+end
+
+---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
+---@param index moonlet.Tensor|table|integer
+---@param axis integer|nil  1 unless given
+---@return moonlet.Tensor
+function methods.take(x, index, ...) return raw_take(x, indices(index), ...) end
+ml.take = methods.take
+
+---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
+---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.take_along_axis(x, index, ...) return raw_take_along(x, indices(index), ...) end
+ml.take_along_axis = methods.take_along_axis
+
+---The same as take_along_axis.
+---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.gather(x, index, axis) return methods.take_along_axis(x, index, axis or -1) end
+
+---x with `values` written along `axis` at 0-based `index` (as many axes as x); of an index named twice the last value
+---stays.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.put_along_axis(x, index, values, axis)
+  index = indices(index)
+  return raw_put_along(x, index, values_for(x, values, index.shape), axis or -1)
+end
+ml.put_along_axis = methods.put_along_axis
+
+---The same as put_along_axis.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.scatter(x, index, values, axis) return methods.put_along_axis(x, index, values, axis) end
+
+---x with `values` added along `axis` at 0-based `index`; entries named twice get both.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.scatter_add(x, index, values, axis)
+  index = indices(index)
+  return raw_scatter_add(x, index, values_for(x, values, index.shape), axis or -1)
+end
+ml.scatter_add = methods.scatter_add
+
+-- The place of every entry in row-major order, in x's shape.
+local function places(x)
+  return ml.arange(x.size, {dtype = x.size < 1 << 31 and "int32" or "int64"}):reshape(x.shape)
+end
+
+---x with the entries of a slice replaced.
+---@param ranges table  as of slice: {first, last, step} for each axis, 1-based, inclusive
+---@param values moonlet.Tensor|number  broadcast to the slice's shape
+---@return moonlet.Tensor
+function methods.slice_update(x, ranges, values)
+  local at = places(x):slice(ranges)
+  values = values_for(x, values, at.shape)
+  return raw_put_along(x:flatten(), at:reshape {-1}, values:reshape {at.size}, 1):reshape(x.shape)
+end
+
+---Entries of x's row-major values at offset + i1 stride1 + i2 stride2 + ..; a copy.
+---@param shape integer[]
+---@param strides integer[]|nil  in elements; those of row-major order unless given
+---@param offset integer|nil  in elements, 0 unless given
+---@return moonlet.Tensor
+function methods.as_strided(x, shape, strides, offset)
+  if strides and #strides ~= #shape then
+    util.raise("usage", "as_strided: %d strides for %d axes", #strides, #shape)
+  end
+  local at, step = ml.full({}, offset or 0, {dtype = "int32"}), 1
+  for d = #shape, 1, -1 do
+    local sizes = {}
+    for i = 1, #shape do sizes[i] = i == d and shape[d] or 1 end
+    at = at + (ml.arange(shape[d]) * (strides and strides[d] or step)):reshape(sizes)
+    step = step * shape[d]
+  end
+  return raw_take(x:flatten(), at, 1)
+end
+
+-- ---- order ----
+
+-- Indices that sort in descending order, of equal entries the first one first.
+local function descending(x, axis)
+  if x.dtype:find "float" then return ml.argsort(-x, axis) end
+  if x.dtype == "bool" then x = x:astype "int32" end
+  return ml.argsort(ml.bitwise_xor(x, -1), axis)
+end
+
+---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor values
+---@return moonlet.Tensor indices
+function methods.topk(x, k, axis)
+  axis = axis_of(axis or -1, x.ndim)
+  if math.tointeger(k) == nil or k < 0 or k > x.shape[axis] then
+    util.raise("usage", "topk: expected a number up to %d, found %s", x.shape[axis], tostring(k))
+  end
+  local best = descending(x, axis):slice(whole_slice(x.ndim, axis, k > 0 and {1, k} or {1, 0}))
+  return raw_take_along(x, best, axis), best
+end
+
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.partition(x, k, axis) -- luacheck: ignore k
+  return ml.sort(x, axis or -1)
+end
+
+---0-based indices of `partition`.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function methods.argpartition(x, k, axis) -- luacheck: ignore k
+  return ml.argsort(x, axis or -1)
+end
+
+---Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---@param values moonlet.Tensor|number
+---@param opts table|nil  {right = false}: behind equal entries
+---@return moonlet.Tensor
+function methods.searchsorted(x, values, opts)
+  opts = util.options(opts, {right = false}, "searchsorted")
+  if x.ndim ~= 1 then util.raise("mismatch", "searchsorted: expected 1 axis, found %d", x.ndim) end
+  if not ml.is_tensor(values) then values = ml.tensor(values) end
+  values = values:expand_dims(-1)
+  local before = opts.right and x:le(values) or x:lt(values)
+  return before:sum(-1):astype "int32"
+end
+
+---The different values in ascending order, for each entry of x the 0-based index of its value, and how often each
+---comes (int32). Reads x; NaN is one value.
+---@return moonlet.Tensor values
+---@return moonlet.Tensor inverse  in x's shape
+---@return moonlet.Tensor counts
+function methods.unique(x)
+  local flat = x:flatten()
+  local order, values = flat:argsort(1):tolist(), flat:tolist()
+  local inverse, first, counts = {}, {}, {}
+  for i, at in ipairs(order) do
+    local v, last = values[at + 1], i > 1 and values[order[i - 1] + 1]
+    if i == 1 or not (v == last or (v ~= v and last ~= last)) then
+      first[#first + 1], counts[#counts + 1] = at, 0
+    end
+    counts[#counts] = counts[#counts] + 1
+    inverse[at + 1] = #first - 1
+  end
+  local function ints(list) return ml.tensor(list, {dtype = "int32"}) end
+  return raw_take(flat, ints(first), 1), ints(inverse):reshape(x.shape), ints(counts)
+end
+
+return ml

@@ -1,0 +1,50 @@
+/* scatter.c: adding values at indices. One unit: entries are added in the order of `index`, so that a result does not depend
+ * on the number of threads where an index comes twice. */
+#include "tensor/cpu/isa/simd.h"
+
+static int64_t product_of_axes(const ml_arg *x, int from, int to) {
+  int64_t n = 1;
+  for (int d = from; d < to; d++) n *= x->shape[d];
+  return n;
+}
+
+/* o[to] += values[from]; integers wrap. */
+static void add_entry(char *o, ml_dtype dtype, int64_t to, const char *values, int64_t from) {
+  if (dtype == ML_F64) {
+    ((double *)o)[to] += ((const double *)values)[from];
+    return;
+  }
+  if (ml_dtype_is_float(dtype)) {
+    store_float(o, dtype, to, load_float(o, dtype, to) + load_float(values, dtype, from));
+    return;
+  }
+  size_t item = (size_t)ml_dtype_infos[dtype].bytes;
+  uint64_t a = 0, b = 0;
+  memcpy(&a, o + (size_t)to * item, item);
+  memcpy(&b, values + (size_t)from * item, item);
+  a = dtype == ML_BOOL ? a | b : a + b;
+  memcpy(o + (size_t)to * item, &a, item);
+}
+
+ml_status K(scatter_add_prepare)(ml_task *t) {
+  t->units = 1;
+  t->cost = (double)ml_shape_size(t->in[0].ndim, t->in[0].shape) + (double)ml_shape_size(t->in[1].ndim, t->in[1].shape) * 4;
+  return ML_OK;
+}
+
+void K(scatter_add)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end;
+  const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
+  int axis = (int)t->step->attrs.v[0].i;
+  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis];
+  int64_t n = ml_shape_size(index->ndim, index->shape);
+  memcpy(o->data, x->data, (size_t)ml_shape_size(x->ndim, x->shape) * (size_t)ml_dtype_infos[x->dtype].bytes);
+  for (int64_t i = 0; i < n; i++) {
+    int64_t at = load_index(index->data, index->dtype, i);
+    if (at < 0 || at >= length) {
+      if (atomic_exchange(&w->fault->raised, t->step->op) == 0) w->fault->value = at, w->fault->limit = length;
+      continue;
+    }
+    add_entry(o->data, x->dtype, (i / (inner * count) * length + at) * inner + i % inner, t->in[2].data, i);
+  }
+}

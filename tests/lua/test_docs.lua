@@ -1,0 +1,54 @@
+-- What the documentation quotes is what the tree has: the worked example, README's programs, the generated pages.
+local t = require "tests.lua.harness"
+
+local function read(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read "a"
+end
+
+-- The blocks ```LANGUAGE of a page.
+local function blocks(path, language)
+  local list = {}
+  for text in read(path):gmatch("\n```" .. language .. "\n(.-\n)```\n") do list[#list + 1] = text end
+  return list
+end
+
+t.test("docs/add-a-family.md quotes the whole of its example", function()
+  local source = read "examples/models/qwen2.lua"
+  for _, block in ipairs(blocks("docs/add-a-family.md", "lua")) do
+    if block == source then return end
+  end
+  t.ok(false, "a block of docs/add-a-family.md equals examples/models/qwen2.lua")
+end)
+
+t.test("README.md quotes examples/titles.lua", function()
+  local source, found = read "examples/titles.lua", false
+  for _, block in ipairs(blocks("README.md", "lua")) do found = found or block == source end
+  t.ok(found, "a block of README.md equals examples/titles.lua")
+end)
+
+t.test("Lua in the documentation compiles", function()
+  local list <close> = assert(io.popen "find README.md docs -name '*.md' | LC_ALL=C sort")
+  for path in list:lines() do
+    for i, block in ipairs(blocks(path, "lua")) do
+      local chunk, why = load(block, ("=%s block %d"):format(path, i), "t")
+      t.ok(chunk, why)
+    end
+  end
+end)
+
+t.test("links of the documentation lead somewhere", function()
+  local list <close> = assert(io.popen "find README.md docs -name '*.md' | LC_ALL=C sort")
+  for path in list:lines() do
+    local folder = path:match "^(.*/)" or ""
+    for target in read(path):gmatch "%]%(([^)#]+)[^)]*%)" do
+      if not target:find "^https?:" then
+        local file = io.open(folder .. target, "rb")
+        t.ok(file, path .. ": link to " .. target)
+        file:close()
+      end
+    end
+  end
+end)
+
+t.done()

@@ -1,0 +1,394 @@
+/* test_engine.c: the C API as a host uses it: engines, models, text, generation, cancellation, and memory that runs
+ * out. */
+#include "tiny.h"
+
+#include <pthread.h>
+#include <time.h>
+
+/* ---- what the tests share ---- */
+
+/* Engines of two threads, so that both ways of running are taken. */
+static ml_engine *open_engine(void) {
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 2};
+  ml_engine *engine = NULL;
+  CHECK_OK(ml_engine_create(&options, &engine), "an engine opens");
+  return engine;
+}
+
+static ml_model *load(ml_engine *engine, const char *path) {
+  ml_model *model = NULL;
+  CHECK_OK(ml_model_load(engine, path, NULL, &model), "%s loads", path == scratch_folder ? "a model with text" : path);
+  return model;
+}
+
+/* What a callback keeps, and when it has had enough. */
+typedef struct heard {
+  int32_t ids[64];
+  int64_t last_index;
+  int count, enough; /* enough 0: never */
+  char text[512];
+  bool in_order;
+  ml_model *model; /* for callbacks that call */
+  ml_status inner;
+} heard;
+
+static bool hear(void *context, const ml_token *token) {
+  heard *h = context;
+  if (h->count < 64) h->ids[h->count] = token->id;
+  if (token->text) {
+    strncat(h->text, token->text, sizeof h->text - strlen(h->text) - 1);
+    if (strlen(token->text) != token->text_bytes) h->in_order = false;
+  }
+  if (token->index != h->last_index + 1) h->in_order = false;
+  h->last_index = token->index;
+  return ++h->count != h->enough;
+}
+
+static ml_generate_options greedy(int64_t max_tokens) {
+  return (ml_generate_options){.struct_size = sizeof(ml_generate_options),
+                               .ids = tiny_prompt,
+                               .n_ids = TINY_PROMPT,
+                               .max_tokens = max_tokens,
+                               .ignore_eos = true};
+}
+
+static ml_metrics no_metrics(void) { return (ml_metrics){.struct_size = sizeof(ml_metrics)}; }
+
+/* ---- options and structures ---- */
+
+static void test_options(void) {
+  ml_engine *engine = (ml_engine *)1;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = -1};
+  CHECK_FAILS(ml_engine_create(&options, &engine), ML_USAGE, "threads", "a negative number of threads");
+  CHECK(!engine, "a failure leaves NULL");
+  options = (ml_engine_options){.struct_size = sizeof options, .isa = "abacus"};
+  CHECK(ml_engine_create(&options, &engine) != ML_OK && strstr(ml_error_message(), "abacus"),
+        "an unknown isa is named");
+  options.struct_size = 0;
+  CHECK_FAILS(ml_engine_create(&options, &engine), ML_USAGE, "struct_size", "options without a size");
+  struct {
+    ml_engine_options known;
+    long unknown;
+  } newer = {{.struct_size = sizeof newer, .threads = 1}, 0};
+  CHECK_OK(ml_engine_create(&newer.known, &engine), "options of a newer version that say nothing new");
+  ml_engine_close(engine);
+  newer.unknown = 1;
+  CHECK_FAILS(ml_engine_create(&newer.known, &engine), ML_UNSUPPORTED, "does not know", "an option of a newer version");
+  options = (ml_engine_options){.struct_size = offsetof(ml_engine_options, isa), .isa = "abacus"};
+  CHECK_OK(ml_engine_create(&options, &engine), "options of an older version");
+  ml_memory_info memory = {.struct_size = offsetof(ml_memory_info, cached_bytes), .cached_bytes = 77};
+  CHECK_OK(ml_engine_memory(engine, &memory), "a result of an older version");
+  CHECK(memory.cached_bytes == 77, "what the caller does not know is not written");
+  ml_engine_close(engine);
+  ml_engine_close(NULL);
+  ml_model_close(NULL);
+  CHECK(strcmp(ml_version(), ML_VERSION) == 0, "the version");
+}
+
+static void test_usage(ml_engine *engine, ml_model *model) {
+  ml_model *none = (ml_model *)1;
+  CHECK_FAILS(ml_model_load(engine, "no/such/model", NULL, &none), ML_NOT_FOUND, "no/such/model",
+              "a path that is not there");
+  CHECK(!none, "a failure leaves NULL");
+  CHECK_FAILS(ml_model_load(engine, NULL, NULL, &none), ML_USAGE, "NULL", "no path");
+  ml_load_options load_options = {.struct_size = sizeof load_options, .precision = "sloppy"};
+  CHECK_FAILS(ml_model_load(engine, TINY_MODEL, &load_options, &none), ML_USAGE, "sloppy", "an unknown precision");
+  ml_generate_options o = greedy(4);
+  o.prompt = "and a text";
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "one of", "two prompts");
+  o = greedy(4);
+  o.ids = NULL;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "one of", "no prompt");
+  CHECK_FAILS(ml_generate(model, NULL, NULL, NULL, NULL), ML_USAGE, "one of", "no options");
+  o = greedy(4);
+  o.top_p = 1.5;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "top_p", "top_p of 1.5");
+  o = greedy(-1);
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "max_tokens", "max_tokens of -1");
+  o = greedy(4);
+  o.n_ids = 0;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "empty", "an empty prompt");
+  const int32_t wild[] = {3, 131};
+  o = greedy(4);
+  o.ids = wild, o.n_ids = 2;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "131", "an id beyond the vocabulary");
+  o = greedy(4);
+  o.ids = NULL, o.prompt = "text";
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_NOT_FOUND, "tokenizer",
+              "text for a model without a tokenizer");
+  size_t count;
+  CHECK_FAILS(ml_tokenize(model, "a", 1, 0, NULL, 0, &count), ML_NOT_FOUND, "tokenizer",
+              "tokenize without a tokenizer");
+  const char *const stop[] = {"x", NULL};
+  o = greedy(4);
+  o.stop = stop, o.n_stop = 2;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "stop", "a stop text that is NULL");
+}
+
+static bool count_progress(void *context, double fraction) {
+  double *last = context;
+  bool forward = fraction >= *last && fraction <= 1;
+  *last = forward ? fraction : 2;
+  return true;
+}
+
+static bool refuse_progress(void *context, double fraction) {
+  (void)context;
+  return fraction < 0.5;
+}
+
+static void test_load(ml_engine *engine) {
+  double last = 0;
+  ml_model *model;
+  ml_load_options options = {.struct_size = sizeof options,
+                             .progress = count_progress,
+                             .progress_context = &last,
+                             .max_context = 100,
+                             .precision = "exact"};
+  CHECK_OK(ml_model_load(engine, TINY_MODEL, &options, &model), "load with options");
+  CHECK(last == 1, "progress goes from 0 to 1");
+  ml_model_info info = {.struct_size = sizeof info};
+  CHECK_OK(ml_model_describe(model, &info), "describe");
+  CHECK(strcmp(info.model_type, "llama") == 0 && info.layers == 2 && info.hidden_size == 24 && info.vocab_size == 131,
+        "the model's sizes");
+  CHECK(info.context == 100 && !info.has_tokenizer && info.weight_bytes > 0 && info.parameters > 0,
+        "the model's facts");
+  CHECK(strcmp(info.quantization, "") == 0 && strcmp(info.warnings, "") == 0, "no quantisation, no warnings");
+  ml_model_close(model);
+  options.progress = refuse_progress;
+  CHECK_FAILS(ml_model_load(engine, TINY_MODEL, &options, &model), ML_CANCELLED, "cancelled", "progress may cancel");
+  CHECK(!ml_cancel_clear(engine), "and leaves no flag behind");
+  ml_cancel(engine);
+  CHECK_FAILS(ml_model_load(engine, TINY_MODEL, NULL, &model), ML_CANCELLED, "cancelled", "a raised flag ends loading");
+  CHECK(!ml_cancel_clear(engine), "and is down again");
+}
+
+/* ---- generation ---- */
+
+static void test_generate(ml_model *model) {
+  heard h = {.in_order = true};
+  ml_metrics m = no_metrics();
+  ml_generate_options o = greedy(TINY_ANSWER);
+  CHECK_OK(ml_generate(model, &o, hear, &h, &m), "greedy continuation of ids");
+  CHECK(h.count == TINY_ANSWER && memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0, "is what the reference says");
+  CHECK(h.in_order, "tokens come in order");
+  CHECK(m.finish_reason == ML_FINISH_LENGTH && strcmp(ml_finish_name(m.finish_reason), "length") == 0, "length");
+  CHECK(m.prompt_tokens == TINY_PROMPT && m.generated_tokens == TINY_ANSWER && m.cached_tokens == 0, "counted tokens");
+  CHECK(m.total_seconds > 0 && m.decode_tokens_per_second > 0 && m.peak_bytes > 0, "measured times and memory");
+  h = (heard){.enough = 3, .in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear, &h, &m), "a callback that has had enough");
+  CHECK(h.count == 3 && m.finish_reason == ML_FINISH_CANCELLED, "ends the generation as cancelled");
+  CHECK_OK(ml_generate(model, &o, NULL, NULL, NULL), "without callback and metrics");
+  const int32_t stop_tokens[] = {58};
+  o.stop_tokens = stop_tokens, o.n_stop_tokens = 1;
+  h = (heard){.in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear, &h, &m), "a stop token");
+  CHECK(h.count == 4 && m.finish_reason == ML_FINISH_STOP, "ends it before it is shown");
+}
+
+static void test_seeds(ml_model *model) {
+  heard a = {0}, b = {0}, c = {0};
+  ml_generate_options o = greedy(12);
+  o.temperature = 1, o.seed = 5;
+  CHECK_OK(ml_generate(model, &o, hear, &a, NULL), "sampled with a seed");
+  CHECK_OK(ml_generate(model, &o, hear, &b, NULL), "and again");
+  o.seed = 6;
+  CHECK_OK(ml_generate(model, &o, hear, &c, NULL), "and with another");
+  CHECK(memcmp(a.ids, b.ids, sizeof a.ids) == 0, "the same seed gives the same ids");
+  CHECK(memcmp(a.ids, c.ids, sizeof a.ids) != 0, "another seed gives others");
+}
+
+/* Tokenizes and generates anew with the model that is generating. */
+static bool hear_and_call(void *context, const ml_token *token) {
+  heard *h = context, inner = {0};
+  ml_generate_options o = greedy(5);
+  if (h->count == 2) {
+    h->inner = ml_generate(h->model, &o, hear, &inner, NULL);
+    if (memcmp(inner.ids, tiny_answer, 5 * sizeof(int32_t)) != 0) h->inner = ML_MISMATCH;
+  }
+  return hear(context, token);
+}
+
+static bool hear_and_close(void *context, const ml_token *token) {
+  heard *h = context;
+  if (h->count == 2) ml_model_close(h->model);
+  return hear(context, token);
+}
+
+static void test_callbacks(ml_engine *engine) {
+  ml_model *model = load(engine, TINY_MODEL);
+  heard h = {.model = model, .in_order = true};
+  ml_metrics m = no_metrics();
+  ml_generate_options o = greedy(TINY_ANSWER);
+  CHECK_OK(ml_generate(model, &o, hear_and_call, &h, &m), "a callback that generates itself");
+  CHECK_OK(h.inner, "gets what it asked for");
+  CHECK(h.count == TINY_ANSWER && memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0, "and disturbs nothing");
+  h = (heard){.model = model, .in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear_and_close, &h, &m), "a callback that closes its model");
+  CHECK(h.count == 3 && m.finish_reason == ML_FINISH_CANCELLED, "ends the generation");
+}
+
+/* ---- text ---- */
+
+static void test_text(ml_model *model) {
+  int32_t ids[32];
+  char text[64];
+  size_t count, length;
+  CHECK_OK(ml_tokenize(model, "Hi <s>!", 7, 0, ids, 32, &count), "tokenize");
+  CHECK(count == 6 && ids[0] == 1 && ids[4] == 1, "begin token first, special text as a special token");
+  CHECK_OK(ml_detokenize(model, ids, count, ML_SKIP_SPECIAL_TOKENS, text, sizeof text, &length), "detokenize");
+  CHECK(length == 4 && strcmp(text, "Hi !") == 0, "without special tokens");
+  CHECK_OK(ml_tokenize(model, "Hi <s>!", 7, ML_NO_SPECIAL_TOKENS | ML_NO_PARSE_SPECIAL, ids, 2, &count),
+           "ordinary text");
+  CHECK(count == 7 && ids[0] != 1, "no special tokens, and a count beyond the room given");
+  CHECK_OK(ml_detokenize(model, ids, 2, 0, text, 2, &length), "a text beyond its room");
+  CHECK(length == 2 && strcmp(text, "H") == 0, "is cut, with its whole length told");
+  CHECK_OK(ml_detokenize(model, NULL, 0, 0, NULL, 0, &length), "no ids, no room");
+  CHECK(length == 0, "no text");
+  CHECK_FAILS(ml_tokenize(model, "a", 1, ML_SKIP_SPECIAL_TOKENS, ids, 2, &count), ML_USAGE, "flags",
+              "a flag of another call");
+}
+
+static void test_text_generation(ml_model *model) {
+  heard ids = {.in_order = true}, text = {.in_order = true}, chat = {.in_order = true};
+  ml_metrics m = no_metrics();
+  ml_generate_options o = {.struct_size = sizeof o, .prompt = "the moon", .max_tokens = 30, .ignore_eos = true};
+  CHECK_OK(ml_generate(model, &o, hear, &text, &m), "a text continued");
+  CHECK(m.prompt_tokens == 9 && strlen(text.text) >= 30 && text.in_order, "gives text");
+  int32_t prompt[32];
+  size_t count;
+  ml_tokenize(model, "the moon", 8, 0, prompt, 32, &count);
+  o.prompt = NULL, o.ids = prompt, o.n_ids = count;
+  CHECK_OK(ml_generate(model, &o, hear, &ids, NULL), "its ids continued");
+  CHECK(strcmp(ids.text, text.text) == 0, "give the same text");
+  const ml_message messages[] = {{"system", "Be brief."}, {"user", "Why <s>?"}};
+  o = (ml_generate_options){.struct_size = sizeof o, .messages = messages, .n_messages = 2, .max_tokens = 5};
+  CHECK_OK(ml_generate(model, &o, hear, &chat, &m), "a conversation answered");
+  const ml_message odd[] = {{"user", NULL}};
+  o.messages = odd, o.n_messages = 1;
+  CHECK_FAILS(ml_generate(model, &o, hear, &chat, &m), ML_USAGE, "messages", "a message without content");
+  CHECK(m.finish_reason == ML_FINISH_NONE && m.generated_tokens == 0, "metrics of a call that generated nothing");
+  char stop_text[3] = {text.text[4], text.text[5], 0};
+  const char *const stop[] = {stop_text};
+  o = (ml_generate_options){
+      .struct_size = sizeof o, .prompt = "the moon", .max_tokens = 30, .ignore_eos = true, .stop = stop, .n_stop = 1};
+  heard stopped = {.in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear, &stopped, &m), "a stop text");
+  const char *at = strstr(text.text, stop_text);
+  CHECK(at && strlen(stopped.text) == (size_t)(at - text.text) && m.finish_reason == ML_FINISH_STOP,
+        "ends before itself");
+}
+
+/* ---- cancellation ---- */
+
+static void *cancel_soon(void *engine) {
+  nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
+  ml_cancel(engine);
+  return NULL;
+}
+
+static void test_cancel(ml_engine *engine, ml_model *model) {
+  ml_metrics m = no_metrics();
+  heard h = {0};
+  ml_generate_options o = greedy(TINY_ANSWER);
+  ml_cancel(engine);
+  CHECK_OK(ml_generate(model, &o, hear, &h, &m), "a flag raised beforehand");
+  CHECK(h.count == 0 && m.finish_reason == ML_FINISH_CANCELLED, "ends the generation before its first token");
+  CHECK(!ml_cancel_clear(engine), "and is down again");
+  pthread_t thread;
+  bool cancelled = true;
+  for (int i = 0; i < 20 && cancelled; i++) {
+    pthread_create(&thread, NULL, cancel_soon, engine);
+    do {
+      m = no_metrics();
+      o = greedy(100);
+      cancelled = ml_generate(model, &o, NULL, NULL, &m) == ML_OK;
+    } while (cancelled && m.finish_reason == ML_FINISH_LENGTH);
+    cancelled = cancelled && m.finish_reason == ML_FINISH_CANCELLED;
+    pthread_join(thread, NULL);
+  }
+  CHECK(cancelled, "another thread cancels, twenty times");
+  CHECK(!ml_cancel_clear(engine), "each time the flag is down again");
+  o = greedy(TINY_ANSWER);
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "the next generation");
+  CHECK(memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0, "is right");
+  o = greedy(240);
+  o.deadline_seconds = 1e-4;
+  CHECK_OK(ml_generate(model, &o, NULL, NULL, &m), "a deadline");
+  CHECK(m.finish_reason == ML_FINISH_DEADLINE && m.generated_tokens < 240, "ends the generation");
+  o = greedy(4);
+  CHECK_OK(ml_generate(model, &o, NULL, NULL, &m), "and is forgotten");
+  CHECK(m.finish_reason == ML_FINISH_LENGTH, "by the next");
+}
+
+/* ---- limits and refusals ---- */
+
+static void test_limit(void) {
+  ml_engine *engine;
+  ml_model *model;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 1, .memory_limit_bytes = 4096};
+  CHECK_OK(ml_engine_create(&options, &engine), "an engine with a limit");
+  CHECK_FAILS(ml_model_load(engine, TINY_MODEL, NULL, &model), ML_LIMIT, "limit", "a model beyond it");
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  CHECK_OK(ml_engine_memory(engine, &memory), "its memory");
+  CHECK(memory.limit_bytes == 4096 && memory.peak_bytes <= 4096, "stayed within");
+  ml_engine_close(engine);
+}
+
+static ml_status whole_life(void *unused) {
+  (void)unused;
+  ml_engine *engine = NULL;
+  ml_model *model = NULL;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 1};
+  ml_generate_options o = greedy(3);
+  ml_status status = ml_engine_create(&options, &engine);
+  if (status == ML_OK) status = ml_model_load(engine, TINY_MODEL, NULL, &model);
+  if (status == ML_OK) status = ml_generate(model, &o, NULL, NULL, NULL);
+  ml_engine_close(engine);
+  return status;
+}
+
+static void run_life(void *unused) { whole_life(unused); }
+
+/* Each single refusal is survived by collecting or is a clean failure; which of both does not matter. Requests are tens
+ * of thousands, so later ones are sampled. */
+static void test_refusals(void) {
+  CHECK_OK(whole_life(NULL), "an engine's whole life");
+  size_t before = check_heap_bytes();
+  long refused = 0;
+  ml_status status = ML_OK, strange = ML_OK;
+  char message[200] = "";
+  for (long n = 0; n < 40000; n += n < 60 ? 1 : n / 12) {
+    ml_mem_fail_after(n);
+    status = whole_life(NULL);
+    ml_mem_fail_after(-1);
+    refused += status == ML_MEMORY;
+    if (status == ML_OK || status == ML_MEMORY || strange) continue;
+    strange = status;
+    snprintf(message, sizeof message, "refusal %ld: %.150s", n, ml_error_message());
+  }
+  CHECK(!strange, "every refusal is ML_MEMORY (%s %s)", ml_status_name(strange), message);
+  CHECK(refused > 5, "%ld refusals were reported", refused);
+  CHECK(check_heap_bytes() <= before, "refusals leak nothing (%zu bytes before, %zu after)", before,
+        check_heap_bytes());
+}
+
+int main(void) {
+  test_options();
+  ml_engine *engine = open_engine();
+  ml_model *bare = load(engine, TINY_MODEL), *speaking = load(engine, tiny_with_text());
+  test_usage(engine, bare);
+  test_load(engine);
+  test_generate(bare);
+  test_seeds(bare);
+  test_callbacks(engine);
+  test_text(speaking);
+  test_text_generation(speaking);
+  test_cancel(engine, bare);
+  ml_model_close(bare);
+  ml_engine_close(engine); /* and `speaking` with it */
+  test_limit();
+  test_refusals();
+  check_no_leak(run_life, NULL, "an engine's whole life");
+  return check_done();
+}
