@@ -1,4 +1,5 @@
-/* terminal.h: the moonlet command in a terminal of its own, as a person meets it: keys go in, what it prints is waited for. */
+/* terminal.h: the moonlet command in a terminal of its own, as a person meets it: keys go in, what it prints is waited
+ * for. */
 #ifndef ML_TESTS_TERMINAL_H
 #define ML_TESTS_TERMINAL_H
 
@@ -11,9 +12,9 @@
 #include <sys/wait.h>
 #include <time.h>
 
-static char command[1024];                          /* the moonlet to test */
+static char command[1024];                         /* the moonlet to test */
 static char folder[] = "/tmp/moonlet-repl-XXXXXX"; /* its state, and scratch files */
-static int patience_ms = 10000;                     /* how long `expect` and `finish` wait */
+static int patience_ms = 10000;                    /* how long `expect` and `finish` wait */
 
 static double now_ms(void) {
   struct timespec t;

@@ -1,6 +1,6 @@
-/* test_interrupt.c: Ctrl-C at random moments of prefill and decode, in the REPL, in chat and in `generate`: the prompt is back
- * within 200 ms, and the next generation is right. The REPL's model is SmolLM2's shape with random weights when the real
- * one is not there; chat, which needs a tokenizer, is then left out. */
+/* test_interrupt.c: Ctrl-C at random moments of prefill and decode, in the REPL, in chat and in `generate`: the prompt
+ * is back within 200 ms, and the next generation is right. The REPL's model is SmolLM2's shape with random weights when
+ * the real one is not there; chat, which needs a tokenizer, is then left out. */
 #include "terminal.h"
 
 #include <dirent.h>
@@ -56,11 +56,15 @@ static bool is_sanitized(void) {
 
 static void check_delays(const delays *d, int wanted, const char *where) {
   CHECK(d->count == wanted, "%s: %d of %d moments came back", where, d->count, wanted);
-  if (is_sanitized()) check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
-  else CHECK(d->worst < LIMIT_MS, "%s: the prompt is back within %d ms (worst %.0f, %.0f on the clock)", where, LIMIT_MS, d->worst, d->worst_wall);
+  if (is_sanitized())
+    check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
+  else
+    CHECK(d->worst < LIMIT_MS, "%s: the prompt is back within %d ms (worst %.0f, %.0f on the clock)", where, LIMIT_MS,
+          d->worst, d->worst_wall);
 }
 
-/* What was printed since `from`, up to the last match, without carriage returns; overwritten by the next call but one. */
+/* What was printed since `from`, up to the last match, without carriage returns; overwritten by the next call but one.
+ */
 static const char *printed_since(const session *s, size_t from) {
   static char texts[2][1 << 14];
   static int turn;
@@ -98,7 +102,8 @@ static void loading_line(char *line, size_t size, const char *real) {
   char path[400];
   snprintf(path, sizeof path, "%s/config.json", folder);
   FILE *f = fopen(path, "w");
-  if (!f || fprintf(f, config, is_sanitized() ? 2 : 30, is_sanitized() ? 1024 : 49152) < 0 || fclose(f) != 0) printf("# cannot write %s\n", path);
+  if (!f || fprintf(f, config, is_sanitized() ? 2 : 30, is_sanitized() ? 1024 : 49152) < 0 || fclose(f) != 0)
+    printf("# cannot write %s\n", path);
   snprintf(line, size, "m = assert(ml.load('%s', {random = 1, quantize = {format = 'q4_1'}}))", folder);
 }
 
@@ -124,7 +129,8 @@ static void test_repl(const char *real) {
   if (!CHECK(answers(&s, line, "\r\n> "), "the model is loaded")) return;
   for (size_t i = 0; i < sizeof helpers / sizeof *helpers; i++) answers(&s, helpers[i], "\r\n> ");
   double prefill = number_of(&s, "first * 1000"), total = number_of(&s, "total * 1000");
-  printf("# %s: prefill takes %.0f ms, prefill and decode %.0f ms\n", real ? "SmolLM2" : "random weights", prefill, total);
+  printf("# %s: prefill takes %.0f ms, prefill and decode %.0f ms\n", real ? "SmolLM2" : "random weights", prefill,
+         total);
   delays d = {0};
   int right = 0;
   for (int i = 0; i < MOMENTS; i++) {
@@ -160,7 +166,8 @@ static const char *ask(session *s, const char *question) {
 static void test_chat(const char *real) {
   static session s;
   static char wanted[1 << 14];
-  char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp", (char *)"0", (char *)"-n", (char *)"16", NULL};
+  char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
+                  (char *)"0",       (char *)"-n",   (char *)"16", NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
   CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
   snprintf(wanted, sizeof wanted, "%s", ask(&s, "Say only hello."));
@@ -195,8 +202,8 @@ static void test_generate(const char *real) {
     pid_t pid = fork();
     if (pid == 0) {
       if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(126);
-      run_child((char *[]){(char *)"moonlet", (char *)"generate", (char *)"-m", (char *)real, (char *)"-p", (char *)"The moon", (char *)"-n",
-                           (char *)"4000", (char *)"--ignore-eos", NULL});
+      run_child((char *[]){(char *)"moonlet", (char *)"generate", (char *)"-m", (char *)real, (char *)"-p",
+                           (char *)"The moon", (char *)"-n", (char *)"4000", (char *)"--ignore-eos", NULL});
     }
     pause_ms(50 + (long)(next_random() * 1000));
     double waited = waited_ms(pid), before = now_ms(), last = waited;

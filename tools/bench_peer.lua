@@ -8,10 +8,10 @@
 --   -t N        threads of the peer (all; moonlet takes all)
 --   --moonlet PATH (build/moonlet)     --json     one object instead of a table
 --
--- Absolute figures of shared machines drift by tens of percent, so each round runs both within a minute, in an order that
--- changes from round to round, and what counts is the median of the rounds' ratios; above 1 moonlet is faster. The
--- third line is the wall time of a whole process that reads a prompt of about 16 tokens and prints one:
--- `moonlet generate` against llama-completion (next to llama-bench, its warm-up off).
+-- Absolute figures of shared machines drift by tens of percent, so each round runs both within a minute, in an order
+-- that changes from round to round, and what counts is the median of the rounds' ratios; above 1 moonlet is faster. The
+-- third line is the wall time of a whole process that reads a prompt of about 16 tokens and prints one: `moonlet
+-- generate` against llama-completion (next to llama-bench, its warm-up off).
 
 local PROMPT = "The old harbour lay quiet under a grey sky, and the first boats of the morning"
 
@@ -55,8 +55,8 @@ end
 
 ---Seconds on the wall that the command takes; Lua itself has no such clock.
 local function seconds(command)
-  local text = output(("a=$(date +%%s%%N); %s >/dev/null 2>&1 || exit; b=$(date +%%s%%N); echo $((b - a))"):format(command))
-  return tonumber(text) * 1e-9
+  local line = "a=$(date +%%s%%N); %s >/dev/null 2>&1 || exit; b=$(date +%%s%%N); echo $((b - a))"
+  return tonumber(output(line:format(command))) * 1e-9
 end
 
 local function number(text, pattern, from)
@@ -65,13 +65,14 @@ local function number(text, pattern, from)
   return found
 end
 
----Tokens per second of moonlet: prefill and decode.
+---Tokens per second of moonlet: prefill and decode; the most bytes that it had resident.
 local function run_moonlet(o)
   local text = output(("%s bench -m %s -p %d -n %d -r 1 --json 2>/dev/null"):format(
     quote(o.moonlet), quote(o.model), o.prompt, o.generated))
   local median = '"median"%s*:%s*([%d.eE+-]+)'
   return number(text:match('"prefill"%s*:%s*(%b[])'), median, "moonlet bench"),
-    number(text:match('"decode"%s*:%s*(%b[])'), median, "moonlet bench")
+    number(text:match('"decode"%s*:%s*(%b[])'), median, "moonlet bench"),
+    number(text, '"peak_bytes"%s*:%s*(%d+)', "moonlet bench")
 end
 
 ---The same of llama.cpp, whose output is a list with an object for each of the two tests.
@@ -109,7 +110,8 @@ local ROWS = {"prefill", "decode", "start"}
 ---One round of both, in the order given, into the lists of figures.
 local function round(o, ours, theirs, peer_first)
   local function one(side, bench, wall)
-    local prefill, decode = bench(o)
+    local prefill, decode, peak = bench(o)
+    if peak then o.peak_bytes = math.max(o.peak_bytes or 0, peak) end
     table.insert(side.prefill, prefill)
     table.insert(side.decode, decode)
     table.insert(side.start, wall(o))
@@ -133,23 +135,24 @@ local function report(o, ours, theirs)
   end
   if o.json then
     local parts = {}
-    for i, r in ipairs(rows) do
-      parts[i] = ('"%s": {"moonlet": %.6g, "llama_cpp": %.6g, "ratio": {"median": %.4g, "min": %.4g, "max": %.4g}}'):format(
-        r.name, r.ours, r.theirs, r.ratio, r.min, r.max)
-    end
-    print(('{"rounds": %d, "threads": %d, %s}'):format(o.rounds, o.threads, table.concat(parts, ", ")))
+    local line = '"%s": {"moonlet": %.6g, "llama_cpp": %.6g, "ratio": {"median": %.4g, "min": %.4g, "max": %.4g}}'
+    for i, r in ipairs(rows) do parts[i] = line:format(r.name, r.ours, r.theirs, r.ratio, r.min, r.max) end
+    print(('{"rounds": %d, "threads": %d, "peak_bytes": %d, %s}'):format(
+      o.rounds, o.threads, o.peak_bytes, table.concat(parts, ", ")))
     return
   end
   print(("%-22s %12s %12s %8s   %s"):format("median of " .. o.rounds, "moonlet", "llama.cpp", "ratio", "least .. most"))
   local labels = {prefill = ("prefill %d, tok/s"):format(o.prompt), decode = ("decode %d, tok/s"):format(o.generated),
                   start = "first token, s"}
   for _, r in ipairs(rows) do
-    print(("%-22s %12.4g %12.4g %8.2f   %.2f .. %.2f"):format(labels[r.name], r.ours, r.theirs, r.ratio, r.min, r.max))
+    print(("%-22s %12.4g %12.4g %8.2f   %.2f .. %.2f"):format(
+      labels[r.name], r.ours, r.theirs, r.ratio, r.min, r.max))
   end
 end
 
 local o = arguments(arg)
-o.bench = os.getenv("LLAMA_BENCH") or fail("LLAMA_BENCH is not set: the path of llama-bench (tools/build_peer.sh makes it)")
+o.bench = os.getenv "LLAMA_BENCH"
+  or fail "LLAMA_BENCH is not set: the path of llama-bench, which tools/build_peer.sh makes"
 o.completion = (o.bench:match("^.*/") or "") .. "llama-completion"
 if not o.model then fail("-m MODEL is missing") end
 o.threads = o.threads or tonumber(output("getconf _NPROCESSORS_ONLN"))

@@ -238,7 +238,8 @@ function Session:close() self.closed = true end
 
 function M.discover(directory)
   if directory == "somewhere" then
-    return {{path = "somewhere/a.gguf", format = "gguf", model_type = "fake"}, {path = "somewhere/b", format = "safetensors"}}
+    return {{path = "somewhere/a.gguf", format = "gguf", model_type = "fake"},
+      {path = "somewhere/b", format = "safetensors"}}
   end
   if directory == "empty" then return {} end
   return nil, directory .. ": no such directory", "not_found"

@@ -274,11 +274,12 @@ end)
 -- ---- ls ----
 
 t.test("ls", function()
-  t.eq({run {"ls", "somewhere"}}, {0, "fake         gguf         somewhere/a.gguf\n?            safetensors  somewhere/b\n", ""})
+  t.eq({run {"ls", "somewhere"}},
+    {0, "fake         gguf         somewhere/a.gguf\n?            safetensors  somewhere/b\n", ""})
   t.eq(select(2, run {"ls", "empty"}), "")
   t.ok(select(3, run {"ls", "empty"}):find "no models in empty")
-  t.eq(json.decode((select(2, run {"ls", "somewhere", "--json"}))), {{path = "somewhere/a.gguf", format = "gguf", model_type = "fake"},
-    {path = "somewhere/b", format = "safetensors"}})
+  t.eq(json.decode((select(2, run {"ls", "somewhere", "--json"}))),
+    {{path = "somewhere/a.gguf", format = "gguf", model_type = "fake"}, {path = "somewhere/b", format = "safetensors"}})
   t.eq(select(2, run {"ls", "empty", "--json"}), "[]\n")
   local code, _, err = run {"ls", "nowhere"}
   t.eq({code, err}, {1, "moonlet ls: nowhere: no such directory\n"})
