@@ -1,6 +1,7 @@
 /* test_lua_json.c: the binding of JSON under a Lua that runs out of memory, at each allocation in turn: no document and
  * no text may be left behind. */
 #include "lua_bind/json.h"
+#include "lua_bind/lua_bind.h"
 #include "check.h"
 
 #include <lauxlib.h>
@@ -59,13 +60,15 @@ static void test_core_refusals(void) {
   size_t before = check_heap_bytes();
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
+  lb_open_errors(L); /* what json raises are error objects */
+  lua_setglobal(L, "errors");
   lb_open_json(L);
   lua_setglobal(L, "json");
   int refused = 0;
   for (long n = 0; n < 40; n++) {
     if (luaL_loadstring(L, script) != LUA_OK) exit(100);
     ml_mem_fail_after(n);
-    if (lua_pcall(L, 0, 1, 0) != LUA_OK && strstr(lua_tostring(L, -1), "memory")) refused++;
+    if (lua_pcall(L, 0, 1, 0) != LUA_OK && strstr(luaL_tolstring(L, -1, NULL), "memory")) refused++;
     ml_mem_fail_after(-1);
     lua_settop(L, 0);
   }

@@ -21,7 +21,8 @@ for target in "$@"; do
     "tests/fuzz/fuzz_$target.c" src/io/*.c src/base/*.c src/tensor/dtype.c $more \
     $(pkg-config --cflags --libs json-c) -lm -pthread -o "$out/$target/fuzz"
   "$out/$target/fuzz" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=3000 -max_len=65536 \
-    -print_final_stats=1 $dictionary -artifact_prefix="$out/$target/" "$out/$target/corpus" "$out/seeds/$target" >"$out/$target/log" 2>&1 || {
+    -print_final_stats=1 $dictionary -artifact_prefix="$out/$target/" \
+    "$out/$target/corpus" "$out/seeds/$target" >"$out/$target/log" 2>&1 || {
     tail -40 "$out/$target/log"
     exit 1
   }
