@@ -1,7 +1,7 @@
 -- demo.lua MODEL [QUESTION]: a model answers one question, as a stream.
 local ml = require "moonlet"
 
-local path, question = arg[1], arg[2] or "Why does the Moon always show us the same face?"
+local path, question = arg[1], arg[2] or "What is photosynthesis?"
 local model <close> = assert(ml.load(path))
 local info = model.info
 print(("%s, %d layers, %.0f million parameters\n"):format(info.model_type, info.layers, info.parameters / 1e6))

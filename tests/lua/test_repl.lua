@@ -148,11 +148,14 @@ help() tells more, Ctrl-D leaves]])
 end)
 
 t.test("help: without documentation", function()
+  package.loaded["moonlet.docs"] = nil
+  package.preload["moonlet.docs"] = function() error "not here" end
   t.ok(help.text():find "Ctrl%-D leaves")
   t.ok(help.text(package.loaded.moonlet.json):find "^ml%.json: a table with\n  array decode encode null object$")
   t.eq(help.text(print), "print: a function; this build carries no documentation")
   t.eq(help.text "frob", "frob: this build carries no documentation")
   t.eq(help.text(nil), "nil: there is nothing of that name")
+  package.preload["moonlet.docs"] = nil
 end)
 
 t.test("help: the comment above a Lua function", function()
