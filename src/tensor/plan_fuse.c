@@ -50,6 +50,16 @@ static int outside_inputs(const ml_vgraph *g, const int *members, int n, int *in
   return count;
 }
 
+/* Instructions of a program over a set of members: theirs, and one for each operand that is a constant. */
+static int code_size(const ml_vgraph *g, const int *members, int n) {
+  int size = n;
+  for (int i = 0; i < n; i++) {
+    const ml_vnode *m = &g->nodes[members[i]];
+    for (int k = 0; k < m->n_inputs; k++) size += ml_vnode_constant(g, m->inputs[k]) != NULL;
+  }
+  return size;
+}
+
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max) {
   int n = 0, inputs[ML_FUSED_MAX_INPUTS + 1];
   members[n++] = root;
@@ -62,6 +72,7 @@ int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max) {
         if (listed(members, n, v) || !can_join(g, v, root, members, n)) continue;
         members[n] = v;
         if (outside_inputs(g, members, n + 1, inputs, ML_FUSED_MAX_INPUTS) > ML_FUSED_MAX_INPUTS) continue;
+        if (code_size(g, members, n + 1) > ML_FUSED_MAX_CODE) continue;
         n++;
         grown = true;
         break;

@@ -1,0 +1,193 @@
+/* attention.h: attention in all its forms, and operations that write state, against plain loops. */
+
+typedef struct attend_case {
+  int64_t B, H, KV, T, S, d, dv, slots; /* slots 0: k and v have B entries */
+  bool causal, softcap, sinks, half, starts, counts;
+  int64_t window;
+  int mask; /* 0 none, 1 bool (B, 1, T, S), 2 float32 (T, S), 3 float16 (H, 1, S) */
+  view q, k;
+} attend_case;
+
+static const char *case_text(const attend_case *c) {
+  static char text[300];
+  snprintf(text, sizeof text, "B %lld H %lld/%lld T %lld S %lld d %lld/%lld slots %lld%s%s%s%s%s%s window %lld mask %d, q %s, k %s", (long long)c->B, (long long)c->H, (long long)c->KV,
+           (long long)c->T, (long long)c->S, (long long)c->d, (long long)c->dv, (long long)c->slots, c->causal ? " causal" : "", c->softcap ? " softcap" : "", c->sinks ? " sinks" : "",
+           c->half ? " float16" : "", c->starts ? " start" : "", c->counts ? " count" : "", (long long)c->window, c->mask, view_names[c->q], view_names[c->k]);
+  return text;
+}
+
+static void check_attention(ml_engine *e, const attend_case *c) {
+  int64_t caches = c->slots ? c->slots : c->B;
+  ml_dtype kt = c->half ? ML_F16 : ML_F32;
+  double *q = random_values(ML_F32, c->B * c->H * c->T * c->d, -1, 1), *k = random_values(kt, caches * c->KV * c->S * c->d, -1, 1), *v = random_values(kt, caches * c->KV * c->S * c->dv, -1, 1);
+  double *slot = room((size_t)c->B, 8), *start = room((size_t)c->B, 8), *count = room((size_t)c->B, 8), *sink = random_values(ML_F32, c->H, -1, 1);
+  for (int64_t b = 0; b < c->B; b++) {
+    slot[b] = c->slots ? (double)((b * 2 + 1) % c->slots) : (double)b;
+    start[b] = c->starts ? (double)random_below(c->S - c->T + 1) : (double)(c->S - c->T);
+    count[b] = c->counts ? (double)(b == 0 ? 0 : 1 + random_below(c->T)) : (double)c->T;
+  }
+  ml_tensor *tq = view_tensor(e, ML_F32, SHAPE(c->B, c->H, c->T, c->d), q, c->q), *tk = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->d), k, c->k), *tv = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->dv), v, c->k);
+  double *mask = NULL;
+  ml_tensor *tm = NULL;
+  int64_t mask_shape[4] = {c->mask == 1 ? c->B : 1, c->mask == 3 ? c->H : 1, c->mask == 3 ? 1 : c->T, c->S};
+  if (c->mask) {
+    ml_dtype mt = c->mask == 1 ? ML_BOOL : c->mask == 2 ? ML_F32 : ML_F16;
+    int skip = c->mask == 2 ? 2 : c->mask == 3 ? 1 : 0;
+    mask = random_values(mt, ml_shape_size(4, mask_shape), c->mask == 1 ? 0 : -2, c->mask == 1 ? 1 : 2);
+    if (c->mask > 1) mask[0] = -INFINITY;
+    tm = view_tensor(e, mt, 4 - skip, mask_shape + skip, mask, c->k);
+  }
+  double scale = 0.3, softcap = c->softcap ? 1.5 : 0;
+  int64_t group = c->H / c->KV, n = c->B * c->H * c->T * c->dv;
+  double *wanted = room((size_t)n, 8), *p = room((size_t)c->S, 8);
+  for (int64_t row = 0; row < c->B * c->H * c->T; row++) {
+    int64_t b = row / (c->H * c->T), h = row / c->T % c->H, t = row % c->T, at = (int64_t)start[b] + t, head = (int64_t)slot[b] * c->KV + h / group;
+    double most = c->sinks ? sink[h] : -INFINITY, sum = 0;
+    for (int64_t j = 0; j < c->S; j++) {
+      double s = 0;
+      for (int64_t i = 0; i < c->d; i++) s += q[row * c->d + i] * k[(head * c->S + j) * c->d + i];
+      s *= scale;
+      if (c->softcap) s = softcap * tanh(s / softcap);
+      if (mask) {
+        double m = mask[ravel(4, mask_shape, (int64_t[]){mask_shape[0] == 1 ? 0 : b, mask_shape[1] == 1 ? 0 : h, mask_shape[2] == 1 ? 0 : t, j})];
+        s += c->mask == 1 ? (m != 0 ? 0 : -INFINITY) : m;
+      }
+      if ((c->causal && j > at) || (c->window && j <= at - c->window)) s = -INFINITY;
+      p[j] = s;
+      most = fmax(most, s);
+    }
+    for (int64_t j = 0; j < c->S; j++) sum += p[j] = isinf(most) ? 0 : exp(p[j] - most);
+    if (c->sinks) sum += exp(sink[h] - most);
+    for (int64_t i = 0; i < c->dv; i++) {
+      for (int64_t j = 0; j < c->S && sum > 0; j++) wanted[row * c->dv + i] += p[j] / sum * v[(head * c->S + j) * c->dv + i];
+    }
+  }
+  ml_tensor *inputs[8] = {tq, tk, tv, c->slots ? tensor(e, ML_I32, SHAPE(c->B), slot) : NULL, c->starts ? tensor(e, ML_I64, SHAPE(c->B), start) : NULL, c->counts ? tensor(e, ML_I32, SHAPE(c->B), count) : NULL,
+                          tm, c->sinks ? tensor(e, ML_F32, SHAPE(c->H), sink) : NULL};
+  ml_tensor *r = apply_list(e, ML_OP_attention, INTS({.f = scale}, {.i = c->causal}, {.i = c->window}, {.f = softcap}), 8, inputs);
+  int64_t shape[4] = {c->B, c->H, c->T, c->dv};
+  if (c->counts) { /* rows past the count are nobody's: only the others are looked at */
+    float *found_rows = room((size_t)n, 4);
+    must(ml_tensor_read(r, found_rows), "attention");
+    bool same = true;
+    for (int64_t i = 0; i < n; i++) {
+      bool counted = i / c->dv % c->T < (int64_t)count[i / (c->H * c->T * c->dv)];
+      if (counted) digest_bytes(&found_rows[i], 4);
+      same = same && (!counted || close_numbers(found_rows[i], wanted[i], 2e-6, 2e-6));
+    }
+    expect(same, "%s", case_text(c));
+  } else expect_values(r, 4, shape, wanted, 2e-6, 2e-6, "%s", case_text(c));
+  /* The merged heads, as every model reads them. */
+  if (!c->counts) {
+    ml_tensor *merged = apply(e, ML_OP_reshape, list_attrs(SHAPE(c->B, c->T, c->H * c->dv)), apply(e, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), apply_list(e, ML_OP_attention, INTS({.f = scale}, {.i = c->causal}, {.i = c->window}, {.f = softcap}), 8, inputs)));
+    double *turned = room((size_t)n, 8);
+    for (int64_t i = 0; i < n; i++) {
+      int64_t at[4];
+      unravel(i, 4, shape, at);
+      turned[((at[0] * c->T + at[2]) * c->H + at[1]) * c->dv + at[3]] = wanted[i];
+    }
+    expect_values(merged, SHAPE(c->B, c->T, c->H * c->dv), turned, 2e-6, 2e-6, "merged: %s", case_text(c));
+  }
+  drop_all();
+}
+
+static void test_attention(ml_engine *e) {
+  static const attend_case fixed[] = {
+      {1, 1, 1, 1, 1, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},     {2, 6, 2, 5, 9, 24, 20, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
+      {1, 9, 3, 40, 40, 64, 64, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},   {3, 4, 4, 1, 70, 64, 64, 5, true, 0, 0, true, true, false, 0, 0, DENSE, DENSE},
+      {2, 4, 1, 17, 50, 256, 256, 3, true, 0, 0, true, true, true, 12, 0, DENSE, DENSE}, {1, 2, 1, 6, 6, 7, 5, 0, false, 0, 0, 0, 0, 0, 0, 0, SLICED, SLICED},
+      {2, 2, 2, 8, 3, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE}, /* more queries than keys: the first see nothing */
+      {1, 4, 2, 8, 3, 16, 16, 0, true, 0, true, 0, 0, 0, 2, 0, DENSE, DENSE},  {2, 2, 1, 0, 4, 8, 8, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
+      {2, 2, 1, 3, 0, 8, 8, 0, false, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
+  };
+  for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_attention(e, &fixed[i]);
+  for (int trial = 0; trial < (quick ? 12 : 150); trial++) {
+    attend_case c = {.B = 1 + random_below(3), .KV = 1 + random_below(3), .T = 1 + random_below(20), .d = 1 + random_below(40), .causal = random_below(4) != 0, .softcap = random_below(3) == 0,
+                     .sinks = random_below(3) == 0, .half = random_below(2), .starts = random_below(2), .window = random_below(3) ? 0 : 1 + random_below(12), .mask = random_below(2) ? 0 : (int)random_below(4),
+                     .q = (view)random_below(VIEWS), .k = (view)random_below(VIEWS)};
+    c.H = c.KV * (1 + random_below(4));
+    c.S = c.T + random_below(30);
+    c.dv = random_below(2) ? c.d : 1 + random_below(40);
+    c.slots = random_below(2) ? 0 : 3 + random_below(3);
+    c.counts = c.starts && random_below(2);
+    check_attention(e, &c);
+  }
+  ml_tensor *q = random_tensor(e, ML_F32, SHAPE(1, 1, 1, 4), 0, 1), *k = random_tensor(e, ML_F32, SHAPE(2, 1, 3, 4), 0, 1), *wide = random_tensor(e, ML_F64, SHAPE(1, 1, 1, 3), 0, 1), *one = random_tensor(e, ML_F32, SHAPE(1), 0, 0);
+  ml_attrs a = INTS({.f = 1}, {.i = 1}, {.i = 0}, {.f = 0});
+  expect(attempt(e, ML_OP_attention, a, q, k, k, INDICES(e, 2), NULL, NULL, NULL, NULL) == ML_USAGE, "slot 2 of 2");
+  expect(attempt(e, ML_OP_attention, a, q, k, k, INDICES(e, -1), NULL, NULL, NULL, NULL) == ML_USAGE, "slot -1");
+  expect(attempt(e, ML_OP_attention, a, q, k, k, one, NULL, NULL, NULL, NULL) != ML_OK, "float32 slots are refused");
+  expect(attempt(e, ML_OP_attention, a, q, k, k, INDICES(e, 0), one, NULL, NULL, NULL) != ML_OK, "a float32 start is refused");
+  expect(attempt(e, ML_OP_attention, a, q, k, k, INDICES(e, 0), NULL, NULL, wide, NULL) != ML_OK, "a float64 mask is refused");
+  expect(attempt(e, ML_OP_attention, a, q, k, k, INDICES(e, 0), NULL, NULL, INDICES(e, 0, 0, 0), NULL) != ML_OK, "an int32 mask is refused");
+  drop_all();
+}
+
+/* ---- effects ---- */
+
+static void test_cache_append(ml_engine *e) {
+  enum { SLOTS = 3, H = 2, S = 9, D = 5, B = 2, T = 4, ALL = SLOTS * H * S * D };
+  static const ml_dtype dtypes[][2] = {{ML_F32, ML_F32}, {ML_F16, ML_F32}, {ML_F16, ML_F16}, {ML_F32, ML_BF16}, {ML_BF16, ML_F32}};
+  for (int i = 0; i < 5 * VIEWS; i++) {
+    if (skip_case(0)) continue;
+    ml_dtype ct = dtypes[i % 5][0], xt = dtypes[i % 5][1];
+    double *cache = random_values(ct, ALL, -1, 1), *x = random_values(xt, B * H * T * D, -1, 1), slots[B] = {2, 0}, start[B] = {1, (double)(i % 6)}, count[B] = {(double)(i % 5), 4};
+    ml_tensor *c = state(e, ct, SHAPE(SLOTS, H, S, D), cache), *tx = view_tensor(e, xt, SHAPE(B, H, T, D), x, (view)(i / 5));
+    ml_tensor *r = apply(e, ML_OP_cache_append, NO_ATTRS, c, tx, tensor(e, ML_I32, SHAPE(B), slots), tensor(e, ML_I64, SHAPE(B), start), tensor(e, ML_I32, SHAPE(B), count));
+    for (int k = 0; k < B * H * T * D; k++) {
+      int b = k / (H * T * D), h = k / (T * D) % H, t = k / D % T;
+      if (t < count[b]) cache[(((int)slots[b] * H + h) * S + (int)start[b] + t) * D + k % D] = rounded(ct, x[k]);
+    }
+    expect_values(r, SHAPE(SLOTS, H, S, D), cache, 0, 0, "%s into %s, %s", ml_dtype_name(xt), ml_dtype_name(ct), view_names[i / 5]);
+    expect_values(c, SHAPE(SLOTS, H, S, D), cache, 0, 0, "the state itself");
+    drop_all();
+  }
+  ml_tensor *c = state(e, ML_F32, SHAPE(1, 1, 2, 2), (double[]){1, 2, 3, 4}), *x = random_tensor(e, ML_F32, SHAPE(1, 1, 2, 2), 0, 1), *zero = INDICES(e, 0), *one = INDICES(e, 1), *two = INDICES(e, 2);
+  expect(attempt(e, ML_OP_cache_append, NO_ATTRS, c, x, one, zero, one) == ML_USAGE, "slot 1 of 1");
+  expect(attempt(e, ML_OP_cache_append, NO_ATTRS, c, x, zero, one, two) == ML_USAGE, "past the end of the cache");
+  expect(attempt(e, ML_OP_cache_append, NO_ATTRS, c, x, zero, zero, tensor(e, ML_F32, SHAPE(1), (double[]){1})) != ML_OK, "a float count is refused");
+  expect(attempt(e, ML_OP_cache_append, NO_ATTRS, c, random_tensor(e, ML_F64, SHAPE(1, 1, 2, 2), 0, 1), zero, zero, one) != ML_OK, "float64 is refused");
+  expect(attempt(e, ML_OP_cache_append, NO_ATTRS, x, x, zero, zero, one) == ML_USAGE, "what is no state cannot be written");
+  drop_all();
+}
+
+static void test_assign(ml_engine *e) {
+  for (int d = 0; d < SOME; d++) {
+    for (int kind = 0; kind < VIEWS; kind++) {
+      if (skip_case(0)) continue;
+      double *old = random_values(some_dtypes[d], 4 * 6, 0, 50), *now = random_values(some_dtypes[d], 4 * 6, 0, 50), wanted[24];
+      ml_tensor *s = state(e, some_dtypes[d], SHAPE(4, 6), old), *r = apply(e, ML_OP_assign, NO_ATTRS, s, view_tensor(e, some_dtypes[d], SHAPE(4, 6), now, (view)kind));
+      expect_values(r, SHAPE(4, 6), now, 0, 0, "%s, %s", ml_dtype_name(some_dtypes[d]), view_names[kind]);
+      /* a window of the state: rows 1 and 3, columns backwards */
+      ml_tensor *window = apply(e, ML_OP_slice, list_attrs(SHAPE(1, 2, 2, 5, 6, -1)), s), *rows = view_tensor(e, some_dtypes[d], SHAPE(2, 6), old, (view)kind);
+      memcpy(wanted, now, sizeof wanted);
+      for (int i = 0; i < 12; i++) wanted[(1 + i / 6 * 2) * 6 + 5 - i % 6] = old[i];
+      apply(e, ML_OP_assign, NO_ATTRS, window, rows);
+      expect_values(s, SHAPE(4, 6), wanted, 0, 0, "a window, %s", view_names[kind]);
+      drop_all();
+    }
+  }
+  for (int up = 0; up < 2; up++) { /* a state moved onto itself by one place */
+    double v[8] = {0, 1, 2, 3, 4, 5, 6, 7}, wanted[8];
+    ml_tensor *s = state(e, ML_F32, SHAPE(8), v), *low = apply(e, ML_OP_slice, list_attrs(SHAPE(0, 7, 1)), s), *high = apply(e, ML_OP_slice, list_attrs(SHAPE(1, 7, 1)), s);
+    for (int i = 0; i < 8; i++) wanted[i] = up ? (i ? i - 1 : 0) : (i < 7 ? i + 1 : 7);
+    apply(e, ML_OP_assign, NO_ATTRS, up ? high : low, up ? low : high);
+    expect_values(s, SHAPE(8), wanted, 0, 0, "a state moved %s by one", up ? "up" : "down");
+    drop_all();
+  }
+}
+
+static void test_ring_push(ml_engine *e) {
+  double ring[8] = {0, 1, 2, 3, 4, 5, 6, 7}, wanted[8];
+  ml_tensor *s = state(e, ML_I32, SHAPE(2, 4), ring);
+  memcpy(wanted, ring, sizeof wanted);
+  for (int step = 0; step < 10; step++) {
+    wanted[step % 4] = 100 + step;
+    wanted[4 + (step + 3) % 4] = 200 + step;
+    apply(e, ML_OP_ring_push, NO_ATTRS, s, step % 2 ? INDICES(e, 100 + step, 200 + step) : tensor(e, ML_I64, SHAPE(2), (double[]){100 + step, 200 + step}), INDICES(e, step, step + 3));
+    if (step % 3 == 0) expect_values(s, SHAPE(2, 4), wanted, 0, 0, "step %d", step);
+  }
+  ml_tensor *floats = state(e, ML_F32, SHAPE(1, 4), ring);
+  expect(attempt(e, ML_OP_ring_push, NO_ATTRS, floats, INDICES(e, 1), INDICES(e, 1)) != ML_OK, "a ring of floats is refused");
+  drop_all();
+}

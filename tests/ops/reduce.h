@@ -1,0 +1,224 @@
+/* reduce.h: reductions over every set of axes, and running ones along every axis, against plain loops. */
+
+/* ---- over axes ---- */
+
+static double reduce_list(ml_op op, ml_dtype t, const double *v, int64_t n) {
+  double r = op == ML_OP_prod || op == ML_OP_all ? 1 : op == ML_OP_max ? -INFINITY : op == ML_OP_min ? INFINITY : 0, best = NAN;
+  int64_t at = 0;
+  for (int64_t i = 0; i < n; i++) {
+    switch (op) {
+    case ML_OP_sum: case ML_OP_mean: r += v[i]; break;
+    case ML_OP_prod: r *= v[i]; break;
+    case ML_OP_max: r = isnan(r) || isnan(v[i]) ? NAN : fmax(r, v[i]); break;
+    case ML_OP_min: r = isnan(r) || isnan(v[i]) ? NAN : fmin(r, v[i]); break;
+    case ML_OP_all: r = r != 0 && v[i] != 0; break;
+    case ML_OP_any: r = r != 0 || v[i] != 0; break;
+    case ML_OP_argmax: if (i == 0 || v[i] > best || (isnan(v[i]) && !isnan(best))) best = v[i], at = i; break;
+    case ML_OP_argmin: if (i == 0 || v[i] < best || (isnan(v[i]) && !isnan(best))) best = v[i], at = i; break;
+    default: r += exp(v[i]); break;
+    }
+  }
+  if (op == ML_OP_mean) return r / (double)n;
+  if (op == ML_OP_argmax || op == ML_OP_argmin) return (double)at;
+  if (op == ML_OP_logsumexp) return log(r);
+  (void)t;
+  return r;
+}
+
+static ml_dtype reduced_dtype(ml_op op, ml_dtype t) {
+  if (op == ML_OP_all || op == ML_OP_any) return ML_BOOL;
+  if (op == ML_OP_argmax || op == ML_OP_argmin) return ML_I32;
+  if (op == ML_OP_max || op == ML_OP_min) return t;
+  if (op == ML_OP_mean || op == ML_OP_logsumexp) return ml_dtype_is_float(t) ? t : ML_F32;
+  return t == ML_BOOL || t == ML_I8 || t == ML_U8 || t == ML_I16 || t == ML_U16 ? ML_I32 : t;
+}
+
+/* Groups a shape's elements by their kept coordinates and reduces each group in row-major order. */
+static void reduce_reference(ml_op op, ml_dtype t, int ndim, const int64_t *shape, const double *v, unsigned reduced, double *wanted) {
+  int64_t kept[ML_MAX_DIMS], index[ML_MAX_DIMS], n = ml_shape_size(ndim, shape), groups = 1, count = 1;
+  for (int d = 0; d < ndim; d++) {
+    kept[d] = reduced & 1u << d ? 1 : shape[d];
+    groups *= kept[d];
+    count *= reduced & 1u << d ? shape[d] : 1;
+  }
+  double *list = room((size_t)count, 8);
+  for (int64_t g = 0; g < groups; g++) {
+    int64_t found_n = 0;
+    for (int64_t i = 0; i < n; i++) {
+      unravel(i, ndim, shape, index);
+      for (int d = 0; d < ndim; d++) index[d] = reduced & 1u << d ? 0 : index[d];
+      if (ravel(ndim, kept, index) == g) list[found_n++] = v[i];
+    }
+    wanted[g] = reduce_list(op, t, list, count);
+  }
+}
+
+static void check_reduce(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, unsigned reduced, bool keepdims, view kind) {
+  bool index = op == ML_OP_argmax || op == ML_OP_argmin, whole = reduced == (1u << ndim) - 1;
+  int64_t n = ml_shape_size(ndim, shape), out_shape[ML_MAX_DIMS], axes[ML_MAX_DIMS];
+  if (skip_case(n)) return;
+  double size = op == ML_OP_prod ? 2 : op == ML_OP_all || op == ML_OP_any ? 1 : 20;
+  bool is_unsigned = t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64 || t == ML_BOOL;
+  double *v = random_values(t, n, is_unsigned ? 0 : -size, size), *wanted = room((size_t)n + 64, 8);
+  if (op == ML_OP_prod && t != ML_F64 && ml_dtype_is_float(t)) {
+    for (int64_t i = 0; i < n; i++) v[i] = rounded(t, 1 + v[i] / 64);
+  }
+  if (op == ML_OP_all) {
+    for (int64_t i = 0; i < n; i++) v[i] = random_below(40) ? 1 : 0;
+  }
+  ml_tensor *x = view_tensor(e, t, ndim, shape, v, kind);
+  reduce_reference(op, t, ndim, shape, v, reduced, wanted);
+  int n_out = 0, n_axes = 0;
+  for (int d = 0; d < ndim; d++) {
+    if (!(reduced & 1u << d)) out_shape[n_out++] = shape[d];
+    else {
+      if (keepdims) out_shape[n_out++] = 1;
+      axes[n_axes++] = d % 2 ? d : d - ndim; /* axes may be counted from the end */
+    }
+  }
+  ml_attrs attrs = list_attrs(n_axes, axes);
+  if (whole && (index || random_below(2))) attrs.n_list = -1; /* all axes */
+  attrs.v[0].i = keepdims;
+  ml_dtype o = reduced_dtype(op, t);
+  for (int64_t i = 0; i < ml_shape_size(n_out, out_shape); i++) wanted[i] = rounded(o, wanted[i]);
+  ml_tensor *r = apply(e, op, attrs, x);
+  expect(r->dtype == o, "%s gives %s", ml_dtype_name(t), ml_dtype_name(r->dtype));
+  bool exact = !ml_dtype_is_float(o) || op == ML_OP_max || op == ML_OP_min;
+  double bound = exact ? 0 : 2 * epsilon(o) + (t == ML_F64 ? 0x1p-48 : 0x1p-21), absolute = exact ? 0 : (double)n * 20 * (t == ML_F64 ? 0x1p-52 : 0x1p-24);
+  expect_values(r, n_out, out_shape, wanted, bound, absolute, "%s, shape %s, axes %x, %s", ml_dtype_name(t), ml_shape_text(ndim, shape, (char[160]){0}, 160), reduced, view_names[kind]);
+  drop_all();
+}
+
+static void check_nan(ml_engine *e, ml_op op, ml_dtype t) {
+  if (skip_case(100)) return;
+  enum { N = 100 };
+  for (int at = 0; at < N; at += 9) {
+    double v[N], wanted;
+    for (int i = 0; i < N; i++) v[i] = (double)((i * 37) % 50) - 25;
+    v[at] = NAN;
+    if (at > 50) v[at - 20] = NAN;
+    for (int strided = 0; strided < 2; strided++) {
+      wanted = reduce_list(op, t, v, N);
+      expect_values(apply(e, op, list_attrs(1, (int64_t[]){0}), view_tensor(e, t, SHAPE(N), v, strided ? SLICED : DENSE)), 0, NULL, &wanted, 0, 0, "NaN at %d", at);
+    }
+    drop_all();
+  }
+  double low[] = {-INFINITY, -INFINITY}, high[] = {INFINITY, INFINITY};
+  double first = reduce_list(op, t, low, 2), second = reduce_list(op, t, high, 2);
+  expect_values(apply(e, op, list_attrs(1, (int64_t[]){0}), tensor(e, t, SHAPE(2), low)), 0, NULL, &first, 0, 0, "minus infinities");
+  expect_values(apply(e, op, list_attrs(1, (int64_t[]){0}), tensor(e, t, SHAPE(2), high)), 0, NULL, &second, 0, 0, "infinities");
+  drop_all();
+}
+
+static void test_reduction(ml_engine *e, ml_op op) {
+  static const int64_t shape[] = {4, 3, 5, 2}, flat[] = {700}, rows[] = {30, 333}, empty[] = {3, 0, 2}, none[] = {0, 3};
+  bool index = op == ML_OP_argmax || op == ML_OP_argmin, chooses = index || op == ML_OP_max || op == ML_OP_min;
+  for (int i = 0; i <= ML_BOOL; i++) {
+    ml_dtype t = (ml_dtype)i;
+    for (unsigned axes = index ? 1 : 0; axes < 16; axes++) {
+      if (index && axes != 15 && (axes & (axes - 1))) continue; /* one axis, or all */
+      for (int kind = 0; kind < VIEWS; kind++) {
+        if (ml_dtype_is_float(t) || t == ML_I32 || kind == (int)axes % VIEWS) check_reduce(e, op, t, 4, shape, axes, axes % 3 == 0, (view)kind);
+      }
+    }
+    check_reduce(e, op, t, 1, flat, 1, false, t % 2 ? SLICED : DENSE);
+    check_reduce(e, op, t, 2, rows, 2, true, DENSE);
+    check_reduce(e, op, t, 2, rows, 1, false, DENSE);
+    check_reduce(e, op, t, 0, NULL, 0, false, DENSE);
+    check_reduce(e, op, t, 3, empty, 1, false, TRANSPOSED); /* nothing out */
+    if (!chooses) check_reduce(e, op, t, 3, empty, 2, false, DENSE); /* out of nothing */
+    if (chooses && t <= ML_F64) check_nan(e, op, t);
+  }
+  if (chooses) expect(attempt(e, op, list_attrs(1, (int64_t[]){0}), tensor(e, ML_F32, 2, none, (double[1]){0})) == ML_USAGE, "choosing from nothing is refused");
+  expect(attempt(e, op, list_attrs(1, (int64_t[]){2}), tensor(e, ML_F32, SHAPE(2, 2), (double[]){1, 2, 3, 4})) == ML_USAGE, "axis 2 of 2 is refused");
+  drop_all();
+}
+
+/* The sum of 2^20 float32 terms keeps six digits. */
+static void test_sum(ml_engine *e) {
+  test_reduction(e, ML_OP_sum);
+  enum { N = 1 << 20 };
+  double *v = random_values(ML_F32, N, 0, 1), sum = 0;
+  for (int i = 0; i < N; i++) sum += v[i];
+  expect_values(apply(e, ML_OP_sum, NO_ATTRS, tensor(e, ML_F32, SHAPE(N), v)), 0, NULL, &sum, 1e-6, 0, "a long sum");
+  double big[] = {0x1p62, 0x1p62, 5}, wrapped = -0x1p63;
+  expect_values(apply(e, ML_OP_sum, NO_ATTRS, tensor(e, ML_I64, SHAPE(3), big)), 0, NULL, &wrapped, 0, 0, "int64 wraps");
+  drop_all();
+}
+
+static void test_mean(ml_engine *e) { test_reduction(e, ML_OP_mean); }
+static void test_prod(ml_engine *e) { test_reduction(e, ML_OP_prod); }
+static void test_max(ml_engine *e) { test_reduction(e, ML_OP_max); }
+static void test_min(ml_engine *e) { test_reduction(e, ML_OP_min); }
+static void test_all(ml_engine *e) { test_reduction(e, ML_OP_all); }
+static void test_any(ml_engine *e) { test_reduction(e, ML_OP_any); }
+static void test_argmin(ml_engine *e) { test_reduction(e, ML_OP_argmin); }
+static void test_argmax(ml_engine *e) {
+  test_reduction(e, ML_OP_argmax);
+  for (int n = 1; n < 70 && !quick; n++) { /* the first of equal ones, at every place */
+    double *v = random_values(ML_F32, n, -9, -3);
+    int64_t a = random_below(n), b = random_below(n);
+    v[a] = v[b] = 5;
+    double first = (double)(a < b ? a : b);
+    expect_values(apply(e, ML_OP_argmax, NO_ATTRS, tensor(e, ML_F32, SHAPE(n), v)), 0, NULL, &first, 0, 0, "the first of two, of %d", n);
+    drop_all();
+  }
+}
+
+static void test_logsumexp(ml_engine *e) {
+  test_reduction(e, ML_OP_logsumexp);
+  double v[] = {1000, 1000, -INFINITY}, wanted = 1000 + log(2), low[] = {-INFINITY, -INFINITY}, none = -INFINITY;
+  expect_values(apply(e, ML_OP_logsumexp, NO_ATTRS, tensor(e, ML_F32, SHAPE(3), v)), 0, NULL, &wanted, 1e-6, 0, "large");
+  expect_values(apply(e, ML_OP_logsumexp, NO_ATTRS, tensor(e, ML_F32, SHAPE(2), low)), 0, NULL, &none, 0, 0, "all minus infinity");
+  drop_all();
+}
+
+/* ---- running ---- */
+
+static void check_scan(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, int axis, view kind) {
+  int64_t n = ml_shape_size(ndim, shape), index[ML_MAX_DIMS];
+  bool is_unsigned = t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64 || t == ML_BOOL;
+  ml_dtype o = t == ML_BOOL ? ML_I32 : t;
+  if (skip_case(n)) return;
+  double *v = random_values(t, n, is_unsigned ? 0 : -3, 3), *wanted = room((size_t)n, 8);
+  if (op == ML_OP_cumprod && ml_dtype_is_float(t)) {
+    for (int64_t i = 0; i < n; i++) v[i] = rounded(t, 1 + v[i] / 16);
+  }
+  if (ml_dtype_is_float(t) && n > 20 && (op == ML_OP_cummax || op == ML_OP_cummin)) v[17] = NAN;
+  ml_tensor *x = view_tensor(e, t, ndim, shape, v, kind);
+  for (int64_t i = 0; i < n; i++) {
+    unravel(i, ndim, shape, index);
+    wanted[i] = v[i];
+    if (index[axis] == 0) continue;
+    index[axis]--;
+    double before = wanted[ravel(ndim, shape, index)], now = v[i];
+    if (op == ML_OP_cumsum) wanted[i] = before + now;
+    else if (op == ML_OP_cumprod) wanted[i] = before * now;
+    else if (isnan(before) || isnan(now)) wanted[i] = NAN;
+    else wanted[i] = op == ML_OP_cummax ? fmax(before, now) : fmin(before, now);
+    if (!ml_dtype_is_float(o)) wanted[i] = rounded(o, wanted[i]);
+  }
+  for (int64_t i = 0; i < n; i++) wanted[i] = rounded(o, wanted[i]);
+  bool exact = !ml_dtype_is_float(o) || op == ML_OP_cummax || op == ML_OP_cummin;
+  expect_values(apply(e, op, INTS({.i = axis - (axis % 2 ? ndim : 0)}), x), ndim, shape, wanted, exact ? 0 : 2 * epsilon(o) + (t == ML_F64 ? 1e-14 : 1e-5),
+                exact ? 0 : t == ML_F64 ? 1e-13 : 1e-4, "%s, axis %d, %s", ml_dtype_name(t), axis, view_names[kind]);
+  drop_all();
+}
+
+static void test_scan(ml_engine *e, ml_op op) {
+  static const int64_t shape[] = {4, 6, 5}, rows[] = {40, 500}, empty[] = {3, 0};
+  for (int i = 0; i <= ML_BOOL; i++) {
+    for (int axis = 0; axis < 3; axis++) {
+      for (int kind = 0; kind < VIEWS; kind++) check_scan(e, op, (ml_dtype)i, 3, shape, axis, (view)kind);
+    }
+    check_scan(e, op, (ml_dtype)i, 2, empty, 1, DENSE);
+  }
+  if (op != ML_OP_cumprod) check_scan(e, op, ML_F32, 2, rows, 1, DENSE);
+  expect(attempt(e, op, INTS({.i = 0}), tensor(e, ML_F32, 0, NULL, (double[]){1})) == ML_USAGE, "no axis to run along");
+  drop_all();
+}
+
+static void test_cumsum(ml_engine *e) { test_scan(e, ML_OP_cumsum); }
+static void test_cumprod(ml_engine *e) { test_scan(e, ML_OP_cumprod); }
+static void test_cummax(ml_engine *e) { test_scan(e, ML_OP_cummax); }
+static void test_cummin(ml_engine *e) { test_scan(e, ML_OP_cummin); }

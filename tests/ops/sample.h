@@ -1,0 +1,168 @@
+/* sample.h: what a sampling chain is made of. */
+
+static double *random_logits(int64_t rows, int64_t n) {
+  double *v = random_values(ML_F32, rows * n, -8, 8);
+  for (int64_t i = 0; i < rows * n; i++) v[i] = random_below(6) ? v[i] : rounded(ML_F32, floor(v[i])); /* ties */
+  for (int64_t i = 0; i < rows * n; i += 11) v[i] = -INFINITY;
+  for (int64_t i = 5; i < rows * n; i += 53) v[i] = i % 2 ? 0.0 : -0.0;
+  return v;
+}
+
+static void test_repeat_penalty(ml_engine *e) {
+  enum { B = 3, V = 40, N = 12 };
+  for (int trial = 0; trial < 30; trial++) {
+    double *v = random_values(ML_F32, B * V, -5, 5), *recent = random_values(ML_I32, B * N, -3, trial % 2 ? V + 3 : 9), wanted[B * V];
+    double penalty = trial % 3 ? 1.3 : 1, presence = trial % 4 == 0 ? 0.5 : 0, frequency = trial % 5 == 0 ? 0.25 : 0;
+    for (int b = 0; b < B; b++) {
+      for (int i = 0; i < V; i++) {
+        int times = 0;
+        for (int k = 0; k < N; k++) times += recent[b * N + k] == i;
+        double x = v[b * V + i];
+        wanted[b * V + i] = times ? (x > 0 ? x / penalty : x * penalty) - presence - frequency * times : x;
+      }
+    }
+    ml_tensor *x = view_tensor(e, ML_F32, SHAPE(B, V), v, trial % 2 ? TRANSPOSED : DENSE), *r = view_tensor(e, ML_I32, SHAPE(B, N), recent, trial % 3 ? DENSE : SLICED);
+    expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = penalty}, {.f = presence}, {.f = frequency}), x, r), SHAPE(B, V), wanted, 3e-7, 3e-7, "trial %d", trial);
+    drop_all();
+  }
+}
+
+static int descending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x < y) - (x > y);
+}
+
+static void test_top_k_mask(ml_engine *e) {
+  static const int64_t ks[] = {0, 1, 2, 5, 39, 40, 41, 1000};
+  for (int64_t n = 1; n <= 1000; n = n * 5 + 35) {
+    for (int i = 0; i < 8; i++) {
+      int64_t k = ks[i];
+      double *v = random_logits(2, n), *wanted = room((size_t)(2 * n), 8), *sorted = room((size_t)n, 8);
+      for (int b = 0; b < 2; b++) {
+        memcpy(sorted, v + b * n, (size_t)n * 8);
+        qsort(sorted, (size_t)n, 8, descending);
+        double least = k > 0 && k < n ? sorted[k - 1] : -INFINITY;
+        for (int64_t j = 0; j < n; j++) wanted[b * n + j] = v[b * n + j] >= least ? v[b * n + j] : -INFINITY; /* ties with the k-th stay */
+      }
+      expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = k}), tensor(e, ML_F32, SHAPE(2, n), v)), SHAPE(2, n), wanted, 0, 0, "the %lld largest of %lld", (long long)k, (long long)n);
+      drop_all();
+    }
+  }
+}
+
+static void test_top_p_mask(ml_engine *e) {
+  static const double ps[] = {0, 0.1, 0.3, 0.5, 0.9, 0.95, 0.999, 1};
+  for (int64_t n = 1; n <= 1000; n = n * 5 + 35) {
+    for (int i = 0; i < 8; i++) {
+      double *v = random_logits(2, n), p = ps[i], *wanted = room((size_t)(2 * n), 8), *sorted = room((size_t)n, 8);
+      bool clear = true;
+      for (int b = 0; b < 2; b++) {
+        memcpy(sorted, v + b * n, (size_t)n * 8);
+        qsort(sorted, (size_t)n, 8, descending);
+        double total = 0, sum = 0, least = -INFINITY;
+        for (int64_t j = 0; j < n; j++) total += exp(sorted[j] - sorted[0]);
+        for (int64_t j = 0; j < n && p < 1 && sorted[0] > -INFINITY; j++) { /* sum: exclusive */
+          if (fabs(sum / total - p) < 1e-5 && sum > 0) clear = false;       /* rounding may decide */
+          if (sum / total > p) break;
+          least = sorted[j];
+          sum += exp(sorted[j] - sorted[0]);
+        }
+        for (int64_t j = 0; j < n; j++) wanted[b * n + j] = v[b * n + j] >= least ? v[b * n + j] : -INFINITY;
+      }
+      if (clear) expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = p}), tensor(e, ML_F32, SHAPE(2, n), v)), SHAPE(2, n), wanted, 0, 0, "p %g of %lld", p, (long long)n);
+      drop_all();
+    }
+  }
+  /* Exactly: 1/2, 1/4, 1/8, 1/8. */
+  double v[4] = {log(0.5), log(0.25), log(0.125), log(0.125)}, low = -INFINITY;
+  for (int i = 0; i < 4; i++) v[i] = rounded(ML_F32, v[i]);
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.49}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], low, low, low}, 0, 0, "0.49 keeps the first");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.51}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], v[1], low, low}, 0, 0, "0.51 keeps two");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.76}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), v, 0, 0, "0.76 keeps both equal ones");
+  double equal[4] = {3, 3, 3, 3}, halves[2] = {1, 1};
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), equal, 0, 0, "equal ones stay or go together");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), halves)), SHAPE(1, 2), halves, 0, 0, "an exclusive probability of exactly p is kept");
+  drop_all();
+}
+
+static void test_min_p_mask(ml_engine *e) {
+  static const double ps[] = {0, 0.05, 0.3, 1};
+  for (int i = 0; i < 4; i++) {
+    double *v = random_logits(3, 200), wanted[600];
+    for (int b = 0; b < 3; b++) {
+      double most = -INFINITY;
+      for (int j = 0; j < 200; j++) most = fmax(most, v[b * 200 + j]);
+      for (int j = 0; j < 200; j++) {
+        double ratio = exp(v[b * 200 + j] - most);
+        wanted[b * 200 + j] = fabs(ratio - ps[i]) > 1e-6 * ps[i] ? (ratio >= ps[i] ? v[b * 200 + j] : -INFINITY) : v[b * 200 + j];
+      }
+    }
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(3, 200), v)), SHAPE(3, 200), wanted, 0, 0, "p %g", ps[i]);
+    drop_all();
+  }
+}
+
+/* ---- random numbers ---- */
+
+static void philox_reference(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]) {
+  uint32_t k0 = key[0], k1 = key[1], x0 = counter[0], x1 = counter[1], x2 = counter[2], x3 = counter[3];
+  for (int i = 0; i < 10; i++) {
+    uint64_t p0 = 0xD2511F53ull * x0, p1 = 0xCD9E8D57ull * x2;
+    x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;
+    x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;
+    x1 = (uint32_t)p1;
+    x3 = (uint32_t)p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  out[0] = x0, out[1] = x1, out[2] = x2, out[3] = x3;
+}
+
+static void test_random_bits(ml_engine *e) {
+  /* The known answers that Random123 publishes: key, counter, result. */
+  static const uint32_t known[3][10] = {
+      {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+      {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+      {0xa4093822, 0x299f31d0, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+  uint32_t four[4];
+  for (int i = 0; i < 3; i++) {
+    philox_reference(known[i], known[i] + 2, four);
+    expect(memcmp(four, known[i] + 6, 16) == 0, "the reference gives known answer %d", i);
+  }
+  for (int trial = 0; trial < 12; trial++) {
+    int64_t words = 2 + trial % 2, n = trial == 0 ? 4 : trial == 1 ? 0 : trial == 2 ? 40000 : random_below(3000);
+    uint32_t key[3] = {trial ? (uint32_t)random_u64() : 0, trial ? (uint32_t)random_u64() : 0, (uint32_t)random_u64()};
+    double *wanted = room((size_t)n + 4, 8), values[3] = {key[0], key[1], key[2]};
+    for (int64_t i = 0; i < n; i += 4) {
+      uint32_t counter[4] = {(uint32_t)(i / 4), 0, words > 2 ? key[2] : 0, 0};
+      philox_reference(key, counter, four);
+      for (int k = 0; k < 4; k++) wanted[i + k] = four[k];
+    }
+    expect_values(apply(e, ML_OP_random_bits, list_attrs(SHAPE(n)), tensor(e, ML_U32, SHAPE(words), values)), SHAPE(n), wanted, 0, 0, "%lld numbers", (long long)n);
+    drop_all();
+  }
+  ml_tensor *key = tensor(e, ML_U32, SHAPE(2), (double[]){1, 2});
+  expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE(2)), INDICES(e, 1, 2)) == ML_USAGE, "an int32 key");
+  expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE(2, -3)), key) == ML_USAGE, "a negative size");
+  expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE((int64_t)1 << 40, (int64_t)1 << 40)), key) != ML_OK, "more numbers than memory holds");
+  drop_all();
+}
+
+static void test_categorical(ml_engine *e) {
+  double p[] = {0.5, 0, 0.25, 0.25}, v[] = {log(0.5), -INFINITY, log(0.25), log(0.25)};
+  static const double uniforms[] = {0, 0.1, 0.4999, 0.5001, 0.7499, 0.7501, 0.999999, 1};
+  static const double ids[] = {0, 0, 0, 2, 2, 3, 3, 3};
+  double rows[32];
+  for (int i = 0; i < 32; i++) rows[i] = v[i % 4];
+  expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(8, 4), rows), tensor(e, ML_F32, SHAPE(8), uniforms)), SHAPE(8), ids, 0, 0, "chosen uniforms");
+  double leading[] = {-INFINITY, -INFINITY, 5, -INFINITY};
+  expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(1, 4), leading), tensor(e, ML_F32, SHAPE(1), (double[]){0})), SHAPE(1), (double[]){2}, 0, 0, "what is impossible is never drawn");
+  enum { N = 20000 };
+  double *uniform = random_values(ML_F32, N, 0, 1), *many = room(4 * N, 8), counts[4] = {0};
+  for (int i = 0; i < 4 * N; i++) many[i] = v[i % 4];
+  const double *drawn = numbers(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(N, 4), many), tensor(e, ML_F32, SHAPE(N), uniform)));
+  for (int i = 0; i < N; i++) counts[(int)drawn[i]]++;
+  for (int i = 0; i < 4; i++) expect(fabs(counts[i] / N - p[i]) < 0.02, "id %d was drawn %g times", i, counts[i]);
+  expect(attempt(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(1, 4), v), tensor(e, ML_F64, SHAPE(1), (double[]){0})) != ML_OK, "a float64 uniform is refused");
+  drop_all();
+}
