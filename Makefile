@@ -48,7 +48,8 @@ SHARED    = $(CC) -shared $(ALL_LDFLAGS) -Wl,--version-script=src/moonlet.map $(
 # ISA prefix; processors other than x86-64 have the reference kernels.
 ISAS        := ref avx2 avx512
 ISA_ref     := -DML_ISA=ref -O2
-# NaN and infinities keep their meaning; only errno and floating-point traps, which nobody reads, are given up, so that loops vectorise.
+# NaN and infinities keep their meaning; only errno and floating-point traps, which nobody reads, are given up, so that
+# loops vectorise.
 ISA_FAST    := -O3 -fno-math-errno -fno-trapping-math
 ISA_avx2    := -DML_ISA=avx2 -DML_ISA_AVX2 $(ISA_FAST) -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512  := -DML_ISA=avx512 -DML_ISA_AVX512 $(ISA_FAST) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni \

@@ -5,6 +5,7 @@ local Token = {}
 Token.__index = Token
 function Token:cancel() self.cancelled = true end
 
+---A flag to hand to generate: token:cancel() ends it.
 ---@return table  {cancelled = false, cancel = function}
 function M.cancel_token() return setmetatable({cancelled = false}, Token) end
 

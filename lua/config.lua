@@ -197,7 +197,7 @@ function M.wrap(raw, defaults, what)
 end
 
 -- Layers beyond any model's: a net of them is built before a weight is looked for.
-local MOST_LAYERS = 10000
+local MOST_LAYERS = 2000
 
 local function check_layer_types(what, types, layers, known)
   if types == nil then return end
@@ -227,7 +227,7 @@ function M.check(what, raw, family)
   if kv_heads and heads % kv_heads ~= 0 then
     util.raise("corrupt", "%s: num_attention_heads: %d does not divide by num_key_value_heads: %d", what, heads, kv_heads)
   end
-  checked(what, "max_position_embeddings", plain(raw.max_position_embeddings))
+  for _, key in ipairs {"max_position_embeddings", "rope_parameters", "rope_scaling"} do checked(what, key, plain(raw[key])) end
   local types = checked(what, "layer_types", M.strip(raw.layer_types))
   check_layer_types(what, types, layers, family.layer_kinds or {"full_attention", "sliding_attention"})
 end

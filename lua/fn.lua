@@ -19,10 +19,14 @@ function M.attention(q, k, v, opts)
   })
 end
 
+---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
+---@param opts table|nil  {eps = 1e-5, offset = 0}
 function M.rms_norm(x, weight, opts)
   opts = util.options(opts, {eps = 1e-5, offset = 0}, "rms_norm")
   return ml.rms_norm(x, weight, opts.eps, opts.offset)
 end
+---(x - mean) / sqrt(variance + eps) times weight plus bias, along the last axis.
+---@param opts table|nil  {eps = 1e-5}
 function M.layer_norm(x, weight, bias, opts)
   return ml.layer_norm(x, weight, bias, util.options(opts, {eps = 1e-5}, "layer_norm"))
 end
@@ -52,11 +56,13 @@ function M.cross_entropy(logits, targets, opts)
   return nll:mean()
 end
 
+---Mean of squared differences.
 function M.mse(x, y) return (x - y):square():mean() end
 
 ---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities.
 function M.kl_div(log_q, log_p) return (log_p:exp() * (log_p - log_q)):sum(-1):mean() end
 
+---Each entry zero with probability p, the others divided by 1 - p.
 function M.dropout(x, p)
   local keep = require("moonlet.random").bernoulli(1 - p, x.shape)
   return ml.where(keep, x * (1 / (1 - p)), 0.0)

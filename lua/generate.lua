@@ -100,7 +100,7 @@ Generation.__name = "moonlet.Generation"
 ---@param runtime moonlet.Runtime
 ---@param ids integer[]  the prompt
 ---@param o table  of M.options
----@param release function|nil  called once at the end
+---@param release function|nil  called once at the end with this generation, and true when nobody held it any more
 function M.start(model, runtime, ids, o, release)
   local chain, key = chain_of(o)
   local self = setmetatable({
@@ -129,7 +129,7 @@ local function interrupted(self)
   return nil
 end
 
-local function finish(self, reason)
+local function finish(self, reason, collected)
   if self.finish_reason then return end
   self.finish_reason = reason
   local m = self.metrics
@@ -143,7 +143,7 @@ local function finish(self, reason)
   local release, runtime = self.release, self.runtime
   self.release, self.runtime, self.entry = nil, nil, nil
   if runtime then runtime.ends_at = nil end
-  if release then release(self) end
+  if release then release(self, collected) end
 end
 
 -- ---- text ----
@@ -293,7 +293,7 @@ function Generation:close()
   if self.running then self.closing = true else finish(self, "cancelled") end
 end
 Generation.__close = Generation.close
-Generation.__gc = Generation.close
+Generation.__gc = function(self) finish(self, "cancelled", true) end
 
 ---Runs to the end; the whole result.
 ---@return string text, table result  {text, ids, finish_reason, metrics}

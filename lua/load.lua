@@ -96,6 +96,7 @@ local function vector(source, path, tensor, name)
   local values = tensor:astype "float32"
   if source.norm_offset and path:match "norm%.weight$" then values = values - source.norm_offset end
   ml.eval(values)
+  tensor:close()
   return values
 end
 
@@ -183,6 +184,14 @@ local function drop(made)
   for _, name in ipairs {"tokenizer", "file", "gguf"} do
     if made[name] then made[name]:close() end
   end
+end
+
+-- The same after a failure, with what was under way.
+local function drop_all(made)
+  drop(made)
+  made.net = nil -- and with it what modules keep beside parameters
+  collectgarbage()
+  collectgarbage() -- what finalisers of the first let go
 end
 
 -- ---- sources ----
@@ -303,7 +312,6 @@ end
 -- ---- the model ----
 
 local function resolve(path)
-  if type(path) ~= "string" then util.raise("usage", "load: expected a path, found %s", type(path)) end
   local kind = core.path_kind(path)
   if kind then return path, kind end
   if path:match "^[%w%-_.]+/[%w%-_.]+$" then
@@ -357,6 +365,12 @@ local function open_gguf(made, path, opts)
   if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family.config, path)) end
 end
 
+-- A layer has a weight at the least: a count beyond that is refused before a net of so many layers is built.
+local function check_layers(made, layers)
+  local n = #util.sorted_keys(made.source.entries)
+  if layers > n then util.raise("mismatch", "%s: num_hidden_layers: found %d, but the checkpoint has %d tensors", made.what, layers, n) end
+end
+
 -- The family's net for a configuration. Whatever goes wrong inside is about the file that it was made from.
 local function build_net(made, c, absent)
   local ok, net = pcall(made.family, c)
@@ -392,6 +406,7 @@ local function assemble(made, opts, path, kind)
   local open = kind == "directory" and open_directory or open_gguf
   open(made, path, opts)
   local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
+  if made.source then check_layers(made, c.num_hidden_layers) end
   made.net = build_net(made, c, absent)
   local warnings = warn_of_unread(made, c, unread, opts.strict)
   if made.source then
@@ -411,12 +426,11 @@ local function assemble(made, opts, path, kind)
 end
 
 local function build(path, opts)
-  check_options(opts)
   local resolved, kind = resolve(path)
   local made = {}
   local ok, model = pcall(assemble, made, opts, resolved, kind)
   if not ok then
-    drop(made)
+    drop_all(made)
     error(model, 0)
   end
   made.net, made.tokenizer = nil, nil
@@ -432,12 +446,15 @@ function M.register_backend(name, backend)
   backends[name] = backend
 end
 
+---Names of the engines that models can run on.
+---@return string[]
 function M.backends()
   local names = {"native"}
   for _, name in ipairs(util.sorted_keys(backends)) do names[#names + 1] = name end
   return names
 end
 
+---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
 ---@param opts table|nil
 ---@return moonlet.Model|nil, string|nil, string|nil
@@ -448,6 +465,10 @@ function M.load(path, opts)
     if not backend then return util.fail("unsupported", "backend \"%s\" is not registered", tostring(opts.backend)) end
     return backend.load(path, opts)
   end
+  if type(path) ~= "string" or path:find "\0" then
+    util.raise("usage", "load: expected a path, found %s", type(path) == "string" and "a zero byte" or type(path))
+  end
+  check_options(opts)
   return require("moonlet.compile").unscoped(util.soft, build, path, opts)
 end
 

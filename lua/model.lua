@@ -53,7 +53,7 @@ function M.new(parts)
   return setmetatable({
     net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer, generation_config = parts.generation_config, device = core.default_device(),
     info = info, metrics = {}, precision = parts.precision, cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
-    free = {},
+    free = {}, busy = {},
   }, Model)
 end
 
@@ -120,13 +120,14 @@ end
 local KEPT_RUNTIMES = 2
 
 local function acquire(self)
-  local r = table.remove(self.free)
-  if not r then return runtime.new(self, 1) end
+  local r = table.remove(self.free) or runtime.new(self, 1)
+  self.busy[r] = true -- so that it outlives a generation that was dropped, whose finaliser gives it back
   r:trim(1, 0)
   return r
 end
 
 local function give_back(self, r)
+  self.busy[r] = nil
   if self.net and #self.free < KEPT_RUNTIMES then self.free[#self.free + 1] = r else r:close() end
 end
 
@@ -167,6 +168,9 @@ function Model:complete(prompt, opts)
   return g:complete()
 end
 
+---A conversation that keeps its cache: see sessions.
+---@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@return moonlet.Session
 function Model:session(opts) return require("moonlet.session").new(self, opts) end
 
 -- ---- whole sequences ----

@@ -48,6 +48,19 @@ end
 ---@param slots integer
 function M.new(model, slots) return compile.unscoped(make, model, slots) end
 
+-- Closes the plans and tensors that are fields of a table.
+local function close_fields(t)
+  for _, value in pairs(t) do
+    if type(value) == "userdata" then value:close() end
+  end
+end
+
+local function close_entry(entry)
+  close_fields(entry)
+  close_fields(entry.rings or {})
+  close_fields(entry.windows or {})
+end
+
 -- Records what fn plans. A trace that fails leaves no effect behind.
 local function record(fn)
   local before = core.effects()
@@ -255,11 +268,12 @@ end
 -- ---- decode ----
 
 -- Sampling state that a chain's steps see. Every call of `uniform` moves the random state on.
-local function chain_state(self, ring)
+local function chain_state(self, entry, now)
   return {
-    recent = ring,
+    recent = entry.windows[entry.chain.last_n], windows = entry.windows,
     uniform = function()
       local bits = ml.random_bits(self.rng, {self.slots})
+      if now then ml.eval(bits) end -- before the state moves on
       ml.assign(self.rng, self.rng + ml.tensor({0, 0, 1}, {dtype = "uint32"}))
       return ml.right_shift(bits, 8):astype "float32" * 2.0 ^ -24
     end,
@@ -279,7 +293,12 @@ local function is_traceable(self, chain)
   if not chain.custom then return true end
   local B, V = self.slots, self.logits.shape[2]
   local before = core.effects()
-  local state = {recent = core.input(2, "int32", {B, chain.last_n}), uniform = function() return core.input(3, "float32", {B}) end}
+  local recent, windows, inputs = core.input(2, "int32", {B, chain.last_n}), {}, 3
+  for n in pairs(chain.windows) do
+    inputs = inputs + 1
+    windows[n] = core.input(inputs, "int32", {B, n})
+  end
+  local state = {recent = recent, windows = windows, uniform = function() return core.input(3, "float32", {B}) end}
   local co = coroutine.create(function() return ids_of(chain, chain(core.input(1, "float32", {B, V}), state), state) end)
   local ok, err = coroutine.resume(co)
   local finished = coroutine.status(co) == "dead"
@@ -291,12 +310,17 @@ local function is_traceable(self, chain)
   error(err, 0)
 end
 
+-- Records: the ids become the last of each ring.
+local function push(self, entry, ids)
+  for _, n in ipairs(entry.sizes) do ml.ring_push(entry.windows[n], ids, self.start) end
+end
+
 -- Records: logits (B, V) -> next tokens into the state, with what the caller wants to know of them.
 local function pick(self, entry, logits)
-  local state = chain_state(self, entry.recent)
+  local state = chain_state(self, entry)
   local ids = ids_of(entry.chain, entry.chain(logits, state), state)
   ml.assign(self.tokens, ids)
-  ml.ring_push(entry.recent, ids, self.start)
+  push(self, entry, ids)
 end
 
 local function tell(self, entry, logits)
@@ -308,8 +332,10 @@ end
 -- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and picks. A chain that runs in
 -- Lua has `push` instead of the picking: it notes the token that was chosen.
 local function record_decoder(self, entry)
-  entry.ring = int_state(self.slots * entry.ring_size, -1)
-  entry.recent = entry.ring:reshape {self.slots, entry.ring_size}
+  for i, n in ipairs(entry.sizes) do
+    entry.rings[i] = int_state(self.slots * n, -1)
+    entry.windows[n] = entry.rings[i]:reshape {self.slots, n}
+  end
   entry.in_lua = not is_traceable(self, entry.chain)
   tell(self, entry, self.logits)
   if not entry.in_lua then pick(self, entry, self.logits) end
@@ -321,14 +347,8 @@ local function record_decoder(self, entry)
   if entry.in_lua then ml.assign(self.logits, logits) else pick(self, entry, logits) end
   entry.step = core.plan({}, {})
   if entry.in_lua then
-    ml.ring_push(entry.recent, self.tokens, self.start)
+    push(self, entry, self.tokens)
     entry.push = core.plan({}, {})
-  end
-end
-
-local function close_decoder(entry)
-  for _, name in ipairs {"first", "step", "push"} do
-    if entry[name] then entry[name]:close() end
   end
 end
 
@@ -336,13 +356,14 @@ local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {chain = chain, wanted = wanted, ring_size = math.max(1, chain.last_n)}
+  -- rings hold the last ids, one for each size that a step asks for: the id at position p lies at p mod n
+  entry = {chain = chain, wanted = wanted, sizes = util.sorted_keys(chain.windows), rings = {}, windows = {}}
   record(function() record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
   if #self.order > KEPT_PLANS then
     local oldest = table.remove(self.order, 1)
-    close_decoder(self.decoders[oldest])
+    close_entry(self.decoders[oldest])
     self.decoders[oldest] = nil
   end
   return entry
@@ -357,11 +378,12 @@ end
 ---@return table  to hand to `first` and `step`
 function Runtime:begin(key, chain, wanted, seed, prompt)
   local entry = decoder(self, key, chain, wanted)
-  local n, ring = entry.ring_size, {}
-  for i = 1, n do ring[i] = -1 end
-  -- the id at position p lies at p mod n; the prompt's last token has position #prompt - 1
-  for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end
-  entry.ring:write_(ring)
+  for i, n in ipairs(entry.sizes) do
+    local ring = {}
+    for k = 1, n do ring[k] = -1 end
+    for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
+    entry.rings[i]:write_(ring)
+  end
   self.start:write_ {#prompt}
   self.rng:write_ {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0}
   return entry
@@ -372,7 +394,7 @@ local function pick_in_lua(self, entry)
   local id = compile.scope(function()
     local logits = self.logits:copy()
     ml.eval(logits)
-    local state = chain_state(self, entry.recent)
+    local state = chain_state(self, entry, true)
     local chosen = entry.chain(logits, state)
     if math.type(chosen) then return math.tointeger(chosen) end
     return ids_of(entry.chain, chosen, state):item()
@@ -411,13 +433,14 @@ function Runtime:logprobs(id, n)
   return own, top
 end
 
+---Frees everything; twice is harmless.
 function Runtime:close()
   self.store:close()
-  for _, plans in ipairs {self.prefills, self.scorers} do
-    for _, entry in pairs(plans) do entry.plan:close() end
+  for _, plans in ipairs {self.prefills, self.scorers, self.decoders} do
+    for _, entry in pairs(plans) do close_entry(entry) end
   end
-  for _, entry in pairs(self.decoders) do close_decoder(entry) end
   self.prefills, self.scorers, self.decoders, self.order = {}, {}, {}, {}
+  close_fields(self)
 end
 
 return M

@@ -33,6 +33,9 @@ local function check(what, v, low, high)
   return v
 end
 
+-- The last n ids: a chain whose steps look at different numbers of them has a ring for each.
+local function window(state, n) return state.windows and state.windows[n] or state.recent end
+
 ---Divides the logits; 0 takes the likeliest of what remains.
 function M.temperature(t)
   check("temperature", t, 0, math.huge)
@@ -64,14 +67,18 @@ end
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
 function M.repeat_penalty(penalty, n)
   if type(penalty) ~= "number" or not (penalty > 0) then util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(penalty)) end
-  return step("repeat_penalty", function(logits, state) return ml.repeat_penalty(logits, state.recent, {penalty = penalty}) end, {last_n = n or 64})
+  n = n or 64
+  return step("repeat_penalty", function(logits, state)
+    return ml.repeat_penalty(logits, window(state, n), {penalty = penalty})
+  end, {last_n = n})
 end
 
 ---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
 function M.presence(presence, frequency, n)
+  n = n or 64
   return step("presence", function(logits, state)
-    return ml.repeat_penalty(logits, state.recent, {presence = presence or 0, frequency = frequency or 0})
-  end, {last_n = n or 64})
+    return ml.repeat_penalty(logits, window(state, n), {presence = presence or 0, frequency = frequency or 0})
+  end, {last_n = n})
 end
 
 ---Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
@@ -107,7 +114,8 @@ function M.xtc(probability, threshold)
 end
 
 ---@class moonlet.SampleChain
----@field last_n integer  how many recent ids its steps look at
+---@field last_n integer  how many recent ids its steps look at, at most
+---@field windows table<integer, boolean>  the numbers that its steps ask for
 ---@field greedy boolean
 ---@field custom boolean  a step of the user's own is among them
 local Chain = {}
@@ -122,7 +130,11 @@ end
 ---stand in a chain.
 ---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function M.chain(steps)
-  local self = setmetatable({steps = {}, last_n = 1, greedy = false, custom = false}, Chain)
+  local self = setmetatable({steps = {}, last_n = 1, windows = {}, greedy = false, custom = false}, Chain)
+  local function see(n)
+    self.windows[n] = true
+    self.last_n = math.max(self.last_n, n)
+  end
   for i, s in ipairs(steps) do
     local meta = getmetatable(s)
     if meta ~= Step and meta ~= Chain then
@@ -130,9 +142,9 @@ function M.chain(steps)
         util.raise("usage", "chain: step %d is a %s, not a function", i, type(s))
       end
       self.custom = true
-      self.last_n = math.max(self.last_n, steps.last_n or 64)
+      see(steps.last_n or 64)
     else
-      self.last_n = math.max(self.last_n, s.last_n or 1)
+      for n in pairs(s.windows or {[s.last_n or 1] = true}) do see(n) end
       self.custom = self.custom or s.custom or false
     end
     self.greedy = meta == Step and s.greedy or meta == Chain and s.greedy or false

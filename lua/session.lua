@@ -42,9 +42,9 @@ end
 -- Starts an answer to ids; nothing of the session has changed when this raises.
 local function start(self, ids, o, release)
   self.runtime:check_prompt(ids)
-  local g = generate.start(self.model, self.runtime, ids, o, function(g)
+  local g = generate.start(self.model, self.runtime, ids, o, function(g, collected)
     self.answer = nil
-    release(g)
+    if not collected then release(g) end -- else the session, which holds g, is garbage too
   end)
   self.answer = g
   return g, nil, nil, g
@@ -247,6 +247,8 @@ function Session:close()
 end
 for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do Session[name] = util.interface("session:" .. name, Session[name], true) end
 Session.__close = Session.close
-Session.__gc = Session.close
+Session.__gc = function(self)
+  if not self.closed then self.runtime:close() end
+end
 
 return M

@@ -89,9 +89,18 @@ part_first_in_stock_lua() {
 built_in_stock_lua() {
   LUA_PATH=';' LUA_CPATH="$BUILD/?.so" $LUA -e 'local ml = require "moonlet"; assert(ml.zeros{2}.size == 2)'
 }
+in_cxx() {
+  printf '%s\n' '#include <moonlet.h>' 'int main() { ml_generate_options o = {}; return o.struct_size != 0; }' |
+    c++ -x c++ -Wall -Wextra -Werror -Wno-missing-field-initializers -fsyntax-only $(pc --cflags) -
+}
 installed_command() { (cd / && "$root$prefix/bin/moonlet" -e 'assert(require "moonlet".zeros{2}.size == 2)'); }
 check "a C program builds and runs with pkg-config, shared" shared_consumer
 check "a C program builds and runs with pkg-config, static" static_consumer
+if command -v c++ > /dev/null; then
+  check "the header is C++ too" in_cxx
+else
+  skip "the header is C++ too" "no C++ compiler"
+fi
 check "stock lua5.4 requires the installed module" in_stock_lua
 check "stock lua5.4 requires a part of it first" part_first_in_stock_lua
 check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua

@@ -50,6 +50,9 @@ static void test_twice(void) {
   ml_cancel(engine);
   CHECK(!run(L, "local ml = require 'moonlet' return (ml.ones{64} + 1):tolist()"), "a host's cancel reaches Lua");
   CHECK(run(L, "local ml = require 'moonlet' return (ml.ones{64} + 1):tolist()"), "once");
+  ml_model *model;
+  CHECK_FAILS(ml_model_load(engine, "tests/goldens/tiny/llama", NULL, &model), ML_USAGE, "Lua state",
+              "models of a Lua state are loaded from Lua");
   ml_engine_close(engine); /* it is the state's */
   CHECK(run(L, "return require 'moonlet'.zeros{2}:tolist()"), "the state's engine is not ours to close");
   lua_close(L);

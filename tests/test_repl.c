@@ -251,10 +251,8 @@ static void test_start(void) {
     finish(&s);
   }
   const char *sanitizer = getenv("SANITIZE");
-  if (sanitizer && *sanitizer)
-    check_skip("the REPL starts in under 20 ms", "a sanitizer slows it");
-  else
-    CHECK(best < 20, "the REPL starts in under 20 ms (%.1f)", best);
+  if (sanitizer && *sanitizer) check_skip("the REPL starts in under 20 ms", "a sanitizer slows it");
+  else CHECK(best < 20, "the REPL starts in under 20 ms (%.1f)", best);
 }
 
 int main(void) {

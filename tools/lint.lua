@@ -81,7 +81,10 @@ local FAMILIES = {"llama", "gemma", "qwen", "mistral", "smollm", "phi3", "granit
 ---@type fun(file: File)[]
 local rules = {
   function(file) -- a file has one subject; past 800 lines there is a seam
-    if #file.lines > 800 then breach(file, #file.lines, ("%d lines; at most 800"):format(#file.lines)) end
+    local generated = file.text:sub(1, 200):find "[Ww]ritten by `make docs`"
+    if #file.lines > 800 and not generated then
+      breach(file, #file.lines, ("%d lines; at most 800"):format(#file.lines))
+    end
   end,
   function(file) -- the first comment says what the file is
     local first = file.lines[1] or ""

@@ -8,7 +8,8 @@
 /* Misuse raises an error object, like all else; lauxlib's own checks raise text. */
 
 const char *lb_check_text(lua_State *L, int index, size_t *size) {
-  if (lua_type(L, index) != LUA_TSTRING) lb_usage(L, "argument %d: expected text, found %s", lua_absindex(L, index), luaL_typename(L, index));
+  if (lua_type(L, index) != LUA_TSTRING)
+    lb_usage(L, "argument %d: expected text, found %s", lua_absindex(L, index), luaL_typename(L, index));
   return lua_tolstring(L, index, size);
 }
 
@@ -20,17 +21,20 @@ const char *lb_check_path(lua_State *L, int index) {
 }
 
 double lb_check_number(lua_State *L, int index) {
-  if (lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "argument %d: expected a number, found %s", lua_absindex(L, index), luaL_typename(L, index));
+  if (lua_type(L, index) != LUA_TNUMBER)
+    lb_usage(L, "argument %d: expected a number, found %s", lua_absindex(L, index), luaL_typename(L, index));
   return lua_tonumber(L, index);
 }
 
 void lb_check_table(lua_State *L, int index) {
-  if (!lua_istable(L, index)) lb_usage(L, "argument %d: expected a table, found %s", lua_absindex(L, index), luaL_typename(L, index));
+  if (!lua_istable(L, index))
+    lb_usage(L, "argument %d: expected a table, found %s", lua_absindex(L, index), luaL_typename(L, index));
 }
 
 void *lb_check_handle(lua_State *L, int index, const char *class) {
   void *handle = luaL_testudata(L, index, class);
-  if (!handle) lb_usage(L, "argument %d: expected a %s, found %s", lua_absindex(L, index), class, luaL_typename(L, index));
+  if (!handle)
+    lb_usage(L, "argument %d: expected a %s, found %s", lua_absindex(L, index), class, luaL_typename(L, index));
   return handle;
 }
 
@@ -42,20 +46,23 @@ lua_Integer lb_length(lua_State *L, int index) {
 int64_t lb_check_integer(lua_State *L, int index, const char *what) {
   int ok;
   lua_Integer i = lua_tointegerx(L, index, &ok); /* takes floats of integer value */
-  if (!ok || lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "%s: expected an integer, found %s", what, luaL_tolstring(L, index, NULL));
+  if (!ok || lua_type(L, index) != LUA_TNUMBER)
+    lb_usage(L, "%s: expected an integer, found %s", what, luaL_tolstring(L, index, NULL));
   return i;
 }
 
 int lb_to_axis(lua_State *L, int index) {
   int64_t axis = lb_check_integer(L, index, "axis");
-  if (axis == 0 || axis > ML_MAX_DIMS || axis < -ML_MAX_DIMS) lb_usage(L, "axis %d is out of range: axes count from 1, or from the end with -1", (int)axis);
+  if (axis == 0 || axis > ML_MAX_DIMS || axis < -ML_MAX_DIMS)
+    lb_usage(L, "axis %d is out of range: axes count from 1, or from the end with -1", (int)axis);
   return axis > 0 ? (int)axis - 1 : (int)axis;
 }
 
 ml_dtype lb_check_dtype(lua_State *L, int index) {
   ml_dtype t;
   const char *name = lua_tostring(L, index);
-  if (!name || !ml_dtype_find(name, &t)) lb_usage(L, "dtype: expected a name such as \"float32\", found %s", luaL_tolstring(L, index, NULL));
+  if (!name || !ml_dtype_find(name, &t))
+    lb_usage(L, "dtype: expected a name such as \"float32\", found %s", luaL_tolstring(L, index, NULL));
   return t;
 }
 
@@ -84,7 +91,8 @@ int lb_check_shape(lua_State *L, int index, int64_t *shape) {
 static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   int64_t v[3] = {0, 0, 1};
   bool given[3] = {false, false, false};
-  if (!lua_istable(L, index)) lb_usage(L, "slice: expected {first, last, step} for each axis, found %s", luaL_typename(L, index));
+  if (!lua_istable(L, index))
+    lb_usage(L, "slice: expected {first, last, step} for each axis, found %s", luaL_typename(L, index));
   for (int i = 0; i < 3; i++) {
     if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
     lua_pop(L, 1);
@@ -123,7 +131,10 @@ static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *a
 
 /* ---- signatures ---- */
 
-typedef struct parameter { char name[24], type[3], fallback[16]; bool optional; } parameter;
+typedef struct parameter {
+  char name[24], type[3], fallback[16];
+  bool optional;
+} parameter;
 
 /* Reads one `name:type=default` and steps on; false at the end. */
 static bool next_parameter(const char **text, parameter *p) {
@@ -183,7 +194,8 @@ static void add_input(reader *r, ml_tensor *t) {
 
 /* Tensors of a list stay on the stack. */
 static void read_tensors(reader *r, int index) {
-  if (!lua_istable(r->L, index)) lb_usage(r->L, "%s: expected a list of tensors, found %s", ml_op_name(r->op), luaL_typename(r->L, index));
+  if (!lua_istable(r->L, index))
+    lb_usage(r->L, "%s: expected a list of tensors, found %s", ml_op_name(r->op), luaL_typename(r->L, index));
   int n = (int)lb_length(r->L, index);
   luaL_checkstack(r->L, n + 8, "too many tensors");
   for (int i = 1; i <= n; i++) {
@@ -210,7 +222,8 @@ static void read_attribute(reader *r, const parameter *p, int index) {
   int at = r->n_attrs++;
   switch (p->type[0]) {
   case 'f':
-    if (!absent && lua_type(L, index) != LUA_TNUMBER) lb_usage(L, "%s: %s: expected a number, found %s", ml_op_name(r->op), p->name, luaL_typename(L, index));
+    if (!absent && lua_type(L, index) != LUA_TNUMBER)
+      lb_usage(L, "%s: %s: expected a number, found %s", ml_op_name(r->op), p->name, luaL_typename(L, index));
     a->v[at].f = absent ? strtod(p->fallback, NULL) : lua_tonumber(L, index);
     return;
   case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, p->name); return;

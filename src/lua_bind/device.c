@@ -103,8 +103,12 @@ static int stats(lua_State *L) {
   uint64_t allocations = 0;
   for (int i = 0; i < e->n_devices; i++) allocations += e->devices[i]->memory.allocations;
   lua_createtable(L, 0, 6);
-  const struct { const char *name; uint64_t value; } fields[] = {{"traces", e->stats.traces}, {"plans", e->stats.plans}, {"replays", e->stats.replays},
-                                                                {"allocations", allocations}, {"bytes_moved", e->stats.bytes_moved}, {"tensors", (uint64_t)e->live_tensors}};
+  const struct {
+    const char *name;
+    uint64_t value;
+  } fields[] = {{"traces", e->stats.traces},           {"plans", e->stats.plans},
+                {"replays", e->stats.replays},         {"allocations", allocations},
+                {"bytes_moved", e->stats.bytes_moved}, {"tensors", (uint64_t)e->live_tensors}};
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
     lua_pushinteger(L, (lua_Integer)fields[i].value);
     lua_setfield(L, -2, fields[i].name);
@@ -150,10 +154,21 @@ static int clock_now(lua_State *L) {
 }
 
 int lb_open_device(lua_State *L) {
-  static const luaL_Reg functions[] = {{"devices", devices}, {"device", device}, {"default_device", default_device}, {"threads", threads},
-                                       {"stats", stats}, {"cancel", cancel}, {"take_cancel", take_cancel}, {"cancelled", is_cancelled}, {"deadline", deadline}, {"clock", clock_now}, {NULL, NULL}};
-  static const luaL_Reg memory[] = {{"active", memory_active}, {"peak", memory_peak}, {"cached", memory_cached}, {"reset_peak", memory_reset_peak},
-                                    {"limit", memory_limit}, {"cache_limit", memory_cache_limit}, {"clear", memory_clear}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"devices", devices},
+                                       {"device", device},
+                                       {"default_device", default_device},
+                                       {"threads", threads},
+                                       {"stats", stats},
+                                       {"cancel", cancel},
+                                       {"take_cancel", take_cancel},
+                                       {"cancelled", is_cancelled},
+                                       {"deadline", deadline},
+                                       {"clock", clock_now},
+                                       {NULL, NULL}};
+  static const luaL_Reg memory[] = {{"active", memory_active}, {"peak", memory_peak},
+                                    {"cached", memory_cached}, {"reset_peak", memory_reset_peak},
+                                    {"limit", memory_limit},   {"cache_limit", memory_cache_limit},
+                                    {"clear", memory_clear},   {NULL, NULL}};
   luaL_newlib(L, functions);
   luaL_newlib(L, memory);
   lua_setfield(L, -2, "memory");

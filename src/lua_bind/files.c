@@ -140,7 +140,10 @@ static int file_metadata(lua_State *L) {
 /* save_safetensors(path, names, tensors, meta_keys, meta_values) -> true | nil, message, code: lists in the order of the file. */
 static int save_safetensors(lua_State *L) {
   const char *path = lb_check_path(L, 1);
+  lua_settop(L, 5);
   size_t n = (size_t)lb_length(L, 2), n_meta = lua_istable(L, 4) ? (size_t)lb_length(L, 4) : 0;
+  lb_check_table(L, 3);
+  if (n_meta) lb_check_table(L, 5);
   ml_save_item *items = lua_newuserdatauv(L, (n + 1) * sizeof *items, 0);
   ml_meta *meta = lua_newuserdatauv(L, (n_meta + 1) * sizeof *meta, 0);
   luaL_checkstack(L, 20, "too many tensors");
@@ -150,6 +153,7 @@ static int save_safetensors(lua_State *L) {
     lua_geti(L, 2, (lua_Integer)i + 1);
     lua_geti(L, 3, (lua_Integer)i + 1);
     ml_tensor *t = lb_check_tensor(L, -1);
+    lb_check_text(L, -2, NULL);
     size_t bytes = ml_tensor_nbytes(t);
     lb_eval(L, &t, 1);
     char *data = lua_newuserdatauv(L, bytes + 1, 0);

@@ -1,8 +1,8 @@
 /* lua_bind.h: what the files of the Lua floor share.
  *
- * Rules. A handle (userdata with a metatable) is pushed before the resource that it will own exists, so that an error at any line
- * leaves nothing half-owned. __gc, __close and close are one idempotent function. Only this floor raises. Positions written in
- * Lua are 1-based and are converted in args.c alone. */
+ * Rules. A handle (userdata with a metatable) is pushed before the resource that it will own exists, so that an error
+ * at any line leaves nothing half-owned. __gc, __close and close are one idempotent function. Only this floor raises.
+ * Positions written in Lua are 1-based and are converted in args.c alone. */
 #ifndef ML_LUA_BIND_H
 #define ML_LUA_BIND_H
 
@@ -18,7 +18,7 @@ typedef struct lb_host {
   size_t seen_bytes; /* device memory when the collector was last told */
   int depth;         /* of the module path */
   size_t path_lengths[64];
-  lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
+  lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
   struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
 } lb_host;
 
@@ -33,8 +33,8 @@ lb_host *lb_get_host(lua_State *L);
 static inline ml_engine *lb_engine(lua_State *L) { return lb_get_host(L)->engine; }
 lb_host *lb_host_retain(lb_host *host);
 void lb_host_release(lb_host *host);
-/* Gives a state that has no engine the one that `given` holds, which becomes the state's (*given is NULL from then on), or a new
- * one where `given` is NULL. */
+/* Gives a state that has no engine the one that `given` holds, which becomes the state's (*given is NULL from then on),
+ * or a new one where `given` is NULL. */
 void lb_open_host(lua_State *L, ml_engine **given);
 /* Raises an error object {message, code} at the line of the user's own code. */
 _Noreturn void lb_raise(lua_State *L, ml_status status);
@@ -68,22 +68,22 @@ void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatabl
 /* scope.c: which handles a scope closes (ml.scope) */
 void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
 void lb_scope_remove(lb_link *link);
-void lb_close_link(lb_link *link);                /* tensor.c: closes the handle that the link is part of */
+void lb_close_link(lb_link *link);               /* tensor.c: closes the handle that the link is part of */
 lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
 
 /* args.c: the only place that turns positions of Lua into positions of C, and options into arguments */
-int lb_to_axis(lua_State *L, int index);                            /* 1-based, negative from the end -> 0-based, negative */
+int lb_to_axis(lua_State *L, int index); /* 1-based, negative from the end -> 0-based, negative */
 ml_dtype lb_check_dtype(lua_State *L, int index);
-int lb_check_shape(lua_State *L, int index, int64_t *shape);        /* a list, or one number */
+int lb_check_shape(lua_State *L, int index, int64_t *shape);         /* a list, or one number */
 int64_t lb_check_integer(lua_State *L, int index, const char *what); /* floats of integer value too */
-const char *lb_check_text(lua_State *L, int index, size_t *size);   /* size may be NULL */
-const char *lb_check_path(lua_State *L, int index);                 /* text without zero bytes */
+const char *lb_check_text(lua_State *L, int index, size_t *size);    /* size may be NULL */
+const char *lb_check_path(lua_State *L, int index);                  /* text without zero bytes */
 double lb_check_number(lua_State *L, int index);
 void lb_check_table(lua_State *L, int index);
 void *lb_check_handle(lua_State *L, int index, const char *class);
-lua_Integer lb_length(lua_State *L, int index);                     /* of a list */
-/* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table. Inputs are left on the
- * stack, borrowed. Returns their number. */
+lua_Integer lb_length(lua_State *L, int index); /* of a list */
+/* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table.
+ * Inputs are left on the stack, borrowed. Returns their number. */
 int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);
 enum { LB_MAX_INPUTS = 256 };
 

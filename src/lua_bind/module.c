@@ -1,7 +1,8 @@
 /* module.c: luaopen_moonlet: the C parts as "moonlet.core", and where the Lua parts are found.
  *
- * A module moonlet.a.b is lua/a/b.lua of, in this order: the directory that MOONLET_LUA names (a source tree under work), and the copy inside
- * this library. Its chunk is named "=moonlet/a/b.lua", by which errors tell our code from the user's. */
+ * A module moonlet.a.b is lua/a/b.lua of, in this order: the directory that MOONLET_LUA names (a source tree under
+ * work), and the copy inside this library. Its chunk is named "=moonlet/a/b.lua", by which errors tell our code from
+ * the user's. */
 #include "lua_bind/embedded.h"
 #include "lua_bind/json.h"
 #include "lua_bind/lua_bind.h"
@@ -61,8 +62,8 @@ static int search(lua_State *L) {
   return 1;
 }
 
-/* Puts our searcher behind the preloaded modules and before the files of package.path, unless it is there: a state that ran out of
- * memory while it opened moonlet may have it. */
+/* Puts our searcher behind the preloaded modules and before the files of package.path, unless it is there: a state that
+ * ran out of memory while it opened moonlet may have it. */
 static void install_searcher(lua_State *L) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "searchers");
@@ -98,7 +99,8 @@ static void add_module(lua_State *L, const char *name, const char *prefix, lua_I
   lua_rawseti(L, -2, ++*n);
 }
 
-/* modules(prefix): names of the Lua files under a folder of lua/, as this library carries it: "models/" -> {"gemma3", ...}. */
+/* modules(prefix): names of the Lua files under a folder of lua/, as this library carries it: "models/" -> {"gemma3",
+ * ...}. */
 static int modules(lua_State *L) {
   const char *prefix = lb_check_text(L, 1, NULL);
   lua_Integer n = 0;

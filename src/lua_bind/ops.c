@@ -45,7 +45,8 @@ int lb_op_list(lua_State *L) {
   lua_createtable(L, ML_OP_COUNT, 0);
   for (int op = 0; op < ML_OP_COUNT; op++) {
     const ml_op_info *info = &ml_op_infos[op];
-    const char *const fields[][2] = {{"name", info->name}, {"signature", info->signature}, {"doc", info->doc}, {"kind", kinds[info->kind]}};
+    const char *const fields[][2] = {
+        {"name", info->name}, {"signature", info->signature}, {"doc", info->doc}, {"kind", kinds[info->kind]}};
     if (info->kind == ML_KIND_LEAF) continue;
     lua_createtable(L, 0, 4);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
@@ -59,9 +60,11 @@ int lb_op_list(lua_State *L) {
 
 /* Sets the arithmetic metamethods of the metatable at the top. */
 void lb_set_operators(lua_State *L) {
-  static const struct { const char *event; ml_op op; } operators[] = {
-      {"__add", ML_OP_add}, {"__sub", ML_OP_sub}, {"__mul", ML_OP_mul}, {"__div", ML_OP_div},
-      {"__idiv", ML_OP_floordiv}, {"__mod", ML_OP_mod}, {"__pow", ML_OP_pow}, {"__unm", ML_OP_neg}};
+  static const struct {
+    const char *event;
+    ml_op op;
+  } operators[] = {{"__add", ML_OP_add},       {"__sub", ML_OP_sub}, {"__mul", ML_OP_mul}, {"__div", ML_OP_div},
+                   {"__idiv", ML_OP_floordiv}, {"__mod", ML_OP_mod}, {"__pow", ML_OP_pow}, {"__unm", ML_OP_neg}};
   for (size_t i = 0; i < sizeof operators / sizeof *operators; i++) {
     push_closure(L, operators[i].op, call_operator);
     lua_setfield(L, -2, operators[i].event);

@@ -1,5 +1,5 @@
-/* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are Lua's
- * business (lua/compile.lua); here is one plan as a handle. */
+/* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are
+ * Lua's business (lua/compile.lua); here is one plan as a handle. */
 #include "lua_bind/lua_bind.h"
 
 #include <string.h>
@@ -123,13 +123,15 @@ static int path_leave(lua_State *L) {
   return 0;
 }
 
-/* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same always. */
+/* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same
+ * always. */
 static int path_enter(lua_State *L) {
   lb_host *host = lb_get_host(L);
   const char *name = lb_check_text(L, 1, NULL);
   char *path = host->engine->path;
   size_t length = strlen(path), room = ML_PATH_BYTES - 2 - length, size = strlen(name);
-  if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths)) lb_usage(L, "modules are nested too deep");
+  if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths))
+    lb_usage(L, "modules are nested too deep");
   host->path_lengths[host->depth++] = length;
   if (size > 0 && room > 1) {
     if (length) path[length++] = '.';
@@ -142,13 +144,16 @@ static int path_enter(lua_State *L) {
 
 int lb_open_plan(lua_State *L) {
   luaL_newmetatable(L, LB_PLAN);
-  static const luaL_Reg methods[] = {{"run", plan_run}, {"explain", plan_explain}, {"close", plan_close}, {"__gc", plan_close}, {"__close", plan_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"run", plan_run},    {"explain", plan_explain}, {"close", plan_close},
+                                     {"__gc", plan_close}, {"__close", plan_close},   {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_createtable(L, 0, 8);
-  static const luaL_Reg functions[] = {{"eval", eval}, {"input", input}, {"plan", make_plan}, {"effects", effects}, {"drop_effects", drop_effects}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"eval", eval}, {"input", input}, {"plan", make_plan}, {"effects", effects}, {"drop_effects", drop_effects},
+      {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_newuserdatauv(L, 1, 0);
   lua_createtable(L, 0, 1);

@@ -1,5 +1,5 @@
-/* scope.c: scopes: lists of the tensor handles that were made while a scope was the current one, so that it can close them.
- * What a scope means to a script (results, errors, coroutines) is lua/compile.lua's business. */
+/* scope.c: scopes: lists of the tensor handles that were made while a scope was the current one, so that it can close
+ * them. What a scope means to a script (results, errors, coroutines) is lua/compile.lua's business. */
 #include "lua_bind/lua_bind.h"
 
 #define LB_SCOPE "moonlet.Scope"
@@ -47,7 +47,8 @@ static int scope_use(lua_State *L) {
   return 1;
 }
 
-/* scope_move(tensor, to [, from]): it belongs to the scope `to` (nil: to none) from here on; with `from`, only if it belonged there. */
+/* scope_move(tensor, to [, from]): it belongs to the scope `to` (nil: to none) from here on; with `from`, only if it
+ * belonged there. */
 static int scope_move(lua_State *L) {
   lb_link *link = lb_check_link(L, 1);
   lb_scope *to = lua_isnoneornil(L, 2) ? NULL : luaL_checkudata(L, 2, LB_SCOPE);
@@ -76,7 +77,8 @@ int lb_open_scope(lua_State *L) {
   luaL_newmetatable(L, LB_SCOPE);
   luaL_setfuncs(L, events, 0);
   lua_pop(L, 1);
-  static const luaL_Reg functions[] = {{"scope_new", scope_new}, {"scope_use", scope_use}, {"scope_move", scope_move}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"scope_new", scope_new}, {"scope_use", scope_use}, {"scope_move", scope_move}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -90,7 +90,8 @@ static int error_concat(lua_State *L) {
   return 1;
 }
 
-/* Replaces two texts at the top of the stack, where and why, by an error object: `message` is both, `reason` the second alone. */
+/* Replaces two texts at the top of the stack, where and why, by an error object: `message` is both, `reason` the second
+ * alone. */
 static void push_error(lua_State *L, const char *code) {
   lua_createtable(L, 0, 3);
   lua_pushvalue(L, -2);

@@ -68,8 +68,8 @@ ml_tensor *lb_check_operand(lua_State *L, int index) {
   return *out;
 }
 
-/* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end here.
- * Other handles keep the old value, since views of it are values of their own. */
+/* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end
+ * here. Other handles keep the old value, since views of it are values of their own. */
 int lb_rebind(lua_State *L) {
   ml_tensor *old = lb_check_tensor(L, 1), *value = lb_check_tensor(L, 2);
   if (old->state) lb_usage(L, "the tensor is state, which plans write; use assign");
@@ -102,7 +102,8 @@ typedef struct nest {
 
 static void measure(lua_State *L, nest *n, int depth) {
   if (!lua_istable(L, -1)) {
-    if (depth < n->ndim) lb_usage(L, "tensor: the nested lists are not even: a %s stands where a list should", luaL_typename(L, -1));
+    if (depth < n->ndim)
+      lb_usage(L, "tensor: the nested lists are not even: a %s stands where a list should", luaL_typename(L, -1));
     switch (lua_type(L, -1)) {
     case LUA_TNUMBER:
       if (lua_isinteger(L, -1)) n->has_integer = true;
@@ -114,7 +115,9 @@ static void measure(lua_State *L, nest *n, int depth) {
   }
   if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
   int64_t length = lb_length(L, -1);
-  if (length != n->shape[depth]) lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth], (long long)length);
+  if (length != n->shape[depth])
+    lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth],
+             (long long)length);
   luaL_checkstack(L, 4, "nested too deep");
   for (int64_t i = 1; i <= length; i++) {
     lua_geti(L, -1, i);
@@ -180,7 +183,8 @@ static int make_tensor(lua_State *L) {
   ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2);
   bool cast = wanted == ML_F16 || wanted == ML_BF16; /* through float32 */
   n.dtype = cast ? ML_F32 : wanted;
-  if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL) lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
+  if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL)
+    lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
   size_t bytes = (size_t)n.size * (size_t)ml_dtype_infos[n.dtype].bytes;
   n.data = lua_newuserdatauv(L, bytes + 8, 0);
   lua_pushvalue(L, 1);
@@ -208,8 +212,8 @@ static int from_bytes(lua_State *L) {
   return 1;
 }
 
-/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that reads as zero
- * and is committed as it is written. */
+/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that
+ * reads as zero and is committed as it is written. */
 static int make_state(lua_State *L) {
   ml_engine *e = lb_engine(L);
   if (lb_to_tensor(L, 1)) {
@@ -228,7 +232,8 @@ static int make_state(lua_State *L) {
   ml_buffer *buffer;
   size_t bytes = (size_t)ml_dtype_infos[dtype].bytes;
   for (int i = 0; i < ndim; i++) {
-    if (shape[i] < 0 || !ml_mul_size(bytes, (size_t)shape[i], &bytes)) lb_usage(L, "state: a shape that holds nothing or too much");
+    if (shape[i] < 0 || !ml_mul_size(bytes, (size_t)shape[i], &bytes))
+      lb_usage(L, "state: a shape that holds nothing or too much");
   }
   if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
   lb_check(L, ml_buffer_reserve(e->device, bytes, &buffer));
@@ -266,7 +271,8 @@ static int tensor_commit(lua_State *L) {
 static int tensor_read_at(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1);
   int64_t i = lb_check_integer(L, 2, "position") - 1;
-  if (!x->buffer || x->dtype != ML_I32 || i < 0 || i >= ml_tensor_size(x)) lb_usage(L, "read: expected a position of an int32 tensor with storage");
+  if (!x->buffer || x->dtype != ML_I32 || i < 0 || i >= ml_tensor_size(x))
+    lb_usage(L, "read: expected a position of an int32 tensor with storage");
   int32_t value;
   lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * i, 4));
   lua_pushinteger(L, value);
@@ -277,11 +283,16 @@ static int tensor_read_at(lua_State *L) {
 
 static float half_to_float(uint16_t h, bool brain) {
   if (brain) {
-    union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
+    union {
+      uint32_t u;
+      float f;
+    } v = {.u = (uint32_t)h << 16};
     return v.f;
   }
   int exponent = h >> 10 & 31, mantissa = h & 1023;
-  float v = exponent == 31 ? (mantissa ? NAN : INFINITY) : exponent ? ldexpf((float)(1024 + mantissa), exponent - 25) : ldexpf((float)mantissa, -24);
+  float v = exponent == 31 ? (mantissa ? NAN : INFINITY)
+            : exponent     ? ldexpf((float)(1024 + mantissa), exponent - 25)
+                           : ldexpf((float)mantissa, -24);
   return h & 0x8000 ? -v : v;
 }
 
@@ -289,14 +300,16 @@ static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
   switch (t) {
   case ML_F32: lua_pushnumber(L, ((const float *)data)[i]); return;
   case ML_F64: lua_pushnumber(L, ((const double *)data)[i]); return;
-  case ML_F16: case ML_BF16: lua_pushnumber(L, half_to_float(((const uint16_t *)data)[i], t == ML_BF16)); return;
+  case ML_F16:
+  case ML_BF16: lua_pushnumber(L, half_to_float(((const uint16_t *)data)[i], t == ML_BF16)); return;
   case ML_I8: lua_pushinteger(L, ((const int8_t *)data)[i]); return;
   case ML_U8: lua_pushinteger(L, ((const uint8_t *)data)[i]); return;
   case ML_I16: lua_pushinteger(L, ((const int16_t *)data)[i]); return;
   case ML_U16: lua_pushinteger(L, ((const uint16_t *)data)[i]); return;
   case ML_I32: lua_pushinteger(L, ((const int32_t *)data)[i]); return;
   case ML_U32: lua_pushinteger(L, ((const uint32_t *)data)[i]); return;
-  case ML_I64: case ML_U64: lua_pushinteger(L, ((const int64_t *)data)[i]); return;
+  case ML_I64:
+  case ML_U64: lua_pushinteger(L, ((const int64_t *)data)[i]); return;
   case ML_BOOL: lua_pushboolean(L, data[i]); return;
   default: lb_usage(L, "values of dtype %s cannot be read one by one; dequantize or cast it first", ml_dtype_name(t));
   }
@@ -312,7 +325,8 @@ static const char *read_bytes(lua_State *L, ml_tensor *t) {
 
 static int tensor_item(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1);
-  if (ml_tensor_size(t) != 1) lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+  if (ml_tensor_size(t) != 1)
+    lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
   push_value(L, read_bytes(L, t), t->dtype, 0);
   return 1;
 }
@@ -421,7 +435,8 @@ static int index_entry(lua_State *L, ml_tensor *t) {
   if (i == n + 1) return 0;
   if (at < 0 || at >= n) lb_usage(L, "index %lld is out of range for size %lld", (long long)i, (long long)n);
   ml_attrs a = {.n_list = 3 * t->ndim};
-  for (int d = 0; d < t->ndim; d++) a.list[3 * d] = d ? 0 : at, a.list[3 * d + 1] = d ? t->shape[d] : 1, a.list[3 * d + 2] = 1;
+  for (int d = 0; d < t->ndim; d++)
+    a.list[3 * d] = d ? 0 : at, a.list[3 * d + 1] = d ? t->shape[d] : 1, a.list[3 * d + 2] = 1;
   ml_tensor **part = lb_new_tensor(L);
   lb_check(L, ml_apply(t->engine, ML_OP_slice, &t, 1, &a, part));
   ml_attrs shape = {.n_list = t->ndim - 1};
@@ -449,7 +464,9 @@ static int tensor_index(lua_State *L) {
   return 1;
 }
 
-static int tensor_newindex(lua_State *L) { lb_usage(L, "a tensor's entries and fields cannot be assigned; see slice_update and put_along_axis"); }
+static int tensor_newindex(lua_State *L) {
+  lb_usage(L, "a tensor's entries and fields cannot be assigned; see slice_update and put_along_axis");
+}
 static int tensor_pairs(lua_State *L) { lb_usage(L, "pairs of a tensor; use ipairs, or tolist"); }
 
 static int tensor_len(lua_State *L) {
@@ -479,12 +496,18 @@ static int tensor_names(lua_State *L) { /* __dir: for completion */
 
 int lb_open_tensor(lua_State *L) {
   lb_open_ops(L); /* methods: every op, and what follows */
-  static const luaL_Reg methods[] = {{"item", tensor_item}, {"tolist", tensor_tolist}, {"tobytes", tensor_tobytes}, {"close", tensor_close},
-                                     {"write_", tensor_write}, {"commit_", tensor_commit}, {"read", tensor_read_at}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"item", tensor_item},    {"tolist", tensor_tolist},  {"tobytes", tensor_tobytes}, {"close", tensor_close},
+      {"write_", tensor_write}, {"commit_", tensor_commit}, {"read", tensor_read_at},    {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   luaL_newmetatable(L, LB_TENSOR);
-  static const luaL_Reg events[] = {{"__gc", tensor_close}, {"__close", tensor_close}, {"__tostring", tensor_tostring}, {"__len", tensor_len},
-                                    {"__newindex", tensor_newindex}, {"__pairs", tensor_pairs}, {NULL, NULL}};
+  static const luaL_Reg events[] = {{"__gc", tensor_close},
+                                    {"__close", tensor_close},
+                                    {"__tostring", tensor_tostring},
+                                    {"__len", tensor_len},
+                                    {"__newindex", tensor_newindex},
+                                    {"__pairs", tensor_pairs},
+                                    {NULL, NULL}};
   luaL_setfuncs(L, events, 0);
   lb_set_operators(L);
   lua_pushvalue(L, -2);

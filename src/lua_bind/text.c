@@ -254,14 +254,19 @@ static void class(lua_State *L, const char *name, const luaL_Reg *methods) {
 }
 
 int lb_open_text(lua_State *L) {
-  static const luaL_Reg tokenizer[] = {{"encode", encode}, {"decode", decode}, {"stream", open_stream}, {"id", piece_id}, {"piece", piece_text},
-                                       {"is_special", is_special}, {"facts", facts}, {"special_ids", special_ids}, {"close", tokenizer_close}, {"__gc", tokenizer_close}, {"__close", tokenizer_close}, {NULL, NULL}};
-  static const luaL_Reg stream[] = {{"push", stream_push}, {"finish", stream_finish}, {"close", stream_close}, {"__gc", stream_close}, {"__close", stream_close}, {NULL, NULL}};
+  static const luaL_Reg tokenizer[] = {
+      {"encode", encode},        {"decode", decode},           {"stream", open_stream},
+      {"id", piece_id},          {"piece", piece_text},        {"is_special", is_special},
+      {"facts", facts},          {"special_ids", special_ids}, {"close", tokenizer_close},
+      {"__gc", tokenizer_close}, {"__close", tokenizer_close}, {NULL, NULL}};
+  static const luaL_Reg stream[] = {{"push", stream_push},  {"finish", stream_finish}, {"close", stream_close},
+                                    {"__gc", stream_close}, {"__close", stream_close}, {NULL, NULL}};
   static const luaL_Reg scratches[] = {{"__gc", scratch_gc}, {NULL, NULL}};
   class(L, LB_TOKENIZER, tokenizer);
   class(L, LB_STREAM, stream);
   class(L, LB_SCRATCH, scratches);
-  static const luaL_Reg functions[] = {{"tokenizer_from_json", from_json}, {"tokenizer_from_gguf", from_gguf}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"tokenizer_from_json", from_json}, {"tokenizer_from_gguf", from_gguf}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

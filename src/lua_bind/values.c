@@ -1,7 +1,10 @@
 /* values.c: facts about values that the host wants without making tensors for them: the largest entries, digests. */
 #include "lua_bind/lua_bind.h"
 
-typedef struct entry { int64_t index; float value; } entry;
+typedef struct entry {
+  int64_t index;
+  float value;
+} entry;
 
 /* The n largest of `values`, best first, equal ones in order of index. */
 static void largest(const float *values, int64_t size, entry *best, int64_t n) {
@@ -25,18 +28,21 @@ static void push_entries(lua_State *L, const entry *best, int64_t n) {
   }
 }
 
-/* top(x, n, id): 0-based indices of the n largest values of x and those values, best first, and the value at id. x is float32 with dense
- * storage; nothing is recorded. */
+/* top(x, n, id): 0-based indices of the n largest values of x and those values, best first, and the value at id. x is
+ * float32 with dense storage; nothing is recorded. */
 static int top(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1);
   int64_t n = lb_check_integer(L, 2, "n"), id = lb_check_integer(L, 3, "id"), size = ml_tensor_size(x);
-  if (!x->buffer || x->dtype != ML_F32 || !ml_tensor_is_dense(x)) lb_usage(L, "top: expected a float32 tensor with dense storage");
+  if (!x->buffer || x->dtype != ML_F32 || !ml_tensor_is_dense(x))
+    lb_usage(L, "top: expected a float32 tensor with dense storage");
   if (n < 0) lb_usage(L, "top: expected 0 or more entries, found %lld", (long long)n);
-  if (id < 0 || id >= size) lb_usage(L, "top: index %lld is out of range for size %lld", (long long)id, (long long)size);
+  if (id < 0 || id >= size)
+    lb_usage(L, "top: index %lld is out of range for size %lld", (long long)id, (long long)size);
   if (n > size) n = size;
   entry *best = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *best, 0);
   float *values = ml_alloc(ml_tensor_nbytes(x));
-  ml_status status = values ? x->device->table->download(x->device, values, ml_tensor_data(x), ml_tensor_nbytes(x)) : ML_MEMORY;
+  ml_status status =
+      values ? x->device->table->download(x->device, values, ml_tensor_data(x), ml_tensor_nbytes(x)) : ML_MEMORY;
   float own = status == ML_OK ? values[id] : 0;
   if (status == ML_OK) largest(values, size, best, n);
   ml_free(values);

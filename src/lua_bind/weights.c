@@ -173,11 +173,12 @@ static uint64_t next_random(uint64_t *s) { /* splitmix64 */
   return z ^ z >> 31;
 }
 
-/* A float16 near `size`, never odd in its last bits: a scale. */
+/* A float16 just below `size` > 0: a scale. */
 static uint16_t half_scale(double size) {
   int exponent = 15;
   while (size < 1 && exponent > 1) size *= 2, exponent--;
   while (size >= 2) size /= 2, exponent++;
+  if (size < 1) return (uint16_t)(size * 1024); /* subnormal */
   return (uint16_t)(exponent << 10 | (int)((size - 1) * 1024));
 }
 

@@ -266,13 +266,13 @@ static ml_status receive(ml_decoding *s, size_t i, const char *text, size_t size
   if (size == 0) return ML_OK;
   if (i == s->decoder->count) return ml_text_append(s->out, text, size);
   switch (s->decoder->stages[i].kind) {
-    case ML_STAGE_REPLACE: return replace(s, i, text, size);
-    case ML_STAGE_STRIP: return strip(s, i, text, size);
-    case ML_STAGE_METASPACE: return metaspace(s, i, text, size);
-    case ML_STAGE_BYTE_FALLBACK:
-    case ML_STAGE_BYTE_LEVEL: return ml_text_append(&s->stages[i].token, text, size);
-    case ML_STAGE_JOIN: ML_TRY(join(s, i)); break;
-    case ML_STAGE_FUSE: break;
+  case ML_STAGE_REPLACE: return replace(s, i, text, size);
+  case ML_STAGE_STRIP: return strip(s, i, text, size);
+  case ML_STAGE_METASPACE: return metaspace(s, i, text, size);
+  case ML_STAGE_BYTE_FALLBACK:
+  case ML_STAGE_BYTE_LEVEL: return ml_text_append(&s->stages[i].token, text, size);
+  case ML_STAGE_JOIN: ML_TRY(join(s, i)); break;
+  case ML_STAGE_FUSE: break;
   }
   return receive(s, i + 1, text, size);
 }
@@ -282,13 +282,13 @@ static ml_status end_token(ml_decoding *s, size_t i) {
   if (i == s->decoder->count) return ML_OK;
   memory *m = &s->stages[i];
   switch (s->decoder->stages[i].kind) {
-    case ML_STAGE_FUSE: return ML_OK;
-    case ML_STAGE_BYTE_LEVEL: return byte_level_end(s, i);
-    case ML_STAGE_BYTE_FALLBACK: return byte_fallback_end(s, i);
-    case ML_STAGE_REPLACE: ML_TRY(replace_end(s, i)); break;
-    case ML_STAGE_STRIP: strip_end(m); break;
-    case ML_STAGE_JOIN: ML_TRY(join(s, i)); break;
-    case ML_STAGE_METASPACE: break;
+  case ML_STAGE_FUSE: return ML_OK;
+  case ML_STAGE_BYTE_LEVEL: return byte_level_end(s, i);
+  case ML_STAGE_BYTE_FALLBACK: return byte_fallback_end(s, i);
+  case ML_STAGE_REPLACE: ML_TRY(replace_end(s, i)); break;
+  case ML_STAGE_STRIP: strip_end(m); break;
+  case ML_STAGE_JOIN: ML_TRY(join(s, i)); break;
+  case ML_STAGE_METASPACE: break;
   }
   m->tokens++;
   if (s->decoder->stages[i].kind == ML_STAGE_JOIN) m->started = false;

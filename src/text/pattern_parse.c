@@ -339,12 +339,12 @@ static ml_status escape(parser *p) {
   ml_ranges_free(&set);
   ML_TRY(status);
   switch (*p->at++) {
-    case 'b': return emit_shape(p, "(?:(?<=w)(?!w)|(?<!w)(?=w))");
-    case 'B': return emit_shape(p, "(?:(?<=w)(?=w)|(?<!w)(?!w))");
-    case 'A': return emit_shape(p, "\\A");
-    case 'z': return emit_shape(p, "\\z");
-    case 'Z': return emit_shape(p, "(?:\\z|(?=n\\z))");
-    default: return unsupported("this escape", at, p->end);
+  case 'b': return emit_shape(p, "(?:(?<=w)(?!w)|(?<!w)(?=w))");
+  case 'B': return emit_shape(p, "(?:(?<=w)(?=w)|(?<!w)(?!w))");
+  case 'A': return emit_shape(p, "\\A");
+  case 'z': return emit_shape(p, "\\z");
+  case 'Z': return emit_shape(p, "(?:\\z|(?=n\\z))");
+  default: return unsupported("this escape", at, p->end);
   }
 }
 
@@ -460,22 +460,22 @@ static ml_status item(parser *p) {
   ml_ranges set = {0};
   ml_status status = ML_OK;
   switch (code) {
-    case '(': return open_group(p);
-    case ')': return close_group(p);
-    case '|':
-      p->has_item = false;
-      p->start_of_group = false;
-      return emit(p, "|");
-    case '^': return emit_shape(p, "(?:\\A|(?<=n)(?!\\z))");
-    case '$': return emit_shape(p, "(?:\\z|(?=n))");
-    case '.':
-      status = ml_ranges_add(&set, '\n', '\n' + 1);
-      if (status == ML_OK) return set_item(p, &set, true);
-      break;
-    default:
-      status = take_class(p, &set, 0);
-      if (status == ML_OK) return set_item(p, &set, false);
-      break;
+  case '(': return open_group(p);
+  case ')': return close_group(p);
+  case '|':
+    p->has_item = false;
+    p->start_of_group = false;
+    return emit(p, "|");
+  case '^': return emit_shape(p, "(?:\\A|(?<=n)(?!\\z))");
+  case '$': return emit_shape(p, "(?:\\z|(?=n))");
+  case '.':
+    status = ml_ranges_add(&set, '\n', '\n' + 1);
+    if (status == ML_OK) return set_item(p, &set, true);
+    break;
+  default:
+    status = take_class(p, &set, 0);
+    if (status == ML_OK) return set_item(p, &set, false);
+    break;
   }
   ml_ranges_free(&set);
   return status;

@@ -75,10 +75,10 @@ static ml_status join_forwards(ml_span *cut, size_t n, ml_spans *out) {
 static ml_status apply_behavior(const ml_step *step, ml_spans *cut, ml_spans *out) {
   for (size_t i = 0; step->invert && i < cut->count; i++) cut->items[i].match = !cut->items[i].match;
   switch (step->behavior) {
-    case ML_SPLIT_MERGED_WITH_NEXT: return join_forwards(cut->items, cut->count, out);
-    case ML_SPLIT_MERGED_WITH_PREVIOUS:
-    case ML_SPLIT_CONTIGUOUS: return join_backwards(cut->items, cut->count, step->behavior, out);
-    default: break;
+  case ML_SPLIT_MERGED_WITH_NEXT: return join_forwards(cut->items, cut->count, out);
+  case ML_SPLIT_MERGED_WITH_PREVIOUS:
+  case ML_SPLIT_CONTIGUOUS: return join_backwards(cut->items, cut->count, step->behavior, out);
+  default: break;
   }
   for (size_t i = 0; i < cut->count; i++) {
     if (step->behavior == ML_SPLIT_REMOVED && cut->items[i].match) continue;
@@ -138,9 +138,9 @@ static ml_status run_step(ml_pretokenizer *p, const ml_step *step, ml_view *view
   out->count = 0;
   to->size = 0;
   switch (step->kind) {
-    case ML_STEP_SPLIT: return split(step, *view, *text, in, &p->spans[2], out);
-    case ML_STEP_PREFIX_SPACE: ML_TRY(prefix_space(*text, in, to, out)); break;
-    default: ML_TRY(metaspace(step, *text, in, at_start, to, out)); break;
+  case ML_STEP_SPLIT: return split(step, *view, *text, in, &p->spans[2], out);
+  case ML_STEP_PREFIX_SPACE: ML_TRY(prefix_space(*text, in, to, out)); break;
+  default: ML_TRY(metaspace(step, *text, in, at_start, to, out)); break;
   }
   if (to->size > INT32_MAX) return ml_fail(ML_LIMIT, "encode: a text of more than 2 GiB");
   *text = to->bytes;

@@ -42,15 +42,15 @@ static ml_status bool_key(const ml_gguf *g, const char *key, bool *out) {
 
 static bool integer(const ml_gguf_value *value, int64_t *out) {
   switch (value->type) {
-    case ML_GGUF_UINT8:
-    case ML_GGUF_UINT16:
-    case ML_GGUF_UINT32:
-    case ML_GGUF_UINT64: *out = value->as.u > INT64_MAX ? -1 : (int64_t)value->as.u; return true;
-    case ML_GGUF_INT8:
-    case ML_GGUF_INT16:
-    case ML_GGUF_INT32:
-    case ML_GGUF_INT64: *out = value->as.i; return true;
-    default: return false;
+  case ML_GGUF_UINT8:
+  case ML_GGUF_UINT16:
+  case ML_GGUF_UINT32:
+  case ML_GGUF_UINT64: *out = value->as.u > INT64_MAX ? -1 : (int64_t)value->as.u; return true;
+  case ML_GGUF_INT8:
+  case ML_GGUF_INT16:
+  case ML_GGUF_INT32:
+  case ML_GGUF_INT64: *out = value->as.i; return true;
+  default: return false;
   }
 }
 
@@ -82,12 +82,12 @@ static ml_status array_key(const ml_gguf *g, const char *key, bool strings, uint
 /* Control tokens and the like are looked for in the text, bytes come from the fallback alone, unused pieces never. */
 static unsigned flags_of_type(int64_t type) {
   switch (type) {
-    case TYPE_UNKNOWN:
-    case TYPE_CONTROL: return ML_PIECE_SPECIAL | ML_PIECE_ADDED;
-    case TYPE_USER_DEFINED: return ML_PIECE_MODEL | ML_PIECE_ADDED;
-    case TYPE_UNUSED:
-    case TYPE_BYTE: return 0;
-    default: return ML_PIECE_MODEL;
+  case TYPE_UNKNOWN:
+  case TYPE_CONTROL: return ML_PIECE_SPECIAL | ML_PIECE_ADDED;
+  case TYPE_USER_DEFINED: return ML_PIECE_MODEL | ML_PIECE_ADDED;
+  case TYPE_UNUSED:
+  case TYPE_BYTE: return 0;
+  default: return ML_PIECE_MODEL;
   }
 }
 
@@ -193,7 +193,7 @@ static ml_status read_scores(ml_tokenizer *t, const ml_gguf *g) {
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define WORDS(digits)                                                                                                  \
   CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| "                                                           \
-                                                        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+               "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /* What the `pre` names mean: patterns, each isolated within the pieces of the one before. */
 typedef struct recipe {

@@ -27,6 +27,42 @@ t.test("README.md quotes examples/titles.lua", function()
   t.ok(found, "a block of README.md equals examples/titles.lua")
 end)
 
+t.test("generated pages are those that `make docs` writes now", function()
+  local build = os.getenv "BUILD" or "build"
+  local folder = build .. "/docs-check"
+  assert(os.execute(("rm -rf '%s' && mkdir -p '%s'"):format(folder, folder)))
+  local command = ("%s/moonlet tools/make_docs.lua '%s' > '%s/log' 2>&1"):format(build, folder, folder)
+  assert(os.execute(command), "make_docs.lua")
+  local list <close> = assert(io.popen(("cd '%s' && find docs lua -type f | LC_ALL=C sort"):format(folder)))
+  local count = 0
+  for path in list:lines() do
+    count = count + 1
+    local file = io.open(path, "rb")
+    local text = file and file:read "a"
+    if file then file:close() end
+    t.ok(text == read(folder .. "/" .. path), path .. " is up to date (make docs)")
+  end
+  t.ok(count > 10, "pages were written")
+end)
+
+t.test("what the reference names is there", function()
+  local ml = require "moonlet"
+  local owners = {ml = ml, fn = require "moonlet.fn", nn = require "moonlet.nn", S = require "moonlet.sample",
+    random = ml.random, memory = ml.memory, json = ml.json, x = ml.zeros {1}}
+  for key in pairs(require "moonlet.docs") do
+    local owner, name = key:match "^(%w+)%.(.*)$"
+    if owners[owner] then t.ok(owners[owner][name] ~= nil, key) end
+  end
+end)
+
+t.test("the program of README.md runs", function()
+  local model = t.checkpoint "SmolLM2-135M-Instruct.gguf"
+  local build = os.getenv "BUILD" or "build"
+  local command = ("%s/moonlet examples/titles.lua '%s' docs/testing.md 2>&1"):format(build, model)
+  local pipe <close> = assert(io.popen(command))
+  t.ok(pipe:read "a":find "^docs/testing.md%s+%S.*perplexity %d", "a title and a perplexity")
+end)
+
 t.test("Lua in the documentation compiles", function()
   local list <close> = assert(io.popen "find README.md docs -name '*.md' | LC_ALL=C sort")
   for path in list:lines() do

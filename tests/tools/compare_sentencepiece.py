@@ -3,9 +3,9 @@
 
     python3 tests/tools/compare_sentencepiece.py DRIVER [-n 100]
 
-Pieces, scores (with many ties), types, byte fallback and the dummy prefix are drawn at random. Needs the packages sentencepiece and
-protobuf. Left out: a dummy prefix together with user-defined pieces (after one of these SentencePiece puts no space, llama.cpp and
-the tokenizer.json of such models do).
+Pieces, scores (with many ties), types, byte fallback and the dummy prefix are drawn at random. Needs the packages
+sentencepiece and protobuf. Left out: a dummy prefix together with user-defined pieces (after one of these
+SentencePiece puts no space, llama.cpp and the tokenizer.json of such models do).
 """
 
 import argparse
@@ -72,12 +72,23 @@ def reference(pieces, prefix):
 
 
 def gguf(pieces, prefix):
-    pairs = [("tokenizer.ggml.model", STRING, string("llama")),
-             ("tokenizer.ggml.tokens", ARRAY, array(STRING, [string(t.replace("▁", " ") if kind == 4 else t) for t, kind, _ in pieces])),
-             ("tokenizer.ggml.scores", ARRAY, array(FLOAT, [struct.pack("<f", s) for _, _, s in pieces])),
-             ("tokenizer.ggml.token_type", ARRAY, array(INT, [struct.pack("<i", kind) for _, kind, _ in pieces])),
-             ("tokenizer.ggml.add_space_prefix", BOOL, bytes([prefix])), ("tokenizer.ggml.add_bos_token", BOOL, b"\0")]
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(string(k) + struct.pack("<I", t) + v for k, t, v in pairs)
+    pairs = [
+        ("tokenizer.ggml.model", STRING, string("llama")),
+        (
+            "tokenizer.ggml.tokens",
+            ARRAY,
+            array(STRING, [string(t.replace("▁", " ") if kind == 4 else t) for t, kind, _ in pieces]),
+        ),
+        ("tokenizer.ggml.scores", ARRAY, array(FLOAT, [struct.pack("<f", s) for _, _, s in pieces])),
+        ("tokenizer.ggml.token_type", ARRAY, array(INT, [struct.pack("<i", kind) for _, kind, _ in pieces])),
+        ("tokenizer.ggml.add_space_prefix", BOOL, bytes([prefix])),
+        ("tokenizer.ggml.add_bos_token", BOOL, b"\0"),
+    ]
+    return (
+        b"GGUF"
+        + struct.pack("<IQQ", 3, 0, len(pairs))
+        + b"".join(string(k) + struct.pack("<I", t) + v for k, t, v in pairs)
+    )
 
 
 def main():

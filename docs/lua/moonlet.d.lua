@@ -1,0 +1,2209 @@
+---@meta
+---LuaCATS annotations for editors. Written by `make docs`; changes here are lost.
+
+---@class moonlet.sample
+local S = {}
+
+---Keeps the k likeliest.
+function S.top_k(k) end
+
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
+function S.top_p(p) end
+
+---Keeps entries at least p times as likely as the likeliest.
+function S.min_p(p) end
+
+---Ids among the last n: positive logits divided by, negative ones multiplied by the penalty.
+function S.repeat_penalty(penalty, n) end
+
+---Ids among the last n lose `presence` once and `frequency` for each time that they occur.
+function S.presence(presence, frequency, n) end
+
+---Adds to the logits of single ids: {[id] = bias}.
+function S.logit_bias(bias) end
+
+---With the given probability, drops all but the least likely of the entries above the threshold.
+function S.xtc(probability, threshold) end
+
+---Steps in the order written. What remains is drawn at random, or, for a chain without a temperature, the likeliest is
+---taken.
+function S.chain(steps) end
+
+---The chain that options mean: penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+function S.from_options(o) end
+
+---@class moonlet.chat
+local chat = {}
+
+---The text of a conversation.
+---@param template string|moonlet.Template|table  source, compiled, or several: {{name =, template =}, ...} or by name
+---@param messages table  a list of {role =, content =, ...}
+---@param options moonlet.ChatOptions?
+---@return string? text
+---@return table|string spans  byte ranges {first, last} inside {% generation %}; or the message of the failure
+---@return string? code
+function chat.apply(template, messages, options) end
+
+---The text of a conversation in segments, for a tokenizer; their concatenation is what `apply` gives.
+---@param template string|moonlet.Template|table
+---@param messages table
+---@param options moonlet.ChatOptions  with control_tokens
+---@return {text: string, special: boolean}[]? segments
+---@return string? message
+---@return string? code
+function chat.segments(template, messages, options) end
+
+---@class moonlet.fn
+local fn = {}
+
+---softmax(q k' scale) v by heads. q (B, H, T, d); k, v (B, KV heads, T, d). With `cache`, k and v are appended to it
+---first and q attends to all that it holds; `window` counts the token itself.
+---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
+function fn.attention(q, k, v, opts) end
+
+---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
+---@param opts table|nil  {eps = 1e-5, offset = 0}
+function fn.rms_norm(x, weight, opts) end
+
+---(x - mean) / sqrt(variance + eps) times weight plus bias, along the last axis.
+---@param opts table|nil  {eps = 1e-5}
+function fn.layer_norm(x, weight, bias, opts) end
+
+---The activation that a configuration names.
+function fn.activation(name) end
+
+---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
+---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
+function fn.cross_entropy(logits, targets, opts) end
+
+---Mean of squared differences.
+function fn.mse(x, y) end
+
+---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities.
+function fn.kl_div(log_q, log_p) end
+
+---Each entry zero with probability p, the others divided by 1 - p.
+function fn.dropout(x, p) end
+
+---@class moonlet.Generation
+local g = {}
+
+---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
+---normally.
+function g:next() end
+
+---Ends the generation early; harmless afterwards.
+function g:close() end
+
+---Runs to the end; the whole result.
+function g:complete() end
+
+---@class moonlet.jinja
+local jinja = {}
+
+---Makes another value the null of contexts (the loader gives json.null, which is made in C).
+function jinja.set_null(null) end
+
+---@class moonlet.json
+local json = {}
+
+---The value of a JSON text; nil, message, code when it is none. Null is json.null, and an object keeps the order of its
+---keys.
+function json.decode(text) end
+
+---The JSON text of a value. Raises on NaN and on what JSON cannot say.
+function json.encode(value, opts) end
+
+---Marks a table as a JSON array, also when it is empty, and returns it.
+function json.array(table) end
+
+---Marks a table as a JSON object, also when it is empty, and returns it.
+function json.object(table) end
+
+---@class moonlet.Model
+---@field info table
+---@field metrics table
+---@field tokenizer moonlet.Tokenizer|nil
+---@field config table
+---@field net moonlet.Module
+---@field device string
+local m = {}
+
+---Ids of a prompt: text is encoded as the tokenizer does it by default, lists of ids are taken as they are.
+function m:prompt_ids(prompt, what) end
+
+---Ids of a conversation with the header of the answer behind it.
+function m:chat_ids(messages, o) end
+
+---Options of a call with `defaults = "model"` resolved.
+function m:generation_defaults(opts) end
+
+---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
+---@param prompt string|integer[]
+---@param opts table|nil
+function m:generate(prompt, opts) end
+
+---The same for a conversation, through the model's chat template.
+function m:chat(messages, opts) end
+
+---The whole text, and {text, ids, finish_reason, metrics}.
+---@param prompt string|table  text, ids, or messages
+function m:complete(prompt, opts) end
+
+---A conversation that keeps its cache: see sessions.
+---@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@return moonlet.Session
+function m:session(opts) end
+
+---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
+function m:logits(ids) end
+
+---{nll, perplexity, tokens} of a text: windows of `context` ids, each begun cold; nll is the mean natural logarithm a
+---predicted token.
+---@param opts table|nil  {context, stride}
+function m:perplexity(text, opts) end
+
+---Frees everything; twice is harmless.
+function m:close() end
+
+---@class moonlet.memory
+local memory = {}
+
+---Bytes that live tensors hold.
+function memory.active() end
+
+---The largest number of bytes kept for reuse; with a number, sets it.
+function memory.cache_limit(bytes) end
+
+---Bytes kept for reuse.
+function memory.cached() end
+
+---Frees what is kept for reuse.
+function memory.clear() end
+
+---The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, "limit" is raised.
+function memory.limit(bytes) end
+
+---The largest number of bytes held at once since the last reset_peak.
+function memory.peak() end
+
+---Begins to measure the peak anew.
+function memory.reset_peak() end
+
+---@class moonlet
+---@field random moonlet.random
+---@field memory moonlet.memory
+---@field json moonlet.json
+---@field version string
+local ml = {}
+
+---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
+---float float32, booleans bool.
+---@param values any
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
+function ml.tensor(values, opts) end
+
+---A tensor of the little-endian values in a string, row-major. "mismatch" when the string's length does not fit.
+---@param bytes string
+---@param shape integer[]
+---@param dtype string
+---@return moonlet.Tensor
+function ml.from_bytes(bytes, shape, dtype) end
+
+---One value everywhere.
+---@param shape integer[]|integer
+---@param value number|boolean|moonlet.Tensor
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
+function ml.full(shape, value, opts) end
+
+---Zeros, float32 unless `dtype` says otherwise.
+---@param shape integer[]|integer
+---@param opts table|nil
+---@return moonlet.Tensor
+function ml.zeros(shape, opts) end
+
+---Ones, float32 unless `dtype` says otherwise.
+---@param shape integer[]|integer
+---@param opts table|nil
+---@return moonlet.Tensor
+function ml.ones(shape, opts) end
+
+---0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. int32 of integers, float32 of floats.
+---@param start number
+---@param stop number|nil
+---@param step number|nil  1 unless given; may be negative
+---@param opts table|nil  {dtype, device}
+---@return moonlet.Tensor
+function ml.arange(start, stop, step, opts) end
+
+---n numbers from first to last, both included; float32.
+---@param first number
+---@param last number
+---@param n integer|nil  50 unless given
+---@return moonlet.Tensor
+function ml.linspace(first, last, n) end
+
+---The identity matrix: (n, m), ones where row and column are equal.
+---@param n integer
+---@param m integer|nil  n unless given
+---@param opts table|nil  {dtype}
+---@return moonlet.Tensor
+function ml.eye(n, m, opts) end
+
+---A matrix (n, m) of ones on and below diagonal k, zeros above; float32.
+---@param n integer
+---@param m integer|nil  n unless given
+---@param k integer|nil  0 unless given; 1 is the diagonal above
+---@return moonlet.Tensor
+function ml.tri(n, m, k) end
+
+---The last two axes with zeros above diagonal k.
+---@param x moonlet.Tensor
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function ml.tril(x, k) end
+
+---The last two axes with zeros below diagonal k.
+---@param x moonlet.Tensor
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function ml.triu(x, k) end
+
+---Axes first to last as one.
+---@param x moonlet.Tensor
+---@param first integer|nil  1 unless given
+---@param last integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.flatten(x, first, last) end
+
+---One axis as several of the sizes given, one of which may be -1.
+---@param x moonlet.Tensor
+---@param axis integer
+---@param shape integer[]
+---@return moonlet.Tensor
+function ml.unflatten(x, axis, shape) end
+
+---Without axes of size 1: those named, or all.
+---@param x moonlet.Tensor
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
+function ml.squeeze(x, axes) end
+
+---With axes of size 1 at the places that they have in the result.
+---@param x moonlet.Tensor
+---@param axes integer|integer[]
+---@return moonlet.Tensor
+function ml.expand_dims(x, axes) end
+
+---Two axes exchanged.
+---@param x moonlet.Tensor
+---@param a integer
+---@param b integer
+---@return moonlet.Tensor
+function ml.swapaxes(x, a, b) end
+
+---One axis moved to another place, the others keeping their order.
+---@param x moonlet.Tensor
+---@param from integer
+---@param to integer
+---@return moonlet.Tensor
+function ml.moveaxis(x, from, to) end
+
+---The same values in row-major storage of their own.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.contiguous(x) end
+
+---Parts along an axis, a list: n equal ones, or parts that end at the positions given (inclusive; the last part is the
+---rest).
+---@param x moonlet.Tensor
+---@param parts integer|integer[]
+---@param axis integer|nil  1 unless given
+---@return moonlet.Tensor[]
+function ml.split(x, parts, axis) end
+
+---Tensors of one shape joined along a new axis.
+---@param tensors moonlet.Tensor[]
+---@param axis integer|nil  the place of the new axis, 1 unless given
+---@return moonlet.Tensor
+function ml.stack(tensors, axis) end
+
+---In reverse order along the axes named, or all.
+---@param x moonlet.Tensor
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
+function ml.flip(x, axes) end
+
+---Moved by `shift` places along an axis, what leaves at one end coming in at the other; of the flattened values without
+---one.
+---@param x moonlet.Tensor
+---@param shift integer
+---@param axis integer|nil
+---@return moonlet.Tensor
+function ml.roll(x, shift, axis) end
+
+---Repeated as a whole: counts for the last axes.
+---@param x moonlet.Tensor
+---@param counts integer|integer[]
+---@return moonlet.Tensor
+function ml.tile(x, counts) end
+
+---Each entry n times in a row along an axis; of the flattened values without one.
+---@param x moonlet.Tensor
+---@param n integer
+---@param axis integer|nil
+---@return moonlet.Tensor
+function ml.repeat_interleave(x, n, axis) end
+
+---Edges of `value` around it.
+---@param x moonlet.Tensor
+---@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param value number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.pad(x, widths, value) end
+
+---Of a vector the matrix that has it on diagonal k, of a matrix its diagonal k.
+---@param x moonlet.Tensor
+---@param k integer|nil  0 unless given; 1 is the diagonal above
+---@return moonlet.Tensor
+function ml.diag(x, k) end
+
+---Heads apart: (B, T, n d) -> (B, n, T, d).
+---@param x moonlet.Tensor
+---@param n integer
+---@return moonlet.Tensor
+function ml.split_heads(x, n) end
+
+---Heads together: (B, n, T, d) -> (B, T, n d).
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.merge_heads(x) end
+
+---Not below low and not above high; either may be nil.
+---@param x moonlet.Tensor
+---@param low number|moonlet.Tensor|nil
+---@param high number|moonlet.Tensor|nil
+---@return moonlet.Tensor
+function ml.clip(x, low, high) end
+
+---x to the power y.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.power(x, y) end
+
+---Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.var(x, ...) end
+
+---Standard deviation over axes: the square root of `var`.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.std(x, ...) end
+
+---Euclidean norm over axes.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.norm(x, ...) end
+
+---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.
+---@param x moonlet.Tensor
+---@param nan number|nil
+---@param high number|nil  for infinity
+---@param low number|nil  for minus infinity
+---@return moonlet.Tensor
+function ml.nan_to_num(x, nan, high, low) end
+
+---Inverse of the error function, to about 1e-6 of the value; infinite at -1 and 1, NaN beyond.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.erfinv(x) end
+
+---The device or dtype named: x:to "float16", x:to "cpu".
+---@param x moonlet.Tensor
+---@param what string
+---@return moonlet.Tensor
+function ml.to(x, what) end
+
+---Values of a quantised or packed weight as float32.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.dequantize(x) end
+
+---Entry at 1-based positions: x:at(i, j) is x[i][j].
+---@param x moonlet.Tensor
+---@param ... integer
+---@return moonlet.Tensor
+function ml.at(x, ...) end
+
+---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table|integer
+---@return moonlet.Tensor
+function ml.take(x, index, ...) end
+
+---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table
+---@return moonlet.Tensor
+function ml.take_along_axis(x, index, ...) end
+
+---The same as take_along_axis.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.gather(x, index, axis) end
+
+---x with `values` written along `axis` at 0-based `index` (as many axes as x); of an index named twice the last value
+---stays.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.put_along_axis(x, index, values, axis) end
+
+---The same as put_along_axis.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.scatter(x, index, values, axis) end
+
+---x with `values` added along `axis` at 0-based `index`; entries named twice get both.
+---@param x moonlet.Tensor
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.scatter_add(x, index, values, axis) end
+
+---x with the entries of a slice replaced.
+---@param x moonlet.Tensor
+---@param ranges table  as of slice: {first, last, step} for each axis, 1-based, inclusive
+---@param values moonlet.Tensor|number  broadcast to the slice's shape
+---@return moonlet.Tensor
+function ml.slice_update(x, ranges, values) end
+
+---Entries of x's row-major values at offset + i1 stride1 + i2 stride2 + ..; a copy.
+---@param x moonlet.Tensor
+---@param shape integer[]
+---@param strides integer[]|nil  in elements; those of row-major order unless given
+---@param offset integer|nil  in elements, 0 unless given
+---@return moonlet.Tensor
+function ml.as_strided(x, shape, strides, offset) end
+
+---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
+---@param x moonlet.Tensor
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor values
+---@return moonlet.Tensor indices
+function ml.topk(x, k, axis) end
+
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+---@param x moonlet.Tensor
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.partition(x, k, axis) end
+
+---0-based indices of `partition`.
+---@param x moonlet.Tensor
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function ml.argpartition(x, k, axis) end
+
+---Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---@param x moonlet.Tensor
+---@param values moonlet.Tensor|number
+---@param opts table|nil  {right = false}: behind equal entries
+---@return moonlet.Tensor
+function ml.searchsorted(x, values, opts) end
+
+---The different values in ascending order, for each entry of x the 0-based index of its value, and how often each comes
+---(int32). Reads x; NaN is one value.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor values
+---@return moonlet.Tensor inverse  in x's shape
+---@return moonlet.Tensor counts
+function ml.unique(x) end
+
+---Matrix product over the last two axes, leading axes broadcast; a vector is a row on the left, a column on the right.
+---Integers give integers (exact below 2^53), integers with floats floats.
+---@param x moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.matmul(x, b) end
+
+---Sums of products by labels: einsum("bij,bjk->bik", {a, b}). A letter names an axis; letters that the result does not
+---name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...` stands
+---for leading axes that broadcast. Operands are multiplied in turn from the left.
+---@param equation string
+---@param operands moonlet.Tensor[]
+---@return moonlet.Tensor
+function ml.einsum(equation, operands) end
+
+---Sum of products over pairs of axes: the last n of a with the first n of b, or {{axes of a}, {axes of b}}.
+---@param x moonlet.Tensor
+---@param b moonlet.Tensor
+---@param axes integer|integer[][]|nil  2 unless given
+---@return moonlet.Tensor
+function ml.tensordot(x, b, axes) end
+
+---Products of all entries of x with all entries of y: (x.size, y.size).
+---@param x moonlet.Tensor
+---@param y moonlet.Tensor
+---@return moonlet.Tensor
+function ml.outer(x, y) end
+
+---Sum of products over the last axes of both.
+---@param x moonlet.Tensor
+---@param y moonlet.Tensor
+---@return moonlet.Tensor
+function ml.inner(x, y) end
+
+---alpha a b + beta c, a b being the matrix product.
+---@param x moonlet.Tensor
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@param alpha number|nil  1 unless given
+---@param beta number|nil  1 unless given
+---@return moonlet.Tensor
+function ml.addmm(x, a, b, alpha, beta) end
+
+---Convolution along the middle axis: x (B, T, inputs), weight (outputs, width, inputs / groups) -> (B, T', outputs),
+---with T' = (T + 2 padding - dilation (width - 1) - 1) // stride + 1. The weight is not reversed (cross-correlation).
+---@param x moonlet.Tensor
+---@param weight moonlet.Tensor
+---@param opts table|nil  {stride = 1, padding = 0, dilation = 1, groups = 1}
+---@return moonlet.Tensor
+function ml.conv1d(x, weight, opts) end
+
+---The same values in row-major storage of their own.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.copy(x) end
+
+---The values converted to `dtype`; floats are truncated towards zero into integers.
+---@param x moonlet.Tensor
+---@param dtype string  dtype
+---@return moonlet.Tensor
+function ml.astype(x, dtype) end
+
+---Minus x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.neg(x) end
+
+---Absolute value.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.abs(x) end
+
+----1, 0 or 1.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sign(x) end
+
+---x times x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.square(x) end
+
+---e to the power x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.exp(x) end
+
+---exp(x) - 1, exact for small x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.expm1(x) end
+
+---Natural logarithm.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.log(x) end
+
+---log(1 + x), exact for small x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.log1p(x) end
+
+---Logarithm to base 2.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.log2(x) end
+
+---Square root.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sqrt(x) end
+
+---1 / sqrt(x).
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.rsqrt(x) end
+
+---1 / x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.reciprocal(x) end
+
+---Sine, x in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sin(x) end
+
+---Cosine, x in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.cos(x) end
+
+---Tangent, x in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.tan(x) end
+
+---Hyperbolic sine.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sinh(x) end
+
+---Hyperbolic cosine.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.cosh(x) end
+
+---Hyperbolic tangent.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.tanh(x) end
+
+---Inverse sine, in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.arcsin(x) end
+
+---Inverse cosine, in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.arccos(x) end
+
+---Inverse tangent, in radians.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.arctan(x) end
+
+---Error function.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.erf(x) end
+
+---1 / (1 + exp(-x)).
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sigmoid(x) end
+
+---x sigmoid(x).
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.silu(x) end
+
+---x times the normal distribution function of x (exact, by erf).
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.gelu(x) end
+
+---GELU by its tanh approximation.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.gelu_tanh(x) end
+
+---The larger of x and 0.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.relu(x) end
+
+---Largest integer not above x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.floor(x) end
+
+---Smallest integer not below x.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.ceil(x) end
+
+---Nearest integer, halves to even.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.round(x) end
+
+---Whether x is not a number.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.isnan(x) end
+
+---Whether x is infinite.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.isinf(x) end
+
+---Whether x is neither infinite nor NaN.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.isfinite(x) end
+
+---Whether x is zero.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.logical_not(x) end
+
+---a + b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.add(a, b) end
+
+---a - b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.sub(a, b) end
+
+---a times b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.mul(a, b) end
+
+---a / b; integers give float32.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.div(a, b) end
+
+---floor(a / b); an integer divided by zero gives 0.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.floordiv(a, b) end
+
+---a - b floor(a / b); an integer modulo zero gives 0.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.mod(a, b) end
+
+---a to the power b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.pow(a, b) end
+
+---The larger; NaN when either is NaN.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.maximum(a, b) end
+
+---The smaller; NaN when either is NaN.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.minimum(a, b) end
+
+---The angle of the point (b, a), in radians.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.arctan2(a, b) end
+
+---log(exp(a) + exp(b)).
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.logaddexp(a, b) end
+
+---a = b, elementwise.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.eq(a, b) end
+
+---a differs from b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.ne(a, b) end
+
+---a < b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.lt(a, b) end
+
+---a <= b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.le(a, b) end
+
+---a > b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.gt(a, b) end
+
+---a >= b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.ge(a, b) end
+
+---Both are not zero.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.logical_and(a, b) end
+
+---One is not zero.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.logical_or(a, b) end
+
+---Bits set in both integers.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.bitwise_and(a, b) end
+
+---Bits set in either integer.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.bitwise_or(a, b) end
+
+---Bits set in one integer alone.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.bitwise_xor(a, b) end
+
+---a moved up by b bits.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.left_shift(a, b) end
+
+---a moved down by b bits, the sign kept.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.right_shift(a, b) end
+
+---a where condition is not zero, else b.
+---@param condition moonlet.Tensor
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function ml.where(condition, a, b) end
+
+---The values in row-major order under another shape; one -1 is worked out.
+---@param x moonlet.Tensor
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function ml.reshape(x, shape) end
+
+---Axes in another order; without `axes`, reversed.
+---@param x moonlet.Tensor
+---@param axes integer|integer[]|nil  axis or axes; all unless given
+---@return moonlet.Tensor
+function ml.transpose(x, axes) end
+
+---Axes of size 1, and missing leading ones, repeated.
+---@param x moonlet.Tensor
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function ml.broadcast_to(x, shape) end
+
+---A range of each axis.
+---@param x moonlet.Tensor
+---@param ranges integer[][]  {first, last, step} for each axis
+---@return moonlet.Tensor
+function ml.slice(x, ranges) end
+
+---Sum over axes; bool and narrow integers as int32, in float32 for narrow floats.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.sum(x, axis, keepdims) end
+
+---Mean over axes.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.mean(x, axis, keepdims) end
+
+---Product over axes.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.prod(x, axis, keepdims) end
+
+---Largest over axes; NaN wins.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.max(x, axis, keepdims) end
+
+---Smallest over axes; NaN wins.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.min(x, axis, keepdims) end
+
+---Whether none is zero.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.all(x, axis, keepdims) end
+
+---Whether one is not zero.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.any(x, axis, keepdims) end
+
+---0-based index of the first largest along one axis, or of the flattened values.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.argmax(x, axis, keepdims) end
+
+---0-based index of the first smallest along one axis, or of the flattened values.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.argmin(x, axis, keepdims) end
+
+---log of the sum of exp over axes.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.logsumexp(x, axis, keepdims) end
+
+---Running sum along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.cumsum(x, axis) end
+
+---Running product along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.cumprod(x, axis) end
+
+---Running maximum along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.cummax(x, axis) end
+
+---Running minimum along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.cummin(x, axis) end
+
+---Tensors joined along an axis.
+---@param tensors moonlet.Tensor[]
+---@param axis integer|nil  axis; 1 unless given
+---@return moonlet.Tensor
+function ml.concat(tensors, axis) end
+
+---Ascending along an axis; NaN last.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.sort(x, axis) end
+
+---0-based indices that sort along an axis, ascending and stable; NaN last.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.argsort(x, axis) end
+
+---exp(x - max) over its sum, along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.softmax(x, axis) end
+
+---log of softmax, along an axis.
+---@param x moonlet.Tensor
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function ml.log_softmax(x, axis) end
+
+---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
+---@param x moonlet.Tensor
+---@param weight moonlet.Tensor|nil
+---@param eps number|nil  1e-5 unless given
+---@param offset number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.rms_norm(x, weight, eps, offset) end
+
+---(x - mean) / sqrt(variance + eps) times weight plus bias, along the last axis.
+---@param x moonlet.Tensor
+---@param weight moonlet.Tensor|nil
+---@param bias moonlet.Tensor|nil
+---@param eps number|nil  1e-5 unless given
+---@return moonlet.Tensor
+function ml.layer_norm(x, weight, bias, eps) end
+
+---x times the transpose of weight (outputs, inputs), which may be quantised.
+---@param x moonlet.Tensor
+---@param weight moonlet.Tensor
+---@return moonlet.Tensor
+function ml.linear(x, weight) end
+
+---Rows of weight (which may be quantised) at 0-based ids, as float32.
+---@param weight moonlet.Tensor
+---@param ids moonlet.Tensor
+---@return moonlet.Tensor
+function ml.embedding(weight, ids) end
+
+---Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
+---@param start moonlet.Tensor
+---@param frequencies moonlet.Tensor
+---@param length integer
+---@param scale number|nil  1 unless given
+---@return moonlet.Tensor
+function ml.rope_table(start, frequencies, length, scale) end
+
+---Rotates the first 2 n entries of the last axis of x (B, H, T, d) by the table's angles; pairs are (i, i + n), or
+---neighbours when interleaved.
+---@param x moonlet.Tensor
+---@param table moonlet.Tensor
+---@param interleaved boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.rope(x, table, interleaved) end
+
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d).
+---@param q moonlet.Tensor
+---@param k moonlet.Tensor
+---@param v moonlet.Tensor
+---@param slots moonlet.Tensor|nil
+---@param start moonlet.Tensor|nil
+---@param count moonlet.Tensor|nil
+---@param mask moonlet.Tensor|nil
+---@param sinks moonlet.Tensor|nil
+---@param scale number
+---@param causal boolean|nil  true unless given
+---@param window integer|nil  0 unless given
+---@param softcap number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.attention(q, k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
+
+---Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b].
+---@param cache moonlet.Tensor
+---@param x moonlet.Tensor
+---@param slots moonlet.Tensor
+---@param start moonlet.Tensor
+---@param count moonlet.Tensor
+---@return moonlet.Tensor
+function ml.cache_append(cache, x, slots, start, count) end
+
+---Writes values over target's storage.
+---@param target moonlet.Tensor
+---@param values moonlet.Tensor
+---@return moonlet.Tensor
+function ml.assign(target, values) end
+
+---Writes ids[b] to ring[b, position[b] mod n].
+---@param ring moonlet.Tensor
+---@param ids moonlet.Tensor
+---@param position moonlet.Tensor
+---@return moonlet.Tensor
+function ml.ring_push(ring, ids, position) end
+
+---Ids in recent (B, n; negative: none) have positive logits divided by and negative ones multiplied by penalty, then
+---presence and count times frequency subtracted.
+---@param logits moonlet.Tensor
+---@param recent moonlet.Tensor
+---@param penalty number|nil  1 unless given
+---@param presence number|nil  0 unless given
+---@param frequency number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.repeat_penalty(logits, recent, penalty, presence, frequency) end
+
+---All but the k largest become -inf (ties with the k-th stay).
+---@param logits moonlet.Tensor
+---@param k integer
+---@return moonlet.Tensor
+function ml.top_k_mask(logits, k) end
+
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p.
+---@param logits moonlet.Tensor
+---@param p number
+---@return moonlet.Tensor
+function ml.top_p_mask(logits, p) end
+
+---Keeps entries at least p times as likely as the likeliest.
+---@param logits moonlet.Tensor
+---@param p number
+---@return moonlet.Tensor
+function ml.min_p_mask(logits, p) end
+
+---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
+---@param key moonlet.Tensor
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function ml.random_bits(key, shape) end
+
+---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
+---@param logits moonlet.Tensor
+---@param uniform moonlet.Tensor
+---@return moonlet.Tensor
+function ml.categorical(logits, uniform) end
+
+---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
+---on replays the plan.
+---@param fn function  of tensors, trees of tensors, and plain values
+---@return function
+function ml.compile(fn, opts) end
+
+---The plan of fn(...) as text.
+function ml.explain(fn, ...) end
+
+---A flag to hand to generate: token:cancel() ends it.
+---@return table  {cancelled = false, cancel = function}
+function ml.cancel_token() end
+
+---A tokenizer from a directory, a tokenizer.json or a .gguf file.
+function ml.tokenizer(path) end
+
+---Another engine behind the same model interface: {load = function(path, opts)}.
+function ml.register_backend(name, backend) end
+
+---Names of the engines that models can run on.
+---@return string[]
+function ml.backends() end
+
+---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
+---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
+---@param opts table|nil
+---@return moonlet.Model|nil, string|nil, string|nil
+function ml.load(path, opts) end
+
+---Models below a directory: {path, format, model_type} each.
+function ml.discover(dir) end
+
+---Tensors of a GGUF file; block formats stay quantised (`:dequantize()`), shapes row-major.
+function ml.load_gguf(path) end
+
+---Writes {name = tensor} in the order of `order`, or of the names; metadata is {text = text}.
+function ml.save_safetensors(path, tensors, metadata, order) end
+
+---The value of a tensor of one element: an integer, a float or a boolean, by its dtype.
+---@param x moonlet.Tensor
+function ml.item(x) end
+
+---The values as nested lists; of a tensor without axes the value itself.
+---@param x moonlet.Tensor
+function ml.tolist(x) end
+
+---The values in row-major order, little-endian, as a string.
+---@param x moonlet.Tensor
+function ml.tobytes(x) end
+
+---Computes the tensors given, together, and keeps their values.
+function ml.eval(...) end
+
+---Counts since the start: {traces, plans, replays, allocations, bytes_moved}.
+function ml.stats() end
+
+---The devices that this process can use.
+function ml.devices() end
+
+---What is known of a device; raises "device" when it is not there.
+function ml.device(name) end
+
+---The device on which tensors are made; with a name, sets it.
+function ml.default_device(name) end
+
+---How many threads compute; with a number, sets it.
+function ml.threads(n) end
+
+---@class moonlet.Module
+local module = {}
+
+---Calls fn(owner, key, value, path) for every parameter, in order of assignment.
+function module:each_parameter(fn) end
+
+---{path = tensor}, and the paths in order.
+function module:parameters() end
+
+---A list of {path, module}, this one first.
+function module:named_modules() end
+
+---Replaces parameters by path: {["layers.0.weight"] = tensor}.
+function module:update(tree) end
+
+---Calls fn(tensor, path) for every parameter and keeps what it returns.
+function module:apply(fn) end
+
+---@class moonlet.nn
+local nn = {}
+
+---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
+---@param name string
+function nn.class(name) end
+
+---The class of a family: the model types that it serves, to be returned by its file.
+---@param model_type string
+---@param ... string  further model types
+function nn.model(model_type, ...) end
+
+---y = x W' + b; weight (outputs, inputs).
+function nn.Linear(...) end
+
+---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
+function nn.Embedding(...) end
+
+---x / rms(x) times (offset + weight).
+function nn.RMSNorm(...) end
+
+---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
+---table.
+function nn.RoPE(...) end
+
+---@class moonlet.random
+local random = {}
+
+---A key: two uint32 words.
+---@param seed integer
+---@return moonlet.Tensor
+function random.key(seed) end
+
+---Begins the sequence of calls that name no key anew.
+---@param seed integer
+function random.seed(seed) end
+
+---n keys that are independent of each other and of the numbers of the one given. A list.
+---@param key moonlet.Tensor
+---@param n integer|nil  2 unless given
+---@return moonlet.Tensor[]
+function random.split(key, n) end
+
+---Uniform in [low, high).
+---@param shape integer[]|integer
+---@param opts table|nil  {low = 0, high = 1, dtype = "float32", key}
+---@return moonlet.Tensor
+function random.uniform(shape, opts) end
+
+---Normally distributed.
+---@param shape integer[]|integer
+---@param opts table|nil  {mean = 0, std = 1, dtype = "float32", key}
+---@return moonlet.Tensor
+function random.normal(shape, opts) end
+
+---Of the standard normal distribution between low and high.
+---@param low number
+---@param high number
+---@param shape integer[]|integer
+---@param opts table|nil  {dtype = "float32", key}
+---@return moonlet.Tensor
+function random.truncated_normal(low, high, shape, opts) end
+
+---Integers from low up to, not including, high.
+---@param low integer
+---@param high integer
+---@param shape integer[]|integer
+---@param opts table|nil  {dtype = "int32", key}
+---@return moonlet.Tensor
+function random.randint(low, high, shape, opts) end
+
+---True with probability p.
+---@param p number|moonlet.Tensor
+---@param shape integer[]|integer|nil  p's unless given
+---@param opts table|nil  {key}
+---@return moonlet.Tensor
+function random.bernoulli(p, shape, opts) end
+
+---Of the Gumbel distribution: -log(-log(u)).
+---@param shape integer[]|integer
+---@param opts table|nil  {key}
+---@return moonlet.Tensor
+function random.gumbel(shape, opts) end
+
+---Per row of logits (..., V) one 0-based id, with the probabilities of softmax.
+---@param logits moonlet.Tensor
+---@param opts table|nil  {key}
+---@return moonlet.Tensor  (...) int32
+function random.categorical(logits, opts) end
+
+---0 .. n-1 in random order (int32), or the entries of a tensor along its first axis.
+---@param n integer|moonlet.Tensor
+---@param opts table|nil  {key}
+---@return moonlet.Tensor
+function random.permutation(n, opts) end
+
+---@class moonlet.Session
+---@field tokens integer[]
+---@field length integer
+local s = {}
+
+---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came.
+function s:send(text, opts) end
+
+---Tokens behind what the session holds; `prompt` is appended as it is (text without special tokens of its own, or ids).
+function s:generate(prompt, opts) end
+
+---Keeps the first n tokens.
+function s:trim(n) end
+
+---A session that goes on from here on its own. The cache is computed again when it is first used.
+function s:fork() end
+
+---@class moonlet.Tokenizer
+local t = {}
+
+---Text to 0-based ids: opts {add_special_tokens = true, parse_special = true}.
+function t:encode(text, opts) end
+
+---Ids to text: opts {skip_special_tokens = false}.
+function t:decode(ids, opts) end
+
+---An object with :push(id) -> text and :finish() -> the rest: opts {skip_special_tokens = false}.
+function t:stream(opts) end
+
+---The id of a piece as the vocabulary spells it, or nil.
+function t:id(piece) end
+
+---Messages to text through the checkpoint's template; nil, message, code when the template refuses.
+function t:apply_chat_template(messages, opts) end
+
+---Messages to ids: text of messages never becomes a control token, unless parse_special.
+function t:encode_chat(messages, opts) end
+
+---Texts of the special tokens.
+function t:control_tokens() end
+
+---@class moonlet.Template
+local template = {}
+
+---Renders the template. The second result tells where text came from, as lists of byte ranges {first, last}: `data`
+---(with the option `track`) and `generation` (with the option `generation`: text inside {% generation %}).
+---"moonlet.json.object" (walked by `pairs`) or unmarked (a sequence or empty: a list; text keys: a dict in their order)
+---@param vars table  names to values: Lua's own, `null`, and tables: with the metatable name "moonlet.json.array" or
+---@param options moonlet.RenderOptions?
+---@return string? text
+---@return table|string info  or the message of the failure
+---@return string? code
+function template:render(vars, options) end
+
+---@class moonlet.Tensor
+---@field shape integer[]
+---@field ndim integer
+---@field size integer
+---@field dtype string
+---@field device string
+---@field nbytes integer
+local x = {}
+
+---The last two axes with zeros above diagonal k.
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function x:tril(k) end
+
+---The last two axes with zeros below diagonal k.
+---@param k integer|nil  0 unless given
+---@return moonlet.Tensor
+function x:triu(k) end
+
+---Axes first to last as one.
+---@param first integer|nil  1 unless given
+---@param last integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:flatten(first, last) end
+
+---One axis as several of the sizes given, one of which may be -1.
+---@param axis integer
+---@param shape integer[]
+---@return moonlet.Tensor
+function x:unflatten(axis, shape) end
+
+---Without axes of size 1: those named, or all.
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
+function x:squeeze(axes) end
+
+---With axes of size 1 at the places that they have in the result.
+---@param axes integer|integer[]
+---@return moonlet.Tensor
+function x:expand_dims(axes) end
+
+---Two axes exchanged.
+---@param a integer
+---@param b integer
+---@return moonlet.Tensor
+function x:swapaxes(a, b) end
+
+---One axis moved to another place, the others keeping their order.
+---@param from integer
+---@param to integer
+---@return moonlet.Tensor
+function x:moveaxis(from, to) end
+
+---The same values in row-major storage of their own.
+---@return moonlet.Tensor
+function x:contiguous() end
+
+---Parts along an axis, a list: n equal ones, or parts that end at the positions given (inclusive; the last part is the
+---rest).
+---@param parts integer|integer[]
+---@param axis integer|nil  1 unless given
+---@return moonlet.Tensor[]
+function x:split(parts, axis) end
+
+---In reverse order along the axes named, or all.
+---@param axes integer|integer[]|nil
+---@return moonlet.Tensor
+function x:flip(axes) end
+
+---Moved by `shift` places along an axis, what leaves at one end coming in at the other; of the flattened values without
+---one.
+---@param shift integer
+---@param axis integer|nil
+---@return moonlet.Tensor
+function x:roll(shift, axis) end
+
+---Repeated as a whole: counts for the last axes.
+---@param counts integer|integer[]
+---@return moonlet.Tensor
+function x:tile(counts) end
+
+---Each entry n times in a row along an axis; of the flattened values without one.
+---@param n integer
+---@param axis integer|nil
+---@return moonlet.Tensor
+function x:repeat_interleave(n, axis) end
+
+---Edges of `value` around it.
+---@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param value number|nil  0 unless given
+---@return moonlet.Tensor
+function x:pad(widths, value) end
+
+---Of a vector the matrix that has it on diagonal k, of a matrix its diagonal k.
+---@param k integer|nil  0 unless given; 1 is the diagonal above
+---@return moonlet.Tensor
+function x:diag(k) end
+
+---Heads apart: (B, T, n d) -> (B, n, T, d).
+---@param n integer
+---@return moonlet.Tensor
+function x:split_heads(n) end
+
+---Heads together: (B, n, T, d) -> (B, T, n d).
+---@return moonlet.Tensor
+function x:merge_heads() end
+
+---Not below low and not above high; either may be nil.
+---@param low number|moonlet.Tensor|nil
+---@param high number|moonlet.Tensor|nil
+---@return moonlet.Tensor
+function x:clip(low, high) end
+
+---x to the power y.
+---@return moonlet.Tensor
+function x:power(y) end
+
+---Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
+---@return moonlet.Tensor
+function x:var(...) end
+
+---Standard deviation over axes: the square root of `var`.
+---@return moonlet.Tensor
+function x:std(...) end
+
+---Euclidean norm over axes.
+---@return moonlet.Tensor
+function x:norm(...) end
+
+---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.
+---@param nan number|nil
+---@param high number|nil  for infinity
+---@param low number|nil  for minus infinity
+---@return moonlet.Tensor
+function x:nan_to_num(nan, high, low) end
+
+---Inverse of the error function, to about 1e-6 of the value; infinite at -1 and 1, NaN beyond.
+---@return moonlet.Tensor
+function x:erfinv() end
+
+---The device or dtype named: x:to "float16", x:to "cpu".
+---@param what string
+---@return moonlet.Tensor
+function x:to(what) end
+
+---Values of a quantised or packed weight as float32.
+---@return moonlet.Tensor
+function x:dequantize() end
+
+---Entry at 1-based positions: x:at(i, j) is x[i][j].
+---@param ... integer
+---@return moonlet.Tensor
+function x:at(...) end
+
+---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
+---@param index moonlet.Tensor|table|integer
+---@return moonlet.Tensor
+function x:take(index, ...) end
+
+---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
+---@param index moonlet.Tensor|table
+---@return moonlet.Tensor
+function x:take_along_axis(index, ...) end
+
+---The same as take_along_axis.
+---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:gather(index, axis) end
+
+---x with `values` written along `axis` at 0-based `index` (as many axes as x); of an index named twice the last value
+---stays.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:put_along_axis(index, values, axis) end
+
+---The same as put_along_axis.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:scatter(index, values, axis) end
+
+---x with `values` added along `axis` at 0-based `index`; entries named twice get both.
+---@param index moonlet.Tensor|table
+---@param values moonlet.Tensor|number  broadcast to index's shape
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:scatter_add(index, values, axis) end
+
+---x with the entries of a slice replaced.
+---@param ranges table  as of slice: {first, last, step} for each axis, 1-based, inclusive
+---@param values moonlet.Tensor|number  broadcast to the slice's shape
+---@return moonlet.Tensor
+function x:slice_update(ranges, values) end
+
+---Entries of x's row-major values at offset + i1 stride1 + i2 stride2 + ..; a copy.
+---@param shape integer[]
+---@param strides integer[]|nil  in elements; those of row-major order unless given
+---@param offset integer|nil  in elements, 0 unless given
+---@return moonlet.Tensor
+function x:as_strided(shape, strides, offset) end
+
+---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor values
+---@return moonlet.Tensor indices
+function x:topk(k, axis) end
+
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:partition(k, axis) end
+
+---0-based indices of `partition`.
+---@param k integer
+---@param axis integer|nil  -1 unless given
+---@return moonlet.Tensor
+function x:argpartition(k, axis) end
+
+---Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---@param values moonlet.Tensor|number
+---@param opts table|nil  {right = false}: behind equal entries
+---@return moonlet.Tensor
+function x:searchsorted(values, opts) end
+
+---The different values in ascending order, for each entry of x the 0-based index of its value, and how often each comes
+---(int32). Reads x; NaN is one value.
+---@return moonlet.Tensor values
+---@return moonlet.Tensor inverse  in x's shape
+---@return moonlet.Tensor counts
+function x:unique() end
+
+---Matrix product over the last two axes, leading axes broadcast; a vector is a row on the left, a column on the right.
+---Integers give integers (exact below 2^53), integers with floats floats.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:matmul(b) end
+
+---Sum of products over pairs of axes: the last n of a with the first n of b, or {{axes of a}, {axes of b}}.
+---@param b moonlet.Tensor
+---@param axes integer|integer[][]|nil  2 unless given
+---@return moonlet.Tensor
+function x:tensordot(b, axes) end
+
+---Products of all entries of x with all entries of y: (x.size, y.size).
+---@param y moonlet.Tensor
+---@return moonlet.Tensor
+function x:outer(y) end
+
+---Sum of products over the last axes of both.
+---@param y moonlet.Tensor
+---@return moonlet.Tensor
+function x:inner(y) end
+
+---alpha a b + beta c, a b being the matrix product.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@param alpha number|nil  1 unless given
+---@param beta number|nil  1 unless given
+---@return moonlet.Tensor
+function x:addmm(a, b, alpha, beta) end
+
+---Convolution along the middle axis: x (B, T, inputs), weight (outputs, width, inputs / groups) -> (B, T', outputs),
+---with T' = (T + 2 padding - dilation (width - 1) - 1) // stride + 1. The weight is not reversed (cross-correlation).
+---@param weight moonlet.Tensor
+---@param opts table|nil  {stride = 1, padding = 0, dilation = 1, groups = 1}
+---@return moonlet.Tensor
+function x:conv1d(weight, opts) end
+
+---The same values in row-major storage of their own.
+---@return moonlet.Tensor
+function x:copy() end
+
+---The values converted to `dtype`; floats are truncated towards zero into integers.
+---@param dtype string  dtype
+---@return moonlet.Tensor
+function x:astype(dtype) end
+
+---Minus x.
+---@return moonlet.Tensor
+function x:neg() end
+
+---Absolute value.
+---@return moonlet.Tensor
+function x:abs() end
+
+----1, 0 or 1.
+---@return moonlet.Tensor
+function x:sign() end
+
+---x times x.
+---@return moonlet.Tensor
+function x:square() end
+
+---e to the power x.
+---@return moonlet.Tensor
+function x:exp() end
+
+---exp(x) - 1, exact for small x.
+---@return moonlet.Tensor
+function x:expm1() end
+
+---Natural logarithm.
+---@return moonlet.Tensor
+function x:log() end
+
+---log(1 + x), exact for small x.
+---@return moonlet.Tensor
+function x:log1p() end
+
+---Logarithm to base 2.
+---@return moonlet.Tensor
+function x:log2() end
+
+---Square root.
+---@return moonlet.Tensor
+function x:sqrt() end
+
+---1 / sqrt(x).
+---@return moonlet.Tensor
+function x:rsqrt() end
+
+---1 / x.
+---@return moonlet.Tensor
+function x:reciprocal() end
+
+---Sine, x in radians.
+---@return moonlet.Tensor
+function x:sin() end
+
+---Cosine, x in radians.
+---@return moonlet.Tensor
+function x:cos() end
+
+---Tangent, x in radians.
+---@return moonlet.Tensor
+function x:tan() end
+
+---Hyperbolic sine.
+---@return moonlet.Tensor
+function x:sinh() end
+
+---Hyperbolic cosine.
+---@return moonlet.Tensor
+function x:cosh() end
+
+---Hyperbolic tangent.
+---@return moonlet.Tensor
+function x:tanh() end
+
+---Inverse sine, in radians.
+---@return moonlet.Tensor
+function x:arcsin() end
+
+---Inverse cosine, in radians.
+---@return moonlet.Tensor
+function x:arccos() end
+
+---Inverse tangent, in radians.
+---@return moonlet.Tensor
+function x:arctan() end
+
+---Error function.
+---@return moonlet.Tensor
+function x:erf() end
+
+---1 / (1 + exp(-x)).
+---@return moonlet.Tensor
+function x:sigmoid() end
+
+---x sigmoid(x).
+---@return moonlet.Tensor
+function x:silu() end
+
+---x times the normal distribution function of x (exact, by erf).
+---@return moonlet.Tensor
+function x:gelu() end
+
+---GELU by its tanh approximation.
+---@return moonlet.Tensor
+function x:gelu_tanh() end
+
+---The larger of x and 0.
+---@return moonlet.Tensor
+function x:relu() end
+
+---Largest integer not above x.
+---@return moonlet.Tensor
+function x:floor() end
+
+---Smallest integer not below x.
+---@return moonlet.Tensor
+function x:ceil() end
+
+---Nearest integer, halves to even.
+---@return moonlet.Tensor
+function x:round() end
+
+---Whether x is not a number.
+---@return moonlet.Tensor
+function x:isnan() end
+
+---Whether x is infinite.
+---@return moonlet.Tensor
+function x:isinf() end
+
+---Whether x is neither infinite nor NaN.
+---@return moonlet.Tensor
+function x:isfinite() end
+
+---Whether x is zero.
+---@return moonlet.Tensor
+function x:logical_not() end
+
+---a + b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:add(b) end
+
+---a - b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:sub(b) end
+
+---a times b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:mul(b) end
+
+---a / b; integers give float32.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:div(b) end
+
+---floor(a / b); an integer divided by zero gives 0.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:floordiv(b) end
+
+---a - b floor(a / b); an integer modulo zero gives 0.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:mod(b) end
+
+---a to the power b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:pow(b) end
+
+---The larger; NaN when either is NaN.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:maximum(b) end
+
+---The smaller; NaN when either is NaN.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:minimum(b) end
+
+---The angle of the point (b, a), in radians.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:arctan2(b) end
+
+---log(exp(a) + exp(b)).
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:logaddexp(b) end
+
+---a = b, elementwise.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:eq(b) end
+
+---a differs from b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:ne(b) end
+
+---a < b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:lt(b) end
+
+---a <= b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:le(b) end
+
+---a > b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:gt(b) end
+
+---a >= b.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:ge(b) end
+
+---Both are not zero.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:logical_and(b) end
+
+---One is not zero.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:logical_or(b) end
+
+---Bits set in both integers.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:bitwise_and(b) end
+
+---Bits set in either integer.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:bitwise_or(b) end
+
+---Bits set in one integer alone.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:bitwise_xor(b) end
+
+---a moved up by b bits.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:left_shift(b) end
+
+---a moved down by b bits, the sign kept.
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:right_shift(b) end
+
+---a where condition is not zero, else b.
+---@param a moonlet.Tensor
+---@param b moonlet.Tensor
+---@return moonlet.Tensor
+function x:where(a, b) end
+
+---The values in row-major order under another shape; one -1 is worked out.
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function x:reshape(shape) end
+
+---Axes in another order; without `axes`, reversed.
+---@param axes integer|integer[]|nil  axis or axes; all unless given
+---@return moonlet.Tensor
+function x:transpose(axes) end
+
+---Axes of size 1, and missing leading ones, repeated.
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function x:broadcast_to(shape) end
+
+---A range of each axis.
+---@param ranges integer[][]  {first, last, step} for each axis
+---@return moonlet.Tensor
+function x:slice(ranges) end
+
+---Sum over axes; bool and narrow integers as int32, in float32 for narrow floats.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:sum(axis, keepdims) end
+
+---Mean over axes.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:mean(axis, keepdims) end
+
+---Product over axes.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:prod(axis, keepdims) end
+
+---Largest over axes; NaN wins.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:max(axis, keepdims) end
+
+---Smallest over axes; NaN wins.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:min(axis, keepdims) end
+
+---Whether none is zero.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:all(axis, keepdims) end
+
+---Whether one is not zero.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:any(axis, keepdims) end
+
+---0-based index of the first largest along one axis, or of the flattened values.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:argmax(axis, keepdims) end
+
+---0-based index of the first smallest along one axis, or of the flattened values.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:argmin(axis, keepdims) end
+
+---log of the sum of exp over axes.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:logsumexp(axis, keepdims) end
+
+---Running sum along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:cumsum(axis) end
+
+---Running product along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:cumprod(axis) end
+
+---Running maximum along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:cummax(axis) end
+
+---Running minimum along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:cummin(axis) end
+
+---Ascending along an axis; NaN last.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:sort(axis) end
+
+---0-based indices that sort along an axis, ascending and stable; NaN last.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:argsort(axis) end
+
+---exp(x - max) over its sum, along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:softmax(axis) end
+
+---log of softmax, along an axis.
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor
+function x:log_softmax(axis) end
+
+---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
+---@param weight moonlet.Tensor|nil
+---@param eps number|nil  1e-5 unless given
+---@param offset number|nil  0 unless given
+---@return moonlet.Tensor
+function x:rms_norm(weight, eps, offset) end
+
+---(x - mean) / sqrt(variance + eps) times weight plus bias, along the last axis.
+---@param weight moonlet.Tensor|nil
+---@param bias moonlet.Tensor|nil
+---@param eps number|nil  1e-5 unless given
+---@return moonlet.Tensor
+function x:layer_norm(weight, bias, eps) end
+
+---x times the transpose of weight (outputs, inputs), which may be quantised.
+---@param weight moonlet.Tensor
+---@return moonlet.Tensor
+function x:linear(weight) end
+
+---Rows of weight (which may be quantised) at 0-based ids, as float32.
+---@param ids moonlet.Tensor
+---@return moonlet.Tensor
+function x:embedding(ids) end
+
+---Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
+---@param frequencies moonlet.Tensor
+---@param length integer
+---@param scale number|nil  1 unless given
+---@return moonlet.Tensor
+function x:rope_table(frequencies, length, scale) end
+
+---Rotates the first 2 n entries of the last axis of x (B, H, T, d) by the table's angles; pairs are (i, i + n), or
+---neighbours when interleaved.
+---@param table moonlet.Tensor
+---@param interleaved boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:rope(table, interleaved) end
+
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d).
+---@param k moonlet.Tensor
+---@param v moonlet.Tensor
+---@param slots moonlet.Tensor|nil
+---@param start moonlet.Tensor|nil
+---@param count moonlet.Tensor|nil
+---@param mask moonlet.Tensor|nil
+---@param sinks moonlet.Tensor|nil
+---@param scale number
+---@param causal boolean|nil  true unless given
+---@param window integer|nil  0 unless given
+---@param softcap number|nil  0 unless given
+---@return moonlet.Tensor
+function x:attention(k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
+
+---Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b].
+---@param x moonlet.Tensor
+---@param slots moonlet.Tensor
+---@param start moonlet.Tensor
+---@param count moonlet.Tensor
+---@return moonlet.Tensor
+function x:cache_append(x, slots, start, count) end
+
+---Writes values over target's storage.
+---@param values moonlet.Tensor
+---@return moonlet.Tensor
+function x:assign(values) end
+
+---Writes ids[b] to ring[b, position[b] mod n].
+---@param ids moonlet.Tensor
+---@param position moonlet.Tensor
+---@return moonlet.Tensor
+function x:ring_push(ids, position) end
+
+---Ids in recent (B, n; negative: none) have positive logits divided by and negative ones multiplied by penalty, then
+---presence and count times frequency subtracted.
+---@param recent moonlet.Tensor
+---@param penalty number|nil  1 unless given
+---@param presence number|nil  0 unless given
+---@param frequency number|nil  0 unless given
+---@return moonlet.Tensor
+function x:repeat_penalty(recent, penalty, presence, frequency) end
+
+---All but the k largest become -inf (ties with the k-th stay).
+---@param k integer
+---@return moonlet.Tensor
+function x:top_k_mask(k) end
+
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p.
+---@param p number
+---@return moonlet.Tensor
+function x:top_p_mask(p) end
+
+---Keeps entries at least p times as likely as the likeliest.
+---@param p number
+---@return moonlet.Tensor
+function x:min_p_mask(p) end
+
+---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
+---@param shape integer[]  sizes
+---@return moonlet.Tensor
+function x:random_bits(shape) end
+
+---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
+---@param uniform moonlet.Tensor
+---@return moonlet.Tensor
+function x:categorical(uniform) end
+
+---The value of a tensor of one element: an integer, a float or a boolean, by its dtype.
+function x:item() end
+
+---The values as nested lists; of a tensor without axes the value itself.
+function x:tolist() end
+
+---The values in row-major order, little-endian, as a string.
+function x:tobytes() end
+
+---Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.
+function x:close() end
+
+return ml

@@ -1,0 +1,366 @@
+-- Generation: stop conditions, text, options, cancelling, what the decode loop costs, and what it leaves.
+local ml = require "moonlet"
+local core = require "moonlet.core"
+local bytes = require "tests.lua.byte_model"
+local S = require "moonlet.sample"
+local t = require "tests.lua.harness"
+
+local path = bytes.make "generate"
+local m = assert(ml.load(path, {random = 7, precision = "exact"}))
+local ids_only = assert(ml.load("tests/goldens/tiny/llama", {precision = "exact"}))
+
+-- Runs a generation to its end: text, ids of the tokens, reason, g.
+local function collect(g)
+  local texts, ids = {}, {}
+  for tok in g do
+    texts[#texts + 1], ids[#ids + 1] = tok.text, tok.id
+    t.eq(tok.index, #ids, "index")
+  end
+  t.eq(table.concat(texts), g.text, "the tokens' texts, joined")
+  return table.concat(texts), ids, g.finish_reason, g
+end
+
+local function say(what, opts)
+  opts = opts or {}
+  opts.sampler = bytes.says(what)
+  return collect((m:generate("Hello", opts)))
+end
+
+-- What models keep for the next call is no leak.
+t.leak_check = function()
+  for _, model in ipairs {m, ids_only} do
+    for _, runtime in ipairs(model.free) do runtime:close() end
+    model.free = {}
+    t.eq(next(model.busy), nil, "runtimes in use")
+  end
+  return ml.memory.active()
+end
+
+t.test("an end token ends the text and is no part of it", function()
+  local text, ids, reason = say "well then"
+  t.eq({text, #ids, reason}, {"well then", 9, "stop"})
+end)
+
+t.test("ignore_eos goes on", function()
+  local text, ids, reason = say({72, 105, bytes.END, 33}, {max_tokens = 4, ignore_eos = true})
+  t.eq({text, #ids, reason}, {"Hi!", 4, "length"})
+end)
+
+t.test("stop_tokens end like an end token, beside it", function()
+  local text, ids, reason = say("abcdef", {stop_tokens = {("d"):byte()}})
+  t.eq({text, #ids, reason}, {"abc", 3, "stop"})
+  t.eq(select(3, say("ab", {stop_tokens = ("z"):byte()})), "stop")
+end)
+
+t.test("stop strings: across tokens, at the very end, several, one within another", function()
+  t.eq((say("one STOP two", {stop = "STOP"})), "one ")
+  t.eq((say("one STO two", {stop = "STOP"})), "one STO two")
+  t.eq((say("one STO", {stop = {"STOP"}})), "one STO")
+  t.eq((say("one STO", {stop = {"STOP"}, max_tokens = 7})), "one STO")
+  t.eq((say("a--b==c", {stop = {"==", "--"}})), "a")
+  t.eq((say("xababac", {stop = "abac"})), "xab")
+  t.eq((say("STOP", {stop = "STOP"})), "")
+  local _, _, reason = say("one STOP two", {stop = "STOP"})
+  t.eq(reason, "stop")
+end)
+
+t.test("no token shows a part of a stop string before it is known to be none", function()
+  local g = m:generate("x", {stop = "STOP", sampler = bytes.says "aSTxSTOP"})
+  local texts = {}
+  for tok in g do texts[#texts + 1] = tok.text end
+  t.eq(texts, {"a", "", "", "STx", "", "", "", ""})
+end)
+
+t.test("max_tokens 0 and 1", function()
+  local text, ids, reason = say("abc", {max_tokens = 0})
+  t.eq({text, #ids, reason}, {"", 0, "length"})
+  text, ids, reason = say("abc", {max_tokens = 1})
+  t.eq({text, #ids, reason}, {"a", 1, "length"})
+end)
+
+t.test("a character is never split, and what never becomes one is shown at the end", function()
+  local g = m:generate("x", {sampler = bytes.says "aé€😀z"})
+  local texts = {}
+  for tok in g do texts[#texts + 1] = tok.text end
+  t.eq(texts, {"a", "", "é", "", "", "€", "", "", "", "😀", "z"})
+  local text = say({97, 0xe2, 0x82}, {max_tokens = 3})
+  t.eq(text, "a\u{FFFD}")
+end)
+
+t.test("text of random bytes: streamed equals complete, each token's text is valid", function()
+  for seed = 1, 5 do
+    local opts = {max_tokens = 60, temperature = 2, seed = seed, ignore_eos = true}
+    local text = collect((m:generate("random", opts)))
+    t.ok(utf8.len(text), "valid UTF-8")
+    t.eq(m:complete("random", opts), text)
+  end
+end)
+
+t.test("complete gives text, ids, reason and metrics", function()
+  local text, result = m:complete("Hello", {sampler = bytes.says "abc"})
+  t.eq({text, result.text, result.ids, result.finish_reason}, {"abc", "abc", {97, 98, 99}, "stop"})
+  t.eq({result.metrics.prompt_tokens, result.metrics.generated_tokens, result.metrics.cached_tokens}, {5, 4, 0})
+  t.ok(result.metrics.total_seconds >= result.metrics.prefill_seconds and result.metrics.prefill_seconds > 0)
+  t.eq(m.metrics, result.metrics)
+end)
+
+t.test("chat goes through the template", function()
+  local g = m:chat({{role = "user", content = "Hi <|end|>"}}, {sampler = bytes.says "yes"})
+  t.eq(collect(g), "yes")
+  -- START "user\nHi <|end|>" END START "assistant\n": the content's special text stays text
+  t.eq(g.metrics.prompt_tokens, 1 + 5 + 10 + 1 + 1 + 10)
+end)
+
+t.test("options: unknown ones, wrong types, sampling options beside a sampler", function()
+  local function refused(pattern, opts) t.raises(function() m:generate("x", opts) end, pattern, "usage") end
+  refused("max_tokesn", {max_tokesn = 1})
+  refused("temperature", {temperature = "hot"})
+  refused("temperature", {temperature = -1})
+  refused("top_p", {top_p = 1.5})
+  refused("max_tokens", {max_tokens = 1.5})
+  refused("seed", {seed = 0.5})
+  refused("stop", {stop = {1}})
+  refused("stop", {stop = ""})
+  refused("stop_tokens", {stop_tokens = {"x"}})
+  refused("logprobs", {logprobs = true})
+  refused("top_k", {sampler = bytes.says "a", top_k = 3})
+  t.raises(m:generate("x", {logit_bias = {[9999] = 1}}), "logit_bias", "usage")
+  refused("xtc_threshold", {temperature = 1, xtc_probability = 1, xtc_threshold = 0.7})
+end)
+
+t.test("prompts: empty, too long, text without a tokenizer, ids out of range", function()
+  t.raises(function() m:generate({}) end, "empty", "usage")
+  t.raises(function() m:generate({1, 2, 258}) end, "entry 3", "usage")
+  t.raises(function() ids_only:generate("text") end, "no tokenizer", "not_found")
+  local long = {}
+  for i = 1, m.info.context + 1 do long[i] = 65 end
+  t.raises(function() m:generate(long) end, "4097 tokens, the context holds 4096", "limit")
+  t.eq((say "fine"), "fine")
+end)
+
+t.test("a context that fills ends the text with \"length\"", function()
+  local small <close> = assert(ml.load(path, {random = 7, precision = "exact", max_context = 16}))
+  local g = small:generate("0123456789", {max_tokens = 100, ignore_eos = true})
+  local _, ids, reason = collect(g)
+  t.eq({#ids, reason}, {7, "length"}) -- the 17th token needs no place
+  local full = small:generate("0123456789abcdef", {max_tokens = 100, ignore_eos = true})
+  _, ids, reason = collect(full)
+  t.eq({#ids, reason}, {1, "length"})
+end)
+
+-- ---- ending early ----
+
+t.test("leaving the loop frees the runtime for the next call", function()
+  collect((m:generate("Hello", {max_tokens = 4})))
+  local before = ml.memory.active()
+  for _ = 1, 20 do
+    local n = 0
+    for _ in m:generate("Hello", {ignore_eos = true}) do
+      n = n + 1
+      if n == 3 then break end
+    end
+  end
+  t.eq(ml.memory.active(), before)
+  t.eq(m.metrics.finish_reason, "cancelled")
+end)
+
+t.test("two at once do not disturb each other", function()
+  local opts = {max_tokens = 12, ignore_eos = true}
+  local want_a, want_b = m:complete("first", opts), m:complete("second", opts)
+  local a, b = m:generate("first", opts), m:generate("second", opts)
+  local texts = {"", ""}
+  repeat
+    local x, y = a(), b()
+    texts[1], texts[2] = texts[1] .. (x and x.text or ""), texts[2] .. (y and y.text or "")
+  until not x and not y
+  t.eq(texts, {want_a, want_b})
+end)
+
+t.test("a cancel token, raised from the loop and from a sampler", function()
+  local cancel = ml.cancel_token()
+  local n, g = 0, nil
+  g = m:generate("Hello", {cancel = cancel, ignore_eos = true})
+  for _ in g do
+    n = n + 1
+    if n == 3 then cancel:cancel() end
+  end
+  t.eq({n, g.finish_reason, cancel.cancelled}, {3, "cancelled", true})
+  cancel = ml.cancel_token()
+  g = m:generate("Hello", {cancel = cancel, sampler = function(logits)
+    if logits:max():item() then cancel:cancel() end
+    return 65
+  end})
+  local _, ids = collect(g)
+  t.eq(ids, {65})
+  t.eq(g.finish_reason, "cancelled")
+  local before = ml.cancel_token()
+  before:cancel()
+  t.eq(select(3, collect((m:generate("Hello", {cancel = before})))), "cancelled")
+end)
+
+t.test("a deadline ends the loop, in prefill too", function()
+  local g = m:generate("Hello", {deadline = 0.05, max_tokens = 4000, ignore_eos = true})
+  for _ in g do local till = core.clock() + 0.02 repeat until core.clock() > till end
+  t.eq(g.finish_reason, "deadline")
+  g = m:generate("Hello", {deadline = 0})
+  t.eq({g(), g.finish_reason}, {nil, "deadline"})
+  t.eq((say "fine"), "fine")
+  -- one that ended leaves the deadline of another alone, and none stays behind
+  local a = m:generate("Hello", {deadline = 30, max_tokens = 3, ignore_eos = true})
+  a()
+  collect((m:generate("Hello", {deadline = 10, max_tokens = 1})))
+  t.eq(#{a(), a()}, 2)
+  t.eq(a.finish_reason, "length")
+end)
+
+t.test("the engine's own flag (Ctrl-C) raises, and the next call is right", function()
+  local want = m:complete("Hello", {max_tokens = 8, ignore_eos = true})
+  local g = m:generate("Hello", {max_tokens = 8, ignore_eos = true})
+  g()
+  core.cancel()
+  t.raises(g, nil, "cancelled")
+  t.eq({g.finish_reason, g()}, {"cancelled"})
+  t.eq(m:complete("Hello", {max_tokens = 8, ignore_eos = true}), want)
+end)
+
+t.test("an error in a sampler raises, leaves \"error\", and the model goes on", function()
+  local n = 0
+  local g = m:generate("Hello", {sampler = function(logits)
+    n = n + 1
+    if n == 3 and logits:max():item() then error {mine = true} end
+    return 65 + logits:max():item() * 0
+  end})
+  local ok, err = pcall(function() for _ in g do end end) -- luacheck: ignore
+  t.eq({ok, type(err)}, {false, "table"})
+  t.eq(g.finish_reason, "error")
+  t.eq((say "fine"), "fine")
+  t.raises(function() m:complete("x", {sampler = function() return "no" end}) end, "sampler: expected", "usage")
+  t.raises(function() m:complete("x", {sampler = function() return 258 end}) end, "sampler: expected an id", "usage")
+  t.raises(function() m:complete("x", {sampler = function(l) return l:matmul(l) end}) end, "matmul")
+  t.eq((say "fine"), "fine")
+end)
+
+t.test("in a coroutine, with a sampler that yields", function()
+  local co = coroutine.wrap(function()
+    local n = 0
+    local sampler = function(logits)
+      n = n + 1
+      coroutine.yield("sampling " .. n)
+      return logits:argmax(-1)
+    end
+    return (m:complete("Hello", {max_tokens = 2, ignore_eos = true, sampler = sampler}))
+  end)
+  local seen, last = {}, nil
+  for value in co do
+    if not tostring(value):match "^sampling" then last = value break end
+    seen[#seen + 1] = value
+  end
+  t.ok(#seen >= 2, "the sampler yielded")
+  t.eq(last, (m:complete("Hello", {max_tokens = 2, ignore_eos = true})))
+end)
+
+t.test("closing twice, and asking an ended one", function()
+  local g = m:generate("Hello", {max_tokens = 4})
+  g:close()
+  g:close()
+  t.eq({g(), g.finish_reason}, {nil, "cancelled"})
+end)
+
+-- ---- what it costs ----
+
+local function counters()
+  local s = ml.stats()
+  return {s.traces, s.plans, s.allocations}
+end
+
+for _, case in ipairs {
+  {"greedy", {}}, {"temperature, top-p, seed", {temperature = 0.9, top_p = 0.9, seed = 3}},
+  {"every step", {temperature = 0.9, top_p = 0.9, top_k = 20, min_p = 0.01, xtc_probability = 0.5, repeat_penalty = 1.2, presence_penalty = 0.1, seed = 3}},
+  {"log probabilities", {temperature = 0.9, seed = 3, logprobs = 5}},
+  {"a step of one's own, of tensor operations", {seed = 1, sampler = S.chain {S.top_k(9), function(logits) return logits * 2 end}}},
+} do
+  for what, model in pairs {["with text"] = m, ["of ids"] = ids_only} do
+    t.test(("no trace, no plan, no allocation from the third token on: %s, %s"):format(case[1], what), function()
+      local opts = {max_tokens = 40, ignore_eos = true}
+      for k, v in pairs(case[2]) do opts[k] = v end
+      local third
+      for tok in model:generate({5, 6, 7}, opts) do
+        if tok.index == 3 then third = counters() end
+        if tok.index > 3 then t.eq(counters(), third, "counters at token " .. tok.index) end
+      end
+    end)
+  end
+end
+
+t.test("a second call of the same kind makes no plan at all", function()
+  local opts = {max_tokens = 5, temperature = 0.5, seed = 1}
+  m:complete("Hello", opts)
+  local before = counters()
+  m:complete("Howdy", opts)
+  t.eq(counters(), before)
+end)
+
+t.test("log probabilities are those of the model", function()
+  local prompt = {5, 6, 7}
+  local g = m:generate(prompt, {max_tokens = 3, temperature = 1, seed = 2, logprobs = 4, ignore_eos = true})
+  local ids = {5, 6, 7}
+  for tok in g do
+    local log_p = m:logits(ids)[1][#ids]:log_softmax():tolist()
+    t.close(tok.logprob, log_p[tok.id + 1], 1e-4)
+    t.eq(#tok.top_logprobs, 4)
+    local sorted = {table.unpack(log_p)}
+    table.sort(sorted, function(a, b) return a > b end)
+    for i, top in ipairs(tok.top_logprobs) do
+      t.close(top.logprob, sorted[i], 1e-4)
+      t.close(top.logprob, log_p[top.id + 1], 1e-4)
+    end
+    ids[#ids + 1] = tok.id
+  end
+  local first = m:generate(prompt, {logprobs = 0, max_tokens = 1, ignore_eos = true})()
+  t.ok(first.logprob < 0)
+  t.eq(first.top_logprobs, {})
+end)
+
+-- ---- seeds ----
+
+local seeded = {max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true}
+
+t.test("the same seed gives the same text, another another; so across processes", function()
+  local text = ml.json.encode(ml.json.array(select(2, m:complete("Seed", seeded)).ids))
+  t.eq(ml.json.encode(ml.json.array(select(2, m:complete("Seed", seeded)).ids)), text)
+  local other = {}
+  for k, v in pairs(seeded) do other[k] = v end
+  other.seed = 4
+  t.ok(ml.json.encode(ml.json.array(select(2, m:complete("Seed", other)).ids)) ~= text, "another seed")
+  other.seed = nil
+  local a, b = m:complete("Seed", other), m:complete("Seed", other)
+  t.ok(a ~= b, "without a seed, texts differ")
+  local code = ([[
+    local ml = require "moonlet"
+    local m = ml.load("%s", {random = 7, precision = "exact"})
+    local _, r = m:complete("Seed", {max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true})
+    io.write(ml.json.encode(ml.json.array(r.ids)))]]):format(path)
+  local pipe <close> = assert(io.popen(((os.getenv "BUILD" or "build") .. "/moonlet -e '%s'"):format(code)))
+  t.eq(pipe:read "a", text)
+end)
+
+-- ---- closing ----
+
+t.test("closing a model frees everything, twice is harmless", function()
+  local before = ml.memory.active()
+  local other = assert(ml.load(path, {random = 8}))
+  local g = other:generate("Hello", {max_tokens = 50, ignore_eos = true})
+  g()
+  other:close()
+  other:close()
+  t.raises(function() other:generate("Hello") end, "closed", "usage")
+  g:close()
+  g, other = nil, nil -- luacheck: ignore
+  collectgarbage()
+  collectgarbage()
+  t.eq(ml.memory.active(), before)
+end)
+
+m:close()
+ids_only:close()
+t.done()

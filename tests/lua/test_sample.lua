@@ -1,0 +1,148 @@
+-- Sampling: what each step keeps, and how often each id is drawn.
+local ml = require "moonlet"
+local S = require "moonlet.sample"
+local t = require "tests.lua.harness"
+
+t.leak_check = ml.memory.active
+
+local probabilities = {0.4, 0.25, 0.15, 0.1, 0.06, 0.04}
+local values = {}
+for i, p in ipairs(probabilities) do values[i] = math.log(p) end
+local ROWS = 20000
+
+-- `rows` independent draws of a chain on these logits: how often each id came.
+local function draw(chain, logits, recent)
+  local rows = {}
+  for i = 1, ROWS do rows[i] = logits or values end
+  local uniform = ml.random.uniform({ROWS}, {key = ml.random.key(42)})
+  local other = ml.random.uniform({ROWS}, {key = ml.random.key(43)})
+  local calls = 0
+  local state = {uniform = function()
+    calls = calls + 1
+    return calls == 1 and other or uniform
+  end}
+  if recent then state.recent = ml.tensor({recent}):broadcast_to {ROWS, #recent} end
+  local kept = chain(ml.tensor(rows, {dtype = "float32"}), state)
+  local ids = chain.greedy and kept:argmax(-1) or ml.categorical(kept, uniform)
+  local counts = {}
+  for i = 1, #(logits or values) do counts[i] = 0 end
+  for _, id in ipairs(ids:tolist()) do counts[id + 1] = counts[id + 1] + 1 end
+  return counts
+end
+
+-- Pearson's statistic; ids of probability 0 must not come at all.
+local function check(counts, expected, what)
+  local sum, statistic, free = 0, 0, -1
+  for _, p in ipairs(expected) do sum = sum + p end
+  for i, p in ipairs(expected) do
+    local want = p / sum * ROWS
+    if p == 0 then t.eq(counts[i], 0, what .. ": id " .. i - 1)
+    else
+      statistic, free = statistic + (counts[i] - want) ^ 2 / want, free + 1
+    end
+  end
+  local bound = free + 4 * math.sqrt(2 * free + 1) + 4 -- far in the tail
+  t.ok(statistic <= bound, ("%s: statistic %.1f, at most %.1f"):format(what, statistic, bound))
+end
+
+local function scaled(power)
+  local out = {}
+  for i, p in ipairs(probabilities) do out[i] = p ^ power end
+  return out
+end
+
+t.test("plain draws", function() check(draw(S.chain {}), probabilities, "plain") end)
+t.test("temperature", function()
+  check(draw(S.chain {S.temperature(0.5)}), scaled(2), "0.5")
+  check(draw(S.chain {S.temperature(2)}), scaled(0.5), "2")
+  t.eq(draw(S.chain {S.temperature(0)}), {ROWS, 0, 0, 0, 0, 0})
+end)
+t.test("top_k", function()
+  check(draw(S.chain {S.top_k(2)}), {0.4, 0.25, 0, 0, 0, 0}, "2")
+  check(draw(S.chain {S.top_k(0)}), probabilities, "0")
+  check(draw(S.chain {S.top_k(99)}), probabilities, "99")
+  t.eq(draw(S.chain {S.top_k(1)}), {ROWS, 0, 0, 0, 0, 0})
+end)
+t.test("top_p keeps what has at most p before it", function()
+  check(draw(S.chain {S.top_p(0.5)}), {0.4, 0.25, 0, 0, 0, 0}, "0.5")
+  check(draw(S.chain {S.top_p(0.39)}), {0.4, 0, 0, 0, 0, 0}, "0.39")
+  check(draw(S.chain {S.top_p(0.7)}), {0.4, 0.25, 0.15, 0, 0, 0}, "0.7")
+  check(draw(S.chain {S.top_p(0)}), {0.4, 0, 0, 0, 0, 0}, "0")
+end)
+t.test("min_p", function()
+  check(draw(S.chain {S.min_p(0.3)}), {0.4, 0.25, 0.15, 0, 0, 0}, "0.3")
+  check(draw(S.chain {S.min_p(1)}), {0.4, 0, 0, 0, 0, 0}, "1")
+end)
+t.test("the order of steps is the script's", function()
+  check(draw(S.chain {S.temperature(2), S.min_p(0.3)}), {0.4 ^ 0.5, 0.25 ^ 0.5, 0.15 ^ 0.5, 0.1 ^ 0.5, 0.06 ^ 0.5, 0.04 ^ 0.5}, "temperature first")
+  check(draw(S.chain {S.min_p(0.3), S.temperature(2)}), {0.4 ^ 0.5, 0.25 ^ 0.5, 0.15 ^ 0.5, 0, 0, 0}, "min_p first")
+end)
+t.test("xtc drops all above the threshold but the least likely", function()
+  check(draw(S.chain {S.xtc(1, 0.12)}), {0, 0, 0.15, 0.1, 0.06, 0.04}, "always")
+  check(draw(S.chain {S.xtc(0, 0.12)}), probabilities, "never")
+  check(draw(S.chain {S.xtc(1, 0.3)}), probabilities, "one above")
+  check(draw(S.chain {S.xtc(1, 0.5)}), probabilities, "none above")
+  local half, rest = {}, 0.15 + 0.1 + 0.06 + 0.04
+  for i, p in ipairs(probabilities) do half[i] = 0.5 * p + (i > 2 and 0.5 * p / rest or 0) end
+  check(draw(S.chain {S.xtc(0.5, 0.12)}), half, "half of the time")
+end)
+t.test("logit_bias", function()
+  check(draw(S.chain {S.logit_bias {[0] = -math.huge, [5] = math.log(2)}}), {0, 0.25, 0.15, 0.1, 0.06, 0.08}, "bias")
+end)
+t.test("penalties", function()
+  local logits = {2.0, -1.0, 0.5, 0.0}
+  local function after(chain, recent)
+    return chain(ml.tensor({logits}), {recent = ml.tensor {recent}})[1]
+  end
+  t.close(after(S.chain {S.repeat_penalty(2)}, {0, 1, 0, -1}), {1.0, -2.0, 0.5, 0.0}, 1e-6)
+  t.close(after(S.chain {S.presence(0.5, 0.25)}, {0, 2, 0, -1}), {1.0, -1.0, -0.25, 0.0}, 1e-6)
+end)
+t.test("equal logits: greedy takes the first", function()
+  t.eq(draw(S.chain {S.greedy()}, {1, 3, 3, 2, 3, 0}), {0, ROWS, 0, 0, 0, 0})
+end)
+t.test("chains in chains, callable tables, and what is no step", function()
+  local inner = S.chain {S.top_k(3), S.temperature(0)}
+  local outer = S.chain {S.top_p(0.9), inner}
+  t.eq({outer.greedy, outer.custom, outer.last_n}, {true, false, 1})
+  local own = S.chain {setmetatable({}, {__call = function(_, x) return x end}), last_n = 7}
+  t.eq({own.greedy, own.custom, own.last_n}, {false, true, 7})
+  t.raises(function() S.chain {5} end, "step 1 is a number", "usage")
+  t.raises(function() S.top_p(2) end, "top_p", "usage")
+end)
+
+-- ---- through a model ----
+
+t.test("repeat penalties see the prompt and what was generated, in their window", function()
+  local m <close> = assert(ml.load("tests/goldens/tiny/qwen3", {precision = "exact"}))
+  local function penalised(ids, n) -- the greedy ids worked out by hand
+    local out = {}
+    for _ = 1, 8 do
+      local row = m:logits(ids)[1][#ids]:tolist()
+      for p = math.max(1, #ids - n + 1), #ids do row[ids[p] + 1] = -1e9 end
+      local best = 1
+      for i, v in ipairs(row) do if v > row[best] then best = i end end
+      out[#out + 1], ids[#ids + 1] = best - 1, best - 1
+    end
+    return out
+  end
+  local prompt = {3, 48, 85, 47, 20}
+  for _, n in ipairs {2, 4, 64} do
+    local _, r = m:complete(prompt, {max_tokens = 8, ignore_eos = true, presence_penalty = 1e9, repeat_last_n = n})
+    t.eq(r.ids, penalised(table.move(prompt, 1, 5, 1, {}), n), "window " .. n)
+  end
+end)
+
+t.test("a step that looks at values gives what a recorded one gives", function()
+  local m <close> = assert(ml.load("tests/goldens/tiny/qwen3", {precision = "exact"}))
+  local function ids(...) return select(2, m:complete({1, 2, 3}, {max_tokens = 12, seed = 5, ignore_eos = true, sampler = S.chain {...}})).ids end
+  local looked = 0
+  local function look(logits, state)
+    looked = looked + (state.recent:tolist()[1][1] and 1 or 0)
+    return logits
+  end
+  local want = ids(S.repeat_penalty(1.3, 8), S.xtc(0.5, 0.01), S.top_k(20), S.temperature(0.8))
+  t.eq(ids(S.repeat_penalty(1.3, 8), S.xtc(0.5, 0.01), S.top_k(20), S.temperature(0.8), look), want)
+  t.ok(looked >= 12, "it ran for each token")
+end)
+
+t.done()

@@ -1,0 +1,420 @@
+-- make_docs.lua [FOLDER]: writes docs/lua/*.md, docs/lua/moonlet.d.lua and lua/docs.lua (below FOLDER, . unless given).
+--
+-- Sources: the table of operations (src/tensor/ops.def, as the running binary has it) and the `---` comments of
+-- lua/*.lua.
+-- A comment block that stands directly above a function (or a field that is one) describes it: text, then @param and
+-- @return lines. Functions without a block are not part of the surface and appear nowhere. Run it by the binary
+-- that was
+-- just built: `make docs`.
+local core = require "moonlet.core"
+local ml = require "moonlet"
+local util = require "moonlet.util"
+
+local root = arg[1] or "."
+
+local function read(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read "a"
+end
+
+-- ---- what there is: entries {name, method, params, returns, text, area} ----
+
+local entries, by_name = {}, {}
+
+local function add(entry)
+  local key = entry.owner .. (entry.method and ":" or ".") .. entry.name
+  if by_name[key] or (entry.owner == "ml" and ml[entry.name] == nil) then return end
+  by_name[key] = entry
+  entries[#entries + 1] = entry
+end
+
+-- Which page tells of an operation or a method, where its kind or file does not say so.
+local areas = {}
+local of_networks = "softmax log_softmax rms_norm layer_norm linear embedding rope_table rope attention silu gelu "
+  .. "gelu_tanh relu"
+for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
+for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
+for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
+areas.random_bits = "random"
+local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
+for name in of_axes:gmatch "%S+" do
+  areas[name] = "reductions"
+end
+for name in ("take take_along_axis put_along_axis slice sort argsort topk"):gmatch "%S+" do areas[name] = "indexing" end
+for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elementwise" end
+
+-- One block of --- lines.
+local function parse_block(lines)
+  local entry = {params = {}, returns = {}, text = {}}
+  for _, line in ipairs(lines) do
+    local name, optional, rest = line:match "^@param%s+([%w_.]+)(%??)%s+(.*)$"
+    local returned = line:match "^@return%s+(.*)$"
+    local kind = line:match "^@type%s+(.*)$"
+    if name then
+      local type_text, note = rest:match "^(.-)%s%s+(.*)$"
+      entry.params[#entry.params + 1] = {name = name .. optional, type = type_text or rest, note = note}
+    elseif returned then entry.returns[#entry.returns + 1] = returned
+    elseif kind then entry.kind = kind
+    elseif line:find "^%s%s" and #entry.params > 0 then -- goes on with the parameter above
+      local last = entry.params[#entry.params]
+      last.note = (last.note and last.note .. " " or "") .. line:match "^%s*(.*)$"
+    elseif not line:find "^@" then entry.text[#entry.text + 1] = line end
+  end
+  entry.text = table.concat(entry.text, " "):gsub("%s+", " ")
+  return entry
+end
+
+-- `---@type fun(a: T, b: U): R` of a field.
+local function read_fun(entry)
+  local params, returned = entry.kind:match "^fun%((.-)%)%s*:?%s*(.*)$"
+  for name, kind in (params or ""):gmatch "([%w_]+)%s*:%s*([^,]+)" do
+    entry.params[#entry.params + 1] = {name = name, type = kind}
+  end
+  if returned and returned ~= "" then entry.returns[1] = returned end
+end
+
+-- owners: what a file's local names are called outside: {M = "ml", Model = "m"}; a name with a colon in front has
+-- methods.
+local function read_file(path, area, owners)
+  local block = {}
+  for line in (read(path) .. "\n"):gmatch "(.-)\n" do
+    local comment = line:match "^%-%-%-(.*)$"
+    if comment then block[#block + 1] = comment
+    else
+      local owner, separator, name, args = line:match "^function%s+([%w_]+)([.:])([%w_]+)(%b())"
+      local field_owner, field = line:match "^([%w_]+)%.([%w_]+)%s*="
+      local class = line:match '^local%s+([%w_]+)%s*=%s*M%.class'
+      local public = owners[owner or field_owner or ""]
+      local found = name or field or class
+      if #block > 0 and (public or (class and owners.class)) and found and not found:find "^_" then
+        local entry = parse_block(block)
+        if entry.kind then read_fun(entry) end
+        if class then
+          entry.owner, entry.name, entry.args = owners.class, class, "(...)"
+        else
+          entry.owner, entry.name = public:gsub("^:", ""), name or field
+          entry.method = public:find "^:" ~= nil
+          entry.args = args
+          if entry.method and separator == "." then entry.args = args:gsub("^%([%w_]+%s*,?%s*", "(") end
+        end
+        if not entry.args then
+          local names = {}
+          for i, p in ipairs(entry.params) do names[i] = p.name:gsub("%?$", "") end
+          entry.args = "(" .. table.concat(names, ", ") .. ")"
+        end
+        entry.area = area == "tensors" and areas[entry.name] or area
+        local is_function = name or class or (entry.kind and entry.kind:find "^fun")
+        if entry.text ~= "" and is_function then add(entry) end
+      end
+      block = {}
+    end
+  end
+end
+
+local types = {T = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]", f = "number",
+  i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string",
+  L = "integer[][]"}
+local meanings = {A = "axis", X = "axis or axes; all unless given", S = "sizes", D = "dtype",
+  L = "{first, last, step} for each axis"}
+local of_kind = {unary = "elementwise", binary = "elementwise", ternary = "elementwise"}
+
+local function read_operations()
+  for _, op in ipairs(core.op_list()) do
+    local entry = {name = op.name, owner = "ml", params = {}, returns = {"moonlet.Tensor"}, text = op.doc,
+      area = areas[op.name] or of_kind[op.kind] or "tensors"}
+    local names = {}
+    for name, kind, default in op.signature:gmatch "([%w_]+):([%w?*]+)=?(%S*)" do
+      names[#names + 1] = name
+      local note = meanings[kind]
+      if default ~= "" and default ~= "nil" then note = (note and note .. "; " or "") .. default .. " unless given" end
+      local type_text = types[kind] .. ((default ~= "" and default ~= "nil") and "|nil" or "")
+      entry.params[#entry.params + 1] = {name = name, type = type_text, note = note}
+    end
+    entry.args = "(" .. table.concat(names, ", ") .. ")"
+    entry.tensor_first = op.signature:find "^[%w_]+:T%f[^%w*?]" ~= nil
+    if entry.text ~= "" and not by_name["ml:" .. entry.name] and not by_name["x:" .. entry.name] then add(entry) end
+  end
+end
+
+read_file("lua/tensor.lua", "tensors", {ml = "ml", methods = ":x"})
+read_file("lua/indexing.lua", "indexing", {ml = "ml", methods = ":x"})
+read_file("lua/einsum.lua", "products", {ml = "ml", methods = ":x"})
+read_operations()
+read_file("lua/compile.lua", "evaluation", {M = "ml"})
+read_file("lua/cancel.lua", "evaluation", {M = "ml"})
+read_file("lua/load.lua", "models", {M = "ml"})
+read_file("lua/model.lua", "models", {Model = ":m"})
+read_file("lua/generate.lua", "models", {Generation = ":g"})
+read_file("lua/session.lua", "sessions", {Session = ":s"})
+read_file("lua/sample.lua", "sampling", {M = "S"})
+read_file("lua/tokenizer.lua", "text", {Tokenizer = ":t"})
+read_file("lua/templates/jinja.lua", "text", {M = "jinja", Template = ":template"})
+read_file("lua/templates/chat.lua", "text", {M = "chat"})
+read_file("lua/nn.lua", "nn", {M = "nn", Module = ":module", class = "nn"})
+read_file("lua/fn.lua", "fn", {M = "fn"})
+read_file("lua/random.lua", "random", {M = "random"})
+read_file("lua/files.lua", "files", {M = "ml"})
+
+-- ---- what C brings, beside the operations: written here, since ops.def has no rows for it ----
+
+local function native(area, owner, method, name, args, text)
+  add {owner = owner, method = method, name = name, args = args, text = text, area = area, params = {}, returns = {}}
+end
+native("tensors", "x", true, "item", "()",
+  "The value of a tensor of one element: an integer, a float or a boolean, by its dtype.")
+native("tensors", "x", true, "tolist", "()", "The values as nested lists; of a tensor without axes the value itself.")
+native("tensors", "x", true, "tobytes", "()", "The values in row-major order, little-endian, as a string.")
+native("tensors", "x", true, "close", "()",
+  "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
+native("evaluation", "ml", false, "eval", "(...)", "Computes the tensors given, together, and keeps their values.")
+native("evaluation", "ml", false, "stats", "()",
+  "Counts since the start: {traces, plans, replays, allocations, bytes_moved}.")
+native("memory", "ml", false, "devices", "()", "The devices that this process can use.")
+native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.")
+native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.")
+native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.")
+local of_memory = {
+  active = "Bytes that live tensors hold.",
+  peak = "The largest number of bytes held at once since the last reset_peak.",
+  cached = "Bytes kept for reuse.", reset_peak = "Begins to measure the peak anew.",
+  limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is raised.",
+  cache_limit = "The largest number of bytes kept for reuse; with a number, sets it.",
+  clear = "Frees what is kept for reuse.",
+}
+for _, name in ipairs(util.sorted_keys(of_memory)) do
+  if core.memory[name] then
+    native("memory", "memory", false, name, name:find "limit" and "(bytes)" or "()", of_memory[name])
+  end
+end
+local function known(name, args, text)
+  if core.json[name] then native("files", "json", false, name, args, text) end
+end
+known("decode", "(text)", "The value of a JSON text; nil, message, code when it is none. Null is json.null, and an "
+  .. "object keeps the order of its keys.")
+known("encode", "(value, opts)", "The JSON text of a value. Raises on NaN and on what JSON cannot say.")
+known("array", "(table)", "Marks a table as a JSON array, also when it is empty, and returns it.")
+known("object", "(table)", "Marks a table as a JSON object, also when it is empty, and returns it.")
+
+-- ---- writing ----
+
+local pages = {
+  {"tensors", "Tensors", [[
+`local ml = require "moonlet"`. A function `ml.NAME(x, ...)` whose first argument is a tensor is also the method
+`x:NAME(...)`. Operations are lazy: a value is computed when it is read, or by `ml.eval`. Parameters can be given in
+order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
+
+Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
+0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
+
+Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`; `#x` is the size of the
+first axis. Operators: `+ - * / // % ^` and unary minus, elementwise, broadcasting; comparisons are methods
+(`x:lt(y)`).
+
+Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
+scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views
+and copies taken before keep what they had.
+
+Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
+value does not fit into memory.]]},
+  {"elementwise", "Elementwise operations",
+    "Operands broadcast; each has an in-place form that ends in `_`. See [tensors](tensors.md)."},
+  {"reductions", "Reductions and statistics",
+    "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
+  {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
+  {"products", "Products", nil},
+  {"evaluation", "Evaluation: plans, compiled functions, cancelling", nil},
+  {"models", "Models", [[
+`m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot.
+
+Options of `load`: `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against quantised
+weights; "exact" keeps them float32), `family` (a Lua file or module), `max_context` (tokens), `threads`, `progress`
+(a function of a share from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
+`random` (a seed: weights at true shapes from the config alone), `quantize` (with `random`).
+
+Options of `generate`, `chat` and `complete`: `max_tokens` (256), `temperature` (0: the likeliest token), `top_k`,
+`top_p`, `min_p`, `xtc_probability`, `xtc_threshold`, `repeat_penalty`, `repeat_last_n` (64; the prompt counts),
+`presence_penalty`, `frequency_penalty`, `logit_bias`, `seed`, `stop` (strings), `stop_tokens` (ids), `logprobs`
+(how many), `sampler` (a chain or a function), `cancel` (`ml.cancel_token()`), `deadline` (seconds), `ignore_eos`.
+
+`m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, context (tokens), bytes,
+path, warnings}`. `m.metrics`, of the last call: `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
+decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes,
+finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
+`m.config`, `m.net`, `m.generation_config`, `m.device`.]]},
+  {"sessions", "Sessions", [[
+`s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
+computed. `s.tokens` are the ids that it holds, `s.length` is how many. A full context raises "limit".]]},
+  {"sampling", "Sampling", [[
+`local S = require "moonlet.sample"`. A step is a function of `(logits, state)`: logits (B, V), `state.recent` (B,
+n) the last ids, -1 where there are none yet. `S.chain {...}` runs steps in the order written; a function of your
+own may stand anywhere.]]},
+  {"text", "Tokenizers and templates", nil},
+  {"nn", "nn: modules", [[
+`local nn = require "moonlet.nn"`. Fields of a module that are parameters or modules form its tree; their paths are
+the names that checkpoints use, and the i-th member of a list has the component i - 1. See ../add-a-family.md.]]},
+  {"fn", "fn: functions of model files", [[
+`local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has most of
+them under the same name.]]},
+  {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
+  {"files", "Files and JSON", "What opens, reads or writes a path returns `nil, message, code` when it cannot."},
+  {"memory", "Memory and devices", nil},
+}
+
+local function title(e)
+  local call = (e.owner == "" and "" or e.owner .. (e.method and ":" or ".")) .. e.name .. e.args
+  return call
+end
+
+-- The text of help(x): signature, description, parameters.
+local function help_of(e)
+  local out = {title(e), "  " .. e.text}
+  for _, p in ipairs(e.params) do
+    out[#out + 1] = ("    %s: %s%s"):format(p.name, p.type, p.note and ", " .. p.note or "")
+  end
+  for _, r in ipairs(e.returns) do out[#out + 1] = "  returns " .. r:gsub("%s%s+", ": ") end
+  return table.concat(out, "\n")
+end
+
+-- Prose at most 118 columns wide.
+local function wrap(text, indent)
+  local lines, line = {}, indent or ""
+  for word in text:gmatch "%S+" do
+    if utf8.len(line) + utf8.len(word) + 1 > 118 and line:find "%S" then
+      lines[#lines + 1] = line
+      line = (indent or ""):gsub("%S", " ")
+    end
+    local space = line ~= "" and line:sub(-1) ~= " " and " " or ""
+    line = line .. space .. word
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, "\n")
+end
+
+local function write(path, text)
+  local file <close> = assert(io.open(root .. "/" .. path, "wb"))
+  assert(file:write(text))
+end
+
+local function write_page(area, heading, about)
+  local list = {}
+  for _, e in ipairs(entries) do
+    if e.area == area then list[#list + 1] = e end
+  end
+  table.sort(list, function(a, b)
+    if a.owner ~= b.owner and not (a.owner == "x" or a.owner == "ml") then return a.owner < b.owner end
+    if a.owner ~= b.owner and not (b.owner == "x" or b.owner == "ml") then return a.owner < b.owner end
+    return a.name < b.name
+  end)
+  local out = {"# " .. heading, "", "<!-- written by `make docs` from the sources; changes here are lost -->", ""}
+  for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
+    if paragraph ~= "" then out[#out + 1], out[#out + 2] = wrap(paragraph), "" end
+  end
+  for _, e in ipairs(list) do
+    out[#out + 1], out[#out + 2] = "## " .. title(e), ""
+    out[#out + 1], out[#out + 2] = wrap(e.text), ""
+    for _, p in ipairs(e.params) do
+      out[#out + 1] = wrap(("`%s` %s%s"):format(p.name, p.type, p.note and ": " .. p.note or ""), "- ")
+    end
+    for _, r in ipairs(e.returns) do out[#out + 1] = wrap("returns " .. r:gsub("%s%s+", ": "), "- ") end
+    if #e.params + #e.returns > 0 then out[#out + 1] = "" end
+  end
+  write("docs/lua/" .. area .. ".md", (table.concat(out, "\n"):gsub("%s+$", "")) .. "\n")
+  return #list
+end
+
+local function write_index()
+  local out = {"# The Lua reference", "", "<!-- written by `make docs` from the sources; changes here are lost -->", ""}
+  for _, page in ipairs(pages) do out[#out + 1] = ("- [%s](%s.md)"):format(page[2], page[1]) end
+  out[#out + 1] = ""
+  out[#out + 1] = wrap("Editors that read LuaCATS annotations take them from [moonlet.d.lua](moonlet.d.lua). At "
+    .. "the prompt, `help(ml.zeros)` prints an entry.")
+  write("docs/lua/README.md", table.concat(out, "\n") .. "\n")
+end
+
+-- ---- lua/docs.lua ----
+
+local function write_docs()
+  local texts = {}
+  for _, e in ipairs(entries) do
+    local text = help_of(e)
+    texts[e.owner .. "." .. e.name] = text
+    if e.owner == "x" then texts["ml." .. e.name] = text end
+    if texts[e.name] == nil or e.owner == "ml" or e.owner == "x" then texts[e.name] = text end
+  end
+  local out = {"---What help(x) prints, by name. Written by `make docs`; changes here are lost.",
+    "-- luacheck: no max line length", "return {"}
+  for _, key in ipairs(util.sorted_keys(texts)) do
+    out[#out + 1] = ("  [%q] = %s,"):format(key, (("%q"):format(texts[key]):gsub("\\\n", "\\n")))
+  end
+  out[#out + 1] = "}"
+  write("lua/docs.lua", table.concat(out, "\n") .. "\n")
+end
+
+-- ---- docs/lua/moonlet.d.lua ----
+
+local classes = {ml = "moonlet", x = "moonlet.Tensor", m = "moonlet.Model", s = "moonlet.Session",
+  t = "moonlet.Tokenizer", g = "moonlet.Generation", nn = "moonlet.nn", fn = "moonlet.fn", S = "moonlet.sample",
+  random = "moonlet.random",
+  memory = "moonlet.memory", json = "moonlet.json", module = "moonlet.Module", jinja = "moonlet.jinja",
+  template = "moonlet.Template", chat = "moonlet.chat"}
+local fields = {
+  x = {"shape integer[]", "ndim integer", "size integer", "dtype string", "device string", "nbytes integer"},
+  m = {"info table", "metrics table", "tokenizer moonlet.Tokenizer|nil", "config table", "net moonlet.Module",
+    "device string"},
+  s = {"tokens integer[]", "length integer"},
+  ml = {"random moonlet.random", "memory moonlet.memory", "json moonlet.json", "version string"},
+}
+
+local function stub_of(e, owner, method)
+  local out = {}
+  for line in wrap(e.text):gmatch "[^\n]+" do out[#out + 1] = "---" .. line end
+  local names = {}
+  for name in e.args:gmatch "[%w_.]+" do names[#names + 1] = name end
+  local skip = method and not e.method and 1 or 0 -- a function whose first argument becomes self
+  if not method and e.method then
+    table.insert(names, 1, "x")
+    out[#out + 1] = "---@param x moonlet.Tensor"
+  end
+  local taken = {}
+  for i = 1 + skip, #names do taken[names[i]] = true end
+  for i, p in ipairs(e.params) do
+    if i > skip and taken[p.name:gsub("%?$", "")] then
+      out[#out + 1] = ("---@param %s %s%s"):format(p.name, p.type, p.note and "  " .. p.note or "")
+    end
+  end
+  for _, r in ipairs(e.returns) do out[#out + 1] = "---@return " .. r end
+  local list = table.concat(names, ", ", 1 + skip)
+  out[#out + 1] = ("function %s%s%s(%s) end"):format(owner, method and ":" or ".", e.name, list)
+  return table.concat(out, "\n")
+end
+
+local function write_stub()
+  local out = {"---@meta", "---LuaCATS annotations for editors. Written by `make docs`; changes here are lost.", ""}
+  local owners = {}
+  for _, e in ipairs(entries) do owners[e.owner] = true end
+  for _, owner in ipairs(util.sorted_keys(owners)) do
+    out[#out + 1] = "---@class " .. (classes[owner] or "moonlet." .. owner)
+    for _, field in ipairs(fields[owner] or {}) do out[#out + 1] = "---@field " .. field end
+    out[#out + 1], out[#out + 2] = ("local %s = {}"):format(owner), ""
+    for _, e in ipairs(entries) do
+      if e.owner == owner then out[#out + 1], out[#out + 2] = stub_of(e, owner, e.method), "" end
+      if owner == "x" and e.owner == "ml" and e.tensor_first then
+        out[#out + 1], out[#out + 2] = stub_of(e, "x", true), ""
+      end
+      if owner == "ml" and e.owner == "x" and not e.text:find "^Lets go" then
+        out[#out + 1], out[#out + 2] = stub_of(e, "ml", false), ""
+      end
+    end
+  end
+  out[#out + 1] = "return ml"
+  write("docs/lua/moonlet.d.lua", table.concat(out, "\n") .. "\n")
+end
+
+assert(os.execute(("mkdir -p '%s/docs/lua' '%s/lua'"):format(root, root)))
+local count = 0
+for _, page in ipairs(pages) do count = count + write_page(page[1], page[2], page[3]) end
+write_index()
+write_docs()
+write_stub()
+if count ~= #entries then error(("%d entries, %d on pages"):format(#entries, count)) end
+print(("%d entries on %d pages"):format(count, #pages))
