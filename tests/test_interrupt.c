@@ -56,8 +56,7 @@ static bool is_sanitized(void) {
 
 static void check_delays(const delays *d, int wanted, const char *where) {
   CHECK(d->count == wanted, "%s: %d of %d moments came back", where, d->count, wanted);
-  if (is_sanitized())
-    check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
+  if (is_sanitized()) check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
   else
     CHECK(d->worst < LIMIT_MS, "%s: the prompt is back within %d ms (worst %.0f, %.0f on the clock)", where, LIMIT_MS,
           d->worst, d->worst_wall);
@@ -111,11 +110,11 @@ static const char *const helpers[] = {
     "function ids(n) local t = {} for i = 1, n do t[i] = (i * 7919 + 13) % 1000 end return t end",
     "function go() for _ in m:generate(ids(count), {max_tokens = most, ignore_eos = true}) do end end",
     "function texts(x) return table.concat(x, ' ') end",
-    "function right() local _, r = m:complete(ids(20), {max_tokens = 8, ignore_eos = true}) return texts(r.ids) end",
+    "function right() local _, r = m:complete(ids(12), {max_tokens = 4, ignore_eos = true}) return texts(r.ids) end",
     "most = 16 count = 64 go() go() print('warm')",
-    /* about half a second of each, so that 50 moments take less than a minute */
-    "count = math.floor(math.max(32, math.min(512, m.metrics.prefill_tokens_per_second * 0.5)))",
-    "most = math.floor(math.max(8, math.min(128, m.metrics.decode_tokens_per_second * 0.5)))",
+    /* about a quarter of a second of each, so that 50 moments take half a minute */
+    "count = math.floor(math.max(32, math.min(512, m.metrics.prefill_tokens_per_second * 0.25)))",
+    "most = math.floor(math.max(8, math.min(128, m.metrics.decode_tokens_per_second * 0.25)))",
     "go() first = m.metrics.prefill_seconds total = m.metrics.total_seconds wanted = right()",
 };
 
@@ -167,7 +166,7 @@ static void test_chat(const char *real) {
   static session s;
   static char wanted[1 << 14];
   char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
-                  (char *)"0",       (char *)"-n",   (char *)"16", NULL};
+                  (char *)"0",       (char *)"-n",   (char *)"8",  NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
   CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
   snprintf(wanted, sizeof wanted, "%s", ask(&s, "Say only hello."));
