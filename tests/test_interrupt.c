@@ -3,8 +3,6 @@
  * the real one is not there; chat, which needs a tokenizer, is then left out. */
 #include "terminal.h"
 
-#include <dirent.h>
-
 enum { MOMENTS = 50, CHAT_MOMENTS = 15, GENERATE_MOMENTS = 10, LIMIT_MS = 200 };
 
 /* Numbers in [0, 1), the same in every run. */
@@ -12,24 +10,6 @@ static double next_random(void) {
   static uint64_t state = 2024;
   state = state * 6364136223846793005u + 1442695040888963407u;
   return (double)(state >> 40) / (double)(1 << 24);
-}
-
-/* Milliseconds for which threads of the process stood ready and no processor was free. A machine with other work on it
- * delays the prompt by as much, and that is no fault of the program. 0 where the system does not say. */
-static double waited_ms(pid_t pid) {
-  char path[300];
-  double sum = 0;
-  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-  DIR *tasks = opendir(path);
-  for (struct dirent *task; tasks && (task = readdir(tasks));) {
-    unsigned long long ran, waited;
-    snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", (int)pid, task->d_name);
-    FILE *f = *task->d_name == '.' ? NULL : fopen(path, "r");
-    if (f && fscanf(f, "%llu %llu", &ran, &waited) == 2) sum += (double)waited / 1e6;
-    if (f) fclose(f);
-  }
-  if (tasks) closedir(tasks);
-  return sum;
 }
 
 typedef struct delays {
