@@ -5,7 +5,6 @@
 
 #include "check.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
@@ -49,22 +48,16 @@ static void run_child(char *const argv[]) {
   _exit(127);
 }
 
-/* Milliseconds for which threads of the process stood ready and no processor was free. A machine with other work on it
- * delays the prompt by as much, and that is no fault of the program. 0 where the system does not say. */
+/* Milliseconds for which the process's first thread stood ready and no processor was free. A machine with other work on
+ * it delays the prompt by as much, and that is no fault of the program. 0 where the system does not say. */
 CHECK_UNUSED static double waited_ms(pid_t pid) {
-  char path[300];
-  double sum = 0;
-  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-  DIR *tasks = opendir(path);
-  for (struct dirent *task; tasks && (task = readdir(tasks));) {
-    unsigned long long ran, waited;
-    snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", (int)pid, task->d_name);
-    FILE *f = *task->d_name == '.' ? NULL : fopen(path, "r");
-    if (f && fscanf(f, "%llu %llu", &ran, &waited) == 2) sum += (double)waited / 1e6;
-    if (f) fclose(f);
-  }
-  if (tasks) closedir(tasks);
-  return sum;
+  char path[64];
+  unsigned long long ran, waited = 0;
+  snprintf(path, sizeof path, "/proc/%d/schedstat", (int)pid);
+  FILE *f = fopen(path, "r");
+  if (f && fscanf(f, "%llu %llu", &ran, &waited) != 2) waited = 0;
+  if (f) fclose(f);
+  return (double)waited / 1e6;
 }
 
 typedef struct session {
