@@ -3,8 +3,6 @@
  * the real one is not there; chat, which needs a tokenizer, is then left out. */
 #include "terminal.h"
 
-#include <dirent.h>
-
 enum { MOMENTS = 50, CHAT_MOMENTS = 15, GENERATE_MOMENTS = 10, LIMIT_MS = 200 };
 
 /* Numbers in [0, 1), the same in every run. */
@@ -12,24 +10,6 @@ static double next_random(void) {
   static uint64_t state = 2024;
   state = state * 6364136223846793005u + 1442695040888963407u;
   return (double)(state >> 40) / (double)(1 << 24);
-}
-
-/* Milliseconds for which threads of the process stood ready and no processor was free. A machine with other work on it
- * delays the prompt by as much, and that is no fault of the program. 0 where the system does not say. */
-static double waited_ms(pid_t pid) {
-  char path[300];
-  double sum = 0;
-  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-  DIR *tasks = opendir(path);
-  for (struct dirent *task; tasks && (task = readdir(tasks));) {
-    unsigned long long ran, waited;
-    snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", (int)pid, task->d_name);
-    FILE *f = *task->d_name == '.' ? NULL : fopen(path, "r");
-    if (f && fscanf(f, "%llu %llu", &ran, &waited) == 2) sum += (double)waited / 1e6;
-    if (f) fclose(f);
-  }
-  if (tasks) closedir(tasks);
-  return sum;
 }
 
 typedef struct delays {
@@ -56,8 +36,7 @@ static bool is_sanitized(void) {
 
 static void check_delays(const delays *d, int wanted, const char *where) {
   CHECK(d->count == wanted, "%s: %d of %d moments came back", where, d->count, wanted);
-  if (is_sanitized())
-    check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
+  if (is_sanitized()) check_skip("the prompt is back within 200 ms", "a sanitizer slows it");
   else
     CHECK(d->worst < LIMIT_MS, "%s: the prompt is back within %d ms (worst %.0f, %.0f on the clock)", where, LIMIT_MS,
           d->worst, d->worst_wall);
@@ -111,11 +90,11 @@ static const char *const helpers[] = {
     "function ids(n) local t = {} for i = 1, n do t[i] = (i * 7919 + 13) % 1000 end return t end",
     "function go() for _ in m:generate(ids(count), {max_tokens = most, ignore_eos = true}) do end end",
     "function texts(x) return table.concat(x, ' ') end",
-    "function right() local _, r = m:complete(ids(20), {max_tokens = 8, ignore_eos = true}) return texts(r.ids) end",
+    "function right() local _, r = m:complete(ids(12), {max_tokens = 4, ignore_eos = true}) return texts(r.ids) end",
     "most = 16 count = 64 go() go() print('warm')",
-    /* about half a second of each, so that 50 moments take less than a minute */
-    "count = math.floor(math.max(32, math.min(512, m.metrics.prefill_tokens_per_second * 0.5)))",
-    "most = math.floor(math.max(8, math.min(128, m.metrics.decode_tokens_per_second * 0.5)))",
+    /* about a quarter of a second of each, so that 50 moments take half a minute */
+    "count = math.floor(math.max(32, math.min(512, m.metrics.prefill_tokens_per_second * 0.25)))",
+    "most = math.floor(math.max(8, math.min(128, m.metrics.decode_tokens_per_second * 0.25)))",
     "go() first = m.metrics.prefill_seconds total = m.metrics.total_seconds wanted = right()",
 };
 
@@ -167,7 +146,7 @@ static void test_chat(const char *real) {
   static session s;
   static char wanted[1 << 14];
   char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
-                  (char *)"0",       (char *)"-n",   (char *)"16", NULL};
+                  (char *)"0",       (char *)"-n",   (char *)"8",  NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
   CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
   snprintf(wanted, sizeof wanted, "%s", ask(&s, "Say only hello."));

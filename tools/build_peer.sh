@@ -2,13 +2,9 @@
 # Builds llama.cpp, the engine that `make bench` compares with, from the source package of llama-cpp-python, which
 # carries it.
 #
-<<<<<<< HEAD
 #     tools/build_peer.sh DIR     afterwards DIR/bin/llama-bench, llama-completion and llama-perplexity
 #
 # `make bench` looks for it in build-peer.
-=======
-#     tools/build_peer.sh DIR       afterwards DIR/bin/llama-bench, DIR/bin/llama-completion, DIR/bin/llama-perplexity
->>>>>>> main
 #
 # Needs python3 with pip and venv, cmake, ninja and a C++ compiler; about 250 MB and a quarter of an hour on two cores.
 # JOBS (all cores) bounds the parallel compilations. Nothing of it becomes part of this project.
@@ -43,14 +39,8 @@ if [ ! -f "$source/CMakeLists.txt" ]; then
 fi
 
 cmake -S "$source" -B "$dir/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
-<<<<<<< HEAD
   -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
   -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF >"$dir/cmake.log"
-=======
-  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
-  -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
-  -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF >"$dir/cmake.log"
->>>>>>> main
 # shellcheck disable=SC2086   # a list of targets
 ninja -C "$dir/build" -j "$jobs" $TARGETS >"$dir/build.log" || { tail -n 30 "$dir/build.log" >&2; exit 1; }
 mkdir -p "$dir/bin"
