@@ -492,7 +492,7 @@ static ml_status shape_linear(query *q) {
 
 static ml_status shape_linear_transposed(query *q) {
   const ml_tensor *y = q->inputs[0], *w = q->inputs[1];
-  ML_TRY(want_ndim(w, "weight", 2));
+  ML_TRY(want_weight(w, false));
   if (y->dtype != ML_F32) return ml_fail(ML_USAGE, "y: expected float32, found %s", ml_dtype_name(y->dtype));
   if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
     return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs", y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);

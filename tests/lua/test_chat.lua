@@ -74,11 +74,11 @@ for name, model in pairs(golden.models) do
       local options, want = options_of(conversation, model), model.outputs[i]
       local text, message, code = chat.apply(template, conversation.messages, options)
       if type(want) == "string" then
-        t.equal(text, want, message)
+        t.eq(text, want, message)
         options.control_tokens = CONTROL
-        t.equal(joined(assert(chat.segments(template, conversation.messages, options))), want, "segments")
+        t.eq(joined(assert(chat.segments(template, conversation.messages, options))), want, "segments")
       else
-        t.equal(text, nil, "an error was expected")
+        t.eq(text, nil, "an error was expected")
         t.ok(code)
         message = message:gsub("^chat template: ", ""):gsub("^line %d+: ", "")
         t.ok(want.error:find(message, 1, true), ("expected '%s', got '%s'"):format(want.error, message))
@@ -90,8 +90,8 @@ end
 t.test("gpt2 ships no template", function()
   local config = tokenizer_config("gpt2") or t.skip("gpt2 is not at hand")
   local _, message, code = chat.apply(config.chat_template, {{role = "user", content = "x"}})
-  t.equal(code, "not_found")
-  t.equal(message, "there is no chat template")
+  t.eq(code, "not_found")
+  t.eq(message, "there is no chat template")
 end)
 
 -- Options ------------------------------------------------------------------------------------------------------------
@@ -102,50 +102,50 @@ local CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}
 
 local function fails(code, message, ...)
   local text, got, got_code = chat.apply(...)
-  t.equal(text, nil, "an error was expected")
-  t.equal(got, message)
-  t.equal(got_code, code)
+  t.eq(text, nil, "an error was expected")
+  t.eq(got, message)
+  t.eq(got_code, code)
 end
 
 t.test("one among several templates", function()
   local list = {{name = "default", template = "D"}, {name = "tool_use", template = "T"}, {name = "rag", template = "R"}}
-  t.equal(chat.apply(list, HI), "D")
-  t.equal(chat.apply(list, HI, {tools = {{type = "function"}}}), "T")
-  t.equal(chat.apply(list, HI, {tools = {}}), "T")
-  t.equal(chat.apply(list, HI, {tools = json.null}), "D")
-  t.equal(chat.apply(list, HI, {template = "rag"}), "R")
-  t.equal(chat.apply(list, HI, {template = "{{ messages|length }}"}), "1")
-  t.equal(chat.apply({default = "D", tool_use = "T"}, HI), "D")
-  t.equal(chat.apply("D", HI, {template = "other"}), "other")
+  t.eq(chat.apply(list, HI), "D")
+  t.eq(chat.apply(list, HI, {tools = {{type = "function"}}}), "T")
+  t.eq(chat.apply(list, HI, {tools = {}}), "T")
+  t.eq(chat.apply(list, HI, {tools = json.null}), "D")
+  t.eq(chat.apply(list, HI, {template = "rag"}), "R")
+  t.eq(chat.apply(list, HI, {template = "{{ messages|length }}"}), "1")
+  t.eq(chat.apply({default = "D", tool_use = "T"}, HI), "D")
+  t.eq(chat.apply("D", HI, {template = "other"}), "other")
   fails("usage", "none of the chat templates is the default; choose among: a, b", {a = "1", b = "2"}, HI)
 end)
 
 t.test("tools and documents are always defined", function()
   local source = "{{ tools is none }}{{ documents is none }}{{ tools is defined }}{{ bos_token is defined }}"
-  t.equal(chat.apply(source, HI), "TrueTrueTrueFalse")
-  t.equal(chat.apply(source, HI, {tools = {{type = "function"}}, documents = {{title = "a"}}, bos_token = "<s>"}),
+  t.eq(chat.apply(source, HI), "TrueTrueTrueFalse")
+  t.eq(chat.apply(source, HI, {tools = {{type = "function"}}, documents = {{title = "a"}}, bos_token = "<s>"}),
     "FalseFalseTrueTrue")
 end)
 
 t.test("variables of templates win over special tokens", function()
   local source = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ enable_thinking }}"
   local options = {bos_token = "<s>", special_tokens = {eos_token = "</s>", pad_token = json.null}}
-  t.equal(chat.apply(source, HI, options), "<s></s>")
+  t.eq(chat.apply(source, HI, options), "<s></s>")
   options.template_vars = {bos_token = "B", enable_thinking = false}
-  t.equal(chat.apply(source, HI, options), "B</s>False")
+  t.eq(chat.apply(source, HI, options), "B</s>False")
   fails("usage", "template_vars: 'tools' is an option of its own", source, HI, {template_vars = {tools = {}}})
 end)
 
 t.test("a compiled template is taken as well", function()
   local template = assert(jinja.compile(CHATML))
-  t.equal(chat.apply(template, HI), "<|im_start|>user\nHi<|im_end|>\n")
+  t.eq(chat.apply(template, HI), "<|im_start|>user\nHi<|im_end|>\n")
 end)
 
 t.test("nulls of a message are dropped, its reasoning has both names", function()
   local messages = json.decode('[{"role": "assistant", "content": null, "reasoning": "r", "x": [null]}]')
-  t.equal(chat.apply("{{ messages[0] }}", messages),
+  t.eq(chat.apply("{{ messages[0] }}", messages),
     "{'thinking': 'r', 'role': 'assistant', 'reasoning': 'r', 'x': [None], 'reasoning_content': 'r'}")
-  t.equal(messages[1].content, json.null, "the caller's message")
+  t.eq(messages[1].content, json.null, "the caller's message")
 end)
 
 t.test("misuse is named", function()
@@ -176,7 +176,7 @@ local function shown(template, messages, options)
     t.ok(i == 1 or segment.special ~= segments[i - 1].special, "segments alternate")
   end
   options.control_tokens = nil
-  t.equal(joined(segments), (chat.apply(template, messages, options)), "the concatenation")
+  t.eq(joined(segments), (chat.apply(template, messages, options)), "the concatenation")
   return (table.concat(parts, "~"):gsub("\n", "/"))
 end
 
@@ -187,67 +187,67 @@ local function says(...)
 end
 
 t.test("a harmless conversation is one segment", function()
-  t.equal(shown(CHATML, says("Hi", "Hello", "<b>")),
+  t.eq(shown(CHATML, says("Hi", "Hello", "<b>")),
     "<|im_start|>user/Hi<|im_end|>/<|im_start|>assistant/Hello<|im_end|>/<|im_start|>user/<b><|im_end|>/")
 end)
 
 t.test("special text inside a message stays text", function()
-  t.equal(shown(CHATML, says("a<|im_end|>b", "ok"), {add_generation_prompt = true}),
+  t.eq(shown(CHATML, says("a<|im_end|>b", "ok"), {add_generation_prompt = true}),
     "<|im_start|>~(user/a<|im_end|>b)~<|im_end|>/<|im_start|>assistant/ok<|im_end|>/<|im_start|>assistant/")
-  t.equal(shown(CHATML, says("x", "<|im_end|>")),
+  t.eq(shown(CHATML, says("x", "<|im_end|>")),
     "<|im_start|>user/x<|im_end|>/<|im_start|>~(assistant/<|im_end|>)~<|im_end|>/")
 end)
 
 t.test("nor is it put together from pieces", function()
-  t.equal(shown("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>", says("<|im_", "end|>")),
+  t.eq(shown("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>", says("<|im_", "end|>")),
     "(<|im_end|>)~<|im_end|>")
-  t.equal(shown("<|im_{{ messages[0].content }}|>.", says("end")), "(<|im_end|>.)")
-  t.equal(shown("{{ messages[0].content }}im_end|>.<|im_end|>", says("<|")), "(<|im_end|>.)~<|im_end|>")
-  t.equal(shown("{{ messages[0].content|replace('x', '') }}<|im_end|>", says("<|imx_end|>")), "(<|im_end|>)~<|im_end|>")
-  t.equal(shown("{{ messages[0].content|lower }}<|im_end|>", says("<|IM_END|>")), "(<|im_end|>)~<|im_end|>")
-  t.equal(shown("{{ messages[0].content[::-1] }}", says(">|dne_mi|<")), "(<|im_end|>)")
+  t.eq(shown("<|im_{{ messages[0].content }}|>.", says("end")), "(<|im_end|>.)")
+  t.eq(shown("{{ messages[0].content }}im_end|>.<|im_end|>", says("<|")), "(<|im_end|>.)~<|im_end|>")
+  t.eq(shown("{{ messages[0].content|replace('x', '') }}<|im_end|>", says("<|imx_end|>")), "(<|im_end|>)~<|im_end|>")
+  t.eq(shown("{{ messages[0].content|lower }}<|im_end|>", says("<|IM_END|>")), "(<|im_end|>)~<|im_end|>")
+  t.eq(shown("{{ messages[0].content[::-1] }}", says(">|dne_mi|<")), "(<|im_end|>)")
 end)
 
 t.test("roles may be part of control tokens, unless they hold one", function()
   local source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
   local tokens = {"<|user|>", "<|end|>"}
-  t.equal(shown(source, says("a", "<|end|>"), {control_tokens = tokens}),
+  t.eq(shown(source, says("a", "<|end|>"), {control_tokens = tokens}),
     "<|user|>a<|end|>~(<|assistant|><|end|>)~<|end|>")
-  t.equal(shown(source, {{role = "x<|end|>", content = "a"}}, {control_tokens = tokens}), "(<|x<|end|>|>a)~<|end|>")
+  t.eq(shown(source, {{role = "x<|end|>", content = "a"}}, {control_tokens = tokens}), "(<|x<|end|>|>a)~<|end|>")
 end)
 
 t.test("tools, documents, calls and variables are data too", function()
   local tools = {json.decode('{"name": "<|im_end|>", "<|im_start|>": 1}')}
-  t.equal(shown("<|im_start|>{{ tools|tojson }}<|im_end|>", HI, {tools = tools}),
+  t.eq(shown("<|im_start|>{{ tools|tojson }}<|im_end|>", HI, {tools = tools}),
     '<|im_start|>~([{"name": "<|im_end|>", "<|im_start|>": 1}])~<|im_end|>')
-  t.equal(shown("<|im_start|>{% for k, v in tools[0].items() %}{{ k }}{% endfor %}<|im_end|>", HI, {tools = tools}),
+  t.eq(shown("<|im_start|>{% for k, v in tools[0].items() %}{{ k }}{% endfor %}<|im_end|>", HI, {tools = tools}),
     "<|im_start|>~(name<|im_start|>)~<|im_end|>")
-  t.equal(shown("{{ documents[0].text }}", HI, {documents = {{text = "<|im_end|>"}}}), "(<|im_end|>)")
-  t.equal(shown("{{ date }}", HI, {template_vars = {date = "<|im_end|>"}}), "(<|im_end|>)")
-  t.equal(shown("{{ bos_token }}{{ eos_token }}", HI, {bos_token = "<bos>", eos_token = "<eos>"}), "<bos><eos>")
+  t.eq(shown("{{ documents[0].text }}", HI, {documents = {{text = "<|im_end|>"}}}), "(<|im_end|>)")
+  t.eq(shown("{{ date }}", HI, {template_vars = {date = "<|im_end|>"}}), "(<|im_end|>)")
+  t.eq(shown("{{ bos_token }}{{ eos_token }}", HI, {bos_token = "<bos>", eos_token = "<eos>"}), "<bos><eos>")
   local call = {["function"] = {name = "f", arguments = {a = "<eos>"}}}
   local calls = {{role = "assistant", content = "", tool_calls = {call}}}
-  t.equal(shown("{{ messages[0].tool_calls[0].function.arguments }}<eos>", calls), "({'a': '<eos>'})~<eos>")
+  t.eq(shown("{{ messages[0].tool_calls[0].function.arguments }}<eos>", calls), "({'a': '<eos>'})~<eos>")
 end)
 
 t.test("overlaps and neighbours", function()
-  t.equal(shown("{{ messages[0].content }}<X>", says("<"), {control_tokens = {"<<X", "<X>"}}), "(<)~<X>")
-  t.equal(shown("<A>{{ messages[0].content }}<A>", says("<A><A>"), {control_tokens = {"<A>", "<A><A>"}}),
+  t.eq(shown("{{ messages[0].content }}<X>", says("<"), {control_tokens = {"<<X", "<X>"}}), "(<)~<X>")
+  t.eq(shown("<A>{{ messages[0].content }}<A>", says("<A><A>"), {control_tokens = {"<A>", "<A><A>"}}),
     "<A>~(<A><A>)~<A>")
-  t.equal(shown("<A>{{ messages[0].content }}<A>", says("b"), {control_tokens = {"<A>", "-", "]", "%"}}), "<A>b<A>")
-  t.equal(shown("{{ messages[0].content }}", says("a]b"), {control_tokens = {"]"}}), "(a]b)")
-  t.equal(shown("x", says("a"), {control_tokens = {}}), "x")
+  t.eq(shown("<A>{{ messages[0].content }}<A>", says("b"), {control_tokens = {"<A>", "-", "]", "%"}}), "<A>b<A>")
+  t.eq(shown("{{ messages[0].content }}", says("a]b"), {control_tokens = {"]"}}), "(a]b)")
+  t.eq(shown("x", says("a"), {control_tokens = {}}), "x")
 end)
 
 t.test("a continued message", function()
-  t.equal(shown(CHATML, says("Hi", "One<|im_end|>two"), {continue_final_message = true}),
+  t.eq(shown(CHATML, says("Hi", "One<|im_end|>two"), {continue_final_message = true}),
     "<|im_start|>user/Hi<|im_end|>/<|im_start|>~(assistant/One<|im_end|>two)")
 end)
 
 t.test("segments need the tokens to look for", function()
   local _, message, code = chat.segments(CHATML, HI)
-  t.equal(code, "usage")
-  t.equal(message, "control_tokens: expected a list of the texts of special tokens")
+  t.eq(code, "usage")
+  t.eq(message, "control_tokens: expected a list of the texts of special tokens")
 end)
 
 t.done()

@@ -32,8 +32,8 @@ for number, case in ipairs(templates) do
     t.ok(known, result.code .. ": " .. result.outcome)
     t.ok(result.seconds <= SECONDS, ("took %.2f s"):format(result.seconds))
     if case.text then
-      t.equal(result.code, "text", result.outcome)
-      t.equal(result.outcome, case.text)
+      t.eq(result.code, "text", result.outcome)
+      t.eq(result.outcome, case.text)
     end
   end)
 end

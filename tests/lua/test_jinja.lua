@@ -33,9 +33,9 @@ for i, case in ipairs(golden.cases) do
     local text
     if template then text, message, code = template:render(golden.context, {now = golden.now}) end
     if case.o then
-      t.equal(text, case.o, message)
+      t.eq(text, case.o, message)
     else
-      t.equal(text, nil, "an error was expected")
+      t.eq(text, nil, "an error was expected")
       t.ok(code ~= nil and not message:find("engine failed", 1, true), message)
       t.ok(same_words(case.e, message:gsub("^line %d+: ", "")), ("expected '%s', got '%s'"):format(case.e, message))
     end
@@ -49,20 +49,20 @@ end
 t.test("lists, dicts and nulls of the context", function()
   local context = {list = {1, 2.0, "a"}, dict = {b = 1, a = {}}, none = json.null, empty = {}, flag = false,
     array = json.decode("[null, [], {}]"), object = json.decode('{"z": 1, "a": {"k": null}}')}
-  t.equal(render("{{ list }} {{ dict }} {{ none }} {{ empty }} {{ flag }} {{ array }} {{ object|tojson }}", context),
+  t.eq(render("{{ list }} {{ dict }} {{ none }} {{ empty }} {{ flag }} {{ array }} {{ object|tojson }}", context),
     "[1, 2.0, 'a'] {'a': [], 'b': 1} None [] False [None, [], {}] {\"z\": 1, \"a\": {\"k\": null}}")
 end)
 
 t.test("what no template may be given is named by its path", function()
   local _, message, code = render("x", {messages = {{content = print}}})
-  t.equal(code, "usage")
-  t.equal(message, "messages[1].content: a function cannot be given to a template")
+  t.eq(code, "usage")
+  t.eq(message, "messages[1].content: a function cannot be given to a template")
   _, message = render("x", {a = {1, 2, x = 3}})
-  t.equal(message, "a: a table with keys of both lists and objects cannot be given to a template")
+  t.eq(message, "a: a table with keys of both lists and objects cannot be given to a template")
   local loop = {}
   loop.a = {loop}
   _, message, code = render("x", {loop = loop})
-  t.equal(code, "usage")
+  t.eq(code, "usage")
   t.ok(message:find("nested more than 100 deep", 1, true), message)
 end)
 
@@ -70,76 +70,76 @@ t.test("the caller's tables stay as they were, and metatables are not reached", 
   local touched = 0
   local trap = setmetatable({x = 1}, {__index = function() touched = touched + 1 end,
     __tostring = function() touched = touched + 1 end, __call = function() touched = touched + 1 end})
-  t.equal(render("{{ a.x }}{{ a.y }}{{ a.__index }}{{ a|string }}", {a = trap}), "1{'x': 1}")
-  t.equal(touched, 0)
+  t.eq(render("{{ a.x }}{{ a.y }}{{ a.__index }}{{ a|string }}", {a = trap}), "1{'x': 1}")
+  t.eq(touched, 0)
 end)
 
 t.test("text that is not UTF-8 is repaired, a template that is not is refused", function()
-  t.equal(render("{{ s }}|{{ s|length }}", {s = "a\xffb\xe2\x82c\xf0\x9f\x98"}), "a\u{FFFD}b\u{FFFD}c\u{FFFD}|6")
+  t.eq(render("{{ s }}|{{ s|length }}", {s = "a\xffb\xe2\x82c\xf0\x9f\x98"}), "a\u{FFFD}b\u{FFFD}c\u{FFFD}|6")
   local _, message, code = jinja.compile("\xff")
-  t.equal(code, "corrupt")
-  t.equal(message, "the template is not UTF-8")
+  t.eq(code, "corrupt")
+  t.eq(message, "the template is not UTF-8")
 end)
 
 t.test("errors carry their line and code", function()
   local _, message, code = jinja.compile("a\nb\n{% if %}")
-  t.equal(code, "corrupt")
+  t.eq(code, "corrupt")
   t.ok(message:find("^line 3: "), message)
   _, message, code = render("\n\n{{ x.y.z }}")
-  t.equal(code, "mismatch")
-  t.equal(message, "line 3: 'x' is undefined")
+  t.eq(code, "mismatch")
+  t.eq(message, "line 3: 'x' is undefined")
   _, message, code = render("{{ raise_exception('Say so: ' ~ n) }}", {n = 5})
-  t.equal(code, "usage")
-  t.equal(message, "Say so: 5")
+  t.eq(code, "usage")
+  t.eq(message, "Say so: 5")
   _, message, code = jinja.compile("\n{{ x|nope }}")
-  t.equal(code, "unsupported")
-  t.equal(message, "line 2: No filter named 'nope'.")
+  t.eq(code, "unsupported")
+  t.eq(message, "line 2: No filter named 'nope'.")
   _, message, code = render("{% include 'x' %}")
-  t.equal(code, "unsupported")
-  t.equal(message, "line 1: 'include': a chat template cannot read other templates")
+  t.eq(code, "unsupported")
+  t.eq(message, "line 1: 'include': a chat template cannot read other templates")
   _, _, code = jinja.compile(5)
-  t.equal(code, "usage")
+  t.eq(code, "usage")
 end)
 
 t.test("options that nobody knows, or that make no sense", function()
   local _, message, code = render("x", {}, {max_step = 1})
-  t.equal(code, "usage")
-  t.equal(message, "render: unknown option 'max_step'")
+  t.eq(code, "usage")
+  t.eq(message, "render: unknown option 'max_step'")
   _, message, code = render("x", {}, {max_steps = 0})
-  t.equal(code, "usage")
-  t.equal(message, "max_steps: expected a positive number, found 0")
+  t.eq(code, "usage")
+  t.eq(message, "max_steps: expected a positive number, found 0")
   _, message, code = render("{{ strftime_now('%Y') }}", {}, {now = "yesterday"})
-  t.equal(code, "usage")
-  t.equal(message, "now: expected ISO 8601 or seconds, found yesterday")
+  t.eq(code, "usage")
+  t.eq(message, "now: expected ISO 8601 or seconds, found yesterday")
 end)
 
 t.test("bounds can be set", function()
   local source = "{% for i in range(1000) %}{{ i }}{% endfor %}"
   t.ok(render(source, {}, {max_steps = 10000}))
   local _, message, code = render(source, {}, {max_steps = 100})
-  t.equal(code, "limit")
-  t.equal(message, "line 1: the template takes more than 100 steps")
+  t.eq(code, "limit")
+  t.eq(message, "line 1: the template takes more than 100 steps")
   _, message, code = render("{{ 'x' * 2000 }}", {}, {max_bytes = 1000})
-  t.equal(code, "limit")
-  t.equal(message, "line 1: the template makes more than 1000 bytes")
+  t.eq(code, "limit")
+  t.eq(message, "line 1: the template makes more than 1000 bytes")
 end)
 
 t.test("a template can be rendered again after an error", function()
   local template = assert(jinja.compile("{% set ns = namespace(n=0) %}{% for i in x %}{% set ns.n = ns.n + i %}"
     .. "{% endfor %}{{ ns.n }}"))
-  t.equal(template:render({x = {1, 2}}), "3")
-  t.equal(template:render({x = {1, "a"}}), nil)
-  t.equal(template:render({x = {5}}), "5")
+  t.eq(template:render({x = {1, 2}}), "3")
+  t.eq(template:render({x = {1, "a"}}), nil)
+  t.eq(template:render({x = {5}}), "5")
 end)
 
 t.test("moments", function()
   local function at(now, format) return render("{{ strftime_now('" .. format .. "') }}", {}, {now = now}) end
-  t.equal(at("2024-02-29", "%A %d %B %Y %j %H:%M"), "Thursday 29 February 2024 060 00:00")
-  t.equal(at("2000-01-01T23:59:58Z", "%a %G-W%V-%u %U %W %I%p %S"), "Sat 1999-W52-6 00 00 11PM 58")
-  t.equal(at("2026-12-31 07:08:09.5+02:00", "%-d.%-m.%y %k %l %f"), "31.12.26  7  7 500000")
-  t.equal(at(0, "%Y"):sub(1, 2), os.date("%Y", 0):sub(1, 2))
+  t.eq(at("2024-02-29", "%A %d %B %Y %j %H:%M"), "Thursday 29 February 2024 060 00:00")
+  t.eq(at("2000-01-01T23:59:58Z", "%a %G-W%V-%u %U %W %I%p %S"), "Sat 1999-W52-6 00 00 11PM 58")
+  t.eq(at("2026-12-31 07:08:09.5+02:00", "%-d.%-m.%y %k %l %f"), "31.12.26  7  7 500000")
+  t.eq(at(0, "%Y"):sub(1, 2), os.date("%Y", 0):sub(1, 2))
   for _, bad in ipairs {"2023-02-29", "2024-13-01", "2024-01-01T25:00", "24-01-01", "2024-01-01T10:00:00X"} do
-    t.equal(at(bad, "%Y"), nil, bad)
+    t.eq(at(bad, "%Y"), nil, bad)
   end
 end)
 
@@ -148,13 +148,13 @@ t.test("generation blocks are told of where they end up", function()
     .. "a{% generation %}bé{% endgeneration %}c{{ g('yes') }}{% set s %}{% generation %}d{% endgeneration %}"
     .. "{% endset %}{{ s ~ s }}"))
   local text, info = template:render({}, {generation = true})
-  t.equal(text, "abéc<yes!>dd")
+  t.eq(text, "abéc<yes!>dd")
   local parts = {}
   for i, span in ipairs(info.generation) do parts[i] = text:sub(span[1], span[2]) end
-  t.equal(table.concat(parts, "|"), "bé|yes!|dd")
+  t.eq(table.concat(parts, "|"), "bé|yes!|dd")
   text, info = template:render({})
-  t.equal(text, "abéc<yes!>dd")
-  t.equal(#info.generation, 0)
+  t.eq(text, "abéc<yes!>dd")
+  t.eq(#info.generation, 0)
 end)
 
 -- Each operation on a marked text keeps track of which bytes are data: [..] in the expected text.
@@ -207,13 +207,13 @@ for i, case in ipairs(TRACKED) do
     local context = {s = "  a<b>c ", d = {key = "v"}, deep = {d = {key = "v"}}, n = 5}
     local text, info = template:render(context, {track = function() return true end})
     t.ok(text, info)
-    t.equal(text, (template:render(context)), "text without tracking")
+    t.eq(text, (template:render(context)), "text without tracking")
     local out, at = {}, 1
     for _, span in ipairs(info.data) do
       out[#out + 1] = text:sub(at, span[1] - 1) .. "[" .. text:sub(span[1], span[2]) .. "]"
       at = span[2] + 1
     end
-    t.equal(table.concat(out) .. text:sub(at), case[2])
+    t.eq(table.concat(out) .. text:sub(at), case[2])
   end)
 end
 

@@ -121,6 +121,32 @@ static void test_along(ml_engine *e, bool put) {
 static void test_take_along_axis(ml_engine *e) { test_along(e, false); }
 static void test_put_along_axis(ml_engine *e) { test_along(e, true); }
 
+/* Ids may repeat: small whole numbers, so that the order of the additions does not show. */
+static void test_scatter_add(ml_engine *e) {
+  static const int64_t shape[3] = {3, 4, 2};
+  for (int d = 0; d < SOME; d++) {
+    ml_dtype t = some_dtypes[d];
+    if (t == ML_BOOL) continue;
+    for (int axis = 0; axis < 3; axis++) {
+      if (skip_case(24)) continue;
+      int64_t picked[3] = {3, 4, 2}, at[3];
+      picked[axis] = 5;
+      int64_t n = ml_shape_size(3, picked);
+      double *v = random_values(t, 24, 0, 9), *ids = random_values(ML_I32, n, 0, 1), *values = random_values(t, n, 0, 9), *wanted = room(24, 8);
+      for (int64_t i = 0; i < 24; i++) v[i] = wanted[i] = floor(v[i]);
+      for (int64_t i = 0; i < n; i++) {
+        values[i] = floor(values[i]);
+        unravel(i, 3, picked, at);
+        at[axis] = (int64_t)ids[i];
+        wanted[ravel(3, shape, at)] += values[i];
+      }
+      ml_tensor *x = tensor(e, t, 3, shape, v), *index = tensor(e, ML_I32, 3, picked, ids), *w = tensor(e, t, 3, picked, values);
+      expect_values(apply(e, ML_OP_scatter_add, INTS({.i = axis}), x, index, w), 3, shape, wanted, 0, 0, "%s, axis %d", ml_dtype_name(t), axis);
+      drop_all();
+    }
+  }
+}
+
 /* ---- sorting ---- */
 
 static bool before(double a, double b) { return isnan(b) ? !isnan(a) : a < b; }

@@ -166,6 +166,27 @@ static void test_linear(ml_engine *e) {
   drop_all();
 }
 
+static void test_linear_transposed(ml_engine *e) {
+  static const operand inputs[] = {{1, {23}}, {2, {3, 23}}, {3, {2, 5, 23}}, {2, {0, 23}}};
+  for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+    for (int kind = 0; kind < VIEWS; kind++) {
+      if (skip_case(0)) continue;
+      operand o = inputs[i];
+      ml_dtype wt = float_dtypes[kind % 3];
+      int64_t n = ml_shape_size(o.ndim, o.shape), rows = n / 23, out[4];
+      double *y = random_values(ML_F32, n, -1, 1), *w = random_values(wt, 19 * 23, -1, 1), *wanted = room((size_t)(rows * 19), 8);
+      ml_tensor *ty = view_tensor(e, ML_F32, o.ndim, o.shape, y, (view)kind), *tw = view_tensor(e, wt, SHAPE(23, 19), w, (view)(VIEWS - 1 - kind));
+      for (int64_t r = 0; r < rows * 19; r++) {
+        for (int64_t k = 0; k < 23; k++) wanted[r] += y[r / 19 * 23 + k] * w[k * 19 + r % 19];
+      }
+      memcpy(out, o.shape, sizeof out);
+      out[o.ndim - 1] = 19;
+      expect_values(apply(e, ML_OP_linear_transposed, NO_ATTRS, ty, tw), o.ndim, out, wanted, 2 * epsilon(ML_F32), 2e-5, "%s, input %d, %s", ml_dtype_name(wt), (int)i, view_names[kind]);
+      drop_all();
+    }
+  }
+}
+
 static void test_embedding(ml_engine *e) {
   for (int f = 0; f < 3; f++) {
     for (int kind = 0; kind < VIEWS; kind++) {
