@@ -4,7 +4,13 @@
 ---@class moonlet.sample
 local S = {}
 
----Keeps the k likeliest.
+---Divides the logits; 0 takes the likeliest of what remains.
+function S.temperature(t) end
+
+---Takes the likeliest of what remains, of equal ones the first.
+function S.greedy() end
+
+---Keeps the k likeliest; 0 keeps all.
 function S.top_k(k) end
 
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
@@ -13,23 +19,24 @@ function S.top_p(p) end
 ---Keeps entries at least p times as likely as the likeliest.
 function S.min_p(p) end
 
----Ids among the last n: positive logits divided by, negative ones multiplied by the penalty.
+---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
 function S.repeat_penalty(penalty, n) end
 
----Ids among the last n lose `presence` once and `frequency` for each time that they occur.
+---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
 function S.presence(presence, frequency, n) end
 
----Adds to the logits of single ids: {[id] = bias}.
+---Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
 function S.logit_bias(bias) end
 
 ---With the given probability, drops all but the least likely of the entries above the threshold.
 function S.xtc(probability, threshold) end
 
----Steps in the order written. What remains is drawn at random, or, for a chain without a temperature, the likeliest is
----taken.
+---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest
+---is taken). A chain may stand in a chain.
+---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function S.chain(steps) end
 
----The chain that options mean: penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+---The chain that options mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
 function S.from_options(o) end
 
 ---@class moonlet.chat
@@ -88,14 +95,19 @@ function fn.dropout(x, p) end
 ---@class moonlet.Generation
 local g = {}
 
+---The ids that say what `text` says: of an answer that a stop string ended, those before it, a token of which only the
+---beginning counts being written anew.
+function g:kept_ids() end
+
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
 function g:next() end
 
----Ends the generation early; harmless afterwards.
+---Ends the generation early; harmless afterwards. From within a callback it takes effect when that returns.
 function g:close() end
 
 ---Runs to the end; the whole result.
+---@return string text, table result  {text, ids, finish_reason, metrics}
 function g:complete() end
 
 ---@class moonlet.jinja
@@ -158,10 +170,15 @@ function m:session(opts) end
 ---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
 function m:logits(ids) end
 
----{nll, perplexity, tokens} of a text: windows of `context` ids, each begun cold; nll is the mean natural logarithm a
----predicted token.
----@param opts table|nil  {context, stride}
+---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
+---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
+---@param text string|integer[]
+---@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
 function m:perplexity(text, opts) end
+
+---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration, from
+---rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
+function m:fingerprint() end
 
 ---Frees everything; twice is harmless.
 function m:close() end
@@ -1087,6 +1104,12 @@ function ml.layer_norm(x, weight, bias, eps) end
 ---@return moonlet.Tensor
 function ml.linear(x, weight) end
 
+---y times weight (outputs, inputs), which may be quantised: what a gradient sends back through linear.
+---@param y moonlet.Tensor
+---@param weight moonlet.Tensor
+---@return moonlet.Tensor
+function ml.linear_transposed(y, weight) end
+
 ---Rows of weight (which may be quantised) at 0-based ids, as float32.
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
@@ -1187,8 +1210,21 @@ function ml.random_bits(key, shape) end
 ---@return moonlet.Tensor
 function ml.categorical(logits, uniform) end
 
+---Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn
+---may yield: what others make meanwhile is not the scope's.
+---@param fn function
+---@return any ...  what fn returns
+function ml.scope(fn, ...) end
+
+---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
+function ml.keep(x) end
+
+---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
+function ml.unscoped(fn, ...) end
+
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
----on replays the plan.
+---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of
+---the plan: to see a new value, give them as arguments, or make them state that is written in place.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function ml.compile(fn, opts) end
@@ -1374,17 +1410,34 @@ function random.permutation(n, opts) end
 ---@field length integer
 local s = {}
 
----Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came.
+---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn that
+---failed, or was cancelled before any text came, is taken back.
+---@param text string
+---@param opts table|nil  as chat's
 function s:send(text, opts) end
 
----Tokens behind what the session holds; `prompt` is appended as it is (text without special tokens of its own, or ids).
+---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's
+---beginning alone).
+---@param prompt string|integer[]
+---@param opts table|nil
 function s:generate(prompt, opts) end
 
----Keeps the first n tokens.
+---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
 function s:trim(n) end
 
----A session that goes on from here on its own. The cache is computed again when it is first used.
+---A session that goes on from here on its own, with a copy of the cache.
 function s:fork() end
+
+---Writes tokens, messages and the cache to a safetensors file, with a fingerprint of model and tokenizer. True, or nil,
+---message, code.
+---@param path string
+function s:save(path) end
+
+---Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the
+---session being as it was. Options such as tools stay those of this session. A cache of another precision is computed
+---again.
+---@param path string
+function s:load(path) end
 
 ---@class moonlet.Tokenizer
 local t = {}
@@ -2106,6 +2159,11 @@ function x:layer_norm(weight, bias, eps) end
 ---@param weight moonlet.Tensor
 ---@return moonlet.Tensor
 function x:linear(weight) end
+
+---y times weight (outputs, inputs), which may be quantised: what a gradient sends back through linear.
+---@param weight moonlet.Tensor
+---@return moonlet.Tensor
+function x:linear_transposed(weight) end
 
 ---Rows of weight (which may be quantised) at 0-based ids, as float32.
 ---@param ids moonlet.Tensor
