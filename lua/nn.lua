@@ -224,6 +224,16 @@ function LayerNorm:init(size, opts)
 end
 function LayerNorm:forward(x) return ml.layer_norm(x, value(self, "weight"), self.bias and value(self, "bias"), {eps = self.eps}) end
 
+-- Layers that turn by the same frequencies share one tensor, so that a plan works their angles out once.
+local tables = setmetatable({}, {__mode = "v"})
+local function shared_table(frequencies)
+  local key = {}
+  for i, f in ipairs(frequencies) do key[i] = ("%a"):format(f) end
+  key = table.concat(key, " ")
+  tables[key] = tables[key] or ml.keep(ml.tensor(frequencies, {dtype = "float32"}))
+  return tables[key]
+end
+
 ---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's table.
 local RoPE = M.class "RoPE"
 function RoPE:init(size, opts)
@@ -231,7 +241,7 @@ function RoPE:init(size, opts)
   local rope = require "moonlet.rope"
   opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false}, "RoPE")
   local frequencies, scale = rope.frequencies(size, opts)
-  rawset(self, "frequencies", ml.tensor(frequencies, {dtype = "float32"}))
+  rawset(self, "frequencies", shared_table(frequencies))
   rawset(self, "scale", scale)
   rawset(self, "interleaved", opts.interleaved)
 end

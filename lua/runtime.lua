@@ -81,12 +81,17 @@ end
 
 -- ---- prefill ----
 
+-- A chunk costs a pass over the weights, about what this many rows cost.
+local PASS_ROWS = 12
+
+-- The largest chunk that n tokens fill, or the next one, padded, where that saves a pass that costs more.
 local function chunk_for(n)
   for i = #CHUNKS, 1, -1 do
     local size = CHUNKS[i]
     if size <= n then
       local next_size = CHUNKS[i + 1]
-      if next_size and n > size and next_size <= n * 1.25 then return next_size end
+      local rest = n - size
+      if next_size and rest > 0 and next_size - size <= PASS_ROWS + math.max(rest, CHUNKS[1]) then return next_size end
       return size
     end
   end
