@@ -193,7 +193,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   if (ml_vgraph_crosses_effect(g, l->x, l->at)) return;
   for (int i = 0; i < x->n_users; i++) {
     int user = g->users[x->first_user + i];
-    if (user < 0 || g->nodes[user].unit != (int)(l - g->linears)) return;
+    if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
   }
   l->norm = l->x;
   g->nodes[l->norm].group = l->at;
