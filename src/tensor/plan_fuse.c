@@ -97,15 +97,16 @@ static bool is_product(const ml_vgraph *g, int v) {
 /* Members and outside inputs of an elementwise expression over products. */
 enum { MAX_MEMBERS = ML_FUSED_MAX_CODE / 2 };
 
-/* The last node of the chain of single elementwise users that begins at a product. */
+/* The last node of the chain of single elementwise users that begins at a product, and to which it can move. */
 static int chain_end(const ml_vgraph *g, int v) {
-  int shape_of = v;
+  int first = v;
   for (;;) {
     const ml_vnode *n = &g->nodes[v];
     if (n->n_users != 1 || n->output >= 0) return v;
     int user = g->users[n->first_user];
     if (user < 0 || !is_elementwise(&g->nodes[user]) || g->nodes[user].tensor->dtype != ML_F32) return v;
-    if (g->nodes[user].group != user || !same_shape(g->nodes[user].tensor, g->nodes[shape_of].tensor)) return v;
+    if (g->nodes[user].group != user || g->nodes[user].unit >= 0 || !same_shape(g->nodes[user].tensor, g->nodes[first].tensor)) return v;
+    if (ml_vgraph_crosses_effect(g, first, user)) return v;
     v = user;
   }
 }
@@ -123,7 +124,7 @@ static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
     const ml_vnode *o = &g->nodes[inputs[i]];
     if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
     if (o->inputs[0] == p->inputs[0] && same_shape(o->tensor, p->tensor) && g->nodes[o->inputs[1]].tensor->dtype == g->nodes[p->inputs[1]].tensor->dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS) u->products[u->n_products++] = inputs[i];
+      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_crosses_effect(g, inputs[i], root)) u->products[u->n_products++] = inputs[i];
     } else if (inputs[i] > first) {
       return; /* that product comes later: the expression is its epilogue */
     }
@@ -134,17 +135,35 @@ static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
 
 static int64_t rows_of(const ml_tensor *x) { return x->shape[x->ndim - 1] ? ml_tensor_size(x) / x->shape[x->ndim - 1] : 0; }
 
-/* A step that takes the unit: same input, and everything that the unit's epilogue reads is there when the step runs. */
+/* The turn at which a node's value is there. */
+static int made_at(const ml_vgraph *g, int v) { return g->nodes[v].unit >= 0 ? g->linears[g->nodes[v].unit].at : v; }
+
+/* Whether a node of a unit can be computed at another turn: what it reads from outside the unit is there (`inside` is what
+ * it reads from within), and no effect comes between. */
+static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) {
+  const ml_vnode *m = &g->nodes[v];
+  for (int k = 0; k < m->n_inputs; k++) {
+    int i = m->inputs[k];
+    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) || ml_vnode_constant(g, i)) continue;
+    if (made_at(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0)) return false; /* such a product has no turn yet */
+  }
+  return !ml_vgraph_crosses_effect(g, v, at);
+}
+
+/* A step that takes the unit: same input, nobody needs the result before the step runs, and everything that the unit
+ * reads is there by then. */
 static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *u) {
   if (l->n_units == ML_LINEARS_MAX_UNITS || l->x != g->nodes[u->products[0]].inputs[0]) return false;
-  if (u->root == u->products[0]) return true;
-  for (size_t v = 0; v < g->n_nodes; v++) {
-    const ml_vnode *m = &g->nodes[v];
-    if (m->group != u->root || !is_elementwise(m)) continue;
-    for (int k = 0; k < m->n_inputs; k++) {
-      int i = m->inputs[k];
-      if (g->nodes[i].group != u->root && i >= l->at && !ml_vnode_constant(g, i) && !listed(u->products, u->n_products, i)) return false;
-    }
+  const ml_vnode *root = &g->nodes[u->root];
+  for (int i = 0; i < root->n_users; i++) {
+    int user = g->users[root->first_user + i];
+    if (user >= 0 && user <= l->at) return false;
+  }
+  for (int i = 0; i < u->n_products; i++) {
+    if (!can_move(g, u->products[i], l->at, u)) return false;
+  }
+  for (size_t v = 0; v < g->n_nodes && u->root != u->products[0]; v++) {
+    if (g->nodes[v].group == u->root && is_elementwise(&g->nodes[v]) && !can_move(g, (int)v, l->at, u)) return false;
   }
   return true;
 }
@@ -171,9 +190,10 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   const ml_vnode *x = &g->nodes[l->x];
   if (x->op != ML_OP_rms_norm || x->tensor->dtype != ML_F32 || rows_of(x->tensor) > NORM_INSIDE_ROWS) return;
   if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].tensor->dtype != ML_F32) return;
+  if (ml_vgraph_crosses_effect(g, l->x, l->at)) return;
   for (int i = 0; i < x->n_users; i++) {
     int user = g->users[x->first_user + i];
-    if (user < 0 || g->nodes[user].unit != (int)(l - g->linears)) return;
+    if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
   }
   l->norm = l->x;
   g->nodes[l->norm].group = l->at;

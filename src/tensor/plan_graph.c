@@ -92,7 +92,7 @@ bool ml_vgraph_crosses_effect(const ml_vgraph *g, int v, int to) {
   for (int k = 0; k < g->nodes[v].n_inputs; k++) {
     int input = g->nodes[v].inputs[k];
     if (input < 0 || g->nodes[input].state < 0) continue;
-    for (int i = v + 1; i < to; i++) {
+    for (int i = (v < to ? v : to) + 1; i < (v < to ? to : v); i++) {
       const ml_vnode *n = &g->nodes[i];
       if (n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT && n->state == g->nodes[input].state) return true;
     }

@@ -56,7 +56,7 @@ const ml_node *ml_vnode_constant(const ml_vgraph *g, int v);
 /* Elementwise nodes of the same shape that can move into root's step: writes their vnodes, ascending, root last. `stop`
  * says which nodes must stay inputs (products of a linears unit). */
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max);
-/* Whether an effect on the same state lies between v and the node before which it would move. */
+/* Whether an effect on a state that v reads lies between v and the node to whose place it would move, earlier or later. */
 bool ml_vgraph_crosses_effect(const ml_vgraph *g, int v, int to);
 
 #endif

@@ -298,7 +298,7 @@ static float f8_to_f32(uint8_t b) {
   return b & 128 ? -v : v;
 }
 
-static void load_tile(void *reg, const char *data, ml_dtype t, int64_t stride, int n) {
+void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n) {
   switch (t) {
   case ML_F32: LOAD(float, float, v);
   case ML_F16: LOAD(uint16_t, float, ml_f16_to_f32(v));
@@ -416,7 +416,7 @@ void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       int64_t stride = s->strides[k + 1][inner];
       regs[k] = w->scratch + (size_t)k * TILE * 8;
       if (a->dtype == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
-      else load_tile(regs[k], data, a->dtype, stride, n);
+      else K(load_tile)(regs[k], data, a->dtype, stride, n);
     }
     for (int k = t->n_in; k < t->n_in + f->n_code; k++) regs[k] = w->scratch + (size_t)k * TILE * 8;
     const ml_arg *o = &t->out[0];

@@ -10,4 +10,9 @@ enum { TILE = 256 };
  * TILE elements for each instruction. */
 void K(fused_run)(const ml_fused *f, void **regs, int n);
 
+/* Fills a register with n elements, `stride` apart, converted to the class of their dtype. */
+void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n);
+/* Bytes of an element in a register. */
+static inline size_t register_item(ml_dtype t) { return ml_dtype_class_of(t) == ML_CLASS_FLOAT ? 4 : 8; }
+
 #endif

@@ -195,11 +195,10 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
     for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
     for (int i = 0; i < unit->n_extra; i++) {
       const ml_arg *x = &t->in[unit->extra[i]];
-      float *reg = regs[unit->n_weights + i];
+      char *reg = regs[unit->n_weights + i];
       for (int64_t r = 0; r < rows; r++) {
         int64_t at = (first + r) * x->strides[0] + column * x->strides[1];
-        if (x->dtype == ML_F32 && x->strides[1] == 1) memcpy(reg + r * LANES, (const float *)x->data + at, (size_t)width * 4);
-        else for (int64_t c = 0; c < width; c++) reg[r * LANES + c] = load_float(x->data, x->dtype, at + c * x->strides[1]);
+        K(load_tile)(reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype, x->strides[1], (int)width);
       }
     }
     K(fused_run)(f, regs, (int)(rows * LANES));

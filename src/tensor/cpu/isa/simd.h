@@ -106,7 +106,7 @@ ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
 ALWAYS_INLINE float fast_exp(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
   const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-  float clamped = !(x > -104.0f) ? -104.0f : x > 89.0f ? 89.0f : x; /* NaN too: it has no integer part */
+  float clamped = x > -104.0f ? (x < 89.0f ? x : 89.0f) : -104.0f; /* NaN too, which no integer holds */
   float k = __builtin_fmaf(clamped, 1.44269504088896341f, shift) - shift;
   float r = __builtin_fmaf(k, -0.693359375f, clamped);
   r = __builtin_fmaf(k, 2.12194440e-4f, r);
