@@ -128,7 +128,10 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   e->live_tensors++;
   e->stats.traces++;
   *out = t;
-  return ml_op_infos[op].kind == ML_KIND_EFFECT ? remember_effect(e, t) : ML_OK;
+  if (ml_op_infos[op].kind != ML_KIND_EFFECT) return ML_OK;
+  ml_status status = remember_effect(e, t);
+  if (status != ML_OK) *out = NULL; /* it is released already */
+  return status;
 }
 
 static bool same_shape(const ml_tensor *t, const ml_shape_query *q) {
