@@ -36,7 +36,7 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
   ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
   int *operands = ml_calloc((size_t)(n_inputs + n_outputs), sizeof *operands);
   if (!operands) return ML_MEMORY;
-  memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs);
+  if (n_inputs) memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs);
   memcpy(operands + n_inputs, outputs, (size_t)n_outputs * sizeof *outputs);
   ml_step *s = &p->steps[p->n_steps++];
   *s = (ml_step){.op = op, .n_inputs = n_inputs, .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs};
