@@ -126,6 +126,7 @@ static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
     if (o->inputs[0] == p->inputs[0] && same_shape(o->tensor, p->tensor) && g->nodes[o->inputs[1]].tensor->dtype == g->nodes[p->inputs[1]].tensor->dtype) {
       if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_crosses_effect(g, inputs[i], root)) u->products[u->n_products++] = inputs[i];
     } else if (inputs[i] > first) {
+      u->n_products = 1;
       return; /* that product comes later: the expression is its epilogue */
     }
   }
