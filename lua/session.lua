@@ -110,6 +110,7 @@ function Session:trim(n)
   begin(self)
   local whole = math.type(n) and math.tointeger(n)
   if not whole or whole < 0 then util.raise("usage", "trim: expected a number of tokens, found %s", tostring(n)) end
+  whole = math.min(whole, #self.ids)
   for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
   self.runtime:trim(1, whole)
 end

@@ -39,7 +39,7 @@ static int scope_new(lua_State *L) {
 /* scope_use(scope or nil): new tensors belong to it from here on; returns the one before, or nil. */
 static int scope_use(lua_State *L) {
   lua_settop(L, 1);
-  lb_scope *scope = lua_isnil(L, 1) ? NULL : luaL_checkudata(L, 1, LB_SCOPE);
+  lb_scope *scope = lua_isnil(L, 1) ? NULL : lb_check_handle(L, 1, LB_SCOPE);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &current_key);
   lua_pushvalue(L, 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &current_key);
@@ -51,8 +51,8 @@ static int scope_use(lua_State *L) {
  * belonged there. */
 static int scope_move(lua_State *L) {
   lb_link *link = lb_check_link(L, 1);
-  lb_scope *to = lua_isnoneornil(L, 2) ? NULL : luaL_checkudata(L, 2, LB_SCOPE);
-  if (!lua_isnoneornil(L, 3) && link->scope != luaL_checkudata(L, 3, LB_SCOPE)) return 0;
+  lb_scope *to = lua_isnoneornil(L, 2) ? NULL : lb_check_handle(L, 2, LB_SCOPE);
+  if (!lua_isnoneornil(L, 3) && link->scope != lb_check_handle(L, 3, LB_SCOPE)) return 0;
   lb_scope_remove(link);
   if (to) add(to, link);
   return 0;
@@ -60,14 +60,14 @@ static int scope_move(lua_State *L) {
 
 /* Closes every tensor that belongs to it. */
 static int scope_close(lua_State *L) {
-  lb_scope *scope = luaL_checkudata(L, 1, LB_SCOPE);
+  lb_scope *scope = lb_check_handle(L, 1, LB_SCOPE);
   while (scope->first) lb_close_link(scope->first);
   return 0;
 }
 
 /* A scope that was left suspended for good gives its tensors to the collector. */
 static int scope_gc(lua_State *L) {
-  lb_scope *scope = luaL_checkudata(L, 1, LB_SCOPE);
+  lb_scope *scope = lb_check_handle(L, 1, LB_SCOPE);
   while (scope->first) lb_scope_remove(scope->first);
   return 0;
 }

@@ -55,7 +55,7 @@ static int top(lua_State *L) {
 /* hash(bytes [, seed]): 64-bit FNV-1a, to tell files apart that nobody forged. */
 static int hash(lua_State *L) {
   size_t size;
-  const char *bytes = luaL_checklstring(L, 1, &size);
+  const char *bytes = lb_check_text(L, 1, &size);
   uint64_t h = lua_isnoneornil(L, 2) ? UINT64_C(0xcbf29ce484222325) : (uint64_t)lb_check_integer(L, 2, "seed");
   for (size_t i = 0; i < size; i++) h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
   lua_pushinteger(L, (lua_Integer)h);
