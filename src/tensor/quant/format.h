@@ -21,6 +21,8 @@
 
 enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
 
+typedef struct act act; /* dot_codes.h: rounded activations */
+
 typedef struct ml_field { int offset, bytes; } ml_field; /* in the file's block of one row */
 
 /* How large codes are: decides how many products fit 16 bits. */
@@ -30,10 +32,13 @@ struct ml_format {
   ml_dtype dtype;
   ml_code code;
   int block, sub, zero;
+  int in_place; /* where a panel block's codes lie as expand writes them, after 16 float16 scales; 0: nowhere */
   bool has_min;
   int n_fields;
   ml_field fields[6]; /* in the order of the panel block; together all bytes of the file's block */
   void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
+  /* acc[16] += the first `count` inputs of a panel times row `row` of x: the product with one row, nothing kept. */
+  void (*stream)(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);
   void (*widen)(const uint8_t *panel, int64_t from, int64_t count, float *out); /* inputs from..from+count-1 as [count][16] */
 };
 

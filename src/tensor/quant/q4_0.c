@@ -1,5 +1,5 @@
 /* q4_0.c: block of 32: float16 scale d, 16 bytes of 4-bit codes q (element j low, j + 16 high); weight = d (q - 8). */
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/dot_codes.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
   (void)min;
@@ -9,7 +9,11 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   for (int i = 0; i < 256; i++) codes[256 + i] = q[i] >> 4;
 }
 
+static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  stream_blocks(&FORMAT(q4_0), panel, count, x, row, acc);
+}
+
 const ml_format FORMAT(q4_0) = {
     .dtype = ML_Q4_0, .code = ML_CODE_4, .block = 32, .sub = 32, .zero = 8, .has_min = false,
-    .n_fields = 2, .fields = {{0, 2}, {2, 16}}, .expand = expand,
+    .n_fields = 2, .fields = {{0, 2}, {2, 16}}, .expand = expand, .stream = stream,
 };

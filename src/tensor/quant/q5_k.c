@@ -1,4 +1,5 @@
 /* q5_k.c: as Q4_K, with 32 bytes of fifth bits (bit g of byte j: element 32 g + j); weight = d s q - dmin m. */
+#include "tensor/cpu/isa/dot_codes.h"
 #include "tensor/quant/k_scales.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
@@ -10,7 +11,11 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   }
 }
 
+static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  stream_blocks(&FORMAT(q5_k), panel, count, x, row, acc);
+}
+
 const ml_format FORMAT(q5_k) = {
     .dtype = ML_Q5_K, .code = ML_CODE_5, .block = 256, .sub = 32, .zero = 0, .has_min = true,
-    .n_fields = 5, .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 32}, {48, 128}}, .expand = expand,
+    .n_fields = 5, .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 32}, {48, 128}}, .expand = expand, .stream = stream,
 };

@@ -1,7 +1,7 @@
 /* q6_k.c: block of 256 in sixteen groups of 16: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales s, float16 d;
  * weight = d s (q - 32). Of each half of 128 elements: low bits of element 32 c + l are in byte 32 (c mod 2) + l (low half for c < 2), high bits
  * are bits 2 c and 2 c + 1 of byte l. */
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/dot_codes.h"
 
 enum { SCALES = 32, LOW = SCALES + 256, HIGH = LOW + 2048 };
 
@@ -24,7 +24,11 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   }
 }
 
+static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  stream_blocks(&FORMAT(q6_k), panel, count, x, row, acc);
+}
+
 const ml_format FORMAT(q6_k) = {
     .dtype = ML_Q6_K, .code = ML_CODE_6, .block = 256, .sub = 16, .zero = 32, .has_min = false,
-    .n_fields = 4, .fields = {{208, 2}, {192, 16}, {0, 128}, {128, 64}}, .expand = expand,
+    .n_fields = 4, .fields = {{208, 2}, {192, 16}, {0, 128}, {128, 64}}, .expand = expand, .stream = stream,
 };

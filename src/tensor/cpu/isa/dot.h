@@ -7,15 +7,6 @@
 #include "tensor/cpu/isa/simd.h"
 #include "tensor/quant/format.h"
 
-/* Activations rounded to 8 bits in blocks of 32: x = d * q, and the sums of q over each 16. Rows are K apart in q. */
-enum { ACT_BLOCK = 32, ACT_SUM = 16 };
-typedef struct act {
-  const int8_t *q;     /* (rows, K) */
-  const float *d;      /* (rows, K / 32) */
-  const int32_t *sums; /* (rows, K / 16) */
-  int64_t K;
-} act;
-
 /* acc[r][16] += the tile's inputs k0..k0+count-1 times row r of the activations, `rows` rows. */
 void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row, int rows,
                   int64_t k0, int64_t count, float *acc);

@@ -4,6 +4,7 @@
  * itself (no barrier), then streams panels, tile after tile. Many rows: rows are rounded by a task of their own, a panel
  * is expanded once and multiplied with all of them. Finished products go through the unit's epilogue ROW_TILE rows at a time. */
 #include "tensor/cpu/isa/dot.h"
+#include "tensor/cpu/isa/dot_codes.h"
 #include "tensor/cpu/isa/elementwise.h"
 #include "tensor/cpu/isa/norm.h"
 
@@ -168,6 +169,10 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
   bool rounded = takes_rounded(t->isa, w), normed = l->few && t->step->linears->norm;
   act a = rounded_at(l->few ? room : t->shared_data, l);
   const float *x = normed ? (const float *)(room + l->normed) : input_row(t, 0);
+  if (rounded && l->M == 1) {
+    f->stream(panel, l->K, &a, 0, products);
+    return;
+  }
   int64_t tile = tile_inputs(l), pitch = normed ? l->K : t->in[0].strides[0];
   for (int64_t k0 = 0; k0 < l->K; k0 += tile) {
     int64_t count = ml_min64(tile, l->K - k0);
