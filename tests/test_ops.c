@@ -1,5 +1,6 @@
-/* test_ops.c: every row of ops.def on every instruction set and with one, two and three threads, which must give the same
- * bytes. The list is ops.def itself: a row without a test here does not compile (kernels) or fails (elementwise). */
+/* test_ops.c: every row of ops.def on every instruction set and with one, two and three threads, which must give the
+ * same bytes. The list is ops.def itself: a row without a test here does not compile (kernels) or fails (elementwise).
+ */
 #include "tensors.h"
 
 #include "ops/elementwise.h"
@@ -72,7 +73,8 @@ int main(int argc, char **argv) {
       if (argc > 1 && strcmp(argv[1], ml_op_name((ml_op)op)) != 0) continue; /* test_ops NAME: that row alone */
       if (ml_op_infos[op].kind != ML_KIND_LEAF) run(e, isas[i], ml_op_name((ml_op)op), op, NULL);
     }
-    for (size_t t = 0; t < sizeof other_tests / sizeof *other_tests && argc < 2; t++) run(e, isas[i], other_names[t], 0, other_tests[t]);
+    for (size_t t = 0; t < sizeof other_tests / sizeof *other_tests && argc < 2; t++)
+      run(e, isas[i], other_names[t], 0, other_tests[t]);
     close_engine(e, isas[i]);
   }
   return check_done();

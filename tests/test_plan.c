@@ -1,5 +1,5 @@
-/* test_plan.c: a plan gives what its operations give one by one: random graphs, composites around packed products, effects
- * on state, replay with inputs, unusual outputs.
+/* test_plan.c: a plan gives what its operations give one by one: random graphs, composites around packed products,
+ * effects on state, replay with inputs, unusual outputs.
  *
  * Every graph is built twice from the same random numbers: EAGER evaluates each node as soon as it is written, LAZY
  * evaluates a few results at the end. Results must be equal bit for bit: fusion may not change arithmetic. */
@@ -47,7 +47,8 @@ static ml_tensor *add_op(graph *g, ml_op op, ml_attrs attrs, int n, ml_tensor *c
   return add_node(g, keep(t));
 }
 #define OPERATION(g, op, attrs, ...)                                                                                   \
-  add_op((g), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)), (ml_tensor *[]){__VA_ARGS__})
+  add_op((g), (op), (attrs), (int)(sizeof((ml_tensor *[]){__VA_ARGS__}) / sizeof(ml_tensor *)),                        \
+         (ml_tensor *[]){__VA_ARGS__})
 #define F(op, ...) OPERATION(g, ML_OP_##op, NO_ATTRS, __VA_ARGS__)
 
 static void output(graph *g, ml_tensor *t) { g->outputs[g->n_outputs++] = t; }
@@ -100,7 +101,9 @@ static void compare(ml_engine *e, builder build, int variant, const char *name) 
     build(&g, variant);
     results(&g, bytes[m], sizes, dtypes);
     for (int i = 0; i < g.n_outputs && m != EAGER; i++) {
-      expect(same_bytes(bytes[EAGER][i], bytes[m][i], sizes[i], dtypes[i]), "%s %d, %s: output %d (%s) differs from one operation at a time", name, variant, mode_names[m], i, ml_dtype_name(dtypes[i]));
+      expect(same_bytes(bytes[EAGER][i], bytes[m][i], sizes[i], dtypes[i]),
+             "%s %d, %s: output %d (%s) differs from one operation at a time", name, variant, mode_names[m], i,
+             ml_dtype_name(dtypes[i]));
     }
   }
   drop_all();
@@ -113,7 +116,8 @@ static ml_tensor *pick(const graph *g) {
   return random_below(3) ? g->nodes[g->n_nodes - 1 - (int)random_below(recent)] : g->nodes[random_below(g->n_nodes)];
 }
 
-/* Some node of this dtype, for operations whose operands would else all end in one wide dtype; any node when none is found. */
+/* Some node of this dtype, for operations whose operands would else all end in one wide dtype; any node when none is
+ * found. */
 static ml_tensor *pick_like(const graph *g, ml_dtype t) {
   for (int i = 0; i < 12; i++) {
     ml_tensor *x = pick(g);
@@ -163,8 +167,8 @@ static void long_chains(graph *g, int variant) {
   ml_tensor *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(3, 50), -1, 1)), *first = x;
   for (int i = 0; i < 45; i++) {
     ml_tensor *a = scalar(g->e, ML_F32, i), *b = scalar(g->e, ML_F32, i + 0.5);
-    if (variant == 0) x = F(where, x, a, b);                            /* two constants each */
-    else if (variant == 1) x = F(add, x, F(mul, a, b));                 /* of constants alone */
+    if (variant == 0) x = F(where, x, a, b);            /* two constants each */
+    else if (variant == 1) x = F(add, x, F(mul, a, b)); /* of constants alone */
     else if (variant == 2) x = F(add, x, add_input(g, random_tensor(g->e, ML_F32, SHAPE(3, 50), -1, 1)));
     else if (variant == 3) x = F(where, F(gt, x, first), F(where, x, a, b), F(sub, b, a));
     else x = F(sin, x);
@@ -200,20 +204,25 @@ static ml_tensor *packed(ml_engine *e, ml_dtype t, int64_t rows, int64_t inputs,
 
 static const ml_dtype weight_dtypes[] = {ML_F32, ML_Q8_0, ML_Q4_1, ML_BF16};
 static int64_t rows_of_variant(int variant) { return (int64_t[]){1, 2, 4, 5, 40}[variant % 5]; }
-static ml_tensor *some_weight(graph *g, int variant) { return packed(g->e, weight_dtypes[variant / 5 % 4], WIDTH, WIDTH, variant % 2); }
+static ml_tensor *some_weight(graph *g, int variant) {
+  return packed(g->e, weight_dtypes[variant / 5 % 4], WIDTH, WIDTH, variant % 2);
+}
 static ml_tensor *some_input(graph *g, int variant) {
   double *v = random_values(ML_F32, rows_of_variant(variant) * WIDTH, -1, 1);
-  return add_input(g, view_tensor(g->e, ML_F32, SHAPE(1, rows_of_variant(variant), WIDTH), v, (view)(variant % REPEATED_FIRST)));
+  return add_input(
+      g, view_tensor(g->e, ML_F32, SHAPE(1, rows_of_variant(variant), WIDTH), v, (view)(variant % REPEATED_FIRST)));
 }
 #define NORM(x, w) OPERATION(g, ML_OP_rms_norm, INTS({.f = 1e-5}, {.f = variant % 3}), x, w)
 
 /* The layers of a model: norm and three products, gate and up, residual, bias. */
 static void composites(graph *g, int variant) {
-  ml_tensor *x = some_input(g, variant), *norm = random_tensor(g->e, ML_F32, SHAPE(WIDTH), 0.5, 1.5), *bias = random_tensor(g->e, ML_F32, SHAPE(WIDTH), -1, 1);
+  ml_tensor *x = some_input(g, variant), *norm = random_tensor(g->e, ML_F32, SHAPE(WIDTH), 0.5, 1.5),
+            *bias = random_tensor(g->e, ML_F32, SHAPE(WIDTH), -1, 1);
   ml_tensor *w[8];
   for (int i = 0; i < 8; i++) w[i] = some_weight(g, variant + (i == 3));
   for (int layer = 0; layer < 2; layer++) {
-    ml_tensor *h = NORM(x, layer ? NULL : norm), *q = F(add, F(linear, h, w[0]), bias), *k = F(linear, h, w[1]), *v = F(mul, F(linear, h, w[2]), scalar(g->e, ML_F32, 0.5));
+    ml_tensor *h = NORM(x, layer ? NULL : norm), *q = F(add, F(linear, h, w[0]), bias), *k = F(linear, h, w[1]),
+              *v = F(mul, F(linear, h, w[2]), scalar(g->e, ML_F32, 0.5));
     ml_tensor *mix = F(add, F(mul, q, k), v);
     x = F(add, x, F(linear, mix, w[3]));
     h = NORM(x, norm);
@@ -249,8 +258,10 @@ static void crossings(graph *g, int variant) {
   output(g, early);
   output(g, F(mul, F(exp, F(neg, F(mul, early, early))), PRODUCT(x)));
   /* operands that are not floats, inside and from outside */
-  ml_tensor *mask = add_input(g, random_tensor(g->e, ML_BOOL, SHAPE(1, rows, WIDTH), 0, 1)), *whole = add_input(g, random_tensor(g->e, ML_I32, SHAPE(WIDTH), -9, 9));
-  ml_tensor *wide = add_input(g, random_tensor(g->e, ML_F64, SHAPE(1, rows, 1), -1, 1)), *half = add_input(g, random_tensor(g->e, ML_BF16, SHAPE(rows, WIDTH), -1, 1));
+  ml_tensor *mask = add_input(g, random_tensor(g->e, ML_BOOL, SHAPE(1, rows, WIDTH), 0, 1)),
+            *whole = add_input(g, random_tensor(g->e, ML_I32, SHAPE(WIDTH), -9, 9));
+  ml_tensor *wide = add_input(g, random_tensor(g->e, ML_F64, SHAPE(1, rows, 1), -1, 1)),
+            *half = add_input(g, random_tensor(g->e, ML_BF16, SHAPE(rows, WIDTH), -1, 1));
   output(g, F(where, mask, PRODUCT(y), one));
   output(g, F(where, F(gt, PRODUCT(x), one), one, PRODUCT(x)));
   output(g, F(add, PRODUCT(y), OPERATION(g, ML_OP_astype, INTS({.i = ML_F32}), F(mul, whole, whole))));
@@ -258,7 +269,10 @@ static void crossings(graph *g, int variant) {
   output(g, F(add, PRODUCT(y), OPERATION(g, ML_OP_astype, INTS({.i = ML_F32}), half)));
   output(g, OPERATION(g, ML_OP_astype, INTS({.i = ML_F16}), PRODUCT(x)));
   /* a wider sum than the product, a product that is an output and more, one product twice */
-  output(g, F(add, F(linear, OPERATION(g, ML_OP_slice, list_attrs(SHAPE(0, 1, 1, 0, 1, 1, 0, WIDTH, 1)), x), some_weight(g, variant)), y));
+  output(g, F(add,
+              F(linear, OPERATION(g, ML_OP_slice, list_attrs(SHAPE(0, 1, 1, 0, 1, 1, 0, WIDTH, 1)), x),
+                some_weight(g, variant)),
+              y));
   ml_tensor *twice = PRODUCT(x);
   output(g, F(mul, twice, twice));
   output(g, F(add, twice, one));
@@ -267,7 +281,8 @@ static void crossings(graph *g, int variant) {
   ml_tensor *turned = OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1)), PRODUCT(y));
   output(g, F(add, turned, turned));
   output(g, turned);
-  output(g, F(linear, OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(rows, 1, WIDTH)), PRODUCT(y)), some_weight(g, variant)));
+  output(g, F(linear, OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(rows, 1, WIDTH)), PRODUCT(y)),
+              some_weight(g, variant)));
 }
 
 /* Random graphs of products, norms, views, elementwise work and effects on two states. */
@@ -284,7 +299,9 @@ static void random_products(graph *g, int variant) {
   for (int tries = 0; tries < 40; tries++) {
     ml_tensor *x = pick(g), *y = pick(g);
     switch (random_below(effects ? 14 : 12)) {
-    case 0: case 1: case 2: F(linear, x, w[random_below(4)]); break;
+    case 0:
+    case 1:
+    case 2: F(linear, x, w[random_below(4)]); break;
     case 3: NORM(x, random_below(2) ? norm : NULL); break;
     case 4: F(add, x, y); break;
     case 5: F(mul, x, y); break;
@@ -309,8 +326,11 @@ static void random_products(graph *g, int variant) {
 
 /* Reads before, between and after writes, the same expression each time, so that it invites sharing. */
 static void effects(graph *g, int variant) {
-  ml_tensor *s = random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1), *other = random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1), *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1));
-  ml_tensor *w = packed(g->e, ML_F32, WIDTH, WIDTH, true), *w2 = packed(g->e, ML_F32, WIDTH, WIDTH, true), *row = OPERATION(g, ML_OP_slice, list_attrs(SHAPE(1, 1, 1, 0, WIDTH, 1)), s);
+  ml_tensor *s = random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1),
+            *other = random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1),
+            *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(4, WIDTH), -1, 1));
+  ml_tensor *w = packed(g->e, ML_F32, WIDTH, WIDTH, true), *w2 = packed(g->e, ML_F32, WIDTH, WIDTH, true),
+            *row = OPERATION(g, ML_OP_slice, list_attrs(SHAPE(1, 1, 1, 0, WIDTH, 1)), s);
   s->state = other->state = g->writes = true;
   row = apply(g->e, ML_OP_slice, list_attrs(SHAPE(1, 1, 1, 0, WIDTH, 1)), s); /* a window on the state */
   for (int i = 0; i < 4; i++) {
@@ -318,7 +338,7 @@ static void effects(graph *g, int variant) {
     if (variant == 1) F(assign, other, F(mul, other, sum));
     if (i < 3) F(assign, variant == 2 ? row : s, variant == 2 ? F(sin, part) : F(cos, F(mul, sum, product)));
     output(g, sum);
-    output(g, F(add, product, s));            /* the product is from before the write, s from after */
+    output(g, F(add, product, s)); /* the product is from before the write, s from after */
     output(g, F(add, F(linear, x, w2), s));
     output(g, F(mul, product, F(linear, s, w2)));
     output(g, F(linear, normed, w2));
@@ -330,7 +350,8 @@ static void effects(graph *g, int variant) {
 
 static void test_cache(graph *g, int variant) {
   int64_t B = 2, T = variant % 2 ? 1 : 3;
-  ml_tensor *k = random_tensor(g->e, variant % 3 ? ML_F16 : ML_F32, SHAPE(3, 2, 20, 16), 0, 0), *v = random_tensor(g->e, k->dtype, SHAPE(3, 2, 20, 16), 0, 0);
+  ml_tensor *k = random_tensor(g->e, variant % 3 ? ML_F16 : ML_F32, SHAPE(3, 2, 20, 16), 0, 0),
+            *v = random_tensor(g->e, k->dtype, SHAPE(3, 2, 20, 16), 0, 0);
   k->state = v->state = g->writes = true;
   ml_tensor *slots = INDICES(g->e, 2, 0), *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(B, T, WIDTH), -1, 1));
   ml_tensor *w[4];
@@ -339,13 +360,18 @@ static void test_cache(graph *g, int variant) {
     ml_tensor *start = INDICES(g->e, step * T, step * T + 1), *count = INDICES(g->e, T, T);
     ml_tensor *heads[3];
     for (int i = 0; i < 3; i++) {
-      heads[i] = OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, i ? 2 : 4, 16)), F(linear, x, w[i])));
+      heads[i] = OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)),
+                           OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, i ? 2 : 4, 16)), F(linear, x, w[i])));
     }
-    ml_tensor *table = OPERATION(g, ML_OP_rope_table, INTS({.i = T}, {.f = 1}), start, random_tensor(g->e, ML_F32, SHAPE(8), 0, 1));
+    ml_tensor *table =
+        OPERATION(g, ML_OP_rope_table, INTS({.i = T}, {.f = 1}), start, random_tensor(g->e, ML_F32, SHAPE(8), 0, 1));
     for (int i = 0; i < 2; i++) heads[i] = OPERATION(g, ML_OP_rope, INTS({.i = 0}), heads[i], table);
-    ml_tensor *keys = F(cache_append, k, heads[1], slots, start, count), *values = F(cache_append, v, heads[2], slots, start, count);
-    ml_tensor *o = OPERATION(g, ML_OP_attention, INTS({.f = 0.25}, {.i = 1}, {.i = 0}, {.f = 0}), heads[0], keys, values, slots, start, count, NULL, NULL);
-    o = OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, WIDTH)), OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), o));
+    ml_tensor *keys = F(cache_append, k, heads[1], slots, start, count),
+              *values = F(cache_append, v, heads[2], slots, start, count);
+    ml_tensor *o = OPERATION(g, ML_OP_attention, INTS({.f = 0.25}, {.i = 1}, {.i = 0}, {.f = 0}), heads[0], keys,
+                             values, slots, start, count, NULL, NULL);
+    o = OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, WIDTH)),
+                  OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), o));
     x = F(add, x, F(linear, o, w[3]));
     output(g, x);
   }
@@ -356,8 +382,11 @@ static void test_cache(graph *g, int variant) {
 
 static void strange_outputs(graph *g, int variant) {
   (void)variant;
-  ml_tensor *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(4, 6), -1, 1)), *y = add_input(g, random_tensor(g->e, ML_I16, SHAPE(6), -9, 9)), *fixed = random_tensor(g->e, ML_F16, SHAPE(2, 3), -1, 1);
-  ml_tensor *turned = OPERATION(g, ML_OP_transpose, NO_ATTRS, x), *number = scalar(g->e, ML_F32, 3.5), *sum = F(add, x, y), *none = add_input(g, random_tensor(g->e, ML_F32, SHAPE(0, 6), 0, 1));
+  ml_tensor *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(4, 6), -1, 1)),
+            *y = add_input(g, random_tensor(g->e, ML_I16, SHAPE(6), -9, 9)),
+            *fixed = random_tensor(g->e, ML_F16, SHAPE(2, 3), -1, 1);
+  ml_tensor *turned = OPERATION(g, ML_OP_transpose, NO_ATTRS, x), *number = scalar(g->e, ML_F32, 3.5),
+            *sum = F(add, x, y), *none = add_input(g, random_tensor(g->e, ML_F32, SHAPE(0, 6), 0, 1));
   output(g, x); /* an input */
   output(g, x);
   output(g, turned); /* a view of one */
@@ -387,14 +416,17 @@ static void test_replay(ml_engine *e) {
   must(ml_tensor_input(e, 1, ML_I32, SHAPE(N), &b), "input");
   keep(a), keep(b);
   ml_tensor *count = state(e, ML_F32, SHAPE(1), (double[]){0});
-  outputs[0] = apply(e, ML_OP_sum, list_attrs(1, (int64_t[]){1}), apply(e, ML_OP_mul, NO_ATTRS, apply(e, ML_OP_exp, NO_ATTRS, a), b));
+  outputs[0] = apply(e, ML_OP_sum, list_attrs(1, (int64_t[]){1}),
+                     apply(e, ML_OP_mul, NO_ATTRS, apply(e, ML_OP_exp, NO_ATTRS, a), b));
   outputs[1] = apply(e, ML_OP_assign, NO_ATTRS, count, apply(e, ML_OP_add, NO_ATTRS, count, scalar(e, ML_F32, 1)));
   ml_plan *p;
   must(ml_plan_create(e, (ml_tensor *[]){a, b}, 2, outputs, 2, &p), "plan");
   uint64_t plans = e->stats.plans;
   for (int run = 0; run < 2 * VIEWS; run++) {
-    double *va = random_values(ML_F32, 5 * N, -1, 1), *vb = random_values(ML_I32, N, -5, 5), wanted[5] = {0}, runs = run + 1;
-    ml_tensor *in[2] = {view_tensor(e, ML_F32, SHAPE(5, N), va, (view)(run % VIEWS)), view_tensor(e, ML_I32, SHAPE(N), vb, (view)((run + 4) % VIEWS))};
+    double *va = random_values(ML_F32, 5 * N, -1, 1), *vb = random_values(ML_I32, N, -5, 5), wanted[5] = {0},
+           runs = run + 1;
+    ml_tensor *in[2] = {view_tensor(e, ML_F32, SHAPE(5, N), va, (view)(run % VIEWS)),
+                        view_tensor(e, ML_I32, SHAPE(N), vb, (view)((run + 4) % VIEWS))};
     must(ml_eval(e, in, 2), "inputs");
     for (int i = 0; i < 5 * N; i++) wanted[i / N] += exp(va[i]) * vb[i % N];
     must(ml_plan_run(p, in, out), "run");
@@ -409,7 +441,8 @@ static void test_replay(ml_engine *e) {
   wrong[0] = random_tensor(e, ML_F16, SHAPE(5, N), 0, 1);
   expect(ml_plan_run(p, wrong, out) == ML_MISMATCH, "an input of another dtype is refused");
   char *text = NULL;
-  expect(ml_plan_explain(p, &text) == ML_OK && strstr(text, "assign") && strstr(text, "elementwise"), "explain names the steps");
+  expect(ml_plan_explain(p, &text) == ML_OK && strstr(text, "assign") && strstr(text, "elementwise"),
+         "explain names the steps");
   ml_free(text);
   ml_plan_free(p);
   /* A placeholder has no value outside its plan. */
@@ -421,12 +454,14 @@ static void test_replay(ml_engine *e) {
 /* An effect that nobody reads runs with the next evaluation, once. */
 static void test_pending(ml_engine *e) {
   ml_tensor *s = state(e, ML_F32, SHAPE(3), (double[]){1, 2, 3}), *x = random_tensor(e, ML_F32, SHAPE(3), 0, 1);
-  ml_tensor *twice = apply(e, ML_OP_mul, NO_ATTRS, s, scalar(e, ML_F32, 2)), *r = apply(e, ML_OP_assign, NO_ATTRS, s, twice), *unrelated = apply(e, ML_OP_neg, NO_ATTRS, x);
+  ml_tensor *twice = apply(e, ML_OP_mul, NO_ATTRS, s, scalar(e, ML_F32, 2)),
+            *r = apply(e, ML_OP_assign, NO_ATTRS, s, twice), *unrelated = apply(e, ML_OP_neg, NO_ATTRS, x);
   must(ml_eval(e, &unrelated, 1), "eval");
   expect_values(s, SHAPE(3), (double[]){2, 4, 6}, 0, 0, "run with something else");
   must(ml_eval(e, &r, 1), "eval");
   expect_values(s, SHAPE(3), (double[]){2, 4, 6}, 0, 0, "and not again with its own result");
-  expect_values(twice, SHAPE(3), (double[]){4, 8, 12}, 0, 0, "a value that nobody asked for before is worked out from the state as it is");
+  expect_values(twice, SHAPE(3), (double[]){4, 8, 12}, 0, 0,
+                "a value that nobody asked for before is worked out from the state as it is");
   apply(e, ML_OP_assign, NO_ATTRS, s, x);
   ml_effects_drop(e, 0);
   expect_values(s, SHAPE(3), (double[]){2, 4, 6}, 0, 0, "dropped effects never run");
@@ -435,10 +470,20 @@ static void test_pending(ml_engine *e) {
 
 /* ---- the list ---- */
 
-typedef struct graph_test { const char *name; builder build; int variants; } graph_test;
+typedef struct graph_test {
+  const char *name;
+  builder build;
+  int variants;
+} graph_test;
 static const graph_test tests[] = {
-    {"random elementwise graphs", random_elementwise, 150}, {"long chains", long_chains, 5}, {"composites", composites, 20}, {"crossings", crossings, 20},
-    {"random graphs of products and effects", random_products, 200}, {"effects in order", effects, 3}, {"attention with a cache", test_cache, 6}, {"strange outputs", strange_outputs, 1},
+    {"random elementwise graphs", random_elementwise, 150},
+    {"long chains", long_chains, 5},
+    {"composites", composites, 20},
+    {"crossings", crossings, 20},
+    {"random graphs of products and effects", random_products, 200},
+    {"effects in order", effects, 3},
+    {"attention with a cache", test_cache, 6},
+    {"strange outputs", strange_outputs, 1},
 };
 
 int main(int argc, char **argv) {

@@ -38,14 +38,17 @@ const ml_checkpoint *lb_check_checkpoint(lua_State *L, int index) {
   return h->safetensors ? h->safetensors : &h->gguf->checkpoint;
 }
 
-const ml_gguf *lb_check_gguf(lua_State *L, int index) { return ((file_handle *)lb_check_handle(L, index, LB_FILE))->gguf; }
+const ml_gguf *lb_check_gguf(lua_State *L, int index) {
+  return ((file_handle *)lb_check_handle(L, index, LB_FILE))->gguf;
+}
 
 /* open_safetensors(path [, directory]), open_gguf(path) -> file | nil, message, code */
 static int open_safetensors(lua_State *L) {
   const char *path = lb_check_path(L, 1);
   bool directory = lua_toboolean(L, 2);
   file_handle *h = new_file(L);
-  ml_status status = directory ? ml_safetensors_open_directory(path, &h->safetensors) : ml_safetensors_open(path, &h->safetensors);
+  ml_status status =
+      directory ? ml_safetensors_open_directory(path, &h->safetensors) : ml_safetensors_open(path, &h->safetensors);
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 
@@ -83,8 +86,12 @@ static int file_entries(lua_State *L) {
 static void push_gguf_scalar(lua_State *L, const ml_gguf_value *v) {
   switch (v->type) {
   case ML_GGUF_BOOL: lua_pushboolean(L, v->as.b); return;
-  case ML_GGUF_FLOAT32: case ML_GGUF_FLOAT64: lua_pushnumber(L, v->as.f); return;
-  case ML_GGUF_INT8: case ML_GGUF_INT16: case ML_GGUF_INT32: case ML_GGUF_INT64: lua_pushinteger(L, v->as.i); return;
+  case ML_GGUF_FLOAT32:
+  case ML_GGUF_FLOAT64: lua_pushnumber(L, v->as.f); return;
+  case ML_GGUF_INT8:
+  case ML_GGUF_INT16:
+  case ML_GGUF_INT32:
+  case ML_GGUF_INT64: lua_pushinteger(L, v->as.i); return;
   default: lua_pushinteger(L, (lua_Integer)v->as.u); return;
   }
 }
@@ -137,7 +144,8 @@ static int file_metadata(lua_State *L) {
   return 1;
 }
 
-/* save_safetensors(path, names, tensors, meta_keys, meta_values) -> true | nil, message, code: lists in the order of the file. */
+/* save_safetensors(path, names, tensors, meta_keys, meta_values) -> true | nil, message, code: lists in the order of
+ * the file. */
 static int save_safetensors(lua_State *L) {
   const char *path = lb_check_path(L, 1);
   lua_settop(L, 5);
@@ -206,7 +214,9 @@ static int path_kind(lua_State *L) {
   return 1;
 }
 
-static int compare_names(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int compare_names(const struct dirent **a, const struct dirent **b) {
+  return strcmp((*a)->d_name, (*b)->d_name);
+}
 
 /* list_directory(path) -> sorted names | nil, message, code */
 static int list_directory(lua_State *L) {
@@ -238,14 +248,25 @@ static int write_file(lua_State *L) {
 
 int lb_open_files(lua_State *L) {
   luaL_newmetatable(L, LB_FILE);
-  static const luaL_Reg methods[] = {{"entries", file_entries}, {"metadata", file_metadata}, {"load", lb_file_load}, {"close", file_close},
-                                     {"__gc", file_close}, {"__close", file_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"entries", file_entries},
+                                     {"metadata", file_metadata},
+                                     {"load", lb_file_load},
+                                     {"close", file_close},
+                                     {"__gc", file_close},
+                                     {"__close", file_close},
+                                     {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  static const luaL_Reg functions[] = {{"open_safetensors", open_safetensors}, {"open_gguf", open_gguf}, {"save_safetensors", save_safetensors},
-                                       {"read_json", read_json}, {"path_kind", path_kind}, {"write_file", write_file}, {"list_directory", list_directory}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"open_safetensors", open_safetensors},
+                                       {"open_gguf", open_gguf},
+                                       {"save_safetensors", save_safetensors},
+                                       {"read_json", read_json},
+                                       {"path_kind", path_kind},
+                                       {"write_file", write_file},
+                                       {"list_directory", list_directory},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

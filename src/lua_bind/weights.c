@@ -9,8 +9,8 @@
 /* Rows read and packed at once. */
 static const size_t CHUNK_BYTES = (size_t)1 << 20;
 
-/* What load may do to rows on their way: `heads` > 0 turns rows (head, pair, half), as GGUF stores the queries and keys of interleaved rope,
- * into (head, half, pair). */
+/* What load may do to rows on their way: `heads` > 0 turns rows (head, pair, half), as GGUF stores the queries and keys
+ * of interleaved rope, into (head, half, pair). */
 static int64_t source_row(int64_t row, int64_t rows, int64_t heads) {
   if (heads <= 0) return row;
   int64_t d = rows / heads, half = d / 2, r = row % d;
@@ -21,7 +21,7 @@ static int64_t source_row(int64_t row, int64_t rows, int64_t heads) {
 typedef struct packing {
   ml_engine *engine;
   const ml_entry *entry;
-  ml_dtype dtype;  /* of the packed weight: the entry's, or the blocks that its floats are rounded to */
+  ml_dtype dtype; /* of the packed weight: the entry's, or the blocks that its floats are rounded to */
   int64_t heads;
   char *room, *blocks; /* `group` rows as the file has them, and rounded (NULL where they are not) */
   int64_t group;
@@ -30,7 +30,8 @@ typedef struct packing {
 
 static ml_status read_rows(const packing *p, int64_t first, int64_t n) {
   const ml_entry *e = p->entry;
-  if (p->heads <= 0) return ml_file_read(e->file, e->offset + (size_t)first * p->row_bytes, p->room, (size_t)n * p->row_bytes);
+  if (p->heads <= 0)
+    return ml_file_read(e->file, e->offset + (size_t)first * p->row_bytes, p->room, (size_t)n * p->row_bytes);
   for (int64_t r = 0; r < n; r++) {
     size_t at = (size_t)source_row(first + r, e->shape[0], p->heads) * p->row_bytes;
     ML_TRY(ml_file_read(e->file, e->offset + at, p->room + (size_t)r * p->row_bytes, p->row_bytes));
@@ -53,9 +54,12 @@ static ml_status pack_rows(const packing *p, void *packed) {
 }
 
 /* A tensor over a fresh buffer in packed layout. */
-static ml_status packed_tensor(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact, ml_tensor **out) {
+static ml_status packed_tensor(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
+                               ml_tensor **out) {
   size_t bytes = d->table->packed_bytes(d, dtype, rows, inputs);
-  if (!bytes) return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(dtype), (long long)inputs);
+  if (!bytes)
+    return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(dtype),
+                   (long long)inputs);
   ml_buffer *buffer;
   ML_TRY(ml_buffer_create(d, bytes, &buffer));
   ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){rows, inputs}, out);
@@ -84,7 +88,8 @@ static int64_t option_integer(lua_State *L, int index, const char *name) {
 static void prepare_packing(lua_State *L, packing *p) {
   const ml_entry *e = p->entry;
   size_t block_bytes = 0;
-  if (!ml_dtype_row_bytes(e->dtype, e->shape[1], &p->row_bytes) || !ml_dtype_row_bytes(p->dtype, e->shape[1], &block_bytes)) {
+  if (!ml_dtype_row_bytes(e->dtype, e->shape[1], &p->row_bytes) ||
+      !ml_dtype_row_bytes(p->dtype, e->shape[1], &block_bytes)) {
     lb_usage(L, "%s: %lld inputs are no whole blocks of %s", e->name, (long long)e->shape[1], ml_dtype_name(p->dtype));
   }
   if (p->row_bytes > CHUNK_BYTES * 64) lb_usage(L, "%s: rows of %zu bytes", e->name, p->row_bytes);
@@ -97,9 +102,11 @@ static void prepare_packing(lua_State *L, packing *p) {
 static int load_packed(lua_State *L, const ml_entry *entry) {
   bool exact = option(L, 3, "exact");
   packing p = {.engine = lb_engine(L), .entry = entry, .dtype = entry->dtype, .heads = option_integer(L, 3, "heads")};
-  if (entry->ndim != 2) return lb_fail(L, ml_fail(ML_MISMATCH, "%s: expected 2 axes, found %d", entry->name, entry->ndim));
+  if (entry->ndim != 2)
+    return lb_fail(L, ml_fail(ML_MISMATCH, "%s: expected 2 axes, found %d", entry->name, entry->ndim));
   if (p.heads > 0 && entry->shape[0] % (2 * p.heads) != 0) {
-    return lb_fail(L, ml_fail(ML_MISMATCH, "%s: %lld rows do not divide into pairs of %lld heads", entry->name, (long long)entry->shape[0], (long long)p.heads));
+    return lb_fail(L, ml_fail(ML_MISMATCH, "%s: %lld rows do not divide into pairs of %lld heads", entry->name,
+                              (long long)entry->shape[0], (long long)p.heads));
   }
   if (option(L, 3, "quantize")) {
     lua_getfield(L, 3, "quantize");
@@ -115,8 +122,9 @@ static int load_packed(lua_State *L, const ml_entry *entry) {
   return lb_fail(L, ml_fail_prefix(status, "%s", entry->name));
 }
 
-/* file:load(name, {packed, exact, heads, quantize}) -> tensor | nil, message, code. Packed: a matrix for products, its floats rounded to the
- * blocks that `quantize` names. Else the values as the file has them (block formats stay blocks). */
+/* file:load(name, {packed, exact, heads, quantize}) -> tensor | nil, message, code. Packed: a matrix for products, its
+ * floats rounded to the blocks that `quantize` names. Else the values as the file has them (block formats stay blocks).
+ */
 int lb_file_load(lua_State *L) {
   const ml_checkpoint *c = lb_check_checkpoint(L, 1);
   const char *name = lb_check_text(L, 2, NULL);
@@ -126,7 +134,9 @@ int lb_file_load(lua_State *L) {
   char *room = lua_newuserdatauv(L, entry->bytes + 1, 0);
   ml_tensor **out = lb_new_tensor(L);
   ml_status status = ml_file_read(entry->file, entry->offset, room, entry->bytes);
-  if (status == ML_OK) status = ml_tensor_from_host(lb_engine(L)->device, entry->dtype, entry->ndim, entry->shape, room, entry->bytes, out);
+  if (status == ML_OK)
+    status =
+        ml_tensor_from_host(lb_engine(L)->device, entry->dtype, entry->ndim, entry->shape, room, entry->bytes, out);
   return status == ML_OK ? 1 : lb_fail(L, ml_fail_prefix(status, "%s", name));
 }
 
@@ -192,7 +202,10 @@ static void random_blocks(ml_dtype t, double deviation, uint64_t *seed, uint8_t 
   for (uint8_t *b = data; b + info->bytes <= data + bytes; b += info->bytes) {
     bool k = info->block == 256, with_min = t == ML_Q4_1 || t == ML_Q5_1;
     double levels = t == ML_Q8_0 ? 74 : t == ML_Q5_0 || t == ML_Q5_1 ? 9.2 : 4.6;
-    uint16_t d = half_scale(t == ML_Q6_K ? deviation / 18 / 74 : t == ML_Q4_K ? deviation / 4.6 / 32 : t == ML_Q5_K ? deviation / 9.2 / 32 : deviation / levels);
+    uint16_t d = half_scale(t == ML_Q6_K   ? deviation / 18 / 74
+                            : t == ML_Q4_K ? deviation / 4.6 / 32
+                            : t == ML_Q5_K ? deviation / 9.2 / 32
+                                           : deviation / levels);
     if (t == ML_Q6_K) memcpy(b + 208, &d, 2);
     else memcpy(b, &d, 2);
     uint16_t m = half_scale(k ? deviation / 32 * (t == ML_Q4_K ? 1.6 : 1.7) : deviation * 1.63);
@@ -209,8 +222,10 @@ static int random_packed(lua_State *L) {
   double deviation = lb_check_number(L, 4);
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   size_t row_bytes;
-  if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
-    lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs, ml_dtype_name(dtype), (long long)rows);
+  if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX ||
+      !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
+    lb_usage(L, "random_packed: %lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs,
+             ml_dtype_name(dtype), (long long)rows);
   }
   if (row_bytes > CHUNK_BYTES * 64) lb_usage(L, "random_packed: rows of %zu bytes", row_bytes);
   size_t bytes = row_bytes * ML_PACK_ROWS;
@@ -227,7 +242,8 @@ static int random_packed(lua_State *L) {
         memcpy(&u, &f, 4);
         if (dtype == ML_F32) memcpy(room + 4 * i, &f, 4);
         else {
-          uint16_t h = dtype == ML_BF16 ? (uint16_t)(u >> 16) : (uint16_t)((u >> 16 & 0x8000) | half_scale(f < 0 ? -f : f));
+          uint16_t h =
+              dtype == ML_BF16 ? (uint16_t)(u >> 16) : (uint16_t)((u >> 16 & 0x8000) | half_scale(f < 0 ? -f : f));
           memcpy(room + 2 * i, &h, 2);
         }
       }
@@ -239,7 +255,8 @@ static int random_packed(lua_State *L) {
 }
 
 int lb_open_weights(lua_State *L) {
-  static const luaL_Reg functions[] = {{"pack", pack}, {"unpack", unpack}, {"is_packed", is_packed}, {"random_packed", random_packed}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"pack", pack}, {"unpack", unpack}, {"is_packed", is_packed}, {"random_packed", random_packed}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -1,7 +1,8 @@
 /* buffer.c: counted storage with a cache of free blocks.
  *
- * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size and at
- * most a fifth is waste. A free block keeps its link in host memory, since its bytes may be on another device. */
+ * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size
+ * and at most a fifth is waste. A free block keeps its link in host memory, since its bytes may be on another device.
+ */
 #include "tensor/buffer.h"
 
 #include <stdlib.h>
@@ -53,7 +54,8 @@ static ml_status check_limit(ml_device *d, size_t bytes) {
   if (!m->limit || m->active + m->cached + bytes <= m->limit) return ML_OK;
   ml_memory_trim(d, 0);
   if (m->active + bytes <= m->limit) return ML_OK;
-  return ml_fail(ML_LIMIT, "memory limit of %s: %zu bytes wanted, %zu of %zu in use", d->name, bytes, m->active, m->limit);
+  return ml_fail(ML_LIMIT, "memory limit of %s: %zu bytes wanted, %zu of %zu in use", d->name, bytes, m->active,
+                 m->limit);
 }
 
 static void count(ml_memory *m, size_t bytes) {

@@ -8,10 +8,10 @@ typedef struct ml_buffer {
   int references;
   ml_device *device;
   void *address;
-  size_t bytes;     /* asked for */
-  size_t capacity;  /* held */
-  bool reserved;    /* a reservation: counted by what is committed (ml_buffer_charge) */
-  size_t charged;   /* bytes counted as active */
+  size_t bytes;    /* asked for */
+  size_t capacity; /* held */
+  bool reserved;   /* a reservation: counted by what is committed (ml_buffer_charge) */
+  size_t charged;  /* bytes counted as active */
 } ml_buffer;
 
 /* ML_LIMIT when the device's limit would be passed even with an empty cache. */

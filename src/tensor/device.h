@@ -1,7 +1,7 @@
 /* device.h: what a device is to the rest of the core: a table of functions.
  *
- * The CPU (tensor/cpu) and CUDA (gpu) are two fillings. Nothing above this table knows which one it talks to. Pointers are
- * device addresses; the host reads and writes them through upload and download alone. */
+ * The CPU (tensor/cpu) and CUDA (gpu) are two fillings. Nothing above this table knows which one it talks to. Pointers
+ * are device addresses; the host reads and writes them through upload and download alone. */
 #ifndef ML_TENSOR_DEVICE_H
 #define ML_TENSOR_DEVICE_H
 
@@ -28,12 +28,14 @@ typedef struct ml_device_table {
   void (*decommit)(ml_device *d, void *address, size_t bytes);
   ml_status (*upload)(ml_device *d, void *to, const void *from, size_t bytes);
   ml_status (*download)(ml_device *d, void *to, const void *from, size_t bytes);
-  /* Weights (outputs, inputs) in the layout that this device's products want. packed_bytes is 0 for a dtype that it does not
-   * pack. pack and unpack take whole groups of ML_PACK_ROWS rows, in host memory, row after row in the file's own form; the last group may
-   * be shorter. */
+  /* Weights (outputs, inputs) in the layout that this device's products want. packed_bytes is 0 for a dtype that it
+   * does not pack. pack and unpack take whole groups of ML_PACK_ROWS rows, in host memory, row after row in the file's
+   * own form; the last group may be shorter. */
   size_t (*packed_bytes)(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs);
-  ml_status (*pack)(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows, const void *from);
-  ml_status (*unpack)(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows, void *to);
+  ml_status (*pack)(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
+                    const void *from);
+  ml_status (*unpack)(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
+                      void *to);
   /* Turns a plan into a program; an operation without a kernel is ML_UNSUPPORTED and named. */
   ml_status (*lower)(ml_device *d, const ml_plan *plan, ml_program **out);
   /* Runs it on these input and output addresses; polls the engine's cancel flag. */

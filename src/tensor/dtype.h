@@ -1,6 +1,7 @@
 /* dtype.h: element types and block formats.
  *
- * A block format stores `block` consecutive elements of the last axis in `bytes` bytes; a plain type is a block of one. */
+ * A block format stores `block` consecutive elements of the last axis in `bytes` bytes; a plain type is a block of one.
+ */
 #ifndef ML_TENSOR_DTYPE_H
 #define ML_TENSOR_DTYPE_H
 
@@ -42,7 +43,14 @@ typedef enum ml_dtype {
 
 /* FLOAT computes in float32, DOUBLE and INT in their own kind (float64, int64) by the reference kernels; STORED and
  * BLOCK types are stored, and read through a cast or a product that knows them. */
-typedef enum ml_dtype_class { ML_CLASS_FLOAT, ML_CLASS_DOUBLE, ML_CLASS_INT, ML_CLASS_BOOL, ML_CLASS_STORED, ML_CLASS_BLOCK } ml_dtype_class;
+typedef enum ml_dtype_class {
+  ML_CLASS_FLOAT,
+  ML_CLASS_DOUBLE,
+  ML_CLASS_INT,
+  ML_CLASS_BOOL,
+  ML_CLASS_STORED,
+  ML_CLASS_BLOCK
+} ml_dtype_class;
 
 typedef struct ml_dtype_info {
   const char *name;

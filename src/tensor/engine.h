@@ -30,8 +30,8 @@ struct ml_engine {
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
-  int64_t live_tensors;       /* handles that exist, for leak checks */
-  void *host;                 /* the Lua floor's own */
+  int64_t live_tensors; /* handles that exist, for leak checks */
+  void *host;           /* the Lua floor's own */
 };
 
 /* `threads` 0: one a processor. `isa` NULL: the best. */

@@ -3,9 +3,10 @@
 
 #include <string.h>
 
-/* Strides of a row-major reshape of a strided array, without a copy where it exists: axes are matched in groups of equal
- * size, and a group of several input axes must itself be contiguous. */
-static bool reshape_strides(int in_ndim, const int64_t *in_shape, const int64_t *in_strides, int ndim, const int64_t *shape, int64_t *strides) {
+/* Strides of a row-major reshape of a strided array, without a copy where it exists: axes are matched in groups of
+ * equal size, and a group of several input axes must itself be contiguous. */
+static bool reshape_strides(int in_ndim, const int64_t *in_shape, const int64_t *in_strides, int ndim,
+                            const int64_t *shape, int64_t *strides) {
   int64_t from[ML_MAX_DIMS], step[ML_MAX_DIMS];
   int n = 0;
   for (int i = 0; i < in_ndim; i++) {
@@ -105,7 +106,8 @@ void ml_effects_drop(ml_engine *e, size_t keep) {
   while (e->n_effects > keep) ml_tensor_release(e->effects[--e->n_effects]);
 }
 
-static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q, ml_tensor **out) {
+static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q,
+                        ml_tensor **out) {
   ml_node *n = ml_calloc(1, sizeof *n + (size_t)n_inputs * sizeof *inputs);
   ml_tensor *t = ml_calloc(1, sizeof *t);
   char *path = n && t && e->path[0] ? ml_strdup(e->path) : NULL;
@@ -151,7 +153,8 @@ static ml_status cast_input(ml_engine *e, ml_tensor *x, ml_dtype to, ml_tensor *
   return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
 }
 
-ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs, ml_tensor **out) {
+ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
+                   ml_tensor **out) {
   ml_attrs own = *attrs;
   ml_shape_query q = {.inputs = inputs, .n_inputs = n_inputs, .attrs = &own, .input_dtype = ML_DTYPE_COUNT};
   ML_TRY(prefix_path(e, op, ml_op_infos[op].shape(&q)));

@@ -11,11 +11,20 @@ typedef enum ml_op {
   ML_OP_COUNT
 } ml_op;
 
-typedef enum ml_kind { ML_KIND_LEAF, ML_KIND_UNARY, ML_KIND_BINARY, ML_KIND_TERNARY, ML_KIND_VIEW, ML_KIND_KERNEL, ML_KIND_EFFECT } ml_kind;
+typedef enum ml_kind {
+  ML_KIND_LEAF,
+  ML_KIND_UNARY,
+  ML_KIND_BINARY,
+  ML_KIND_TERNARY,
+  ML_KIND_VIEW,
+  ML_KIND_KERNEL,
+  ML_KIND_EFFECT
+} ml_kind;
 typedef enum ml_access { ML_ACCESS_ANY, ML_ACCESS_ROWS, ML_ACCESS_DENSE } ml_access;
 
-/* What a shape rule sees: inputs (NULL where an optional one is absent) and attributes; it fills dtype and shape. A rule may
- * rewrite attributes into a normal form (axes counted from 0, a -1 in a shape worked out) and ask for casts of inputs. */
+/* What a shape rule sees: inputs (NULL where an optional one is absent) and attributes; it fills dtype and shape. A
+ * rule may rewrite attributes into a normal form (axes counted from 0, a -1 in a shape worked out) and ask for casts of
+ * inputs. */
 typedef struct ml_shape_query {
   ml_tensor *const *inputs;
   int n_inputs;
@@ -44,13 +53,14 @@ static inline bool ml_op_is_elementwise(ml_op op) {
 /* Records an operation. Shape and dtype errors are found here, in a message that begins with the module path and the
  * op's name. The result is lazy, save for views of tensors that have storage, which are made at once. Inputs are
  * retained. */
-ml_status ml_apply(ml_engine *engine, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs, ml_tensor **out);
+ml_status ml_apply(ml_engine *engine, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
+                   ml_tensor **out);
 
 /* Forgets pending effects after the first `keep`: a trace that failed must not act later. */
 void ml_effects_drop(ml_engine *engine, size_t keep);
 
-/* Strides of a view of something with the given shape and strides (elements; offset in elements added to *offset). False when a
- * reshape needs a copy. `shape` is the view's, from its shape rule. */
+/* Strides of a view of something with the given shape and strides (elements; offset in elements added to *offset).
+ * False when a reshape needs a copy. `shape` is the view's, from its shape rule. */
 bool ml_view_strides(ml_op op, const ml_attrs *attrs, int in_ndim, const int64_t *in_shape, const int64_t *in_strides,
                      int ndim, const int64_t *shape, int64_t *strides, int64_t *offset);
 

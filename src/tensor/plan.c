@@ -32,14 +32,17 @@ ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
   return ML_OK;
 }
 
-ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs, ml_step **out) {
+ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
+                           ml_step **out) {
   ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
   int *operands = ml_calloc((size_t)(n_inputs + n_outputs), sizeof *operands);
   if (!operands) return ML_MEMORY;
-  if (n_inputs) memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs); /* a step may have none, and NULL for them */
+  if (n_inputs)
+    memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs); /* a step may have none, and NULL for them */
   if (n_outputs) memcpy(operands + n_inputs, outputs, (size_t)n_outputs * sizeof *outputs);
   ml_step *s = &p->steps[p->n_steps++];
-  *s = (ml_step){.op = op, .n_inputs = n_inputs, .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs};
+  *s = (ml_step){
+      .op = op, .n_inputs = n_inputs, .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs};
   s->attrs.n_list = -1;
   *out = s;
   return ML_OK;
@@ -70,9 +73,12 @@ void ml_plan_free(ml_plan *p) {
 
 static ml_status check_input(const ml_plan *p, int i, const ml_tensor *t) {
   const ml_value *want = &p->input_values[i];
-  if (t->dtype == want->dtype && t->ndim == want->ndim && memcmp(t->shape, want->shape, (size_t)t->ndim * sizeof *t->shape) == 0) return ML_OK;
+  if (t->dtype == want->dtype && t->ndim == want->ndim &&
+      memcmp(t->shape, want->shape, (size_t)t->ndim * sizeof *t->shape) == 0)
+    return ML_OK;
   return ml_fail(ML_MISMATCH, "input %d of a plan: expected %s %s, found %s %s", i + 1, ml_dtype_name(want->dtype),
-                 ml_shape_text(want->ndim, want->shape, (char[160]){0}, 160), ml_dtype_name(t->dtype), ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+                 ml_shape_text(want->ndim, want->shape, (char[160]){0}, 160), ml_dtype_name(t->dtype),
+                 ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
 }
 
 /* A dense tensor with storage and the values of t; a new reference. */
@@ -137,7 +143,11 @@ const char *ml_step_name(const ml_step *s) {
   return ml_op_name((ml_op)s->op);
 }
 
-typedef struct text { char *bytes; size_t size, capacity; ml_status status; } text;
+typedef struct text {
+  char *bytes;
+  size_t size, capacity;
+  ml_status status;
+} text;
 
 static void say(text *t, const char *format, ...) ML_PRINTF(2, 3);
 static void say(text *t, const char *format, ...) {
@@ -165,7 +175,8 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
     if (s->inputs[k] < 0) continue;
     const ml_value *v = &p->values[s->inputs[k]];
     /* attention and look-ups read a part of these that the data decides */
-    bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) || (s->op == ML_OP_cache_append && k == 0);
+    bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) ||
+                   (s->op == ML_OP_cache_append && k == 0);
     if (!partial) bytes += ml_value_bytes(v);
   }
   for (int k = 0; k < s->n_outputs; k++) {
@@ -173,7 +184,8 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   }
   *total += bytes;
   const ml_value *o = &p->values[s->outputs[0]];
-  say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype), ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
+  say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
+      ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
   if (s->fused) {
     say(t, "  ");
     say_program(t, s->fused);
@@ -183,7 +195,8 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
     for (int u = 0; u < s->linears->n_units; u++) {
       const ml_linear_unit *unit = &s->linears->units[u];
       const ml_value *w = &p->values[s->inputs[unit->weights[0]]];
-      say(t, "; %d x %s %s", unit->n_weights, ml_dtype_name(w->dtype), ml_shape_text(w->ndim, w->shape, (char[160]){0}, 160));
+      say(t, "; %d x %s %s", unit->n_weights, ml_dtype_name(w->dtype),
+          ml_shape_text(w->ndim, w->shape, (char[160]){0}, 160));
       if (unit->epilogue) {
         say(t, " -> ");
         say_program(t, unit->epilogue);

@@ -1,8 +1,8 @@
 /* plan.h: a graph turned into a flat list of steps that a device can lower.
  *
- * A plan names its storage abstractly: an arena of fixed addresses for intermediates, tensors that it holds (weights and state),
- * inputs and outputs that each run brings. Steps run in the order in which a person wrote the operations, so that effects on
- * state are seen by what was written after them. */
+ * A plan names its storage abstractly: an arena of fixed addresses for intermediates, tensors that it holds (weights
+ * and state), inputs and outputs that each run brings. Steps run in the order in which a person wrote the operations,
+ * so that effects on state are seen by what was written after them. */
 #ifndef ML_TENSOR_PLAN_H
 #define ML_TENSOR_PLAN_H
 
@@ -15,8 +15,8 @@ typedef struct ml_storage {
   int index;         /* of the input or output */
   ml_tensor *tensor; /* retained; of ML_PLACE_TENSOR */
   size_t bytes;
-  size_t offset;     /* in the arena */
-  int first, last;   /* steps that touch it */
+  size_t offset;   /* in the arena */
+  int first, last; /* steps that touch it */
 } ml_storage;
 
 /* One operand: a strided (or packed) window on a storage. */
@@ -37,8 +37,9 @@ enum {
   ML_STEP_COUNT
 };
 
-/* An elementwise program over tiles. Registers 0..n_inputs-1 hold the step's inputs; instruction i writes register n_inputs + i;
- * the last register is the step's output. Every register is computed in the class of its dtype and rounded to it. */
+/* An elementwise program over tiles. Registers 0..n_inputs-1 hold the step's inputs; instruction i writes register
+ * n_inputs + i; the last register is the step's output. Every register is computed in the class of its dtype and
+ * rounded to it. */
 enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_CODE = 28 };
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
@@ -53,9 +54,9 @@ typedef struct ml_fused {
   ml_fused_op code[ML_FUSED_MAX_CODE];
 } ml_fused;
 
-/* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1). Each
- * unit multiplies x by one or two weights of equal shape and passes the products through an elementwise program (or none)
- * whose first inputs are the products and whose others are step inputs. */
+/* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1).
+ * Each unit multiplies x by one or two weights of equal shape and passes the products through an elementwise program
+ * (or none) whose first inputs are the products and whose others are step inputs. */
 enum { ML_LINEARS_MAX_UNITS = 4, ML_UNIT_MAX_WEIGHTS = 2 };
 typedef struct ml_linear_unit {
   int n_weights, weights[ML_UNIT_MAX_WEIGHTS]; /* step inputs */
@@ -91,16 +92,18 @@ struct ml_plan {
   size_t n_steps, steps_capacity;
   int n_inputs, n_outputs;
   ml_value *input_values; /* dtype and shape that each input must have */
-  int *outputs;           /* value of each output; its storage is the output's own, or a tensor for results of effects */
+  int *outputs; /* value of each output; its storage is the output's own, or a tensor for results of effects */
   size_t arena_bytes;
   ml_buffer *arena;
   ml_program *program;
 };
 
 /* Plans the outputs and all pending effects. `inputs` are placeholders from ml_tensor_input, in order of index. */
-ml_status ml_plan_create(ml_engine *engine, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs, ml_plan **out);
+ml_status ml_plan_create(ml_engine *engine, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs,
+                         int n_outputs, ml_plan **out);
 void ml_plan_free(ml_plan *plan);
-/* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first. outputs[i] are fresh tensors. */
+/* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first. outputs[i] are fresh tensors.
+ */
 ml_status ml_plan_run(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs);
 /* The plan as text, a line a step, with the bytes that it moves. From ml_alloc. */
 ml_status ml_plan_explain(const ml_plan *plan, char **text);
@@ -109,7 +112,8 @@ const char *ml_step_name(const ml_step *step);
 /* For the files of the planner. */
 ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out);
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out);
-ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs, ml_step **out);
+ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
+                           ml_step **out);
 ml_status ml_plan_place(ml_plan *p); /* plan_memory.c: lifetimes and the arena */
 
 /* Bytes of a value's own elements (packed ones included). */

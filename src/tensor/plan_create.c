@@ -6,7 +6,10 @@
 /* A constant larger than this is worked out in each run rather than kept. */
 static const size_t FOLD_BYTES = (size_t)16 << 20;
 
-typedef struct roots { ml_tensor **items; size_t count; } roots;
+typedef struct roots {
+  ml_tensor **items;
+  size_t count;
+} roots;
 
 /* Outputs first, then all pending effects. */
 static ml_status gather_roots(ml_engine *e, ml_tensor *const *outputs, size_t n, bool effects, roots *r) {
@@ -21,8 +24,8 @@ static ml_status gather_roots(ml_engine *e, ml_tensor *const *outputs, size_t n,
 
 static ml_status evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects);
 
-/* Works out, once, every node that depends on weights and constants alone and feeds a node that does not: saves its work
- * in each run of the plan. */
+/* Works out, once, every node that depends on weights and constants alone and feeds a node that does not: saves its
+ * work in each run of the plan. */
 static ml_status fold(ml_engine *e, const roots *r, size_t n_outputs) {
   ml_vgraph g;
   ml_status status = ml_vgraph_build(&g, e, r->items, r->count, n_outputs);
@@ -38,7 +41,9 @@ static ml_status fold(ml_engine *e, const roots *r, size_t n_outputs) {
   }
   for (size_t v = 0; status == ML_OK && v < g.n_nodes; v++) {
     const ml_vnode *node = &g.nodes[v];
-    if (!fixed[v] || node->group < 0 || node->op == ML_OP_COUNT || ml_vnode_constant(&g, (int)v) || ml_tensor_nbytes(node->tensor) > FOLD_BYTES) continue;
+    if (!fixed[v] || node->group < 0 || node->op == ML_OP_COUNT || ml_vnode_constant(&g, (int)v) ||
+        ml_tensor_nbytes(node->tensor) > FOLD_BYTES)
+      continue;
     bool feeds = false;
     for (int i = 0; i < node->n_users; i++) {
       int user = g.users[node->first_user + i];
@@ -69,10 +74,12 @@ static ml_status build(ml_plan *p, const roots *r) {
   return status;
 }
 
-static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const roots *r, int n_outputs, ml_plan **out) {
+static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const roots *r, int n_outputs,
+                        ml_plan **out) {
   ml_plan *p = ml_calloc(1, sizeof *p);
   if (!p) return ML_MEMORY;
-  *p = (ml_plan){.engine = e, .device = r->count ? r->items[0]->device : e->device, .n_inputs = n_inputs, .n_outputs = n_outputs};
+  *p = (ml_plan){
+      .engine = e, .device = r->count ? r->items[0]->device : e->device, .n_inputs = n_inputs, .n_outputs = n_outputs};
   p->outputs = ml_calloc((size_t)n_outputs, sizeof *p->outputs);
   p->input_values = ml_calloc((size_t)n_inputs, sizeof *p->input_values);
   ml_status status = p->outputs && p->input_values ? ML_OK : ML_MEMORY;
@@ -90,7 +97,8 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
   return ML_OK;
 }
 
-ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs, ml_plan **out) {
+ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs,
+                         ml_plan **out) {
   roots r = {0};
   ML_TRY(gather_roots(e, outputs, (size_t)n_outputs, true, &r));
   ml_status status = ml_plan_push_selections(e, r.items, r.count, (size_t)n_outputs);
@@ -157,7 +165,8 @@ ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) { retur
 ml_status ml_tensor_read(ml_tensor *t, void *to) {
   ML_TRY(ml_eval(t->engine, &t, 1));
   ml_tensor *dense = NULL;
-  if (t->layout == ML_LAYOUT_PANELS) return ml_fail(ML_UNSUPPORTED, "a packed weight is read through dequantize or unpack");
+  if (t->layout == ML_LAYOUT_PANELS)
+    return ml_fail(ML_UNSUPPORTED, "a packed weight is read through dequantize or unpack");
   if (t->layout == ML_LAYOUT_STRIDED && !ml_tensor_is_dense(t)) {
     ml_attrs none = {.n_list = -1};
     ML_TRY(ml_apply(t->engine, ML_OP_copy, &t, 1, &none, &dense));

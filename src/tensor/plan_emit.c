@@ -3,7 +3,10 @@
 
 #include <string.h>
 
-typedef struct emitter { ml_vgraph *g; ml_plan *p; } emitter;
+typedef struct emitter {
+  ml_vgraph *g;
+  ml_plan *p;
+} emitter;
 
 static ml_value shaped(const ml_tensor *t) {
   ml_value v = {.dtype = t->dtype, .layout = t->layout, .ndim = t->ndim, .exact = t->exact};
@@ -27,7 +30,8 @@ static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
   ml_value value = *shape_of;
   value.offset = 0;
   ml_strides_dense(value.ndim, value.shape, value.strides);
-  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_ARENA, .bytes = ml_value_bytes(&value)}, &value.storage));
+  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_ARENA, .bytes = ml_value_bytes(&value)},
+                             &value.storage));
   return ml_plan_add_value(m->p, &value, out);
 }
 
@@ -59,7 +63,8 @@ static ml_status emit_constant(emitter *m, int v) {
   const ml_attrs *a = &n->tensor->node->attrs;
   ml_fused *f = ml_calloc(1, sizeof *f);
   if (!f) return ML_MEMORY;
-  *f = (ml_fused){.n_code = 1, .code = {{.op = ML_OP_constant, .dtype = n->tensor->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
+  *f = (ml_fused){.n_code = 1,
+                  .code = {{.op = ML_OP_constant, .dtype = n->tensor->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
   int out;
   ml_step *s;
   ml_status status = new_result(m, v, NULL, &out);
@@ -100,9 +105,11 @@ static ml_status operand(emitter *m, int v, ml_access access, int *out) {
 /* The same elements as (rows, last); a dense copy where strides do not allow it. */
 static ml_status as_matrix(emitter *m, int value, int *out) {
   const ml_value *x = &m->p->values[value];
-  int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1, shape[2] = {last ? ml_shape_size(x->ndim, x->shape) / last : 0, last}, strides[ML_MAX_DIMS], offset = 0;
+  int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1,
+          shape[2] = {last ? ml_shape_size(x->ndim, x->shape) / last : 0, last}, strides[ML_MAX_DIMS], offset = 0;
   ml_attrs none = {.n_list = -1};
-  if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) || (last > 1 && strides[1] != 1)) {
+  if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) ||
+      (last > 1 && strides[1] != 1)) {
     int copy;
     ML_TRY(new_temporary(m, x, &copy));
     ML_TRY(emit_copy(m, value, copy));
@@ -162,7 +169,10 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
       const ml_node *constant = ml_vnode_constant(g, v);
       if (constant) {
         operands[k] = n_inputs + f->n_code;
-        f->code[f->n_code++] = (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].tensor->dtype, .f = constant->attrs.v[0].f, .i = constant->attrs.v[1].i};
+        f->code[f->n_code++] = (ml_fused_op){.op = ML_OP_constant,
+                                             .dtype = g->nodes[v].tensor->dtype,
+                                             .f = constant->attrs.v[0].f,
+                                             .i = constant->attrs.v[1].i};
         continue;
       }
       for (int j = 0; j < n_inputs; j++) {
@@ -173,7 +183,8 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
       }
     }
     reg[i] = n_inputs + f->n_code;
-    f->code[f->n_code++] = (ml_fused_op){.op = node->op, .dtype = node->tensor->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
+    f->code[f->n_code++] = (ml_fused_op){
+        .op = node->op, .dtype = node->tensor->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
   }
 }
 
@@ -324,13 +335,15 @@ static ml_status emit_view(emitter *m, int v) {
   ml_vnode *n = &m->g->nodes[v];
   int from;
   ML_TRY(value_of(m, n->inputs[0], &from));
-  if (m->p->values[from].layout != ML_LAYOUT_STRIDED) return ml_fail(ML_UNSUPPORTED, "%s: a packed weight has no views; dequantize it", ml_op_name((ml_op)n->op));
+  if (m->p->values[from].layout != ML_LAYOUT_STRIDED)
+    return ml_fail(ML_UNSUPPORTED, "%s: a packed weight has no views; dequantize it", ml_op_name((ml_op)n->op));
   for (int attempt = 0;; attempt++) {
     const ml_value *x = &m->p->values[from];
     ml_value value = shaped(n->tensor);
     int64_t offset = 0;
     value.storage = x->storage;
-    if (ml_view_strides((ml_op)n->op, &n->tensor->node->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape, value.strides, &offset)) {
+    if (ml_view_strides((ml_op)n->op, &n->tensor->node->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape,
+                        value.strides, &offset)) {
       value.offset = x->offset + offset * ml_dtype_infos[x->dtype].bytes;
       return ml_plan_add_value(m->p, &value, &n->value);
     }
@@ -371,7 +384,9 @@ static ml_status emit_kernel(emitter *m, int v) {
   ml_status status = ML_OK;
   for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
     values[k] = -1;
-    if (n->inputs[k] >= 0) status = operand(m, n->inputs[k], info->kind == ML_KIND_EFFECT && k == 0 ? ML_ACCESS_ANY : info->access, &values[k]);
+    if (n->inputs[k] >= 0)
+      status =
+          operand(m, n->inputs[k], info->kind == ML_KIND_EFFECT && k == 0 ? ML_ACCESS_ANY : info->access, &values[k]);
   }
   for (int k = 1; k < n->n_inputs && status == ML_OK && info->kind == ML_KIND_EFFECT; k++) {
     if (values[k] >= 0 && in_target(m->p, values[k], values[0])) status = copied(m, &values[k]);
@@ -414,8 +429,8 @@ static ml_status emit_node(emitter *m, int v) {
   return emit_kernel(m, v);
 }
 
-/* An output whose value lies elsewhere (a view, an input, a constant, another output) is copied to a place of its own; the result of an
- * effect is the state itself. */
+/* An output whose value lies elsewhere (a view, an input, a constant, another output) is copied to a place of its own;
+ * the result of an effect is the state itself. */
 static ml_status emit_output(emitter *m, int i, int v) {
   int value;
   ML_TRY(value_of(m, v, &value));
@@ -423,9 +438,11 @@ static ml_status emit_output(emitter *m, int i, int v) {
   bool effect = n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT;
   const ml_storage *s = &m->p->storages[m->p->values[value].storage];
   m->p->outputs[i] = value;
-  if ((s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->tensor->ndim) || effect) return ML_OK;
+  if ((s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->tensor->ndim) || effect)
+    return ML_OK;
   ml_value out = shaped(n->tensor);
-  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_OUTPUT, .index = i, .bytes = ml_value_bytes(&out)}, &out.storage));
+  ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_OUTPUT, .index = i, .bytes = ml_value_bytes(&out)},
+                             &out.storage));
   ML_TRY(ml_plan_add_value(m->p, &out, &m->p->outputs[i]));
   return emit_copy(m, value, m->p->outputs[i]);
 }

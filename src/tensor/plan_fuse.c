@@ -1,10 +1,10 @@
 /* plan_fuse.c: which nodes are computed inside another node's step.
  *
- * Products (linear with packed weights): a product and the elementwise work on its result become one unit, which saves the
- * result's trip to memory and a barrier; two products of one input that meet in an elementwise expression (gate and up)
- * become one unit too. Units that share their input share a step, which saves the input's rounding and a barrier each; a norm that only they
- * read is done inside for few rows, which saves another barrier.
- * Elementwise: a producer whose users are all in one expression moves into it, which saves writing and reading it. */
+ * Products (linear with packed weights): a product and the elementwise work on its result become one unit, which saves
+ * the result's trip to memory and a barrier; two products of one input that meet in an elementwise expression (gate and
+ * up) become one unit too. Units that share their input share a step, which saves the input's rounding and a barrier
+ * each; a norm that only they read is done inside for few rows, which saves another barrier. Elementwise: a producer
+ * whose users are all in one expression moves into it, which saves writing and reading it. */
 #include "tensor/plan_graph.h"
 
 #include <string.h>
@@ -27,7 +27,8 @@ static bool listed(const int *list, int n, int v) {
 
 static bool can_join(const ml_vgraph *g, int v, int root, const int *members, int n) {
   const ml_vnode *p = &g->nodes[v];
-  if (!is_elementwise(p) || p->group != v || p->unit >= 0 || !same_shape(p->tensor, g->nodes[root].tensor)) return false;
+  if (!is_elementwise(p) || p->group != v || p->unit >= 0 || !same_shape(p->tensor, g->nodes[root].tensor))
+    return false;
   for (int i = 0; i < p->n_users; i++) {
     int user = g->users[p->first_user + i];
     if (user < 0 || !listed(members, n, user)) return false;
@@ -91,7 +92,8 @@ int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max) {
 
 static bool is_product(const ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
-  return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].tensor->layout == ML_LAYOUT_PANELS && n->tensor->dtype == ML_F32;
+  return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].tensor->layout == ML_LAYOUT_PANELS &&
+         n->tensor->dtype == ML_F32;
 }
 
 /* Members and outside inputs of an elementwise expression over products. */
@@ -105,13 +107,16 @@ static int chain_end(const ml_vgraph *g, int v) {
     if (n->n_users != 1 || n->output >= 0) return v;
     int user = g->users[n->first_user];
     if (user < 0 || !is_elementwise(&g->nodes[user]) || g->nodes[user].tensor->dtype != ML_F32) return v;
-    if (g->nodes[user].group != user || g->nodes[user].unit >= 0 || !same_shape(g->nodes[user].tensor, g->nodes[first].tensor)) return v;
+    if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
+        !same_shape(g->nodes[user].tensor, g->nodes[first].tensor))
+      return v;
     if (ml_vgraph_crosses_effect(g, first, user)) return v;
     v = user;
   }
 }
 
-/* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other user. */
+/* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other
+ * user. */
 static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   int root = chain_end(g, first), members[MAX_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1];
   *u = (ml_vunit){.root = first, .n_products = 1, .products = {first}};
@@ -123,8 +128,10 @@ static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   for (int i = 0; i < n_inputs; i++) {
     const ml_vnode *o = &g->nodes[inputs[i]];
     if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
-    if (o->inputs[0] == p->inputs[0] && same_shape(o->tensor, p->tensor) && g->nodes[o->inputs[1]].tensor->dtype == g->nodes[p->inputs[1]].tensor->dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_crosses_effect(g, inputs[i], root)) u->products[u->n_products++] = inputs[i];
+    if (o->inputs[0] == p->inputs[0] && same_shape(o->tensor, p->tensor) &&
+        g->nodes[o->inputs[1]].tensor->dtype == g->nodes[p->inputs[1]].tensor->dtype) {
+      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_crosses_effect(g, inputs[i], root))
+        u->products[u->n_products++] = inputs[i];
     } else if (inputs[i] > first) {
       u->n_products = 1;
       return; /* that product comes later: the expression is its epilogue */
@@ -134,19 +141,23 @@ static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   for (int i = 0; i < n; i++) g->nodes[members[i]].group = root;
 }
 
-static int64_t rows_of(const ml_tensor *x) { return x->shape[x->ndim - 1] ? ml_tensor_size(x) / x->shape[x->ndim - 1] : 0; }
+static int64_t rows_of(const ml_tensor *x) {
+  return x->shape[x->ndim - 1] ? ml_tensor_size(x) / x->shape[x->ndim - 1] : 0;
+}
 
 /* The turn at which a node's value is there. */
 static int made_at(const ml_vgraph *g, int v) { return g->nodes[v].unit >= 0 ? g->linears[g->nodes[v].unit].at : v; }
 
-/* Whether a node of a unit can be computed at another turn: what it reads from outside the unit is there (`inside` is what
- * it reads from within), and no effect comes between. */
+/* Whether a node of a unit can be computed at another turn: what it reads from outside the unit is there (`inside` is
+ * what it reads from within), and no effect comes between. */
 static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) {
   const ml_vnode *m = &g->nodes[v];
   for (int k = 0; k < m->n_inputs; k++) {
     int i = m->inputs[k];
-    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) || ml_vnode_constant(g, i)) continue;
-    if (made_at(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0)) return false; /* such a product has no turn yet */
+    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) || ml_vnode_constant(g, i))
+      continue;
+    if (made_at(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0))
+      return false; /* such a product has no turn yet */
   }
   return !ml_vgraph_crosses_effect(g, v, at);
 }

@@ -9,7 +9,13 @@
 static ml_status add_node(ml_vgraph *g, ml_tensor *t) {
   ML_TRY(ML_GROW(g->nodes, g->capacity, g->n_nodes + 1));
   ml_vnode *n = &g->nodes[g->n_nodes++];
-  *n = (ml_vnode){.tensor = t, .op = t->node ? t->node->op : ML_OP_COUNT, .state = -1, .value = -1, .output = -1, .group = -1, .unit = -1};
+  *n = (ml_vnode){.tensor = t,
+                  .op = t->node ? t->node->op : ML_OP_COUNT,
+                  .state = -1,
+                  .value = -1,
+                  .output = -1,
+                  .group = -1,
+                  .unit = -1};
   t->mark = (int)g->n_nodes;
   if (!t->node) return ML_OK;
   n->n_inputs = t->node->n_inputs;
@@ -17,7 +23,10 @@ static ml_status add_node(ml_vgraph *g, ml_tensor *t) {
   return n->inputs ? ML_OK : ML_MEMORY;
 }
 
-typedef struct stack { ml_tensor **items; size_t count, capacity; } stack;
+typedef struct stack {
+  ml_tensor **items;
+  size_t count, capacity;
+} stack;
 
 static ml_status push(stack *s, ml_tensor *t) {
   if (!t || t->mark) return ML_OK;
@@ -81,7 +90,8 @@ static ml_status find_states(ml_vgraph *g) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];
     if (n->op == ML_OP_COUNT && n->tensor->state) ML_TRY(state_index(g, n->tensor->buffer, &n->state));
-    else if (n->op != ML_OP_COUNT && (ml_op_infos[n->op].kind == ML_KIND_VIEW || ml_op_infos[n->op].kind == ML_KIND_EFFECT)) {
+    else if (n->op != ML_OP_COUNT &&
+             (ml_op_infos[n->op].kind == ML_KIND_VIEW || ml_op_infos[n->op].kind == ML_KIND_EFFECT)) {
       n->state = g->nodes[n->inputs[0]].state;
     }
   }
@@ -94,7 +104,8 @@ bool ml_vgraph_crosses_effect(const ml_vgraph *g, int v, int to) {
     if (input < 0 || g->nodes[input].state < 0) continue;
     for (int i = (v < to ? v : to) + 1; i < (v < to ? to : v); i++) {
       const ml_vnode *n = &g->nodes[i];
-      if (n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT && n->state == g->nodes[input].state) return true;
+      if (n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT && n->state == g->nodes[input].state)
+        return true;
     }
   }
   return false;

@@ -8,18 +8,18 @@ typedef struct ml_vnode {
   ml_tensor *tensor; /* borrowed: the roots hold it */
   int op;            /* ml_op; ML_OP_COUNT for a tensor with storage */
   int n_inputs;
-  int *inputs;       /* vnodes; -1 where absent */
+  int *inputs;             /* vnodes; -1 where absent */
   int first_user, n_users; /* range in ml_vgraph.users */
-  int state;         /* index of the state buffer that it reads or writes, or -1 */
-  int value;         /* the plan's value once emitted, or -1 */
-  int output;        /* the plan output that it is, or -1 */
-  int group;         /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
-  int unit;          /* of a product: the unit (ml_vgraph.units) that holds it, or -1 */
+  int state;               /* index of the state buffer that it reads or writes, or -1 */
+  int value;               /* the plan's value once emitted, or -1 */
+  int output;              /* the plan output that it is, or -1 */
+  int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
+  int unit;                /* of a product: the unit (ml_vgraph.units) that holds it, or -1 */
 } ml_vnode;
 
 /* Products that share one step: filled by plan_fuse.c. */
 typedef struct ml_vunit {
-  int root;                          /* vnode of the unit's result */
+  int root; /* vnode of the unit's result */
   int n_products, products[ML_UNIT_MAX_WEIGHTS];
 } ml_vunit;
 typedef struct ml_vlinears {
@@ -34,7 +34,7 @@ typedef struct ml_vgraph {
   ml_engine *engine;
   ml_vnode *nodes; /* in the order in which they were written */
   size_t n_nodes, capacity;
-  int *users;      /* vnodes, grouped by the node that they use; an output counts as user -1 */
+  int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_buffer **states;
   size_t n_states, states_capacity;
   ml_vlinears *linears;
@@ -56,7 +56,8 @@ const ml_node *ml_vnode_constant(const ml_vgraph *g, int v);
 /* Elementwise nodes of the same shape that can move into root's step: writes their vnodes, ascending, root last. `stop`
  * says which nodes must stay inputs (products of a linears unit). */
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max);
-/* Whether an effect on a state that v reads lies between v and the node to whose place it would move, earlier or later. */
+/* Whether an effect on a state that v reads lies between v and the node to whose place it would move, earlier or later.
+ */
 bool ml_vgraph_crosses_effect(const ml_vgraph *g, int v, int to);
 
 #endif

@@ -1,6 +1,7 @@
 /* plan_memory.c: lifetimes, and one arena for all intermediates.
  *
- * Storages are placed largest first, each at the lowest offset where it meets no storage that lives at the same time. */
+ * Storages are placed largest first, each at the lowest offset where it meets no storage that lives at the same time.
+ */
 #include "tensor/plan.h"
 
 #include <stdlib.h>

@@ -1,8 +1,9 @@
 /* plan_select.c: rows that nobody reads are not computed.
  *
- * Where only some rows of a result are taken (the last token's logits of a prompt), the selection moves up through everything that
- * works row by row (products, norms, elementwise operations) to the first value that is needed whole: of a prompt's last block, the
- * MLP and the vocabulary head then run for one row instead of all. Saves the arithmetic and the memory of the rows left out. */
+ * Where only some rows of a result are taken (the last token's logits of a prompt), the selection moves up through
+ * everything that works row by row (products, norms, elementwise operations) to the first value that is needed whole:
+ * of a prompt's last block, the MLP and the vocabulary head then run for one row instead of all. Saves the arithmetic
+ * and the memory of the rows left out. */
 #include "tensor/plan_graph.h"
 
 #include <string.h>
@@ -21,7 +22,8 @@ static int64_t last_of(const ml_tensor *t) { return t->ndim ? t->shape[t->ndim -
 static bool selects_rows(const ml_vnode *n) {
   if (n->op != ML_OP_take) return false;
   const ml_tensor *x = n->tensor->node->inputs[0], *index = n->tensor->node->inputs[1];
-  return x->node && x->ndim == 2 && n->tensor->node->attrs.v[0].i == 0 && index->ndim == 1 && index->shape[0] < x->shape[0];
+  return x->node && x->ndim == 2 && n->tensor->node->attrs.v[0].i == 0 && index->ndim == 1 &&
+         index->shape[0] < x->shape[0];
 }
 
 static ml_status reshape(pusher *p, ml_tensor *x, int ndim, const int64_t *shape, ml_tensor **out) {
@@ -52,7 +54,8 @@ static ml_status push_operand(pusher *p, int v, const ml_tensor *result, ml_tens
     }
     return reshape(p, x, 1, (int64_t[]){last_of(x)}, out);
   }
-  if (x->ndim == result->ndim && memcmp(x->shape, result->shape, (size_t)(x->ndim - 1) * sizeof *x->shape) == 0) return push(p, v, out);
+  if (x->ndim == result->ndim && memcmp(x->shape, result->shape, (size_t)(x->ndim - 1) * sizeof *x->shape) == 0)
+    return push(p, v, out);
   return ml_fail(ML_UNSUPPORTED, "rows of another shape");
 }
 
@@ -60,7 +63,8 @@ static bool can_push(const pusher *p, const ml_vnode *n) {
   const ml_tensor *t = n->tensor;
   if (n->op == ML_OP_COUNT || t->ndim < 2) return false;
   if (n->op == ML_OP_linear || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm) return true;
-  if (n->op == ML_OP_reshape) return last_of(p->g->nodes[n->inputs[0]].tensor) == last_of(t) && p->g->nodes[n->inputs[0]].tensor->ndim >= 2;
+  if (n->op == ML_OP_reshape)
+    return last_of(p->g->nodes[n->inputs[0]].tensor) == last_of(t) && p->g->nodes[n->inputs[0]].tensor->ndim >= 2;
   if (!ml_op_is_elementwise((ml_op)n->op)) return false;
   for (int k = 0; k < n->n_inputs; k++) {
     const ml_tensor *x = p->g->nodes[n->inputs[k]].tensor;

@@ -1,6 +1,7 @@
 /* shape.c: the shape rules that rows of ops.def name, and the table made from it.
  *
- * A rule reads inputs and attributes, checks them, and fills dtype and shape. Axes arrive 0-based and may be negative. */
+ * A rule reads inputs and attributes, checks them, and fills dtype and shape. Axes arrive 0-based and may be negative.
+ */
 #include "tensor/ops.h"
 
 #include <stdio.h>
@@ -24,7 +25,8 @@ static ml_status like(query *q, const ml_tensor *t) {
 static ml_status want_plain(const ml_tensor *t, const char *name) {
   ml_dtype_class c = ml_dtype_class_of(t->dtype);
   if (c <= ML_CLASS_BOOL) return ML_OK;
-  return ml_fail(ML_USAGE, "%s: dtype %s is stored, not computed with; dequantize or cast it first", name, ml_dtype_name(t->dtype));
+  return ml_fail(ML_USAGE, "%s: dtype %s is stored, not computed with; dequantize or cast it first", name,
+                 ml_dtype_name(t->dtype));
 }
 
 static ml_status want_integers(const ml_tensor *t, const char *name) {
@@ -45,7 +47,8 @@ static ml_status want_ndim(const ml_tensor *t, const char *name, int ndim) {
 
 static ml_status norm_axis(int64_t *axis, int ndim) {
   int64_t a = *axis < 0 ? *axis + ndim : *axis;
-  if (a < 0 || a >= ndim) return ml_fail(ML_USAGE, "axis %lld is out of range for %d axes", (long long)(*axis < 0 ? *axis : *axis + 1), ndim);
+  if (a < 0 || a >= ndim)
+    return ml_fail(ML_USAGE, "axis %lld is out of range for %d axes", (long long)(*axis < 0 ? *axis : *axis + 1), ndim);
   *axis = a;
   return ML_OK;
 }
@@ -54,11 +57,12 @@ static ml_status norm_axis(int64_t *axis, int ndim) {
 
 static bool is_float_class(ml_dtype t) { return ml_dtype_is_float(t); }
 
-/* The dtype that two operands meet at. A 0-dimensional constant written as a number gives way to the other's dtype, unless it
- * is a float among integers. */
+/* The dtype that two operands meet at. A 0-dimensional constant written as a number gives way to the other's dtype,
+ * unless it is a float among integers. */
 static ml_dtype promote(ml_dtype a, ml_dtype b) {
-  static const int rank[ML_DTYPE_COUNT] = {[ML_BOOL] = 1, [ML_U8] = 2,  [ML_I8] = 3,   [ML_U16] = 4,  [ML_I16] = 5, [ML_U32] = 6, [ML_I32] = 7,
-                                           [ML_U64] = 8,  [ML_I64] = 9, [ML_F16] = 10, [ML_BF16] = 11, [ML_F32] = 12, [ML_F64] = 13};
+  static const int rank[ML_DTYPE_COUNT] = {
+      [ML_BOOL] = 1, [ML_U8] = 2,  [ML_I8] = 3,   [ML_U16] = 4,   [ML_I16] = 5,  [ML_U32] = 6, [ML_I32] = 7,
+      [ML_U64] = 8,  [ML_I64] = 9, [ML_F16] = 10, [ML_BF16] = 11, [ML_F32] = 12, [ML_F64] = 13};
   if (a == b) return a;
   if ((a == ML_F16 && b == ML_BF16) || (a == ML_BF16 && b == ML_F16)) return ML_F32;
   ml_dtype high = rank[a] > rank[b] ? a : b, low = high == a ? b : a;
@@ -114,7 +118,8 @@ static ml_status shape_cast(query *q) {
   ml_dtype to = (ml_dtype)q->attrs->v[0].i;
   bool from_ok = ml_dtype_class_of(q->dtype) <= ML_CLASS_STORED, to_ok = ml_dtype_class_of(to) <= ML_CLASS_BOOL;
   if (!from_ok || !to_ok) {
-    return ml_fail(ML_UNSUPPORTED, "no cast from %s to %s; see quantize and dequantize", ml_dtype_name(q->dtype), ml_dtype_name(to));
+    return ml_fail(ML_UNSUPPORTED, "no cast from %s to %s; see quantize and dequantize", ml_dtype_name(q->dtype),
+                   ml_dtype_name(to));
   }
   q->dtype = to;
   return ML_OK;
@@ -192,14 +197,16 @@ static ml_status shape_reshape(query *q) {
   for (int i = 0; i < ndim; i++) {
     int64_t d = q->attrs->list[i];
     if (d == -1 && unknown < 0) unknown = i;
-    else if (d < 0 || __builtin_mul_overflow(known, d, &known)) return ml_fail(ML_USAGE, "size %lld of axis %d is not valid", (long long)d, i + 1);
+    else if (d < 0 || __builtin_mul_overflow(known, d, &known))
+      return ml_fail(ML_USAGE, "size %lld of axis %d is not valid", (long long)d, i + 1);
   }
   if (unknown >= 0 && known > 0 && size % known == 0) {
     q->attrs->list[unknown] = size / known;
     known = size;
   }
   if (known != size || (unknown >= 0 && q->attrs->list[unknown] < 0)) {
-    return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+    return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x),
+                   ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
   }
   q->dtype = x->dtype;
   return set_shape(q, ndim, q->attrs->list);
@@ -228,12 +235,14 @@ static ml_status shape_transpose(query *q) {
 static ml_status shape_broadcast_to(query *q) {
   const ml_tensor *x = q->inputs[0];
   int ndim = q->attrs->n_list;
-  if (ndim < x->ndim || ndim > ML_MAX_DIMS) return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %d axes", SHAPE_TEXT(x), ndim);
+  if (ndim < x->ndim || ndim > ML_MAX_DIMS)
+    return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %d axes", SHAPE_TEXT(x), ndim);
   for (int i = 0; i < ndim; i++) {
     int j = i - (ndim - x->ndim);
     int64_t to = q->attrs->list[i];
     if (to < 0 || (j >= 0 && x->shape[j] != 1 && x->shape[j] != to)) {
-      return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %s", SHAPE_TEXT(x), ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+      return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %s", SHAPE_TEXT(x),
+                     ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
     }
   }
   q->dtype = x->dtype;
@@ -252,7 +261,8 @@ static bool range_fits(int64_t start, int64_t count, int64_t step, int64_t size)
 /* ranges: (start, count, step) an axis, checked by the binding's one converter, checked again here. */
 static ml_status shape_slice(query *q) {
   const ml_tensor *x = q->inputs[0];
-  if (q->attrs->n_list != 3 * x->ndim) return ml_fail(ML_USAGE, "expected %d ranges, found %d", x->ndim, q->attrs->n_list / 3);
+  if (q->attrs->n_list != 3 * x->ndim)
+    return ml_fail(ML_USAGE, "expected %d ranges, found %d", x->ndim, q->attrs->n_list / 3);
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) {
     const int64_t *r = &q->attrs->list[3 * i];
@@ -293,7 +303,8 @@ static ml_status reduce_axes(query *q) {
 
 static ml_status shape_reduce(query *q) {
   ML_TRY(reduce_axes(q));
-  if (q->dtype == ML_BOOL || q->dtype == ML_I8 || q->dtype == ML_U8 || q->dtype == ML_I16 || q->dtype == ML_U16) q->dtype = ML_I32;
+  if (q->dtype == ML_BOOL || q->dtype == ML_I8 || q->dtype == ML_U8 || q->dtype == ML_I16 || q->dtype == ML_U16)
+    q->dtype = ML_I32;
   return ML_OK;
 }
 
@@ -305,7 +316,8 @@ static ml_status shape_reduce_float(query *q) {
 
 static ml_status want_elements(query *q) {
   const ml_tensor *x = q->inputs[0];
-  if (ml_tensor_size(x) == 0 && ml_shape_size(q->ndim, q->shape) > 0) return ml_fail(ML_USAGE, "no elements to choose from in shape %s", SHAPE_TEXT(x));
+  if (ml_tensor_size(x) == 0 && ml_shape_size(q->ndim, q->shape) > 0)
+    return ml_fail(ML_USAGE, "no elements to choose from in shape %s", SHAPE_TEXT(x));
   return ML_OK;
 }
 
@@ -336,7 +348,8 @@ static ml_status shape_scan(query *q) {
 
 static ml_status shape_arange(query *q) {
   q->dtype = (ml_dtype)q->attrs->v[3].i;
-  if (ml_dtype_class_of(q->dtype) >= ML_CLASS_BOOL) return ml_fail(ML_USAGE, "dtype %s cannot be counted in", ml_dtype_name(q->dtype));
+  if (ml_dtype_class_of(q->dtype) >= ML_CLASS_BOOL)
+    return ml_fail(ML_USAGE, "dtype %s cannot be counted in", ml_dtype_name(q->dtype));
   if (q->attrs->v[2].i < 0) return ml_fail(ML_USAGE, "a negative count");
   return set_shape(q, 1, &q->attrs->v[2].i);
 }
@@ -353,7 +366,9 @@ static ml_status shape_concat(query *q) {
     q->dtype = promote(q->dtype, t->dtype);
     bool fits = t->ndim == first->ndim;
     for (int i = 0; i < first->ndim && fits; i++) fits = i == axis || t->shape[i] == first->shape[i];
-    if (!fits) return ml_fail(ML_MISMATCH, "tensor %d of shape %s does not join %s along axis %d", n + 1, SHAPE_TEXT(t), SHAPE_TEXT(first), axis + 1);
+    if (!fits)
+      return ml_fail(ML_MISMATCH, "tensor %d of shape %s does not join %s along axis %d", n + 1, SHAPE_TEXT(t),
+                     SHAPE_TEXT(first), axis + 1);
     if (n > 0) q->shape[axis] += t->shape[axis];
   }
   q->input_dtype = q->dtype;
@@ -382,7 +397,8 @@ static ml_status along(query *q, const ml_tensor *x, const ml_tensor *index) {
   ML_TRY(norm_axis(&q->attrs->v[0].i, x->ndim));
   for (int i = 0; i < x->ndim; i++) {
     if (i != q->attrs->v[0].i && index->shape[i] != x->shape[i]) {
-      return ml_fail(ML_MISMATCH, "index of shape %s does not fit %s beside axis %d", SHAPE_TEXT(index), SHAPE_TEXT(x), (int)q->attrs->v[0].i + 1);
+      return ml_fail(ML_MISMATCH, "index of shape %s does not fit %s beside axis %d", SHAPE_TEXT(index), SHAPE_TEXT(x),
+                     (int)q->attrs->v[0].i + 1);
     }
   }
   return ML_OK;
@@ -397,10 +413,13 @@ static ml_status shape_take_along(query *q) {
 static ml_status shape_put_along(query *q) {
   const ml_tensor *x = q->inputs[0], *index = q->inputs[1], *values = q->inputs[2];
   ML_TRY(along(q, x, index));
-  if (values->ndim != index->ndim || memcmp(values->shape, index->shape, (size_t)index->ndim * sizeof *index->shape) != 0) {
+  if (values->ndim != index->ndim ||
+      memcmp(values->shape, index->shape, (size_t)index->ndim * sizeof *index->shape) != 0) {
     return ml_fail(ML_MISMATCH, "values of shape %s, index of shape %s", SHAPE_TEXT(values), SHAPE_TEXT(index));
   }
-  if (values->dtype != x->dtype) return ml_fail(ML_MISMATCH, "values: expected dtype %s, found %s", ml_dtype_name(x->dtype), ml_dtype_name(values->dtype));
+  if (values->dtype != x->dtype)
+    return ml_fail(ML_MISMATCH, "values: expected dtype %s, found %s", ml_dtype_name(x->dtype),
+                   ml_dtype_name(values->dtype));
   return like(q, x);
 }
 
@@ -420,7 +439,8 @@ static ml_status shape_argsort(query *q) {
 static ml_status shape_floating_last(query *q) {
   ML_TRY(shape_floating(q));
   ML_TRY(norm_axis(&q->attrs->v[0].i, q->ndim));
-  if (q->attrs->v[0].i != q->ndim - 1) return ml_fail(ML_USAGE, "expected the last axis, found axis %d", (int)q->attrs->v[0].i + 1);
+  if (q->attrs->v[0].i != q->ndim - 1)
+    return ml_fail(ML_USAGE, "expected the last axis, found axis %d", (int)q->attrs->v[0].i + 1);
   return ML_OK;
 }
 
@@ -451,7 +471,8 @@ static ml_status shape_matmul(query *q) {
   const ml_tensor *a = q->inputs[0], *b = q->inputs[1];
   ML_TRY(want_plain(a, "a"));
   ML_TRY(want_plain(b, "b"));
-  if (a->ndim < 2 || b->ndim < 2) return ml_fail(ML_USAGE, "expected at least two axes, found %s and %s", SHAPE_TEXT(a), SHAPE_TEXT(b));
+  if (a->ndim < 2 || b->ndim < 2)
+    return ml_fail(ML_USAGE, "expected at least two axes, found %s and %s", SHAPE_TEXT(a), SHAPE_TEXT(b));
   if (a->shape[a->ndim - 1] != b->shape[b->ndim - 2]) {
     return ml_fail(ML_MISMATCH, "shapes %s and %s: inner sizes %lld and %lld differ", SHAPE_TEXT(a), SHAPE_TEXT(b),
                    (long long)a->shape[a->ndim - 1], (long long)b->shape[b->ndim - 2]);
@@ -471,7 +492,9 @@ static ml_status shape_matmul(query *q) {
 static ml_status want_weight(const ml_tensor *w, bool wide) {
   ML_TRY(want_ndim(w, "weight", 2));
   if (w->layout == ML_LAYOUT_PANELS) return ML_OK;
-  if (w->layout == ML_LAYOUT_BLOCKS) return ml_fail(ML_UNSUPPORTED, "weight: %s blocks in the order of the file; pack it first", ml_dtype_name(w->dtype));
+  if (w->layout == ML_LAYOUT_BLOCKS)
+    return ml_fail(ML_UNSUPPORTED, "weight: %s blocks in the order of the file; pack it first",
+                   ml_dtype_name(w->dtype));
   if (wide && w->dtype == ML_F64) return ML_OK;
   return want_floats(w, "weight");
 }
@@ -480,10 +503,13 @@ static ml_status shape_linear(query *q) {
   const ml_tensor *x = q->inputs[0], *w = q->inputs[1];
   ML_TRY(want_weight(w, x->dtype == ML_F64));
   if (!is_float_class(x->dtype)) return ml_fail(ML_USAGE, "x: expected floats, found %s", ml_dtype_name(x->dtype));
-  if (w->layout == ML_LAYOUT_PANELS && x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "x: a packed weight takes float32, found %s", ml_dtype_name(x->dtype));
-  if (x->dtype == ML_F64 && w->dtype != ML_F64) return ml_fail(ML_MISMATCH, "x of float64 wants a weight of float64, found %s", ml_dtype_name(w->dtype));
+  if (w->layout == ML_LAYOUT_PANELS && x->dtype != ML_F32)
+    return ml_fail(ML_UNSUPPORTED, "x: a packed weight takes float32, found %s", ml_dtype_name(x->dtype));
+  if (x->dtype == ML_F64 && w->dtype != ML_F64)
+    return ml_fail(ML_MISMATCH, "x of float64 wants a weight of float64, found %s", ml_dtype_name(w->dtype));
   if (x->ndim < 1 || x->shape[x->ndim - 1] != w->shape[1]) {
-    return ml_fail(ML_MISMATCH, "last axis %lld, weight wants %lld", x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL, (long long)w->shape[1]);
+    return ml_fail(ML_MISMATCH, "last axis %lld, weight wants %lld", x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL,
+                   (long long)w->shape[1]);
   }
   ML_TRY(like(q, x));
   q->shape[q->ndim - 1] = w->shape[0];
@@ -495,7 +521,8 @@ static ml_status shape_linear_transposed(query *q) {
   ML_TRY(want_weight(w, false));
   if (y->dtype != ML_F32) return ml_fail(ML_USAGE, "y: expected float32, found %s", ml_dtype_name(y->dtype));
   if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
-    return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs", y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
+    return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs",
+                   y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
   }
   ML_TRY(like(q, y));
   q->shape[q->ndim - 1] = w->shape[1];
@@ -528,7 +555,8 @@ static ml_status shape_rope(query *q) {
   ML_TRY(want_ndim(x, "x", 4));
   ML_TRY(want_ndim(table, "table", 3));
   ML_TRY(want_floats(x, "x"));
-  if (table->dtype != ML_F32) return ml_fail(ML_USAGE, "table: expected float32, found %s", ml_dtype_name(table->dtype));
+  if (table->dtype != ML_F32)
+    return ml_fail(ML_USAGE, "table: expected float32, found %s", ml_dtype_name(table->dtype));
   if (table->shape[0] != x->shape[0] || table->shape[1] != x->shape[2] || table->shape[2] > x->shape[3]) {
     return ml_fail(ML_MISMATCH, "table of shape %s does not fit x of shape %s", SHAPE_TEXT(table), SHAPE_TEXT(x));
   }
@@ -537,16 +565,26 @@ static ml_status shape_rope(query *q) {
 
 static ml_status shape_attention(query *q) {
   const ml_tensor *x = q->inputs[0], *k = q->inputs[1], *v = q->inputs[2];
-  const ml_tensor *slots = q->inputs[3], *start = q->inputs[4], *count = q->inputs[5], *mask = q->inputs[6], *sinks = q->inputs[7];
+  const ml_tensor *slots = q->inputs[3], *start = q->inputs[4], *count = q->inputs[5], *mask = q->inputs[6],
+                  *sinks = q->inputs[7];
   ML_TRY(want_ndim(x, "q", 4));
   ML_TRY(want_ndim(k, "k", 4));
   ML_TRY(want_ndim(v, "v", 4));
-  bool fits = k->shape[1] == v->shape[1] && k->shape[2] == v->shape[2] && (slots || k->shape[0] == x->shape[0]) && k->shape[0] == v->shape[0];
-  if (!fits) return ml_fail(ML_MISMATCH, "k of shape %s and v of shape %s do not fit q of shape %s", SHAPE_TEXT(k), SHAPE_TEXT(v), SHAPE_TEXT(x));
-  if (k->shape[3] != x->shape[3]) return ml_fail(ML_MISMATCH, "heads of q have %lld elements, of k %lld", (long long)x->shape[3], (long long)k->shape[3]);
-  if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0) return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1], (long long)k->shape[1]);
+  bool fits = k->shape[1] == v->shape[1] && k->shape[2] == v->shape[2] && (slots || k->shape[0] == x->shape[0]) &&
+              k->shape[0] == v->shape[0];
+  if (!fits)
+    return ml_fail(ML_MISMATCH, "k of shape %s and v of shape %s do not fit q of shape %s", SHAPE_TEXT(k),
+                   SHAPE_TEXT(v), SHAPE_TEXT(x));
+  if (k->shape[3] != x->shape[3])
+    return ml_fail(ML_MISMATCH, "heads of q have %lld elements, of k %lld", (long long)x->shape[3],
+                   (long long)k->shape[3]);
+  if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0)
+    return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1],
+                   (long long)k->shape[1]);
   if (x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "q: expected float32, found %s", ml_dtype_name(x->dtype));
-  if (k->dtype != v->dtype || (k->dtype != ML_F32 && k->dtype != ML_F16)) return ml_fail(ML_UNSUPPORTED, "k and v: expected both float32 or float16, found %s and %s", ml_dtype_name(k->dtype), ml_dtype_name(v->dtype));
+  if (k->dtype != v->dtype || (k->dtype != ML_F32 && k->dtype != ML_F16))
+    return ml_fail(ML_UNSUPPORTED, "k and v: expected both float32 or float16, found %s and %s",
+                   ml_dtype_name(k->dtype), ml_dtype_name(v->dtype));
   ML_TRY(want_slot_vector(slots, "slots", x->shape[0]));
   ML_TRY(want_slot_vector(start, "start", x->shape[0]));
   ML_TRY(want_slot_vector(count, "count", x->shape[0]));
@@ -556,7 +594,8 @@ static ml_status shape_attention(query *q) {
     if (mask->dtype != ML_BOOL) ML_TRY(want_floats(mask, "mask"));
     ml_tensor full = {.ndim = 4, .shape = {x->shape[0], x->shape[1], x->shape[2], k->shape[2]}};
     ML_TRY(broadcast(q, mask, &full));
-    if (q->ndim != 4 || memcmp(q->shape, full.shape, 4 * sizeof *full.shape) != 0) return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
+    if (q->ndim != 4 || memcmp(q->shape, full.shape, 4 * sizeof *full.shape) != 0)
+      return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
   }
   ML_TRY(like(q, x));
   q->shape[3] = v->shape[3];
@@ -569,17 +608,21 @@ static ml_status shape_cache_append(query *q) {
   const ml_tensor *cache = q->inputs[0], *x = q->inputs[1];
   ML_TRY(want_ndim(cache, "cache", 4));
   ML_TRY(want_ndim(x, "x", 4));
-  if (cache->shape[1] != x->shape[1] || cache->shape[3] != x->shape[3]) return ml_fail(ML_MISMATCH, "x of shape %s does not fit a cache of shape %s", SHAPE_TEXT(x), SHAPE_TEXT(cache));
+  if (cache->shape[1] != x->shape[1] || cache->shape[3] != x->shape[3])
+    return ml_fail(ML_MISMATCH, "x of shape %s does not fit a cache of shape %s", SHAPE_TEXT(x), SHAPE_TEXT(cache));
   ML_TRY(want_floats(cache, "cache"));
   ML_TRY(want_floats(x, "x"));
-  for (int i = 2; i < 5; i++) ML_TRY(want_slot_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
+  for (int i = 2; i < 5; i++)
+    ML_TRY(want_slot_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
   return like(q, cache);
 }
 
 static ml_status shape_assign(query *q) {
   const ml_tensor *to = q->inputs[0], *from = q->inputs[1];
-  if (to->dtype != from->dtype || to->ndim != from->ndim || memcmp(to->shape, from->shape, (size_t)to->ndim * sizeof *to->shape) != 0) {
-    return ml_fail(ML_MISMATCH, "values %s %s do not fit target %s %s", ml_dtype_name(from->dtype), SHAPE_TEXT(from), ml_dtype_name(to->dtype), SHAPE_TEXT(to));
+  if (to->dtype != from->dtype || to->ndim != from->ndim ||
+      memcmp(to->shape, from->shape, (size_t)to->ndim * sizeof *to->shape) != 0) {
+    return ml_fail(ML_MISMATCH, "values %s %s do not fit target %s %s", ml_dtype_name(from->dtype), SHAPE_TEXT(from),
+                   ml_dtype_name(to->dtype), SHAPE_TEXT(to));
   }
   return like(q, to);
 }
@@ -606,7 +649,8 @@ static ml_status shape_penalty(query *q) {
   ML_TRY(want_logits(logits));
   ML_TRY(want_ndim(recent, "recent", 2));
   ML_TRY(want_integers(recent, "recent"));
-  if (recent->shape[0] != logits->shape[0]) return ml_fail(ML_MISMATCH, "recent of shape %s, logits of shape %s", SHAPE_TEXT(recent), SHAPE_TEXT(logits));
+  if (recent->shape[0] != logits->shape[0])
+    return ml_fail(ML_MISMATCH, "recent of shape %s, logits of shape %s", SHAPE_TEXT(recent), SHAPE_TEXT(logits));
   return like(q, logits);
 }
 
@@ -617,7 +661,9 @@ static ml_status shape_sample_mask(query *q) {
 
 static ml_status shape_random_bits(query *q) {
   const ml_tensor *key = q->inputs[0];
-  if (key->dtype != ML_U32 || key->ndim != 1 || key->shape[0] < 2 || key->shape[0] > 3) return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, found %s %s", ml_dtype_name(key->dtype), SHAPE_TEXT(key));
+  if (key->dtype != ML_U32 || key->ndim != 1 || key->shape[0] < 2 || key->shape[0] > 3)
+    return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, found %s %s", ml_dtype_name(key->dtype),
+                   SHAPE_TEXT(key));
   q->dtype = ML_U32;
   if (q->attrs->n_list > ML_MAX_DIMS) return ml_fail(ML_USAGE, "expected at most %d axes", ML_MAX_DIMS);
   return set_shape(q, q->attrs->n_list, q->attrs->list);

@@ -31,7 +31,8 @@ const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t byt
 }
 
 ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
-  if (ndim < 0 || ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "shape: expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
+  if (ndim < 0 || ndim > ML_MAX_DIMS)
+    return ml_fail(ML_USAGE, "shape: expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
   size_t bytes = 0, rows = 1;
   bool fits = ml_dtype_row_bytes(dtype, ndim ? shape[ndim - 1] : 1, &bytes);
   for (int i = 0; i < ndim - 1 && fits; i++) fits = shape[i] >= 0 && ml_mul_size(rows, (size_t)shape[i], &rows);
@@ -41,7 +42,8 @@ ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t 
     return ML_OK;
   }
   char text[160];
-  return ml_fail(ML_USAGE, "shape %s: no valid size for dtype %s", ml_shape_text(ndim, shape, text, sizeof text), ml_dtype_name(dtype));
+  return ml_fail(ML_USAGE, "shape %s: no valid size for dtype %s", ml_shape_text(ndim, shape, text, sizeof text),
+                 ml_dtype_name(dtype));
 }
 
 static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_t *shape) {
@@ -53,7 +55,8 @@ static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_
   return t;
 }
 
-ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim, const int64_t *shape, ml_tensor **out) {
+ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim,
+                         const int64_t *shape, ml_tensor **out) {
   size_t bytes;
   ML_TRY(ml_shape_bytes(dtype, ndim, shape, &bytes));
   if (layout != ML_LAYOUT_PANELS && (offset > buffer->bytes || bytes > buffer->bytes - offset)) {
@@ -81,7 +84,8 @@ ml_status ml_tensor_create(ml_device *device, ml_dtype dtype, int ndim, const in
   return status;
 }
 
-ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t bytes, ml_tensor **out) {
+ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data,
+                              size_t bytes, ml_tensor **out) {
   ml_tensor *t;
   ML_TRY(ml_tensor_create(device, dtype, ndim, shape, &t));
   ml_status status = bytes == ml_tensor_nbytes(t)
@@ -117,7 +121,8 @@ ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_
   return ML_OK;
 }
 
-ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape,
+                          ml_tensor **out) {
   ML_TRY(leaf(engine, ML_OP_input, dtype, ndim, shape, out));
   (*out)->node->attrs.v[0].i = index;
   return ML_OK;

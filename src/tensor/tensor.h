@@ -1,7 +1,7 @@
 /* tensor.h: tensors, lazy or with storage.
  *
- * A tensor has a shape and a dtype from the moment it exists. It is lazy (it has a node, which says how to compute it) until
- * ml_eval gives it storage (a buffer, an offset and strides). Handles count references. */
+ * A tensor has a shape and a dtype from the moment it exists. It is lazy (it has a node, which says how to compute it)
+ * until ml_eval gives it storage (a buffer, an offset and strides). Handles count references. */
 #ifndef ML_TENSOR_TENSOR_H
 #define ML_TENSOR_TENSOR_H
 
@@ -10,10 +10,13 @@
 
 enum { ML_MAX_DIMS = 8, ML_MAX_ATTRS = 8, ML_MAX_LIST = 3 * ML_MAX_DIMS };
 
-/* Attributes of an operation: its parameters that are not tensors, in order. Lists (axes, shapes, ranges) share one store; an
- * absent list has n_list -1. */
+/* Attributes of an operation: its parameters that are not tensors, in order. Lists (axes, shapes, ranges) share one
+ * store; an absent list has n_list -1. */
 typedef struct ml_attrs {
-  union { int64_t i; double f; } v[ML_MAX_ATTRS];
+  union {
+    int64_t i;
+    double f;
+  } v[ML_MAX_ATTRS];
   int n_list;
   int64_t list[ML_MAX_LIST];
 } ml_attrs;
@@ -54,20 +57,23 @@ struct ml_node {
 /* An empty, strided, row-major tensor with storage of undefined content on `device`. */
 ml_status ml_tensor_create(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
 /* The same over an existing buffer (retained), with a layout. Bytes are checked against the buffer. */
-ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim, const int64_t *shape, ml_tensor **out);
+ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_layout layout, int ndim,
+                         const int64_t *shape, ml_tensor **out);
 /* Copies `bytes` row-major bytes from the host; their number must be the tensor's. */
-ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t bytes, ml_tensor **out);
+ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data,
+                              size_t bytes, ml_tensor **out);
 /* A lazy scalar. */
 ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out);
 /* A placeholder for input `index` of a plan. */
-ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
+ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape,
+                          ml_tensor **out);
 
 ml_tensor *ml_tensor_retain(ml_tensor *t);
 void ml_tensor_release(ml_tensor *t); /* NULL is allowed */
 
-int64_t ml_tensor_size(const ml_tensor *t);    /* elements */
-size_t ml_tensor_nbytes(const ml_tensor *t);   /* logical bytes, block formats too */
-bool ml_tensor_is_dense(const ml_tensor *t);   /* row-major without holes; of strided tensors with storage */
+int64_t ml_tensor_size(const ml_tensor *t);  /* elements */
+size_t ml_tensor_nbytes(const ml_tensor *t); /* logical bytes, block formats too */
+bool ml_tensor_is_dense(const ml_tensor *t); /* row-major without holes; of strided tensors with storage */
 static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffer->address + t->offset; }
 
 /* Storage for every tensor of the list: plans and runs what they need. */

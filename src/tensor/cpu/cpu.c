@@ -1,8 +1,8 @@
 /* cpu.c: the processor as a device: memory, the choice of instruction set, and the tape.
  *
- * Lowering gives each step one task or more. All threads walk the tape together; they take a task's units from a shared counter and
- * meet at a barrier only where a task needs what an earlier one wrote. Runs of cheap tasks are left to one thread: sharing
- * them would cost more than they do. */
+ * Lowering gives each step one task or more. All threads walk the tape together; they take a task's units from a shared
+ * counter and meet at a barrier only where a task needs what an earlier one wrote. Runs of cheap tasks are left to one
+ * thread: sharing them would cost more than they do. */
 #include "tensor/cpu/pack.h"
 
 #include <stdio.h>
@@ -25,7 +25,11 @@ static ml_status cpu_allocate(ml_device *d, size_t bytes, void **out) {
   return ML_OK;
 }
 
-typedef struct reservation { struct reservation *next; void *address; size_t bytes; } reservation;
+typedef struct reservation {
+  struct reservation *next;
+  void *address;
+  size_t bytes;
+} reservation;
 
 typedef struct cpu_state {
   const ml_isa *isa;
@@ -39,7 +43,8 @@ static ml_status cpu_reserve(ml_device *d, size_t bytes, void **out) {
   reservation *r = ml_calloc(1, sizeof *r);
   if (!r) return ML_MEMORY;
   size_t page = page_size(), rounded = (bytes + page - 1) & ~(page - 1);
-  void *address = mmap(NULL, rounded ? rounded : page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void *address =
+      mmap(NULL, rounded ? rounded : page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) {
     ml_free(r);
     return ml_fail(ML_MEMORY, "%s: %zu bytes of address space refused", d->name, bytes);
@@ -94,14 +99,14 @@ static ml_status cpu_copy(ml_device *d, void *to, const void *from, size_t bytes
 struct ml_program {
   const ml_plan *plan;
   ml_task *tasks;
-  bool *barrier_before; /* a task that needs what an earlier one since the last barrier wrote */
-  bool *solo;           /* run by the first thread alone */
+  bool *barrier_before;       /* a task that needs what an earlier one since the last barrier wrote */
+  bool *solo;                 /* run by the first thread alone */
   atomic_int_least64_t *next; /* unit counter of each task */
   size_t n_tasks, capacity;
   size_t scratch; /* bytes a thread */
   char *shared;
   ml_fault fault;
-  atomic_int stop; /* ml_status that ended the run early */
+  atomic_int stop;       /* ml_status that ended the run early */
   atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
   char *scratch_data;
   int scratch_members;
@@ -124,7 +129,13 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   const ml_plan *p = g->plan;
   ML_TRY(ML_GROW(g->tasks, g->capacity, g->n_tasks + 1));
   ml_task *t = &g->tasks[g->n_tasks];
-  *t = (ml_task){.run = row->run, .step = step, .isa = isa, .n_in = step->n_inputs, .n_out = step->n_outputs, .grain = 1, .cost = 1e9};
+  *t = (ml_task){.run = row->run,
+                 .step = step,
+                 .isa = isa,
+                 .n_in = step->n_inputs,
+                 .n_out = step->n_outputs,
+                 .grain = 1,
+                 .cost = 1e9};
   t->in = ml_calloc((size_t)(step->n_inputs + step->n_outputs), sizeof *t->in);
   if (!t->in) return ML_MEMORY;
   g->n_tasks++;
@@ -155,7 +166,11 @@ static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *is
 /* ---- barriers ---- */
 
 /* Memory that a task touches. What the first thread alone does (solo) needs no barrier within itself. */
-typedef struct region { int kind; uintptr_t from, to; bool written, solo; } region;
+typedef struct region {
+  int kind;
+  uintptr_t from, to;
+  bool written, solo;
+} region;
 
 static region region_of(const ml_plan *p, int value, bool written) {
   const ml_value *v = &p->values[value];
@@ -168,12 +183,16 @@ static region region_of(const ml_plan *p, int value, bool written) {
   return (region){(int)s->place, (uintptr_t)s->index, (uintptr_t)s->index + 1, written, false};
 }
 
-typedef struct regions { region *items; size_t count, capacity; } regions;
+typedef struct regions {
+  region *items;
+  size_t count, capacity;
+} regions;
 
 static bool conflicts(const regions *since, region r) {
   for (size_t i = 0; i < since->count; i++) {
     const region *o = &since->items[i];
-    if ((o->written || r.written) && !(o->solo && r.solo) && o->kind == r.kind && o->from < r.to && r.from < o->to) return true;
+    if ((o->written || r.written) && !(o->solo && r.solo) && o->kind == r.kind && o->from < r.to && r.from < o->to)
+      return true;
   }
   return false;
 }
@@ -240,7 +259,8 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
   for (size_t i = 0; i < g->n_tasks; i++) {
     if (g->tasks[i].shared > shared) shared = g->tasks[i].shared;
   }
-  if (shared && !(g->shared = aligned_alloc(64, (shared + 63) & ~(size_t)63))) return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
+  if (shared && !(g->shared = aligned_alloc(64, (shared + 63) & ~(size_t)63)))
+    return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
   g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
   for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
   g->barrier_before = ml_calloc(g->n_tasks, sizeof *g->barrier_before);
@@ -321,7 +341,8 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
   if (!g->scratch_data || members > g->scratch_members) {
     free(g->scratch_data);
     g->scratch_data = aligned_alloc(64, g->scratch * (size_t)members);
-    if (!g->scratch_data) return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", g->scratch * (size_t)members);
+    if (!g->scratch_data)
+      return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", g->scratch * (size_t)members);
     g->scratch_members = members;
   }
   ml_status status = ml_flag_poll(&e->cancel);
@@ -338,7 +359,8 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
   if (status == ML_DEADLINE) return ml_fail(status, "the deadline has passed");
   int step = atomic_load(&g->fault.raised);
   if (!step) return ML_OK;
-  return ml_fail(ML_USAGE, "%s: index %lld is out of range for size %lld", ml_op_name((ml_op)step), (long long)g->fault.value, (long long)g->fault.limit);
+  return ml_fail(ML_USAGE, "%s: index %lld is out of range for size %lld", ml_op_name((ml_op)step),
+                 (long long)g->fault.value, (long long)g->fault.limit);
 }
 
 static ml_status cpu_synchronize(ml_device *d) {
@@ -354,8 +376,21 @@ static void cpu_close(ml_device *d) {
 }
 
 static const ml_device_table table = {
-    .allocate = cpu_allocate, .release = cpu_release, .reserve = cpu_reserve, .committed = cpu_committed, .decommit = cpu_decommit,
-    .upload = cpu_copy, .download = cpu_copy, .packed_bytes = ml_cpu_packed_bytes, .pack = ml_cpu_pack, .unpack = ml_cpu_unpack, .lower = cpu_lower, .run = cpu_run, .drop = cpu_drop, .synchronize = cpu_synchronize, .close = cpu_close,
+    .allocate = cpu_allocate,
+    .release = cpu_release,
+    .reserve = cpu_reserve,
+    .committed = cpu_committed,
+    .decommit = cpu_decommit,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .packed_bytes = ml_cpu_packed_bytes,
+    .pack = ml_cpu_pack,
+    .unpack = ml_cpu_unpack,
+    .lower = cpu_lower,
+    .run = cpu_run,
+    .drop = cpu_drop,
+    .synchronize = cpu_synchronize,
+    .close = cpu_close,
 };
 
 static bool has_avx2(void) {
@@ -368,8 +403,9 @@ static bool has_avx2(void) {
 
 static bool has_avx512(void) {
 #if defined(__x86_64__)
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif
@@ -377,10 +413,17 @@ static bool has_avx512(void) {
 
 static ml_status choose_isa(const char *wanted, const ml_isa **out) {
 #if defined(__x86_64__)
-  const struct { const char *name; const ml_isa *isa; bool here; } all[] = {
-      {"avx512", &ml_isa_avx512, has_avx512()}, {"avx2", &ml_isa_avx2, has_avx2()}, {"ref", &ml_isa_ref, true}};
+  const struct {
+    const char *name;
+    const ml_isa *isa;
+    bool here;
+  } all[] = {{"avx512", &ml_isa_avx512, has_avx512()}, {"avx2", &ml_isa_avx2, has_avx2()}, {"ref", &ml_isa_ref, true}};
 #else
-  const struct { const char *name; const ml_isa *isa; bool here; } all[] = {{"ref", &ml_isa_ref, has_avx512() || !has_avx2()}};
+  const struct {
+    const char *name;
+    const ml_isa *isa;
+    bool here;
+  } all[] = {{"ref", &ml_isa_ref, has_avx512() || !has_avx2()}};
 #endif
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     if (wanted && strcmp(wanted, all[i].name) != 0) continue;

@@ -1,8 +1,8 @@
 /* kernel.h: what a CPU kernel is.
  *
- * Files under cpu/isa and quant/ are compiled once per instruction set, with ML_ISA naming it; K(name) is then ref_name, avx2_name or
- * avx512_name. A kernel computes the units [begin, end) of a task; units are independent, so any number of threads may share them
- * in any split and every element comes out the same. */
+ * Files under cpu/isa and quant/ are compiled once per instruction set, with ML_ISA naming it; K(name) is then
+ * ref_name, avx2_name or avx512_name. A kernel computes the units [begin, end) of a task; units are independent, so any
+ * number of threads may share them in any split and every element comes out the same. */
 #ifndef ML_CPU_KERNEL_H
 #define ML_CPU_KERNEL_H
 
@@ -52,8 +52,8 @@ struct ml_task {
   size_t scratch;       /* bytes a thread */
   size_t shared;        /* bytes of scratch that all tasks of a program share */
   char *shared_data;
-  double cost;          /* rough nanoseconds on one thread: what is cheap is not worth sharing */
-  void *extra;          /* the kernel's own, from ml_alloc; freed with the program */
+  double cost; /* rough nanoseconds on one thread: what is cheap is not worth sharing */
+  void *extra; /* the kernel's own, from ml_alloc; freed with the program */
 };
 
 typedef struct ml_kernel_row {
@@ -72,20 +72,29 @@ struct ml_isa {
 extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512;
 
 static inline float ml_bf16_to_f32(uint16_t h) {
-  union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
+  union {
+    uint32_t u;
+    float f;
+  } v = {.u = (uint32_t)h << 16};
   return v.f;
 }
 
 /* Rounds to nearest, halves to even; NaN stays NaN. */
 static inline uint16_t ml_f32_to_bf16(float f) {
-  union { float f; uint32_t u; } v = {.f = f};
+  union {
+    float f;
+    uint32_t u;
+  } v = {.f = f};
   if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 64);
   return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
 }
 
 static inline float ml_f16_to_f32(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-  union { uint32_t u; float f; } v;
+  union {
+    uint32_t u;
+    float f;
+  } v;
   if (exponent == 31) v.u = sign | 0x7f800000u | mantissa << 13;
   else if (exponent) v.u = sign | (exponent + 112) << 23 | mantissa << 13;
   else {
@@ -96,12 +105,18 @@ static inline float ml_f16_to_f32(uint16_t h) {
 }
 
 static inline uint16_t ml_f32_to_f16(float f) {
-  union { float f; uint32_t u; } v = {.f = f};
+  union {
+    float f;
+    uint32_t u;
+  } v = {.f = f};
   uint32_t sign = v.u >> 16 & 0x8000, rest = v.u & 0x7fffffffu;
   if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
   if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and up round to infinity */
   if (rest < 0x38800000u) { /* subnormal: adding 0.5 lines the mantissa up with its last bit */
-    union { uint32_t u; float f; } s = {.u = rest};
+    union {
+      uint32_t u;
+      float f;
+    } s = {.u = rest};
     s.f += 0.5f;
     return (uint16_t)(sign | (s.u - 0x3f000000u));
   }

@@ -32,10 +32,12 @@ static void move_block(const ml_format *f, uint8_t *panel, int r, uint8_t *block
   }
 }
 
-static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows, uint8_t *file, bool pack) {
+static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows,
+                           uint8_t *file, bool pack) {
   const ml_format *f = format_of(dtype);
   size_t row_bytes;
-  if (!f || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) return ml_fail(ML_UNSUPPORTED, "dtype %s is not packed", ml_dtype_name(dtype));
+  if (!f || !ml_dtype_row_bytes(dtype, inputs, &row_bytes))
+    return ml_fail(ML_UNSUPPORTED, "dtype %s is not packed", ml_dtype_name(dtype));
   if (first_row % PANEL_ROWS != 0) return ml_fail(ML_USAGE, "rows are packed in groups of %d", PANEL_ROWS);
   int64_t blocks = inputs / f->block;
   for (int64_t r = 0; r < rows; r++) {
@@ -51,7 +53,8 @@ static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int6
   return ML_OK;
 }
 
-ml_status ml_cpu_pack(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows, const void *from) {
+ml_status ml_cpu_pack(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
+                      const void *from) {
   (void)d;
   size_t row_bytes = 0;
   int64_t tail = rows % PANEL_ROWS;
@@ -62,7 +65,8 @@ ml_status ml_cpu_pack(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs
   return move_rows(dtype, packed, inputs, first_row, rows, (uint8_t *)(uintptr_t)from, true);
 }
 
-ml_status ml_cpu_unpack(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows, void *to) {
+ml_status ml_cpu_unpack(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row,
+                        int64_t rows, void *to) {
   (void)d;
   return move_rows(dtype, (uint8_t *)(uintptr_t)packed, inputs, first_row, rows, to, false);
 }

@@ -4,8 +4,8 @@
 
 #include "tensor/quant/format.h"
 
-/* Codes of a panel block: bit k of the 16 words at `high` is the fifth bit of each row's element k, the bytes [16 / 4][16][4] at q have
- * element j's other bits low and those of element j + 16 high. */
+/* Codes of a panel block: bit k of the 16 words at `high` is the fifth bit of each row's element k, the bytes [16 /
+ * 4][16][4] at q have element j's other bits low and those of element j + 16 high. */
 static inline void expand_five_bits(const uint8_t *high, const uint8_t *q, uint8_t *restrict codes) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
   const __m256i low4 = _mm256_set1_epi8(15), fifth = _mm256_set1_epi8(16);
@@ -13,13 +13,18 @@ static inline void expand_five_bits(const uint8_t *high, const uint8_t *q, uint8
     const __m256i words = _mm256_loadu_si256((const void *)(high + half));
     for (int g = 0; g < 4; g++) {
       const __m256i both = _mm256_loadu_si256((const void *)(q + 64 * g + half));
-      /* Each byte of a row's group meets the byte of its word that has its bit: byte g / 2, and two bytes later for j + 16. */
-      const __m256i pick = _mm256_add_epi8(_mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm256_set1_epi8((char)(g / 2)));
+      /* Each byte of a row's group meets the byte of its word that has its bit: byte g / 2, and two bytes later for j
+       * + 16. */
+      const __m256i pick = _mm256_add_epi8(
+          _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c),
+          _mm256_set1_epi8((char)(g / 2)));
       const __m256i bit = _mm256_set1_epi32(g % 2 ? (int)0x80402010 : 0x08040201);
       const __m256i a = _mm256_and_si256(_mm256_shuffle_epi8(words, pick), bit);
       const __m256i b = _mm256_and_si256(_mm256_shuffle_epi8(words, _mm256_add_epi8(pick, _mm256_set1_epi8(2))), bit);
-      const __m256i low = _mm256_or_si256(_mm256_and_si256(both, low4), _mm256_and_si256(_mm256_cmpeq_epi8(a, bit), fifth));
-      const __m256i top = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(both, 4), low4), _mm256_and_si256(_mm256_cmpeq_epi8(b, bit), fifth));
+      const __m256i low =
+          _mm256_or_si256(_mm256_and_si256(both, low4), _mm256_and_si256(_mm256_cmpeq_epi8(a, bit), fifth));
+      const __m256i top = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(both, 4), low4),
+                                          _mm256_and_si256(_mm256_cmpeq_epi8(b, bit), fifth));
       _mm256_storeu_si256((void *)(codes + 64 * g + half), low);
       _mm256_storeu_si256((void *)(codes + 256 + 64 * g + half), top);
     }

@@ -17,6 +17,24 @@ static void widen_bf16(const uint8_t *panel, int64_t from, int64_t count, float 
   for (int64_t k = 0; k < count; k++) v_store(out + k * PANEL_ROWS, v_load_bf16(p + k * PANEL_ROWS));
 }
 
-const ml_format FORMAT(f32) = {.dtype = ML_F32, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 4}}, .widen = widen_f32};
-const ml_format FORMAT(f16) = {.dtype = ML_F16, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 2}}, .widen = widen_f16};
-const ml_format FORMAT(bf16) = {.dtype = ML_BF16, .code = ML_CODE_FLOAT, .block = 1, .sub = 1, .n_fields = 1, .fields = {{0, 2}}, .widen = widen_bf16};
+const ml_format FORMAT(f32) = {.dtype = ML_F32,
+                               .code = ML_CODE_FLOAT,
+                               .block = 1,
+                               .sub = 1,
+                               .n_fields = 1,
+                               .fields = {{0, 4}},
+                               .widen = widen_f32};
+const ml_format FORMAT(f16) = {.dtype = ML_F16,
+                               .code = ML_CODE_FLOAT,
+                               .block = 1,
+                               .sub = 1,
+                               .n_fields = 1,
+                               .fields = {{0, 2}},
+                               .widen = widen_f16};
+const ml_format FORMAT(bf16) = {.dtype = ML_BF16,
+                                .code = ML_CODE_FLOAT,
+                                .block = 1,
+                                .sub = 1,
+                                .n_fields = 1,
+                                .fields = {{0, 2}},
+                                .widen = widen_bf16};

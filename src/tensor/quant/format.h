@@ -1,9 +1,9 @@
 /* format.h: packed weights.
  *
- * A weight (outputs, inputs) is packed into panels of 16 output rows. A panel holds, for each block of `block` inputs, the 16 rows'
- * blocks with their bytes interleaved, so that one vector register meets 16 rows at once: a field of fewer than 4 bytes
- * (a scale) lies row after row; a longer one lies in groups of 4 bytes, group after group, 16 rows each. Packing moves bytes
- * and changes none: unpacking gives the file's blocks again. Rows past the last are zero.
+ * A weight (outputs, inputs) is packed into panels of 16 output rows. A panel holds, for each block of `block` inputs,
+ * the 16 rows' blocks with their bytes interleaved, so that one vector register meets 16 rows at once: a field of fewer
+ * than 4 bytes (a scale) lies row after row; a longer one lies in groups of 4 bytes, group after group, 16 rows each.
+ * Packing moves bytes and changes none: unpacking gives the file's blocks again. Rows past the last are zero.
  *
  * A format file states the fields and one function, expand, which writes a panel block as
  *     codes [block / 4][16][4]   bytes; element k of row r is at [k / 4][r][k % 4]
@@ -23,7 +23,9 @@ enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
 
 typedef struct act act; /* dot_codes.h: rounded activations */
 
-typedef struct ml_field { int offset, bytes; } ml_field; /* in the file's block of one row */
+typedef struct ml_field {
+  int offset, bytes;
+} ml_field; /* in the file's block of one row */
 
 /* How large codes are: decides how many products fit 16 bits. */
 typedef enum ml_code { ML_CODE_4, ML_CODE_5, ML_CODE_6, ML_CODE_8_SIGNED, ML_CODE_FLOAT } ml_code;
@@ -39,13 +41,14 @@ struct ml_format {
   void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
   /* acc[16] += the first `count` inputs of a panel times row `row` of x: the product with one row, nothing kept. */
   void (*stream)(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);
-  void (*widen)(const uint8_t *panel, int64_t from, int64_t count, float *out); /* inputs from..from+count-1 as [count][16] */
+  void (*widen)(const uint8_t *panel, int64_t from, int64_t count,
+                float *out); /* inputs from..from+count-1 as [count][16] */
 };
 
 #define FORMAT(name) ML_CAT(ML_ISA, format_##name)
 
-extern const ml_format FORMAT(f32), FORMAT(f16), FORMAT(bf16), FORMAT(q4_0), FORMAT(q4_1), FORMAT(q5_0), FORMAT(q5_1), FORMAT(q8_0),
-    FORMAT(q4_k), FORMAT(q5_k), FORMAT(q6_k);
+extern const ml_format FORMAT(f32), FORMAT(f16), FORMAT(bf16), FORMAT(q4_0), FORMAT(q4_1), FORMAT(q5_0), FORMAT(q5_1),
+    FORMAT(q8_0), FORMAT(q4_k), FORMAT(q5_k), FORMAT(q6_k);
 
 /* Element k of row r in expanded codes. */
 static inline int code_index(int k, int r) { return k / 4 * 64 + r * 4 + k % 4; }
@@ -65,6 +68,8 @@ static inline void load_halves(const uint8_t *p, float *out) {
 }
 
 /* Group g of a field: four bytes of each row, as one word a row. */
-static inline void load_words(const uint8_t *field, int g, uint32_t *words) { __builtin_memcpy(words, field + g * 64, 64); }
+static inline void load_words(const uint8_t *field, int g, uint32_t *words) {
+  __builtin_memcpy(words, field + g * 64, 64);
+}
 
 #endif

@@ -20,7 +20,8 @@ static inline void expand_k_scales(const uint8_t *p, float *restrict scale, floa
     float *low_scale = scale + s * PANEL_ROWS, *low_min = min + s * PANEL_ROWS;
     float *high_scale = low_scale + 4 * PANEL_ROWS, *high_min = low_min + 4 * PANEL_ROWS;
     for (int r = 0; r < PANEL_ROWS; r++) {
-      int32_t sa = (int32_t)(a[r] >> 8 * s & 255), sb = (int32_t)(b[r] >> 8 * s & 255), sc = (int32_t)(c[r] >> 8 * s & 255);
+      int32_t sa = (int32_t)(a[r] >> 8 * s & 255), sb = (int32_t)(b[r] >> 8 * s & 255),
+              sc = (int32_t)(c[r] >> 8 * s & 255);
       low_scale[r] = d[r] * (float)(sa & 63);
       low_min[r] = -(dmin[r] * (float)(sb & 63));
       high_scale[r] = d[r] * (float)((sc & 15) | sa >> 6 << 4);

@@ -14,6 +14,14 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q4_0) = {
-    .dtype = ML_Q4_0, .code = ML_CODE_4, .block = 32, .sub = 32, .zero = 8, .has_min = false,
-    .n_fields = 2, .fields = {{0, 2}, {2, 16}}, .expand = expand, .stream = stream,
+    .dtype = ML_Q4_0,
+    .code = ML_CODE_4,
+    .block = 32,
+    .sub = 32,
+    .zero = 8,
+    .has_min = false,
+    .n_fields = 2,
+    .fields = {{0, 2}, {2, 16}},
+    .expand = expand,
+    .stream = stream,
 };

@@ -13,6 +13,14 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q5_0) = {
-    .dtype = ML_Q5_0, .code = ML_CODE_5, .block = 32, .sub = 32, .zero = 16, .has_min = false,
-    .n_fields = 3, .fields = {{0, 2}, {2, 4}, {6, 16}}, .expand = expand, .stream = stream,
+    .dtype = ML_Q5_0,
+    .code = ML_CODE_5,
+    .block = 32,
+    .sub = 32,
+    .zero = 16,
+    .has_min = false,
+    .n_fields = 3,
+    .fields = {{0, 2}, {2, 4}, {6, 16}},
+    .expand = expand,
+    .stream = stream,
 };

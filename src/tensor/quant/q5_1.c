@@ -13,6 +13,14 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q5_1) = {
-    .dtype = ML_Q5_1, .code = ML_CODE_5, .block = 32, .sub = 32, .zero = 0, .has_min = true,
-    .n_fields = 4, .fields = {{0, 2}, {2, 2}, {4, 4}, {8, 16}}, .expand = expand, .stream = stream,
+    .dtype = ML_Q5_1,
+    .code = ML_CODE_5,
+    .block = 32,
+    .sub = 32,
+    .zero = 0,
+    .has_min = true,
+    .n_fields = 4,
+    .fields = {{0, 2}, {2, 2}, {4, 4}, {8, 16}},
+    .expand = expand,
+    .stream = stream,
 };

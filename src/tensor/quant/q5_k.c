@@ -16,6 +16,14 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q5_k) = {
-    .dtype = ML_Q5_K, .code = ML_CODE_5, .block = 256, .sub = 32, .zero = 0, .has_min = true,
-    .n_fields = 5, .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 32}, {48, 128}}, .expand = expand, .stream = stream,
+    .dtype = ML_Q5_K,
+    .code = ML_CODE_5,
+    .block = 256,
+    .sub = 32,
+    .zero = 0,
+    .has_min = true,
+    .n_fields = 5,
+    .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 32}, {48, 128}},
+    .expand = expand,
+    .stream = stream,
 };

@@ -12,6 +12,15 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q8_0) = {
-    .dtype = ML_Q8_0, .code = ML_CODE_8_SIGNED, .block = 32, .sub = 32, .zero = 0, .in_place = 32, .has_min = false,
-    .n_fields = 2, .fields = {{0, 2}, {2, 32}}, .expand = expand, .stream = stream,
+    .dtype = ML_Q8_0,
+    .code = ML_CODE_8_SIGNED,
+    .block = 32,
+    .sub = 32,
+    .zero = 0,
+    .in_place = 32,
+    .has_min = false,
+    .n_fields = 2,
+    .fields = {{0, 2}, {2, 32}},
+    .expand = expand,
+    .stream = stream,
 };

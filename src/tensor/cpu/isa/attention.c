@@ -1,8 +1,8 @@
 /* attention.c: rotary embedding, cache append, and attention over a cache or over given keys and values.
  *
- * A unit of attention is one group of query rows that share a KV head: the rows of QUERY_BLOCK positions, taken ROWS at a time so that
- * each key and value loaded serves ROWS of them. A row's sums run over its own keys in order: they do not depend on what is computed
- * beside it. */
+ * A unit of attention is one group of query rows that share a KV head: the rows of QUERY_BLOCK positions, taken ROWS at
+ * a time so that each key and value loaded serves ROWS of them. A row's sums run over its own keys in order: they do
+ * not depend on what is computed beside it. */
 #include "tensor/cpu/isa/norm.h"
 
 enum { ROWS = 4, QUERY_BLOCK = 16 };
@@ -49,7 +49,8 @@ void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
     const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
-    int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2], to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
+    int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2],
+            to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
     if (x->dtype == ML_F32 && !interleaved) {
       const float *p = (const float *)x->data + from;
       float *q = (float *)o->data + to;
@@ -88,15 +89,20 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), h = u / T % H, pos = u % T;
     if (pos >= load_index(t->in[4].data, t->in[4].dtype, b)) continue;
-    int64_t slot = load_index(t->in[2].data, t->in[2].dtype, b), at = load_index(t->in[3].data, t->in[3].dtype, b) + pos;
+    int64_t slot = load_index(t->in[2].data, t->in[2].dtype, b),
+            at = load_index(t->in[3].data, t->in[3].dtype, b) + pos;
     if (slot < 0 || slot >= cache->shape[0] || at < 0 || at >= cache->shape[2]) {
-      fault(w, ML_OP_cache_append, slot < 0 || slot >= cache->shape[0] ? slot : at, slot < 0 || slot >= cache->shape[0] ? cache->shape[0] : cache->shape[2]);
+      fault(w, ML_OP_cache_append, slot < 0 || slot >= cache->shape[0] ? slot : at,
+            slot < 0 || slot >= cache->shape[0] ? cache->shape[0] : cache->shape[2]);
       continue;
     }
     int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2];
     int64_t to = slot * cache->strides[0] + h * cache->strides[1] + at * cache->strides[2];
-    if (x->dtype == ML_F32 && cache->dtype == ML_F32) memcpy((float *)cache->data + to, (const float *)x->data + from, (size_t)d * sizeof(float));
-    else for (int64_t i = 0; i < d; i++) store_float(cache->data, cache->dtype, to + i, load_float(x->data, x->dtype, from + i));
+    if (x->dtype == ML_F32 && cache->dtype == ML_F32)
+      memcpy((float *)cache->data + to, (const float *)x->data + from, (size_t)d * sizeof(float));
+    else
+      for (int64_t i = 0; i < d; i++)
+        store_float(cache->data, cache->dtype, to + i, load_float(x->data, x->dtype, from + i));
   }
 }
 
@@ -124,14 +130,19 @@ typedef struct span {
   bool causal;
 } span;
 
-typedef struct row { const float *q; float *o; int64_t h, pos, lo, hi; } row;
+typedef struct row {
+  const float *q;
+  float *o;
+  int64_t h, pos, lo, hi;
+} row;
 
 ALWAYS_INLINE v16f load_lanes(const char *p, int64_t i, bool half) {
   return half ? v_load_f16((const uint16_t *)p + i) : v_load((const float *)p + i);
 }
 
 /* scores[r][j] = q_r . k_j for keys lo..hi-1. */
-ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi, float *scores, int64_t pitch) {
+ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi,
+                            float *scores, int64_t pitch) {
   int64_t lanes = s->d / LANES * LANES;
   for (int64_t j = lo; j < hi; j++) {
     const char *k = s->k + j * s->k_step * (half ? 2 : 4);
@@ -150,7 +161,8 @@ ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool ha
 }
 
 /* o_r = sum of p[r][j] v_j for keys lo..hi-1. */
-ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi, const float *p, int64_t pitch) {
+ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi,
+                              const float *p, int64_t pitch) {
   int64_t i = 0;
   const int size = half ? 2 : 4;
   for (; i + LANES <= s->dv; i += LANES) {
@@ -165,7 +177,8 @@ ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool 
   for (; i < s->dv; i++) {
     for (int r = 0; r < n; r++) {
       float sum = 0;
-      for (int64_t j = lo; j < hi; j++) sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, half ? ML_F16 : ML_F32, i);
+      for (int64_t j = lo; j < hi; j++)
+        sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, half ? ML_F16 : ML_F32, i);
       rows[r].o[i] = sum;
     }
   }
@@ -240,9 +253,19 @@ static row make_row(const span *s, int64_t h, int64_t pos) {
 static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, ml_worker *w) {
   const ml_arg *q = &t->in[0], *k = &t->in[1], *v = &t->in[2];
   const ml_attrs *a = &t->step->attrs;
-  *s = (span){.t = t, .b = unit / (k->shape[1] * blocks), .kv = unit / blocks % k->shape[1], .group = q->shape[1] / k->shape[1],
-              .d = q->shape[3], .dv = v->shape[3], .k_step = k->strides[2], .v_step = v->strides[2], .keys = k->shape[2],
-              .scale = (float)a->v[0].f, .causal = a->v[1].i != 0, .window = a->v[2].i, .softcap = (float)a->v[3].f};
+  *s = (span){.t = t,
+              .b = unit / (k->shape[1] * blocks),
+              .kv = unit / blocks % k->shape[1],
+              .group = q->shape[1] / k->shape[1],
+              .d = q->shape[3],
+              .dv = v->shape[3],
+              .k_step = k->strides[2],
+              .v_step = v->strides[2],
+              .keys = k->shape[2],
+              .scale = (float)a->v[0].f,
+              .causal = a->v[1].i != 0,
+              .window = a->v[2].i,
+              .softcap = (float)a->v[3].f};
   int64_t slot = t->in[3].data ? load_index(t->in[3].data, t->in[3].dtype, s->b) : s->b;
   if (slot < 0 || slot >= k->shape[0]) {
     fault(w, ML_OP_attention, slot, k->shape[0]);
@@ -268,7 +291,8 @@ void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     for (int64_t i = 0; i < n; i += ROWS) {
       row rows[ROWS];
       int count = (int)ml_min64(ROWS, n - i);
-      for (int r = 0; r < count; r++) rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group);
+      for (int r = 0; r < count; r++)
+        rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group);
       attend(&s, rows, count, half, (float *)w->scratch, pitch);
     }
   }

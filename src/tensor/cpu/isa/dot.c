@@ -9,11 +9,17 @@ void K(round_row)(const float *x, int64_t n, int8_t *restrict q, float *restrict
     int64_t count = ml_min64(ACT_BLOCK, n - b);
     uint32_t bits = 0; /* of the largest magnitude: compared as integers, so that NaN is larger than all else */
     for (int64_t i = 0; i < count; i++) {
-      union { float f; uint32_t u; } a = {.f = x[b + i]};
+      union {
+        float f;
+        uint32_t u;
+      } a = {.f = x[b + i]};
       a.u &= 0x7fffffffu;
       bits = a.u > bits ? a.u : bits;
     }
-    union { uint32_t u; float f; } most = {.u = bits};
+    union {
+      uint32_t u;
+      float f;
+    } most = {.u = bits};
     float scale = most.f / 127.0f;
     /* Tiny blocks become 0. The scale of a block that is not finite makes its products NaN, whatever the codes. */
     bool rounds = most.f > 1e-36f && most.f < INFINITY;
@@ -35,7 +41,8 @@ void K(round_row)(const float *x, int64_t n, int8_t *restrict q, float *restrict
 
 /* ---- float32 ---- */
 
-ALWAYS_INLINE void dot_floats_rows(const float *w, const float *x, int64_t pitch, const int n, int64_t count, float *acc) {
+ALWAYS_INLINE void dot_floats_rows(const float *w, const float *x, int64_t pitch, const int n, int64_t count,
+                                   float *acc) {
   v16f a[8];
   for (int r = 0; r < n; r++) a[r] = v_load(acc + r * LANES);
   for (int64_t k = 0; k < count; k++) {
@@ -53,16 +60,18 @@ void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int6
 
 /* ---- 8-bit codes ---- */
 
-#define ROWS_CASE(KIND, SUB, ZERO, MIN, N) dot_codes_rows(KIND, SUB, ZERO, MIN, N, codes, scale, min, x, row, k0, count, acc)
+#define ROWS_CASE(KIND, SUB, ZERO, MIN, N)                                                                             \
+  dot_codes_rows(KIND, SUB, ZERO, MIN, N, codes, scale, min, x, row, k0, count, acc)
 #define FORMAT_CASE(KIND, SUB, ZERO, MIN)                                                                              \
   do {                                                                                                                 \
-    for (; rows >= MOST_ROWS; rows -= MOST_ROWS, row += MOST_ROWS, acc += MOST_ROWS * LANES) ROWS_CASE(KIND, SUB, ZERO, MIN, MOST_ROWS); \
+    for (; rows >= MOST_ROWS; rows -= MOST_ROWS, row += MOST_ROWS, acc += MOST_ROWS * LANES)                           \
+      ROWS_CASE(KIND, SUB, ZERO, MIN, MOST_ROWS);                                                                      \
     for (; rows >= 2; rows -= 2, row += 2, acc += 2 * LANES) ROWS_CASE(KIND, SUB, ZERO, MIN, 2);                       \
     if (rows) ROWS_CASE(KIND, SUB, ZERO, MIN, 1);                                                                      \
   } while (0)
 
-void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row, int rows,
-                  int64_t k0, int64_t count, float *acc) {
+void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x,
+                  int64_t row, int rows, int64_t k0, int64_t count, float *acc) {
   switch (f->code) {
   case ML_CODE_4:
     if (f->has_min) FORMAT_CASE(ML_CODE_4, 32, 0, true);

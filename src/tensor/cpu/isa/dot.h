@@ -1,6 +1,7 @@
 /* dot.h: products of one expanded panel tile with a few activation rows: the arithmetic under every packed weight.
  *
- * Both add their terms in the order of the inputs, so an element's result does not depend on how many rows or threads there are. */
+ * Both add their terms in the order of the inputs, so an element's result does not depend on how many rows or threads
+ * there are. */
 #ifndef ML_CPU_DOT_H
 #define ML_CPU_DOT_H
 
@@ -8,8 +9,8 @@
 #include "tensor/quant/format.h"
 
 /* acc[r][16] += the tile's inputs k0..k0+count-1 times row r of the activations, `rows` rows. */
-void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row, int rows,
-                  int64_t k0, int64_t count, float *acc);
+void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x,
+                  int64_t row, int rows, int64_t k0, int64_t count, float *acc);
 /* acc[r][16] += sum over k of x[r * pitch + k] * w[k][16], one fused multiply-add after another. */
 void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int64_t count, float *acc);
 

@@ -1,5 +1,5 @@
-/* dot_codes.h: 8-bit integer dot products with a scale a block, as templates: kind, sub, zero, has_min and n are constants where they
- * are used, and each use becomes a kernel of its own. */
+/* dot_codes.h: 8-bit integer dot products with a scale a block, as templates: kind, sub, zero, has_min and n are
+ * constants where they are used, and each use becomes a kernel of its own. */
 #ifndef ML_CPU_DOT_CODES_H
 #define ML_CPU_DOT_CODES_H
 
@@ -22,8 +22,9 @@ ALWAYS_INLINE int32_t sum_of(const int32_t *sums, int64_t k, const int sub) {
 
 #if defined(ML_ISA_AVX512)
 
-ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n, const uint8_t *codes,
-                                  const float *scale, const float *min, const act *x, int64_t row, int64_t k0, int64_t count, float *acc) {
+ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n,
+                                  const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row,
+                                  int64_t k0, int64_t count, float *acc) {
   __m512 a[8];
   const __m512i flip = _mm512_set1_epi8((char)0x80);
   const int offset = kind == ML_CODE_8_SIGNED ? 128 : zero;
@@ -61,11 +62,14 @@ enum { MOST_ROWS = 8 };
 #elif defined(ML_ISA_AVX2)
 
 /* Pairs of products that fit 16 bits together: codes up to 15, 31, 63 times 127, two at a time. */
-ALWAYS_INLINE int pairs_in_16_bits(ml_code kind) { return kind == ML_CODE_4 ? 8 : kind == ML_CODE_5 ? 4 : kind == ML_CODE_6 ? 2 : 1; }
+ALWAYS_INLINE int pairs_in_16_bits(ml_code kind) {
+  return kind == ML_CODE_4 ? 8 : kind == ML_CODE_5 ? 4 : kind == ML_CODE_6 ? 2 : 1;
+}
 
 /* Eight of the sixteen rows: `half` 0 or 1. */
-ALWAYS_INLINE void dot_half(const ml_code kind, const int sub, const int zero, const bool has_min, const int n, const int half, const uint8_t *codes,
-                            const float *scale, const float *min, const act *x, int64_t row, int64_t k0, int64_t count, float *acc) {
+ALWAYS_INLINE void dot_half(const ml_code kind, const int sub, const int zero, const bool has_min, const int n,
+                            const int half, const uint8_t *codes, const float *scale, const float *min, const act *x,
+                            int64_t row, int64_t k0, int64_t count, float *acc) {
   const __m256i ones = _mm256_set1_epi16(1);
   const int group = pairs_in_16_bits(kind);
   __m256 a[4];
@@ -105,8 +109,9 @@ ALWAYS_INLINE void dot_half(const ml_code kind, const int sub, const int zero, c
   for (int r = 0; r < n; r++) _mm256_storeu_ps(acc + r * LANES + 8 * half, a[r]);
 }
 
-ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n, const uint8_t *codes,
-                                  const float *scale, const float *min, const act *x, int64_t row, int64_t k0, int64_t count, float *acc) {
+ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n,
+                                  const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row,
+                                  int64_t k0, int64_t count, float *acc) {
   dot_half(kind, sub, zero, has_min, n, 0, codes, scale, min, x, row, k0, count, acc);
   dot_half(kind, sub, zero, has_min, n, 1, codes, scale, min, x, row, k0, count, acc);
 }
@@ -115,8 +120,9 @@ enum { MOST_ROWS = 4 };
 
 #else
 
-ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n, const uint8_t *codes,
-                                  const float *scale, const float *min, const act *x, int64_t row, int64_t k0, int64_t count, float *acc) {
+ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int zero, const bool has_min, const int n,
+                                  const uint8_t *codes, const float *scale, const float *min, const act *x, int64_t row,
+                                  int64_t k0, int64_t count, float *acc) {
   for (int r = 0; r < n; r++) {
     const int8_t *q = x->q + (row + r) * x->K + k0;
     for (int64_t k = 0; k < count; k += sub) {
@@ -143,8 +149,10 @@ enum { MOST_ROWS = 4 };
 /* How far ahead of its use memory is asked for, in bytes: the processor's own prefetching stops at each page. */
 enum { PREFETCH_AHEAD = 4096, CACHE_LINE = 64 };
 
-/* The body of a format's `stream`: each block is expanded and used at once, while later ones are on their way from memory. */
-ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t count, const act *x, int64_t row, float *acc) {
+/* The body of a format's `stream`: each block is expanded and used at once, while later ones are on their way from
+ * memory. */
+ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t count, const act *x, int64_t row,
+                                 float *acc) {
   _Alignas(64) uint8_t room[MAX_BLOCK * PANEL_ROWS];
   _Alignas(64) float scale[MAX_BLOCK / 16 * PANEL_ROWS], min[MAX_BLOCK / 16 * PANEL_ROWS];
   int64_t bytes = 0;

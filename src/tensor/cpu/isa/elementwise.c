@@ -1,7 +1,8 @@
 /* elementwise.c: elementwise programs (ml_fused) over tiles.
  *
- * A tile is up to TILE consecutive elements along the innermost axis. Each register of the program is a tile in the class
- * of its dtype: float32 for the float types, float64, or int64 for integers and bool; results are rounded or wrapped to their dtype. */
+ * A tile is up to TILE consecutive elements along the innermost axis. Each register of the program is a tile in the
+ * class of its dtype: float32 for the float types, float64, or int64 for integers and bool; results are rounded or
+ * wrapped to their dtype. */
 #include "tensor/cpu/isa/elementwise.h"
 
 #include "tensor/cpu/isa/simd.h"
@@ -12,10 +13,30 @@ typedef enum cls { CF, CD, CI } cls;
 ALWAYS_INLINE cls class_of(ml_dtype t) { return t == ML_F64 ? CD : ml_dtype_is_float(t) || t == ML_F8_E4M3 ? CF : CI; }
 
 #define EACH_TILE for (int i = 0; i < n; i++)
-#define MAP1(expr) EACH_TILE { const T x = a[i]; o[i] = (T)(expr); } return
-#define MAP2(expr) EACH_TILE { const T x = a[i], y = b[i]; o[i] = (T)(expr); } return
-#define TEST1(expr) EACH_TILE { const T x = a[i]; o[i] = (expr) ? 1 : 0; } return
-#define TEST2(expr) EACH_TILE { const T x = a[i], y = b[i]; o[i] = (expr) ? 1 : 0; } return
+#define MAP1(expr)                                                                                                     \
+  EACH_TILE {                                                                                                          \
+    const T x = a[i];                                                                                                  \
+    o[i] = (T)(expr);                                                                                                  \
+  }                                                                                                                    \
+  return
+#define MAP2(expr)                                                                                                     \
+  EACH_TILE {                                                                                                          \
+    const T x = a[i], y = b[i];                                                                                        \
+    o[i] = (T)(expr);                                                                                                  \
+  }                                                                                                                    \
+  return
+#define TEST1(expr)                                                                                                    \
+  EACH_TILE {                                                                                                          \
+    const T x = a[i];                                                                                                  \
+    o[i] = (expr) ? 1 : 0;                                                                                             \
+  }                                                                                                                    \
+  return
+#define TEST2(expr)                                                                                                    \
+  EACH_TILE {                                                                                                          \
+    const T x = a[i], y = b[i];                                                                                        \
+    o[i] = (expr) ? 1 : 0;                                                                                             \
+  }                                                                                                                    \
+  return
 
 /* Vectorised stand-ins, and the C library's functions in the reference. */
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
@@ -36,7 +57,8 @@ ALWAYS_INLINE float logaddexp1(float x, float y) {
 static void float_op(int op, float *restrict o, const float *a, const float *b, int n) {
   typedef float T;
   switch (op) {
-  case ML_OP_copy: case ML_OP_astype: MAP1(x);
+  case ML_OP_copy:
+  case ML_OP_astype: MAP1(x);
   case ML_OP_neg: MAP1(-x);
   case ML_OP_abs: MAP1(fabsf(x));
   case ML_OP_sign: MAP1(x != x ? x : (float)((x > 0) - (x < 0)));
@@ -85,7 +107,8 @@ static void float_op(int op, float *restrict o, const float *a, const float *b, 
 static void double_op(int op, double *restrict o, const double *a, const double *b, int n) {
   typedef double T;
   switch (op) {
-  case ML_OP_copy: case ML_OP_astype: MAP1(x);
+  case ML_OP_copy:
+  case ML_OP_astype: MAP1(x);
   case ML_OP_neg: MAP1(-x);
   case ML_OP_abs: MAP1(fabs(x));
   case ML_OP_sign: MAP1(x != x ? x : (double)((x > 0) - (x < 0)));
@@ -141,7 +164,9 @@ static int64_t int_floordiv(int64_t x, int64_t y) {
   return q - (x % y != 0 && (x < 0) != (y < 0));
 }
 
-static int64_t int_mod(int64_t x, int64_t y) { return y == 0 ? 0 : (int64_t)((uint64_t)x - (uint64_t)y * (uint64_t)int_floordiv(x, y)); }
+static int64_t int_mod(int64_t x, int64_t y) {
+  return y == 0 ? 0 : (int64_t)((uint64_t)x - (uint64_t)y * (uint64_t)int_floordiv(x, y));
+}
 
 static int64_t int_pow(int64_t x, int64_t y) {
   if (y < 0) return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
@@ -155,7 +180,11 @@ static int64_t int_pow(int64_t x, int64_t y) {
 static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t *b, int n) {
   typedef int64_t T;
   switch (op) {
-  case ML_OP_copy: case ML_OP_astype: case ML_OP_floor: case ML_OP_ceil: case ML_OP_round: MAP1(x);
+  case ML_OP_copy:
+  case ML_OP_astype:
+  case ML_OP_floor:
+  case ML_OP_ceil:
+  case ML_OP_round: MAP1(x);
   case ML_OP_neg: MAP1(0 - (uint64_t)x);
   case ML_OP_abs: MAP1(x < 0 ? 0 - (uint64_t)x : (uint64_t)x);
   case ML_OP_sign: MAP1((x > 0) - (x < 0));
@@ -180,7 +209,7 @@ static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t 
 
 /* Comparisons and predicates: operands of one class, results 0 or 1. */
 #define PREDICATES(NAME, TYPE, NAN_TEST, INF_TEST)                                                                     \
-  static void NAME(int op, int64_t *restrict o, const TYPE *a, const TYPE *b, int n) {                                \
+  static void NAME(int op, int64_t *restrict o, const TYPE *a, const TYPE *b, int n) {                                 \
     typedef TYPE T;                                                                                                    \
     switch (op) {                                                                                                      \
     case ML_OP_eq: TEST2(x == y);                                                                                      \
@@ -220,7 +249,8 @@ static int64_t wrap_int(int64_t v, ml_dtype t) {
 static void round_register(void *reg, ml_dtype t, int n) {
   if (t == ML_F16) EACH_TILE((float *)reg)[i] = ml_f16_to_f32(ml_f32_to_f16(((float *)reg)[i]));
   else if (t == ML_BF16) EACH_TILE((float *)reg)[i] = ml_bf16_to_f32(ml_f32_to_bf16(((float *)reg)[i]));
-  else if (class_of(t) == CI && t != ML_I64 && t != ML_U64) EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
+  else if (class_of(t) == CI && t != ML_I64 && t != ML_U64)
+    EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
 }
 
 static int64_t to_int(double d) {
@@ -270,7 +300,8 @@ void K(fused_run)(const ml_fused *f, void **regs, int n) {
     const void *a = regs[c->a], *b = regs[c->b];
     if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
     else if (c->op == ML_OP_astype) convert(o, c->dtype, a, from, n);
-    else if (c->dtype == ML_BOOL && c->op != ML_OP_copy && !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_right_shift)) {
+    else if (c->dtype == ML_BOOL && c->op != ML_OP_copy &&
+             !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_right_shift)) {
       if (class_of(from) == CF) float_test(c->op, o, a, b, n);
       else if (class_of(from) == CD) double_test(c->op, o, a, b, n);
       else int_test(c->op, o, a, b, n);
@@ -312,7 +343,8 @@ void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n
   case ML_U16: LOAD(uint16_t, int64_t, v);
   case ML_I32: LOAD(int32_t, int64_t, v);
   case ML_U32: LOAD(uint32_t, int64_t, v);
-  case ML_I64: case ML_U64: LOAD(int64_t, int64_t, v);
+  case ML_I64:
+  case ML_U64: LOAD(int64_t, int64_t, v);
   default: break;
   }
 }
@@ -330,17 +362,23 @@ static void store_tile(char *data, ml_dtype t, int64_t stride, const void *reg, 
   case ML_F16: STORE(uint16_t, float, ml_f32_to_f16(v));
   case ML_BF16: STORE(uint16_t, float, ml_f32_to_bf16(v));
   case ML_F64: STORE(double, double, v);
-  case ML_I8: case ML_U8: case ML_BOOL: STORE(uint8_t, int64_t, v);
-  case ML_I16: case ML_U16: STORE(uint16_t, int64_t, v);
-  case ML_I32: case ML_U32: STORE(uint32_t, int64_t, v);
-  case ML_I64: case ML_U64: STORE(int64_t, int64_t, v);
+  case ML_I8:
+  case ML_U8:
+  case ML_BOOL: STORE(uint8_t, int64_t, v);
+  case ML_I16:
+  case ML_U16: STORE(uint16_t, int64_t, v);
+  case ML_I32:
+  case ML_U32: STORE(uint32_t, int64_t, v);
+  case ML_I64:
+  case ML_U64: STORE(int64_t, int64_t, v);
   default: break;
   }
 }
 
 /* ---- the step ---- */
 
-/* Axes in the order of the output's memory, neighbours merged where every operand allows it. Operand 0 is the output. */
+/* Axes in the order of the output's memory, neighbours merged where every operand allows it. Operand 0 is the output.
+ */
 typedef struct shape_plan {
   int ndim;
   int64_t shape[ML_MAX_DIMS], strides[ML_FUSED_MAX_INPUTS + 1][ML_MAX_DIMS];

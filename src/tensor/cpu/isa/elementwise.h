@@ -6,8 +6,8 @@
 
 enum { TILE = 256 };
 
-/* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class), then room for
- * TILE elements for each instruction. */
+/* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class),
+ * then room for TILE elements for each instruction. */
 void K(fused_run)(const ml_fused *f, void **regs, int n);
 
 /* Fills a register with n elements, `stride` apart, converted to the class of their dtype. */

@@ -60,8 +60,12 @@ void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
         from += i * x->strides[d];
         to += i * o->strides[d];
       }
-      if (x->strides[last] == 1 && o->strides[last] == 1) memcpy(o->data + (size_t)to * item, x->data + from * (int64_t)item, (size_t)width * item);
-      else for (int64_t i = 0; i < width; i++) memcpy(o->data + (size_t)(to + i * o->strides[last]) * item, x->data + (from + i * x->strides[last]) * (int64_t)item, item);
+      if (x->strides[last] == 1 && o->strides[last] == 1)
+        memcpy(o->data + (size_t)to * item, x->data + from * (int64_t)item, (size_t)width * item);
+      else
+        for (int64_t i = 0; i < width; i++)
+          memcpy(o->data + (size_t)(to + i * o->strides[last]) * item,
+                 x->data + (from + i * x->strides[last]) * (int64_t)item, item);
     }
   }
 }
@@ -83,7 +87,8 @@ static int64_t product_of_axes(const ml_arg *x, int from, int to) {
 void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t outer = product_of_axes(x, 0, axis), length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim), count = size_of(index);
+  int64_t outer = product_of_axes(x, 0, axis), length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim),
+          count = size_of(index);
   size_t bytes = (size_t)inner * item_bytes(x);
   for (int64_t i = begin; i < end; i++) {
     int64_t at = load_index(index->data, index->dtype, i);
@@ -91,7 +96,8 @@ void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       fault(w, ML_OP_take, at, length);
       continue;
     }
-    for (int64_t k = 0; k < outer; k++) memcpy(o->data + (size_t)(k * count + i) * bytes, x->data + (size_t)(k * length + at) * bytes, bytes);
+    for (int64_t k = 0; k < outer; k++)
+      memcpy(o->data + (size_t)(k * count + i) * bytes, x->data + (size_t)(k * length + at) * bytes, bytes);
   }
 }
 
@@ -106,11 +112,13 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   bool put = t->step->op == ML_OP_put_along_axis;
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis], n = size_of(index);
+  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis],
+          n = size_of(index);
   size_t item = item_bytes(x);
   if (put) memcpy(o->data, x->data, (size_t)size_of(x) * item);
   for (int64_t i = 0; i < n; i++) {
-    int64_t at = load_index(index->data, index->dtype, i), place = (i / (inner * count) * length + at) * inner + i % inner;
+    int64_t at = load_index(index->data, index->dtype, i),
+            place = (i / (inner * count) * length + at) * inner + i % inner;
     if (at < 0 || at >= length) {
       fault(w, t->step->op, at, length);
       continue;
@@ -122,7 +130,11 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 /* ---- sorting ---- */
 
-typedef struct sort_item { double key; int64_t whole; int32_t index; } sort_item;
+typedef struct sort_item {
+  double key;
+  int64_t whole;
+  int32_t index;
+} sort_item;
 
 static int compare_items(const void *a, const void *b) {
   const sort_item *x = a, *y = b;
@@ -197,6 +209,7 @@ void K(ring_push)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int64_t n = ring->shape[1];
   for (int64_t b = 0; b < ring->shape[0]; b++) {
     int64_t id = load_index(t->in[1].data, t->in[1].dtype, b), position = load_index(t->in[2].data, t->in[2].dtype, b);
-    if (n > 0 && position >= 0) ((int32_t *)ring->data)[b * ring->strides[0] + position % n * ring->strides[1]] = (int32_t)id;
+    if (n > 0 && position >= 0)
+      ((int32_t *)ring->data)[b * ring->strides[0] + position % n * ring->strides[1]] = (int32_t)id;
   }
 }

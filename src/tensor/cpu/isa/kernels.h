@@ -58,5 +58,4 @@
 KERNELS(DECLARE, DECLARE_TWO)
 DECLARE(0, quantize_rows)
 
-
 #endif

@@ -1,8 +1,9 @@
 /* linear.c: products with packed weights (ML_STEP_LINEARS) and look-ups in them.
  *
- * A unit of work is one panel (16 outputs) of one of the step's units, for all rows. Few rows: each thread normalises and rounds the rows for
- * itself (no barrier), then streams panels, tile after tile. Many rows: rows are rounded by a task of their own, a panel
- * is expanded once and multiplied with all of them. Finished products go through the unit's epilogue ROW_TILE rows at a time. */
+ * A unit of work is one panel (16 outputs) of one of the step's units, for all rows. Few rows: each thread normalises
+ * and rounds the rows for itself (no barrier), then streams panels, tile after tile. Many rows: rows are rounded by a
+ * task of their own, a panel is expanded once and multiplied with all of them. Finished products go through the unit's
+ * epilogue ROW_TILE rows at a time. */
 #include "tensor/cpu/isa/dot.h"
 #include "tensor/cpu/isa/dot_codes.h"
 #include "tensor/cpu/isa/elementwise.h"
@@ -18,7 +19,9 @@ typedef struct layout {
   size_t normed, q, d, sums, codes, scale, min, wide, products, regs;
 } layout;
 
-static bool takes_rounded(const ml_isa *isa, const ml_arg *w) { return !w->exact && isa->formats[w->dtype]->code != ML_CODE_FLOAT; }
+static bool takes_rounded(const ml_isa *isa, const ml_arg *w) {
+  return !w->exact && isa->formats[w->dtype]->code != ML_CODE_FLOAT;
+}
 
 static size_t reserve(size_t *at, size_t bytes) {
   size_t here = *at;
@@ -54,9 +57,13 @@ static act rounded_at(char *base, const layout *l) {
   return (act){(const int8_t *)(base + l->q), (const float *)(base + l->d), (const int32_t *)(base + l->sums), l->K};
 }
 
-static int64_t tile_inputs(const layout *l) { return l->few ? STREAM_TILE : ml_min64(MAX_TILE, (l->K + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK); }
+static int64_t tile_inputs(const layout *l) {
+  return l->few ? STREAM_TILE : ml_min64(MAX_TILE, (l->K + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
+}
 
-static const float *input_row(const ml_task *t, int64_t r) { return (const float *)t->in[0].data + r * t->in[0].strides[0]; }
+static const float *input_row(const ml_task *t, int64_t r) {
+  return (const float *)t->in[0].data + r * t->in[0].strides[0];
+}
 
 static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end;
@@ -67,12 +74,15 @@ static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
   for (int64_t r = 0; r < l->M; r++) {
     const float *x = input_row(t, r);
     if (units->norm) {
-      K(rms_norm_row)(x, (const float *)t->in[1].data, (float)units->norm_offset, (float)units->eps, l->K, normed + r * l->K);
+      K(rms_norm_row)
+      (x, (const float *)t->in[1].data, (float)units->norm_offset, (float)units->eps, l->K, normed + r * l->K);
       x = normed + r * l->K;
     }
     if (l->rounds) {
       int64_t blocks = l->K / ACT_BLOCK;
-      K(round_row)(x, l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks, (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
+      K(round_row)
+      (x, l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
+       (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
     }
   }
 }
@@ -119,12 +129,15 @@ void K(quantize_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w
   act a = rounded_at(t->shared_data, l);
   int64_t blocks = l->K / ACT_BLOCK;
   for (int64_t r = begin; r < end; r++) {
-    K(round_row)(input_row(t, r), l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks, (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
+    K(round_row)
+    (input_row(t, r), l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
+     (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
   }
 }
 
 /* Inputs k0..k0+count-1 of a panel as codes with scales. */
-static void expand_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int64_t count, uint8_t *codes, float *scale, float *min) {
+static void expand_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int64_t count, uint8_t *codes,
+                        float *scale, float *min) {
   size_t bytes = (size_t)ml_dtype_infos[f->dtype].bytes * PANEL_ROWS;
   const uint8_t *p = panel + (size_t)(k0 / f->block) * bytes;
   for (int64_t k = 0; k < count; k += f->block, p += bytes) {
@@ -133,8 +146,10 @@ static void expand_tile(const ml_format *f, const uint8_t *panel, int64_t k0, in
   }
 }
 
-/* The same as float32 [count][16]: scale * (code - zero) + min, each operation rounded once, as the formats define it. */
-static void widen_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int64_t count, char *room, const layout *l, float *out) {
+/* The same as float32 [count][16]: scale * (code - zero) + min, each operation rounded once, as the formats define it.
+ */
+static void widen_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int64_t count, char *room, const layout *l,
+                       float *out) {
   if (f->code == ML_CODE_FLOAT) {
     f->widen(panel, k0, count, out);
     return;
@@ -151,7 +166,8 @@ static void widen_tile(const ml_format *f, const uint8_t *panel, int64_t k0, int
     for (int j = 0; j < 4; j++) {
       float *o = out + (k + j) * PANEL_ROWS;
       for (int r = 0; r < PANEL_ROWS; r++) {
-        int32_t value = is_signed ? (int32_t)(lanes[r] << (24 - 8 * j)) >> 24 : (int32_t)(lanes[r] >> 8 * j & 255) - zero;
+        int32_t value =
+            is_signed ? (int32_t)(lanes[r] << (24 - 8 * j)) >> 24 : (int32_t)(lanes[r] >> 8 * j & 255) - zero;
         o[r] = s[r] * (float)value;
       }
       for (int r = 0; r < PANEL_ROWS && f->has_min; r++) o[r] += m[r];
@@ -187,7 +203,8 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
 }
 
 /* Passes products of rows first.. through the epilogue and stores them. */
-static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64_t rows, char *room, float *const *products) {
+static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64_t rows, char *room,
+                   float *const *products) {
   const layout *l = t->extra;
   const ml_linear_unit *unit = &t->step->linears->units[u];
   const ml_arg *o = &t->out[u];
@@ -203,7 +220,9 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
       char *reg = regs[unit->n_weights + i];
       for (int64_t r = 0; r < rows; r++) {
         int64_t at = (first + r) * x->strides[0] + column * x->strides[1];
-        K(load_tile)(reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype, x->strides[1], (int)width);
+        K(load_tile)
+        (reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype,
+         x->strides[1], (int)width);
       }
     }
     K(fused_run)(f, regs, (int)(rows * LANES));
@@ -274,11 +293,13 @@ void K(embedding)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t id = load_index(ids->data, ids->dtype, i);
     float *o = (float *)t->out[0].data + i * l->K;
     if (id < 0 || id >= weight->shape[0]) {
-      if (atomic_exchange(&w->fault->raised, ML_OP_embedding) == 0) w->fault->value = id, w->fault->limit = weight->shape[0];
+      if (atomic_exchange(&w->fault->raised, ML_OP_embedding) == 0)
+        w->fault->value = id, w->fault->limit = weight->shape[0];
       continue;
     }
     if (weight->layout == ML_LAYOUT_STRIDED) {
-      for (int64_t k = 0; k < l->K; k++) o[k] = load_float(weight->data, weight->dtype, id * weight->strides[0] + k * weight->strides[1]);
+      for (int64_t k = 0; k < l->K; k++)
+        o[k] = load_float(weight->data, weight->dtype, id * weight->strides[0] + k * weight->strides[1]);
       continue;
     }
     float *wide = (float *)(w->scratch + l->wide);
@@ -322,11 +343,13 @@ void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worke
     for (int64_t first = 0; first < weight->shape[0]; first += PANEL_ROWS) {
       int64_t rows = ml_min64(PANEL_ROWS, weight->shape[0] - first);
       if (weight->layout == ML_LAYOUT_PANELS) {
-        widen_tile(t->isa->formats[weight->dtype], panel_of(weight, first / PANEL_ROWS, l->K), k0, count, w->scratch, l, wide);
+        widen_tile(t->isa->formats[weight->dtype], panel_of(weight, first / PANEL_ROWS, l->K), k0, count, w->scratch, l,
+                   wide);
       } else {
         for (int64_t k = 0; k < count; k++) {
           for (int64_t r = 0; r < rows; r++) {
-            wide[k * PANEL_ROWS + r] = load_float(weight->data, weight->dtype, (first + r) * weight->strides[0] + (k0 + k) * weight->strides[1]);
+            wide[k * PANEL_ROWS + r] = load_float(weight->data, weight->dtype,
+                                                  (first + r) * weight->strides[0] + (k0 + k) * weight->strides[1]);
           }
         }
       }

@@ -1,7 +1,7 @@
 /* matmul.c: products of ordinary tensors: matmul, and linear where the weight is not packed.
  *
- * A unit is 16 columns of one matrix of the batch: they are gathered into a panel in scratch, then multiplied with all rows, in the
- * arithmetic of packed float weights. float64 takes a plain loop. */
+ * A unit is 16 columns of one matrix of the batch: they are gathered into a panel in scratch, then multiplied with all
+ * rows, in the arithmetic of packed float weights. float64 takes a plain loop. */
 #include "tensor/cpu/isa/dot.h"
 
 enum { K_TILE = 512, M_TILE = 64 };
@@ -42,7 +42,8 @@ ml_status K(matmul_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Offset of batch index i in an operand whose last `inner` axes are the matrix; broadcast axes have size 1 or are missing. */
+/* Offset of batch index i in an operand whose last `inner` axes are the matrix; broadcast axes have size 1 or are
+ * missing. */
 static int64_t batch_offset(const ml_arg *x, const ml_arg *o, int64_t i, int inner, int o_inner) {
   int64_t offset = 0;
   for (int d = o->ndim - o_inner - 1, e = x->ndim - inner - 1; d >= 0; d--, e--) {
@@ -65,7 +66,8 @@ static void multiply_doubles(const ml_task *t, const product *p, int64_t a0, int
   }
 }
 
-static void multiply_floats(const ml_task *t, const product *p, int64_t a0, int64_t b0, int64_t o0, int64_t column, char *scratch) {
+static void multiply_floats(const ml_task *t, const product *p, int64_t a0, int64_t b0, int64_t o0, int64_t column,
+                            char *scratch) {
   const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
   float *panel = (float *)scratch, *rows = panel + K_TILE * PANEL_ROWS, *acc = rows + M_TILE * K_TILE;
   int64_t width = ml_min64(PANEL_ROWS, p->N - column);
@@ -74,7 +76,8 @@ static void multiply_floats(const ml_task *t, const product *p, int64_t a0, int6
     int64_t count = ml_min64(K_TILE, p->K - k0);
     for (int64_t k = 0; k < count; k++) {
       int64_t at = b0 + (k0 + k) * p->b_inner + column * p->b_column;
-      for (int64_t n = 0; n < PANEL_ROWS; n++) panel[k * PANEL_ROWS + n] = n < width ? load_float(b->data, b->dtype, at + n * p->b_column) : 0;
+      for (int64_t n = 0; n < PANEL_ROWS; n++)
+        panel[k * PANEL_ROWS + n] = n < width ? load_float(b->data, b->dtype, at + n * p->b_column) : 0;
     }
     for (int64_t m0 = 0; m0 < p->M; m0 += M_TILE) {
       int64_t n = ml_min64(M_TILE, p->M - m0);
@@ -83,14 +86,16 @@ static void multiply_floats(const ml_task *t, const product *p, int64_t a0, int6
       if (a->dtype == ML_F32 && p->a_inner == 1) x = (const float *)a->data + a0 + m0 * p->a_row + k0, pitch = p->a_row;
       else {
         for (int64_t m = 0; m < n; m++) {
-          for (int64_t k = 0; k < count; k++) rows[m * count + k] = load_float(a->data, a->dtype, a0 + (m0 + m) * p->a_row + (k0 + k) * p->a_inner);
+          for (int64_t k = 0; k < count; k++)
+            rows[m * count + k] = load_float(a->data, a->dtype, a0 + (m0 + m) * p->a_row + (k0 + k) * p->a_inner);
         }
       }
       K(dot_floats)(panel, x, pitch, (int)n, count, acc + m0 * PANEL_ROWS);
     }
   }
   for (int64_t m = 0; m < p->M; m++) {
-    for (int64_t n = 0; n < width; n++) store_float(o->data, o->dtype, o0 + m * p->o_row + column + n, acc[m * PANEL_ROWS + n]);
+    for (int64_t n = 0; n < width; n++)
+      store_float(o->data, o->dtype, o0 + m * p->o_row + column + n, acc[m * PANEL_ROWS + n]);
   }
 }
 
@@ -99,7 +104,8 @@ void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   bool linear = t->step->op == ML_OP_linear;
   for (int64_t u = begin; u < end; u++) {
     int64_t batch = u / p.columns, column = u % p.columns * PANEL_ROWS;
-    int64_t a0 = batch_offset(&t->in[0], &t->out[0], batch, 2, 2), b0 = linear ? 0 : batch_offset(&t->in[1], &t->out[0], batch, 2, 2), o0 = batch * p.M * p.N;
+    int64_t a0 = batch_offset(&t->in[0], &t->out[0], batch, 2, 2),
+            b0 = linear ? 0 : batch_offset(&t->in[1], &t->out[0], batch, 2, 2), o0 = batch * p.M * p.N;
     if (t->out[0].dtype == ML_F64) multiply_doubles(t, &p, a0, b0, o0, column);
     else multiply_floats(t, &p, a0, b0, o0, column, w->scratch);
   }

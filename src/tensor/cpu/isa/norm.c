@@ -1,5 +1,5 @@
-/* norm.c: normalisations and softmax along the last axis, one row a unit. Sums are float32 in sixteen lanes (float64 for float64), so that a
- * row's result depends on its length alone. */
+/* norm.c: normalisations and softmax along the last axis, one row a unit. Sums are float32 in sixteen lanes (float64
+ * for float64), so that a row's result depends on its length alone. */
 #include "tensor/cpu/isa/norm.h"
 
 /* Offset of row r of an operand whose last axis is the row. */
@@ -65,7 +65,9 @@ void K(rms_norm_row)(const float *x, const float *weight, float offset, float ep
   }
 }
 
-static const float *vector(const ml_arg *w, int64_t n, float *room) { return w->data ? float_row(w, 0, n, room) : NULL; }
+static const float *vector(const ml_arg *w, int64_t n, float *room) {
+  return w->data ? float_row(w, 0, n, room) : NULL;
+}
 
 void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
@@ -92,7 +94,8 @@ void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     float mean = sum_row(row, n) / (float)n;
     for (int64_t i = 0; i < n; i++) result[i] = row[i] - mean;
     float scale = 1.0f / sqrtf(sum_squares(result, n) / (float)n + eps);
-    for (int64_t i = 0; i < n; i++) result[i] = result[i] * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+    for (int64_t i = 0; i < n; i++)
+      result[i] = result[i] * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
     store_row(o, row_offset(o, r), result, n);
   }
 }

@@ -45,7 +45,6 @@ static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64
   return offset;
 }
 
-
 ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
   if (x->dtype == ML_F64) return ((const double *)x->data)[at];
   if (ml_dtype_is_float(x->dtype)) return load_float(x->data, x->dtype, at);
@@ -55,10 +54,15 @@ ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
 static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
   switch (o->dtype) {
   case ML_F64: ((double *)o->data)[at] = d; return;
-  case ML_F32: case ML_F16: case ML_BF16: store_float(o->data, o->dtype, at, (float)d); return;
-  case ML_I64: case ML_U64: ((int64_t *)o->data)[at] = i; return;
-  case ML_I32: case ML_U32: ((int32_t *)o->data)[at] = (int32_t)i; return;
-  case ML_I16: case ML_U16: ((int16_t *)o->data)[at] = (int16_t)i; return;
+  case ML_F32:
+  case ML_F16:
+  case ML_BF16: store_float(o->data, o->dtype, at, (float)d); return;
+  case ML_I64:
+  case ML_U64: ((int64_t *)o->data)[at] = i; return;
+  case ML_I32:
+  case ML_U32: ((int32_t *)o->data)[at] = (int32_t)i; return;
+  case ML_I16:
+  case ML_U16: ((int16_t *)o->data)[at] = (int16_t)i; return;
   default: ((int8_t *)o->data)[at] = (int8_t)i; return;
   }
 }
@@ -90,7 +94,8 @@ static double log_sum_exp(const ml_arg *x, const reduce_plan *r, int64_t base) {
     if (v > m || v != v) m = v;
   }
   if (m == -INFINITY || m == INFINITY || m != m) return m;
-  for (int64_t i = 0; i < r->count; i++) s += exp(get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - m);
+  for (int64_t i = 0; i < r->count; i++)
+    s += exp(get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - m);
   return m + log(s);
 }
 
@@ -109,7 +114,10 @@ static void reduce_one(const ml_task *t, int64_t unit) {
     put(o, unit, op == ML_OP_mean ? (x->dtype == ML_F64 ? s / (double)r->count : (float)s / (float)r->count) : s, 0);
     return;
   }
-  double d = op == ML_OP_prod ? 1 : op == ML_OP_max || op == ML_OP_argmax ? -INFINITY : op == ML_OP_min || op == ML_OP_argmin ? INFINITY : 0;
+  double d = op == ML_OP_prod                        ? 1
+             : op == ML_OP_max || op == ML_OP_argmax ? -INFINITY
+             : op == ML_OP_min || op == ML_OP_argmin ? INFINITY
+                                                     : 0;
   float f = op == ML_OP_prod ? 1 : 0;
   int64_t n = op == ML_OP_prod || op == ML_OP_all ? 1 : 0, best = 0;
   for (int64_t i = 0; i < r->count; i++) {
@@ -119,10 +127,17 @@ static void reduce_one(const ml_task *t, int64_t unit) {
     bool more = floats ? v > d || (v != v && d == d) : k > n, less = floats ? v < d || (v != v && d == d) : k < n;
     bool first = i == 0 && (v == v || !floats);
     switch (op) {
-    case ML_OP_sum: case ML_OP_mean: n = (int64_t)((uint64_t)n + (uint64_t)k), d = (double)n; break;
+    case ML_OP_sum:
+    case ML_OP_mean: n = (int64_t)((uint64_t)n + (uint64_t)k), d = (double)n; break;
     case ML_OP_prod: n = (int64_t)((uint64_t)n * (uint64_t)k), f *= (float)v, d *= v; break;
-    case ML_OP_max: case ML_OP_argmax: if (more || first) d = v, n = k, best = i; break;
-    case ML_OP_min: case ML_OP_argmin: if (less || first) d = v, n = k, best = i; break;
+    case ML_OP_max:
+    case ML_OP_argmax:
+      if (more || first) d = v, n = k, best = i;
+      break;
+    case ML_OP_min:
+    case ML_OP_argmin:
+      if (less || first) d = v, n = k, best = i;
+      break;
     case ML_OP_all: n = n && (floats ? v != 0 : k != 0); break;
     case ML_OP_any: n = n || (floats ? v != 0 : k != 0); break;
     default: break;

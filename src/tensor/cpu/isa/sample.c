@@ -1,7 +1,7 @@
 /* sample.c: what a sampling chain needs over a whole vocabulary, in a few passes and without sorting it.
  *
- * Order statistics are found by the bits of the floats: a float's order-preserving integer is refined 11, 11 and 10 bits at a time over
- * histograms of counts (top-k) or of probability mass (top-p). */
+ * Order statistics are found by the bits of the floats: a float's order-preserving integer is refined 11, 11 and 10
+ * bits at a time over histograms of counts (top-k) or of probability mass (top-p). */
 #include "tensor/cpu/isa/norm.h"
 
 enum { BINS = 2048 };
@@ -16,15 +16,18 @@ ml_status K(sample_prepare)(ml_task *t) {
 
 /* Larger floats to larger integers; NaN counts as smallest. */
 static uint32_t order_of(float f) {
-  union { float f; uint32_t u; } v = {.f = f};
+  union {
+    float f;
+    uint32_t u;
+  } v = {.f = f};
   if (f != f) return 0;
   return v.u & 0x80000000u ? ~v.u : v.u | 0x80000000u;
 }
 
 static const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
 
-/* The order of the entry at which the weight of all larger entries (1 each, or mass[i]) first exceeds `limit`; 0 when it never
- * does. */
+/* The order of the entry at which the weight of all larger entries (1 each, or mass[i]) first exceeds `limit`; 0 when
+ * it never does. */
 static uint32_t threshold(const float *x, const float *mass, int64_t n, double limit, double *bins) {
   uint32_t prefix = 0, mask = 0;
   double above = 0;

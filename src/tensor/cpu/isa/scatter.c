@@ -1,5 +1,5 @@
-/* scatter.c: adding values at indices. One unit: entries are added in the order of `index`, so that a result does not depend
- * on the number of threads where an index comes twice. */
+/* scatter.c: adding values at indices. One unit: entries are added in the order of `index`, so that a result does not
+ * depend on the number of threads where an index comes twice. */
 #include "tensor/cpu/isa/simd.h"
 
 static int64_t product_of_axes(const ml_arg *x, int from, int to) {
@@ -28,7 +28,8 @@ static void add_entry(char *o, ml_dtype dtype, int64_t to, const char *values, i
 
 ml_status K(scatter_add_prepare)(ml_task *t) {
   t->units = 1;
-  t->cost = (double)ml_shape_size(t->in[0].ndim, t->in[0].shape) + (double)ml_shape_size(t->in[1].ndim, t->in[1].shape) * 4;
+  t->cost =
+      (double)ml_shape_size(t->in[0].ndim, t->in[0].shape) + (double)ml_shape_size(t->in[1].ndim, t->in[1].shape) * 4;
   return ML_OK;
 }
 

@@ -27,7 +27,9 @@ ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
 #elif defined(ML_ISA_AVX2)
-typedef struct v16f { __m256 lo, hi; } v16f;
+typedef struct v16f {
+  __m256 lo, hi;
+} v16f;
 ALWAYS_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 ALWAYS_INLINE void v_store(float *p, v16f a) { _mm256_storeu_ps(p, a.lo), _mm256_storeu_ps(p + 8, a.hi); }
 ALWAYS_INLINE v16f v_set1(float f) { return (v16f){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
@@ -38,24 +40,56 @@ ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
   return (v16f){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
 ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) {
-  return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
+  return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
 }
 ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
-  __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), hi = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 8)));
+  __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)),
+          hi = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 8)));
   return (v16f){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
 #else
-typedef struct v16f { float f[LANES]; } v16f;
+typedef struct v16f {
+  float f[LANES];
+} v16f;
 #define EACH for (int i_ = 0; i_ < LANES; i_++)
-ALWAYS_INLINE v16f v_load(const float *p) { v16f r; EACH r.f[i_] = p[i_]; return r; }
+ALWAYS_INLINE v16f v_load(const float *p) {
+  v16f r;
+  EACH r.f[i_] = p[i_];
+  return r;
+}
 ALWAYS_INLINE void v_store(float *p, v16f a) { EACH p[i_] = a.f[i_]; }
-ALWAYS_INLINE v16f v_set1(float f) { v16f r; EACH r.f[i_] = f; return r; }
-ALWAYS_INLINE v16f v_add(v16f a, v16f b) { EACH a.f[i_] += b.f[i_]; return a; }
-ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { EACH a.f[i_] *= b.f[i_]; return a; }
-ALWAYS_INLINE v16f v_max(v16f a, v16f b) { EACH a.f[i_] = a.f[i_] > b.f[i_] ? a.f[i_] : b.f[i_]; return a; }
-ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) { EACH c.f[i_] += a.f[i_] * b.f[i_]; return c; }
-ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) { v16f r; EACH r.f[i_] = ml_f16_to_f32(p[i_]); return r; }
-ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) { v16f r; EACH r.f[i_] = ml_bf16_to_f32(p[i_]); return r; }
+ALWAYS_INLINE v16f v_set1(float f) {
+  v16f r;
+  EACH r.f[i_] = f;
+  return r;
+}
+ALWAYS_INLINE v16f v_add(v16f a, v16f b) {
+  EACH a.f[i_] += b.f[i_];
+  return a;
+}
+ALWAYS_INLINE v16f v_mul(v16f a, v16f b) {
+  EACH a.f[i_] *= b.f[i_];
+  return a;
+}
+ALWAYS_INLINE v16f v_max(v16f a, v16f b) {
+  EACH a.f[i_] = a.f[i_] > b.f[i_] ? a.f[i_] : b.f[i_];
+  return a;
+}
+ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
+  EACH c.f[i_] += a.f[i_] * b.f[i_];
+  return c;
+}
+ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) {
+  v16f r;
+  EACH r.f[i_] = ml_f16_to_f32(p[i_]);
+  return r;
+}
+ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
+  v16f r;
+  EACH r.f[i_] = ml_bf16_to_f32(p[i_]);
+  return r;
+}
 #endif
 
 /* The lanes' sum, in the same order everywhere: halves of sixteen, of eight, of four, of two. */
@@ -92,7 +126,8 @@ ALWAYS_INLINE void store_float(char *data, ml_dtype t, int64_t i, float f) {
 
 ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
   switch (t) {
-  case ML_I64: case ML_U64: return ((const int64_t *)data)[i];
+  case ML_I64:
+  case ML_U64: return ((const int64_t *)data)[i];
   case ML_I32: return ((const int32_t *)data)[i];
   case ML_U32: return ((const uint32_t *)data)[i];
   case ML_I16: return ((const int16_t *)data)[i];
@@ -105,7 +140,7 @@ ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
 /* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
 ALWAYS_INLINE float fast_exp(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+  const float shift = 12582912.0f;                                 /* 1.5 * 2^23: adding it rounds to an integer */
   float clamped = x > -104.0f ? (x < 89.0f ? x : 89.0f) : -104.0f; /* NaN too, which no integer holds */
   float k = __builtin_fmaf(clamped, 1.44269504088896341f, shift) - shift;
   float r = __builtin_fmaf(k, -0.693359375f, clamped);
@@ -118,7 +153,10 @@ ALWAYS_INLINE float fast_exp(float x) {
   p = __builtin_fmaf(p, r, 5.0000001201e-1f);
   p = __builtin_fmaf(p, r * r, r) + 1.0f;
   int32_t n = (int32_t)k, half = n >> 1; /* in two factors, so that subnormal results are reached */
-  union { int32_t i; float f; } a = {.i = (half + 127) << 23}, b = {.i = (n - half + 127) << 23};
+  union {
+    int32_t i;
+    float f;
+  } a = {.i = (half + 127) << 23}, b = {.i = (n - half + 127) << 23};
   float y = p * a.f * b.f;
   return x != x ? x : y;
 #else
