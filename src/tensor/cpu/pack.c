@@ -8,8 +8,6 @@
 
 static const ml_format *format_of(ml_dtype dtype) { return ml_isa_ref.formats[dtype]; }
 
-static size_t row_block_bytes(const ml_format *f) { return (size_t)ml_dtype_infos[f->dtype].bytes; }
-
 size_t ml_cpu_packed_bytes(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs) {
   (void)d;
   const ml_format *f = format_of(dtype);
@@ -18,15 +16,30 @@ size_t ml_cpu_packed_bytes(ml_device *d, ml_dtype dtype, int64_t rows, int64_t i
   return ml_mul_size(row * PANEL_ROWS, panels, &bytes) ? bytes : 0;
 }
 
-/* Moves one row's block into or out of a panel block. */
-static void move_block(const ml_format *f, uint8_t *panel, int r, uint8_t *block, bool pack) {
-  for (int i = 0; i < f->n_fields; i++) {
-    uint8_t *row = block + f->fields[i].offset;
-    int bytes = f->fields[i].bytes, unit = bytes < 4 ? bytes : 4;
-    for (int b = 0; b < bytes; b += unit) {
-      uint8_t *at = panel + b * PANEL_ROWS + r * unit;
-      if (pack) memcpy(at, row + b, (size_t)unit);
-      else memcpy(row + b, at, (size_t)unit);
+/* How rows go between a file's order and panels. */
+typedef struct move {
+  const ml_format *format;
+  size_t row_bytes; /* in the file */
+  bool pack;
+} move;
+
+/* The `unit` bytes at `file` of each row, one row after another at `panel`. */
+static inline void move_units(uint8_t *panel, uint8_t *file, size_t row_bytes, int64_t rows, const size_t unit,
+                              bool pack) {
+  for (int64_t r = 0; r < rows; r++, panel += unit, file += row_bytes) {
+    if (pack) memcpy(panel, file, unit);
+    else memcpy(file, panel, unit);
+  }
+}
+
+static void move_block(const move *m, uint8_t *panel, uint8_t *file, int64_t rows) {
+  for (int i = 0; i < m->format->n_fields; i++) {
+    uint8_t *field = file + m->format->fields[i].offset;
+    int bytes = m->format->fields[i].bytes;
+    if (bytes == 1) move_units(panel, field, m->row_bytes, rows, 1, m->pack);
+    else if (bytes == 2) move_units(panel, field, m->row_bytes, rows, 2, m->pack);
+    for (int b = 0; bytes >= 4 && b < bytes; b += 4) {
+      move_units(panel + b * PANEL_ROWS, field + b, m->row_bytes, rows, 4, m->pack);
     }
     panel += bytes * PANEL_ROWS;
   }
@@ -34,20 +47,17 @@ static void move_block(const ml_format *f, uint8_t *panel, int r, uint8_t *block
 
 static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows,
                            uint8_t *file, bool pack) {
-  const ml_format *f = format_of(dtype);
-  size_t row_bytes;
-  if (!f || !ml_dtype_row_bytes(dtype, inputs, &row_bytes))
+  move m = {.format = format_of(dtype), .pack = pack};
+  if (!m.format || !ml_dtype_row_bytes(dtype, inputs, &m.row_bytes))
     return ml_fail(ML_UNSUPPORTED, "dtype %s is not packed", ml_dtype_name(dtype));
   if (first_row % PANEL_ROWS != 0) return ml_fail(ML_USAGE, "rows are packed in groups of %d", PANEL_ROWS);
-  int64_t blocks = inputs / f->block;
-  for (int64_t r = 0; r < rows; r++) {
-    int64_t row = first_row + r;
-    uint8_t *panel = packed + (size_t)(row / PANEL_ROWS) * row_bytes * PANEL_ROWS;
-    uint8_t *block = file + (size_t)r * row_bytes;
-    for (int64_t b = 0; b < blocks; b++) {
-      move_block(f, panel, (int)(row % PANEL_ROWS), block, pack);
-      panel += row_block_bytes(f) * PANEL_ROWS;
-      block += row_block_bytes(f);
+  size_t block_bytes = (size_t)ml_dtype_infos[dtype].bytes;
+  for (int64_t r = 0; r < rows; r += PANEL_ROWS) {
+    uint8_t *panel = packed + (size_t)(first_row + r) * m.row_bytes, *block = file + (size_t)r * m.row_bytes;
+    for (int64_t b = 0; b < inputs / m.format->block; b++) {
+      move_block(&m, panel, block, ml_min64(PANEL_ROWS, rows - r));
+      panel += block_bytes * PANEL_ROWS;
+      block += block_bytes;
     }
   }
   return ML_OK;
