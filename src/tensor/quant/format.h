@@ -21,6 +21,9 @@
 
 enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
 
+/* How far ahead of its use memory is asked for, in bytes: the processor's own prefetching stops at each page. */
+enum { PREFETCH_AHEAD = 4096 };
+
 typedef struct act act; /* dot_codes.h: rounded activations */
 
 typedef struct ml_field {
@@ -41,6 +44,8 @@ struct ml_format {
   void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
   /* acc[16] += the first `count` inputs of a panel times row `row` of x: the product with one row, nothing kept. */
   void (*stream)(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);
+  void (*stream_floats)(const uint8_t *panel, int64_t count, const float *x,
+                        float *acc); /* the same of float formats */
   void (*widen)(const uint8_t *panel, int64_t from, int64_t count,
                 float *out); /* inputs from..from+count-1 as [count][16] */
 };

@@ -146,8 +146,7 @@ enum { MOST_ROWS = 4 };
 
 #endif
 
-/* How far ahead of its use memory is asked for, in bytes: the processor's own prefetching stops at each page. */
-enum { PREFETCH_AHEAD = 4096, CACHE_LINE = 64 };
+enum { CACHE_LINE = 64 };
 
 /* The body of a format's `stream`: each block is expanded and used at once, while later ones are on their way from
  * memory. */

@@ -189,6 +189,10 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
     f->stream(panel, l->K, &a, 0, products);
     return;
   }
+  if (f->stream_floats && l->M == 1) {
+    f->stream_floats(panel, l->K, x, products);
+    return;
+  }
   int64_t tile = tile_inputs(l), pitch = normed ? l->K : t->in[0].strides[0];
   for (int64_t k0 = 0; k0 < l->K; k0 += tile) {
     int64_t count = ml_min64(tile, l->K - k0);
