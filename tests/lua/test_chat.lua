@@ -1,7 +1,7 @@
 -- Conversations through chat templates, against transformers' apply_chat_template (tests/goldens/make_templates.py).
 -- Usage: lua5.4 tests/lua/test_chat.lua
--- The templates are the checkpoints' own, of $MOONLET_TEST_TOKENIZERS and of the SmolLM2 that `make models` fetches; what
--- is absent is skipped.
+-- The templates are the checkpoints' own, of $MOONLET_TEST_TOKENIZERS and of the SmolLM2 that `make models` fetches;
+-- what is absent is skipped.
 local here = arg[0]:match("^(.*)/") or "."
 package.path = here .. "/?.lua;" .. package.path
 require("modules").install(here .. "/../..")
@@ -30,7 +30,9 @@ end
 
 local templates = {}
 
-local function tokenizer_config(name) return json.decode(assert(read(t.tokenizer(name) .. "/tokenizer_config.json"))) end
+local function tokenizer_config(name)
+  return json.decode(assert(read(t.tokenizer(name) .. "/tokenizer_config.json")))
+end
 
 local function template_of(name)
   if templates[name] == nil then
