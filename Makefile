@@ -139,6 +139,6 @@ help:  ## this list
 	  while IFS='|' read -r target text; do printf '  %-18s %s\n' "$$target" "$$text"; done
 	@for f in $(CHECK_SCRIPTS); do \
 	  printf '  %-18s %s\n' "check-$$(basename "$${f%.*}")" \
-	    "$$(sed -n 's/^[-#"]* *[a-z_0-9]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
+	    "$$(sed -n 's/^[-#"]* *[a-z_0-9-]*\.[a-z]*: //p' "$$f" | head -n 1)"; done
 
 -include $(LIB_OBJ:.o=.d) $(BUILD)/obj/repl.d $(C_TESTS:%=%.d) $(EXAMPLES:%=%.d)

@@ -6,7 +6,7 @@ TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(sort $(wildc
 # Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
 TEST_TIMEOUT ?= 300
 TEST_JOBS    ?= 1
-# `make test ONLY=name` runs the files whose path contains the name.
+# `make test ONLY="one two"` runs the files whose path contains one of the words.
 ONLY ?=
 
 # A make of our own, as parallel as the machine unless -j was given. Targets that may first have to install something

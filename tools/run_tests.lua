@@ -86,9 +86,18 @@ local function report(run)
   io.flush()
 end
 
+---Whether a test file was asked for: its path contains one of the words of ONLY, or there are none.
+local function wanted(path)
+  if not only:find "%S" then return true end
+  for word in only:gmatch "%S+" do
+    if path:find(word, 1, true) then return true end
+  end
+  return false
+end
+
 local paths = {}
 for _, path in ipairs(arg) do
-  if path:find(only, 1, true) then paths[#paths + 1] = path end
+  if wanted(path) then paths[#paths + 1] = path end
 end
 assert(os.execute("mkdir -p " .. quote(build .. "/test-logs")))
 
@@ -108,6 +117,6 @@ while next_path <= #paths or #running > 0 do
 end
 
 if #bad_files > 0 then print("\nfailed: " .. table.concat(bad_files, " ")) end
-if #paths == 0 then print "no test files" end
+if #paths == 0 then print(("no test file has a path that contains: %s"):format(only)) end
 print(summary(total))
 os.exit(total.failed == 0 and total.passed > 0, true)

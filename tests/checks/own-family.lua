@@ -1,4 +1,4 @@
--- own-family.lua: a copy of llama.lua under another name, with one more operation, is as fast as the built-in one.
+-- own-family.lua: a copy of llama.lua under another name, with one more operation, is as fast as the built-in one
 --
 -- The copy lies in a folder of its own that MOONLET_PATH names, so that it comes in by the door of users' families;
 -- no rebuild. Both models have SmolLM2-135M's shapes and random weights, in 4-bit blocks and in bfloat16. Each is a

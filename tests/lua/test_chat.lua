@@ -1,7 +1,7 @@
 -- Conversations through chat templates, against transformers' apply_chat_template (tests/goldens/make_templates.py).
 -- Usage: lua5.4 tests/lua/test_chat.lua
--- The checkpoints' own templates are looked for in $MOONLET_TEST_TOKENIZERS (gemma3.tar.xz ...) and in
--- $MOONLET_TEST_SMOLLM2 or checkpoints/SmolLM2-135M-Instruct.Q4_1.gguf; what is absent is skipped.
+-- The templates are the checkpoints' own, of $MOONLET_TEST_TOKENIZERS and of the SmolLM2 that `make models` fetches;
+-- what is absent is skipped.
 local here = arg[0]:match("^(.*)/") or "."
 package.path = here .. "/?.lua;" .. package.path
 require("modules").install(here .. "/../..")
@@ -21,32 +21,28 @@ end
 
 -- Where the templates come from --------------------------------------------------------------------------------------
 
-local function tokenizer_config(name)
-  local folder = os.getenv("MOONLET_TEST_TOKENIZERS")
-  local archive = folder and folder .. "/" .. name .. ".tar.xz"
-  if not archive or not read(archive, 1) then return nil end
-  local pipe = assert(io.popen(("tar -xJOf '%s' '%s/tokenizer_config.json'"):format(archive, name)))
-  local text = pipe:read("a")
-  pipe:close()
-  return json.decode(text)
-end
-
-local function gguf_template()
-  local path = os.getenv("MOONLET_TEST_SMOLLM2") or here .. "/../../checkpoints/SmolLM2-135M-Instruct.Q4_1.gguf"
-  local head = read(path, 1 << 23)
-  if not head then return nil end
+-- Of a GGUF file: its template lies in the metadata, a string behind its key and type.
+local function gguf_template(path)
+  local head = assert(read(path, 1 << 23))
   local _, at = head:find("tokenizer.chat_template", 1, true)
   return (select(2, string.unpack("<I4s8", head, at + 1)))
 end
 
 local templates = {}
 
+local function tokenizer_config(name)
+  return json.decode(assert(read(t.tokenizer(name) .. "/tokenizer_config.json")))
+end
+
 local function template_of(name)
   if templates[name] == nil then
-    local config = name ~= "smollm2" and tokenizer_config(name)
-    templates[name] = name == "smollm2" and gguf_template() or config and config.chat_template or false
+    if name == "smollm2" then
+      templates[name] = gguf_template(t.checkpoint "SmolLM2-135M-Instruct.gguf")
+    else
+      templates[name] = tokenizer_config(name).chat_template
+    end
   end
-  return templates[name] or t.skip("no template of " .. name .. " at hand")
+  return templates[name]
 end
 
 -- Every special token that the goldens' templates write, and some that they do not.
@@ -88,7 +84,7 @@ for name, model in pairs(golden.models) do
 end
 
 t.test("gpt2 ships no template", function()
-  local config = tokenizer_config("gpt2") or t.skip("gpt2 is not at hand")
+  local config = tokenizer_config "gpt2"
   local _, message, code = chat.apply(config.chat_template, {{role = "user", content = "x"}})
   t.eq(code, "not_found")
   t.eq(message, "there is no chat template")

@@ -134,10 +134,15 @@ end
 
 -- ---- the interface ----
 
+-- What writes a file gets a path under build/ in place of its first argument; the strings above would land in the working directory.
+local folder = tiny.folder "misuse-written"
+local function written() return folder .. "/" .. random(1, 9) end
+
 for _, name in ipairs {"load", "discover", "tokenizer", "register_backend", "backends", "load_safetensors", "save_safetensors", "load_gguf", "load_npy",
   "save_npy", "cancel_token", "random"} do assert(ml[name]) end -- loads the lazy ones
 
-run_all("ml.", ml, {threads = true, default_device = true, register_backend = true})
+run_all("ml.", ml, {threads = true, default_device = true, register_backend = true, save_safetensors = true, save_npy = true})
+for _, name in ipairs {"save_safetensors", "save_npy"} do run("ml." .. name, ml[name], written) end
 run_all("method ", core.methods, {}, small_tensor)
 run_all("random.", ml.random, {})
 run_all("json.", ml.json, {})
@@ -152,7 +157,8 @@ for _, event in ipairs {"__add", "__sub", "__mul", "__div", "__idiv", "__mod", "
 end
 
 -- What scripts can reach though it is not theirs to call.
-run_all("core.", core, {threads = true, default_device = true, write_file = true, cancel = true, deadline = true, enter = true})
+run_all("core.", core, {threads = true, default_device = true, write_file = true, save_safetensors = true, cancel = true, deadline = true, enter = true})
+run("core.save_safetensors", core.save_safetensors, written)
 
 local path = tiny.write_directory "misuse"
 t.test("a model's methods", function()

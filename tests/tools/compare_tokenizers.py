@@ -3,7 +3,7 @@
 
     python3 tests/tools/compare_tokenizers.py DRIVER TOKENIZERS [-n 100000] [--seed 1] [--only NAME] [--speed]
 
-DRIVER is build/tests/tools/tokenizer_driver; TOKENIZERS a folder of NAME.tar.xz, each holding NAME/tokenizer.json.
+DRIVER is build/tests/tools/tokenizer_driver; TOKENIZERS a folder of NAME/tokenizer.json or of NAME.tar.xz that hold it.
 Ids with and without special tokens, ids of special-token text read as text, decoded text (with and without special
 tokens) and streamed text must all be equal. Needs the Python package `tokenizers`. The exit status is 1 after a
 mismatch.
@@ -132,6 +132,26 @@ def speed(driver, folder, reference, seed):
     return min(ratios)
 
 
+def tokenizers_in(folder):
+    names = set()
+    for entry in os.listdir(folder):
+        if entry.endswith(".tar.xz"):
+            names.add(entry[: -len(".tar.xz")])
+        elif os.path.exists(os.path.join(folder, entry, "tokenizer.json")):
+            names.add(entry)
+    return sorted(names)
+
+
+def unpacked(folder, name, scratch):
+    """The folder of one tokenizer: as it lies there, or out of its archive in `scratch`."""
+    plain = os.path.join(folder, name)
+    if os.path.exists(os.path.join(plain, "tokenizer.json")):
+        return plain
+    with tarfile.open(plain + ".tar.xz") as archive:
+        archive.extractall(scratch, filter="data")
+    return os.path.join(scratch, name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("driver")
@@ -141,15 +161,13 @@ def main():
     parser.add_argument("--only")
     parser.add_argument("--speed", action="store_true", help="measure encoding too")
     options = parser.parse_args()
-    archives = sorted(f for f in os.listdir(options.tokenizers) if f.endswith(".tar.xz"))
-    names = [f[: -len(".tar.xz")] for f in archives]
-    names = [n for n in names if options.only in (None, n)]
+    names = [n for n in tokenizers_in(options.tokenizers) if options.only in (None, n)]
+    if not names:
+        sys.exit(f"{options.tokenizers}: no tokenizer in it (NAME/tokenizer.json or NAME.tar.xz)")
     failed = 0
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            with tarfile.open(os.path.join(options.tokenizers, name + ".tar.xz")) as archive:
-                archive.extractall(scratch, filter="data")
-            folder = os.path.join(scratch, name)
+            folder = unpacked(options.tokenizers, name, scratch)
             reference = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
             added = [t.content for t in reference.get_added_tokens_decoder().values()]
             source = Texts(options.seed, added[:30] + added[-10:])
