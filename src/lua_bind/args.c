@@ -109,8 +109,9 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
     if (first > size) first = size;
     if (last < 1) last = 1;
   }
-  int64_t count = step > 0 ? (last - first) / step + 1 : (first - last) / -step + 1;
-  if (step > 0 ? first > last : first < last) count = 0;
+  int64_t count = 0; /* of a range that is not empty, first and last lie in 1..size */
+  if (step > 0 && first <= last) count = (last - first) / step + 1;
+  if (step < 0 && first >= last) count = (last - first) / step + 1;
   range[0] = count > 0 ? first - 1 : 0;
   range[1] = count;
   range[2] = step;

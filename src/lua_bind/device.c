@@ -144,7 +144,9 @@ static int deadline(lua_State *L) {
     atomic_compare_exchange_strong(&f->raised, &up, 0);
     return 0;
   }
-  atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(lb_check_number(L, 1) * 1e9));
+  double seconds = lb_check_number(L, 1);
+  seconds = seconds > -1e9 ? (seconds < 1e9 ? seconds : 1e9) : -1e9; /* thirty years are enough; NaN is the past */
+  atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(seconds * 1e9));
   return 0;
 }
 

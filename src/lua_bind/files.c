@@ -158,8 +158,8 @@ static int save_safetensors(lua_State *L) {
   lua_createtable(L, (int)n, 0);
   int keep = lua_gettop(L);
   for (size_t i = 0; i < n; i++) {
-    lua_geti(L, 2, (lua_Integer)i + 1);
-    lua_geti(L, 3, (lua_Integer)i + 1);
+    lua_rawgeti(L, 2, (lua_Integer)i + 1);
+    lua_rawgeti(L, 3, (lua_Integer)i + 1);
     ml_tensor *t = lb_check_tensor(L, -1);
     lb_check_text(L, -2, NULL);
     size_t bytes = ml_tensor_nbytes(t);
@@ -171,8 +171,8 @@ static int save_safetensors(lua_State *L) {
     lua_pop(L, 2);
   }
   for (size_t i = 0; i < n_meta; i++) {
-    lua_geti(L, 4, (lua_Integer)i + 1);
-    lua_geti(L, 5, (lua_Integer)i + 1);
+    lua_rawgeti(L, 4, (lua_Integer)i + 1);
+    lua_rawgeti(L, 5, (lua_Integer)i + 1);
     meta[i] = (ml_meta){(char *)(uintptr_t)lb_check_text(L, -2, NULL), (char *)(uintptr_t)lb_check_text(L, -1, NULL)};
     lua_pop(L, 2); /* the lists keep them alive */
   }

@@ -32,8 +32,8 @@ static ml_tensor **check_list(lua_State *L, int index, int *n) {
   *n = (int)lb_length(L, index);
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)*n + 1) * sizeof *list, 0);
   for (int i = 0; i < *n; i++) {
-    lua_geti(L, index, i + 1);
-    list[i] = lb_check_tensor(L, -1); /* the table keeps it alive */
+    lua_rawgeti(L, index, i + 1); /* not what __index makes up: the table must keep it alive */
+    list[i] = lb_check_tensor(L, -1);
     lua_pop(L, 1);
   }
   return list;
@@ -54,7 +54,8 @@ static int input(lua_State *L) {
   ml_dtype dtype = lb_check_dtype(L, 2);
   int ndim = lb_check_shape(L, 3, shape);
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_input(lb_engine(L), (int)index - 1, dtype, ndim, shape, out));
+  if (index < 1 || index > INT32_MAX) lb_usage(L, "input: index %lld is out of range", (long long)index);
+  lb_check(L, ml_tensor_input(lb_engine(L), (int)(index - 1), dtype, ndim, shape, out));
   return 1;
 }
 
@@ -129,11 +130,12 @@ static int path_enter(lua_State *L) {
   lb_host *host = lb_get_host(L);
   const char *name = lb_check_text(L, 1, NULL);
   char *path = host->engine->path;
-  size_t length = strlen(path), room = ML_PATH_BYTES - 2 - length, size = strlen(name);
+  size_t length = strlen(path), size = strlen(name), used = length + (length > 0) + 1; /* the dot and the zero */
+  size_t room = used < ML_PATH_BYTES ? ML_PATH_BYTES - used : 0;
   if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths))
     lb_usage(L, "modules are nested too deep");
   host->path_lengths[host->depth++] = length;
-  if (size > 0 && room > 1) {
+  if (size > 0 && room > 0) {
     if (length) path[length++] = '.';
     memcpy(path + length, name, size < room ? size : room);
     path[length + (size < room ? size : room)] = '\0';

@@ -171,7 +171,8 @@ static int make_tensor(lua_State *L) {
   while (lua_istable(L, -1)) { /* the first entries tell the shape */
     if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
     n.shape[n.ndim] = lb_length(L, -1);
-    n.size *= n.shape[n.ndim];
+    if (__builtin_mul_overflow(n.size, n.shape[n.ndim], &n.size) || n.size > (int64_t)1 << 48)
+      lb_usage(L, "tensor: the nested lists hold too much");
     if (n.shape[n.ndim++] == 0) break;
     lua_geti(L, -1, 1);
   }
@@ -263,18 +264,21 @@ static int tensor_write(lua_State *L) {
 static int tensor_commit(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1);
   if (!x->buffer || !x->buffer->reserved) lb_usage(L, "commit_: the tensor is no reservation");
-  lb_check(L, ml_buffer_charge(x->buffer, (size_t)lb_check_integer(L, 2, "bytes")));
+  int64_t bytes = lb_check_integer(L, 2, "bytes");
+  if (bytes < 0 || (size_t)bytes > x->buffer->bytes)
+    lb_usage(L, "commit_: expected 0 to %zu bytes, found %lld", x->buffer->bytes, (long long)bytes);
+  lb_check(L, ml_buffer_charge(x->buffer, (size_t)bytes));
   return 0;
 }
 
 /* x:read_floats(buffer?) and friends are tolist; this reads one int32 without making a table: x:read(i), i 1-based. */
 static int tensor_read_at(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1);
-  int64_t i = lb_check_integer(L, 2, "position") - 1;
-  if (!x->buffer || x->dtype != ML_I32 || i < 0 || i >= ml_tensor_size(x))
-    lb_usage(L, "read: expected a position of an int32 tensor with storage");
+  int64_t i = lb_check_integer(L, 2, "position");
+  if (!x->buffer || x->dtype != ML_I32 || !ml_tensor_is_dense(x) || i < 1 || i > ml_tensor_size(x))
+    lb_usage(L, "read: expected a position of a dense int32 tensor with storage");
   int32_t value;
-  lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * i, 4));
+  lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * (i - 1), 4));
   lua_pushinteger(L, value);
   return 1;
 }

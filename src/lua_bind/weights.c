@@ -228,6 +228,8 @@ static int random_packed(lua_State *L) {
              ml_dtype_name(dtype), (long long)rows);
   }
   if (row_bytes > CHUNK_BYTES * 64) lb_usage(L, "random_packed: rows of %zu bytes", row_bytes);
+  if (!(deviation >= 0 && deviation <= 1024))
+    lb_usage(L, "random_packed: expected a deviation from 0 to 1024, found %g", deviation);
   size_t bytes = row_bytes * ML_PACK_ROWS;
   uint8_t *room = lua_newuserdatauv(L, bytes + 8, 0);
   ml_device *d = lb_engine(L)->device;

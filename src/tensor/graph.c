@@ -58,7 +58,7 @@ bool ml_view_strides(ml_op op, const ml_attrs *a, int in_ndim, const int64_t *in
   case ML_OP_slice:
     for (int i = 0; i < ndim; i++) {
       if (shape[i] > 0) *offset += a->list[3 * i] * in_strides[i];
-      strides[i] = in_strides[i] * a->list[3 * i + 2];
+      strides[i] = in_strides[i] * (shape[i] > 1 ? a->list[3 * i + 2] : 1); /* a single entry's step may be anything */
     }
     return true;
   default: return false;

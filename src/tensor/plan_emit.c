@@ -315,13 +315,22 @@ static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
 
 /* ---- the rest ---- */
 
+/* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
+static ml_status check_placeholder(const ml_value *input, const ml_tensor *t) {
+  if (input->dtype == t->dtype && input->ndim == t->ndim &&
+      memcmp(input->shape, t->shape, (size_t)t->ndim * sizeof *t->shape) == 0)
+    return ML_OK;
+  return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype or shape");
+}
+
 static ml_status emit_leaf(emitter *m, int v) {
   ml_vnode *n = &m->g->nodes[v];
   ml_value value = shaped(n->tensor);
   ml_storage s = {.place = ML_PLACE_INPUT};
   if (n->op == ML_OP_input) {
     s.index = (int)n->tensor->node->attrs.v[0].i;
-    if (s.index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+    if (s.index < 0 || s.index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+    ML_TRY(check_placeholder(&m->p->input_values[s.index], n->tensor));
   } else {
     s = (ml_storage){.place = ML_PLACE_TENSOR, .tensor = n->tensor};
     memcpy(value.strides, n->tensor->strides, sizeof value.strides);

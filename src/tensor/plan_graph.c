@@ -59,7 +59,7 @@ static int by_serial(const void *a, const void *b) {
 }
 
 static void link_inputs(ml_vgraph *g) {
-  qsort(g->nodes, g->n_nodes, sizeof *g->nodes, by_serial);
+  if (g->n_nodes) qsort(g->nodes, g->n_nodes, sizeof *g->nodes, by_serial);
   for (size_t i = 0; i < g->n_nodes; i++) g->nodes[i].tensor->mark = (int)i + 1;
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];

@@ -33,12 +33,16 @@ const char *ml_shape_text(int ndim, const int64_t *shape, char *text, size_t byt
 ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
   if (ndim < 0 || ndim > ML_MAX_DIMS)
     return ml_fail(ML_USAGE, "shape: expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
-  size_t bytes = 0, rows = 1;
-  bool fits = ml_dtype_row_bytes(dtype, ndim ? shape[ndim - 1] : 1, &bytes);
-  for (int i = 0; i < ndim - 1 && fits; i++) fits = shape[i] >= 0 && ml_mul_size(rows, (size_t)shape[i], &rows);
-  fits = fits && ml_mul_size(bytes, rows, &bytes) && bytes < (size_t)1 << 56;
-  if (fits) {
-    *out = bytes;
+  const size_t most = (size_t)1 << 56;
+  size_t bytes = 0, product; /* strides are products too, of the axes that are not empty */
+  bool fits = ml_dtype_row_bytes(dtype, ndim ? shape[ndim - 1] : 1, &bytes), empty = bytes == 0;
+  product = empty ? 1 : bytes;
+  for (int i = 0; i < ndim - 1 && fits; i++) {
+    empty = empty || shape[i] == 0;
+    fits = shape[i] >= 0 && ml_mul_size(product, shape[i] ? (size_t)shape[i] : 1, &product);
+  }
+  if (fits && product < most) {
+    *out = empty ? 0 : product;
     return ML_OK;
   }
   char text[160];

@@ -16,7 +16,8 @@ struct ml_decoding {
   const ml_decoder *decoder;
   ml_text *out;
   ml_spans cut;    /* scratch of regular expressions */
-  memory stages[]; /* (decoder->count) */
+  size_t count;    /* of stages, kept here so that closing outlives the decoder */
+  memory stages[]; /* (count) */
 };
 
 static ml_status receive(ml_decoding *s, size_t i, const char *text, size_t size);
@@ -299,6 +300,7 @@ ml_status ml_decoding_open(const ml_decoder *d, ml_decoding **out) {
   *out = ml_calloc(1, sizeof **out + d->count * sizeof *(*out)->stages);
   if (!*out) return ML_MEMORY;
   (*out)->decoder = d;
+  (*out)->count = d->count;
   return ML_OK;
 }
 
@@ -331,7 +333,7 @@ void ml_decoding_reset(ml_decoding *s) {
 
 void ml_decoding_close(ml_decoding *s) {
   if (!s) return;
-  for (size_t i = 0; i < s->decoder->count; i++) {
+  for (size_t i = 0; i < s->count; i++) {
     ml_text_free(&s->stages[i].pending);
     ml_text_free(&s->stages[i].token);
   }

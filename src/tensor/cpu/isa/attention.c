@@ -7,6 +7,9 @@
 
 enum { ROWS = 4, QUERY_BLOCK = 16 };
 
+/* Beyond every position there is, and far enough from the end of int64 to count on from: what larger starts mean. */
+static const int64_t FAR = (int64_t)1 << 62;
+
 /* ---- rope ---- */
 
 /* Angles are float32 products, as in the reference implementations that checkpoints were trained with. */
@@ -23,7 +26,7 @@ void K(rope_table)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs.v[1].f;
   int64_t length = o->shape[1], n = t->in[1].shape[0];
   for (int64_t u = begin; u < end; u++) {
-    float position = (float)(load_index(start->data, start->dtype, u / length) + u % length);
+    float position = (float)(ml_min64(FAR, load_index(start->data, start->dtype, u / length)) + u % length);
     float *row = (float *)o->data + u * 2 * n;
     for (int64_t i = 0; i < n; i++) {
       float angle = position * frequencies[i];
@@ -90,7 +93,7 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
     int64_t b = u / (H * T), h = u / T % H, pos = u % T;
     if (pos >= load_index(t->in[4].data, t->in[4].dtype, b)) continue;
     int64_t slot = load_index(t->in[2].data, t->in[2].dtype, b),
-            at = load_index(t->in[3].data, t->in[3].dtype, b) + pos;
+            at = ml_min64(FAR, load_index(t->in[3].data, t->in[3].dtype, b)) + pos;
     if (slot < 0 || slot >= cache->shape[0] || at < 0 || at >= cache->shape[2]) {
       fault(w, ML_OP_cache_append, slot < 0 || slot >= cache->shape[0] ? slot : at,
             slot < 0 || slot >= cache->shape[0] ? cache->shape[0] : cache->shape[2]);
@@ -245,7 +248,7 @@ static row make_row(const span *s, int64_t h, int64_t pos) {
   r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
   int64_t at = s->offset + pos;
   r.hi = s->causal ? ml_max64(0, ml_min64(s->keys, at + 1)) : s->keys;
-  r.lo = s->window > 0 ? ml_max64(0, at + 1 - s->window) : 0;
+  r.lo = s->window > 0 && at >= s->window ? at + 1 - s->window : 0;
   if (r.lo > r.hi) r.lo = r.hi;
   return r;
 }
@@ -274,7 +277,8 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
   int size = ml_dtype_infos[k->dtype].bytes;
   s->k = k->data + (slot * k->strides[0] + s->kv * k->strides[1]) * size;
   s->v = v->data + (slot * v->strides[0] + s->kv * v->strides[1]) * size;
-  s->offset = t->in[4].data ? load_index(t->in[4].data, t->in[4].dtype, s->b) : k->shape[2] - q->shape[2];
+  s->offset = k->shape[2] - q->shape[2];
+  if (t->in[4].data) s->offset = ml_min64(FAR, load_index(t->in[4].data, t->in[4].dtype, s->b));
   return true;
 }
 

@@ -117,12 +117,12 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   size_t item = item_bytes(x);
   if (put) memcpy(o->data, x->data, (size_t)size_of(x) * item);
   for (int64_t i = 0; i < n; i++) {
-    int64_t at = load_index(index->data, index->dtype, i),
-            place = (i / (inner * count) * length + at) * inner + i % inner;
+    int64_t at = load_index(index->data, index->dtype, i);
     if (at < 0 || at >= length) {
       fault(w, t->step->op, at, length);
       continue;
     }
+    int64_t place = (i / (inner * count) * length + at) * inner + i % inner;
     if (put) memcpy(o->data + (size_t)place * item, t->in[2].data + (size_t)i * item, item);
     else memcpy(o->data + (size_t)i * item, x->data + (size_t)place * item, item);
   }

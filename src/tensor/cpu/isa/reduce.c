@@ -67,10 +67,9 @@ static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
   }
 }
 
-/* Sum of elements first..last-1 of the reduced index space, in float64 for float64 and float32 otherwise. */
+/* Sum over the reduced index space: blocks of SUM_BLOCK in float32 (float64 for float64), their sums in float64. */
 static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
   double total = 0;
-  float total_f = 0;
   bool wide = x->dtype == ML_F64;
   for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
     int64_t end = ml_min64(b + SUM_BLOCK, r->count);
@@ -81,10 +80,9 @@ static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
       if (wide) part += ((const double *)x->data)[at];
       else part_f += load_float(x->data, x->dtype, at);
     }
-    total += part;
-    total_f += part_f;
+    total += wide ? part : (double)part_f;
   }
-  return wide ? total : total_f;
+  return total;
 }
 
 static double log_sum_exp(const ml_arg *x, const reduce_plan *r, int64_t base) {
