@@ -23,10 +23,10 @@ local M = {}
 ---Longest template in bytes.
 M.MAX_SOURCE = 1 << 19
 ---Steps that a rendering may take unless told otherwise: operators, calls, loop turns, bytes looked at by dozens.
-M.MAX_STEPS = 1000000
+M.MAX_STEPS = 300000
 ---Bytes of text and tables that a rendering may make unless told otherwise, beside BYTES_PER_INPUT for each byte of the
 ---context (templates that gather text message by message make many times what they are given).
-M.MAX_BYTES = 1 << 24
+M.MAX_BYTES = 1 << 23
 M.BYTES_PER_INPUT = 32
 M.STEPS_PER_INPUT = 4
 

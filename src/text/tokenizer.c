@@ -210,6 +210,7 @@ ml_status ml_stream_open(ml_tokenizer *t, bool skip_special, ml_stream **out) {
 }
 
 ml_status ml_stream_push(ml_stream *s, int32_t id, ml_text *text) {
+  if (id >= 0 && (size_t)id >= s->tokenizer->vocab.count) return ML_OK;
   return push_token(s->tokenizer, s->state, id, s->skip_special, text);
 }
 

@@ -31,7 +31,7 @@ local config = [[{"model_type": "qwen3", "hidden_size": 32, "intermediate_size":
 
 ---Makes the folder; load it with `random = seed`.
 ---@param name string
----@param opts? {context: integer, template: string}
+---@param opts? {context: integer, template: string, rows: integer}  rows: of the embedding, 258 as the tokenizer has
 ---@return string path
 function M.make(name, opts)
   opts = opts or {}
@@ -39,7 +39,7 @@ function M.make(name, opts)
   assert(os.execute("mkdir -p '" .. path .. "'"))
   local vocabulary = {}
   for byte = 0, 255 do vocabulary[byte + 1] = quoted(letter(byte)) .. ": " .. byte end
-  write(path .. "/config.json", config:format(258, opts.context or 4096))
+  write(path .. "/config.json", config:format(opts.rows or 258, opts.context or 4096))
   write(path .. "/tokenizer.json", ([[{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
 "added_tokens": [{"id": 256, "content": "<|end|>", "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false},
 {"id": 257, "content": "<|start|>", "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false}],

@@ -50,6 +50,8 @@ add("product without end", "{% set ns = namespace(x=3) %}{% for i in range(10000
 add("one to the largest", "{{ 1 ** 9223372036854775807 }}", "1")
 add("comparison of nested lists", "{% set ns = namespace(a=[], b=[]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}"
   .. "{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}")
+add("equality of long lists", "{% set a = range(50000)|list %}{% set b = range(50000)|list %}{% for i in range(100000) %}{{ a == b }}{% endfor %}")
+add("equality of long texts", "{% set a = 'a' * 1000000 ~ 'b' %}{% set b = 'a' * 1000000 ~ 'b' %}{% for i in range(100000) %}{{ a == b }}{% endfor %}")
 add("order of nested lists", "{% set ns = namespace(a=[1], b=[2]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}"
   .. "{% set ns.b = [ns.a, ns.b] %}{% endfor %}{{ ns.a < ns.b }}")
 add("split of a long text, again and again", "{% set s = 'a ' * 100000 %}{% for i in range(100000) %}{% set x = s.split() %}{% endfor %}")

@@ -344,6 +344,24 @@ t.test("the same seed gives the same text, another another; so across processes"
   t.eq(pipe:read "a", text)
 end)
 
+-- ---- a model with more rows than the tokenizer has ids ----
+
+t.test("ids that the tokenizer lacks have no text", function()
+  local wide <close> = assert(ml.load(bytes.make("generate-wide", {rows = 320}), {random = 7}))
+  t.eq({wide.info.vocab_size, wide.tokenizer.vocab_size}, {320, 258})
+  local said = {72, 300, 105, 319, 258}
+  local text, ids, reason = collect((wide:generate("Hello", {sampler = bytes.says(said)})))
+  t.eq({text, ids, reason}, {"Hi", said, "stop"})
+  t.eq(wide:complete("Hello", {sampler = bytes.says(said), stop = "i"}), "H")
+  t.eq(wide:complete("Hello", {sampler = bytes.says {300, 0xC3, 0xA9}}), "\u{e9}")
+  local s <close> = wide:session()
+  for _ in s:send("Hello", {sampler = bytes.says {72, 300, 105}}) do end -- luacheck: ignore 542
+  t.eq(s.messages[2].content, "Hi")
+  for _ in s:send("again", {max_tokens = 4, ignore_eos = true}) do end -- luacheck: ignore 542
+  t.raises(function() wide.tokenizer:decode {72, 300} end, "decode: id 300, expected 0 to 257", "usage")
+  t.raises(function() wide.tokenizer:stream():push(-1) end, "out of range", "usage")
+end)
+
 -- ---- closing ----
 
 t.test("closing a model frees everything, twice is harmless", function()

@@ -5,7 +5,7 @@ package.path = here .. "/?.lua;" .. package.path
 local t = require "harness"
 local templates = require "hostile_templates"
 
-local SECONDS, KIBIBYTES = 1.5, 64 * 1024
+local SECONDS, KIBIBYTES = 1.0, 64 * 1024
 local CODES = {text = true, corrupt = true, unsupported = true, limit = true, usage = true, mismatch = true}
 
 local interpreter = arg[-1] or "lua5.4"
