@@ -1,7 +1,8 @@
 ---KV caches: state of fixed address and shape, appended in place.
 ---
----A store holds the keys and values of every layer for a number of slots. A view says which slots the rows of a batch use, where each begins
----and how many of its tokens are real; it is what a family's forward gets as `caches`, one entry a layer.
+---A store holds the keys and values of every layer for a number of slots. A view says which slots the rows of a batch
+---use, where each begins and how many of its tokens are real; it is what a family's forward gets as `caches`, one entry
+---a layer.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 
@@ -15,7 +16,8 @@ Store.__index = Store
 ---@param capacity integer  tokens a slot
 ---@param dtype string  "float32" or "float16"
 function M.store(slots, capacity, dtype)
-  return setmetatable({slots = slots, capacity = capacity, dtype = dtype or "float32", layers = {}, row_bytes = 0}, Store)
+  dtype = dtype or "float32"
+  return setmetatable({slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0}, Store)
 end
 
 -- Address space for the whole context; memory is committed as it fills.
@@ -51,7 +53,8 @@ View.__index = View
 function View:append(k, v)
   if not self.store.layers[self.layer] then reserve(self.store, self.layer, k, v) end
   local layer = self.store.layers[self.layer]
-  return ml.cache_append(layer.k, k, self.slots, self.start, self.count), ml.cache_append(layer.v, v, self.slots, self.start, self.count)
+  local slots, start, count = self.slots, self.start, self.count
+  return ml.cache_append(layer.k, k, slots, start, count), ml.cache_append(layer.v, v, slots, start, count)
 end
 
 ---One entry a layer, made when it is asked for.

@@ -9,8 +9,8 @@ local function is_tensor(x)
   return meta and meta.__name == "moonlet.Tensor" or false
 end
 
--- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder that puts
--- other tensors in their places.
+-- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder
+-- that puts other tensors in their places.
 local function describe(value, tensors, key, depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
   if is_tensor(value) then
@@ -44,7 +44,8 @@ end
 
 -- ---- scopes ----
 
--- Gives the tensors of a result, whatever tables they lie in, to the scope `to` (nil: to none); with `from`, those of that scope alone.
+-- Gives the tensors of a result, whatever tables they lie in, to the scope `to` (nil: to none); with `from`, those of
+-- that scope alone.
 local function hand_on(value, to, from, seen)
   if is_tensor(value) then core.scope_move(value, to, from) end
   if type(value) ~= "table" or seen[value] then return end
@@ -55,8 +56,8 @@ local function hand_on(value, to, from, seen)
   end
 end
 
----Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn may yield: what others
----make meanwhile is not the scope's.
+---Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn
+---may yield: what others make meanwhile is not the scope's.
 ---@param fn function
 ---@return any ...  what fn returns
 function M.scope(fn, ...)
@@ -120,12 +121,13 @@ local function trace(fn, args, n)
 end
 
 local function check_callable(fn, what)
-  if type(fn) ~= "function" and not (getmetatable(fn) or {}).__call then util.raise("usage", "%s: expected a function, found %s", what, type(fn)) end
+  if type(fn) == "function" or (getmetatable(fn) or {}).__call then return end
+  util.raise("usage", "%s: expected a function, found %s", what, type(fn))
 end
 
----A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then on replays the plan.
----Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a new value, give them as
----arguments, or make them state that is written in place.
+---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
+---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants
+---of the plan: to see a new value, give them as arguments, or make them state that is written in place.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
@@ -166,7 +168,9 @@ function M.stop_gradient(x) return x end
 local function no_gradient(name)
   return function() util.raise("unsupported", "%s: the operations of this version have no gradients", name) end
 end
-for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do M[name] = no_gradient(name) end
+for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do
+  M[name] = no_gradient(name)
+end
 
 util.guard(M, "", true)
 M.is_tensor = is_tensor

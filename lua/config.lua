@@ -1,5 +1,5 @@
----Configurations as families read them: defaults filled in, types checked, null as nil, both spellings of rope, and a record of what was
----read, so that a key that nobody reads can be named.
+---Configurations as families read them: defaults filled in, types checked, null as nil, both spellings of rope, and a
+---record of what was read, so that a key that nobody reads can be named.
 local core = require "moonlet.core"
 local rope = require "moonlet.rope"
 local util = require "moonlet.util"
@@ -42,14 +42,19 @@ for _, name in ipairs {"number", "boolean", "string", "table"} do
 end
 
 local kind_of = {
-  rms_norm_eps = "epsilon", layer_norm_eps = "epsilon", layer_types = "table", rope_scaling = "table", rope_parameters = "table",
+  rms_norm_eps = "epsilon", layer_norm_eps = "epsilon",
+  layer_types = "table", rope_scaling = "table", rope_parameters = "table",
 }
-for name in ([[hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size sliding_window
-  sliding_window_pattern _sliding_window_pattern max_position_embeddings]]):gmatch "%S+" do kind_of[name] = "count" end
-for name in ([[rope_theta rope_local_base_freq query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping]]):gmatch "%S+" do
-  kind_of[name] = "positive"
-end
-for name in ([[attention_bias mlp_bias tie_word_embeddings use_sliding_window]]):gmatch "%S+" do kind_of[name] = "boolean" end
+for name in ([[
+  hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size vocab_size
+  sliding_window sliding_window_pattern _sliding_window_pattern max_position_embeddings
+]]):gmatch "%S+" do kind_of[name] = "count" end
+for name in ([[
+  rope_theta rope_local_base_freq query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
+]]):gmatch "%S+" do kind_of[name] = "positive" end
+for name in ([[
+  attention_bias mlp_bias tie_word_embeddings use_sliding_window
+]]):gmatch "%S+" do kind_of[name] = "boolean" end
 for name in ([[model_type hidden_act hidden_activation]]):gmatch "%S+" do kind_of[name] = "string" end
 
 local function show(value)
@@ -74,15 +79,17 @@ end
 local meaningless = {}
 for name in ([[
   architectures model_type transformers_version torch_dtype dtype use_cache initializer_range auto_map _name_or_path
-  attention_dropout hidden_dropout embd_pdrop attn_pdrop resid_pdrop classifier_dropout classifier_dropout_prob attention_probs_dropout_prob
-  hidden_dropout_prob pad_token_id bos_token_id eos_token_id sep_token_id decoder_start_token_id cache_implementation
-  pretraining_tp output_attentions output_hidden_states output_scores return_dict return_dict_in_generate id2label label2id problem_type
-  tokenizer_class task_specific_params finetuning_task is_llama_config max_position_embeddings torchscript tf_legacy_loss use_bfloat16
-  chunk_size_feed_forward prefix transformers.js_config _attn_implementation _attn_implementation_autoset _attn_implementation_internal
-  _flash_attn_2_enabled _pre_quantization_dtype unsloth_fixed unsloth_version
-  max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
-  repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
-  forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+  attention_dropout hidden_dropout embd_pdrop attn_pdrop resid_pdrop classifier_dropout classifier_dropout_prob
+  attention_probs_dropout_prob hidden_dropout_prob pad_token_id bos_token_id eos_token_id sep_token_id
+  decoder_start_token_id cache_implementation pretraining_tp output_attentions output_hidden_states output_scores
+  return_dict return_dict_in_generate id2label label2id problem_type tokenizer_class task_specific_params
+  finetuning_task is_llama_config max_position_embeddings torchscript tf_legacy_loss use_bfloat16
+  chunk_size_feed_forward prefix transformers.js_config _attn_implementation _attn_implementation_autoset
+  _attn_implementation_internal _flash_attn_2_enabled _pre_quantization_dtype unsloth_fixed unsloth_version
+  max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+  typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+  num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values
+  exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
 ]]):gmatch "%S+" do meaningless[name] = true end
 
 local function absent_or_false(v) return v == false end
@@ -104,7 +111,9 @@ local neutral = {
   rope_local_base_freq = function(_, raw) return plain(raw.rope_parameters) ~= nil end,
   sliding_window = no_windows,
   use_sliding_window = function(v, raw) return v == false or plain(raw.layer_types) ~= nil end,
-  max_window_layers = function(_, raw) return plain(raw.use_sliding_window) ~= true or plain(raw.layer_types) ~= nil end,
+  max_window_layers = function(_, raw)
+    return plain(raw.use_sliding_window) ~= true or plain(raw.layer_types) ~= nil
+  end,
   sliding_window_pattern = function(_, raw) return plain(raw.layer_types) ~= nil end,
   _sliding_window_pattern = function(_, raw) return plain(raw.layer_types) ~= nil end,
   layer_types = function(v)
@@ -122,7 +131,9 @@ local function rope_of(c, raw, kind)
   local nested = c.rope_parameters
   if nested and type(nested[kind]) == "table" then nested = nested[kind]
   elseif nested and (nested.full_attention or nested.sliding_attention) then nested = nil end
-  if nested then return {theta = checked("rope_parameters", "rope_theta", nested.rope_theta) or c.rope_theta, scaling = nested} end
+  if nested then
+    return {theta = checked("rope_parameters", "rope_theta", nested.rope_theta) or c.rope_theta, scaling = nested}
+  end
   if kind == "sliding_attention" then
     local theta = c.rope_local_base_freq
     if theta then return {theta = theta} end
@@ -186,7 +197,8 @@ function M.wrap(raw, defaults, what)
     local names = {}
     for _, key in ipairs(util.sorted_keys(raw)) do
       local value = plain(raw[key])
-      if value ~= nil and not read[key] and not meaningless[key] and not (neutral[key] and neutral[key](value, raw)) then
+      local known = value == nil or read[key] or meaningless[key] or (neutral[key] and neutral[key](value, raw))
+      if not known then
         names[#names + 1] = tostring(key)
       end
     end
@@ -201,7 +213,9 @@ local MOST_LAYERS = 2000
 
 local function check_layer_types(what, types, layers, known)
   if types == nil then return end
-  if #types ~= layers then util.raise("corrupt", "%s: layer_types: expected %d entries, found %d", what, layers, #types) end
+  if #types ~= layers then
+    util.raise("corrupt", "%s: layer_types: expected %d entries, found %d", what, layers, #types)
+  end
   for i, kind in ipairs(types) do
     if not util.contains(known, kind) then
       util.raise("unsupported", "%s: layer_types: entry %d: %s is not supported", what, i, show(kind))
@@ -219,15 +233,21 @@ function M.check(what, raw, family)
     if read[key] == nil then util.raise("corrupt", "%s: %s: expected a positive integer, found nothing", what, key) end
   end
   local layers, heads, hidden = read.num_hidden_layers, read.num_attention_heads, read.hidden_size
-  if layers > MOST_LAYERS then util.raise("corrupt", "%s: num_hidden_layers: expected at most %d, found %d", what, MOST_LAYERS, layers) end
-  if plain(raw.head_dim) == nil and hidden % heads ~= 0 and (read.head_dim == nil or read.head_dim == hidden // heads) then
+  if layers > MOST_LAYERS then
+    util.raise("corrupt", "%s: num_hidden_layers: expected at most %d, found %d", what, MOST_LAYERS, layers)
+  end
+  local head_dim = read.head_dim
+  if plain(raw.head_dim) == nil and hidden % heads ~= 0 and (head_dim == nil or head_dim == hidden // heads) then
     util.raise("corrupt", "%s: hidden_size: %d does not divide into num_attention_heads: %d", what, hidden, heads)
   end
   local kv_heads = read.num_key_value_heads
   if kv_heads and heads % kv_heads ~= 0 then
-    util.raise("corrupt", "%s: num_attention_heads: %d does not divide by num_key_value_heads: %d", what, heads, kv_heads)
+    util.raise("corrupt", "%s: num_attention_heads: %d does not divide by num_key_value_heads: %d", what, heads,
+      kv_heads)
   end
-  for _, key in ipairs {"max_position_embeddings", "rope_parameters", "rope_scaling"} do checked(what, key, plain(raw[key])) end
+  for _, key in ipairs {"max_position_embeddings", "rope_parameters", "rope_scaling"} do
+    checked(what, key, plain(raw[key]))
+  end
   local types = checked(what, "layer_types", M.strip(raw.layer_types))
   check_layer_types(what, types, layers, family.layer_kinds or {"full_attention", "sliding_attention"})
 end

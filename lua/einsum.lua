@@ -171,8 +171,8 @@ local function stated_output(text, terms)
 end
 
 ---Sums of products by labels: einsum("bij,bjk->bik", {a, b}). A letter names an axis; letters that the result does not
----name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...` stands
----for leading axes that broadcast. Operands are multiplied in turn from the left.
+---name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...`
+---stands for leading axes that broadcast. Operands are multiplied in turn from the left.
 ---@param equation string
 ---@param operands moonlet.Tensor[]
 ---@return moonlet.Tensor

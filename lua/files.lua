@@ -37,13 +37,17 @@ function M.save_safetensors(path, tensors, metadata, order)
   order = order or util.sorted_keys(tensors)
   local list, keys, values = {}, {}, {}
   for i, name in ipairs(order) do list[i] = tensors[name] end
-  for i, key in ipairs(util.sorted_keys(metadata or {})) do keys[i], values[i] = tostring(key), tostring(metadata[key]) end
+  for i, key in ipairs(util.sorted_keys(metadata or {})) do
+    keys[i], values[i] = tostring(key), tostring(metadata[key])
+  end
   return core.save_safetensors(path, order, list, keys, values)
 end
 
 -- npy: magic, version, header length, a Python dict of dtype, order and shape, then the bytes (NumPy's format 1.0).
-local npy_types = {float32 = "<f4", float64 = "<f8", float16 = "<f2", int8 = "|i1", uint8 = "|u1", int16 = "<i2", uint16 = "<u2", int32 = "<i4",
-  uint32 = "<u4", int64 = "<i8", uint64 = "<u8", bool = "|b1"}
+local npy_types = {
+  float32 = "<f4", float64 = "<f8", float16 = "<f2", int8 = "|i1", uint8 = "|u1", int16 = "<i2", uint16 = "<u2",
+  int32 = "<i4", uint32 = "<u4", int64 = "<i8", uint64 = "<u8", bool = "|b1",
+}
 
 function M.save_npy(path, x)
   local descr = npy_types[x.dtype]
@@ -64,12 +68,16 @@ function M.load_npy(path)
   local size = wide and string.unpack("<I4", text, 9) or string.unpack("<I2", text, 9)
   local from = wide and 13 or 11
   local header = text:sub(from, from + size - 1)
-  local descr, order, dims = header:match "'descr':%s*'([^']*)'", header:match "'fortran_order':%s*(%a+)", header:match "'shape':%s*%(([^)]*)%)"
+  local descr = header:match "'descr':%s*'([^']*)'"
+  local order = header:match "'fortran_order':%s*(%a+)"
+  local dims = header:match "'shape':%s*%(([^)]*)%)"
   local dtype
   for name, code in pairs(npy_types) do
     if code == descr then dtype = name end
   end
-  if not dtype or not dims then return util.fail("unsupported", "%s: descr '%s' is not supported", path, tostring(descr)) end
+  if not dtype or not dims then
+    return util.fail("unsupported", "%s: descr '%s' is not supported", path, tostring(descr))
+  end
   if order ~= "False" then return util.fail("unsupported", "%s: column-major order is not supported", path) end
   local shape = {}
   for n in dims:gmatch "%d+" do shape[#shape + 1] = math.tointeger(n) end

@@ -8,14 +8,17 @@ local M = {}
 ---With `cache`, k and v are appended to it first and q attends to all that it holds; `window` counts the token itself.
 ---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
 function M.attention(q, k, v, opts)
-  opts = util.options(opts, {scale = false, mask = false, causal = true, window = 0, cache = false, softcap = 0, sinks = false}, "attention")
+  opts = util.options(opts, {
+    scale = false, mask = false, causal = true, window = 0, cache = false, softcap = 0, sinks = false,
+  }, "attention")
   local cache, slots, start, count = opts.cache, nil, nil, nil
   if cache then
     k, v = cache:append(k, v)
     slots, start, count = cache.slots, cache.start, cache.count
   end
   return ml.attention(q, k, v, slots, start, count, opts.mask, opts.sinks, {
-    scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal, window = opts.window or 0, softcap = opts.softcap or 0,
+    scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
+    window = opts.window or 0, softcap = opts.softcap or 0,
   })
 end
 
@@ -33,8 +36,10 @@ end
 
 for _, name in ipairs {"rope", "softmax", "log_softmax", "silu", "gelu", "gelu_tanh", "relu"} do M[name] = ml[name] end
 
-local activations = {silu = ml.silu, swish = ml.silu, gelu = ml.gelu, gelu_pytorch_tanh = ml.gelu_tanh, gelu_new = ml.gelu_tanh,
-  gelu_tanh = ml.gelu_tanh, relu = ml.relu}
+local activations = {
+  silu = ml.silu, swish = ml.silu, gelu = ml.gelu, gelu_pytorch_tanh = ml.gelu_tanh, gelu_new = ml.gelu_tanh,
+  gelu_tanh = ml.gelu_tanh, relu = ml.relu,
+}
 ---The activation that a configuration names.
 function M.activation(name)
   return activations[name] or util.raise("unsupported", "activation \"%s\" is not supported", tostring(name))

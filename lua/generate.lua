@@ -8,14 +8,14 @@ local M = {}
 
 -- What a chain replaces.
 local sampling = {
-  temperature = 0, top_k = 0, top_p = 0, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1, repeat_penalty = 1, repeat_last_n = 64,
-  presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
+  temperature = 0, top_k = 0, top_p = 0, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
+  repeat_penalty = 1, repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
 }
 local sampling_names = util.sorted_keys(sampling)
 
 M.known = {
-  max_tokens = 256, seed = false, stop = false, stop_tokens = false, logprobs = false, sampler = false, cancel = false, deadline = false,
-  ignore_eos = false,
+  max_tokens = 256, seed = false, stop = false, stop_tokens = false, logprobs = false, sampler = false,
+  cancel = false, deadline = false, ignore_eos = false,
 }
 for name, default in pairs(sampling) do M.known[name] = default end
 
@@ -32,7 +32,10 @@ local function check_integer(o, name, low)
   local v = o[name]
   if v == nil then return end
   o[name] = math.type(v) and math.tointeger(v)
-  if not o[name] or o[name] < low then util.raise("usage", "%s: expected an integer%s, found %s", name, low >= 0 and (" from %d"):format(low) or "", tostring(v)) end
+  if not o[name] or o[name] < low then
+    local from = low >= 0 and (" from %d"):format(low) or ""
+    util.raise("usage", "%s: expected an integer%s, found %s", name, from, tostring(v))
+  end
 end
 
 local function check_list(o, name, what, is)
@@ -61,10 +64,14 @@ function M.options(given, what, more)
   check_integer(o, "seed", math.mininteger)
   check_list(o, "stop", "a string or a list of strings", function(s) return type(s) == "string" and s ~= "" end)
   check_list(o, "stop_tokens", "a token id or a list of them", math.tointeger)
-  if o.cancel ~= nil and type(o.cancel) ~= "table" then util.raise("usage", "cancel: expected a token of ml.cancel_token(), found %s", type(o.cancel)) end
+  if o.cancel ~= nil and type(o.cancel) ~= "table" then
+    util.raise("usage", "cancel: expected a token of ml.cancel_token(), found %s", type(o.cancel))
+  end
   if o.sampler ~= nil then
     for _, name in ipairs(sampling_names) do
-      if given[name] ~= nil then util.raise("usage", "%s: option \"%s\" has no meaning beside a sampler", what, name) end
+      if given[name] ~= nil then
+        util.raise("usage", "%s: option \"%s\" has no meaning beside a sampler", what, name)
+      end
     end
   end
   return o
@@ -106,8 +113,11 @@ function M.start(model, runtime, ids, o, release)
   local self = setmetatable({
     model = model, runtime = runtime, prompt = ids, options = o, chain = chain, key = key, release = release,
     text = "", ids = {}, pending = "", stops = o.stop or {}, ends = {}, text_ends = {}, text_size = 0,
-    metrics = {prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0, prefill_seconds = 0.0, decode_seconds = 0.0, total_seconds = 0.0,
-      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0},
+    metrics = {
+      prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0,
+      prefill_seconds = 0.0, decode_seconds = 0.0, total_seconds = 0.0,
+      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0,
+    },
   }, Generation)
   for _, id in ipairs(o.stop_tokens or {}) do self.ends[math.tointeger(id)] = true end
   local tokenizer = model.tokenizer
@@ -168,7 +178,8 @@ local function find_stop(text, stops)
   return nil, held
 end
 
--- Text that the token completes, with stop strings looked for. Returns the text to show and whether a stop string was met.
+-- Text that the token completes, with stop strings looked for. Returns the text to show and whether a stop string was
+-- met.
 local function take_text(self, id, last)
   if not self.stream then return nil, false end
   local new = self.stream:push(id)
@@ -194,8 +205,8 @@ local function rest(self)
   return text
 end
 
----The ids that say what `text` says: of an answer that a stop string ended, those before it, a token of which only the beginning counts
----being written anew.
+---The ids that say what `text` says: of an answer that a stop string ended, those before it, a token of which only the
+---beginning counts being written anew.
 function Generation:kept_ids()
   if #self.stops == 0 then return table.move(self.ids, 1, #self.ids, 1, {}) end
   local kept, size = {}, 0
@@ -204,7 +215,8 @@ function Generation:kept_ids()
     kept[i], size = id, self.text_ends[i]
   end
   if size < #self.text then
-    local more = self.model.tokenizer:encode(self.text:sub(size + 1), {add_special_tokens = false, parse_special = false})
+    local tail = self.text:sub(size + 1)
+    local more = self.model.tokenizer:encode(tail, {add_special_tokens = false, parse_special = false})
     table.move(more, 1, #more, #kept + 1, kept)
   end
   return kept
@@ -257,7 +269,8 @@ local function advance(self)
     return text ~= "" and {id = id, text = text, index = index} or nil
   end
   self.ids[index] = id
-  local last = index >= o.max_tokens or #self.prompt + index > self.runtime.capacity -- a token behind a full context cannot be fed
+  local full = #self.prompt + index > self.runtime.capacity -- a token behind a full context cannot be fed
+  local last = index >= o.max_tokens or full
   local text, stopped = take_text(self, id, last)
   local token = {id = id, text = text, index = index}
   if o.logprobs then token.logprob, token.top_logprobs = self.runtime:logprobs(id, o.logprobs) end
@@ -266,7 +279,8 @@ local function advance(self)
   return token
 end
 
----The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end normally.
+---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
+---normally.
 function Generation:next()
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end

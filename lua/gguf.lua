@@ -1,4 +1,5 @@
----GGUF checkpoints as the families see them: metadata under the names of config.json, tensors under the names of module paths.
+---GGUF checkpoints as the families see them: metadata under the names of config.json, tensors under the names of module
+---paths.
 ---Source: the GGUF specification (ggml, docs/gguf.md) for keys and tensor names.
 local util = require "moonlet.util"
 
@@ -8,27 +9,34 @@ local M = {}
 local config_keys = {
   hidden_size = "embedding_length", num_hidden_layers = "block_count", intermediate_size = "feed_forward_length",
   num_attention_heads = "attention.head_count", num_key_value_heads = "attention.head_count_kv",
-  rms_norm_eps = "attention.layer_norm_rms_epsilon", rope_theta = "rope.freq_base", max_position_embeddings = "context_length",
-  head_dim = "attention.key_length",
+  rms_norm_eps = "attention.layer_norm_rms_epsilon", rope_theta = "rope.freq_base",
+  max_position_embeddings = "context_length", head_dim = "attention.key_length",
 }
 
 -- part of a tensor's name -> module path
 local names = {
   token_embd = "model.embed_tokens", output_norm = "model.norm", output = "lm_head",
-  attn_q = "self_attn.q_proj", attn_k = "self_attn.k_proj", attn_v = "self_attn.v_proj", attn_output = "self_attn.o_proj",
+  attn_q = "self_attn.q_proj", attn_k = "self_attn.k_proj", attn_v = "self_attn.v_proj",
+  attn_output = "self_attn.o_proj",
   attn_norm = "input_layernorm", ffn_norm = "post_attention_layernorm",
   ffn_gate = "mlp.gate_proj", ffn_up = "mlp.up_proj", ffn_down = "mlp.down_proj",
 }
 
 -- keys that say nothing that the tensors or the tokenizer do not say
-local meaningless = {vocab_size = true, ["rope.scaling.finetuned"] = true, ["rope.scaling.type"] = true, ["rope.scaling.factor"] = true,
-  ["rope.scaling.original_context_length"] = true, tensor_data_layout = true}
+local meaningless = {
+  vocab_size = true, tensor_data_layout = true,
+  ["rope.scaling.finetuned"] = true, ["rope.scaling.type"] = true, ["rope.scaling.factor"] = true,
+  ["rope.scaling.original_context_length"] = true,
+}
 
 -- The rope scaling that the metadata tells: a rule by name, or a divisor for each frequency in a tensor.
 local function scaling_of(file, of, entries)
   local kind = of "rope.scaling.type"
   if kind ~= nil and kind ~= "none" then
-    return {rope_type = kind, factor = of "rope.scaling.factor", original_max_position_embeddings = of "rope.scaling.original_context_length"}
+    return {
+      rope_type = kind, factor = of "rope.scaling.factor",
+      original_max_position_embeddings = of "rope.scaling.original_context_length",
+    }
   end
   if not entries["rope_freqs.weight"] then return nil end
   local factors, message, code = file:load("rope_freqs.weight")
@@ -63,10 +71,12 @@ function M.config(file, family, path)
   c.tie_word_embeddings = entries["output.weight"] == nil
   local size = c.head_dim or (math.type(c.hidden_size) == "integer" and math.type(c.num_attention_heads) == "integer"
     and c.num_attention_heads > 0 and c.hidden_size // c.num_attention_heads) or nil
-  for _, key in ipairs {"attention.value_length", "rope.dimension_count"} do -- heads of two sizes, partial rotary positions
+  -- heads of two sizes, partial rotary positions
+  for _, key in ipairs {"attention.value_length", "rope.dimension_count"} do
     used[key] = true
     if of(key) ~= nil and of(key) ~= size then
-      util.raise("unsupported", "%s: %s%s: expected %s, the size of a head, found %s", path, prefix, key, tostring(size), tostring(of(key)))
+      util.raise("unsupported", "%s: %s%s: expected %s, the size of a head, found %s", path, prefix, key,
+        tostring(size), tostring(of(key)))
     end
   end
   for name, value in pairs(family.gguf.defaults or {}) do

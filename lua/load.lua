@@ -28,7 +28,9 @@ local function user_family(model_type)
       local chunk, message = loadfile(path, "t")
       if not chunk then util.raise("corrupt", "%s", message) end
       local family = chunk("moonlet.models." .. model_type, path)
-      if not is_family(family) then util.raise("corrupt", "%s: expected the file to return a model class of nn.model", path) end
+      if not is_family(family) then
+        util.raise("corrupt", "%s: expected the file to return a model class of nn.model", path)
+      end
       return family
     end
   end
@@ -46,7 +48,8 @@ function M.family(model_type, what)
     if serves(family, model_type) then return family end
   end
   return user_family(model_type)
-    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)", what or "load", model_type)
+    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)",
+      what or "load", model_type)
 end
 
 local function family_of_architecture(arch, path)
@@ -100,7 +103,8 @@ local function vector(source, path, tensor, name)
   return values
 end
 
--- The block format that a matrix is rounded to, or nil where it stays as it is: a width that no block divides stays dense.
+-- The block format that a matrix is rounded to, or nil where it stays as it is: a width that no block divides stays
+-- dense.
 local function format_for(opts, inputs)
   local q = opts.quantize
   return q and inputs % q.group_size == 0 and q.format or nil
@@ -110,14 +114,17 @@ end
 local function read_parameter(source, owner, key, spec, path, entry, opts)
   local name = entry.name
   if not same_shape(entry.shape, spec.shape) then
-    util.raise("mismatch", "%s: %s: expected shape %s, found %s", source.path, name, shape_text(spec.shape), shape_text(entry.shape))
+    util.raise("mismatch", "%s: %s: expected shape %s, found %s", source.path, name, shape_text(spec.shape),
+      shape_text(entry.shape))
   end
   local matrix = spec.kind == "matrix"
   local quantize = matrix and format_for(opts, spec.shape[2])
   if quantize and not float_types[entry.dtype] then
     util.raise("unsupported", "%s: %s: quantize: expected float weights, found %s", source.path, name, entry.dtype)
   end
-  local tensor, message, code = source.file:load(name, {packed = matrix, exact = opts.precision == "exact", heads = entry.heads, quantize = quantize})
+  local tensor, message, code = source.file:load(name, {
+    packed = matrix, exact = opts.precision == "exact", heads = entry.heads, quantize = quantize,
+  })
   if code == "cancelled" then raise_cancelled() end
   if not tensor then util.raise(code, "%s: %s", source.path, message) end
   rawset(owner, key, matrix and tensor or vector(source, path, tensor, name))
@@ -134,7 +141,8 @@ local function check_leftover(family, source, used)
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
     if not used[path] and not ignored(family, name) and not (path == "lm_head.weight" and source.tied) then
-      util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name, family.model_types[1])
+      util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name,
+        family.model_types[1])
     end
   end
 end
@@ -142,11 +150,13 @@ end
 ---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}.
 local function load_weights(net, family, source, opts)
   local used, done, total = {}, 0, 0
-  net:each_parameter(function(_, _, spec, path) -- all names first: a file that does not fit is refused before a byte is read
+  -- All names first: a file that does not fit is refused before a byte is read.
+  net:each_parameter(function(_, _, spec, path)
     total = total + 1
     used[path] = true
     if not source.entries[path] then
-      util.raise("not_found", "%s: weight \"%s\" is missing: expected shape %s", source.path, source.name_of(path), shape_text(spec.shape))
+      util.raise("not_found", "%s: weight \"%s\" is missing: expected shape %s", source.path, source.name_of(path),
+        shape_text(spec.shape))
     end
   end)
   check_leftover(family, source, used)
@@ -165,7 +175,8 @@ local function random_weights(net, opts)
     seed = seed + 1
     if spec.kind == "matrix" then
       local rows, inputs = spec.shape[1], spec.shape[2]
-      rawset(owner, key, core.random_packed(format_for(opts, inputs) or "bfloat16", rows, inputs, inputs ^ -0.5, seed, exact))
+      local format = format_for(opts, inputs) or "bfloat16"
+      rawset(owner, key, core.random_packed(format, rows, inputs, inputs ^ -0.5, seed, exact))
     else
       rawset(owner, key, spec.init == "ones" and ml.ones(spec.shape) or ml.zeros(spec.shape))
       ml.eval(owner[key])
@@ -218,7 +229,10 @@ end
 
 local function add_entry(source, path, entry)
   local other = source.entries[path]
-  if other then util.raise("mismatch", "%s: tensors \"%s\" and \"%s\" are the same parameter %s", source.path, other.name, entry.name, path) end
+  if other then
+    util.raise("mismatch", "%s: tensors \"%s\" and \"%s\" are the same parameter %s", source.path, other.name,
+      entry.name, path)
+  end
   source.entries[path] = entry
 end
 
@@ -227,13 +241,18 @@ local function directory_source(made, path, family)
   if not file then util.raise(code, "%s", message) end
   made.file = file
   local source = {file = file, path = path, entries = {}, name_of = function(p) return p end}
-  for _, entry in ipairs(file:entries()) do add_entry(source, family.text_config and text_name(entry.name) or entry.name, entry) end
+  for _, entry in ipairs(file:entries()) do
+    add_entry(source, family.text_config and text_name(entry.name) or entry.name, entry)
+  end
   return source
 end
 
 local function gguf_source(made, path, family, c)
   local names = {}
-  local source = {file = made.gguf, path = path, entries = {}, norm_offset = family.gguf.norm_offset, name_of = function(p) return names[p] or p end}
+  local source = {
+    file = made.gguf, path = path, entries = {}, norm_offset = family.gguf.norm_offset,
+    name_of = function(p) return names[p] or p end,
+  }
   for _, entry in ipairs(made.gguf:entries()) do
     local target, part = gguf.path(family, entry.name)
     if target and gguf.is_permuted(family, part) then
@@ -259,8 +278,9 @@ end
 -- ---- options ----
 
 local known = {
-  device = false, dtype = false, precision = "fast", backend = "native", adapter = false, family = false, max_context = false, quantize = false,
-  python = false, progress = false, threads = false, strict = false, random = false,
+  device = false, dtype = false, precision = "fast", backend = "native", adapter = false, family = false,
+  max_context = false, quantize = false, python = false, progress = false, threads = false, strict = false,
+  random = false,
 }
 
 local function check_count(opts, name, most)
@@ -281,14 +301,20 @@ local rounded = {q4_0 = true, q8_0 = true} -- what float weights can be rounded 
 local function check_quantize(q, random)
   if q == nil then return nil end
   q = util.options(q, {bits = false, group_size = false, format = false}, "quantize")
-  local format = q.format or format_of_bits[q.bits or 4] or util.raise("unsupported", "quantize: bits: expected 4 or 8, found %s", tostring(q.bits))
-  local bits = formats[format] or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
+  local format = q.format or format_of_bits[q.bits or 4]
+    or util.raise("unsupported", "quantize: bits: expected 4 or 8, found %s", tostring(q.bits))
+  local bits = formats[format]
+    or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
   local group = format:match "_k$" and 256 or 32
-  if q.bits and q.bits ~= bits then util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, tostring(q.bits)) end
+  if q.bits and q.bits ~= bits then
+    util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, tostring(q.bits))
+  end
   if q.group_size and q.group_size ~= group then
     util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, tostring(q.group_size))
   end
-  if not random and not rounded[format] then util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format) end
+  if not random and not rounded[format] then
+    util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format)
+  end
   return {format = format, bits = bits, group_size = group}
 end
 
@@ -298,11 +324,16 @@ local function check_options(opts)
   if opts.precision ~= "fast" and opts.precision ~= "exact" then
     util.raise("usage", "load: precision: expected \"fast\" or \"exact\", found %s", tostring(opts.precision))
   end
-  if opts.dtype and opts.dtype ~= "float32" then util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype)) end
+  if opts.dtype and opts.dtype ~= "float32" then
+    util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype))
+  end
   if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end
-  if opts.progress and type(opts.progress) ~= "function" then util.raise("usage", "load: progress: expected a function, found %s", type(opts.progress)) end
+  if opts.progress and type(opts.progress) ~= "function" then
+    util.raise("usage", "load: progress: expected a function, found %s", type(opts.progress))
+  end
   if opts.random ~= nil then
-    opts.random = math.tointeger(opts.random) or util.raise("usage", "load: random: expected an integer seed, found %s", tostring(opts.random))
+    opts.random = math.tointeger(opts.random)
+      or util.raise("usage", "load: random: expected an integer seed, found %s", tostring(opts.random))
   end
   opts.quantize = check_quantize(opts.quantize, opts.random)
   if opts.device then core.default_device(opts.device) end
@@ -332,7 +363,8 @@ local function check_quantization(raw, what)
   for _, key in ipairs {"quantization", "quantization_config"} do
     local q = raw[key]
     if type(q) == "table" then
-      util.raise("unsupported", "%s: %s: weights in the format %s are not supported", what, key, tostring(q.quant_method or q.mode or "affine"))
+      util.raise("unsupported", "%s: %s: weights in the format %s are not supported", what, key,
+        tostring(q.quant_method or q.mode or "affine"))
     end
   end
 end
@@ -342,7 +374,9 @@ local function open_directory(made, path, opts)
   local what = path .. "/config.json"
   local raw = read_json(what)
   local model_type = raw.model_type
-  if type(model_type) ~= "string" then util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type)) end
+  if type(model_type) ~= "string" then
+    util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type))
+  end
   local family = opts.family and given_family(opts.family) or M.family(model_type, what)
   if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
   if not opts.random then check_quantization(raw, what) end
@@ -357,9 +391,14 @@ local function open_gguf(made, path, opts)
   if not file then util.raise(code, "%s", message) end
   made.gguf = file
   local arch = file:metadata(0)["general.architecture"]
-  if type(arch) ~= "string" then util.raise("corrupt", "%s: general.architecture: expected a string, found %s", path, type(arch)) end
+  if type(arch) ~= "string" then
+    util.raise("corrupt", "%s: general.architecture: expected a string, found %s", path, type(arch))
+  end
   local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
-  if not family.gguf then util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path, family.model_types[1]) end
+  if not family.gguf then
+    util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path,
+      family.model_types[1])
+  end
   made.raw, made.family, made.what = gguf.config(file, family, path), family, path
   config.check(path, made.raw, family)
   if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family.config, path)) end
@@ -368,7 +407,9 @@ end
 -- A layer has a weight at the least: a count beyond that is refused before a net of so many layers is built.
 local function check_layers(made, layers)
   local n = #util.sorted_keys(made.source.entries)
-  if layers > n then util.raise("mismatch", "%s: num_hidden_layers: found %d, but the checkpoint has %d tensors", made.what, layers, n) end
+  if layers > n then
+    util.raise("mismatch", "%s: num_hidden_layers: found %d, but the checkpoint has %d tensors", made.what, layers, n)
+  end
 end
 
 -- The family's net for a configuration. Whatever goes wrong inside is about the file that it was made from.
@@ -380,12 +421,12 @@ local function build_net(made, c, absent)
   end
   if type(net) == "table" and net.code then util.raise(net.code, "%s: %s", made.what, net.reason or net.message) end
   local keys = table.concat(absent(), ", ")
-  util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)", made.what,
-    made.family.model_types[1], tostring(net), keys == "" and "none" or keys)
+  util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",
+    made.what, made.family.model_types[1], tostring(net), keys == "" and "none" or keys)
 end
 
 local function warn_of_unread(made, c, unread, strict)
-  local _ = c.num_hidden_layers, c.vocab_size -- m.info tells them
+  local _, _ = c.num_hidden_layers, c.vocab_size -- m.info tells them
   local warnings = {}
   for _, key in ipairs(unread()) do
     local text = ("%s: key \"%s\" is not read by family %s"):format(made.what, key, made.family.model_types[1])
@@ -417,11 +458,13 @@ local function assemble(made, opts, path, kind)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.generation)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
-    warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what, made.tokenizer.vocab_size, c.vocab_size)
+    warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
+      made.tokenizer.vocab_size, c.vocab_size)
   end
   return require("moonlet.model").new {
     net = made.net, config = c, raw = made.raw, family = made.family, path = path, options = opts, warnings = warnings,
-    generation_config = made.generation, tokenizer = made.tokenizer, entries = formats_in(made.net), precision = opts.precision,
+    generation_config = made.generation, tokenizer = made.tokenizer, entries = formats_in(made.net),
+    precision = opts.precision,
   }
 end
 
@@ -442,7 +485,9 @@ local backends = {}
 
 ---Another engine behind the same model interface: {load = function(path, opts)}.
 function M.register_backend(name, backend)
-  if type(backend) ~= "table" or type(backend.load) ~= "function" then util.raise("usage", "register_backend: expected {load = function}") end
+  if type(backend) ~= "table" or type(backend.load) ~= "function" then
+    util.raise("usage", "register_backend: expected {load = function}")
+  end
   backends[name] = backend
 end
 

@@ -21,7 +21,8 @@ local function quantization(entries)
   for _, e in pairs(entries or {}) do
     if e.dtype:match "^q%d" then
       bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes
-      if not best or bytes[e.dtype] > bytes[best] or (bytes[e.dtype] == bytes[best] and e.dtype < best) then best = e.dtype end
+      local more = not best or bytes[e.dtype] > bytes[best]
+      if more or (bytes[e.dtype] == bytes[best] and e.dtype < best) then best = e.dtype end
     end
   end
   if not best then return nil end
@@ -42,17 +43,20 @@ local function make_info(parts)
     context = math.min(context, most)
   end
   return {
-    model_type = parts.raw.model_type, family = parts.family.model_types[1], layers = c.num_hidden_layers, hidden_size = c.hidden_size,
-    vocab_size = c.vocab_size, parameters = parameters, quantization = quantization(parts.entries), context = math.tointeger(context), bytes = bytes,
-    path = parts.path, warnings = parts.warnings,
+    model_type = parts.raw.model_type, family = parts.family.model_types[1],
+    layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
+    parameters = parameters, quantization = quantization(parts.entries), bytes = bytes,
+    context = math.tointeger(context), path = parts.path, warnings = parts.warnings,
   }
 end
 
 function M.new(parts)
   local info = make_info(parts)
   return setmetatable({
-    net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer, generation_config = parts.generation_config, device = core.default_device(),
-    info = info, metrics = {}, precision = parts.precision, cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
+    net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer,
+    generation_config = parts.generation_config, device = core.default_device(), info = info, metrics = {},
+    precision = parts.precision,
+    cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
     free = {}, busy = {},
   }, Model)
 end
@@ -67,7 +71,8 @@ local function check_ids(self, ids, what)
   for i, id in ipairs(ids) do
     local whole = math.tointeger(id)
     if not whole or whole < 0 or whole >= self.info.vocab_size then
-      util.raise("usage", "%s: entry %d: expected a token id from 0 to %d, found %s", what, i, self.info.vocab_size - 1, tostring(id))
+      util.raise("usage", "%s: entry %d: expected a token id from 0 to %d, found %s", what, i,
+        self.info.vocab_size - 1, tostring(id))
     end
   end
   return ids
@@ -76,27 +81,36 @@ end
 ---Ids of a prompt: text is encoded as the tokenizer does it by default, lists of ids are taken as they are.
 function Model:prompt_ids(prompt, what)
   if type(prompt) == "table" then return check_ids(self, prompt, what) end
-  if type(prompt) ~= "string" then util.raise("usage", "%s: expected text or a list of token ids, found %s", what, type(prompt)) end
-  if not self.tokenizer then util.raise("not_found", "%s: the model has no tokenizer (%s): give a list of token ids", what, self.info.path) end
+  if type(prompt) ~= "string" then
+    util.raise("usage", "%s: expected text or a list of token ids, found %s", what, type(prompt))
+  end
+  if not self.tokenizer then
+    util.raise("not_found", "%s: the model has no tokenizer (%s): give a list of token ids", what, self.info.path)
+  end
   return self.tokenizer:encode(prompt)
 end
 
-local chat_options = {tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false, parse_special = false,
-  continue_final_message = false}
+local chat_options = {
+  tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false,
+  parse_special = false, continue_final_message = false,
+}
 
 ---Ids of a conversation with the header of the answer behind it.
 function Model:chat_ids(messages, o)
   if not self.tokenizer then util.raise("not_found", "chat: the model has no tokenizer (%s)", self.info.path) end
   return self.tokenizer:encode_chat(messages, {
-    add_generation_prompt = not o.continue_final_message, tools = o.tools, documents = o.documents, template = o.template, template_vars = o.template_vars,
-    now = o.now, parse_special = o.parse_special, continue_final_message = o.continue_final_message,
+    add_generation_prompt = not o.continue_final_message, continue_final_message = o.continue_final_message,
+    tools = o.tools, documents = o.documents, template = o.template, template_vars = o.template_vars,
+    now = o.now, parse_special = o.parse_special,
   })
 end
 
 -- Values of generation_config.json where the call has none.
 local function with_defaults(self, given)
   if not given or given.defaults == nil then return given end
-  if given.defaults ~= "model" then util.raise("usage", "defaults: expected \"model\", found %s", tostring(given.defaults)) end
+  if given.defaults ~= "model" then
+    util.raise("usage", "defaults: expected \"model\", found %s", tostring(given.defaults))
+  end
   local merged, config = {}, self.generation_config or {}
   if config.do_sample ~= false and given.sampler == nil then
     for _, name in ipairs {"temperature", "top_k", "top_p", "min_p"} do
@@ -205,11 +219,13 @@ local function check_size(o, name, low)
   local v = o[name]
   if v == nil then return end
   o[name] = math.type(v) and math.tointeger(v)
-  if not o[name] or o[name] < low then util.raise("usage", "%s: expected an integer from %d, found %s", name, low, tostring(v)) end
+  if not o[name] or o[name] < low then
+    util.raise("usage", "%s: expected an integer from %d, found %s", name, low, tostring(v))
+  end
 end
 
----{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window predicts the ids that none before
----it held. nll is the mean natural logarithm a predicted token.
+---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
+---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
 function Model:perplexity(text, opts)
@@ -263,8 +279,8 @@ local function digest_tokenizer(t)
   return core.hash(type(t.chat_template) == "string" and t.chat_template or "", h)
 end
 
----A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration, from rows of every weight, and from
----all of the vocabulary, so that where the files lie does not matter.
+---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration,
+---from rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
 function Model:fingerprint()
   check_open(self)
   if not self.identity then

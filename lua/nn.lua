@@ -1,5 +1,5 @@
----Modules: classes whose fields are parameters and other modules. Field paths are the names that checkpoints use: the i-th member of a
----list has the component i-1.
+---Modules: classes whose fields are parameters and other modules. Field paths are the names that checkpoints use: the
+---i-th member of a list has the component i-1.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local util = require "moonlet.util"
@@ -14,7 +14,8 @@ local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
 
----A parameter that has a shape and no value yet. kind: "matrix" (used in products and look-ups; packed when it is loaded) or "vector".
+---A parameter that has a shape and no value yet. kind: "matrix" (used in products and look-ups; packed when it is
+---loaded) or "vector".
 local Parameter = {__name = "moonlet.Parameter"}
 function M.parameter(shape, kind, init)
   return setmetatable({shape = shape, kind = kind, init = init or "normal"}, Parameter)
@@ -131,7 +132,8 @@ function Module:update(tree)
     if new == nil then return end
     left[path] = nil
     if table.concat(new.shape, ",") ~= table.concat(v.shape, ",") then
-      util.raise("mismatch", "%s: expected shape (%s), found (%s)", path, table.concat(v.shape, ", "), table.concat(new.shape, ", "))
+      util.raise("mismatch", "%s: expected shape (%s), found (%s)", path, table.concat(v.shape, ", "),
+        table.concat(new.shape, ", "))
     end
     rawset(owner, key, new)
   end)
@@ -173,7 +175,9 @@ function Module:set_name(name) private[self].name = name end
 local function check_sizes(class, ...)
   for i, n in ipairs {...} do
     local whole = type(n) == "number" and math.tointeger(n)
-    if not whole or whole < 1 or whole >= 1 << 31 then util.raise("usage", "%s: argument %d: expected a positive integer, found %s", class, i, tostring(n)) end
+    if not whole or whole < 1 or whole >= 1 << 31 then
+      util.raise("usage", "%s: argument %d: expected a positive integer, found %s", class, i, tostring(n))
+    end
   end
   if select("#", ...) ~= #{...} then util.raise("usage", "%s: a size is missing", class) end
 end
@@ -222,7 +226,9 @@ function LayerNorm:init(size, opts)
   self.weight = M.parameter({size}, "vector", "ones")
   if opts.bias then self.bias = M.parameter({size}, "vector", "zeros") end
 end
-function LayerNorm:forward(x) return ml.layer_norm(x, value(self, "weight"), self.bias and value(self, "bias"), {eps = self.eps}) end
+function LayerNorm:forward(x)
+  return ml.layer_norm(x, value(self, "weight"), self.bias and value(self, "bias"), {eps = self.eps})
+end
 
 -- Layers that turn by the same frequencies share one tensor, so that a plan works their angles out once.
 local tables = setmetatable({}, {__mode = "v"})
@@ -234,12 +240,15 @@ local function shared_table(frequencies)
   return tables[key]
 end
 
----Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's table.
+---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
+---table.
 local RoPE = M.class "RoPE"
 function RoPE:init(size, opts)
   check_sizes("RoPE", size)
   local rope = require "moonlet.rope"
-  opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false}, "RoPE")
+  opts = util.options(opts, {
+    theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false,
+  }, "RoPE")
   local frequencies, scale = rope.frequencies(size, opts)
   rawset(self, "frequencies", shared_table(frequencies))
   rawset(self, "scale", scale)
@@ -259,7 +268,8 @@ function Dropout:forward(x)
   return require("moonlet.fn").dropout(x, self.p)
 end
 
-M.Module, M.Linear, M.Embedding, M.RMSNorm, M.LayerNorm, M.RoPE, M.Dropout = Module, Linear, Embedding, RMSNorm, LayerNorm, RoPE, Dropout
+M.Module, M.Linear, M.Embedding, M.Dropout = Module, Linear, Embedding, Dropout
+M.RMSNorm, M.LayerNorm, M.RoPE = RMSNorm, LayerNorm, RoPE
 M.is_parameter, M.is_module = is_parameter, is_module
 
 return util.guard(M, "nn.", true)

@@ -17,7 +17,9 @@ end
 function scalings.llama3(f, s)
   local low, high = s.low_freq_factor, s.high_freq_factor
   local context = s.original_max_position_embeddings
-  if high <= low then util.raise("corrupt", "rope_scaling.high_freq_factor: expected more than %s, found %s", low, high) end
+  if high <= low then
+    util.raise("corrupt", "rope_scaling.high_freq_factor: expected more than %s, found %s", low, high)
+  end
   for i = 1, #f do
     local wavelength = 2 * math.pi / f[i]
     if wavelength > context / low then f[i] = f[i] / s.factor
@@ -31,18 +33,22 @@ end
 
 -- A divisor for each frequency, as GGUF files of scaled models carry them.
 function scalings.factors(f, s)
-  if #s.factors ~= #f then util.raise("mismatch", "rope_scaling.factors: expected %d numbers, found %d", #f, #s.factors) end
+  if #s.factors ~= #f then
+    util.raise("mismatch", "rope_scaling.factors: expected %d numbers, found %d", #f, #s.factors)
+  end
   for i = 1, #f do
     local by = s.factors[i]
-    if not (by > 0 and by < math.huge) then util.raise("corrupt", "rope_scaling.factors: expected positive numbers, found %s", by) end
+    if not (by > 0 and by < math.huge) then
+      util.raise("corrupt", "rope_scaling.factors: expected positive numbers, found %s", by)
+    end
     f[i] = f[i] / by
   end
   return f, 1.0
 end
 
 local needs = {
-  default = {}, linear = {"factor"}, llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-  factors = {},
+  default = {}, linear = {"factor"}, factors = {},
+  llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
 }
 -- These stand beside the rule's own numbers: the base is read by whoever asks for frequencies.
 local beside = {rope_type = true, type = true, rope_theta = true, factors = true}

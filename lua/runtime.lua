@@ -1,8 +1,8 @@
 ---Generation as plans: prefill by chunks, decode by replays.
 ---
----A runtime owns a KV cache of `slots` slots and the state that its plans read and write: per slot the last token, the number of tokens held, a
----ring of recent ids; the random state. Sizes of prefill chunks come from a short list, and how many tokens of a chunk are real
----is data, so prompts of any length share a few plans.
+---A runtime owns a KV cache of `slots` slots and the state that its plans read and write: per slot the last token, the
+---number of tokens held, a ring of recent ids; the random state. Sizes of prefill chunks come from a short list, and
+---how many tokens of a chunk are real is data, so prompts of any length share a few plans.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local cache = require "moonlet.cache"
@@ -29,7 +29,9 @@ local function int_state(n, fill)
 end
 
 local function make(model, slots)
-  local self = setmetatable({model = model, slots = slots, capacity = model.info.context, prefills = {}, scorers = {}, decoders = {}, order = {}}, Runtime)
+  local self = setmetatable({
+    model = model, slots = slots, capacity = model.info.context, prefills = {}, scorers = {}, decoders = {}, order = {},
+  }, Runtime)
   self.store = cache.store(slots, self.capacity, model.cache_dtype)
   self.tokens = int_state(slots, 0)
   self.start, self.one = int_state(slots, 0), int_state(slots, 1)
@@ -155,11 +157,13 @@ end
 ---A prompt that cannot be run: "usage" when it is empty, "limit" when it is longer than the context.
 function Runtime:check_prompt(ids)
   if #ids == 0 then util.raise("usage", "the prompt is empty: expected at least one token") end
-  if #ids > self.capacity then util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity) end
+  if #ids > self.capacity then
+    util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity)
+  end
 end
 
----Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns how many tokens were
----found in the cache, and whether `check` stopped it.
+---Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns
+---how many tokens were found in the cache, and whether `check` stopped it.
 ---@param slot integer  1-based
 ---@param ids integer[]
 ---@param check function|nil  called between chunks; true stops
@@ -206,7 +210,8 @@ local function score_plan(self, T)
   return entry
 end
 
----Natural logarithms: minus the log probability of ids[2], ids[3] ... given all before. The logits of a few rows exist at a time.
+---Natural logarithms: minus the log probability of ids[2], ids[3] ... given all before. The logits of a few rows exist
+---at a time.
 ---@param slot integer
 ---@param ids integer[]
 ---@return number[]
@@ -238,7 +243,8 @@ local function reserve(self)
   if next(self.store.layers) == nil then prefill_plan(self, CHUNKS[1], false) end
 end
 
----Keys and values of the first n tokens of slot 1: a list of {k, v} a layer, each (1, heads, n, d): views of the cache, to be read before it changes.
+---Keys and values of the first n tokens of slot 1: a list of {k, v} a layer, each (1, heads, n, d): views of the cache,
+---to be read before it changes.
 function Runtime:cache_contents(n)
   local out = {}
   for i, layer in ipairs(self.store.layers) do
@@ -256,7 +262,8 @@ function Runtime:set_cache(contents, ids)
   for i, layer in ipairs(self.store.layers) do
     for name, state in pairs(layer) do
       local x, heads, size = contents[i][name], state.shape[2], state.shape[4]
-      if x.dtype ~= state.dtype or table.concat(x.shape, ",") ~= ("1,%d,%d,%d"):format(heads, n, size) then return false end
+      local shape = ("1,%d,%d,%d"):format(heads, n, size)
+      if x.dtype ~= state.dtype or table.concat(x.shape, ",") ~= shape then return false end
     end
   end
   commit(self, n)
@@ -287,13 +294,19 @@ end
 
 -- Ids (B) of what a chain gave: logits, or ids already.
 local function ids_of(chain, chosen, state)
-  if not ml.is_tensor(chosen) then util.raise("usage", "sampler: expected a tensor of logits or ids, found %s", type(chosen)) end
+  if not ml.is_tensor(chosen) then
+    util.raise("usage", "sampler: expected a tensor of logits or ids, found %s", type(chosen))
+  end
   if chosen.ndim == 1 and chosen.dtype:match "int" then return chosen:astype "int32" end
-  if chosen.ndim ~= 2 then util.raise("usage", "sampler: expected logits (B, V) or integer ids (B), found %s (%s)", chosen.dtype, table.concat(chosen.shape, ", ")) end
+  if chosen.ndim ~= 2 then
+    util.raise("usage", "sampler: expected logits (B, V) or integer ids (B), found %s (%s)", chosen.dtype,
+      table.concat(chosen.shape, ", "))
+  end
   return chain.greedy and chosen:argmax(-1):astype "int32" or ml.categorical(chosen:astype "float32", state.uniform())
 end
 
--- Whether all steps of a chain can be recorded. One that looks at a value, or yields, cannot: it is tried on values that do not exist.
+-- Whether all steps of a chain can be recorded. One that looks at a value, or yields, cannot: it is tried on values
+-- that do not exist.
 local function is_traceable(self, chain)
   if not chain.custom then return true end
   local B, V = self.slots, self.logits.shape[2]
@@ -304,14 +317,17 @@ local function is_traceable(self, chain)
     windows[n] = core.input(inputs, "int32", {B, n})
   end
   local state = {recent = recent, windows = windows, uniform = function() return core.input(3, "float32", {B}) end}
-  local co = coroutine.create(function() return ids_of(chain, chain(core.input(1, "float32", {B, V}), state), state) end)
+  local co = coroutine.create(function()
+    return ids_of(chain, chain(core.input(1, "float32", {B, V}), state), state)
+  end)
   local ok, err = coroutine.resume(co)
   local finished = coroutine.status(co) == "dead"
   coroutine.close(co)
   core.drop_effects(before)
   if ok then return finished end
   if tostring(err):find("a value of a trace is used outside it", 1, true) then return false end
-  if type(err) == "table" and err.message and err.message:find("sampler: expected a tensor", 1, true) then return false end -- an id as a number
+  local no_tensor = type(err) == "table" and err.message and err.message:find("sampler: expected a tensor", 1, true)
+  if no_tensor then return false end -- an id as a number
   error(err, 0)
 end
 
@@ -334,8 +350,8 @@ local function tell(self, entry, logits)
   ml.assign(self.log_p, logits:log_softmax())
 end
 
--- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and picks. A chain that runs in
--- Lua has `push` instead of the picking: it notes the token that was chosen.
+-- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and
+-- picks. A chain that runs in Lua has `push` instead of the picking: it notes the token that was chosen.
 local function record_decoder(self, entry)
   for i, n in ipairs(entry.sizes) do
     entry.rings[i] = int_state(self.slots * n, -1)
@@ -430,7 +446,8 @@ function Runtime:step(entry)
   return self.tokens:read(1)
 end
 
----Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is recorded.
+---Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is
+---recorded.
 function Runtime:logprobs(id, n)
   local ids, values, own = core.top(self.log_p, n, id)
   local top = {}

@@ -1,10 +1,11 @@
 ---Sampling: from logits (B, V) to ids (B).
 ---
----A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers). Steps made of tensor operations become part
----of the decode plan; what such a step reads that is no tensor is read once, when the plan is made. A step of the user's own that looks
----at values (`item`, `tolist`) splits the plan there: it runs in Lua for every token and costs a synchronisation each time. `state` has
----`recent` (B, n) int32: the last ids, the prompt's too, -1 where there are none yet (the id at position p lies in column p mod n); and
----`uniform()` -> (B) float32: fresh random numbers in [0, 1) from the call's seed.
+---A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers). Steps made of
+---tensor operations become part of the decode plan; what such a step reads that is no tensor is read once, when the
+---plan is made. A step of the user's own that looks at values (`item`, `tolist`) splits the plan there: it runs in Lua
+---for every token and costs a synchronisation each time. `state` has `recent` (B, n) int32: the last ids, the prompt's
+---too, -1 where there are none yet (the id at position p lies in column p mod n); and `uniform()` -> (B) float32: fresh
+---random numbers in [0, 1) from the call's seed.
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local util = require "moonlet.util"
@@ -66,7 +67,9 @@ end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
 function M.repeat_penalty(penalty, n)
-  if type(penalty) ~= "number" or not (penalty > 0) then util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(penalty)) end
+  if not (type(penalty) == "number" and penalty > 0) then
+    util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(penalty))
+  end
   n = n or 64
   return step("repeat_penalty", function(logits, state)
     return ml.repeat_penalty(logits, window(state, n), {penalty = penalty})
@@ -90,7 +93,8 @@ function M.logit_bias(bias)
       for i = 1, vocab do values[i] = 0.0 end
       for id, v in pairs(bias) do
         if not math.tointeger(id) or id < 0 or id >= vocab or type(v) ~= "number" then
-          util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1, tostring(id), tostring(v))
+          util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1,
+            tostring(id), tostring(v))
         end
         values[math.tointeger(id) + 1] = v + 0.0
       end
@@ -126,8 +130,8 @@ Chain.__call = function(self, logits, state)
   return logits
 end
 
----Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest is taken). A chain may
----stand in a chain.
+---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the
+---likeliest is taken). A chain may stand in a chain.
 ---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function M.chain(steps)
   local self = setmetatable({steps = {}, last_n = 1, windows = {}, greedy = false, custom = false}, Chain)
@@ -163,7 +167,9 @@ function M.from_options(o)
   if o.logit_bias and next(o.logit_bias) then add(M.logit_bias(o.logit_bias)) end
   if o.repeat_last_n ~= 0 then
     if o.repeat_penalty and o.repeat_penalty ~= 1 then add(M.repeat_penalty(o.repeat_penalty, o.repeat_last_n)) end
-    if on "presence_penalty" or on "frequency_penalty" then add(M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n)) end
+    if on "presence_penalty" or on "frequency_penalty" then
+      add(M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n))
+    end
   end
   if not on "temperature" then
     add(M.greedy())

@@ -1,7 +1,9 @@
----Sessions: a conversation, or raw text, that keeps its KV cache from turn to turn. Only what differs from the cache is computed.
+---Sessions: a conversation, or raw text, that keeps its KV cache from turn to turn. Only what differs from the cache is
+---computed.
 ---
----A conversation is what its messages say: each turn renders them anew, and the cache serves as far as the ids are the same. `tokens` are the ids
----of the session so far, the answer's last among them, which the cache gets with the next turn.
+---A conversation is what its messages say: each turn renders them anew, and the cache serves as far as the ids are the
+---same. `tokens` are the ids of the session so far, the answer's last among them, which the cache gets with the next
+---turn.
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
@@ -22,14 +24,19 @@ Session.__index = function(self, key)
 end
 Session.__name = "moonlet.Session"
 
-local known = {system = false, messages = false, tools = false, documents = false, template = false, template_vars = false, now = false}
+local known = {
+  system = false, messages = false, tools = false, documents = false, template = false, template_vars = false,
+  now = false,
+}
 
 function M.new(model, opts)
   local o = util.options(opts, known, "session")
   local messages = {}
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
-  return setmetatable({model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}, Session)
+  return setmetatable({
+    model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1),
+  }, Session)
 end
 
 -- Every call ends an answer that is still on its way.
@@ -57,8 +64,8 @@ local function remember(self, g)
   table.move(kept, 1, #kept, #self.ids + 1, self.ids)
 end
 
----Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn that failed, or was cancelled
----before any text came, is taken back.
+---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn
+---that failed, or was cancelled before any text came, is taken back.
 ---@param text string
 ---@param opts table|nil  as chat's
 function Session:send(text, opts)
@@ -86,7 +93,8 @@ function Session:send(text, opts)
   return g, nil, nil, g
 end
 
----Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's beginning alone).
+---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's
+---beginning alone).
 ---@param prompt string|integer[]
 ---@param opts table|nil
 function Session:generate(prompt, opts)
@@ -157,7 +165,8 @@ local function content(self, n)
   return tensors, order
 end
 
----Writes tokens, messages and the cache to a safetensors file, with a fingerprint of model and tokenizer. True, or nil, message, code.
+---Writes tokens, messages and the cache to a safetensors file, with a fingerprint of model and tokenizer. True, or nil,
+---message, code.
 ---@param path string
 function Session:save(path)
   begin(self)
@@ -166,7 +175,8 @@ function Session:save(path)
     return ml.scope(function()
       local tensors, order = content(self, n)
       return util.must(require("moonlet.files").save_safetensors(path, tensors, {
-        format = FORMAT, fingerprint = self.model:fingerprint(), messages = ml.json.encode(ml.json.array(self.messages)), cached = n, cache = cache_name(self.model),
+        format = FORMAT, fingerprint = self.model:fingerprint(), cached = n, cache = cache_name(self.model),
+        messages = ml.json.encode(ml.json.array(self.messages)),
       }, order))
     end)
   end)
@@ -176,11 +186,14 @@ end
 local function read_tokens(self, path, tensors)
   local x = tensors.tokens
   if not x then return {} end
-  if x.ndim ~= 1 or x.dtype ~= "int32" then util.raise("corrupt", "%s: tokens: expected int32 (n), found %s (%s)", path, x.dtype, table.concat(x.shape, ", ")) end
+  if x.ndim ~= 1 or x.dtype ~= "int32" then
+    util.raise("corrupt", "%s: tokens: expected int32 (n), found %s (%s)", path, x.dtype, table.concat(x.shape, ", "))
+  end
   local ids = x:tolist()
   for i, id in ipairs(ids) do
     if id < 0 or id >= self.model.info.vocab_size then
-      util.raise("corrupt", "%s: tokens: entry %d: expected an id from 0 to %d, found %d", path, i, self.model.info.vocab_size - 1, id)
+      util.raise("corrupt", "%s: tokens: entry %d: expected an id from 0 to %d, found %d", path, i,
+        self.model.info.vocab_size - 1, id)
     end
   end
   return ids
@@ -188,10 +201,14 @@ end
 
 local function read_messages(path, text)
   local messages, message = ml.json.decode(text or "")
-  if type(messages) ~= "table" then util.raise("corrupt", "%s: messages: expected an array, found %s", path, message or type(messages)) end
+  if type(messages) ~= "table" then
+    util.raise("corrupt", "%s: messages: expected an array, found %s", path, message or type(messages))
+  end
   local list = {}
   for i, m in ipairs(messages) do
-    if type(m) ~= "table" or type(m.role) ~= "string" then util.raise("corrupt", "%s: messages: entry %d has no role", path, i) end
+    if type(m) ~= "table" or type(m.role) ~= "string" then
+      util.raise("corrupt", "%s: messages: entry %d has no role", path, i)
+    end
     list[i] = m
   end
   return list
@@ -211,16 +228,23 @@ local function read_file(self, path)
   local tensors, metadata, code = ml.load_safetensors(path)
   if not tensors then util.raise(code, "%s", metadata) end
   if metadata.format ~= FORMAT then
-    util.raise("corrupt", "%s: format: expected \"%s\", found \"%s\": no saved session", path, FORMAT, tostring(metadata.format))
+    util.raise("corrupt", "%s: format: expected \"%s\", found \"%s\": no saved session", path, FORMAT,
+      tostring(metadata.format))
   end
   if metadata.fingerprint ~= self.model:fingerprint() then
-    util.raise("mismatch", "%s: fingerprint: expected %s, found %s: the session was saved with another model or tokenizer", path,
+    util.raise("mismatch",
+      "%s: fingerprint: expected %s, found %s: the session was saved with another model or tokenizer", path,
       self.model:fingerprint(), tostring(metadata.fingerprint))
   end
   local ids, messages = read_tokens(self, path, tensors), read_messages(path, metadata.messages)
   local n = math.tointeger(tonumber(metadata.cached))
-  if not n or n < 0 or n > #ids then util.raise("corrupt", "%s: cached: expected 0 to %d, found %s", path, #ids, tostring(metadata.cached)) end
-  if #ids > self.runtime.capacity + 1 then util.raise("limit", "%s: the session has %d tokens, the context holds %d", path, #ids, self.runtime.capacity) end
+  if not n or n < 0 or n > #ids then
+    util.raise("corrupt", "%s: cached: expected 0 to %d, found %s", path, #ids, tostring(metadata.cached))
+  end
+  local capacity = self.runtime.capacity
+  if #ids > capacity + 1 then
+    util.raise("limit", "%s: the session has %d tokens, the context holds %d", path, #ids, capacity)
+  end
   self.runtime:trim(1, 0)
   if n > 0 and metadata.cache == cache_name(self.model) then
     local fits = self.runtime:set_cache(read_layers(tensors), table.move(ids, 1, n, 1, {}))
@@ -230,8 +254,9 @@ local function read_file(self, path)
   return true
 end
 
----Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the session being as it was. Options
----such as tools stay those of this session. A cache of another precision is computed again.
+---Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the
+---session being as it was. Options such as tools stay those of this session. A cache of another precision is computed
+---again.
 ---@param path string
 function Session:load(path)
   begin(self)
@@ -246,7 +271,9 @@ function Session:close()
   self.closed = true
   self.runtime:close()
 end
-for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do Session[name] = util.interface("session:" .. name, Session[name], true) end
+for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do
+  Session[name] = util.interface("session:" .. name, Session[name], true)
+end
 Session.__close = Session.close
 Session.__gc = function(self)
   if not self.closed then self.runtime:close() end

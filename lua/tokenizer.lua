@@ -29,8 +29,8 @@ local function special_text(self, id) return id and self.raw:piece(id) or nil en
 -- What the template engine gets, under the names of transformers.
 local function template_options(self, opts)
   opts = util.options(opts, {
-    add_generation_prompt = false, tools = false, documents = false, template = false, template_vars = false, continue_final_message = false,
-    now = false, parse_special = false,
+    add_generation_prompt = false, continue_final_message = false, tools = false, documents = false,
+    template = false, template_vars = false, now = false, parse_special = false,
   }, "apply_chat_template")
   opts.bos_token, opts.eos_token = self.bos_token, self.eos_token
   return opts
@@ -98,12 +98,16 @@ end
 -- The handle is closed where what stands beside it in the checkpoint is wrong.
 local function wrap(raw, more)
   local facts = raw:facts()
-  local self = setmetatable({raw = raw, vocab_size = facts.vocab_size, bos_id = facts.bos_id, adds_bos = facts.adds_bos, eos_ids = {}}, Tokenizer)
+  local self = setmetatable({
+    raw = raw, vocab_size = facts.vocab_size, bos_id = facts.bos_id, adds_bos = facts.adds_bos, eos_ids = {},
+  }, Tokenizer)
   local ok, err = pcall(function()
     add_ends(self.eos_ids, facts.eos_ids, "tokenizer")
     self.eos_token, self.bos_token = special_text(self, self.eos_ids[1]), special_text(self, self.bos_id)
     local ends = more.generation and more.generation.eos_token_id
-    if ends ~= nil and ends ~= core.json.null then add_ends(self.eos_ids, ends, more.path .. "/generation_config.json: eos_token_id") end
+    if ends ~= nil and ends ~= core.json.null then
+      add_ends(self.eos_ids, ends, more.path .. "/generation_config.json: eos_token_id")
+    end
     self.chat_template = more.template and more.template()
   end)
   if not ok then
@@ -136,7 +140,8 @@ local function open_json(json, folder, generation)
   local raw, message, code = core.tokenizer_from_json(json, has_config and config_path or nil)
   if not raw then util.raise(code, "%s", message) end
   return wrap(raw, {path = folder, generation = generation, template = function()
-    if core.path_kind(folder .. "/chat_template.jinja") == "file" then return read_text(folder .. "/chat_template.jinja") end
+    local own = folder .. "/chat_template.jinja"
+    if core.path_kind(own) == "file" then return read_text(own) end
     if not has_config then return nil end
     local config, why, what = core.read_json(config_path)
     if config == nil then util.raise(what, "%s", why) end
@@ -155,7 +160,9 @@ local function open_gguf(file, path)
     if code == "not_found" then return nil end
     util.raise(code, "%s", message)
   end
-  return wrap(raw, {template = function() return check_template(file:metadata(0)["tokenizer.chat_template"], path .. ": tokenizer") end})
+  return wrap(raw, {template = function()
+    return check_template(file:metadata(0)["tokenizer.chat_template"], path .. ": tokenizer")
+  end})
 end
 
 ---The tokenizer that a model's directory or open GGUF file has, or nil.

@@ -32,8 +32,9 @@ function M.must(value, message, code)
   return value
 end
 
----A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil, arithmetic on a table) is
----an error object at the caller's line, as misuse is everywhere else. Errors of callbacks pass as they are.
+---A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil,
+---arithmetic on a table) is an error object at the caller's line, as misuse is everywhere else. Errors of callbacks
+---pass as they are.
 ---@param name string  for messages
 ---@param fn function
 ---@param callbacks boolean|nil  whether it calls functions of the user's
@@ -41,7 +42,9 @@ function M.interface(name, fn, callbacks)
   local function finish(ok, ...)
     if ok then return ... end
     local err = ...
-    if type(err) == "string" and (not callbacks or err:find "^moonlet/") then M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", "")) end
+    if type(err) == "string" and (not callbacks or err:find "^moonlet/") then
+      M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", ""))
+    end
     error(err, 0)
   end
   return function(...) return finish(pcall(fn, ...)) end
@@ -50,7 +53,9 @@ end
 ---The same for every Lua function of a table.
 function M.guard(functions, prefix, callbacks)
   for name, fn in next, functions do
-    if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then functions[name] = M.interface(prefix .. name, fn, callbacks) end
+    if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then
+      functions[name] = M.interface(prefix .. name, fn, callbacks)
+    end
   end
   return functions
 end

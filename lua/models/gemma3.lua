@@ -1,5 +1,5 @@
----Gemma 3 (text): four norms a block of weight 1 + w, norms on the heads of queries and keys, local layers with a sliding window and a
----rope base of their own, GELU-gated MLP, embeddings scaled by sqrt(hidden size).
+---Gemma 3 (text): four norms a block of weight 1 + w, norms on the heads of queries and keys, local layers with a
+---sliding window and a rope base of their own, GELU-gated MLP, embeddings scaled by sqrt(hidden size).
 ---Source: Gemma Team 2025.
 local nn, fn = require "moonlet.nn", require "moonlet.fn"
 
@@ -91,12 +91,15 @@ Gemma3.config = {
   end,
 }
 Gemma3.lora = {"q_proj", "v_proj"}
-Gemma3.ignore = {"^vision_tower%.", "^multi_modal_projector%.", "^model%.vision_tower%.", "^model%.multi_modal_projector%."}
+Gemma3.ignore = {
+  "^vision_tower%.", "^multi_modal_projector%.", "^model%.vision_tower%.", "^model%.multi_modal_projector%.",
+}
 Gemma3.gguf = {
   architectures = {"gemma3"},
   config = {sliding_window = "attention.sliding_window"},
   names = {
-    attn_q_norm = "self_attn.q_norm", attn_k_norm = "self_attn.k_norm", post_attention_norm = "post_attention_layernorm",
+    attn_q_norm = "self_attn.q_norm", attn_k_norm = "self_attn.k_norm",
+    post_attention_norm = "post_attention_layernorm",
     ffn_norm = "pre_feedforward_layernorm", post_ffw_norm = "post_feedforward_layernorm",
   },
   norm_offset = 1, -- the file's norms hold 1 + w

@@ -79,7 +79,11 @@ Qwen3.config = {
   end,
 }
 Qwen3.lora = {"q_proj", "v_proj"}
-Qwen3.gguf = {architectures = {"qwen3"}, config = {}, names = {attn_q_norm = "self_attn.q_norm", attn_k_norm = "self_attn.k_norm"}}
+Qwen3.gguf = {
+  architectures = {"qwen3"},
+  config = {},
+  names = {attn_q_norm = "self_attn.q_norm", attn_k_norm = "self_attn.k_norm"},
+}
 function Qwen3:init(c)
   self.model = Decoder(c)
   if not c.tie_word_embeddings then self.lm_head = nn.Linear(c.hidden_size, c.vocab_size) end

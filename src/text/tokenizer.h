@@ -48,8 +48,8 @@ ml_status ml_tokenizer_decode(ml_tokenizer *t, const int32_t *ids, size_t count,
  * inside a UTF-8 character. What later tokens may still change is kept back: a run of byte pieces (<0xE2>) comes out
  * when it has ended. After the finish the stream is ready for another text. The tokenizer must outlive it.
  *
- * Ids behind the vocabulary, which models may give that have more rows than it has entries, have no text; a whole decode
- * refuses them. */
+ * Ids behind the vocabulary, which models may give that have more rows than it has entries, have no text; a whole
+ * decode refuses them. */
 typedef struct ml_stream ml_stream;
 ml_status ml_stream_open(ml_tokenizer *t, bool skip_special, ml_stream **out);
 ml_status ml_stream_push(ml_stream *s, int32_t id, ml_text *text);

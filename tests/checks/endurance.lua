@@ -31,7 +31,8 @@ local function run(what, m, count, settled)
     if i == settled then base = resident() end
     if i > settled and i % 100 == 0 or i == count then
       local grown = resident() - base
-      print(("%s: %5d generations, resident %.1f MB, %+d KB since %d"):format(what, i, resident() / 1e6, grown // 1024, settled))
+      local text = "%s: %5d generations, resident %.1f MB, %+d KB since %d"
+      print(text:format(what, i, resident() / 1e6, grown // 1024, settled))
       if grown > MOST_GROWTH then
         print(("not ok - %s: memory grew by more than %d KB"):format(what, MOST_GROWTH // 1024))
         return false

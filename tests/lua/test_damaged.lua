@@ -1,4 +1,5 @@
--- Damaged files: each is a clean error within a second, or loads and generates; and what comes next in the same process is right.
+-- Damaged files: each is a clean error within a second, or loads and generates; and what comes next in the same process
+-- is right.
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local damage = require "tests.damage"
@@ -9,7 +10,9 @@ t.leak_check = function() return ml.memory.active() end
 
 local sanitized = (os.getenv "SANITIZE" or "") ~= ""
 local seconds = sanitized and 30 or 1
-local codes = {corrupt = true, mismatch = true, not_found = true, unsupported = true, limit = true, io = true, memory = true}
+local codes = {
+  corrupt = true, mismatch = true, not_found = true, unsupported = true, limit = true, io = true, memory = true,
+}
 
 local prompt = {90, 14, 79, 59, 97, 59}
 local text = "the moon and the tides"
@@ -84,7 +87,8 @@ local function flipped_weights(bytes, count)
   for i = 1, count do
     local at = #bytes - (i * 7919) % (#bytes // 2)
     local byte = bytes:byte(at)
-    list[i] = {name = ("weight byte %d flipped"):format(at - 1), edits = {{at = at, remove = 1, insert = string.char(byte ~ 0xff)}}}
+    local flip = {at = at, remove = 1, insert = string.char(byte ~ 0xff)}
+    list[i] = {name = ("weight byte %d flipped"):format(at - 1), edits = {flip}}
   end
   return list
 end
@@ -107,19 +111,25 @@ end
 
 local function in_shards(count)
   local source, path = "tests/goldens/tiny/llama_linear_shards", tiny.folder "damaged/shards"
-  for _, file in ipairs(assert(core.list_directory(source))) do tiny.write(path .. "/" .. file, tiny.read(source .. "/" .. file)) end
+  for _, file in ipairs(assert(core.list_directory(source))) do
+    tiny.write(path .. "/" .. file, tiny.read(source .. "/" .. file))
+  end
   local file = "model.safetensors.index.json"
   local bytes = tiny.read(source .. "/" .. file)
   run(file, path, path .. "/" .. file, bytes, damage.variants(bytes, count))
   local changes = {
-    {"a path out of the folder", "model%-00001%-of%-00003", "../shards/model-00001-of-00003"}, {"an absolute path", '"model%-00001%-of', '"/model-00001-of'},
-    {"a shard that is not there", "00003%-of%-00003", "00004-of-00003"}, {"a weight in another shard", "00001%-of%-00003", "00002-of-00003"},
-    {"a weight that is nowhere", "mlp%.up_proj", "mlp.up_prow"}, {"no map", '"weight_map"', '"weight_mop"'},
+    {"a path out of the folder", "model%-00001%-of%-00003", "../shards/model-00001-of-00003"},
+    {"an absolute path", '"model%-00001%-of', '"/model-00001-of'},
+    {"a shard that is not there", "00003%-of%-00003", "00004-of-00003"},
+    {"a weight in another shard", "00001%-of%-00003", "00002-of-00003"},
+    {"a weight that is nowhere", "mlp%.up_proj", "mlp.up_prow"},
+    {"no map", '"weight_map"', '"weight_mop"'},
   }
   local list = {}
   for i, change in ipairs(changes) do
     local first, last = bytes:find(change[2])
-    list[i] = {name = change[1], must_fail = true, edits = {{at = first, remove = last - first + 1, insert = change[3]}}}
+    local edit = {at = first, remove = last - first + 1, insert = change[3]}
+    list[i] = {name = change[1], must_fail = true, edits = {edit}}
   end
   run(file .. " hostile", path, path .. "/" .. file, bytes, list)
 end

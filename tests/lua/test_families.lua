@@ -1,5 +1,5 @@
--- The families against the reference's logits (tests/goldens/README.md): whole prompts, token by token and in chunks through the cache,
--- slots of unequal length at once, and greedy text.
+-- The families against the reference's logits (tests/goldens/README.md): whole prompts, token by token and in chunks
+-- through the cache, slots of unequal length at once, and greedy text.
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local cache = require "moonlet.cache"

@@ -178,8 +178,8 @@ end)
 
 t.test("a cancel token, raised from the loop and from a sampler", function()
   local cancel = ml.cancel_token()
-  local n, g = 0, nil
-  g = m:generate("Hello", {cancel = cancel, ignore_eos = true})
+  local n = 0
+  local g = m:generate("Hello", {cancel = cancel, ignore_eos = true})
   for _ in g do
     n = n + 1
     if n == 3 then cancel:cancel() end
@@ -275,9 +275,14 @@ end
 
 for _, case in ipairs {
   {"greedy", {}}, {"temperature, top-p, seed", {temperature = 0.9, top_p = 0.9, seed = 3}},
-  {"every step", {temperature = 0.9, top_p = 0.9, top_k = 20, min_p = 0.01, xtc_probability = 0.5, repeat_penalty = 1.2, presence_penalty = 0.1, seed = 3}},
+  {"every step", {
+    temperature = 0.9, top_p = 0.9, top_k = 20, min_p = 0.01, xtc_probability = 0.5, repeat_penalty = 1.2,
+    presence_penalty = 0.1, seed = 3,
+  }},
   {"log probabilities", {temperature = 0.9, seed = 3, logprobs = 5}},
-  {"a step of one's own, of tensor operations", {seed = 1, sampler = S.chain {S.top_k(9), function(logits) return logits * 2 end}}},
+  {"a step of one's own, of tensor operations", {
+    seed = 1, sampler = S.chain {S.top_k(9), function(logits) return logits * 2 end},
+  }},
 } do
   for what, model in pairs {["with text"] = m, ["of ids"] = ids_only} do
     t.test(("no trace, no plan, no allocation from the third token on: %s, %s"):format(case[1], what), function()
@@ -323,7 +328,9 @@ end)
 
 -- ---- seeds ----
 
-local seeded = {max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true}
+local seeded = {
+  max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true,
+}
 
 t.test("the same seed gives the same text, another another; so across processes", function()
   local text = ml.json.encode(ml.json.array(select(2, m:complete("Seed", seeded)).ids))
@@ -338,7 +345,9 @@ t.test("the same seed gives the same text, another another; so across processes"
   local code = ([[
     local ml = require "moonlet"
     local m = ml.load("%s", {random = 7, precision = "exact"})
-    local _, r = m:complete("Seed", {max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true})
+    local _, r = m:complete("Seed", {
+      max_tokens = 24, temperature = 1.1, top_p = 0.95, repeat_penalty = 1.1, seed = 1234567890123, ignore_eos = true,
+    })
     io.write(ml.json.encode(ml.json.array(r.ids)))]]):format(path)
   local pipe <close> = assert(io.popen(((os.getenv "BUILD" or "build") .. "/moonlet -e '%s'"):format(code)))
   t.eq(pipe:read "a", text)

@@ -1,4 +1,5 @@
--- Loading: what is refused and how it says so, warnings, options, quantisation, random weights, cancellation, limits, memory.
+-- Loading: what is refused and how it says so, warnings, options, quantisation, random weights, cancellation, limits,
+-- memory.
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local fixtures = require "tests.fixtures"
@@ -50,19 +51,26 @@ local refused = {
   {"a size that is text", {hidden_size = '"24"'}, 'hidden_size: expected a positive integer.*found "24"', "corrupt"},
   {"a size that is a table", {intermediate_size = "[40]"}, "intermediate_size", "corrupt"},
   {"an enormous size", {hidden_size = "9223372036854775807"}, "hidden_size", "corrupt"},
-  {"another size", {intermediate_size = "41"}, "mlp.gate_proj.weight: expected shape %(41, 24%), found %(40, 24%)", "mismatch"},
-  {"another vocabulary", {vocab_size = "130"}, "embed_tokens.weight: expected shape %(130, 24%), found %(131, 24%)", "mismatch"},
+  {"another size", {intermediate_size = "41"},
+    "mlp.gate_proj.weight: expected shape %(41, 24%), found %(40, 24%)", "mismatch"},
+  {"another vocabulary", {vocab_size = "130"},
+    "embed_tokens.weight: expected shape %(130, 24%), found %(131, 24%)", "mismatch"},
   {"an odd head", {head_dim = "9"}, "head_dim: expected an even number", "corrupt"},
   {"a theta of infinity", {rope_parameters = '{"rope_theta": 1e309}'}, "config.json", "corrupt"},
   {"a huge theta", {rope_parameters = '{"rope_theta": 1e300}'}, "rope_theta", "corrupt"},
   {"a theta of zero", {rope_parameters = '{"rope_theta": 0}'}, "rope_theta", "corrupt"},
   {"a theta of text", {rope_parameters = '{"rope_theta": "1e4"}'}, "rope_theta", "corrupt"},
-  {"a theta of Python's infinity", {rope_parameters = '{"rope_theta": {"__float__": "Infinity"}}'}, "rope_theta", "corrupt"},
+  {"a theta of Python's infinity", {rope_parameters = '{"rope_theta": {"__float__": "Infinity"}}'},
+    "rope_theta", "corrupt"},
   {"rope parameters that are a number", {rope_parameters = "7"}, "rope_parameters", "corrupt"},
-  {"a rope that is not known", {rope_parameters = '{"rope_type": "yarn", "factor": 4.0, "rope_theta": 1000.0}'}, '"yarn" is not supported', "unsupported"},
-  {"a rope of the old kind", {rope_parameters = false, rope_scaling = '{"type": "dynamic", "factor": 2.0}'}, '"dynamic" is not supported', "unsupported"},
-  {"a rope without its factor", {rope_parameters = false, rope_scaling = '{"type": "linear"}'}, "rope_scaling.factor: expected a positive number", "corrupt"},
-  {"a rope of factor null", {rope_parameters = false, rope_scaling = '{"type": "linear", "factor": null}'}, "rope_scaling.factor", "corrupt"},
+  {"a rope that is not known", {rope_parameters = '{"rope_type": "yarn", "factor": 4.0, "rope_theta": 1000.0}'},
+    '"yarn" is not supported', "unsupported"},
+  {"a rope of the old kind", {rope_parameters = false, rope_scaling = '{"type": "dynamic", "factor": 2.0}'},
+    '"dynamic" is not supported', "unsupported"},
+  {"a rope without its factor", {rope_parameters = false, rope_scaling = '{"type": "linear"}'},
+    "rope_scaling.factor: expected a positive number", "corrupt"},
+  {"a rope of factor null", {rope_parameters = false, rope_scaling = '{"type": "linear", "factor": null}'},
+    "rope_scaling.factor", "corrupt"},
   {"a rope type that is a list", {rope_parameters = '{"rope_type": [1]}'}, "rope_type", "unsupported"},
   {"an activation that is not known", {hidden_act = '"mish"'}, 'activation "mish" is not supported', "unsupported"},
   {"an activation that is a number", {hidden_act = "3"}, "hidden_act: expected a string", "corrupt"},
@@ -73,9 +81,12 @@ local refused = {
   {"a type that nobody serves", {model_type = '"mamba"'}, 'model_type "mamba": no family', "unsupported"},
   {"a type out of the folder", {model_type = '"../evil"'}, "no family serves it", "unsupported"},
   {"no type", {model_type = false}, "model_type: expected a string", "corrupt"},
-  {"weights of another quantisation", {quantization_config = '{"quant_method": "gptq", "bits": 4}'}, "quantization_config: .*gptq", "unsupported"},
-  {"layer types of another count", {layer_types = '["full_attention"]'}, "layer_types: expected 2 entries, found 1", "corrupt"},
-  {"layer types that are not known", {layer_types = '["full_attention", "linear_attention"]'}, 'layer_types: entry 2: "linear_attention"', "unsupported"},
+  {"weights of another quantisation", {quantization_config = '{"quant_method": "gptq", "bits": 4}'},
+    "quantization_config: .*gptq", "unsupported"},
+  {"layer types of another count", {layer_types = '["full_attention"]'},
+    "layer_types: expected 2 entries, found 1", "corrupt"},
+  {"layer types that are not known", {layer_types = '["full_attention", "linear_attention"]'},
+    'layer_types: entry 2: "linear_attention"', "unsupported"},
 }
 for _, case in ipairs(refused) do
   t.test("config: " .. case[1], function()
@@ -88,7 +99,8 @@ for _, case in ipairs(refused) do
 end
 
 t.test("config: an untied head without weights", function()
-  local path = tiny.write_directory("load/tied", {["config.json"] = tiny.read "tests/goldens/tiny/gemma3_untied_shards/config.json"})
+  local config = tiny.read "tests/goldens/tiny/gemma3_untied_shards/config.json"
+  local path = tiny.write_directory("load/tied", {["config.json"] = config})
   t.fails("", nil, ml.load(path)) -- another family's weights
 end)
 
@@ -107,8 +119,10 @@ local warned = {
   {"attention both ways", {use_bidirectional_attention = "true"}, "use_bidirectional_attention"},
   {"windows on request", {use_sliding_window = "true"}, "use_sliding_window"},
   {"interleaved positions", {rope_interleaved = "true"}, "rope_interleaved"},
-  {"a number inside rope", {rope_parameters = '{"rope_type": "default", "rope_theta": 1000.0, "beta_fast": 32}'}, "rope_parameters.beta_fast"},
-  {"rope by layer types", {rope_parameters = '{"full_attention": {"rope_type": "default", "rope_theta": 5000.0}}'}, "rope_parameters"},
+  {"a number inside rope", {rope_parameters = '{"rope_type": "default", "rope_theta": 1000.0, "beta_fast": 32}'},
+    "rope_parameters.beta_fast"},
+  {"rope by layer types", {rope_parameters = '{"full_attention": {"rope_type": "default", "rope_theta": 5000.0}}'},
+    "rope_parameters"},
 }
 for _, case in ipairs(warned) do
   t.test("warning: " .. case[1], function()
@@ -123,8 +137,12 @@ for _, case in ipairs(warned) do
 end
 
 t.test("no warning where nothing changes", function()
-  local m <close> = assert(ml.load(with_config {use_sliding_window = "false", max_window_layers = "28", rope_scaling = "null", pruned_heads = "{}",
-    use_bidirectional_attention = "false", layer_types = '["full_attention", "full_attention"]', ["transformers.js_config"] = "{}"}, {strict = true}))
+  local path = with_config {
+    use_sliding_window = "false", max_window_layers = "28", rope_scaling = "null", pruned_heads = "{}",
+    use_bidirectional_attention = "false", layer_types = '["full_attention", "full_attention"]',
+    ["transformers.js_config"] = "{}",
+  }
+  local m <close> = assert(ml.load(path, {strict = true}))
   t.eq(#m.info.warnings, 0)
 end)
 
@@ -146,15 +164,21 @@ local function safetensors_with(change)
   return fixtures.safetensors(list)
 end
 
-local function with_weights(name, change) return tiny.write_directory("load/" .. name, {["model.safetensors"] = safetensors_with(change)}) end
+local function with_weights(name, change)
+  return tiny.write_directory("load/" .. name, {["model.safetensors"] = safetensors_with(change)})
+end
 
 t.test("a missing weight", function()
-  local path = with_weights("missing", function(name, e) return name ~= "model.layers.1.mlp.up_proj.weight" and e or nil end)
+  local path = with_weights("missing", function(name, e)
+    return name ~= "model.layers.1.mlp.up_proj.weight" and e or nil
+  end)
   t.fails('"model.layers.1.mlp.up_proj.weight" is missing: expected shape %(40, 24%)', "not_found", ml.load(path))
 end)
 
 t.test("a leftover weight", function()
-  local path = with_weights("leftover", function(name, e) return name and e or {"model.layers.0.self_attn.q_norm.weight", "F32", {10}, ("\0"):rep(40)} end)
+  local path = with_weights("leftover", function(name, e)
+    return name and e or {"model.layers.0.self_attn.q_norm.weight", "F32", {10}, ("\0"):rep(40)}
+  end)
   t.fails('"model.layers.0.self_attn.q_norm.weight" belongs to no parameter', "mismatch", ml.load(path))
 end)
 
@@ -201,16 +225,20 @@ local function gguf_with(name, change)
 end
 
 local gguf_refused = {
-  {"an unknown architecture", {"general.architecture", "string", "mamba"}, 'general.architecture "mamba"', "unsupported"},
+  {"an unknown architecture", {"general.architecture", "string", "mamba"},
+    'general.architecture "mamba"', "unsupported"},
   {"an architecture that is a number", {"general.architecture", "u32", 7}, "general.architecture", "corrupt"},
   {"no architecture", {"general.architecture"}, "general.architecture", "corrupt"},
-  {"a block count of text", {"llama.block_count", "string", "2"}, "num_hidden_layers: expected a positive integer", "corrupt"},
+  {"a block count of text", {"llama.block_count", "string", "2"},
+    "num_hidden_layers: expected a positive integer", "corrupt"},
   {"a head count that is a list", {"llama.attention.head_count", "u32", {4, 4}}, "num_attention_heads", "corrupt"},
   {"an unknown pre-tokenizer", {"tokenizer.ggml.pre", "string", "moon"}, "tokenizer.ggml.pre: moon", "unsupported"},
   {"an unknown tokenizer", {"tokenizer.ggml.model", "string", "t5"}, "tokenizer.ggml.model: t5", "unsupported"},
   {"a tokenizer model that is a number", {"tokenizer.ggml.model", "u32", 5}, "tokenizer.ggml.model", "corrupt"},
-  {"partial rotary positions", {"llama.rope.dimension_count", "u32", 6}, "llama.rope.dimension_count: expected 10", "unsupported"},
-  {"values of another size", {"llama.attention.value_length", "u32", 8}, "llama.attention.value_length: expected 10", "unsupported"},
+  {"partial rotary positions", {"llama.rope.dimension_count", "u32", 6},
+    "llama.rope.dimension_count: expected 10", "unsupported"},
+  {"values of another size", {"llama.attention.value_length", "u32", 8},
+    "llama.attention.value_length: expected 10", "unsupported"},
   {"yarn", {"llama.rope.scaling.type", "string", "yarn"}, '"yarn" is not supported', "unsupported"},
   {"a theta that is no number", {"llama.rope.freq_base", "f32", 0 / 0}, "rope_theta", "corrupt"},
   {"a template that is a number", {"tokenizer.chat_template", "u32", 5}, "chat_template: expected text", "corrupt"},
@@ -229,8 +257,12 @@ t.test("GGUF: a key of the architecture that nobody reads", function()
 end)
 
 t.test("GGUF: frequencies divided by rope_freqs", function()
-  local path = gguf_with("factors", function(_, tensors) tensors[#tensors + 1] = {"rope_freqs.weight", {5}, 0, ("<f"):pack(2):rep(5)} end)
-  local linear = with_config {rope_parameters = false, rope_scaling = '{"type": "linear", "factor": 2.0}', rope_theta = "1000.0"}
+  local path = gguf_with("factors", function(_, tensors)
+    tensors[#tensors + 1] = {"rope_freqs.weight", {5}, 0, ("<f"):pack(2):rep(5)}
+  end)
+  local linear = with_config {
+    rope_parameters = false, rope_scaling = '{"type": "linear", "factor": 2.0}', rope_theta = "1000.0",
+  }
   local m <close> = assert(ml.load(path, {precision = "exact", strict = true}))
   local same <close> = assert(ml.load(linear, {precision = "exact"}))
   t.close(m:logits(ids), same:logits(ids), 1e-5)
@@ -238,7 +270,9 @@ end)
 
 t.test("GGUF: without a tokenizer", function()
   local m <close> = assert(ml.load(gguf_with("bare", function(set)
-    for _, key in ipairs {"model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "add_bos_token"} do set("tokenizer.ggml." .. key) end
+    for _, key in ipairs {
+      "model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "add_bos_token",
+    } do set("tokenizer.ggml." .. key) end
   end)))
   t.eq(m.tokenizer, nil)
   t.eq(#continuation(m), 6)
@@ -248,7 +282,8 @@ end)
 -- ---- paths ----
 
 t.test("a directory without a tokenizer", function()
-  local m <close> = assert(ml.load(tiny.write_directory("load/bare", {["tokenizer.json"] = false, ["tokenizer_config.json"] = false})))
+  local path = tiny.write_directory("load/bare", {["tokenizer.json"] = false, ["tokenizer_config.json"] = false})
+  local m <close> = assert(ml.load(path))
   t.eq(#continuation(m), 6)
   t.raises(function() m:complete "text" end, "no tokenizer", "not_found")
   t.raises(function() m:chat {{role = "user", content = "text"}} end, "no tokenizer", "not_found")
@@ -279,7 +314,9 @@ end)
 
 t.test("options that are wrong", function()
   local path = tiny.write_directory "load/options"
-  for _, bad in ipairs {0, -1, 1.5, "8", 1 << 40} do t.raises(function() ml.load(path, {max_context = bad}) end, "max_context", "usage") end
+  for _, bad in ipairs {0, -1, 1.5, "8", 1 << 40} do
+    t.raises(function() ml.load(path, {max_context = bad}) end, "max_context", "usage")
+  end
   t.raises(function() ml.load(path, {precision = "sloppy"}) end, "precision", "usage")
   t.raises(function() ml.load(path, {dtype = "bfloat16"}) end, "dtype", "unsupported")
   t.raises(function() ml.load(path, {adapter = "x"}) end, "adapter", "unsupported")
@@ -305,8 +342,9 @@ end)
 -- ---- random weights and quantisation ----
 
 local shapes = tiny.folder "load/shapes"
-tiny.write(shapes .. "/config.json", [[{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
- "intermediate_size": 512, "vocab_size": 300, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}]])
+tiny.write(shapes .. "/config.json", [[{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 512, "vocab_size": 300,
+ "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}]])
 
 t.test("random weights are those of the seed", function()
   local a <close> = assert(ml.load(shapes, {random = 7}))
@@ -339,7 +377,8 @@ end)
 -- A float checkpoint of widths that blocks divide.
 local function wide_checkpoint()
   local path = tiny.folder "load/wide"
-  local text = tiny.read(shapes .. "/config.json"):gsub('"hidden_size": 256', '"hidden_size": 64'):gsub('"intermediate_size": 512', '"intermediate_size": 96')
+  local text = tiny.read(shapes .. "/config.json")
+    :gsub('"hidden_size": 256', '"hidden_size": 64'):gsub('"intermediate_size": 512', '"intermediate_size": 96')
   tiny.write(path .. "/config.json", text)
   local m <close> = assert(ml.load(path, {random = 3, precision = "exact"}))
   local tensors, order = {}, {}
@@ -427,7 +466,8 @@ end
 ]]):format(path))
   local pipe <close> = assert(io.popen(("%s/moonlet %s"):format(os.getenv "BUILD" or "build", script)))
   local resident = pipe:read "n" * 1024
-  t.ok(resident < 1.2 * size + (30 << 20), ("%.1f MB resident for a file of %.1f MB"):format(resident / 2 ^ 20, size / 2 ^ 20))
+  t.ok(resident < 1.2 * size + (30 << 20),
+    ("%.1f MB resident for a file of %.1f MB"):format(resident / 2 ^ 20, size / 2 ^ 20))
 end)
 
 t.done()

@@ -1,5 +1,6 @@
--- Misuse: every function of the interface, called with arguments of the wrong kind, count and size. Each call returns, or raises an error
--- object with a code; none crashes, hangs or takes the machine's memory. MISUSE_ROUNDS sets how often each function is tried.
+-- Misuse: every function of the interface, called with arguments of the wrong kind, count and size. Each call returns,
+-- or raises an error object with a code; none crashes, hangs or takes the machine's memory. MISUSE_ROUNDS sets how
+-- often each function is tried.
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local tiny = require "tests.tiny"
@@ -23,11 +24,19 @@ local function choose(list) return list[random(1, #list)] end
 
 -- ---- arguments ----
 
-local numbers = {0, 1, -1, 2, 3, 7, -5, 1.5, -0.5, 0 / 0, 1 / 0, -1 / 0, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 62, math.maxinteger,
-  math.mininteger, 1e300, 2 ^ 53, 4, 5, 6}
-local strings = {"", "float32", "int32", "float16", "q4_0", "bool", "nope", "\0", "\xff\xfe", ("x"):rep(5000), "/nonexistent/file", "1", "axis", "%s%n"}
-local names = {"axis", "keepdims", "dtype", "shape", "key", "low", "high", "max_tokens", "temperature", "stop", "seed", "n", "eps", "cache", "window",
-  "scale", "mask", "add_special_tokens", "template", "top_k", "logprobs", "state", "sampler", "context"}
+local numbers = {
+  0, 1, -1, 2, 3, 7, -5, 1.5, -0.5, 0 / 0, 1 / 0, -1 / 0, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 62,
+  math.maxinteger, math.mininteger, 1e300, 2 ^ 53, 4, 5, 6,
+}
+local strings = {
+  "", "float32", "int32", "float16", "q4_0", "bool", "nope", "\0", "\xff\xfe", ("x"):rep(5000), "/nonexistent/file",
+  "1", "axis", "%s%n",
+}
+local names = {
+  "axis", "keepdims", "dtype", "shape", "key", "low", "high", "max_tokens", "temperature", "stop", "seed", "n", "eps",
+  "cache", "window", "scale", "mask", "add_special_tokens", "template", "top_k", "logprobs", "state", "sampler",
+  "context",
+}
 local dtypes = {"float32", "float16", "bfloat16", "int32", "int64", "uint8", "bool", "float64", "int8", "uint32"}
 
 local function small_tensor()
@@ -55,9 +64,11 @@ end
 
 local files = io.tmpfile()
 local makers = {
-  function() return nil end, function() return choose(numbers) end, function() return choose(numbers) end, function() return choose(strings) end,
+  function() return nil end,
+  function() return choose(numbers) end, function() return choose(numbers) end, function() return choose(strings) end,
   function() return random(0, 1) == 1 end, plain_table, plain_table, small_tensor, small_tensor, small_tensor,
-  function() return closed end, function() return files end, function() return print end, function() return function() return small_tensor() end end,
+  function() return closed end, function() return files end, function() return print end,
+  function() return function() return small_tensor() end end,
   function() return coroutine.create(print) end, function() return ml.json.null end,
   function() return setmetatable({}, {__index = function() error "hostile" end}) end,
   function() return random(1, 4) end, function() return {random(0, 4), random(0, 4)} end,
@@ -75,7 +86,10 @@ local function describe(v)
   if type(v) == "string" then return ("%q"):format(v:sub(1, 20)) end
   if type(v) == "table" and getmetatable(v) == nil then
     local parts = {}
-    for k, x in next, v do parts[#parts + 1] = tostring(k) .. "=" .. (type(x) == "table" and "{...}" or tostring(x):sub(1, 20)) end
+    for k, x in next, v do
+      local text = type(x) == "table" and "{...}" or tostring(x):sub(1, 20)
+      parts[#parts + 1] = tostring(k) .. "=" .. text
+    end
     return "{" .. table.concat(parts, ", ") .. "}"
   end
   if type(v) == "userdata" then return (tostring(v):gsub("\n", " "):sub(-60)) end
@@ -89,7 +103,11 @@ local function attempt(name, fn, first)
     args[n] = value()
   end
   local from = core.clock()
-  if os.getenv "MISUSE_TRACE" then local parts = {} for i = 1, n do parts[i] = describe(args[i]) end io.stderr:write(name, " ", table.concat(parts, ", "), "\n") end
+  if os.getenv "MISUSE_TRACE" then
+    local parts = {}
+    for i = 1, n do parts[i] = describe(args[i]) end
+    io.stderr:write(name, " ", table.concat(parts, ", "), "\n")
+  end
   local ok, err = pcall(fn, table.unpack(args, 1, n))
   local took = core.clock() - from
   local function call()
@@ -117,7 +135,9 @@ local function run(name, fn, first)
       local result = attempt(name, fn, first and first())
       if ml.is_tensor(result) and random(0, 3) == 0 then -- what was recorded can be computed, or says why not
         local ok, err = pcall(ml.eval, result)
-        if not ok and (type(err) ~= "table" or not err.code) then error(("eval of %s: %s"):format(name, tostring(err)), 0) end
+        if not ok and (type(err) ~= "table" or not err.code) then
+          error(("eval of %s: %s"):format(name, tostring(err)), 0)
+        end
       end
     end
     core.drop_effects(0)
@@ -141,14 +161,20 @@ end
 
 -- ---- the interface ----
 
--- What writes a file gets a path under build/ in place of its first argument; the strings above would land in the working directory.
+-- What writes a file gets a path under build/ as its first argument: the strings above would land in the working
+-- directory.
 local folder = tiny.folder "misuse-written"
 local function written() return folder .. "/" .. random(1, 9) end
 
-for _, name in ipairs {"load", "discover", "tokenizer", "register_backend", "backends", "load_safetensors", "save_safetensors", "load_gguf", "load_npy",
-  "save_npy", "cancel_token", "random"} do assert(ml[name]) end -- loads the lazy ones
+-- Loads the lazy ones.
+for _, name in ipairs {
+  "load", "discover", "tokenizer", "register_backend", "backends", "load_safetensors", "save_safetensors", "load_gguf",
+  "load_npy", "save_npy", "cancel_token", "random",
+} do assert(ml[name]) end
 
-run_all("ml.", ml, {threads = true, default_device = true, register_backend = true, save_safetensors = true, save_npy = true})
+run_all("ml.", ml, {
+  threads = true, default_device = true, register_backend = true, save_safetensors = true, save_npy = true,
+})
 for _, name in ipairs {"save_safetensors", "save_npy"} do run("ml." .. name, ml[name], written) end
 run_all("method ", core.methods, {}, small_tensor)
 run_all("random.", ml.random, {})
@@ -158,13 +184,20 @@ run_all("sample.", require "moonlet.sample", {})
 run_all("memory.", ml.memory, {limit = true, cache_limit = true})
 local nn = require "moonlet.nn"
 run_all("nn.", nn, {})
-for _, class in ipairs {"Linear", "Embedding", "RMSNorm", "LayerNorm", "RoPE", "Dropout"} do run("nn." .. class, function(...) return nn[class](...) end) end
-for _, event in ipairs {"__add", "__sub", "__mul", "__div", "__idiv", "__mod", "__pow", "__unm", "__index", "__len", "__tostring"} do
+for _, class in ipairs {"Linear", "Embedding", "RMSNorm", "LayerNorm", "RoPE", "Dropout"} do
+  run("nn." .. class, function(...) return nn[class](...) end)
+end
+for _, event in ipairs {
+  "__add", "__sub", "__mul", "__div", "__idiv", "__mod", "__pow", "__unm", "__index", "__len", "__tostring",
+} do
   run(event, getmetatable(ml.zeros {1})[event], small_tensor)
 end
 
 -- What scripts can reach though it is not theirs to call.
-run_all("core.", core, {threads = true, default_device = true, write_file = true, save_safetensors = true, cancel = true, deadline = true, enter = true})
+run_all("core.", core, {
+  threads = true, default_device = true, write_file = true, save_safetensors = true, cancel = true, deadline = true,
+  enter = true,
+})
 run("core.save_safetensors", core.save_safetensors, written)
 
 local path = tiny.write_directory "misuse"

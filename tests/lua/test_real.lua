@@ -1,4 +1,5 @@
--- Real models against the reference (tests/goldens/README.md, real/): greedy text and perplexity. Skipped without the files.
+-- Real models against the reference (tests/goldens/README.md, real/): greedy text and perplexity. Skipped without the
+-- files.
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local t = require "tests.lua.harness"
@@ -13,10 +14,12 @@ local models = {
 -- The golden's greedy ids, up to where a narrow margin let the two part ways.
 local function check_greedy(m, want, what)
   local result = select(2, m:complete(want.prompt_ids, {max_tokens = #want.ids, ignore_eos = true}))
-  t.eq(m.tokenizer:encode(want.prompt, {add_special_tokens = want.messages == nil}), want.prompt_ids, what .. ": ids of the prompt")
+  local encoded = m.tokenizer:encode(want.prompt, {add_special_tokens = want.messages == nil})
+  t.eq(encoded, want.prompt_ids, what .. ": ids of the prompt")
   for i, id in ipairs(want.ids) do
     if result.ids[i] ~= id then
-      t.ok(want.margins[i] <= MARGIN, ("%s: token %d: expected %d, got %s, margin %g"):format(what, i, id, result.ids[i], want.margins[i]))
+      local found = ("%s: token %d: expected %d, got %s, margin %g"):format(what, i, id, result.ids[i], want.margins[i])
+      t.ok(want.margins[i] <= MARGIN, found)
       return
     end
   end

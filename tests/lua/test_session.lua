@@ -48,7 +48,8 @@ t.test("20 turns, a template that only appends", function()
 end)
 
 t.test("20 turns, a template that rewrites earlier turns", function()
-  local m <close> = assert(ml.load(bytes.make("session-rewriting", {template = bytes.rewriting}), {random = 3, precision = "exact"}))
+  local path = bytes.make("session-rewriting", {template = bytes.rewriting})
+  local m <close> = assert(ml.load(path, {random = 3, precision = "exact"}))
   local rewritten = 0
   local before
   converse(m, {max_tokens = 12}, function(_, g)
