@@ -342,7 +342,7 @@ CHECK_UNUSED static ml_tensor *view_tensor(ml_engine *e, ml_dtype t, int ndim, c
 /* ---- cases ---- */
 
 /* Set while several thread counts are compared: of the small cases, one in 37 is enough. */
-static bool quick;
+CHECK_UNUSED static bool quick;
 static int every = 1; /* of the small cases, one in this many runs */
 
 /* Whether to leave out a case over `size` elements. */
