@@ -47,16 +47,7 @@ $(foreach f,$(CHECK_SCRIPTS),$(eval $(call check_rule,$(f),$(if $(filter %.lua,$
   $(filter %.py,$(f)),python3,sh)))))
 
 # libFuzzer, with clang. Corpus and findings lie under build-fuzz/NAME/.
-FUZZERS      := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/*.c)))
 FUZZ_SECONDS ?= 60
-.PHONY: fuzz fuzz-build
-fuzz:  ## run each fuzz target for FUZZ_SECONDS (60), with clang
-	$(SUBMAKE) BUILD=$(BUILD)-fuzz CC=clang SANITIZE=address,undefined CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' fuzz-build
-	@for name in $(FUZZERS); do \
-	  mkdir -p $(BUILD)-fuzz/$$name && \
-	  (cd $(BUILD)-fuzz/$$name && mkdir -p corpus && \
-	   ../fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=2048 corpus) || exit 1; done
-fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/%)
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libmoonlet.a $(BUILD)/flags
-	@mkdir -p $(@D)
-	$(call run,cc)$(COMPILE) -fsanitize=fuzzer $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LUA_LIBS) $(LIBS)
+.PHONY: fuzz
+fuzz: ready  ## run each fuzz target for FUZZ_SECONDS (60), with clang
+	@BUILD='$(BUILD)' LUA='$(LUA)' sh tests/fuzz/run.sh $(FUZZ_SECONDS)

@@ -72,6 +72,12 @@ CHECK_UNUSED static int check_status(ml_status found, ml_status wanted, const ch
   return passed;
 }
 
+/* Whether the tests run under a sanitizer: too slow for every case and for measuring time. */
+CHECK_UNUSED static bool check_sanitized(void) {
+  const char *sanitizer = getenv("SANITIZE");
+  return sanitizer && *sanitizer;
+}
+
 CHECK_UNUSED static void check_skip(const char *name, const char *why) {
   printf("skip - %s: %s\n", name, why);
   check_count++;

@@ -349,7 +349,7 @@ static int every = 1; /* of the small cases, one in this many runs */
 CHECK_UNUSED static bool skip_case(int64_t size) {
   static long calls;
   if (every == 1) calls = 0;
-  return every > 1 && size < 4000 && ++calls % every != 1;
+  return every > 1 && (size < 4000 || check_sanitized()) && ++calls % every != 1;
 }
 
 /* ---- results ---- */

@@ -39,11 +39,10 @@ static void run_op(ml_engine *e, ml_op op) {
 }
 
 static void run_once(ml_engine *e, int op, op_test test, bool in_short) {
-  const char *sanitizer = getenv("SANITIZE"); /* slow: one case in eight, of the short ones as ever */
   every = 1;
   skip_case(0); /* begins its count anew */
   quick = in_short;
-  every = in_short ? 37 : sanitizer && *sanitizer ? 8 : 1;
+  every = check_sanitized() ? 11 : in_short ? 37 : 1;
   random_state = 7;
   found.digest = 0xcbf29ce484222325u;
   if (test) test(e);

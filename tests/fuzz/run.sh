@@ -1,12 +1,12 @@
 #!/bin/sh
 # tests/fuzz/run.sh [SECONDS [TARGET ...]]: builds fuzz_TARGET.c with clang's libFuzzer, ASan and UBSan and runs each
-# for SECONDS (60) under build/fuzz/, on seeds of tests/fuzz/make_seeds.lua. Run it from the repository's root. The
-# status is not 0 when a target fails; its input is then build/fuzz/TARGET/crash-*.
+# for SECONDS (60) under build-fuzz/, on seeds of tests/fuzz/make_seeds.lua. `make fuzz` runs it, in the repository's
+# root. The status is not 0 when a target fails; its input is then build-fuzz/TARGET/crash-*.
 set -eu
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- gguf safetensors json tokenizer
-out=${BUILD:-build}/fuzz
+out=${BUILD:-build}-fuzz
 mkdir -p "$out"
 "${LUA:-lua5.4}" tests/fuzz/make_seeds.lua "$out/seeds"
 for target in "$@"; do
@@ -17,7 +17,7 @@ for target in "$@"; do
     dictionary=-dict=tests/fuzz/tokenizer.dict
     cp tests/fuzz/seeds/tokenizer/* "$out/seeds/tokenizer/"
   fi
-  "${CC:-clang}" -g -O1 -std=c17 -D_GNU_SOURCE -Isrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+  clang -g -O1 -std=c17 -D_GNU_SOURCE -Isrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
     "tests/fuzz/fuzz_$target.c" src/io/*.c src/base/*.c src/tensor/dtype.c $more \
     $(pkg-config --cflags --libs json-c) -lm -pthread -o "$out/$target/fuzz"
   "$out/$target/fuzz" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=3000 -max_len=65536 \
