@@ -24,7 +24,7 @@ end
 local function reserve(self, layer, k, v)
   local ks, vs = k.shape, v.shape
   local item = self.dtype == "float16" and 2 or 4
-  self.layers[layer] = {
+  self.layers[layer] = ml.keep {
     k = core.ops.state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
     v = core.ops.state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
   }

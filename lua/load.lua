@@ -1,9 +1,11 @@
 ---From a path to a model: config, family, weights, tokenizer, template.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 local config = require "moonlet.config"
 local gguf = require "moonlet.gguf"
+local nn = require "moonlet.nn"
 
 local M = {}
 
@@ -96,10 +98,13 @@ local function vector(source, path, tensor, name)
   if not float_types[tensor.dtype] then
     util.raise("mismatch", "%s: %s: expected a float dtype, found %s", source.path, name, tensor.dtype)
   end
-  local values = tensor:astype "float32"
-  if source.norm_offset and path:match "norm%.weight$" then values = values - source.norm_offset end
-  ml.eval(values)
-  tensor:close()
+  local values = compile.scope(function()
+    local x = tensor:astype "float32"
+    if source.norm_offset and path:match "norm%.weight$" then x = x - source.norm_offset end
+    ml.eval(x)
+    return x
+  end)
+  if values ~= tensor then tensor:close() end
   return values
 end
 
@@ -163,7 +168,7 @@ local function load_weights(net, family, source, opts)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
-    if opts.progress then opts.progress(done / total, path) end
+    if opts.progress then compile.unscoped(opts.progress, done / total, path) end
     if core.cancelled() then raise_cancelled() end
   end)
 end
@@ -185,24 +190,12 @@ local function random_weights(net, opts)
   end)
 end
 
--- Frees what a load that failed had made of a model, and closes what it had opened.
-local function drop(made)
-  if made.net then
-    made.net:each_parameter(function(_, _, tensor)
-      if ml.is_tensor(tensor) then tensor:close() end
-    end)
-  end
-  for _, name in ipairs {"tokenizer", "file", "gguf"} do
+-- Closes what a load had opened; after one that failed also what it had made of a model.
+local function drop(made, failed)
+  for _, name in ipairs {"file", "gguf", failed and "tokenizer"} do
     if made[name] then made[name]:close() end
   end
-end
-
--- The same after a failure, with what was under way.
-local function drop_all(made)
-  drop(made)
-  made.net = nil -- and with it what modules keep beside parameters
-  collectgarbage()
-  collectgarbage() -- what finalisers of the first let go
+  if failed then util.close(made.scope) end
 end
 
 -- ---- sources ----
@@ -414,7 +407,7 @@ end
 
 -- The family's net for a configuration. Whatever goes wrong inside is about the file that it was made from.
 local function build_net(made, c, absent)
-  local ok, net = pcall(made.family, c)
+  local ok, net = pcall(nn.build, made.family, c)
   if ok then
     net:set_name(made.family.model_types[1])
     return net
@@ -443,7 +436,8 @@ local function formats_in(net)
   return list
 end
 
-local function assemble(made, opts, path, kind)
+local function assemble(made, opts, given)
+  local path, kind = resolve(given)
   local open = kind == "directory" and open_directory or open_gguf
   open(made, path, opts)
   local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
@@ -457,6 +451,7 @@ local function assemble(made, opts, path, kind)
     random_weights(made.net, opts)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.generation)
+  if core.cancelled() then raise_cancelled() end
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
       made.tokenizer.vocab_size, c.vocab_size)
@@ -464,21 +459,19 @@ local function assemble(made, opts, path, kind)
   return require("moonlet.model").new {
     net = made.net, config = c, raw = made.raw, family = made.family, path = path, options = opts, warnings = warnings,
     generation_config = made.generation, tokenizer = made.tokenizer, entries = formats_in(made.net),
-    precision = opts.precision,
+    precision = opts.precision, scope = made.scope,
   }
 end
 
 local function build(path, opts)
-  local resolved, kind = resolve(path)
-  local made = {}
-  local ok, model = pcall(assemble, made, opts, resolved, kind)
-  if not ok then
-    drop_all(made)
-    error(model, 0)
-  end
-  made.net, made.tokenizer = nil, nil
-  drop(made)
-  return model
+  local made = {scope = core.scope_new()} -- which all tensors of the model belong to
+  local outer = core.scope_use(made.scope)
+  local ok, model = pcall(assemble, made, opts, path)
+  core.scope_use(outer)
+  drop(made, not ok)
+  if ok then return model end
+  core.take_cancel() -- one that came beside another failure was meant for this call
+  error(model, 0)
 end
 
 local backends = {}
@@ -514,7 +507,7 @@ function M.load(path, opts)
     util.raise("usage", "load: expected a path, found %s", type(path) == "string" and "a zero byte" or type(path))
   end
   check_options(opts)
-  return require("moonlet.compile").unscoped(util.soft, build, path, opts)
+  return util.soft(build, path, opts)
 end
 
 ---Models below a directory: {path, format, model_type} each.

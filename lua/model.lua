@@ -2,6 +2,7 @@
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local util = require "moonlet.util"
+local compile = require "moonlet.compile"
 local generate = require "moonlet.generate"
 local runtime = require "moonlet.runtime"
 
@@ -57,7 +58,7 @@ function M.new(parts)
     generation_config = parts.generation_config, device = core.default_device(), info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
-    free = {}, busy = {},
+    scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end
 
@@ -151,9 +152,12 @@ local function start(self, ids, o)
     r:check_prompt(ids)
     return generate.start(self, r, ids, o, function() give_back(self, r) end)
   end)
-  if ok then return g end
-  give_back(self, r)
-  error(g, 0)
+  if not ok then
+    give_back(self, r)
+    error(g, 0)
+  end
+  self.users[g] = true
+  return g
 end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
@@ -185,7 +189,10 @@ end
 ---A conversation that keeps its cache: see sessions.
 ---@param opts table|nil  {system, messages, tools, documents, template, template_vars}
 ---@return moonlet.Session
-function Model:session(opts) return require("moonlet.session").new(self, opts) end
+function Model:session(opts)
+  check_open(self)
+  return require("moonlet.session").new(self, opts)
+end
 
 -- ---- whole sequences ----
 
@@ -209,10 +216,12 @@ function Model:logits(ids)
     if #list == 0 then util.raise("usage", "logits: row %d is empty", i) end
     check_ids(self, list, "logits")
   end
-  local tokens = ml.tensor(pad(lists), {dtype = "int32"})
-  local logits = self.net(tokens):astype "float32"
-  ml.eval(logits)
-  return logits
+  return compile.scope(function()
+    local tokens = ml.tensor(pad(lists), {dtype = "int32"})
+    local logits = self.net(tokens):astype "float32"
+    ml.eval(logits)
+    return logits
+  end)
 end
 
 local function check_size(o, name, low)
@@ -292,16 +301,34 @@ end
 
 -- ---- closing ----
 
----Frees everything; twice is harmless.
+-- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime when
+-- that returns.
+local function close_users(self)
+  local users, at_work = {}, {}
+  for user in pairs(self.users) do users[#users + 1] = user end
+  for _, user in ipairs(users) do
+    user:close()
+    if user.running then at_work[user.runtime] = true end
+  end
+  for r in pairs(self.busy) do
+    if not at_work[r] then r:close() end
+  end
+end
+
+---Frees everything, generations and sessions included; twice is harmless.
 function Model:close()
-  if not self.net then return end
+  local net = self.net
+  if not net then return end
+  self.net = nil
+  close_users(self)
   for _, r in ipairs(self.free) do r:close() end
-  self.net:each_parameter(function(owner, key, tensor)
+  net:each_parameter(function(owner, key, tensor)
     if ml.is_tensor(tensor) then tensor:close() end
     owner[key] = nil
   end)
+  if self.scope then util.close(self.scope) end
   if self.tokenizer then self.tokenizer:close() end
-  self.net, self.free = nil, {}
+  self.free, self.users = {}, {}
 end
 util.guard(Model, "model:", true)
 Model.__close = Model.close

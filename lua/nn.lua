@@ -232,10 +232,26 @@ end
 
 -- Layers that turn by the same frequencies share one tensor, so that a plan works their angles out once.
 local tables = setmetatable({}, {__mode = "v"})
+local owned -- the same, of the model that is built now
+
+---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
+function M.build(fn, ...)
+  local outer = owned
+  owned = {}
+  local results = table.pack(pcall(fn, ...))
+  owned = outer
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
 local function shared_table(frequencies)
   local key = {}
   for i, f in ipairs(frequencies) do key[i] = ("%a"):format(f) end
   key = table.concat(key, " ")
+  if owned then
+    owned[key] = owned[key] or ml.tensor(frequencies, {dtype = "float32"})
+    return owned[key]
+  end
   tables[key] = tables[key] or ml.keep(ml.tensor(frequencies, {dtype = "float32"}))
   return tables[key]
 end

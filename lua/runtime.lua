@@ -28,21 +28,24 @@ local function int_state(n, fill)
   return core.ops.state(ml.tensor(values, {dtype = "int32"}))
 end
 
+-- The state that all plans share.
+local function states(slots)
+  local every = {}
+  for i = 1, slots do every[i] = i - 1 end
+  return {
+    tokens = int_state(slots, 0), start = int_state(slots, 0), one = int_state(slots, 1),
+    rng = core.ops.state(ml.tensor({0, 0, 0}, {dtype = "uint32"})), every = ml.tensor(every, {dtype = "int32"}),
+  }
+end
+
 local function make(model, slots)
   local self = setmetatable({
     model = model, slots = slots, capacity = model.info.context, prefills = {}, scorers = {}, decoders = {}, order = {},
   }, Runtime)
   self.store = cache.store(slots, self.capacity, model.cache_dtype)
-  self.tokens = int_state(slots, 0)
-  self.start, self.one = int_state(slots, 0), int_state(slots, 1)
-  self.rng = core.ops.state(ml.tensor({0, 0, 0}, {dtype = "uint32"}))
+  for name, x in pairs(compile.scope(states, slots)) do self[name] = x end
   self.ids, self.committed = {}, 0
-  local every = {}
-  for i = 1, slots do
-    every[i] = i - 1
-    self.ids[i] = {}
-  end
-  self.every = ml.tensor(every, {dtype = "int32"})
+  for i = 1, slots do self.ids[i] = {} end
   return self
 end
 
@@ -63,10 +66,11 @@ local function close_entry(entry)
   close_fields(entry.windows or {})
 end
 
--- Records what fn plans. A trace that fails leaves no effect behind.
+-- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps. A trace that fails leaves no
+-- effect behind.
 local function record(fn)
   local before = core.effects()
-  local ok, err = pcall(compile.unscoped, fn)
+  local ok, err = pcall(compile.unscoped, compile.scope, fn)
   if ok then return end
   core.drop_effects(before)
   error(err, 0)
@@ -120,11 +124,12 @@ local function prefill_plan(self, T, last)
     local logits = chunk_logits(self, entry, T)
     if last then
       local row = ml.take(logits, entry.count - 1, 1):astype "float32" -- (1, V)
-      self.logits = self.logits or core.ops.state({self.slots, row.shape[2]}, "float32")
+      self.logits = self.logits or ml.keep(core.ops.state({self.slots, row.shape[2]}, "float32"))
       if self.slots > 1 then util.raise("unsupported", "prefill: one slot at a time so far") end
       ml.assign(self.logits, row)
     end
     entry.plan = core.plan({}, {})
+    return entry
   end)
   self.prefills[key] = entry
   return entry
@@ -205,6 +210,7 @@ local function score_plan(self, T)
     local own = ml.take_along_axis(logits, entry.targets:reshape {T, 1}, -1):reshape {T}
     ml.assign(entry.nll, logits:logsumexp(-1) - own)
     entry.plan = core.plan({}, {})
+    return entry
   end)
   self.scorers[T] = entry
   return entry
@@ -346,7 +352,7 @@ end
 
 local function tell(self, entry, logits)
   if not entry.wanted then return end
-  self.log_p = self.log_p or core.ops.state(logits.shape, "float32")
+  self.log_p = self.log_p or ml.keep(core.ops.state(logits.shape, "float32"))
   ml.assign(self.log_p, logits:log_softmax())
 end
 
@@ -371,6 +377,7 @@ local function record_decoder(self, entry)
     push(self, entry, self.tokens)
     entry.push = core.plan({}, {})
   end
+  return entry.rings, entry.windows
 end
 
 local function decoder(self, key, chain, wanted)
@@ -379,7 +386,7 @@ local function decoder(self, key, chain, wanted)
   if entry then return entry end
   -- rings hold the last ids, one for each size that a step asks for: the id at position p lies at p mod n
   entry = {chain = chain, wanted = wanted, sizes = util.sorted_keys(chain.windows), rings = {}, windows = {}}
-  record(function() record_decoder(self, entry) end)
+  record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
   if #self.order > KEPT_PLANS then

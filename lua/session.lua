@@ -34,15 +34,15 @@ function M.new(model, opts)
   local messages = {}
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
-  return setmetatable({
-    model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1),
-  }, Session)
+  local self = {model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}
+  model.users[self] = true
+  return setmetatable(self, Session)
 end
 
 -- Every call ends an answer that is still on its way.
 local function begin(self)
-  if self.closed then util.raise("usage", "the session is closed") end
   if not self.model.net then util.raise("usage", "the model is closed") end
+  if self.closed then util.raise("usage", "the session is closed") end
   if self.answer then self.answer:close() end
 end
 
@@ -52,6 +52,7 @@ local function start(self, ids, o, release)
   local g = generate.start(self.model, self.runtime, ids, o, function(g, collected)
     self.answer = nil
     if not collected then release(g) end -- else the session, which holds g, is garbage too
+    if self.closed then self.runtime:close() end
   end)
   self.answer = g
   return g, nil, nil, g
@@ -265,11 +266,13 @@ end
 
 -- ---- closing ----
 
+---Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it when
+---that returns.
 function Session:close()
   if self.closed then return end
   if self.answer then self.answer:close() end
   self.closed = true
-  self.runtime:close()
+  if not self.answer then self.runtime:close() end
 end
 for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do
   Session[name] = util.interface("session:" .. name, Session[name], true)

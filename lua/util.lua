@@ -133,4 +133,9 @@ function M.sorted_keys(t)
   return keys
 end
 
+---Closes a value that has nothing but __close.
+function M.close(x)
+  local _ <close> = x
+end
+
 return M

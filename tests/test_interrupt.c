@@ -5,6 +5,12 @@
 
 enum { MOMENTS = 50, CHAT_MOMENTS = 15, GENERATE_MOMENTS = 10, LIMIT_MS = 200 };
 
+/* How many moments to try: MOMENTS in the environment raises it, for a longer look. */
+static int moments_of(int usual) {
+  const char *more = getenv("MOMENTS");
+  return more && *more ? atoi(more) : usual;
+}
+
 /* Numbers in [0, 1), the same in every run. */
 static double next_random(void) {
   static uint64_t state = 2024;
@@ -106,8 +112,7 @@ static void test_repl(const char *real) {
   printf("# %s: prefill takes %.0f ms, prefill and decode %.0f ms\n", real ? "SmolLM2" : "random weights", prefill,
          total);
   delays d = {0};
-  int right = 0;
-  const int moments = check_sanitized() ? MOMENTS / 5 : MOMENTS;
+  int moments = moments_of(MOMENTS), right = 0;
   for (int i = 0; i < moments; i++) {
     double from = i % 2 ? prefill : 0, to = i % 2 ? total : prefill;
     if (!answers(&s, "go()", "\r\n")) break;
@@ -126,11 +131,24 @@ static void test_repl(const char *real) {
 
 /* ---- chat ---- */
 
-static const char prompt[] = "\r\n> ";
+static const char prompt[] = "\r\n> ", hello[] = "Say only hello.";
+static const char story[] = "Tell me a long story about the old harbour and its boats.";
 
-/* Asks in a conversation that begins anew; the answer, as it was printed. */
+/* Reads on until nothing has come for a while, so that what is typed next is not lost to a Ctrl-C on its way. */
+static void wait_for_quiet(session *s) {
+  size_t before;
+  do {
+    before = s->size;
+    listen_for(s, 200);
+  } while (s->size > before);
+  s->seen = s->size;
+}
+
+/* Begins the conversation anew. */
+static bool clear(session *s) { return answers(s, "/clear", "begun again\r\n") && expect(s, "> "); }
+
+/* The answer to a question, as it was printed. */
 static const char *ask(session *s, const char *question) {
-  if (!answers(s, "/clear", prompt)) return "";
   type(s, question);
   expect(s, question);
   size_t from = s->seen;
@@ -138,34 +156,99 @@ static const char *ask(session *s, const char *question) {
   return expect(s, prompt) ? printed_since(s, from) : "";
 }
 
+/* Presses Ctrl-C and waits for "[stopped]" and the prompt. False where the answer had ended before. */
+static bool stop_answer(session *s, delays *d) {
+  size_t from = s->seen;
+  listen_for(s, 0);
+  if (strstr(s->text + from, prompt)) {
+    type(s, "\x03");
+    wait_for_quiet(s);
+    return false;
+  }
+  bool back = interrupt(s, prompt, d);
+  bool stopped = back && strstr(s->text + from, "[stopped]") && strstr(s->text + from, "[stopped]") < s->text + s->seen;
+  if (back && !stopped) d->count--;
+  wait_for_quiet(s);
+  return stopped;
+}
+
+/* A REPL that says what a conversation that /save wrote goes on with, all of it computed anew. */
+static bool start_replay(session *s, const char *real) {
+  static const char *const lines[] = {
+      "function old(p) local _, d = ml.load_safetensors(p) return ml.json.decode(d.messages) end",
+      "function replay(p) local s <close> = m:session {messages = old(p)} local g = s:send(q, o) return g:complete() "
+      "end",
+  };
+  char line[800];
+  char *argv[] = {(char *)"moonlet", NULL};
+  if (!start(s, argv) || !expect(s, "\r\n> ")) return false;
+  loading_line(line, sizeof line, real);
+  bool ready = answers(s, line, "\r\n> ");
+  for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) ready = ready && answers(s, lines[i], "\r\n> ");
+  snprintf(line, sizeof line, "o = {max_tokens = 8, temperature = 0} q = '%s'", hello);
+  return ready && answers(s, line, "\r\n> ");
+}
+
+/* Whether the chat's answer is that of a session which was given the saved messages and never disturbed. */
+static bool is_replayed(session *replay, const char *path, const char *answer) {
+  char line[500];
+  snprintf(line, sizeof line, "print((replay('%s')))", path);
+  type(replay, line);
+  if (!expect(replay, line)) return false;
+  size_t from = replay->seen;
+  type(replay, "\r");
+  if (!expect(replay, "\r\n> ")) return false;
+  const char *wanted = printed_since(replay, from); /* "\n", the answer, "\n> " */
+  size_t n = strlen(wanted) - 2;
+  bool same = n > 2 && strncmp(answer, wanted, n) == 0;
+  if (!same) printf("# expected: %s\n# found: %s\n", wanted, answer);
+  return same;
+}
+
 static void test_chat(const char *real) {
-  static session s;
-  static char wanted[1 << 14];
+  static session s, replay;
+  static char wanted[1 << 14], path[400], save[500];
   char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
                   (char *)"0",       (char *)"-n",   (char *)"8",  NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
   CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
-  snprintf(wanted, sizeof wanted, "%s", ask(&s, "Say only hello."));
+  if (!CHECK(start_replay(&replay, real), "a session that is not disturbed")) return;
+  snprintf(path, sizeof path, "%s/talk", folder);
+  snprintf(save, sizeof save, "/save %s", path);
+  snprintf(wanted, sizeof wanted, "%s", ask(&s, hello));
   CHECK(strlen(wanted) > 8, "chat: an answer: %.40s", wanted + 1);
+  clear(&s);
   double before = now_ms();
-  ask(&s, "Tell me a long story about the old harbour and its boats.");
+  ask(&s, story);
   double total = now_ms() - before;
   delays d = {0};
-  int right = 0;
-  for (int i = 0; i < CHAT_MOMENTS; i++) {
-    if (!answers(&s, "/clear", prompt)) break;
-    if (!answers(&s, "Tell me a long story about the old harbour and its boats.", "\r\n")) break;
+  int moments = moments_of(CHAT_MOMENTS), right = 0, anew = 0, late = 0;
+  while (d.count < moments && late <= moments) {
+    if (!clear(&s) || !answers(&s, story, "\r\n")) break;
     pause_ms((long)(next_random() * total * 0.8));
-    if (!interrupt(&s, prompt, &d)) break;
-    right += strcmp(ask(&s, "Say only hello."), wanted) == 0;
+    if (!stop_answer(&s, &d)) {
+      late++;
+      continue;
+    }
+    if (!answers(&s, save, "saved ") || !expect(&s, prompt)) break;
+    right += is_replayed(&replay, path, ask(&s, hello));
+    if (!clear(&s)) break;
+    anew += strcmp(ask(&s, hello), wanted) == 0;
+    if (d.count % 10 == 0) {
+      printf("# chat: %d stopped, then right: %d, begun anew and right: %d\n", d.count, right, anew);
+      fflush(stdout);
+    }
   }
-  check_delays(&d, CHAT_MOMENTS, "chat");
-  CHECK(right == CHAT_MOMENTS, "chat: the next answer is right (%d of %d)", right, CHAT_MOMENTS);
-  CHECK(strstr(s.text, "[stopped]"), "chat: an interrupted answer says so");
+  printf("# chat: %d answers were stopped, %d had ended before\n", d.count, late);
+  check_delays(&d, moments, "chat");
+  CHECK(right == moments, "chat: the next answer is right (%d of %d)", right, moments);
+  CHECK(anew == moments, "chat: that of a conversation begun anew is right (%d of %d)", anew, moments);
   CHECK(answers(&s, "/stats", "last answer: "), "chat: /stats");
   CHECK(answers(&s, "\"\"\"one", "  ") && answers(&s, "two\"\"\"", prompt), "chat: a text of two lines is one turn");
   type(&s, "\x04");
+  type(&replay, "\x04");
   CHECK(finish(&s) == 0, "chat: Ctrl-D leaves in order");
+  finish(&replay);
 }
 
 /* ---- generate ---- */

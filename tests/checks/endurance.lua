@@ -27,7 +27,6 @@ local function run(what, m, count, settled)
   local base
   for i = 1, count do
     generate(m, i)
-    if i % 50 == 0 then collectgarbage() end -- garbage that only waits to be collected is no growth
     if i == settled then base = resident() end
     if i > settled and i % 100 == 0 or i == count then
       local grown = resident() - base

@@ -326,6 +326,13 @@ t.test("info", function()
   t.eq({code, err}, {0, ""})
   t.eq(keys_of(json.decode(out)),
     "bytes context family hidden_size layers model_type parameters path quantization vocab_size warnings")
+  local _, named = run {"info", "-m", "dir/fake.gguf"}
+  t.eq(select(2, run {"info", "dir/fake.gguf"}), named)
+  for _, case in ipairs {{"info"}, {"info", "a", "b"}, {"info", "a", "-m", "b"}} do
+    code, out, err = run(case)
+    t.eq({code, out}, {2, ""})
+    t.ok(err:find("-m MODEL is missing", 1, true) or err:find("info takes one model", 1, true), err)
+  end
 end)
 
 t.test("bench --json: the shape, rates from tokens and seconds", function()

@@ -373,17 +373,64 @@ end)
 
 -- ---- closing ----
 
-t.test("closing a model frees everything, twice is harmless", function()
+-- Closing frees at once: nothing waits for the collector.
+local uses = {
+  nothing = function() end,
+  complete = function(x) x:complete("Hello", {max_tokens = 5, ignore_eos = true}) end,
+  sampling = function(x)
+    x:complete("Hello", {max_tokens = 5, ignore_eos = true, temperature = 0.8, top_p = 0.9, repeat_penalty = 1.1, logprobs = 3})
+  end,
+  sampler = function(x) x:complete("Hello", {sampler = bytes.says "xyz"}) end,
+  perplexity = function(x) x:perplexity "Hello there, all of you" end,
+  logits = function(x) x:logits({1, 2, 3}):close() end,
+  ["a chain that fails"] = function(x) pcall(x.complete, x, "Hello", {sampler = function() error "no" end}) end,
+  ["generations that were left"] = function(x)
+    local g = x:generate("Hello", {max_tokens = 50, ignore_eos = true})
+    g()
+    x:generate("Hello", {max_tokens = 50})
+    return g
+  end,
+  ["sessions that were left"] = function(x)
+    local s = x:session()
+    s:generate("Hello", {max_tokens = 50, ignore_eos = true}):complete()
+    s:fork()
+    local g = s:send("Hello", {max_tokens = 50, ignore_eos = true})
+    g()
+    return g
+  end,
+}
+for name, use in pairs(uses) do
+  t.test("closing a model frees everything at once: " .. name, function()
+    collectgarbage()
+    collectgarbage "stop"
+    local before = ml.memory.active()
+    local other = assert(ml.load(path, {random = 8}))
+    local g = use(other)
+    other:close()
+    local after = ml.memory.active()
+    collectgarbage "restart"
+    t.eq(after, before)
+    if g then t.eq({g.finish_reason, g()}, {"cancelled"}) end
+    other:close()
+    t.raises(function() other:generate("Hello") end, "the model is closed", "usage")
+    t.raises(function() other:session() end, "the model is closed", "usage")
+  end)
+end
+
+t.test("a model that its own sampler closes frees its memory when that returns", function()
+  collectgarbage()
   local before = ml.memory.active()
   local other = assert(ml.load(path, {random = 8}))
-  local g = other:generate("Hello", {max_tokens = 50, ignore_eos = true})
-  g()
-  other:close()
-  other:close()
-  t.raises(function() other:generate("Hello") end, "closed", "usage")
-  g:close()
-  g, other = nil, nil -- luacheck: ignore
-  collectgarbage()
+  local says, n = bytes.says "abcdef", 0
+  local g = other:generate("Hello", {sampler = function(logits)
+    n = n + 1
+    local id = says(logits)
+    if n == 3 then other:close() end
+    return id
+  end})
+  pcall(g.complete, g)
+  t.ok(g.finish_reason, "it has ended")
+  t.eq(n, 3)
   collectgarbage()
   t.eq(ml.memory.active(), before)
 end)

@@ -431,6 +431,38 @@ t.test("cancelled: nothing stays", function()
   t.eq(#continuation(m), 6)
 end)
 
+t.test("a cancel that a load does not answer as such is not left for the next call", function()
+  local path = tiny.write_directory "load/cancel"
+  local function works()
+    t.eq(core.cancelled(), nil)
+    t.eq((ml.tensor {1, 2} + 1):tolist(), {2, 3})
+  end
+  t.raises(function()
+    ml.load(path, {progress = function()
+      core.cancel()
+      error "stop"
+    end})
+  end, "stop")
+  works()
+  core.cancel()
+  t.fails(nil, "not_found", ml.load(folder .. "/nothing"))
+  works()
+  core.cancel()
+  t.raises(function() ml.load(path) end, nil, "cancelled")
+  works()
+  local total = 0
+  local m = assert(ml.load(path, {progress = function() total = total + 1 end}))
+  m:close()
+  local seen = 0
+  t.raises(function()
+    ml.load(path, {progress = function()
+      seen = seen + 1
+      if seen == total then core.cancel() end
+    end})
+  end, nil, "cancelled")
+  works()
+end)
+
 t.test("the memory limit is an error, and what was loaded goes back", function()
   local path = tiny.write_directory "load/limit"
   collectgarbage()
