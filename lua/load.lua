@@ -412,7 +412,9 @@ local function build_net(made, c, absent)
     net:set_name(made.family.model_types[1])
     return net
   end
-  if type(net) == "table" and net.code then util.raise(net.code, "%s: %s", made.what, net.reason or net.message) end
+  if type(net) == "table" and net.code then -- misuse is the family's own: its line tells where
+    util.raise(net.code, "%s: %s", made.what, net.code == "usage" and net.message or net.reason or net.message)
+  end
   local keys = table.concat(absent(), ", ")
   util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",
     made.what, made.family.model_types[1], tostring(net), keys == "" and "none" or keys)

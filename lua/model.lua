@@ -301,8 +301,8 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime when
--- that returns.
+-- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime
+-- when that returns.
 local function close_users(self)
   local users, at_work = {}, {}
   for user in pairs(self.users) do users[#users + 1] = user end
@@ -332,6 +332,12 @@ function Model:close()
 end
 util.guard(Model, "model:", true)
 Model.__close = Model.close
+function Model:__tostring()
+  local info = self.info
+  if not self.net then return ("model %s (closed)"):format(info.family) end
+  return ("model %s, %d layers, %.0f M parameters, %s, context %d, on %s"):format(info.family, info.layers,
+    info.parameters / 1e6, info.quantization and info.quantization.format or info.dtype, info.context, self.device)
+end
 Model.__gc = Model.close
 
 return M

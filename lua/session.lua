@@ -266,8 +266,8 @@ end
 
 -- ---- closing ----
 
----Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it when
----that returns.
+---Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees
+---it when that returns.
 function Session:close()
   if self.closed then return end
   if self.answer then self.answer:close() end
@@ -278,6 +278,10 @@ for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do
   Session[name] = util.interface("session:" .. name, Session[name], true)
 end
 Session.__close = Session.close
+function Session:__tostring()
+  return ("session of %s: %d messages, %d tokens%s"):format(self.model.info.family, #self.messages, #self.ids,
+    self.closed and " (closed)" or "")
+end
 Session.__gc = function(self)
   if not self.closed then self.runtime:close() end
 end

@@ -32,6 +32,9 @@ function M.must(value, message, code)
   return value
 end
 
+---Functions of the interface by what they are called: "model:generate".
+M.names = setmetatable({}, {__mode = "k"})
+
 ---A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil,
 ---arithmetic on a table) is an error object at the caller's line, as misuse is everywhere else. Errors of callbacks
 ---pass as they are.
@@ -47,7 +50,9 @@ function M.interface(name, fn, callbacks)
     end
     error(err, 0)
   end
-  return function(...) return finish(pcall(fn, ...)) end
+  local function call(...) return finish(pcall(fn, ...)) end
+  M.names[call] = name
+  return call
 end
 
 ---The same for every Lua function of a table.

@@ -18,7 +18,7 @@ M.commands = {
 
 local function overview()
   local out = {[[
-moonlet runs and fine-tunes language models; a model is a Lua file.
+moonlet runs language models; a model is a Lua file.
 
   moonlet                        the REPL
   moonlet FILE.lua [ARGUMENTS]   runs a script; - reads it from stdin

@@ -1,5 +1,6 @@
 ---`help(x)`: what is known about a function, a module or a value.
 local complete = require "moonlet.repl.complete"
+local util = require "moonlet.util"
 
 local M = {}
 
@@ -34,7 +35,7 @@ local function modules()
   return list
 end
 
--- "ml.zeros" for a function or a module, "" for what has no name.
+-- "ml.zeros" for a function or a module, "model:generate" for a method, "" for what has no name.
 local function name_of(value)
   for _, entry in ipairs(modules()) do
     if rawequal(entry[2], value) then return entry[1] end
@@ -45,13 +46,16 @@ local function name_of(value)
   for key, field in next, _G do
     if type(key) == "string" and rawequal(field, value) then return key end
   end
-  return ""
+  return type(value) == "function" and util.names[value] or ""
 end
 
--- The text of the documentation under any spelling of a name: ml.zeros, moonlet.zeros, zeros.
+-- The text of the documentation under any spelling of a name: ml.zeros, moonlet.zeros, zeros; model:generate is written
+-- as m.generate.
 local function find_document(docs, name)
   local bare = name:gsub("^ml%.", ""):gsub("^moonlet%.", "")
-  for _, key in ipairs {name, bare, "ml." .. bare, "moonlet." .. bare, (bare:match "([%w_]+)$")} do
+  for _, key in ipairs {
+    name, (name:gsub("^(%a)%a*:", "%1.")), bare, "ml." .. bare, "moonlet." .. bare, (bare:match "([%w_]+)$"),
+  } do
     if type(docs[key]) == "string" then return docs[key] end
   end
 end
@@ -111,7 +115,9 @@ function M.text(...)
     if known ~= nil and type(known) ~= "string" then return M.text(known) end
     return value .. ": " .. nothing
   end
-  local what = name ~= "" and name .. ": a " .. type(value) or "a " .. type(value)
+  local meta = debug.getmetatable(value)
+  local class = type(meta) == "table" and type(rawget(meta, "__name")) == "string" and meta.__name
+  local what = (name ~= "" and name .. ": " or "") .. (class or "a " .. type(value))
   if type(value) == "function" then
     return comment_of(value) or what .. "; " .. nothing
   end

@@ -109,15 +109,23 @@ local function is_compiled(t)
   return type(t) == "table" and type(t.render) == "function"
 end
 
+-- A source given instead of a name. One that has nothing to fill in is a name that was not found.
+local function own_source(wanted)
+  if type(wanted) == "string" and not wanted:find "{[{%%]" then
+    fail("not_found", "chat template: there is none of the name \"%s\"", wanted:sub(1, 60))
+  end
+  return wanted
+end
+
 -- The source or compiled template that is meant.
 local function choose(template, wanted, tools)
   if is_null(template) or type(template) == "string" or is_compiled(template) then
-    if not is_null(wanted) then return wanted end
+    if not is_null(wanted) then return own_source(wanted) end
     if is_null(template) then fail("not_found", "there is no chat template") end
     return template
   end
   local named = by_name(template)
-  if not is_null(wanted) then return named[wanted] or wanted end
+  if not is_null(wanted) then return named[wanted] or own_source(wanted) end
   if not is_null(tools) and named.tool_use then return named.tool_use end
   if named.default then return named.default end
   local names = {}

@@ -10,7 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* About 50 us of spinning: longer than any gap inside a plan, far shorter than a time slice. */
+/* About 50 us of spinning: longer than any gap inside a plan, far shorter than a time slice. More members than
+ * processors wait for each other's turn, and do not spin. */
 enum { SPINS = 20000, CACHE_LINE = 64 };
 
 struct member {
@@ -19,7 +20,7 @@ struct member {
 };
 
 struct ml_pool {
-  int members, started;
+  int members, started, spins;
   _Alignas(CACHE_LINE) atomic_int arrived;
   _Alignas(CACHE_LINE) atomic_int phase; /* barrier generation; also the futex word */
   atomic_int phase_sleepers;
@@ -39,8 +40,8 @@ static void pause_cpu(void) {
 }
 
 /* Returns once *word differs from `old`. */
-static void wait_change(atomic_int *word, int old, atomic_int *sleepers) {
-  for (int i = 0; i < SPINS; i++) {
+static void wait_change(atomic_int *word, int old, atomic_int *sleepers, int spins) {
+  for (int i = 0; i < spins; i++) {
     if (atomic_load_explicit(word, memory_order_acquire) != old) return;
     pause_cpu();
   }
@@ -61,7 +62,7 @@ void ml_pool_barrier(ml_pool *p) {
     atomic_store(&p->arrived, 0);
     change(&p->phase, &p->phase_sleepers);
   } else {
-    wait_change(&p->phase, phase, &p->phase_sleepers);
+    wait_change(&p->phase, phase, &p->phase_sleepers, p->spins);
   }
 }
 
@@ -70,7 +71,7 @@ static void *worker(void *argument) {
   ml_pool *p = me->pool;
   int seen = 0;
   for (;;) {
-    wait_change(&p->ticket, seen, &p->ticket_sleepers);
+    wait_change(&p->ticket, seen, &p->ticket_sleepers, p->spins);
     seen = atomic_load(&p->ticket);
     if (atomic_load(&p->stop)) return NULL;
     p->job(p->context, me->index);
@@ -105,7 +106,7 @@ ml_status ml_pool_create(int members, ml_pool **out) {
   if (members > 1024) return ml_fail(ML_USAGE, "threads: expected at most 1024, found %d", members);
   ml_pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
   if (!p) return ml_fail(ML_MEMORY, "out of memory: thread pool");
-  *p = (ml_pool){.members = members, .started = 1};
+  *p = (ml_pool){.members = members, .started = 1, .spins = members <= processors ? SPINS : 0};
   p->threads = ml_calloc((size_t)members, sizeof *p->threads);
   p->memberships = ml_calloc((size_t)members, sizeof *p->memberships);
   if (!p->threads || !p->memberships) {
