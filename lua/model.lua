@@ -285,8 +285,8 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime when
--- that returns.
+-- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime
+-- when that returns.
 local function close_users(self)
   local users, at_work = {}, {}
   for user in pairs(self.users) do users[#users + 1] = user end

@@ -64,8 +64,8 @@ local function close_entry(entry)
   close_fields(entry.windows or {})
 end
 
--- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps. A trace that fails leaves no
--- effect behind.
+-- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps. A trace that fails leaves
+-- no effect behind.
 local function record(fn)
   local before = core.effects()
   local ok, err = pcall(compile.unscoped, compile.scope, fn)

@@ -243,8 +243,8 @@ end
 
 -- ---- closing ----
 
----Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it when
----that returns.
+---Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it
+---when that returns.
 function Session:close()
   if self.closed then return end
   if self.answer then self.answer:close() end

@@ -369,7 +369,8 @@ local uses = {
   nothing = function() end,
   complete = function(x) x:complete("Hello", {max_tokens = 5, ignore_eos = true}) end,
   sampling = function(x)
-    x:complete("Hello", {max_tokens = 5, ignore_eos = true, temperature = 0.8, top_p = 0.9, repeat_penalty = 1.1, logprobs = 3})
+    x:complete("Hello", {max_tokens = 5, ignore_eos = true, temperature = 0.8, top_p = 0.9, repeat_penalty = 1.1,
+      logprobs = 3})
   end,
   sampler = function(x) x:complete("Hello", {sampler = bytes.says "xyz"}) end,
   perplexity = function(x) x:perplexity "Hello there, all of you" end,
