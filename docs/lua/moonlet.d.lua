@@ -180,7 +180,7 @@ function m:perplexity(text, opts) end
 ---rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
 function m:fingerprint() end
 
----Frees everything; twice is harmless.
+---Frees everything, generations and sessions included; twice is harmless.
 function m:close() end
 
 ---@class moonlet.memory
@@ -1330,6 +1330,9 @@ function nn.Embedding(...) end
 ---x / rms(x) times (offset + weight).
 function nn.RMSNorm(...) end
 
+---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
+function nn.build(fn, ...) end
+
 ---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
 ---table.
 function nn.RoPE(...) end
@@ -1438,6 +1441,10 @@ function s:save(path) end
 ---again.
 ---@param path string
 function s:load(path) end
+
+---Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it
+---when that returns.
+function s:close() end
 
 ---@class moonlet.Tokenizer
 local t = {}
