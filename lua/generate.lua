@@ -103,6 +103,10 @@ local Generation = {}
 Generation.__index = Generation
 Generation.__name = "moonlet.Generation"
 
+function Generation:__tostring()
+  return ("generation: %d tokens%s"):format(#self.ids, self.finish_reason and ", ended by " .. self.finish_reason or "")
+end
+
 ---@param model moonlet.Model
 ---@param runtime moonlet.Runtime
 ---@param ids integer[]  the prompt

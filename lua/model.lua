@@ -63,6 +63,9 @@ function M.new(parts)
 end
 
 local function check_open(self)
+  if getmetatable(self) ~= Model then
+    util.raise("usage", "expected a model, found %s: methods are called with a colon, m:generate(...)", type(self))
+  end
   if not self.net then util.raise("usage", "the model is closed") end
 end
 
@@ -123,9 +126,13 @@ local function with_defaults(self, given)
   return merged
 end
 
----Options of a call with `defaults = "model"` resolved.
+---The options of a call of `chat` with `defaults = "model"`: what generation_config.json says where `opts` says nothing.
+---@param opts table|nil
+---@return table
 function Model:generation_defaults(opts)
-  local merged = with_defaults(self, opts)
+  local given = {defaults = "model"}
+  for k, v in pairs(opts or {}) do given[k] = v end
+  local merged = with_defaults(self, given)
   merged.defaults = nil
   return merged
 end

@@ -147,7 +147,9 @@ function m:prompt_ids(prompt, what) end
 ---Ids of a conversation with the header of the answer behind it.
 function m:chat_ids(messages, o) end
 
----Options of a call with `defaults = "model"` resolved.
+---The options of a call of `chat` with `defaults = "model"`: what generation_config.json says where `opts` says nothing.
+---@param opts table|nil
+---@return table
 function m:generation_defaults(opts) end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.

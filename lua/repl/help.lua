@@ -1,6 +1,5 @@
 ---`help(x)`: what is known about a function, a module or a value.
 local complete = require "moonlet.repl.complete"
-local util = require "moonlet.util"
 
 local M = {}
 
@@ -46,7 +45,8 @@ local function name_of(value)
   for key, field in next, _G do
     if type(key) == "string" and rawequal(field, value) then return key end
   end
-  return type(value) == "function" and util.names[value] or ""
+  local util = package.loaded["moonlet.util"]
+  return util and type(value) == "function" and util.names[value] or ""
 end
 
 -- The text of the documentation under any spelling of a name: ml.zeros, moonlet.zeros, zeros; model:generate is written

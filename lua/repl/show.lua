@@ -115,7 +115,7 @@ function show(value, state, depth, indent)
   local kind = type(value)
   if kind == "string" then return quote(value, state.limits.text) end
   if kind == "userdata" or (kind == "table" and has_tostring(value)) then
-    local text = depth > 1 and brief_tensor(value) or to_text(value)
+    local text = depth > 1 and (brief_tensor(value) or to_text(value)) or tostring(value) -- its own error, if any
     return (text:gsub("\n", "\n" .. (" "):rep(indent)))
   end
   if kind == "table" then return show_table(value, state, depth, indent) end
