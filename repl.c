@@ -69,6 +69,12 @@ static void raise_cancelled(lua_State *L, lua_Debug *event) {
   lua_error(L);
 }
 
+/* Makes the running code end as its attention asks. */
+static void deliver(void) {
+  if (console.attention != NOTE) ml_cancel(console.engine);
+  if (console.attention == RAISE) lua_sethook(console.L, raise_cancelled, every_event, 1);
+}
+
 /* A second Ctrl-C that finds the first one unanswered ends the program, as it would without this handler. A key that is
  * held down (repeats within 0.2 s) does not count; nor does one that comes a second after an error that the running
  * code has caught. */
@@ -91,8 +97,7 @@ static void on_interrupt(int number) {
   console.since = now;
   console.delivered = 0;
   console.pending = 1;
-  if (console.attention != NOTE) ml_cancel(console.engine);
-  if (console.attention == RAISE) lua_sethook(console.L, raise_cancelled, every_event, 1);
+  deliver();
   errno = saved;
 }
 
@@ -175,6 +180,19 @@ static int keep_traceback(lua_State *L) {
   return 1;
 }
 
+/* A Ctrl-C that came since the line was entered is meant for the code that begins now. */
+static void begin(lua_State *L, attention how) {
+  sigset_t interrupt, before;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  sigprocmask(SIG_BLOCK, &interrupt, &before);
+  console.L = L;
+  console.attention = how;
+  if (console.pending) deliver();
+  else settle();
+  sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
 /* Calls the function below `n_args` arguments under the given attention, leaving its results or the error. */
 static int call_attended(lua_State *L, int n_args, attention how) {
   int base = lua_gettop(L) - n_args;
@@ -182,9 +200,7 @@ static int call_attended(lua_State *L, int n_args, attention how) {
   int outer = console.attention;
   lua_pushcfunction(L, keep_traceback);
   lua_insert(L, base);
-  console.L = L;
-  console.attention = how;
-  settle();
+  begin(L, how);
   int status = lua_pcall(L, n_args, LUA_MULTRET, base);
   console.attention = NOTE;
   settle();
@@ -335,7 +351,7 @@ static int console_readline(lua_State *L) {
       sigprocmask(SIG_BLOCK, &interrupt, NULL);
     }
   }
-  settle();
+  if (abandoned) settle();
   console.L = outer_L;
   console.attention = outer;
   sigprocmask(SIG_SETMASK, &before, NULL);

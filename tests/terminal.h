@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 
 static char command[1024];                         /* the moonlet to test */
@@ -71,7 +72,16 @@ static bool start(session *s, char *const argv[]) {
   struct winsize size = {.ws_row = 50, .ws_col = 200};
   memset(s, 0, sizeof *s);
   s->pid = forkpty(&s->terminal, NULL, NULL, &size);
-  if (s->pid == 0) run_child(argv);
+  if (s->pid == 0) {
+    /* At a Ctrl-C the system sends the signal and then throws away what is on its way to the screen: at times the new
+     * prompt, on a busy machine. Everything that is printed is to arrive here. */
+    struct termios modes;
+    if (tcgetattr(STDIN_FILENO, &modes) == 0) {
+      modes.c_lflag |= NOFLSH;
+      tcsetattr(STDIN_FILENO, TCSANOW, &modes);
+    }
+    run_child(argv);
+  }
   return s->pid > 0;
 }
 
