@@ -105,10 +105,10 @@ end
 
 local function print_table(r)
   local threads = r.threads and (", %d threads"):format(r.threads) or ""
-  io.write(("%s on %s%s, loaded in %.2f s, peak memory %s\n\n"):format(
+  common.write(("%s on %s%s, loaded in %.2f s, peak memory %s\n\n"):format(
     common.name_of(r.model), r.device, threads, r.load_seconds, common.bytes(r.peak_bytes)))
-  io.write(("%-24s %10s %10s %10s\n"):format("tokens/s", "median", "min", "max"))
-  local function row(name, x) io.write(("%-24s %10.1f %10.1f %10.1f\n"):format(name, x.median, x.min, x.max)) end
+  common.write(("%-24s %10s %10s %10s\n"):format("tokens/s", "median", "min", "max"))
+  local function row(name, x) common.write(("%-24s %10.1f %10.1f %10.1f\n"):format(name, x.median, x.min, x.max)) end
   for _, x in ipairs(r.prefill) do row(("prefill %d"):format(x.tokens), x) end
   for _, x in ipairs(r.decode) do
     row(("decode %d%s"):format(x.tokens, x.depth > 0 and " after " .. x.depth or ""), x)

@@ -101,8 +101,7 @@ function Chat:turn(text)
     texts[#texts + 1] = piece
     if self.opts.json or piece == "" then return end
     last = piece
-    io.write(piece)
-    io.flush()
+    common.write(piece)
   end)
   if self.opts.json then
     if reason then
@@ -111,9 +110,8 @@ function Chat:turn(text)
       }
     end
   elseif last:sub(-1) ~= "\n" then
-    io.write("\n")
+    common.write("\n")
   end
-  io.flush()
   if reason == "cancelled" then common.note(self.opts, "[stopped]") end
   if reason == "length" then
     common.note(self.opts, "[cut after %d tokens; -n raises the limit]", self.opts.max_tokens)

@@ -2,6 +2,7 @@
 local ml = require "moonlet"
 local console = require "moonlet.console"
 local options = require "moonlet.cmd.options"
+local util = require "moonlet.util"
 
 local M = {}
 
@@ -79,8 +80,15 @@ function M.note(opts, message, ...)
   io.stderr:write(select("#", ...) > 0 and message:format(...) or message, "\n")
 end
 
+---Writes to the standard output, at once. What cannot be written is an error: results are not to be lost in silence.
+function M.write(...)
+  local ok, message = io.write(...)
+  if ok then ok, message = io.flush() end
+  if not ok then util.raise("io", "standard output: %s", message) end
+end
+
 ---Prints a value as one line of JSON.
-function M.print_json(value) io.write(ml.json.encode(value), "\n") end
+function M.print_json(value) M.write(ml.json.encode(value), "\n") end
 
 ---"512 B", "97.9 MB", "3.05 GB".
 function M.bytes(n)

@@ -26,10 +26,9 @@ local function stream(m, prompt, opts)
   for token in m:generate(prompt, common.sampling_of(opts)) do
     local text = token.text or tostring(token.id) .. " "
     if text ~= "" then last = text end
-    io.write(text)
-    io.flush()
+    common.write(text)
   end
-  if last:sub(-1) ~= "\n" then io.write("\n") end
+  if last:sub(-1) ~= "\n" then common.write("\n") end
   return m.metrics
 end
 

@@ -49,7 +49,7 @@ function M.run(opts, words)
     return
   end
   for _, row in ipairs(rows(m.info)) do
-    if row[2] ~= nil then io.write(("%-12s %s\n"):format(row[1], row[2])) end
+    if row[2] ~= nil then common.write(("%-12s %s\n"):format(row[1], row[2])) end
   end
 end
 

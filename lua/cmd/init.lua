@@ -90,7 +90,8 @@ function M.main(argv)
     end
     return command.run(opts, words) or 0
   end, explain)
-  io.stdout:flush()
+  local written, message = io.stdout:flush()
+  if ok and not written then ok, result = false, {exit = 1, text = "standard output: " .. message} end
   if ok then return result end
   if result.exit == 130 then
     if console.is_terminal "stdout" then io.write "\n" end -- behind the ^C

@@ -31,7 +31,7 @@ function M.run(opts, words)
   end
   if #models == 0 then common.note(opts, "no models in %s", directory) end
   for _, m in ipairs(models) do
-    io.write(("%-12s %-12s %s\n"):format(m.model_type or "?", m.format, m.path))
+    common.write(("%-12s %-12s %s\n"):format(m.model_type or "?", m.format, m.path))
   end
 end
 

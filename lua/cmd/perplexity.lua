@@ -28,7 +28,7 @@ function M.run(opts)
   if opts.json then
     common.print_json {nll = r.nll, perplexity = r.perplexity, tokens = r.tokens}
   else
-    io.write(("perplexity %.4f, nll %.5f, %d tokens\n"):format(r.perplexity, r.nll, r.tokens))
+    common.write(("perplexity %.4f, nll %.5f, %d tokens\n"):format(r.perplexity, r.nll, r.tokens))
   end
 end
 
