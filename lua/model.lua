@@ -126,7 +126,7 @@ local function with_defaults(self, given)
   return merged
 end
 
----The options of a call of `chat` with `defaults = "model"`: what generation_config.json says where `opts` says nothing.
+---The options of a call of `chat` with `defaults = "model"`: generation_config.json's values where `opts` has none.
 ---@param opts table|nil
 ---@return table
 function Model:generation_defaults(opts)

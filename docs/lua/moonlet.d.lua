@@ -147,7 +147,7 @@ function m:prompt_ids(prompt, what) end
 ---Ids of a conversation with the header of the answer behind it.
 function m:chat_ids(messages, o) end
 
----The options of a call of `chat` with `defaults = "model"`: what generation_config.json says where `opts` says nothing.
+---The options of a call of `chat` with `defaults = "model"`: generation_config.json's values where `opts` has none.
 ---@param opts table|nil
 ---@return table
 function m:generation_defaults(opts) end
@@ -1333,6 +1333,7 @@ function nn.Embedding(...) end
 function nn.RMSNorm(...) end
 
 ---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
+---@param fn function|table  what makes the model: a function, or a module's class
 function nn.build(fn, ...) end
 
 ---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's

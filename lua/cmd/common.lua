@@ -2,7 +2,6 @@
 local ml = require "moonlet"
 local console = require "moonlet.console"
 local options = require "moonlet.cmd.options"
-local util = require "moonlet.util"
 
 local M = {}
 
@@ -84,7 +83,7 @@ end
 function M.write(...)
   local ok, message = io.write(...)
   if ok then ok, message = io.flush() end
-  if not ok then util.raise("io", "standard output: %s", message) end
+  if not ok then options.fail("standard output: %s", message) end
 end
 
 ---Prints a value as one line of JSON.

@@ -111,7 +111,7 @@ end
 
 -- A source given instead of a name. One that has nothing to fill in is a name that was not found.
 local function own_source(wanted)
-  if type(wanted) == "string" and not wanted:find "{[{%%]" then
+  if type(wanted) == "string" and not wanted:find "{[{%%#]" then
     fail("not_found", "chat template: there is none of the name \"%s\"", wanted:sub(1, 60))
   end
   return wanted

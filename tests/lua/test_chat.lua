@@ -112,7 +112,10 @@ t.test("one among several templates", function()
   t.eq(chat.apply(list, HI, {template = "rag"}), "R")
   t.eq(chat.apply(list, HI, {template = "{{ messages|length }}"}), "1")
   t.eq(chat.apply({default = "D", tool_use = "T"}, HI), "D")
-  t.eq(chat.apply("D", HI, {template = "other"}), "other")
+  t.eq(chat.apply("D", HI, {template = "{# mine #}other"}), "other")
+  local misspelt = {template = "other"} -- nothing in it to fill in: a name, and not a template
+  fails("not_found", 'chat template: there is none of the name "other"', "D", HI, misspelt)
+  fails("not_found", 'chat template: there is none of the name "other"', list, HI, misspelt)
   fails("usage", "none of the chat templates is the default; choose among: a, b", {a = "1", b = "2"}, HI)
 end)
 
