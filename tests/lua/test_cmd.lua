@@ -40,8 +40,9 @@ local cmd = require "moonlet.cmd"
 local options = require "moonlet.cmd.options"
 local common = require "moonlet.cmd.common"
 
--- Runs `moonlet ARGV...` with this text in stdin -> exit code, stdout, stderr.
-local function run(argv, stdin)
+-- Runs `moonlet ARGV...` with this text in stdin -> exit code, stdout, stderr. `full`: nothing more fits the disk that
+-- stdout goes to.
+local function run(argv, stdin, full)
   local out, err, real = {}, {}, {}
   local function writer(list)
     return function(self, ...)
@@ -49,12 +50,19 @@ local function run(argv, stdin)
       return self
     end
   end
-  local function nothing() end
+  local function nothing() return true end
+  local function flush()
+    if full then return nil, "No space left on device", 28 end
+    return true
+  end
   local library, print_ = _G["io"], print
   local replaced = {
-    write = function(...) writer(out)(nil, ...) end,
-    flush = nothing,
-    stdout = {write = writer(out), flush = nothing, setvbuf = nothing},
+    write = function(...)
+      writer(out)(nil, ...)
+      return true
+    end,
+    flush = flush,
+    stdout = {write = writer(out), flush = flush, setvbuf = nothing},
     stderr = {write = writer(err), flush = nothing},
     stdin = {read = function() return stdin or "" end},
     lines = function() return (stdin or ""):gmatch "([^\n]*)\n?" end,
@@ -198,6 +206,14 @@ t.test("an interrupted command ends with 130 and says nothing", function()
 end)
 
 -- ---- generate ----
+
+t.test("what stdout does not take is an error", function()
+  for _, argv in ipairs {{"generate", "-m", "fake", "-p", "a"}, {"info", "-m", "fake"}, {"generate", "--help"}} do
+    local code, _, err = run(argv, "", true)
+    t.eq(code, 1)
+    t.ok(err:find("standard output: No space left on device", 1, true), err)
+  end
+end)
 
 t.test("generate: text to stdout, messages to stderr", function()
   local code, out, err = run {"generate", "-m", "fake", "-p", "hello"}
