@@ -182,7 +182,7 @@ local function check_sizes(class, ...)
   if select("#", ...) ~= #{...} then util.raise("usage", "%s: a size is missing", class) end
 end
 
----y = x W' + b; weight (outputs, inputs).
+---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
 local Linear = M.class "Linear"
 function Linear:init(inputs, outputs, opts)
   check_sizes("Linear", inputs, outputs)
@@ -208,7 +208,7 @@ function Embedding:as_linear(x)
   return ml.linear(x, value(self, "weight"))
 end
 
----x / rms(x) times (offset + weight).
+---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
 local RMSNorm = M.class "RMSNorm"
 function RMSNorm:init(size, opts)
   check_sizes("RMSNorm", size)
@@ -218,6 +218,7 @@ function RMSNorm:init(size, opts)
 end
 function RMSNorm:forward(x) return ml.rms_norm(x, value(self, "weight"), self.options.eps, self.options.offset) end
 
+---(x - mean) / deviation times weight, plus bias: opts {eps = 1e-5, bias = true}.
 local LayerNorm = M.class "LayerNorm"
 function LayerNorm:init(size, opts)
   check_sizes("LayerNorm", size)
@@ -282,6 +283,7 @@ function RoPE:forward(x, cache)
   return ml.rope(x, ml.rope_table(start, self.frequencies, shape[3], self.scale), self.interleaved)
 end
 
+---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
 local Dropout = M.class "Dropout"
 function Dropout:init(p) rawset(self, "p", p or 0.5) end
 function Dropout:forward(x)

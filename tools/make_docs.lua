@@ -76,8 +76,8 @@ end
 -- owners: what a file's local names are called outside: {M = "ml", Model = "m"}; a name with a colon in front has
 -- methods.
 local function read_file(path, area, owners)
-  local block = {}
-  for line in (read(path) .. "\n"):gmatch "(.-)\n" do
+  local block, source = {}, read(path) .. "\n"
+  for line in source:gmatch "(.-)\n" do
     local comment = line:match "^%-%-%-(.*)$"
     if comment then block[#block + 1] = comment
     else
@@ -90,7 +90,8 @@ local function read_file(path, area, owners)
         local entry = parse_block(block)
         if entry.kind then read_fun(entry) end
         if class then
-          entry.owner, entry.name, entry.args = owners.class, class, "(...)"
+          entry.owner, entry.name = owners.class, class
+          entry.args = source:match("\nfunction " .. class .. ":init(%b())") or "(...)"
         else
           entry.owner, entry.name = public:gsub("^:", ""), name or field
           entry.method = public:find "^:" ~= nil

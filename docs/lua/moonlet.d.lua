@@ -1323,14 +1323,17 @@ function nn.class(name) end
 ---@param ... string  further model types
 function nn.model(model_type, ...) end
 
----y = x W' + b; weight (outputs, inputs).
-function nn.Linear(...) end
+---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
+function nn.Linear(inputs, outputs, opts) end
 
 ---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
-function nn.Embedding(...) end
+function nn.Embedding(count, size) end
 
----x / rms(x) times (offset + weight).
-function nn.RMSNorm(...) end
+---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
+function nn.RMSNorm(size, opts) end
+
+---(x - mean) / deviation times weight, plus bias: opts {eps = 1e-5, bias = true}.
+function nn.LayerNorm(size, opts) end
 
 ---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
 ---@param fn function|table  what makes the model: a function, or a module's class
@@ -1338,7 +1341,10 @@ function nn.build(fn, ...) end
 
 ---Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
 ---table.
-function nn.RoPE(...) end
+function nn.RoPE(size, opts) end
+
+---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
+function nn.Dropout(p) end
 
 ---@class moonlet.random
 local random = {}
