@@ -44,6 +44,6 @@ env -i HOME="$HOME" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
   LC_ALL=C.UTF-8 \
   ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
   unshare --mount sh -c 'mount -t proc proc "$1/proc" && mount --bind /dev/pts "$1/dev/pts" &&
-    mount --bind /dev/ptmx "$1/dev/ptmx" && exec chroot "$1" sh -c "$2"' bare "$root" \
+    exec chroot "$1" sh -c "$2"' bare "$root" \
   "mkdir -p \$HOME && cd /srv && git clone -q moonlet.git moonlet && cd moonlet && $command"
 echo "bare: done in $(($(date +%s) - start)) s" >&2
