@@ -78,6 +78,10 @@ CHECK_UNUSED static bool check_sanitized(void) {
   return sanitizer && *sanitizer;
 }
 
+/* Whether it is ThreadSanitizer: there a signal handler waits until its thread calls the C library, for ever in a loop
+ * of Lua alone. */
+CHECK_UNUSED static bool check_signals_wait(void) { return check_sanitized() && strstr(getenv("SANITIZE"), "thread"); }
+
 CHECK_UNUSED static void check_skip(const char *name, const char *why) {
   printf("skip - %s: %s\n", name, why);
   check_count++;

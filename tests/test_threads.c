@@ -3,6 +3,8 @@
 #include "tiny.h"
 
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 
 enum { ROUNDS = 5 };
 
@@ -87,6 +89,32 @@ static void test_handed_on(void) {
   ml_engine_close(engine);
 }
 
+static atomic_int handled;
+
+static void on_signal(int number) {
+  (void)number;
+  atomic_fetch_add(&handled, 1);
+}
+
+/* A signal that this thread holds back must not go to a member of the pool instead. */
+static void test_signals(void) {
+  ml_engine *engine = NULL;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 2};
+  sigset_t held, before, waiting;
+  sigemptyset(&held);
+  sigaddset(&held, SIGUSR1);
+  signal(SIGUSR1, on_signal);
+  CHECK_OK(ml_engine_create(&options, &engine), "an engine with two threads opens");
+  pthread_sigmask(SIG_BLOCK, &held, &before);
+  kill(getpid(), SIGUSR1);
+  usleep(20000);
+  CHECK(sigpending(&waiting) == 0 && sigismember(&waiting, SIGUSR1) && atomic_load(&handled) == 0,
+        "a signal waits for the host's thread");
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  CHECK(atomic_load(&handled) == 1, "and is handled there");
+  ml_engine_close(engine);
+}
+
 int main(void) {
   worker workers[2] = {{.number = 1}, {.number = 2}};
   for (int i = 0; i < 2; i++) {
@@ -100,5 +128,6 @@ int main(void) {
     CHECK(workers[i].refused == ROUNDS, "thread %d reads its own errors", i + 1);
   }
   test_handed_on();
+  test_signals();
   return check_done();
 }

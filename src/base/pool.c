@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -98,6 +99,20 @@ static void pin(pthread_t thread, const cpu_set_t *allowed, int index) {
   }
 }
 
+/* Starts a member that leaves the signals sent to the process to the host's threads: a handler of the host's must not
+ * run here. Faults and a profiler's clock are a thread's own. */
+static int start(ml_pool *p, int index) {
+  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&blocked, own[i]);
+  p->memberships[index] = (struct member){p, index};
+  pthread_sigmask(SIG_SETMASK, &blocked, &before);
+  int refused = pthread_create(&p->threads[index], NULL, worker, &p->memberships[index]);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return refused;
+}
+
 ml_status ml_pool_create(int members, ml_pool **out) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -114,8 +129,7 @@ ml_status ml_pool_create(int members, ml_pool **out) {
     return ML_MEMORY;
   }
   for (int i = 1; i < members; i++) {
-    p->memberships[i] = (struct member){p, i};
-    if (pthread_create(&p->threads[i], NULL, worker, &p->memberships[i]) != 0) {
+    if (start(p, i) != 0) {
       ml_pool_close(p);
       return ml_fail(ML_LIMIT, "threads: the system refused thread %d of %d", i + 1, members);
     }
