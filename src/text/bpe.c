@@ -5,7 +5,7 @@
 
 enum {
   SMALL = 40,         /* symbols: up to here a scan for the best merge beats a heap */
-  CACHE_WORDS = 8192, /* a power of two */
+  CACHE_WORDS = 4096, /* a power of two */
   CACHE_TEXT = 54,
   CACHE_IDS = 16
 };
