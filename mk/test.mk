@@ -18,13 +18,19 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/libmoonlet.a $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call run,cc)$(COMPILE) -Itests $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LUA_LIBS) $(LIBS)
 
+# Under ThreadSanitizer: what it has to know of Lua.
+PRELOAD := $(if $(findstring thread,$(SANITIZE)),$(BUILD)/tests/tools/tsan_longjmp.so)
+$(BUILD)/tests/tools/tsan_longjmp.so: tests/tools/tsan_longjmp.c
+	@mkdir -p $(@D)
+	$(call run,cc)$(CC) -std=c17 -O1 -U_FORTIFY_SOURCE -shared -fPIC $(WARN) $< -o $@
+
 .PHONY: test test-build test-run
 test: ready  ## build, run all tests, close with `N passed, N failed`
 	$(SUBMAKE) test-run
 test-build: all examples $(C_TESTS)
-test-run: test-build
-	@BUILD='$(BUILD)' CC='$(CC)' LUA='$(LUA)' SANITIZE='$(SANITIZE)' TEST_TIMEOUT='$(TEST_TIMEOUT)' \
-	  TEST_JOBS='$(TEST_JOBS)' ONLY='$(ONLY)' $(LUA) tools/run_tests.lua $(TEST_FILES)
+test-run: test-build $(PRELOAD)
+	@$(if $(PRELOAD),LD_PRELOAD='$(abspath $(PRELOAD))') BUILD='$(BUILD)' CC='$(CC)' LUA='$(LUA)' SANITIZE='$(SANITIZE)' \
+	  TEST_TIMEOUT='$(TEST_TIMEOUT)' TEST_JOBS='$(TEST_JOBS)' ONLY='$(ONLY)' $(LUA) tools/run_tests.lua $(TEST_FILES)
 
 # The same tests under sanitizers, real models left out: these take minutes there and touch no other code.
 .PHONY: check-asan check-tsan
