@@ -1,8 +1,9 @@
--- endurance.lua: 2,000 generations of 32 tokens leave resident memory flat; 200 of a real model where its file is here
+-- endurance.lua: 2,000 generations of 32 tokens (GENERATIONS) leave resident memory flat, of a tiny model and of SmolLM2
 local ml = require "moonlet"
 local bytes = require "tests.lua.byte_model"
 
 local SETTLED, MOST_GROWTH = 100, 1 << 20 -- generations before which memory may grow; bytes after it
+local GENERATIONS = tonumber(os.getenv "GENERATIONS") or 2000
 
 local function resident()
   local file <close> = assert(io.open("/proc/self/statm"))
@@ -23,15 +24,15 @@ local function generate(m, i)
   end
 end
 
-local function run(what, m, count, settled)
+local function run(what, m)
   local base
-  for i = 1, count do
+  for i = 1, GENERATIONS do
     generate(m, i)
-    if i == settled then base = resident() end
-    if i > settled and i % 100 == 0 or i == count then
+    if i == SETTLED then base = resident() end
+    if i > SETTLED and (i % 100 == 0 or i == GENERATIONS) then
       local grown = resident() - base
       local text = "%s: %5d generations, resident %.1f MB, %+d KB since %d"
-      print(text:format(what, i, resident() / 1e6, grown // 1024, settled))
+      print(text:format(what, i, resident() / 1e6, grown // 1024, SETTLED))
       if grown > MOST_GROWTH then
         print(("not ok - %s: memory grew by more than %d KB"):format(what, MOST_GROWTH // 1024))
         return false
@@ -43,11 +44,11 @@ local function run(what, m, count, settled)
 end
 
 local m <close> = assert(ml.load(bytes.make "endurance", {random = 1}))
-local passed = run("tiny", m, tonumber(os.getenv "GENERATIONS") or 2000, SETTLED)
+local passed = run("tiny", m)
 local path = (os.getenv "MOONLET_TEST_CHECKPOINTS" or "checkpoints") .. "/SmolLM2-135M-Instruct.gguf"
 if io.open(path) then
   local real <close> = assert(ml.load(path))
-  passed = run("SmolLM2", real, 200, 50) and passed
+  passed = run("SmolLM2", real) and passed
 else
   print("skip - SmolLM2: " .. path .. " is not here; `make models` fetches it")
 end
