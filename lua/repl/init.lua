@@ -34,7 +34,8 @@ end
 ---@return function? chunk  nil when the text is unfinished or wrong
 ---@return string? message  what is wrong; nil when more lines are needed
 function M.compile(text)
-  local expression, why_not = load("return " .. text:gsub("^%s*=", ""), "=(repl)")
+  -- A variable to be closed makes the last call no tail call, so that errors inside it find their line here.
+  local expression, why_not = load("local _repl_ <close> = nil return " .. text:gsub("^%s*=", ""), "=(repl)")
   if expression then return expression end
   local chunk, message = load(text, "=(repl)")
   if chunk then return chunk end
@@ -63,23 +64,17 @@ local function read_chunk()
   end
 end
 
--- The lines of a traceback that belong to what was typed.
-local function own_lines(traceback)
-  local lines = {}
-  for line in (traceback or ""):gmatch "[^\n]+" do
-    if line:find "repl/init%.lua" or line:find "moonlet%.console%.run" then break end
-    lines[#lines + 1] = line:gsub("in local 'chunk'", "in what was typed")
-  end
-  -- Below the header and `error` itself, a single line says no more than the message.
-  while lines[2] and lines[2]:find "^%s*%[C%]: in function 'error'" do table.remove(lines, 2) end
-  return #lines > 2 and table.concat(lines, "\n") or nil
+-- A traceback of the functions of the user's, where there are any: what was typed alone says no more than the message.
+local function of_functions(traceback)
+  local _, lines = (traceback or ""):gsub("\n", "\n")
+  return lines > 1 and traceback:gsub("%(repl%):(%d+): in main chunk", "(repl):%1: in what was typed") or nil
 end
 
 local function report(err, traceback)
   io.stdout:flush()
   local code = (type(err) == "table" or type(err) == "userdata") and select(2, pcall(function() return err.code end))
   io.stderr:write(show.show(err), "\n")
-  local lines = code ~= "cancelled" and own_lines(traceback)
+  local lines = code ~= "cancelled" and of_functions(traceback)
   if lines then io.stderr:write(lines, "\n") end
 end
 
