@@ -15,6 +15,7 @@ local M = {}
 local Model = {}
 Model.__index = Model
 Model.__name = "moonlet.Model"
+Model.__dir = {"info", "metrics", "tokenizer", "config", "net", "generation_config", "device"}
 
 -- {bits, group_size, format} of the weights' most common block format, or nil.
 local function quantization(entries)

@@ -23,6 +23,7 @@ Session.__index = function(self, key)
   return Session[key]
 end
 Session.__name = "moonlet.Session"
+Session.__dir = {"tokens", "length", "messages"}
 
 local known = {
   system = false, messages = false, tools = false, documents = false, template = false, template_vars = false,

@@ -78,10 +78,28 @@ local function report(err, traceback)
   if lines then io.stderr:write(lines, "\n") end
 end
 
+local noted = {}
+
+-- Tells of a stumbling stone, once in a session.
+local function note(text)
+  if noted[text] then return end
+  noted[text] = true
+  io.stderr:write("note: ", text, "\n")
+end
+
+-- Whether these are what `for` takes: an iterator that is its own closing value.
+local function is_stream(results)
+  return results.n == 4 and type(results[1]) == "table" and rawequal(results[1], results[4])
+end
+
 -- Runs inside the protected call, since showing a value may compute it. Short results share a line, as with `print`.
 local function run_and_print(chunk)
   local results = table.pack(chunk())
   if results.n == 0 then return end
+  if is_stream(results) then
+    print(show.show(results[1]))
+    return note "tokens come when they are asked for: for tok in ... do io.write(tok.text) end"
+  end
   local length, lines = 0, false
   for i = 1, results.n do
     results[i] = show.show(results[i])
@@ -109,13 +127,10 @@ local function follow_output()
   end
 end
 
-local hinted = false
-
 -- People paste `local x = 1` and then miss x.
 local function hint(text)
-  if hinted or not text:find "^%s*local%s" or text:find "\n" then return end
-  hinted = true
-  io.stderr:write("note: a local lasts for one input only; without `local` the name stays\n")
+  if not text:find "^%s*local%s" or text:find "\n" then return end
+  note "a local lasts for one input only; without `local` the name stays"
 end
 
 ---Runs until the end of input.

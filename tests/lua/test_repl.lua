@@ -96,7 +96,8 @@ t.test("complete: globals, keywords, fields, methods", function()
   local class = {send = print, save = print, _hidden = print, count = 1}
   class.__index = class
   local model = setmetatable({sessions = {setmetatable({}, class)}}, {__index = {seed = 1}})
-  local env = {model = model, x = tensor(), text = ""}
+  local public = setmetatable({busy = {}, info = {}}, {__index = {send = print}, __dir = {"info"}})
+  local env = {model = model, x = tensor(), text = "", public = public}
   local function check(line, want)
     local word = line:match "[%w_.:]*$"
     t.eq(complete.complete(word, line, env), want, line)
@@ -114,6 +115,7 @@ t.test("complete: globals, keywords, fields, methods", function()
   check("x:s", {"x:sum"})
   check("text:u", {"text:unpack", "text:upper"})
   check("t[model.see", {"model.seed"})
+  check("public.", {"public.info", "public.send"})
   check("nothing.at.all", {})
   check("f().x", {})
 end)
