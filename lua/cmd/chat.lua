@@ -64,7 +64,7 @@ local function template_of(model, which)
   local template = file and common.read(which) or which
   local text, message = tokenizer:apply_chat_template({{role = "user", content = "?"}}, {template = template})
   if text then return template end
-  options.fail("--template %s: %s%s", which, file and "" or "no such file; ", message:gsub("^chat template: ", ""))
+  options.fail("--template %s: %s%s", which, file and "" or "no such file; ", message)
 end
 
 local function open(model, opts, person)
@@ -102,7 +102,10 @@ function Chat:ask(text, on_token)
   end)
   if ok then return self.metrics.finish_reason end
   local code = code_of(err)
-  if code == "cancelled" then return "cancelled" end
+  if code == "cancelled" then
+    self.metrics = self.model.metrics
+    return "cancelled"
+  end
   if code == "limit" and self.session.length > 0 then
     local way_out = self.person and "; /clear begins again" or ""
     return nil, tostring(err) .. "\nthe conversation no longer fits the context" .. way_out
@@ -130,8 +133,9 @@ function Chat:turn(text)
   elseif last:sub(-1) ~= "\n" then
     common.write("\n")
   end
-  local cut = reason and common.cut_text(self.metrics, self.opts.max_tokens, self.model.info.context)
-  if cut then common.note(self.opts, "%s", cut) end
+  if reason == "length" then
+    common.note(self.opts, common.cut_text(self.metrics, self.opts.max_tokens, self.model.info.context))
+  end
   return reason, message
 end
 

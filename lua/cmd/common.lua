@@ -208,9 +208,8 @@ function M.state_file(name)
   return home and home ~= "" and home .. "/.local/state/moonlet/" .. name or ""
 end
 
----Why an answer that ended by length is no longer; nil for another. `most` is the limit that the user can raise.
+---Why an answer that ended by length is no longer. `most` is the limit that the user can raise.
 function M.cut_text(metrics, most, context)
-  if metrics.finish_reason ~= "length" then return nil end
   local n = metrics.generated_tokens
   if n < most then return ("[cut after %d tokens: the context of %d is full]"):format(n, context) end
   return ("[cut after %d tokens; -n raises the limit]"):format(n)

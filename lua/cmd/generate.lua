@@ -50,7 +50,7 @@ function M.run(opts)
   end
   if metrics.finish_reason == "cancelled" then return 130 end
   if metrics.finish_reason == "length" and metrics.generated_tokens < opts.max_tokens then
-    common.note(opts, "%s", common.cut_text(metrics, opts.max_tokens, m.info.context))
+    common.note(opts, common.cut_text(metrics, opts.max_tokens, m.info.context))
   end
   common.note(opts, "%s", common.speed_text(metrics))
 end

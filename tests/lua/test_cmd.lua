@@ -432,8 +432,8 @@ end
 t.test("chat: banner, turns of several lines, commands", function()
   local path = os.tmpname()
   local code, out, err = talk({"hello", "a\\", "b", '"""x', 'y"""', '"""', "v", "", "w", '"""', "//slash", false, "  ",
-    "/stats", "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense", "/clear now", "/save2 x",
-    "/save", "/help", "/exit", "not read"})
+    "/stats", "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense",
+    "/clear now", "/save2 x", "/save", "/help", "/exit", "not read"})
   os.remove(path)
   t.eq(code, 0)
   t.ok(err:find "fake, 135 M parameters, Q4_1, context 2048\n", err)
@@ -460,7 +460,7 @@ t.test("chat: a template from a file or by name; sessions that cannot be saved",
   talk({}, "--template", "tool_use", "--system", "Brief.")
   t.eq(fake.session_options, {template = "tool_use", system = "Brief."})
   for _, case in ipairs {
-    {{"-m", "fake", "--template", "nosuch"}, "^moonlet chat: %-%-template nosuch: no such file; there is none of"},
+    {{"-m", "fake", "--template", "nosuch"}, "^moonlet chat: %-%-template nosuch: no such file; chat template: there"},
     {{"-m", "fake", "--template", "tests"}, "^moonlet chat: tests: Is a directory"},
     {{"-m", "fake base"}, "the model ships no chat template: give one by %-%-template"},
   } do
@@ -478,7 +478,7 @@ end)
 t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
   local code, out, err = talk {"overflow", "/load /nowhere", "still here", "overflow"}
   t.eq(code, 0)
-  t.eq(select(2, err:gsub("the conversation no longer fits the context; /clear begins again", "")), 1, err)
+  t.eq(select(2, err:gsub("\nthe conversation no longer fits the context; /clear begins again\n", "")), 1, err)
   t.ok(err:find "/nowhere: No such file", err)
   t.ok(out:find "STILL HERE", out)
   console.interrupt_now = true
