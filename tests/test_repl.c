@@ -21,6 +21,7 @@ static void test_session(void) {
   CHECK(answers(&s, "ml.zeros{-1}", "(repl):1: ") && expect(&s, "\r\n> ") && !strstr(s.text, "moonlet/"),
         "misuse of the library: one line");
   CHECK(answers(&s, "=type(ml), type(help)", "table\tfunction\r\n> "), "ml and help are there");
+  CHECK(answers(&s, "quit", "\r\nnil\r\nnote: Ctrl-D leaves\r\n> "), "the way out is told");
   CHECK(answers(&s, "do io.write('no ', 'newline') end", "no newline\r\n> "), "a prompt begins a line of its own");
   CHECK(answers(&s, "x = io.write({})", "(repl):1: bad argument #1 to 'write'") && expect(&s, "\r\n> "),
         "io.write's errors");

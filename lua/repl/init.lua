@@ -127,10 +127,14 @@ local function follow_output()
   end
 end
 
--- People paste `local x = 1` and then miss x.
-local function hint(text)
-  if not text:find "^%s*local%s" or text:find "\n" then return end
-  note "a local lasts for one input only; without `local` the name stays"
+-- People paste `local x = 1` and then miss x, and leave as they leave other prompts.
+local function hint(text, ok)
+  if ok and text:find "^%s*local%s" and not text:find "\n" then
+    note "a local lasts for one input only; without `local` the name stays"
+  end
+  local word = text:match "^%s*(%a+)[%s()]*$"
+  if (word == "exit" or word == "quit") and _G[word] == nil then note "Ctrl-D leaves" end
+  if text:find "^%s*help%s*$" then note "help() tells more" end
 end
 
 ---Runs until the end of input.
@@ -150,11 +154,8 @@ function M.main()
     elseif chunk then
       local ok, err, traceback = console.run(run_and_print, chunk)
       if line_is_open then print() end
-      if not ok then
-        report(err, traceback)
-      else
-        hint(text)
-      end
+      if not ok then report(err, traceback) end
+      hint(text, ok)
     end
   end
   print()

@@ -38,6 +38,7 @@ t.test("show: tables", function()
   t.eq(show {b = 1, a = 2, [10] = 3, ["end"] = 4, ["x y"] = 5}, '{[10] = 3, a = 2, b = 1, ["end"] = 4, ["x y"] = 5}')
   t.eq(show {"tab\t\0quote\"é"}, '{"tab\\t\\0quote\\"é"}')
   t.eq(show {1, nil, 3}, "{1, nil, 3}")
+  t.eq(show {print, f = print}, "{function, f = function}")
 end)
 
 t.test("show: bounds", function()
