@@ -559,6 +559,7 @@ static int report(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &traceback_key);
   const char *traceback = lua_tostring(L, -1);
   fflush(stdout);
+  if (code == EXIT_INTERRUPTED && isatty(STDERR_FILENO)) fputc('\n', stderr); /* behind the ^C */
   fprintf(stderr, "moonlet: %s\n", text);
   if (traceback && code == EXIT_FAILED) fprintf(stderr, "%s\n", traceback);
   lua_pop(L, 2);

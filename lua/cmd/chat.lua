@@ -283,6 +283,7 @@ end
 function M.run(opts)
   local person = not opts.prompt and not opts.file and console.is_terminal("stdin")
   local question = (opts.prompt or opts.file) and common.prompt_of(opts)
+  if question and not question:find("%S") then options.wrong_usage("the question is empty") end
   local m <close> = common.load(opts)
   local chat = open(m, opts, person)
   local function once()

@@ -20,16 +20,15 @@ M.model = {
     help = "a .gguf file, a directory with config.json, or org/name from the local hub cache"},
 }
 
-local function device_names()
+local function devices_text()
   local names = {}
   for i, device in ipairs(ml.devices()) do names[i] = device.name end
-  return table.concat(names, ", ")
+  return table.concat(names, ", ") .. (names[2] and "; the best of them otherwise" or ", the only one here")
 end
 
 ---@type moonlet.cmd.Option[]
 M.loading = {
-  {name = "device", type = "string", value = "NAME",
-    help = ("one of those here: %s; the best of them otherwise"):format(device_names())},
+  {name = "device", type = "string", value = "NAME", help = devices_text()},
   {name = "threads", type = "integer", value = "N", min = 1, help = "threads on the CPU; all cores otherwise"},
   {name = "precision", type = "string", value = "WHICH", choices = {"fast", "exact"},
     help = "fast (default) rounds activations against quantised weights, exact does not"},

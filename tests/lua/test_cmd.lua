@@ -197,6 +197,7 @@ t.test("exit codes", function()
   check({"generate", "-m", "fake", "--file", "/nowhere"}, 1, "/nowhere: No such file")
   check({"generate", "-m", "fake"}, 2, "no text; give %-p TEXT")
   check({"perplexity", "-m", "fake"}, 2, "no text; give %-p TEXT")
+  check({"chat", "-m", "fake", "-p", " "}, 2, "the question is empty")
   check({"tokenize", "a.gguf"}, 2, "a model is named by %-m: `moonlet tokenize %-m a%.gguf`")
   check({"tokenize", "-m", "fake", "b"}, 2, "see: `moonlet tokenize %-%-help`")
 end)
@@ -266,7 +267,7 @@ t.test("generate: a full context is told, a limit of the user's is not", functio
 end)
 
 t.test("--device names the devices that are here", function()
-  t.ok(select(2, run {"chat", "--help"}):find "%-%-device NAME +one of those here: cpu;")
+  t.ok(select(2, run {"chat", "--help"}):find "%-%-device NAME +cpu, the only one here\n")
 end)
 
 t.test("generate --json: one object", function()
