@@ -27,6 +27,7 @@
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_WRONG_USAGE = 2, EXIT_INTERRUPTED = 130 };
 enum { HISTORY_ENTRIES = 1000, HISTORY_FILE_LINES = 4000 };
+enum { TRACEBACK_FRAMES = 20, TRACEBACK_LEVELS = 1000 }; /* shown, and looked at */
 
 /* What Ctrl-C does to the code that runs now. */
 typedef enum attention {
@@ -172,20 +173,58 @@ static void watch_coroutines(lua_State *L) {
 
 /* ---- protected calls ------------------------------------------------------------------------------------------- */
 
-/* Message handler: keeps the traceback in the registry and the error as it is. */
+static void add_frame(luaL_Buffer *text, const lua_Debug *at) {
+  lua_State *L = text->L;
+  lua_pushfstring(L, "\n\t%s:%d: in ", at->short_src, at->currentline);
+  luaL_addvalue(text);
+  if (*at->what == 'm') lua_pushliteral(L, "main chunk");
+  else if (!*at->namewhat) lua_pushfstring(L, "function <%s:%d>", at->short_src, at->linedefined);
+  else lua_pushfstring(L, "%s '%s'", strcmp(at->namewhat, "global") == 0 ? "function" : at->namewhat, at->name);
+  luaL_addvalue(text);
+}
+
+/* Pushes a traceback of the user's own functions, the innermost first; nil when there is none. What lies between them,
+ * our Lua ("=moonlet/...") and C functions, says nothing about a mistake of theirs. */
+static void push_own_traceback(lua_State *L) {
+  luaL_Buffer text;
+  lua_Debug at;
+  int frames = 0;
+  luaL_buffinit(L, &text);
+  luaL_addstring(&text, "stack traceback:");
+  for (int level = 1; level < TRACEBACK_LEVELS && lua_getstack(L, level, &at); level++) {
+    lua_getinfo(L, "Sln", &at);
+    if (at.currentline <= 0 || strncmp(at.source, "=moonlet/", 9) == 0) continue;
+    if (frames++ < TRACEBACK_FRAMES) add_frame(&text, &at);
+  }
+  if (frames > TRACEBACK_FRAMES) luaL_addstring(&text, "\n\t...");
+  luaL_pushresult(&text);
+  if (frames > 0) return;
+  lua_pop(L, 1);
+  lua_pushnil(L);
+}
+
+/* Message handler: keeps the traceback in the registry and the error as it is. What is not RAISE is our own code, of
+ * which the traceback shows everything. */
 static int keep_traceback(lua_State *L) {
   lua_sethook(L, NULL, 0, 0);
-  luaL_traceback(L, L, NULL, 1);
+  if (console.attention == RAISE) push_own_traceback(L);
+  else luaL_traceback(L, L, NULL, 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &traceback_key);
   return 1;
 }
 
-/* A Ctrl-C that came since the line was entered is meant for the code that begins now. */
-static void begin(lua_State *L, attention how) {
+/* Holds SIGINT back; gives the mask as it was. */
+static sigset_t block_interrupt(void) {
   sigset_t interrupt, before;
   sigemptyset(&interrupt);
   sigaddset(&interrupt, SIGINT);
   sigprocmask(SIG_BLOCK, &interrupt, &before);
+  return before;
+}
+
+/* A Ctrl-C that came since the line was entered is meant for the code that begins now. */
+static void begin(lua_State *L, attention how) {
+  sigset_t before = block_interrupt();
   console.L = L;
   console.attention = how;
   if (console.pending) deliver();
@@ -317,7 +356,6 @@ static void abandon_line(void) {
  * while readline works, never between the look at `pending` and the wait. */
 static int console_readline(lua_State *L) {
   const char *prompt = luaL_optstring(L, 1, "> ");
-  sigset_t interrupt, before, waiting;
   lua_State *outer_L = console.L;
   int outer = console.attention;
   bool abandoned = false;
@@ -325,10 +363,7 @@ static int console_readline(lua_State *L) {
   settle();
   console.L = L;
   fflush(stdout);
-  sigemptyset(&interrupt);
-  sigaddset(&interrupt, SIGINT);
-  sigprocmask(SIG_BLOCK, &interrupt, &before);
-  waiting = before;
+  sigset_t before = block_interrupt(), waiting = before;
   sigdelset(&waiting, SIGINT);
   console.line = NULL;
   console.line_done = false;
@@ -348,7 +383,7 @@ static int console_readline(lua_State *L) {
     } else if (ready > 0) {
       sigprocmask(SIG_SETMASK, &waiting, NULL);
       rl_callback_read_char();
-      sigprocmask(SIG_BLOCK, &interrupt, NULL);
+      block_interrupt();
     }
   }
   if (abandoned) settle();
@@ -452,6 +487,12 @@ static int open_console(lua_State *L) {
   return 1;
 }
 
+static void require(lua_State *L, const char *module) {
+  lua_getglobal(L, "require");
+  lua_pushstring(L, module);
+  lua_call(L, 1, 1);
+}
+
 /* ---- errors ---------------------------------------------------------------------------------------------------- */
 
 static int cancelled_tostring(lua_State *L) {
@@ -495,12 +536,20 @@ static bool is_cancelled(lua_State *L) {
   return is;
 }
 
+/* The error as the REPL shows a value: one that is a plain table by what is in it. */
 static int to_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+  if (lua_istable(L, 1) && luaL_getmetafield(L, 1, "__tostring") == LUA_TNIL) {
+    require(L, "moonlet.repl.show");
+    lua_getfield(L, -1, "show");
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 1);
+  } else {
+    luaL_tolstring(L, 1, NULL);
+  }
   return 1;
 }
 
-/* Prints the error at the top, pops it, and gives the exit code that it means. */
+/* Prints the error at the top, pops it, and gives the exit code that it means. Of a Ctrl-C no one asks where. */
 static int report(lua_State *L) {
   int code = is_cancelled(L) ? EXIT_INTERRUPTED : EXIT_FAILED;
   lua_pushcfunction(L, to_text);
@@ -510,8 +559,9 @@ static int report(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &traceback_key);
   const char *traceback = lua_tostring(L, -1);
   fflush(stdout);
+  if (code == EXIT_INTERRUPTED && isatty(STDERR_FILENO)) fputc('\n', stderr); /* behind the ^C */
   fprintf(stderr, "moonlet: %s\n", text);
-  if (traceback) fprintf(stderr, "%s\n", traceback);
+  if (traceback && code == EXIT_FAILED) fprintf(stderr, "%s\n", traceback);
   lua_pop(L, 2);
   return code;
 }
@@ -539,12 +589,6 @@ static int run_chunk(lua_State *L, int load_status, int argc, char **argv, int s
   return load_status == LUA_OK ? EXIT_DONE : report(L);
 }
 
-static void require(lua_State *L, const char *module) {
-  lua_getglobal(L, "require");
-  lua_pushstring(L, module);
-  lua_call(L, 1, 1);
-}
-
 /* Runs `main` of a Lua module, with argv[1..] in a list; it returns the exit code. */
 static int run_main(lua_State *L, const char *module, int argc, char **argv) {
   require(L, module);
@@ -560,6 +604,12 @@ static int run_main(lua_State *L, const char *module, int argc, char **argv) {
   return lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : EXIT_DONE;
 }
 
+/* Code that is typed has the global `ml`; a script in a file requires what it uses. */
+static void offer_ml(lua_State *L) {
+  require(L, "moonlet");
+  lua_setglobal(L, "ml");
+}
+
 static bool is_script(const char *name) {
   size_t length = strlen(name);
   return strchr(name, '/') || (length > 4 && strcmp(name + length - 4, ".lua") == 0);
@@ -568,12 +618,13 @@ static bool is_script(const char *name) {
 static int dispatch(lua_State *L, int argc, char **argv) {
   const char *first = argc > 1 ? argv[1] : NULL;
   if (!first && isatty(STDIN_FILENO)) {
-    require(L, "moonlet");
-    lua_setglobal(L, "ml");
+    offer_ml(L);
     return run_main(L, "moonlet.repl", argc, argv);
   }
-  if (!first) return run_chunk(L, luaL_loadfile(L, NULL), argc, argv, 0);
-  if (strcmp(first, "-") == 0) return run_chunk(L, luaL_loadfile(L, NULL), argc, argv, 1);
+  if (!first || strcmp(first, "-") == 0) {
+    offer_ml(L);
+    return run_chunk(L, luaL_loadfile(L, NULL), argc, argv, first ? 1 : 0);
+  }
   if (strcmp(first, "-v") == 0 || strcmp(first, "--version") == 0) {
     printf("moonlet %s (%s)\n", ML_VERSION, LUA_RELEASE);
     return EXIT_DONE;
@@ -583,8 +634,7 @@ static int dispatch(lua_State *L, int argc, char **argv) {
       fprintf(stderr, "moonlet: -e needs the code to run: moonlet -e 'print(ml.zeros{2, 3})'\n");
       return EXIT_WRONG_USAGE;
     }
-    require(L, "moonlet");
-    lua_setglobal(L, "ml");
+    offer_ml(L);
     return run_chunk(L, luaL_loadbuffer(L, argv[2], strlen(argv[2]), "=(command line)"), argc, argv, 2);
   }
   if (is_script(first)) return run_chunk(L, luaL_loadfile(L, first), argc, argv, 1);

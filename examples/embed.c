@@ -71,6 +71,7 @@ static ml_status answer(ml_engine *engine, ml_model *model, const char *question
   ml_status status = ml_generate(model, &options, print_token, NULL, &metrics);
   if (watched) end_watch(&w, thread);
   putchar('\n');
+  fflush(stdout); /* before the figures, where both go to one file */
   if (status == ML_OK)
     fprintf(stderr, "%s: %lld tokens, %.1f a second, behind a prompt of %lld, %.1f a second; %.1f MB\n",
             ml_finish_name(metrics.finish_reason), (long long)metrics.generated_tokens,
@@ -80,12 +81,13 @@ static ml_status answer(ml_engine *engine, ml_model *model, const char *question
 }
 
 int main(int argc, char **argv) {
-  if (argc < 2) {
+  char *end = NULL;
+  double seconds = argc > 3 ? strtod(argv[3], &end) : 60;
+  if (argc < 2 || argc > 4 || (argc > 3 && (end == argv[3] || *end || !(seconds >= 0 && seconds < 1e9)))) {
     fprintf(stderr, "usage: embed MODEL [QUESTION [SECONDS]]\n");
     return 2;
   }
   const char *question = argc > 2 ? argv[2] : "Why does the Moon always show us the same face?";
-  double seconds = argc > 3 ? atof(argv[3]) : 60;
   ml_engine *engine = NULL;
   ml_model *model = NULL;
   ml_status status = ml_engine_create(NULL, &engine);

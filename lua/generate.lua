@@ -102,6 +102,7 @@ end
 local Generation = {}
 Generation.__index = Generation
 Generation.__name = "moonlet.Generation"
+Generation.__dir = {"metrics", "finish_reason", "text", "ids"}
 
 function Generation:__tostring()
   return ("generation: %d tokens%s"):format(#self.ids, self.finish_reason and ", ended by " .. self.finish_reason or "")

@@ -522,7 +522,9 @@ function M.discover(dir)
     if name:match "%.gguf$" then
       local file = core.open_gguf(path)
       if file then
-        out[#out + 1] = {path = path, format = "gguf", model_type = file:metadata(0)["general.architecture"]}
+        local architecture = file:metadata(0)["general.architecture"]
+        local served, family = pcall(family_of_architecture, architecture, path)
+        out[#out + 1] = {path = path, format = "gguf", model_type = served and family.model_types[1] or architecture}
         file:close()
       end
     elseif core.path_kind(path .. "/config.json") == "file" then

@@ -15,19 +15,22 @@ local M = {}
 local Model = {}
 Model.__index = Model
 Model.__name = "moonlet.Model"
+Model.__dir = {"info", "metrics", "tokenizer", "config", "net", "generation_config", "device"}
 
--- {bits, group_size, format} of the weights' most common block format, or nil.
+-- The weights' block formats by their share of the bytes, and {bits, group_size, format} of the first; nil without any.
 local function quantization(entries)
-  local bytes, best = {}, nil
+  local bytes = {}
   for _, e in pairs(entries or {}) do
-    if e.dtype:match "^q%d" then
-      bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes
-      local more = not best or bytes[e.dtype] > bytes[best]
-      if more or (bytes[e.dtype] == bytes[best] and e.dtype < best) then best = e.dtype end
-    end
+    if e.dtype:match "^q%d" then bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes end
   end
-  if not best then return nil end
-  return {format = best, bits = math.tointeger(best:match "%d"), group_size = best:match "_k$" and 256 or 32}
+  local formats = util.sorted_keys(bytes)
+  table.sort(formats, function(a, b) return bytes[a] > bytes[b] or bytes[a] == bytes[b] and a < b end)
+  local first = formats[1]
+  if not first then return nil end
+  return {
+    format = first, bits = math.tointeger(first:match "%d"), group_size = first:match "_k$" and 256 or 32,
+    formats = formats,
+  }
 end
 
 local function make_info(parts)

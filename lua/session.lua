@@ -23,6 +23,7 @@ Session.__index = function(self, key)
   return Session[key]
 end
 Session.__name = "moonlet.Session"
+Session.__dir = {"tokens", "length", "messages"}
 
 local known = {
   system = false, messages = false, tools = false, documents = false, template = false, template_vars = false,
@@ -227,7 +228,7 @@ end
 
 local function read_file(self, path)
   local tensors, metadata, code = ml.load_safetensors(path)
-  if not tensors then util.raise(code, "%s", metadata) end
+  if not tensors then util.raise(code, code == "corrupt" and "%s: no saved session" or "%s", metadata) end
   if metadata.format ~= FORMAT then
     util.raise("corrupt", "%s: format: expected \"%s\", found \"%s\": no saved session", path, FORMAT,
       tostring(metadata.format))

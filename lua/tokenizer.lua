@@ -11,6 +11,7 @@ local M = {}
 local Tokenizer = {}
 Tokenizer.__index = Tokenizer
 Tokenizer.__name = "moonlet.Tokenizer"
+Tokenizer.__dir = {"vocab_size", "bos_id", "eos_ids", "chat_template"}
 
 ---Text to 0-based ids: opts {add_special_tokens = true, parse_special = true}.
 function Tokenizer:encode(text, opts) return self.raw:encode(text, opts) end

@@ -9,6 +9,9 @@ SHAREDIR   ?= $(PREFIX)/share
 LUA_LMOD   := $(SHAREDIR)/lua/5.4/moonlet
 LUA_CMOD   := $(LIBDIR)/lua/5.4
 DOCDIR     := $(SHAREDIR)/doc/moonlet
+# Folders that uninstall removes when they are empty, each before the one that it is in; the system's own stay.
+FOLDERS    := $(LUA_CMOD) $(LIBDIR)/lua $(LIBDIR)/pkgconfig $(SHAREDIR)/lua/5.4 $(SHAREDIR)/lua $(SHAREDIR)/doc \
+  $(if $(filter /usr /usr/local,$(PREFIX)),,$(BINDIR) $(LIBDIR) $(INCLUDEDIR) $(SHAREDIR) $(PREFIX))
 
 $(eval $(call stamp,$(BUILD)/prefix,$$(VERSION) $$(PREFIX) $$(LIBDIR) $$(INCLUDEDIR)))
 $(BUILD)/moonlet.pc: mk/moonlet.pc.in $(BUILD)/prefix
@@ -39,3 +42,4 @@ uninstall:  ## remove what install put there
 	  '$(DESTDIR)$(LIBDIR)/libmoonlet.so' '$(DESTDIR)$(LIBDIR)/$(SONAME)' '$(DESTDIR)$(LIBDIR)/libmoonlet.so.$(VERSION)' \
 	  '$(DESTDIR)$(LIBDIR)/pkgconfig/moonlet.pc' '$(DESTDIR)$(LUA_CMOD)/moonlet.so'
 	rm -rf '$(DESTDIR)$(LUA_LMOD)' '$(DESTDIR)$(DOCDIR)'
+	@rmdir $(FOLDERS:%='$(DESTDIR)%') 2>/dev/null || true

@@ -1,21 +1,8 @@
 # test_hosts.sh: programs that use moonlet from outside: the two of examples/, and the stock interpreter.
-# BUILD, LUA and SANITIZE come from the Makefile.
-BUILD=${BUILD:-build} LUA=${LUA:-lua5.4}
-failures=0
+# SANITIZE comes from the Makefile.
+. tests/check.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-check() { # check NAME COMMAND...: one line, with the command's output as the reason of a failure
-  name=$1
-  shift
-  if output=$("$@" 2>&1); then
-    echo "ok - $name"
-  else
-    echo "not ok - $name: $(echo "$output" | tail -n 5 | tr '\n' ' ')"
-    failures=$((failures + 1))
-  fi
-}
-skip() { echo "skip - $1: $2"; }
 
 tiny=tests/goldens/tiny/llama
 cp $tiny/config.json $tiny/model.safetensors tests/data/letters/*.json "$work"
@@ -35,7 +22,17 @@ says_what_is_wrong() {
   "$BUILD/examples/embed" "$work/nothing" > "$work/out" 2> "$work/err" && { echo "it succeeded"; return 1; }
   grep -q 'nothing.*(not_found)' "$work/err" || { cat "$work/err"; return 1; }
 }
+in_order() { # answer, newline, figures, in one file
+  "$BUILD/examples/embed" "$work" "Why?" > "$work/out" 2>&1 || { cat "$work/out"; return 1; }
+  tail -n 1 "$work/out" | grep -q '^\(length\|stop\): ' || { cat "$work/out"; return 1; }
+}
+refuses_words() {
+  "$BUILD/examples/embed" "$work" "Why?" soon > "$work/out" 2>&1
+  [ $? = 2 ] || { cat "$work/out"; return 1; }
+}
 check "embed answers, with figures" answers
+check "embed prints figures on a line of their own" in_order
+check "embed takes no word for seconds" refuses_words
 check "embed can be cancelled" is_cancelled
 check "embed says what is wrong" says_what_is_wrong
 

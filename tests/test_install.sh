@@ -1,20 +1,8 @@
 # test_install.sh: what the build leaves behind is what it says: exports, links, an installation that works elsewhere.
-# BUILD, CC and LUA come from the Makefile, as does SANITIZE.
-BUILD=${BUILD:-build} CC=${CC:-gcc} LUA=${LUA:-lua5.4}
+# CC and SANITIZE come from the Makefile.
+CC=${CC:-gcc}
 unset MAKEFLAGS MFLAGS MAKELEVEL # a make of our own, not a part of the one that runs the tests
-failures=0
-
-check() { # check NAME COMMAND...: one line, with the command's output as the reason of a failure
-  name=$1
-  shift
-  if output=$("$@" 2>&1); then
-    echo "ok - $name"
-  else
-    echo "not ok - $name: $(echo "$output" | tail -n 3 | tr '\n' ' ')"
-    failures=$((failures + 1))
-  fi
-}
-skip() { echo "skip - $1: $2"; }
+. tests/check.sh
 
 exported() { nm -D --defined-only "$1" | awk '{ print $3 }' | sort -u; }
 declared() { sed -n 's/^ML_API .*[ *]\(ml_[a-z0-9_]*\)(.*/\1/p' src/moonlet.h | sort -u; }
@@ -107,8 +95,7 @@ check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua
 check "the installed command runs in another folder" installed_command
 nothing_left() {
   make uninstall DESTDIR="$root" PREFIX=$prefix || return 1
-  left=$(find "$root" ! -type d)
-  [ -z "$left" ] || { echo "left: $left"; return 1; }
+  [ ! -e "$root$prefix" ] || { echo "left: $(find "$root$prefix")"; return 1; }
 }
-check "make uninstall leaves no file" nothing_left
+check "make uninstall leaves nothing" nothing_left
 exit $failures

@@ -212,7 +212,7 @@ static void test_chat(const char *real) {
   char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
                   (char *)"0",       (char *)"-n",   (char *)"8",  NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
-  CHECK(expect(&s, "135 M parameters, Q4_1, context 8192") && expect(&s, prompt), "chat: banner and prompt");
+  CHECK(expect(&s, "135 M parameters, Q4_1 + Q8_0, context 8192") && expect(&s, prompt), "chat: banner and prompt");
   if (!CHECK(start_replay(&replay, real), "a session that is not disturbed")) return;
   snprintf(path, sizeof path, "%s/talk", folder);
   snprintf(save, sizeof save, "/save %s", path);

@@ -18,7 +18,10 @@ static void test_session(void) {
   CHECK(answers(&s, "x = = 1", "(repl):1: "), "a mistake is told");
   CHECK(answers(&s, "error('o' .. 'ops')", "(repl):1: oops\r\n> "), "an error is told, without a traceback");
   CHECK(answers(&s, "local function f() error('deep') end f()", "stack traceback:"), "a deeper one with it");
+  CHECK(answers(&s, "ml.zeros{-1}", "(repl):1: ") && expect(&s, "\r\n> ") && !strstr(s.text, "moonlet/"),
+        "misuse of the library: one line");
   CHECK(answers(&s, "=type(ml), type(help)", "table\tfunction\r\n> "), "ml and help are there");
+  CHECK(answers(&s, "quit", "\r\nnil\r\nnote: Ctrl-D leaves\r\n> "), "the way out is told");
   CHECK(answers(&s, "do io.write('no ', 'newline') end", "no newline\r\n> "), "a prompt begins a line of its own");
   CHECK(answers(&s, "x = io.write({})", "(repl):1: bad argument #1 to 'write'") && expect(&s, "\r\n> "),
         "io.write's errors");
@@ -207,11 +210,14 @@ static void test_pipeline(void) {
   CHECK(RUN("", "-e", "error(setmetatable({}, {__tostring = function() return 'an object' end}))") == 1 &&
             strstr(errors, "moonlet: an object\n"),
         "an error object is told by its __tostring");
-  CHECK(RUN("", "-e", "error({})") == 1 && strstr(errors, "moonlet: table: "), "so is one without");
+  CHECK(RUN("", "-e", "error{code = 3}") == 1 && strstr(errors, "moonlet: {code = 3}\n"), "one without by its fields");
   CHECK(RUN("", "-e", "error()") == 1 && strstr(errors, "moonlet: nil"), "and none at all");
   CHECK(RUN("", "-e", "os.exit(7)") == 7, "os.exit");
   CHECK(RUN("", "-e", "print(collectgarbage 'incremental')") == 0 && strcmp(output, "incremental\n") == 0, "collector");
-  CHECK(RUN("print(1 + 1, ml)") == 0 && strcmp(output, "2\tnil\n") == 0, "a script in a pipe, without ml");
+  CHECK(RUN("", "-e", "local function f() require'moonlet'.zeros(-1) end f()") == 1 &&
+            strstr(errors, "traceback:\n\t(command line):1: in local 'f'\n\t(command line):1: in main chunk\n"),
+        "a traceback has the user's functions alone");
+  CHECK(RUN("print(1 + 1, type(ml))") == 0 && strcmp(output, "2\ttable\n") == 0, "code in a pipe has ml");
   CHECK(RUN("print(arg[0], ...)", "-", "a") == 0 && strcmp(output, "-\ta\n") == 0, "the same with -");
   CHECK(RUN("x x") == 1 && strstr(errors, "stdin:1:"), "a mistake in it");
   CHECK(RUN("", "frobnicate") == 2 && strstr(errors, "no command is called 'frobnicate'"), "no such command");
@@ -234,7 +240,8 @@ static void test_interrupted_script(void) {
   char path[1100];
   snprintf(path, sizeof path, "%s/script.lua", folder);
   close(scratch("script.lua", "while true do end"));
-  CHECK(run(150, "", path, (char *)NULL) == 130 && strstr(errors, "cancelled"), "an interrupted script ends with 130");
+  CHECK(run(150, "", path, (char *)NULL) == 130 && strcmp(errors, "moonlet: cancelled\n") == 0,
+        "an interrupted script ends with 130 and one line");
   close(scratch("script.lua", "io.read() while true do end"));
   CHECK(run(150, NULL, path, (char *)NULL) == 130, "also while it reads");
   close(scratch("script.lua", "local ok, e = pcall(function() while true do end end)\n"

@@ -2,12 +2,16 @@
 local ml = require "moonlet"
 local common = require "moonlet.cmd.common"
 local console = require "moonlet.console"
+local options = require "moonlet.cmd.options"
 
 local M = {
   name = "chat",
   summary = "talk with a model",
   usage = "-m MODEL [-p QUESTION] [options]",
-  about = "With -p it answers one question and ends. Without a terminal, each line of stdin is a turn.",
+  about = [[
+With -p it answers one question and ends. Without a terminal, each line of stdin is a turn. --json prints
+one object an answer: {text, ids, finish_reason, metrics}; an end token counts in metrics.generated_tokens
+and is not among the ids.]],
   example = 'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf\n' ..
     'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf -p "Why do tides rise?"',
 }
@@ -41,19 +45,32 @@ A text that begins with a slash is written with two.]]
 ---@field system? string
 ---@field template? string  the chat template, or its name; the model's own otherwise
 ---@field opts table      the command's options
+---@field person boolean  whether somebody types, who can use the commands
 ---@field metrics? table  of the last answer
 local Chat = {}
 Chat.__index = Chat
 
-local function open(model, opts)
-  local chat = setmetatable({model = model, opts = opts, system = opts.system}, Chat)
-  local file = opts.template and io.open(opts.template, "rb")
-  if file then
-    chat.template = file:read "a"
-    file:close()
-  else
-    chat.template = opts.template
+-- The source or the name that --template gives. What is wrong with it is told before anything is asked.
+local function template_of(model, which)
+  local tokenizer = model.tokenizer
+  if not tokenizer then options.fail("the model has no tokenizer (%s)", model.info.path) end
+  if not which then
+    if not tokenizer.chat_template then options.fail(
+      "the model ships no chat template: give one by --template, or use `moonlet generate`") end
+    return nil
   end
+  local file = io.open(which, "rb")
+  if file then file:close() end
+  local template = file and common.read(which) or which
+  local text, message = tokenizer:apply_chat_template({{role = "user", content = "?"}}, {template = template})
+  if text then return template end
+  options.fail("--template %s: %s%s", which, file and "" or "no such file; ", message)
+end
+
+local function open(model, opts, person)
+  local template = template_of(model, opts.template)
+  local chat = setmetatable(
+    {model = model, opts = opts, person = person, system = opts.system, template = template}, Chat)
   chat:restart()
   return chat
 end
@@ -85,9 +102,13 @@ function Chat:ask(text, on_token)
   end)
   if ok then return self.metrics.finish_reason end
   local code = code_of(err)
-  if code == "cancelled" then return "cancelled" end
-  if code == "limit" then
-    return nil, tostring(err) .. "\nthe conversation no longer fits the context; /clear begins again"
+  if code == "cancelled" then
+    self.metrics = self.model.metrics
+    return "cancelled"
+  end
+  if code == "limit" and self.session.length > 0 then
+    local way_out = self.person and "; /clear begins again" or ""
+    return nil, tostring(err) .. "\nthe conversation no longer fits the context" .. way_out
   end
   return nil, tostring(err) .. (code and "" or "\n" .. tostring(traceback))
 end
@@ -112,14 +133,13 @@ function Chat:turn(text)
   elseif last:sub(-1) ~= "\n" then
     common.write("\n")
   end
-  if reason == "cancelled" then common.note(self.opts, "[stopped]") end
   if reason == "length" then
-    common.note(self.opts, "[cut after %d tokens; -n raises the limit]", self.opts.max_tokens)
+    common.note(self.opts, common.cut_text(self.metrics, self.opts.max_tokens, self.model.info.context))
   end
   return reason, message
 end
 
-local function report(message) io.stderr:write("chat: ", message, "\n") end
+local function report(message) io.stderr:write("moonlet chat: ", message, "\n") end
 
 ---The commands that begin with a slash; true ends the conversation.
 local commands = {}
@@ -162,17 +182,19 @@ end
 
 function commands.stats(chat)
   if chat.metrics then print("last answer: " .. common.speed_text(chat.metrics)) end
-  local context = chat.opts.max_context or chat.model.info.context
-  print(("context: %d%s tokens"):format(chat.session.length, context and " of " .. context or ""))
+  print(("context: %d of %d tokens"):format(chat.session.length, chat.model.info.context))
   print(("memory: %s of tensors, the process at most %s"):format(
     common.bytes(ml.memory.active()), common.bytes(common.peak_bytes())))
 end
 
+local takes_text = {system = true, save = true, load = true}
+
 -- Runs a command; what it raises is printed and the conversation goes on.
 local function obey(chat, line)
-  local name, rest = line:match("^/(%a*)%s*(.-)%s*$")
+  local name, rest = line:match "^/(%S*)%s*(.-)%s*$"
   local command = commands[name]
-  if not command then return report("there is no command /" .. (name or "") .. "; /help lists them") end
+  if not command then return report("there is no command /" .. name .. "; /help lists them") end
+  if rest ~= "" and not takes_text[name] then return report(("/%s stands alone, without '%s'"):format(name, rest)) end
   local ok, result = console.run(command, chat, rest)
   if ok then return result end
   report(tostring(result))
@@ -220,8 +242,7 @@ local function banner(m, opts)
   local parts = {common.name_of(m.info.path or opts.model)}
   if m.info.parameters then parts[#parts + 1] = common.count(m.info.parameters) .. " parameters" end
   parts[#parts + 1] = common.quantization_text(m.info.quantization)
-  local context = opts.max_context or m.info.context
-  if context then parts[#parts + 1] = ("context %d"):format(context) end
+  parts[#parts + 1] = ("context %d"):format(m.info.context)
   common.note(opts, "%s\n/help lists commands, Ctrl-D leaves\n", table.concat(parts, ", "))
 end
 
@@ -239,6 +260,7 @@ local function converse(chat)
         if obey(chat, text) then return 0 end
       else
         local reason, message = chat:turn((text:gsub("^//", "/")))
+        if reason == "cancelled" then common.note(chat.opts, "[stopped]") end
         if not reason then report(message) end
         print()
       end
@@ -252,10 +274,7 @@ local function answer_all(chat, turns)
     if text:find("%S") then
       local reason, message = chat:turn(text)
       if reason == "cancelled" then return 130 end
-      if not reason then
-        report(message)
-        return 1
-      end
+      if not reason then options.fail("%s", message) end
     end
   end
   return 0
@@ -264,8 +283,9 @@ end
 function M.run(opts)
   local person = not opts.prompt and not opts.file and console.is_terminal("stdin")
   local question = (opts.prompt or opts.file) and common.prompt_of(opts)
+  if question and not question:find("%S") then options.wrong_usage("the question is empty") end
   local m <close> = common.load(opts)
-  local chat = open(m, opts)
+  local chat = open(m, opts, person)
   local function once()
     local text = question
     question = nil

@@ -20,9 +20,15 @@ M.model = {
     help = "a .gguf file, a directory with config.json, or org/name from the local hub cache"},
 }
 
+local function devices_text()
+  local names = {}
+  for i, device in ipairs(ml.devices()) do names[i] = device.name end
+  return table.concat(names, ", ") .. (names[2] and "; the best of them otherwise" or ", the only one here")
+end
+
 ---@type moonlet.cmd.Option[]
 M.loading = {
-  {name = "device", type = "string", value = "NAME", help = "cpu, cuda, cuda:1; the best there is otherwise"},
+  {name = "device", type = "string", value = "NAME", help = devices_text()},
   {name = "threads", type = "integer", value = "N", min = 1, help = "threads on the CPU; all cores otherwise"},
   {name = "precision", type = "string", value = "WHICH", choices = {"fast", "exact"},
     help = "fast (default) rounds activations against quantised weights, exact does not"},
@@ -111,10 +117,11 @@ end
 ---The last part of a path, without .gguf: what to call a model.
 function M.name_of(path) return (path:gsub("/+$", ""):match("([^/]+)$") or path):gsub("%.gguf$", "") .. "" end
 
----"4 bits", "q4_1", or nil for weights as they were trained.
+---"4 bits", "Q4_1", "Q4_K + Q6_K", or nil for weights as they were trained.
 function M.quantization_text(q)
   if not q then return nil end
-  if q.format then return (q.format:gsub("^%l%d_?.*$", string.upper)) end
+  local formats = q.formats or {q.format}
+  if #formats > 0 then return (table.concat(formats, " + "):gsub("%f[%w]%l%d_?[%w_]*", string.upper)) end
   return q.bits and ("%d bits, groups of %d"):format(q.bits, q.group_size)
 end
 
@@ -179,14 +186,17 @@ function M.read(path)
   return text or options.fail("%s: %s", path, message)
 end
 
+local NO_TEXT = "no text; give -p TEXT, --file PATH, or a pipe"
+
 ---The text that -p, --file or a pipe gives; `exact` keeps the newline that ends a file.
 function M.prompt_of(opts, exact)
   if opts.prompt and opts.file then options.wrong_usage("-p and --file exclude each other") end
   if opts.prompt and opts.prompt ~= "-" then return opts.prompt end
   if not opts.prompt and not opts.file and console.is_terminal("stdin") then
-    options.wrong_usage("no text; give -p TEXT, --file PATH, or a pipe")
+    options.wrong_usage(NO_TEXT)
   end
   local text = M.read(opts.file or "-")
+  if text == "" and not opts.prompt and not opts.file then options.wrong_usage(NO_TEXT) end
   return exact and text or (text:gsub("\r?\n$", ""))
 end
 
@@ -195,6 +205,13 @@ function M.state_file(name)
   local base, home = os.getenv("XDG_STATE_HOME"), os.getenv("HOME")
   if base and base:sub(1, 1) == "/" then return base .. "/moonlet/" .. name end
   return home and home ~= "" and home .. "/.local/state/moonlet/" .. name or ""
+end
+
+---Why an answer that ended by length is no longer. `most` is the limit that the user can raise.
+function M.cut_text(metrics, most, context)
+  local n = metrics.generated_tokens
+  if n < most then return ("[cut after %d tokens: the context of %d is full]"):format(n, context) end
+  return ("[cut after %d tokens; -n raises the limit]"):format(n)
 end
 
 ---One line about how an answer went.

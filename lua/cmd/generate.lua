@@ -10,7 +10,8 @@ local M = {
   about = [[
 Writes the continuation alone, as it comes. The text is taken as it is, without a chat template;
 `moonlet chat -p` asks a question. The newline that ends a file or a pipe is no part of the text. A model
-without a tokenizer takes its prompt from --ids, and writes ids.]],
+without a tokenizer takes its prompt from --ids, and writes ids. --json prints one object {text, ids,
+finish_reason, metrics}; an end token counts in metrics.generated_tokens and is not among the ids.]],
   example = 'moonlet generate -m checkpoints/SmolLM2-135M-Instruct.gguf -p "The moon" -n 48 --temp 0.7 --seed 1',
 }
 
@@ -44,10 +45,12 @@ function M.run(opts)
       text = m.tokenizer and result.text or ml.json.null, ids = ml.json.array(result.ids),
       finish_reason = result.finish_reason, metrics = metrics,
     }
-    if result.finish_reason == "cancelled" then return 130 end
   else
     metrics = stream(m, prompt, opts)
-    if metrics.finish_reason == "cancelled" then return 130 end
+  end
+  if metrics.finish_reason == "cancelled" then return 130 end
+  if metrics.finish_reason == "length" and metrics.generated_tokens < opts.max_tokens then
+    common.note(opts, common.cut_text(metrics, opts.max_tokens, m.info.context))
   end
   common.note(opts, "%s", common.speed_text(metrics))
 end

@@ -92,13 +92,11 @@ function M.main(argv)
   end, explain)
   local written, message = io.stdout:flush()
   if ok and not written then ok, result = false, {exit = 1, text = "standard output: " .. message} end
-  if ok then return result end
-  if result.exit == 130 then
-    if console.is_terminal "stdout" then io.write "\n" end -- behind the ^C
-    return 130
-  end
-  io.stderr:write("moonlet", known and " " .. name or "", ": ", result.text, "\n")
-  return result.exit
+  local exit = ok and result or result.exit
+  if ok and exit ~= 130 then return exit end
+  if not ok and exit == 130 and console.is_terminal "stderr" then io.stderr:write "\n" end -- behind the ^C
+  io.stderr:write("moonlet", known and " " .. name or "", ": ", exit == 130 and "cancelled" or result.text, "\n")
+  return exit
 end
 
 return M

@@ -174,7 +174,9 @@ function M.parse(command, argv)
   end
   if result.help then return result, words end
   if words[1] and not command.positional then
-    M.wrong_usage("'%s' is not an option; see `moonlet %s --help`", words[1], command.name)
+    local hint = by_long.model and not result.model and "a model is named by -m" or "see"
+    M.wrong_usage("'%s' is not an option; %s: `moonlet %s %s`", words[1], hint, command.name,
+      hint == "see" and "--help" or "-m " .. words[1])
   end
   for _, o in ipairs(list) do
     local key = key_of(o)

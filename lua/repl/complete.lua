@@ -16,8 +16,9 @@ local function callable(value)
   return type(value) == "function" or (type(meta) == "table" and rawget(meta, "__call") ~= nil)
 end
 
----The names behind a dot or colon of `value`. Where __index is a function, the metatable may list names in `__dir` (a
----list, or a function of the value that returns one); its own plain fields count as well.
+---The names behind a dot or colon of `value`: its fields and what its metatable has. A metatable may list the fields
+---that are meant for users in `__dir` (a list, or a function of the value that returns one): the others are then left
+---out.
 ---@param value any
 ---@return table<string, boolean>
 function M.members(value)
@@ -31,8 +32,8 @@ function M.members(value)
     local meta = debug.getmetatable(t)
     if type(meta) == "table" then add(rawget(meta, "__index")) end
   end
-  add(value)
   local meta = debug.getmetatable(value)
+  if type(meta) ~= "table" or rawget(meta, "__dir") == nil then add(value) end
   if type(meta) ~= "table" then return names end
   local behind, listed = rawget(meta, "__index"), rawget(meta, "__dir")
   add(behind)

@@ -34,7 +34,8 @@ end
 ---@return function? chunk  nil when the text is unfinished or wrong
 ---@return string? message  what is wrong; nil when more lines are needed
 function M.compile(text)
-  local expression, why_not = load("return " .. text:gsub("^%s*=", ""), "=(repl)")
+  -- A variable to be closed makes the last call no tail call, so that errors inside it find their line here.
+  local expression, why_not = load("local _repl_ <close> = nil return " .. text:gsub("^%s*=", ""), "=(repl)")
   if expression then return expression end
   local chunk, message = load(text, "=(repl)")
   if chunk then return chunk end
@@ -63,30 +64,42 @@ local function read_chunk()
   end
 end
 
--- The lines of a traceback that belong to what was typed.
-local function own_lines(traceback)
-  local lines = {}
-  for line in (traceback or ""):gmatch "[^\n]+" do
-    if line:find "repl/init%.lua" or line:find "moonlet%.console%.run" then break end
-    lines[#lines + 1] = line:gsub("in local 'chunk'", "in what was typed")
-  end
-  -- Below the header and `error` itself, a single line says no more than the message.
-  while lines[2] and lines[2]:find "^%s*%[C%]: in function 'error'" do table.remove(lines, 2) end
-  return #lines > 2 and table.concat(lines, "\n") or nil
+-- A traceback of the functions of the user's, where there are any: what was typed alone says no more than the message.
+local function of_functions(traceback)
+  local _, lines = (traceback or ""):gsub("\n", "\n")
+  return lines > 1 and traceback:gsub("%(repl%):(%d+): in main chunk", "(repl):%1: in what was typed") or nil
 end
 
 local function report(err, traceback)
   io.stdout:flush()
   local code = (type(err) == "table" or type(err) == "userdata") and select(2, pcall(function() return err.code end))
   io.stderr:write(show.show(err), "\n")
-  local lines = code ~= "cancelled" and own_lines(traceback)
+  local lines = code ~= "cancelled" and of_functions(traceback)
   if lines then io.stderr:write(lines, "\n") end
+end
+
+local noted = {}
+
+-- Tells of a stumbling stone, once in a session.
+local function note(text)
+  if noted[text] then return end
+  noted[text] = true
+  io.stderr:write("note: ", text, "\n")
+end
+
+-- Whether these are what `for` takes: an iterator that is its own closing value.
+local function is_stream(results)
+  return results.n == 4 and type(results[1]) == "table" and rawequal(results[1], results[4])
 end
 
 -- Runs inside the protected call, since showing a value may compute it. Short results share a line, as with `print`.
 local function run_and_print(chunk)
   local results = table.pack(chunk())
   if results.n == 0 then return end
+  if is_stream(results) then
+    print(show.show(results[1]))
+    return note "tokens come when they are asked for: for tok in ... do io.write(tok.text) end"
+  end
   local length, lines = 0, false
   for i = 1, results.n do
     results[i] = show.show(results[i])
@@ -114,13 +127,14 @@ local function follow_output()
   end
 end
 
-local hinted = false
-
--- People paste `local x = 1` and then miss x.
-local function hint(text)
-  if hinted or not text:find "^%s*local%s" or text:find "\n" then return end
-  hinted = true
-  io.stderr:write("note: a local lasts for one input only; without `local` the name stays\n")
+-- People paste `local x = 1` and then miss x, and leave as they leave other prompts.
+local function hint(text, ok)
+  if ok and text:find "^%s*local%s" and not text:find "\n" then
+    note "a local lasts for one input only; without `local` the name stays"
+  end
+  local word = text:match "^%s*(%a+)[%s()]*$"
+  if (word == "exit" or word == "quit") and _G[word] == nil then note "Ctrl-D leaves" end
+  if text:find "^%s*help%s*$" then note "help() tells more" end
 end
 
 ---Runs until the end of input.
@@ -140,11 +154,8 @@ function M.main()
     elseif chunk then
       local ok, err, traceback = console.run(run_and_print, chunk)
       if line_is_open then print() end
-      if not ok then
-        report(err, traceback)
-      else
-        hint(text)
-      end
+      if not ok then report(err, traceback) end
+      hint(text, ok)
     end
   end
   print()

@@ -119,6 +119,7 @@ function show(value, state, depth, indent)
     return (text:gsub("\n", "\n" .. (" "):rep(indent)))
   end
   if kind == "table" then return show_table(value, state, depth, indent) end
+  if kind == "function" and depth > 1 then return kind end -- an address says nothing to anyone
   return to_text(value)
 end
 

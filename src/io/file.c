@@ -177,7 +177,7 @@ static ml_status create_temporary(ml_file_writer *w, size_t capacity) {
     if (w->fd >= 0) return ML_OK;
     if (errno != EEXIST) break;
   }
-  return fail_errno(w->temporary, "cannot create");
+  return fail_errno(w->path, "cannot create");
 }
 
 ml_status ml_file_writer_open(ml_file_writer *w, const char *path) {
@@ -193,7 +193,7 @@ ml_status ml_file_writer_put(ml_file_writer *w, const void *data, size_t bytes) 
   while (bytes > 0) {
     ssize_t n = write(w->fd, from, bytes);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(w->temporary, "cannot write");
+    if (n < 0) return fail_errno(w->path, "cannot write");
     from += n;
     bytes -= (size_t)n;
   }
@@ -211,10 +211,10 @@ static void sync_directory(char *path) {
 }
 
 ml_status ml_file_writer_commit(ml_file_writer *w) {
-  if (fsync(w->fd) != 0 && errno != EINVAL && errno != EROFS) return fail_errno(w->temporary, "cannot sync");
+  if (fsync(w->fd) != 0 && errno != EINVAL && errno != EROFS) return fail_errno(w->path, "cannot sync");
   int fd = w->fd;
   w->fd = -1;
-  if (close(fd) != 0) return fail_errno(w->temporary, "cannot close");
+  if (close(fd) != 0) return fail_errno(w->path, "cannot close");
   if (rename(w->temporary, w->path) != 0) return fail_errno(w->path, "cannot replace");
   sync_directory(w->path);
   writer_free(w);

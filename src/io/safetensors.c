@@ -168,13 +168,16 @@ static ml_status read_header(ml_checkpoint *checkpoint, ml_file *file, const ml_
 /* The header is copied rather than parsed in the mapping, so that a file that shrinks meanwhile is an error and no
  * SIGBUS. */
 static ml_status load_header(const ml_file *file, ml_json_doc **out, size_t *data) {
-  unsigned char prefix[PREFIX];
+  unsigned char prefix[PREFIX + 1];
   if (file->size < PREFIX + 2) {
     return ml_fail(ML_CORRUPT, "%s: expected a safetensors file, found %zu bytes", file->path, file->size);
   }
-  ML_TRY(ml_file_read(file, 0, prefix, PREFIX));
+  ML_TRY(ml_file_read(file, 0, prefix, PREFIX + 1));
   uint64_t size = 0;
   for (int i = PREFIX - 1; i >= 0; i--) size = size << 8 | prefix[i];
+  if (size == 0 || prefix[PREFIX] != '{') {
+    return ml_fail(ML_CORRUPT, "%s: no safetensors file: expected '{' at byte %d", file->path, PREFIX);
+  }
   if (size > MAX_HEADER || size > file->size - PREFIX) {
     return ml_fail(ML_CORRUPT, "%s: header: expected at most %zu bytes, found %llu", file->path,
                    file->size - PREFIX < MAX_HEADER ? file->size - PREFIX : (size_t)MAX_HEADER,
@@ -183,9 +186,6 @@ static ml_status load_header(const ml_file *file, ml_json_doc **out, size_t *dat
   char *text = ml_alloc((size_t)size);
   if (!text) return ML_MEMORY;
   ml_status status = ml_file_read(file, PREFIX, text, (size_t)size);
-  if (status == ML_OK && (size == 0 || text[0] != '{')) {
-    status = ml_fail(ML_CORRUPT, "%s: header: expected '{' at byte %d", file->path, PREFIX);
-  }
   if (status == ML_OK) status = ml_fail_prefix(ml_json_parse(text, (size_t)size, "header", out), "%s", file->path);
   ml_free(text);
   *data = PREFIX + (size_t)size;

@@ -44,14 +44,14 @@ void lb_open_host(lua_State *L, ml_engine **given) {
   lb_set(L, "__gc", host_gc);
   lua_setmetatable(L, -2);
   lb_host *host = ml_calloc(1, sizeof *host);
-  if (!host) luaL_error(L, "moonlet: %s", ml_error_message());
+  if (!host) luaL_error(L, "%s", ml_error_message());
   *box = host;
   host->references = 1;
   if (given) {
     host->engine = *given;
     *given = NULL;
   } else if (ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) != ML_OK) {
-    luaL_error(L, "moonlet: %s", ml_error_message());
+    luaL_error(L, "%s", ml_error_message());
   }
   host->engine->host = host;
   lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);

@@ -148,15 +148,20 @@ function Tokenizer.decode(_, ids, opts)
   return table.concat(out)
 end
 
+function Tokenizer.apply_chat_template(_, messages, opts)
+  if opts.template == "nosuch" then return nil, "chat template: there is none of that name", "not_found" end
+  return messages[1].content
+end
+
 function M.tokenizer(path)
   if not path:find "fake" then return nil, path .. ": no such file or directory", "not_found" end
-  return setmetatable({vocab_size = 256}, Tokenizer)
+  return setmetatable({vocab_size = 256, chat_template = not path:find "base" and "" or nil}, Tokenizer)
 end
 
 -- An iterator over the bytes of `answer`, as generate returns it.
 local function tokens(model, answer, prompt_tokens, opts)
   table.insert(M.calls, opts)
-  local most = opts.max_tokens or 256
+  local most = math.min(opts.max_tokens or 256, model.info.context - prompt_tokens + 1)
   if opts.ignore_eos then answer = answer:rep(most // math.max(1, #answer) + 1) end
   local g = {metrics = nil}
   local i, reason = 0, nil

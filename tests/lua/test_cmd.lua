@@ -195,14 +195,19 @@ t.test("exit codes", function()
   check({"generate", "-m", "fake bug", "-p", "x"}, 1, "stack traceback")
   check({"generate", "-m", "fake", "-p", "x", "--file", "y"}, 2, "exclude each other")
   check({"generate", "-m", "fake", "--file", "/nowhere"}, 1, "/nowhere: No such file")
+  check({"generate", "-m", "fake"}, 2, "no text; give %-p TEXT")
+  check({"perplexity", "-m", "fake"}, 2, "no text; give %-p TEXT")
+  check({"chat", "-m", "fake", "-p", " "}, 2, "the question is empty")
+  check({"tokenize", "a.gguf"}, 2, "a model is named by %-m: `moonlet tokenize %-m a%.gguf`")
+  check({"tokenize", "-m", "fake", "b"}, 2, "see: `moonlet tokenize %-%-help`")
 end)
 
-t.test("an interrupted command ends with 130 and says nothing", function()
+t.test("an interrupted command ends with 130 and one word", function()
   local load = fake.load
   fake.load = function() error({code = "cancelled", message = "cancelled"}) end
   local code, out, err = run {"info", "-m", "fake"}
   fake.load = load
-  t.eq({code, out, err}, {130, "", ""})
+  t.eq({code, out, err}, {130, "", "moonlet info: cancelled\n"})
 end)
 
 -- ---- generate ----
@@ -252,6 +257,17 @@ t.test("generate: options reach load and generate under their API names", functi
   fake.calls = {}
   run {"generate", "-m", "fake", "-p", "x"}
   t.eq(fake.calls, {{}, {max_tokens = 256}})
+end)
+
+t.test("generate: a full context is told, a limit of the user's is not", function()
+  local _, out, err = run {"generate", "-m", "fake", "-p", ("x"):rep(2040)}
+  t.eq(#out, 8 + 1)
+  t.ok(err:find("[cut after 8 tokens: the context of 2048 is full]", 1, true), err)
+  t.ok(not select(3, run {"generate", "-m", "fake", "-p", "hello", "-n", "3"}):find "cut")
+end)
+
+t.test("--device names the devices that are here", function()
+  t.ok(select(2, run {"chat", "--help"}):find "%-%-device NAME +cpu, the only one here\n")
 end)
 
 t.test("generate --json: one object", function()
@@ -393,7 +409,7 @@ t.test("chat: each line of a pipe is a turn, taken as it is", function()
   t.eq({run({"chat", "-q", "-m", "fake"}, "one\n\n/two\n")}, {0, "ONE\n/TWO\n", ""})
   local code, out, err = run({"chat", "-q", "-m", "fake"}, "one\noverflow\nthree\n")
   t.eq({code, out}, {1, "ONE\n"})
-  t.ok(err:find "context: full\nthe conversation no longer fits", err)
+  t.ok(err:find "^moonlet chat: context: full\nthe conversation no longer fits", err)
 end)
 
 t.test("chat: the model's own sampling unless --temp is given", function()
@@ -418,7 +434,7 @@ t.test("chat: banner, turns of several lines, commands", function()
   local path = os.tmpname()
   local code, out, err = talk({"hello", "a\\", "b", '"""x', 'y"""', '"""', "v", "", "w", '"""', "//slash", false, "  ",
     "/stats", "/save " .. path, "/clear", "/load " .. path, "/system", "/system Be brief", "now", "/nonsense",
-    "/save", "/help", "/exit", "not read"})
+    "/clear now", "/save2 x", "/save", "/help", "/exit", "not read"})
   os.remove(path)
   t.eq(code, 0)
   t.ok(err:find "fake, 135 M parameters, Q4_1, context 2048\n", err)
@@ -428,6 +444,7 @@ t.test("chat: banner, turns of several lines, commands", function()
   t.ok(out:find("saved " .. path .. "\nbegun again\ngoes on after 21 tokens\nno system message\n", 1, true), out)
   t.ok(out:find "with this system message\nBe brief: NOW\n", out)
   t.ok(err:find "there is no command /nonsense; /help lists them" and err:find "/save needs a path", err)
+  t.ok(err:find "/clear stands alone, without 'now'" and err:find "there is no command /save2", err)
   t.ok(out:find "Ctrl%-C stops an answer", out)
   t.eq(console.script, {"not read"})
   t.eq({console.remembered[1], console.remembered[2], console.remembered[3]}, {"hello", "a\nb", "x\ny"})
@@ -443,6 +460,15 @@ t.test("chat: a template from a file or by name; sessions that cannot be saved",
   os.remove(path)
   talk({}, "--template", "tool_use", "--system", "Brief.")
   t.eq(fake.session_options, {template = "tool_use", system = "Brief."})
+  for _, case in ipairs {
+    {{"-m", "fake", "--template", "nosuch"}, "^moonlet chat: %-%-template nosuch: no such file; chat template: there"},
+    {{"-m", "fake", "--template", "tests"}, "^moonlet chat: tests: Is a directory"},
+    {{"-m", "fake base"}, "the model ships no chat template: give one by %-%-template"},
+  } do
+    local code, _, err = run {"chat", "-q", "-p", "x", table.unpack(case[1])}
+    t.eq(code, 1)
+    t.ok(err:find(case[2]), err)
+  end
   local save = fake.Session.save
   fake.Session.save = nil
   local _, _, err = talk {"/save x"}
@@ -451,9 +477,9 @@ t.test("chat: a template from a file or by name; sessions that cannot be saved",
 end)
 
 t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
-  local code, out, err = talk {"overflow", "/load /nowhere", "still here"}
+  local code, out, err = talk {"overflow", "/load /nowhere", "still here", "overflow"}
   t.eq(code, 0)
-  t.ok(err:find "the conversation no longer fits the context; /clear begins again", err)
+  t.eq(select(2, err:gsub("\nthe conversation no longer fits the context; /clear begins again\n", "")), 1, err)
   t.ok(err:find "/nowhere: No such file", err)
   t.ok(out:find "STILL HERE", out)
   console.interrupt_now = true
@@ -480,6 +506,7 @@ t.test("bytes, counts, names", function()
   t.eq({common.name_of "a/b.gguf", common.name_of "org/name/", common.name_of "x"}, {"b", "name", "x"})
   t.eq(common.quantization_text {bits = 4, group_size = 64}, "4 bits, groups of 64")
   t.eq(common.quantization_text {format = "q4_k"}, "Q4_K")
+  t.eq(common.quantization_text {format = "q8_0", formats = {"q8_0", "q4_k"}}, "Q8_0 + Q4_K")
 end)
 
 t.done()

@@ -60,7 +60,7 @@ t.test("the program of README.md runs", function()
   local build = os.getenv "BUILD" or "build"
   local command = ("%s/moonlet examples/titles.lua '%s' docs/testing.md 2>&1"):format(build, model)
   local pipe <close> = assert(io.popen(command))
-  t.ok(pipe:read "a":find "^docs/testing.md%s+%S.*perplexity %d", "a title and a perplexity")
+  t.ok(pipe:read "a":find "^docs/testing.md%s+perplexity%s+%d+%.%d%s+%S", "a perplexity and a title")
 end)
 
 t.test("Lua in the documentation compiles", function()

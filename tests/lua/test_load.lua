@@ -359,7 +359,8 @@ for format, bits in pairs {q4_0 = 4, q4_1 = 4, q5_0 = 5, q5_1 = 5, q8_0 = 8, q4_
   t.test("random weights in " .. format, function()
     local a <close> = assert(ml.load(shapes, {random = 7, quantize = {format = format}}))
     local b <close> = assert(ml.load(shapes, {random = 7, quantize = {format = format}}))
-    t.eq(a.info.quantization, {format = format, bits = bits, group_size = format:match "_k$" and 256 or 32})
+    t.eq(a.info.quantization,
+      {format = format, bits = bits, group_size = format:match "_k$" and 256 or 32, formats = {format}})
     local x = a:logits(ids)
     t.eq(x:tobytes() == b:logits(ids):tobytes(), true)
     t.ok(x:isfinite():all():item(), "finite")

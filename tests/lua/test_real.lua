@@ -49,4 +49,13 @@ for _, entry in ipairs(models) do
   end)
 end
 
+t.test("gemma3: discover and info name it alike, with all its formats", function()
+  local path = t.checkpoint "gemma-3-270m.gguf"
+  local m <close> = assert(ml.load(path))
+  t.eq(m.info.quantization.formats, {"q8_0", "q5_0", "q4_k", "q6_k"})
+  for _, found in ipairs(assert(ml.discover(path:match "^(.*)/"))) do
+    if found.path == path then t.eq(found.model_type, m.info.model_type) end
+  end
+end)
+
 t.done()

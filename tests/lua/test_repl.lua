@@ -38,6 +38,7 @@ t.test("show: tables", function()
   t.eq(show {b = 1, a = 2, [10] = 3, ["end"] = 4, ["x y"] = 5}, '{[10] = 3, a = 2, b = 1, ["end"] = 4, ["x y"] = 5}')
   t.eq(show {"tab\t\0quote\"é"}, '{"tab\\t\\0quote\\"é"}')
   t.eq(show {1, nil, 3}, "{1, nil, 3}")
+  t.eq(show {print, f = print}, "{function, f = function}")
 end)
 
 t.test("show: bounds", function()
@@ -96,7 +97,8 @@ t.test("complete: globals, keywords, fields, methods", function()
   local class = {send = print, save = print, _hidden = print, count = 1}
   class.__index = class
   local model = setmetatable({sessions = {setmetatable({}, class)}}, {__index = {seed = 1}})
-  local env = {model = model, x = tensor(), text = ""}
+  local public = setmetatable({busy = {}, info = {}}, {__index = {send = print}, __dir = {"info"}})
+  local env = {model = model, x = tensor(), text = "", public = public}
   local function check(line, want)
     local word = line:match "[%w_.:]*$"
     t.eq(complete.complete(word, line, env), want, line)
@@ -114,6 +116,7 @@ t.test("complete: globals, keywords, fields, methods", function()
   check("x:s", {"x:sum"})
   check("text:u", {"text:unpack", "text:upper"})
   check("t[model.see", {"model.seed"})
+  check("public.", {"public.info", "public.send"})
   check("nothing.at.all", {})
   check("f().x", {})
 end)

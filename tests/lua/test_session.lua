@@ -235,6 +235,8 @@ t.test("a session of another model, another precision, a file that is none", fun
   out:write "nonsense"
   out:close()
   t.fails(nil, "corrupt", s:load(file))
+  t.fails("README.md: no safetensors file: expected '{' at byte 8: no saved session", "corrupt",
+    s:load "README.md")
   t.eq(ml.save_safetensors(file, {x = ml.tensor {1}}), true)
   t.fails("no saved session", "corrupt", s:load(file))
   os.remove(file)
