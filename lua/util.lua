@@ -35,9 +35,43 @@ end
 ---Functions of the interface by what they are called: "model:generate".
 M.names = setmetatable({}, {__mode = "k"})
 
----A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil,
----arithmetic on a table) is an error object at the caller's line, as misuse is everywhere else. Errors of callbacks
----pass as they are.
+-- Operations of tensors by name, whose messages begin with it.
+local operations = {}
+for _, op in ipairs(core.op_list()) do operations[op.name] = true end
+
+-- What Lua expects of a value that it can do something to.
+local wanted = {
+  index = "a tensor or a table", call = "a function", ["perform arithmetic on"] = "a number",
+  ["get length of"] = "a list", concatenate = "a string",
+}
+
+-- What Lua says of an argument that our own code could not use, as our own messages say it.
+local function plain(message)
+  message = message:gsub("^%S+:%d+: ", "")
+  local action, found, name = message:match "^attempt to (.-) a (%w+) value(.*)$"
+  if wanted[action] then
+    name = name:match "'([%a_][%w_]*)'"
+    return ("%sexpected %s, found %s"):format(name and name .. ": " or "", wanted[action],
+      found == "nil" and "nothing" or found)
+  end
+  local expected, other = message:match "^bad argument #%d+ to '.-' %((.-) expected, got (.-)%)$"
+  if expected then return ("expected a %s, found %s"):format(expected, other == "nil" and "nothing" or other) end
+  return message
+end
+
+-- A message without the module's path and the inner operation that it begins with: "broadcast_to: shape ...".
+local function bare(reason, name)
+  local path = core.module_path() .. ": "
+  if reason:sub(1, #path) == path then reason = reason:sub(#path + 1) end
+  local inner, rest = reason:match "^([%w_]+): (.*)$"
+  if inner and (operations[inner] or name:match "[%w_]+$" == inner) then return rest end
+  return reason
+end
+
+local misuse = {usage = true, mismatch = true, unsupported = true}
+
+---A function of the interface: what goes wrong inside our own code because of its arguments is an error object at the
+---caller's line that names the function called, not one inside it. Errors of callbacks pass as they are.
 ---@param name string  for messages
 ---@param fn function
 ---@param callbacks boolean|nil  whether it calls functions of the user's
@@ -46,11 +80,14 @@ function M.interface(name, fn, callbacks)
     if ok then return ... end
     local err = ...
     if type(err) == "string" and (not callbacks or err:find "^moonlet/") then
-      M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", ""))
+      M.raise("usage", "%s: %s", name, plain(err))
+    elseif type(err) == "table" and not callbacks and misuse[err.code] and err.reason then
+      M.raise(err.code, "%s: %s", name, bare(err.reason, name))
     end
     error(err, 0)
   end
   local function call(...) return finish(pcall(fn, ...)) end
+  operations[name] = true
   M.names[call] = name
   return call
 end
