@@ -32,6 +32,10 @@ local known = {
 function M.new(model, opts)
   local o = util.options(opts, known, "session")
   local messages = {}
+  if o.system ~= nil and type(o.system) ~= "string" then util.unexpected("session: system", "text", o.system) end
+  if o.messages ~= nil and type(o.messages) ~= "table" then
+    util.unexpected("session: messages", "a list of messages", o.messages)
+  end
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
   local self = {model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}
@@ -71,7 +75,7 @@ end
 ---@param opts table|nil  as chat's
 function Session:send(text, opts)
   begin(self)
-  if type(text) ~= "string" then util.raise("usage", "send: expected text, found %s", type(text)) end
+  if type(text) ~= "string" then util.unexpected("send", "text", text) end
   local o = generate.options(opts and opts.defaults and self.model:generation_defaults(opts) or opts, "send")
   local messages = table.move(self.messages, 1, #self.messages, 1, {})
   messages[#messages + 1] = {role = "user", content = text}
@@ -117,8 +121,7 @@ end
 ---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
 function Session:trim(n)
   begin(self)
-  local whole = math.type(n) and math.tointeger(n)
-  if not whole or whole < 0 then util.raise("usage", "trim: expected a number of tokens, found %s", tostring(n)) end
+  local whole = util.integer("trim", n, 0)
   whole = math.min(whole, #self.ids)
   for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
   self.runtime:trim(1, whole)
@@ -274,9 +277,10 @@ function Session:close()
   self.closed = true
   if not self.answer then self.runtime:close() end
 end
-for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do
-  Session[name] = util.interface("session:" .. name, Session[name], true)
-end
+local index = Session.__index
+Session.__index = nil -- no method
+util.guard(Session, "session:", true)
+Session.__index = index
 Session.__close = Session.close
 function Session:__tostring()
   return ("session of %s: %d messages, %d tokens%s"):format(self.model.info.family, #self.messages, #self.ids,

@@ -84,13 +84,13 @@ function Tokenizer:control_tokens()
   return self.specials
 end
 
-util.guard(Tokenizer, "tokenizer:")
+util.guard(Tokenizer, "tokenizer:", true)
 
 -- Adds ids that end a text: one, or a list.
 local function add_ends(ends, ids, what)
   for _, id in ipairs(type(ids) == "table" and ids or {ids}) do
     local whole = type(id) == "number" and math.tointeger(id)
-    if not whole or whole < 0 then util.raise("corrupt", "%s: expected token ids, found %s", what, tostring(id)) end
+    if not whole or whole < 0 then util.unexpected(what, "token ids", id, "corrupt") end
     if not util.contains(ends, whole) then ends[#ends + 1] = whole end
   end
 end
@@ -173,7 +173,7 @@ end
 
 ---A tokenizer from a directory, a tokenizer.json or a .gguf file; raises.
 function M.open(path)
-  if type(path) ~= "string" then util.raise("usage", "tokenizer: expected a path, found %s", type(path)) end
+  if type(path) ~= "string" then util.unexpected("tokenizer", "a path", path) end
   if core.path_kind(path) == "directory" then
     return open_directory(path) or util.raise("not_found", "%s/tokenizer.json: no such file", path)
   end

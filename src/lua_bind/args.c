@@ -8,7 +8,7 @@
 
 /* Misuse raises an error object, like all else; lauxlib's own checks raise text. */
 
-/* What stands at `index`, for messages: "nothing", a text in quotes, a number, else the type's name. */
+/* What stands at `index`, for messages: "nothing", a text in quotes, a number, else "a table". */
 static const char *found(lua_State *L, int index) {
   switch (lua_type(L, index)) {
   case LUA_TNONE:
@@ -20,7 +20,7 @@ static const char *found(lua_State *L, int index) {
   }
   case LUA_TNUMBER:
   case LUA_TBOOLEAN: return luaL_tolstring(L, index, NULL);
-  default: return luaL_testudata(L, index, LB_TENSOR) ? "a tensor" : luaL_typename(L, index);
+  default: return lua_pushfstring(L, "a %s", luaL_testudata(L, index, LB_TENSOR) ? "tensor" : luaL_typename(L, index));
   }
 }
 

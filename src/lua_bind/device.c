@@ -27,7 +27,7 @@ static ml_device *check_device(lua_State *L, int index) {
   ml_engine *e = lb_engine(L);
   if (lua_isnoneornil(L, index)) return e->device;
   ml_device *d = ml_engine_device(e, lb_check_text(L, index, "device", NULL));
-  if (!d) lb_raise(L, ML_NOT_FOUND);
+  if (!d) lb_raise(L, ML_DEVICE);
   return d;
 }
 

@@ -44,7 +44,7 @@ const ml_gguf *lb_check_gguf(lua_State *L, int index) {
 
 /* open_safetensors(path [, directory]), open_gguf(path) -> file | nil, message, code */
 static int open_safetensors(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "open_safetensors");
+  const char *path = lb_check_path(L, 1, "path");
   bool directory = lua_toboolean(L, 2);
   file_handle *h = new_file(L);
   ml_status status =
@@ -53,7 +53,7 @@ static int open_safetensors(lua_State *L) {
 }
 
 static int open_gguf(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "open_gguf");
+  const char *path = lb_check_path(L, 1, "path");
   file_handle *h = new_file(L);
   ml_status status = ml_gguf_open(path, &h->gguf);
   return status == ML_OK ? 1 : lb_fail(L, status);
@@ -193,7 +193,7 @@ static int doc_gc(lua_State *L) {
 }
 
 static int read_json(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "read_json");
+  const char *path = lb_check_path(L, 1, "path");
   ml_json_doc **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   lua_createtable(L, 0, 1);
@@ -209,7 +209,7 @@ static int read_json(lua_State *L) {
 
 /* path_kind(path) -> "directory", "file" or nil */
 static int path_kind(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "path_kind");
+  const char *path = lb_check_path(L, 1, "path");
   if (ml_path_is_directory(path)) lua_pushliteral(L, "directory");
   else if (ml_path_exists(path)) lua_pushliteral(L, "file");
   else lua_pushnil(L);
@@ -222,7 +222,7 @@ static int compare_names(const struct dirent **a, const struct dirent **b) {
 
 /* list_directory(path) -> sorted names | nil, message, code */
 static int list_directory(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "list_directory");
+  const char *path = lb_check_path(L, 1, "path");
   struct dirent **list;
   int n = scandir(path, &list, NULL, compare_names);
   if (n < 0) return lb_fail(L, ml_fail(ML_NOT_FOUND, "%s: %s", path, strerror(errno)));
@@ -241,7 +241,7 @@ static int list_directory(lua_State *L) {
 /* write_file(path, bytes) -> true | nil, message, code: through a temporary and a rename */
 static int write_file(lua_State *L) {
   size_t size;
-  const char *path = lb_check_path(L, 1, "write_file"), *data = lb_check_text(L, 2, "write_file", &size);
+  const char *path = lb_check_path(L, 1, "path"), *data = lb_check_text(L, 2, "write_file", &size);
   ml_status status = ml_file_write(path, data, size);
   if (status != ML_OK) return lb_fail(L, status);
   lua_pushboolean(L, true);

@@ -67,22 +67,22 @@ static void push_object_meta(lua_State *L, int n_keys) {
 }
 
 /* A table to be marked must not have a metatable that the mark would replace. */
-static mark check_markable(lua_State *L) {
-  lb_check_table(L, 1, "json");
+static mark check_markable(lua_State *L, const char *what) {
+  lb_check_table(L, 1, what);
   lua_settop(L, 1);
   mark before = mark_of(L, 1);
-  if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "argument 1: expected a table without a metatable");
+  if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "%s: expected a table without a metatable", what);
   return before;
 }
 
 static int json_array(lua_State *L) {
-  check_markable(L);
+  check_markable(L, "json.array");
   mark_array(L);
   return 1;
 }
 
 static int json_object(lua_State *L) {
-  if (check_markable(L) != MARK_OBJECT) {
+  if (check_markable(L, "json.object") != MARK_OBJECT) {
     push_object_meta(L, 0);
     lua_setmetatable(L, 1);
   }

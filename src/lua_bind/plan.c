@@ -149,6 +149,14 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
+/* op_of(tensor): the name of the operation whose recorded result it is, or nil. */
+static int op_of(lua_State *L) {
+  const ml_tensor *t = lb_check_tensor(L, 1, "op_of");
+  if (t->node) lua_pushstring(L, ml_op_name(t->node->op));
+  else lua_pushnil(L);
+  return 1;
+}
+
 int lb_open_plan(lua_State *L) {
   luaL_newmetatable(L, LB_PLAN);
   static const luaL_Reg methods[] = {{"run", plan_run},    {"explain", plan_explain}, {"close", plan_close},
@@ -164,6 +172,7 @@ int lb_open_plan(lua_State *L) {
                                        {"effects", effects},
                                        {"drop_effects", drop_effects},
                                        {"module_path", module_path},
+                                       {"op_of", op_of},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_newuserdatauv(L, 1, 0);

@@ -46,12 +46,14 @@ ml_tensor *lb_to_tensor(lua_State *L, int index) {
   return h ? h->tensor : NULL;
 }
 
-ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what) {
+static ml_tensor *check(lua_State *L, int index, const char *what, const char *expected) {
   handle *h = luaL_testudata(L, index, LB_TENSOR);
-  if (!h) lb_unexpected(L, index, what, "a tensor");
+  if (!h) lb_unexpected(L, index, what, expected);
   if (!h->tensor) lb_usage(L, "%s: the tensor is closed", what);
   return h->tensor;
 }
+
+ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what) { return check(L, index, what, "a tensor"); }
 
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument) {
   index = lua_absindex(L, index);
@@ -59,7 +61,7 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
   if (type != LUA_TNUMBER && type != LUA_TBOOLEAN) {
     handle *h = luaL_testudata(L, index, LB_TENSOR);
     if (h && h->tensor) return h->tensor;
-    return lb_check_tensor(L, index, lua_pushfstring(L, "%s: %s", function, argument));
+    return check(L, index, lua_pushfstring(L, "%s: %s", function, argument), "a tensor or a number");
   }
   ml_dtype dtype = type == LUA_TBOOLEAN ? ML_BOOL : lua_isinteger(L, index) ? ML_I32 : ML_F32;
   int64_t i = type == LUA_TBOOLEAN ? lua_toboolean(L, index) : lua_isinteger(L, index) ? lua_tointeger(L, index) : 0;
@@ -376,6 +378,7 @@ static void add_text(luaL_Buffer *b, const char *data, const ml_tensor *t, int64
   push_value(L, data, t->dtype, i);
   if (lua_isboolean(L, -1)) snprintf(text, sizeof text, "%s", lua_toboolean(L, -1) ? "true" : "false");
   else if (lua_isinteger(L, -1)) snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, -1));
+  else if (isnan(lua_tonumber(L, -1))) snprintf(text, sizeof text, "nan"); /* whatever its sign bit */
   else snprintf(text, sizeof text, "%.5g", lua_tonumber(L, -1));
   lua_pop(L, 1);
   luaL_addstring(b, text);
@@ -479,7 +482,8 @@ static int tensor_pairs(lua_State *L) { lb_usage(L, "pairs of a tensor; use ipai
 
 static int tensor_len(lua_State *L) {
   const ml_tensor *t = lb_check_tensor(L, 1, "#x");
-  lua_pushinteger(L, t->ndim ? t->shape[0] : 0);
+  if (t->ndim == 0) lb_usage(L, "#x: expected a tensor with axes, found one of shape ()");
+  lua_pushinteger(L, t->shape[0]);
   return 1;
 }
 
