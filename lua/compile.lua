@@ -150,6 +150,8 @@ function M.compile(fn, opts)
 end
 
 ---The plan of fn(...) as text.
+---@param fn function
+---@return string
 function M.explain(fn, ...)
   check_callable(fn, "explain")
   local plan = M.unscoped(trace, fn, {...}, select("#", ...))
@@ -158,6 +160,8 @@ function M.explain(fn, ...)
   return text
 end
 
+---Runs fn(...). Nothing is recorded for gradients in this version.
+---@param fn function
 function M.no_grad(fn, ...)
   check_callable(fn, "no_grad")
   return fn(...)

@@ -271,7 +271,9 @@ end
 
 local tokenizer = require "moonlet.tokenizer"
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file.
+---A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---@param path string
+---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)
   return util.soft(tokenizer.open, path)
 end
@@ -408,8 +410,11 @@ local function build_net(made, c, absent)
     net:set_name(made.family.model_types[1])
     return net
   end
-  if type(net) == "table" and net.code then -- misuse is the family's own: its line tells where
-    util.raise(net.code, "%s: %s", made.what, net.code == "usage" and net.message or net.reason or net.message)
+  if type(net) == "table" and net.code then
+    local own = debug.getinfo(made.family.init, "S").short_src .. ":" -- what the family's own lines raise says where
+    local message = tostring(net.message)
+    local told = net.code == "usage" or message:sub(1, #own) == own
+    util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
   end
   local keys = table.concat(absent(), ", ")
   util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",
@@ -475,6 +480,8 @@ end
 local backends = {}
 
 ---Another engine behind the same model interface: {load = function(path, opts)}.
+---@param name string  for load's option `backend`
+---@param backend table
 function M.register_backend(name, backend)
   if type(backend) ~= "table" or type(backend.load) ~= "function" then
     util.unexpected("register_backend: backend", "{load = function}", backend)
@@ -492,7 +499,8 @@ end
 
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
----@param opts table|nil
+---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random,
+---  quantize, backend}
 ---@return moonlet.Model|nil, string|nil, string|nil
 function M.load(path, opts)
   opts = util.options(opts, known, "load")
@@ -511,7 +519,9 @@ function M.load(path, opts)
   return util.soft(build, path, opts)
 end
 
----Models below a directory: {path, format, model_type} each.
+---Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read.
+---@param dir string
+---@return table[]|nil
 function M.discover(dir)
   local out = {}
   if type(dir) ~= "string" then util.unexpected("discover: dir", "a path", dir) end

@@ -106,7 +106,7 @@ function Model:chat_ids(messages, o)
   })
 end
 
--- Values of generation_config.json where the call has none.
+-- What generation_config says where the call says nothing.
 local function with_defaults(self, given)
   if not given or given.defaults == nil then return given end
   if given.defaults ~= "model" then
@@ -123,8 +123,8 @@ local function with_defaults(self, given)
   return merged
 end
 
----The options of a call of `chat` with `defaults = "model"`: generation_config.json's values where `opts` has none.
----@param opts table|nil
+---The options of a call of `chat` with `defaults = "model"`: what generation_config says where `opts` has nothing.
+---@param opts table|nil  chat's
 ---@return table
 function Model:generation_defaults(opts)
   local given = {defaults = "model"}
@@ -165,8 +165,12 @@ local function start(self, ids, o)
 end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
----@param prompt string|integer[]
----@param opts table|nil
+---@param prompt string|integer[]  text, or token ids
+---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
+---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty,
+---  logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many), sampler (a chain or a
+---  function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
   check_open(self, "generate")
   local o = generate.options(opts, "generate")
@@ -174,7 +178,11 @@ function Model:generate(prompt, opts)
   return g, nil, nil, g
 end
 
----The same for a conversation, through the model's chat template.
+---The tokens of the answer to a conversation, through the model's chat template.
+---@param messages table  a list of {role = "system", "user" or "assistant", content = text}
+---@param opts table|nil  generate's, and {tools, documents, template (a name or a source), template_vars, now,
+---  parse_special, continue_final_message, defaults = "model" (what generation_config says where `opts` does not)}
+---@return moonlet.Generation ...  what a `for` wants
 function Model:chat(messages, opts)
   check_open(self, "chat")
   local o = generate.options(with_defaults(self, opts), "chat", chat_options)
@@ -184,6 +192,9 @@ end
 
 ---The whole text, and {text, ids, finish_reason, metrics}.
 ---@param prompt string|table  text, ids, or messages
+---@param opts table|nil  generate's for text and ids, chat's for messages
+---@return string text
+---@return table result
 function Model:complete(prompt, opts)
   check_open(self, "complete")
   local messages = type(prompt) == "table" and type(prompt[1]) == "table"
@@ -213,6 +224,8 @@ local function pad(lists, vocab)
 end
 
 ---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
+---@param ids integer[]|integer[][]
+---@return moonlet.Tensor
 function Model:logits(ids)
   check_open(self, "logits")
   if type(ids) ~= "table" then util.unexpected("logits", "a list of token ids, or of such lists", ids) end

@@ -14,9 +14,11 @@ local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
 
----A parameter that has a shape and no value yet. kind: "matrix" (used in products and look-ups; packed when it is
----loaded) or "vector".
 local Parameter = {__name = "moonlet.Parameter"}
+---A parameter that has a shape and no value yet, for a field of a module.
+---@param shape integer[]
+---@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
+---@param init string|nil  "normal" unless given; "ones", "zeros"
 function M.parameter(shape, kind, init)
   util.shape("parameter: shape", shape)
   return setmetatable({shape = shape, kind = kind, init = init or "normal"}, Parameter)
@@ -153,21 +155,28 @@ function Module:apply(fn)
   return self
 end
 
+---Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---@param path string
 function Module:load_weights(path)
   local tensors, message, code = ml.load_safetensors(path)
   if not tensors then return nil, message, code end
   return util.soft(function() return self:update(tensors) end)
 end
 
+---Writes the parameters to a .safetensors file. True, or nil, message, code.
+---@param path string
 function Module:save_weights(path)
   local tensors, order = self:parameters()
   return require("moonlet.files").save_safetensors(path, tensors, nil, order)
 end
 
+---Switches training on (Dropout drops), here and in all modules below.
+---@param on boolean|nil  true unless given
 function Module:train(on)
   for _, entry in ipairs(self:named_modules()) do private[entry[2]].training = on ~= false end
   return self
 end
+---Switches training off.
 function Module:eval() return self:train(false) end
 function Module:is_training() return private[self].training end
 function Module:set_name(name) private[self].name = name end

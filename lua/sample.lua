@@ -31,6 +31,7 @@ end
 local function window(state, n) return state.windows and state.windows[n] or state.recent end
 
 ---Divides the logits; 0 takes the likeliest of what remains.
+---@param t number
 function M.temperature(t)
   util.number("temperature", t, 0)
   if t == 0 then return M.greedy() end
@@ -41,6 +42,7 @@ end
 function M.greedy() return step("greedy", function(logits) return logits end, {greedy = true}) end
 
 ---Keeps the k likeliest; 0 keeps all.
+---@param k integer
 function M.top_k(k)
   util.integer("top_k", k, 0)
   return step("top_k", function(logits) return k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k) or logits end)
@@ -59,6 +61,8 @@ function M.min_p(p)
 end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
+---@param penalty number  1 changes nothing
+---@param n integer|nil  64 unless given
 function M.repeat_penalty(penalty, n)
   if not (type(penalty) == "number" and penalty > 0) then
     util.unexpected("repeat_penalty", "a number above 0", penalty)
@@ -70,6 +74,9 @@ function M.repeat_penalty(penalty, n)
 end
 
 ---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
+---@param presence number|nil  0 unless given
+---@param frequency number|nil  0 unless given
+---@param n integer|nil  64 unless given
 function M.presence(presence, frequency, n)
   presence, frequency = util.number("presence", presence or 0), util.number("presence: frequency", frequency or 0)
   n = util.integer("presence: n", n or 64, 1)
@@ -100,6 +107,8 @@ function M.logit_bias(bias)
 end
 
 ---With the given probability, drops all but the least likely of the entries above the threshold.
+---@param probability number
+---@param threshold number|nil  0.1 unless given, 0.5 at most
 function M.xtc(probability, threshold)
   util.number("xtc: probability", probability, 0, 1)
   threshold = util.number("xtc: threshold", threshold or 0.1, 0, 0.5)
@@ -155,7 +164,8 @@ end
 
 function M.is_chain(x) return getmetatable(x) == Chain end
 
----The chain that options mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
+---order of mlx-lm).
 function M.from_options(o)
   local steps = {}
   local function add(s) steps[#steps + 1] = s end

@@ -72,7 +72,7 @@ end
 ---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn
 ---that failed, or was cancelled before any text came, is taken back.
 ---@param text string
----@param opts table|nil  as chat's
+---@param opts table|nil  as of m:generate, and {defaults = "model"}
 function Session:send(text, opts)
   begin(self)
   if type(text) ~= "string" then util.unexpected("send", "text", text) end
@@ -101,7 +101,7 @@ end
 ---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's
 ---beginning alone).
 ---@param prompt string|integer[]
----@param opts table|nil
+---@param opts table|nil  as of m:generate
 function Session:generate(prompt, opts)
   begin(self)
   local o = generate.options(opts, "generate")
@@ -119,6 +119,7 @@ function Session:generate(prompt, opts)
 end
 
 ---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
+---@param n integer
 function Session:trim(n)
   begin(self)
   local whole = util.integer("trim", n, 0)
