@@ -167,9 +167,9 @@ end
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
----  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty,
----  logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many), sampler (a chain or a
----  function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty,
+---  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many),
+---  sampler (a chain or a function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
 ---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
   check_open(self, "generate")
