@@ -18,7 +18,7 @@ local function check_logits(m, s, prompt, what)
   t.ok(off <= 1e-5, ("%s: off by %.3g of the largest logit"):format(what, off))
 end
 
--- One turn: runs it to its end and checks the cache, and the logits unless told otherwise.
+-- One turn: runs it to its end and checks the cache, and the logits unless `unchecked`.
 local function turn(m, s, what, begin, unchecked)
   local held = table.move(s.runtime.ids[1], 1, #s.runtime.ids[1], 1, {})
   local g = begin()
@@ -96,7 +96,7 @@ end)
 
 t.test("a real model, 20 turns", function()
   local m <close> = assert(ml.load(t.checkpoint "SmolLM2-135M-Instruct.gguf", {precision = "exact"}))
-  converse(m, {max_tokens = 6, check_every = 5}) -- a cold run of so large a model takes seconds
+  converse(m, {max_tokens = 6, check_every = 20}) -- a cold run of so large a model takes seconds
 end)
 
 -- ---- one small model for the rest ----
