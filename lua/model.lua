@@ -203,7 +203,7 @@ function Model:complete(prompt, opts)
 end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
 ---@return moonlet.Session
 function Model:session(opts)
   check_open(self, "session")

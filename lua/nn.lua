@@ -267,8 +267,8 @@ local function shared_table(frequencies)
   return tables[key]
 end
 
----Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
----table.
+---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
+---`scaling` is the config's table; of each head the share `partial` is turned.
 local RoPE = M.class "RoPE"
 function RoPE:init(size, opts)
   check_size("RoPE: size", size)

@@ -206,9 +206,11 @@ order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
 
-Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`; `#x` is the size of the
-first axis. Operators: `+ - * / // % ^` and unary minus, elementwise, broadcasting; comparisons are methods
-(`x:lt(y)`).
+Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`. `#x` is the size of the
+first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ipairs` ends, and other positions out of
+range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
+minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Entries are not assigned: `slice_update` and
+`put_along_axis` give changed copies.
 
 Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
 scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views
@@ -217,7 +219,8 @@ and copies taken before keep what they had.
 Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
 value does not fit into memory.]]},
   {"elementwise", "Elementwise operations",
-    "Operands broadcast; each has an in-place form that ends in `_`. See [tensors](tensors.md)."},
+    "Operands are tensors or numbers, and broadcast; each operation has an in-place form that ends in `_`. See "
+      .. "[tensors](tensors.md)."},
   {"reductions", "Reductions and statistics",
     "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
   {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
@@ -246,11 +249,18 @@ finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or
 `m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
-computed. `s.tokens` are the ids that it holds, `s.length` is how many. A full context raises "limit".]]},
+computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full
+context raises "limit".
+
+    for tok in s:send "Why do tides rise?" do io.write(tok.text) end
+    for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
   {"sampling", "Sampling", [[
 `local S = require "moonlet.sample"`. A step is a function of `(logits, state)`: logits (B, V), `state.recent` (B,
 n) the last ids, -1 where there are none yet. `S.chain {...}` runs steps in the order written; a function of your
-own may stand anywhere; the last may give one id as a number.]]},
+own may stand anywhere; the last may give one id as a number.
+
+    local chain = S.chain {S.repeat_penalty(1.1, 64), S.top_k(40), S.temperature(0.7)}
+    for tok in m:generate("The Moon is", {sampler = chain, seed = 1}) do io.write(tok.text) end]]},
   {"text", "Tokenizers and templates", [[
 `t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
 ends a text), `t.chat_template`. Ids are 0-based.
@@ -259,10 +269,11 @@ Templates without a tokenizer: `local jinja = require "moonlet.templates.jinja"`
 `local chat = require "moonlet.templates.chat"` renders conversations as the reference does.]]},
   {"nn", "nn: modules", [[
 `local nn = require "moonlet.nn"`. Fields of a module that are parameters or modules form its tree; their paths are
-the names that checkpoints use, and the i-th member of a list has the component i - 1. See ../add-a-family.md.]]},
+the names that checkpoints use, and the i-th member of a list has the component i - 1. See
+[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute.]]},
   {"fn", "fn: functions of model files", [[
-`local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has most of
-them under the same name.]]},
+`local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
+log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},
   {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
   {"files", "Files and JSON", [[
 What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has

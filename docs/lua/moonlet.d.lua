@@ -182,7 +182,7 @@ function m:chat(messages, opts) end
 function m:complete(prompt, opts) end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
 ---@return moonlet.Session
 function m:session(opts) end
 
@@ -1416,8 +1416,8 @@ function nn.LayerNorm(size, opts) end
 ---@param fn function|table  what makes the model: a function, or a module's class
 function nn.build(fn, ...) end
 
----Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
----table.
+---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
+---`scaling` is the config's table; of each head the share `partial` is turned.
 function nn.RoPE(size, opts) end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
