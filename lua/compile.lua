@@ -61,6 +61,7 @@ end
 ---@param fn function
 ---@return any ...  what fn returns
 function M.scope(fn, ...)
+  if type(fn) ~= "function" then util.unexpected("scope", "a function", fn) end
   local scope <close> = core.scope_new()
   local co = coroutine.create(fn)
   local _ <close> = setmetatable({}, {__close = function() coroutine.close(co) end})
@@ -69,7 +70,7 @@ function M.scope(fn, ...)
     local outer = core.scope_use(current)
     values = table.pack(coroutine.resume(co, table.unpack(values, 1, values.n)))
     current = core.scope_use(outer)
-    if not values[1] then error(values[2], 0) end
+    if not values[1] then util.again(values[2]) end
     if coroutine.status(co) == "dead" then
       local seen = {}
       for i = 2, values.n do hand_on(values[i], outer, scope, seen) end
@@ -122,7 +123,7 @@ end
 
 local function check_callable(fn, what)
   if type(fn) == "function" or (getmetatable(fn) or {}).__call then return end
-  util.raise("usage", "%s: expected a function, found %s", what, type(fn))
+  util.unexpected(what, "a function", fn)
 end
 
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
@@ -149,6 +150,8 @@ function M.compile(fn, opts)
 end
 
 ---The plan of fn(...) as text.
+---@param fn function
+---@return string
 function M.explain(fn, ...)
   check_callable(fn, "explain")
   local plan = M.unscoped(trace, fn, {...}, select("#", ...))
@@ -157,6 +160,8 @@ function M.explain(fn, ...)
   return text
 end
 
+---Runs fn(...). Nothing is recorded for gradients in this version.
+---@param fn function
 function M.no_grad(fn, ...)
   check_callable(fn, "no_grad")
   return fn(...)
@@ -164,12 +169,34 @@ end
 
 function M.stop_gradient(x) return x end
 
--- Differentiation is declared row by row in the table of operations; none has a gradient yet.
-local function no_gradient(name)
-  return function() util.raise("unsupported", "%s: the operations of this version have no gradients", name) end
+-- Whether an operation has a gradient is declared in its row of the table of operations; none has one yet. The
+-- operation that fn's result comes from is the first that would be asked for its own.
+local function no_gradient(name, fn, args, n)
+  local op
+  M.unscoped(trace, function(...)
+    local x = fn(...)
+    op = is_tensor(x) and core.op_of(x)
+    return x
+  end, args, n):close()
+  util.raise("unsupported", "%s: operation %s has no gradient in this version", name, op or "input")
 end
-for _, name in ipairs {"grad", "value_and_grad", "vjp", "jvp", "checkpoint", "custom_vjp"} do
-  M[name] = no_gradient(name)
+
+for _, name in ipairs {"grad", "value_and_grad"} do
+  ---@param fn function  of tensors or trees of tensors
+  M[name] = function(fn)
+    check_callable(fn, name)
+    return function(...) no_gradient(name, fn, {...}, select("#", ...)) end
+  end
+end
+for _, name in ipairs {"vjp", "jvp"} do
+  M[name] = function(fn, primals)
+    check_callable(fn, name)
+    if type(primals) ~= "table" then util.unexpected(name .. ": primals", "a list of arguments", primals) end
+    no_gradient(name, fn, primals, #primals)
+  end
+end
+for _, name in ipairs {"checkpoint", "custom_vjp"} do
+  M[name] = function() util.raise("unsupported", "%s: no operation has a gradient in this version", name) end
 end
 
 util.guard(M, "", true)

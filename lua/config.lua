@@ -57,19 +57,13 @@ for name in ([[
 ]]):gmatch "%S+" do kind_of[name] = "boolean" end
 for name in ([[model_type hidden_act hidden_activation]]):gmatch "%S+" do kind_of[name] = "string" end
 
-local function show(value)
-  if type(value) == "table" then return "a table" end
-  if type(value) == "string" then return ("%q"):format(value:sub(1, 60)) end
-  return tostring(value)
-end
-
 -- The value of a key, or an error that names it. A default tells the type of a key that is not in the list.
 local function checked(what, key, value, default)
   if value == nil then return nil end
   local kind = kinds[kind_of[key] or type(default)]
   if not kind then return value end
   local read = kind.read(value)
-  if read == nil then util.raise("corrupt", "%s: %s: expected %s, found %s", what, key, kind.name, show(value)) end
+  if read == nil then util.unexpected(what .. ": " .. key, kind.name, value, "corrupt") end
   return read
 end
 
@@ -218,7 +212,7 @@ local function check_layer_types(what, types, layers, known)
   end
   for i, kind in ipairs(types) do
     if not util.contains(known, kind) then
-      util.raise("unsupported", "%s: layer_types: entry %d: %s is not supported", what, i, show(kind))
+      util.raise("unsupported", "%s: layer_types: entry %d: %s is not supported", what, i, util.show(kind))
     end
   end
 end

@@ -11,6 +11,13 @@ local raw_matmul = ml.matmul
 ---@return moonlet.Tensor
 function methods.matmul(a, b)
   if not (ml.is_tensor(a) and ml.is_tensor(b)) then return raw_matmul(a, b) end
+  if (a.ndim == 1 or b.ndim == 1) and a.ndim > 0 and b.ndim > 0 then -- while the shapes are the caller's
+    local na, nb = a.shape[a.ndim], b.shape[math.max(b.ndim - 1, 1)]
+    if na ~= nb then
+      util.raise("mismatch", "matmul: shapes (%s) and (%s): inner sizes %d and %d differ", table.concat(a.shape, ", "),
+        table.concat(b.shape, ", "), na, nb)
+    end
+  end
   if a.ndim == 1 then return ml.matmul(a:expand_dims(1), b):squeeze(b.ndim == 1 and 1 or -2) end
   if b.ndim == 1 then return ml.matmul(a, b:expand_dims(2)):squeeze(-1) end
   local fa, fb = a.dtype:find "float", b.dtype:find "float"
@@ -177,6 +184,11 @@ end
 ---@param operands moonlet.Tensor[]
 ---@return moonlet.Tensor
 function ml.einsum(equation, operands)
+  if type(equation) ~= "string" then util.unexpected("einsum: equation", "a string", equation) end
+  if type(operands) ~= "table" then util.unexpected("einsum: operands", "a list of tensors, {a, b}", operands) end
+  for i, x in ipairs(operands) do
+    if not ml.is_tensor(x) then util.unexpected(("einsum: operand %d"):format(i), "a tensor", x) end
+  end
   local left, right = equation:gsub("%s", ""):match "^([^>-]*)(.*)$"
   local terms, n = {}, 0
   for text in (left .. ","):gmatch "([^,]*)," do

@@ -17,22 +17,33 @@ local function read_all(file)
   return tensors, metadata
 end
 
+---Tensors of a .safetensors file by name, and the file's metadata, {text = text}.
 ---@param path string
----@return table|nil tensors, table|string metadata or message, string|nil code
+---@return table|nil tensors
+---@return table|string metadata  or the message of the failure
+---@return string|nil code
 function M.load_safetensors(path)
   local file, message, code = core.open_safetensors(path)
   if not file then return nil, message, code end
   return read_all(file)
 end
 
----Tensors of a GGUF file; block formats stay quantised (`:dequantize()`), shapes row-major.
+---Tensors of a GGUF file by name, and its metadata; block formats stay quantised (`:dequantize()`), shapes row-major.
+---@param path string
+---@return table|nil tensors
+---@return table|string metadata  or the message of the failure
+---@return string|nil code
 function M.load_gguf(path)
   local file, message, code = core.open_gguf(path)
   if not file then return nil, message, code end
   return read_all(file)
 end
 
----Writes {name = tensor} in the order of `order`, or of the names; metadata is {text = text}.
+---Writes tensors in the order of `order`, or of their names. True, or nil, message, code.
+---@param path string
+---@param tensors table<string, moonlet.Tensor>
+---@param metadata table<string, string>|nil
+---@param order string[]|nil  names
 function M.save_safetensors(path, tensors, metadata, order)
   order = order or util.sorted_keys(tensors)
   local list, keys, values = {}, {}, {}
@@ -49,6 +60,9 @@ local npy_types = {
   int32 = "<i4", uint32 = "<u4", int64 = "<i8", uint64 = "<u8", bool = "|b1",
 }
 
+---Writes a tensor as NumPy reads it. True, or nil, message, code.
+---@param path string
+---@param x moonlet.Tensor
 function M.save_npy(path, x)
   local descr = npy_types[x.dtype]
   if not descr then return util.fail("unsupported", "%s: npy has no dtype %s", path, x.dtype) end
@@ -58,6 +72,9 @@ function M.save_npy(path, x)
   return core.write_file(path, "\x93NUMPY\1\0" .. string.pack("<I2", #header) .. header .. x:tobytes())
 end
 
+---The tensor of a .npy file; nil, message, code when it cannot be read.
+---@param path string
+---@return moonlet.Tensor|nil
 function M.load_npy(path)
   local f, why = io.open(path, "rb")
   if not f then return util.fail("not_found", "%s", why) end

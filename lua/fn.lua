@@ -4,6 +4,11 @@ local util = require "moonlet.util"
 
 local M = {}
 
+local function check_heads(name, x)
+  if ml.is_tensor(x) and x.ndim == 4 then return end
+  util.unexpected("attention: " .. name, "a tensor (B, heads, T, d)", x)
+end
+
 ---softmax(q k' scale) v by heads. q (B, H, T, d); k, v (B, KV heads, T, d).
 ---With `cache`, k and v are appended to it first and q attends to all that it holds; `window` counts the token itself.
 ---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
@@ -11,6 +16,9 @@ function M.attention(q, k, v, opts)
   opts = util.options(opts, {
     scale = false, mask = false, causal = true, window = 0, cache = false, softcap = 0, sinks = false,
   }, "attention")
+  check_heads("q", q)
+  check_heads("k", k)
+  check_heads("v", v)
   local cache, slots, start, count = opts.cache, nil, nil, nil
   if cache then
     k, v = cache:append(k, v)
@@ -42,13 +50,18 @@ local activations = {
 }
 ---The activation that a configuration names.
 function M.activation(name)
-  return activations[name] or util.raise("unsupported", "activation \"%s\" is not supported", tostring(name))
+  return activations[name]
+    or util.unexpected("activation", table.concat(util.sorted_keys(activations), ", "), name, "unsupported")
 end
 
 ---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
 ---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
 function M.cross_entropy(logits, targets, opts)
   opts = util.options(opts, {mask = false, reduction = "mean", label_smoothing = 0}, "cross_entropy")
+  local reductions = {none = true, sum = true, mean = true}
+  if not reductions[opts.reduction] then
+    util.unexpected("cross_entropy: reduction", '"mean", "sum" or "none"', opts.reduction)
+  end
   local log_p = logits:log_softmax()
   local nll = -log_p:take_along_axis(targets:expand_dims(-1), -1):squeeze(-1)
   if opts.label_smoothing > 0 then
@@ -69,6 +82,7 @@ function M.kl_div(log_q, log_p) return (log_p:exp() * (log_p - log_q)):sum(-1):m
 
 ---Each entry zero with probability p, the others divided by 1 - p.
 function M.dropout(x, p)
+  util.number("dropout: p", p, 0, 1)
   local keep = require("moonlet.random").bernoulli(1 - p, x.shape)
   return ml.where(keep, x * (1 / (1 - p)), 0.0)
 end

@@ -21,31 +21,35 @@ for name, default in pairs(sampling) do M.known[name] = default end
 
 -- ---- options ----
 
-local function check_number(o, name, low, high)
-  local v = o[name]
-  if v ~= nil and (type(v) ~= "number" or not (v >= low and v <= high)) then
-    util.raise("usage", "%s: expected a number from %s to %s, found %s", name, low, high, tostring(v))
-  end
-end
+-- The largest value of each: numbers, integers from 0.
+local numbers = {
+  temperature = math.huge, repeat_penalty = math.huge, deadline = math.huge,
+  top_p = 1, min_p = 1, xtc_probability = 1, xtc_threshold = 0.5,
+}
+local integers = {"max_tokens", "top_k", "repeat_last_n", "logprobs"}
 
-local function check_integer(o, name, low)
-  local v = o[name]
-  if v == nil then return end
-  o[name] = math.type(v) and math.tointeger(v)
-  if not o[name] or o[name] < low then
-    local from = low >= 0 and (" from %d"):format(low) or ""
-    util.raise("usage", "%s: expected an integer%s, found %s", name, from, tostring(v))
-  end
-end
-
-local function check_list(o, name, what, is)
-  local v = o[name]
-  if v == nil then return end
+local function check_list(what, v, expected, is)
   if type(v) ~= "table" then v = {v} end
   for _, entry in ipairs(v) do
-    if not is(entry) then util.raise("usage", "%s: expected %s, found %s", name, what, tostring(entry)) end
+    if not is(entry) then util.unexpected(what, expected, entry) end
   end
-  o[name] = v
+  return v
+end
+
+local function is_text(s) return type(s) == "string" and s ~= "" end
+
+local function check_bias(what, bias)
+  if type(bias) ~= "table" then util.unexpected(what, "a table {[id] = number}", bias) end
+  for id, v in pairs(bias) do
+    util.integer(what .. ": an id", id, 0)
+    if type(v) ~= "number" or v ~= v then util.unexpected(("%s: id %d"):format(what, id), "a number", v) end
+  end
+end
+
+local function check_sampler(what, s)
+  local meta = getmetatable(s)
+  if type(s) == "function" or type(meta) == "table" and meta.__call then return end
+  util.unexpected(what, "a function, a step or a chain of moonlet.sample", s)
 end
 
 ---Options with defaults, checked.
@@ -57,17 +61,21 @@ function M.options(given, what, more)
   for k, v in pairs(M.known) do known[k] = v end
   for k, v in pairs(more or {}) do known[k] = v end
   local o = util.options(given, known, what)
-  for _, name in ipairs {"temperature", "repeat_penalty", "deadline"} do check_number(o, name, 0, math.huge) end
-  for _, name in ipairs {"top_p", "min_p", "xtc_probability", "xtc_threshold"} do check_number(o, name, 0, 1) end
-  for _, name in ipairs {"presence_penalty", "frequency_penalty"} do check_number(o, name, -math.huge, math.huge) end
-  for _, name in ipairs {"max_tokens", "top_k", "repeat_last_n", "logprobs"} do check_integer(o, name, 0) end
-  check_integer(o, "seed", math.mininteger)
-  check_list(o, "stop", "a string or a list of strings", function(s) return type(s) == "string" and s ~= "" end)
-  check_list(o, "stop_tokens", "a token id or a list of them", math.tointeger)
+  local function check(name, fn, ...)
+    if o[name] ~= nil then return fn(what .. ": " .. name, o[name], ...) end
+  end
+  for name, most in pairs(numbers) do check(name, util.number, 0, most < math.huge and most or nil) end
+  for _, name in ipairs {"presence_penalty", "frequency_penalty"} do check(name, util.number) end
+  for _, name in ipairs(integers) do o[name] = check(name, util.integer, 0) end
+  o.seed = check("seed", util.integer)
+  o.stop = check("stop", check_list, "a string or a list of strings", is_text)
+  o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", math.tointeger)
+  check("logit_bias", check_bias)
   if o.cancel ~= nil and type(o.cancel) ~= "table" then
-    util.raise("usage", "cancel: expected a token of ml.cancel_token(), found %s", type(o.cancel))
+    util.unexpected(what .. ": cancel", "a token of ml.cancel_token()", o.cancel)
   end
   if o.sampler ~= nil then
+    check("sampler", check_sampler)
     for _, name in ipairs(sampling_names) do
       if given[name] ~= nil then
         util.raise("usage", "%s: option \"%s\" has no meaning beside a sampler", what, name)

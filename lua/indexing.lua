@@ -24,9 +24,9 @@ end
 ---@param ... integer
 ---@return moonlet.Tensor
 function methods.at(x, ...)
-  for _, i in ipairs {...} do
-    local part = x[i]
-    if part == nil then util.raise("usage", "at: index %s is out of range", tostring(i)) end
+  for axis, i in ipairs {...} do
+    local part = x[util.integer(("at: position %d"):format(axis), i)]
+    if part == nil then util.raise("usage", "at: index %d is out of range for size %d", i, #x) end
     x = part
   end
   return x
@@ -103,6 +103,7 @@ end
 ---@param offset integer|nil  in elements, 0 unless given
 ---@return moonlet.Tensor
 function methods.as_strided(x, shape, strides, offset)
+  shape = util.shape("as_strided: shape", shape)
   if strides and #strides ~= #shape then
     util.raise("usage", "as_strided: %d strides for %d axes", #strides, #shape)
   end
@@ -132,9 +133,7 @@ end
 ---@return moonlet.Tensor indices
 function methods.topk(x, k, axis)
   axis = axis_of(axis or -1, x.ndim)
-  if math.tointeger(k) == nil or k < 0 or k > x.shape[axis] then
-    util.raise("usage", "topk: expected a number up to %d, found %s", x.shape[axis], tostring(k))
-  end
+  k = util.integer("topk: k", k, 0, x.shape[axis])
   local best = descending(x, axis):slice(whole_slice(x.ndim, axis, k > 0 and {1, k} or {1, 0}))
   return raw_take_along(x, best, axis), best
 end

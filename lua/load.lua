@@ -65,19 +65,27 @@ local function family_of_architecture(arch, path)
   util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it", path, arch)
 end
 
+local function family_module(name)
+  local ok, family = pcall(require, name)
+  if ok then return family end
+  if tostring(family):find(("module '%s' not found"):format(name), 1, true) then
+    util.raise("not_found", "load: family: no module \"%s\": expected a file NAME.lua, or a module; built-in ones are "
+      .. "moonlet.models.%s", name, table.concat(core.modules "models/", ", moonlet.models."))
+  end
+  util.raise("corrupt", "load: family: %s", tostring(family))
+end
+
 local function given_family(option)
-  if type(option) == "table" and is_family(option) then return option end
+  local family = option
   if type(option) == "string" and option:match "%.lua$" then
     local chunk, message = loadfile(option, "t")
-    if not chunk then util.raise("not_found", "family: %s", message) end
-    local family = chunk("moonlet.models", option)
-    if is_family(family) then return family end
+    if not chunk then util.raise("not_found", "load: family: %s", message) end
+    family = chunk("moonlet.models", option)
   elseif type(option) == "string" then
-    local ok, family = pcall(require, option)
-    if not ok then util.raise("not_found", "family: %s", tostring(family)) end
-    if is_family(family) then return family end
+    family = family_module(option)
   end
-  util.raise("usage", "family: expected a Lua file or module that returns a model class")
+  if is_family(family) then return family end
+  util.unexpected("load: family", "a model class of nn.model, or a Lua file or module that returns one", family)
 end
 
 -- ---- weights ----
@@ -263,7 +271,9 @@ end
 
 local tokenizer = require "moonlet.tokenizer"
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file.
+---A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---@param path string
+---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)
   return util.soft(tokenizer.open, path)
 end
@@ -276,16 +286,6 @@ local known = {
   random = false,
 }
 
-local function check_count(opts, name, most)
-  local value = opts[name]
-  if value == nil then return end
-  local whole = math.tointeger(value)
-  if type(value) ~= "number" or not whole or whole < 1 or whole > most then
-    util.raise("usage", "load: %s: expected an integer from 1 to %d, found %s", name, most, tostring(value))
-  end
-  opts[name] = whole
-end
-
 local formats = {q4_0 = 4, q4_1 = 4, q5_0 = 5, q5_1 = 5, q8_0 = 8, q4_k = 4, q5_k = 5, q6_k = 6}
 local format_of_bits = {[4] = "q4_0", [8] = "q8_0"}
 local rounded = {q4_0 = true, q8_0 = true} -- what float weights can be rounded to
@@ -295,7 +295,7 @@ local function check_quantize(q, random)
   if q == nil then return nil end
   q = util.options(q, {bits = false, group_size = false, format = false}, "quantize")
   local format = q.format or format_of_bits[q.bits or 4]
-    or util.raise("unsupported", "quantize: bits: expected 4 or 8, found %s", tostring(q.bits))
+    or util.unexpected("quantize: bits", "4 or 8", q.bits, "unsupported")
   local bits = formats[format]
     or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
   local group = format:match "_k$" and 256 or 32
@@ -312,22 +312,20 @@ local function check_quantize(q, random)
 end
 
 local function check_options(opts)
-  check_count(opts, "threads", 1024)
-  check_count(opts, "max_context", (1 << 31) - 1)
+  for name, most in pairs {threads = 1024, max_context = (1 << 31) - 1} do
+    opts[name] = opts[name] and util.integer("load: " .. name, opts[name], 1, most)
+  end
   if opts.precision ~= "fast" and opts.precision ~= "exact" then
-    util.raise("usage", "load: precision: expected \"fast\" or \"exact\", found %s", tostring(opts.precision))
+    util.unexpected("load: precision", "\"fast\" or \"exact\"", opts.precision)
   end
   if opts.dtype and opts.dtype ~= "float32" then
     util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype))
   end
   if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end
   if opts.progress and type(opts.progress) ~= "function" then
-    util.raise("usage", "load: progress: expected a function, found %s", type(opts.progress))
+    util.unexpected("load: progress", "a function", opts.progress)
   end
-  if opts.random ~= nil then
-    opts.random = math.tointeger(opts.random)
-      or util.raise("usage", "load: random: expected an integer seed, found %s", tostring(opts.random))
-  end
+  opts.random = opts.random and util.integer("load: random", opts.random)
   opts.quantize = check_quantize(opts.quantize, opts.random)
   if opts.device then core.default_device(opts.device) end
   if opts.threads then core.threads(opts.threads) end
@@ -412,8 +410,11 @@ local function build_net(made, c, absent)
     net:set_name(made.family.model_types[1])
     return net
   end
-  if type(net) == "table" and net.code then -- misuse is the family's own: its line tells where
-    util.raise(net.code, "%s: %s", made.what, net.code == "usage" and net.message or net.reason or net.message)
+  if type(net) == "table" and net.code then
+    local own = debug.getinfo(made.family.init, "S").short_src .. ":" -- what the family's own lines raise says where
+    local message = tostring(net.message)
+    local told = net.code == "usage" or message:sub(1, #own) == own
+    util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
   end
   local keys = table.concat(absent(), ", ")
   util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",
@@ -479,9 +480,11 @@ end
 local backends = {}
 
 ---Another engine behind the same model interface: {load = function(path, opts)}.
+---@param name string  for load's option `backend`
+---@param backend table
 function M.register_backend(name, backend)
   if type(backend) ~= "table" or type(backend.load) ~= "function" then
-    util.raise("usage", "register_backend: expected {load = function}")
+    util.unexpected("register_backend: backend", "{load = function}", backend)
   end
   backends[name] = backend
 end
@@ -496,25 +499,32 @@ end
 
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
----@param opts table|nil
+---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random,
+---  quantize, backend}
 ---@return moonlet.Model|nil, string|nil, string|nil
 function M.load(path, opts)
   opts = util.options(opts, known, "load")
   if opts.backend ~= "native" then
     local backend = backends[opts.backend]
-    if not backend then return util.fail("unsupported", "backend \"%s\" is not registered", tostring(opts.backend)) end
+    if not backend then
+      return util.fail("unsupported", "load: backend: expected %s, found %s", table.concat(M.backends(), ", "),
+        util.show(opts.backend))
+    end
     return backend.load(path, opts)
   end
-  if type(path) ~= "string" or path:find "\0" then
-    util.raise("usage", "load: expected a path, found %s", type(path) == "string" and "a zero byte" or type(path))
-  end
-  check_options(opts)
+  if type(path) ~= "string" or path:find "\0" then util.unexpected("load: path", "a path", path) end
+  local ok, err = pcall(check_options, opts)
+  if not ok and (type(err) ~= "table" or err.code == "usage") then error(err, 0) end
+  if not ok then return nil, err.reason, err.code end
   return util.soft(build, path, opts)
 end
 
----Models below a directory: {path, format, model_type} each.
+---Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read.
+---@param dir string
+---@return table[]|nil
 function M.discover(dir)
   local out = {}
+  if type(dir) ~= "string" then util.unexpected("discover: dir", "a path", dir) end
   local names, message, code = core.list_directory(dir)
   if not names then return nil, message, code end
   for _, name in ipairs(names) do

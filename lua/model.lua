@@ -11,6 +11,7 @@ local M = {}
 ---@class moonlet.Model
 ---@field info table
 ---@field metrics table  of the last call
+---@field generation_config table  generation_config.json; empty where the checkpoint has none, as GGUF files
 ---@field tokenizer moonlet.Tokenizer|nil
 local Model = {}
 Model.__index = Model
@@ -39,12 +40,11 @@ local function make_info(parts)
     parameters = parameters + tensor.size
     bytes = bytes + tensor.nbytes
   end)
-  local context, most = parts.raw.max_position_embeddings or 4096, parts.options.max_context
-  if most ~= nil then
-    if not math.type(most) or not math.tointeger(most) or most < 1 then
-      util.raise("usage", "max_context: expected a positive integer, found %s", tostring(most))
-    end
-    context = math.min(context, most)
+  local trained, most = parts.raw.max_position_embeddings, parts.options.max_context
+  local context = math.min(trained or most or 4096, most or math.maxinteger)
+  if most and most > context then
+    local warning = "load: max_context: %d is beyond the model's own %d, which stays"
+    table.insert(parts.warnings, warning:format(most, context))
   end
   return {
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
@@ -58,28 +58,25 @@ function M.new(parts)
   local info = make_info(parts)
   return setmetatable({
     net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer,
-    generation_config = parts.generation_config, device = core.default_device(), info = info, metrics = {},
+    generation_config = parts.generation_config or {}, device = core.default_device(), info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
     scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end
 
-local function check_open(self)
-  if getmetatable(self) ~= Model then
-    util.raise("usage", "expected a model, found %s: methods are called with a colon, m:generate(...)", type(self))
-  end
-  if not self.net then util.raise("usage", "the model is closed") end
+local function check_open(self, name)
+  if not self.net then util.raise("usage", "%s: the model is closed", name) end
 end
 
 -- ---- prompts ----
 
 local function check_ids(self, ids, what)
   for i, id in ipairs(ids) do
-    local whole = math.tointeger(id)
+    local whole = type(id) == "number" and math.tointeger(id)
     if not whole or whole < 0 or whole >= self.info.vocab_size then
-      util.raise("usage", "%s: entry %d: expected a token id from 0 to %d, found %s", what, i,
-        self.info.vocab_size - 1, tostring(id))
+      local expected = ("a token id from 0 to %d"):format(self.info.vocab_size - 1)
+      util.unexpected(("%s: entry %d"):format(what, i), expected, id)
     end
   end
   return ids
@@ -89,7 +86,7 @@ end
 function Model:prompt_ids(prompt, what)
   if type(prompt) == "table" then return check_ids(self, prompt, what) end
   if type(prompt) ~= "string" then
-    util.raise("usage", "%s: expected text or a list of token ids, found %s", what, type(prompt))
+    util.unexpected(what, "text or a list of token ids", prompt)
   end
   if not self.tokenizer then
     util.raise("not_found", "%s: the model has no tokenizer (%s): give a list of token ids", what, self.info.path)
@@ -112,13 +109,13 @@ function Model:chat_ids(messages, o)
   })
 end
 
--- Values of generation_config.json where the call has none.
+-- What generation_config says where the call says nothing.
 local function with_defaults(self, given)
   if not given or given.defaults == nil then return given end
   if given.defaults ~= "model" then
-    util.raise("usage", "defaults: expected \"model\", found %s", tostring(given.defaults))
+    util.unexpected("chat: defaults", "\"model\"", given.defaults)
   end
-  local merged, config = {}, self.generation_config or {}
+  local merged, config = {}, self.generation_config
   if config.do_sample ~= false and given.sampler == nil then
     for _, name in ipairs {"temperature", "top_k", "top_p", "min_p"} do
       if type(config[name]) == "number" then merged[name] = config[name] end
@@ -129,8 +126,8 @@ local function with_defaults(self, given)
   return merged
 end
 
----The options of a call of `chat` with `defaults = "model"`: generation_config.json's values where `opts` has none.
----@param opts table|nil
+---The options of a call of `chat` with `defaults = "model"`: what generation_config says where `opts` has nothing.
+---@param opts table|nil  chat's
 ---@return table
 function Model:generation_defaults(opts)
   local given = {defaults = "model"}
@@ -171,18 +168,26 @@ local function start(self, ids, o)
 end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
----@param prompt string|integer[]
----@param opts table|nil
+---@param prompt string|integer[]  text, or token ids
+---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
+---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty,
+---  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many),
+---  sampler (a chain or a function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
-  check_open(self)
+  check_open(self, "generate")
   local o = generate.options(opts, "generate")
   local g = start(self, self:prompt_ids(prompt, "generate"), o)
   return g, nil, nil, g
 end
 
----The same for a conversation, through the model's chat template.
+---The tokens of the answer to a conversation, through the model's chat template.
+---@param messages table  a list of {role = "system", "user" or "assistant", content = text}
+---@param opts table|nil  generate's, and {tools, documents, template (a name or a source), template_vars, now,
+---  parse_special, continue_final_message, defaults = "model" (what generation_config says where `opts` does not)}
+---@return moonlet.Generation ...  what a `for` wants
 function Model:chat(messages, opts)
-  check_open(self)
+  check_open(self, "chat")
   local o = generate.options(with_defaults(self, opts), "chat", chat_options)
   local g = start(self, self:chat_ids(messages, o), o)
   return g, nil, nil, g
@@ -190,17 +195,21 @@ end
 
 ---The whole text, and {text, ids, finish_reason, metrics}.
 ---@param prompt string|table  text, ids, or messages
+---@param opts table|nil  generate's for text and ids, chat's for messages
+---@return string text
+---@return table result
 function Model:complete(prompt, opts)
+  check_open(self, "complete")
   local messages = type(prompt) == "table" and type(prompt[1]) == "table"
   local g <close> = messages and self:chat(prompt, opts) or self:generate(prompt, opts)
   return g:complete()
 end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
 ---@return moonlet.Session
 function Model:session(opts)
-  check_open(self)
+  check_open(self, "session")
   return require("moonlet.session").new(self, opts)
 end
 
@@ -218,12 +227,17 @@ local function pad(lists, vocab)
 end
 
 ---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
+---@param ids integer[]|integer[][]
+---@return moonlet.Tensor
 function Model:logits(ids)
-  check_open(self)
-  if type(ids) ~= "table" or #ids == 0 then util.raise("usage", "logits: expected a list of token ids") end
+  check_open(self, "logits")
+  if type(ids) ~= "table" then util.unexpected("logits", "a list of token ids, or of such lists", ids) end
   local lists = type(ids[1]) == "table" and ids or {ids}
   for i, list in ipairs(lists) do
-    if #list == 0 then util.raise("usage", "logits: row %d is empty", i) end
+    if type(list) ~= "table" or #list == 0 then
+      util.raise("usage", "logits: row %d: expected a list of token ids, found %s", i,
+        type(list) == "table" and "no entry" or util.show(list))
+    end
     check_ids(self, list, "logits")
   end
   return compile.scope(function()
@@ -234,25 +248,16 @@ function Model:logits(ids)
   end)
 end
 
-local function check_size(o, name, low)
-  local v = o[name]
-  if v == nil then return end
-  o[name] = math.type(v) and math.tointeger(v)
-  if not o[name] or o[name] < low then
-    util.raise("usage", "%s: expected an integer from %d, found %s", name, low, tostring(v))
-  end
-end
-
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
 function Model:perplexity(text, opts)
-  check_open(self)
+  check_open(self, "perplexity")
   local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")
-  check_size(o, "context", 2)
-  check_size(o, "stride", 1)
-  check_size(o, "limit", 1)
+  for name, low in pairs {context = 2, stride = 1, limit = 1} do
+    o[name] = o[name] and util.integer("perplexity: " .. name, o[name], low)
+  end
   local ids = self:prompt_ids(text, "perplexity")
   local context = math.min(o.context, self.info.context)
   local stride = math.min(o.stride or context, context)
@@ -301,7 +306,7 @@ end
 ---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration,
 ---from rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
 function Model:fingerprint()
-  check_open(self)
+  check_open(self, "fingerprint")
   if not self.identity then
     local weights = ml.scope(digest_weights, self)
     self.identity = ("%016x-%016x"):format(weights, self.tokenizer and digest_tokenizer(self.tokenizer) or 0)

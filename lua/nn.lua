@@ -14,10 +14,13 @@ local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
 
----A parameter that has a shape and no value yet. kind: "matrix" (used in products and look-ups; packed when it is
----loaded) or "vector".
 local Parameter = {__name = "moonlet.Parameter"}
+---A parameter that has a shape and no value yet, for a field of a module.
+---@param shape integer[]
+---@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
+---@param init string|nil  "normal" unless given; "ones", "zeros"
 function M.parameter(shape, kind, init)
+  util.shape("parameter: shape", shape)
   return setmetatable({shape = shape, kind = kind, init = init or "normal"}, Parameter)
 end
 local function is_parameter(x) return getmetatable(x) == Parameter end
@@ -46,6 +49,7 @@ end
 ---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
 ---@param name string
 function M.class(name)
+  if type(name) ~= "string" then util.unexpected("class: name", "a string", name) end
   local class = setmetatable({class_name = name}, {
     __index = Module,
     __call = function(class, ...)
@@ -151,41 +155,41 @@ function Module:apply(fn)
   return self
 end
 
+---Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---@param path string
 function Module:load_weights(path)
   local tensors, message, code = ml.load_safetensors(path)
   if not tensors then return nil, message, code end
   return util.soft(function() return self:update(tensors) end)
 end
 
+---Writes the parameters to a .safetensors file. True, or nil, message, code.
+---@param path string
 function Module:save_weights(path)
   local tensors, order = self:parameters()
   return require("moonlet.files").save_safetensors(path, tensors, nil, order)
 end
 
+---Switches training on (Dropout drops), here and in all modules below.
+---@param on boolean|nil  true unless given
 function Module:train(on)
   for _, entry in ipairs(self:named_modules()) do private[entry[2]].training = on ~= false end
   return self
 end
+---Switches training off.
 function Module:eval() return self:train(false) end
 function Module:is_training() return private[self].training end
 function Module:set_name(name) private[self].name = name end
 
 -- ---- the modules themselves ----
 
-local function check_sizes(class, ...)
-  for i, n in ipairs {...} do
-    local whole = type(n) == "number" and math.tointeger(n)
-    if not whole or whole < 1 or whole >= 1 << 31 then
-      util.raise("usage", "%s: argument %d: expected a positive integer, found %s", class, i, tostring(n))
-    end
-  end
-  if select("#", ...) ~= #{...} then util.raise("usage", "%s: a size is missing", class) end
-end
+local function check_size(what, n) return util.integer(what, n, 1, (1 << 31) - 1) end
 
 ---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
 local Linear = M.class "Linear"
 function Linear:init(inputs, outputs, opts)
-  check_sizes("Linear", inputs, outputs)
+  check_size("Linear: inputs", inputs)
+  check_size("Linear: outputs", outputs)
   opts = util.options(opts, {bias = false}, "Linear")
   self.weight = M.parameter({outputs, inputs}, "matrix")
   if opts.bias then self.bias = M.parameter({outputs}, "vector", "zeros") end
@@ -199,7 +203,8 @@ end
 ---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
 local Embedding = M.class "Embedding"
 function Embedding:init(count, size)
-  check_sizes("Embedding", count, size)
+  check_size("Embedding: count", count)
+  check_size("Embedding: size", size)
   self.weight = M.parameter({count, size}, "matrix")
 end
 function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids) end
@@ -211,7 +216,7 @@ end
 ---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
 local RMSNorm = M.class "RMSNorm"
 function RMSNorm:init(size, opts)
-  check_sizes("RMSNorm", size)
+  check_size("RMSNorm: size", size)
   opts = util.options(opts, {eps = 1e-5, offset = 0}, "RMSNorm")
   rawset(self, "options", opts)
   self.weight = M.parameter({size}, "vector", opts.offset == 0 and "ones" or "zeros")
@@ -221,7 +226,7 @@ function RMSNorm:forward(x) return ml.rms_norm(x, value(self, "weight"), self.op
 ---(x - mean) / deviation times weight, plus bias: opts {eps = 1e-5, bias = true}.
 local LayerNorm = M.class "LayerNorm"
 function LayerNorm:init(size, opts)
-  check_sizes("LayerNorm", size)
+  check_size("LayerNorm: size", size)
   opts = util.options(opts, {eps = 1e-5, bias = true}, "LayerNorm")
   rawset(self, "eps", opts.eps)
   self.weight = M.parameter({size}, "vector", "ones")
@@ -240,7 +245,7 @@ local owned -- the same, of the model that is built now
 function M.build(fn, ...)
   local meta = getmetatable(fn)
   if type(fn) ~= "function" and not (type(meta) == "table" and meta.__call) then
-    util.raise("usage", "build: expected a function or a class, found %s", type(fn))
+    util.unexpected("build", "a function or a class", fn)
   end
   local outer = owned
   owned = {}
@@ -262,11 +267,11 @@ local function shared_table(frequencies)
   return tables[key]
 end
 
----Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
----table.
+---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
+---`scaling` is the config's table; of each head the share `partial` is turned.
 local RoPE = M.class "RoPE"
 function RoPE:init(size, opts)
-  check_sizes("RoPE", size)
+  check_size("RoPE: size", size)
   local rope = require "moonlet.rope"
   opts = util.options(opts, {
     theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false,
@@ -285,10 +290,15 @@ end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
 local Dropout = M.class "Dropout"
-function Dropout:init(p) rawset(self, "p", p or 0.5) end
+function Dropout:init(p) rawset(self, "p", util.number("Dropout: p", p or 0.5, 0, 1)) end
 function Dropout:forward(x)
   if not self:is_training() or self.p == 0 then return x end
   return require("moonlet.fn").dropout(x, self.p)
+end
+
+for name, class in pairs {Linear = Linear, Embedding = Embedding, RMSNorm = RMSNorm, LayerNorm = LayerNorm, RoPE = RoPE,
+  Dropout = Dropout} do
+  class.forward = util.interface(name, class.forward, true)
 end
 
 M.Module, M.Linear, M.Embedding, M.Dropout = Module, Linear, Embedding, Dropout

@@ -12,22 +12,18 @@ local SPLIT_STREAM = 0xffffffff     -- keys of a key come from another stream th
 
 local function words(n) return {n & 0xffffffff, n >> 32 & 0xffffffff} end
 
-local function integer(n, what)
-  return math.tointeger(n) or util.raise("usage", "%s: expected an integer, found %s", what, tostring(n))
-end
-
 ---A key: two uint32 words.
 ---@param seed integer
 ---@return moonlet.Tensor
-function M.key(seed) return ml.tensor(words(integer(seed, "key")), {dtype = "uint32"}) end
+function M.key(seed) return ml.tensor(words(util.integer("key: seed", seed)), {dtype = "uint32"}) end
 
 ---Begins the sequence of calls that name no key anew.
 ---@param seed integer
-function M.seed(seed) state = {seed = integer(seed, "seed"), count = 0} end
+function M.seed(seed) state = {seed = util.integer("seed", seed), count = 0} end
 
 local function check_key(key)
   if not ml.is_tensor(key) or key.dtype ~= "uint32" or key.ndim ~= 1 or key.size < 2 or key.size > 3 then
-    util.raise("usage", "key: expected what random.key or random.split gives, found %s", tostring(key))
+    util.unexpected("key", "what random.key or random.split gives", key)
   end
   return key
 end
@@ -37,8 +33,7 @@ end
 ---@param n integer|nil  2 unless given
 ---@return moonlet.Tensor[]
 function M.split(key, n)
-  n = integer(n or 2, "split")
-  if n < 1 or n > 65536 then util.raise("usage", "split: expected 1 to 65536 keys, found %d", n) end
+  n = util.integer("split: n", n or 2, 1, 65536)
   local stream = ml.tensor({SPLIT_STREAM}, {dtype = "uint32"})
   local bits = ml.random_bits(ml.concat({check_key(key):slice {{1, 2}}, stream}), {n, 2})
   local out = {}
@@ -56,7 +51,7 @@ end
 
 -- [0, 1) with 24 bits
 local function unit(shape, opts)
-  return ml.right_shift(ml.random_bits(next_key(opts), shape), 8):astype "float32" * 2.0 ^ -24
+  return ml.right_shift(ml.random_bits(next_key(opts), util.shape("shape", shape)), 8):astype "float32" * 2.0 ^ -24
 end
 
 local function read(opts, known, what)
@@ -65,7 +60,7 @@ local function read(opts, known, what)
 end
 
 local function with_front(n, shape)
-  if type(shape) == "number" then shape = {shape} end
+  shape = util.shape("shape", shape)
   return table.move(shape, 1, #shape, 2, {n})
 end
 
@@ -97,6 +92,8 @@ end
 ---@return moonlet.Tensor
 function M.truncated_normal(low, high, shape, opts)
   opts = read(opts, {dtype = "float32"}, "truncated_normal")
+  util.number("truncated_normal: low", low)
+  util.number("truncated_normal: high", high)
   if low >= high then util.raise("usage", "truncated_normal: expected low < high, found %s and %s", low, high) end
   local ends = (ml.tensor {low + 0.0, high + 0.0} * 0.5 ^ 0.5):erf()
   local u = unit(shape, opts) * (ends[2] - ends[1]) + ends[1] -- of erf, which the inverse takes back
@@ -111,7 +108,7 @@ end
 ---@return moonlet.Tensor
 function M.randint(low, high, shape, opts)
   opts = read(opts, {dtype = "int32"}, "randint")
-  low, high = integer(low, "randint"), integer(high, "randint")
+  low, high = util.integer("randint: low", low), util.integer("randint: high", high)
   if high <= low then util.raise("usage", "randint: expected low < high, found %d and %d", low, high) end
   local bits = ml.random_bits(next_key(opts), with_front(2, shape)):astype "int64"
   local wide = ml.left_shift(bits[1], 31) + ml.right_shift(bits[2], 1) -- 63 bits: no value is visibly likelier
@@ -125,6 +122,7 @@ end
 ---@return moonlet.Tensor
 function M.bernoulli(p, shape, opts)
   opts = read(opts, {}, "bernoulli")
+  if not ml.is_tensor(p) then util.number("bernoulli: p", p, 0, 1) end
   return unit(shape or (ml.is_tensor(p) and p.shape or {}), opts):lt(p)
 end
 
@@ -144,6 +142,7 @@ end
 ---@return moonlet.Tensor  (...) int32
 function M.categorical(logits, opts)
   opts = read(opts, {}, "categorical")
+  if not ml.is_tensor(logits) then util.unexpected("categorical: logits", "a tensor", logits) end
   local shape = logits.shape
   local vocab = table.remove(shape)
   local rows = logits:reshape {-1, vocab}
@@ -157,7 +156,7 @@ end
 function M.permutation(n, opts)
   opts = read(opts, {}, "permutation")
   local x = ml.is_tensor(n) and n
-  local size = x and #x or integer(n, "permutation")
+  local size = x and #x or util.integer("permutation: n", n, 0)
   local order = ml.random_bits(next_key(opts), {size}):argsort(1)
   return x and x:take(order, 1) or order
 end

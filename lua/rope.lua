@@ -39,7 +39,7 @@ function scalings.factors(f, s)
   for i = 1, #f do
     local by = s.factors[i]
     if not (by > 0 and by < math.huge) then
-      util.raise("corrupt", "rope_scaling.factors: expected positive numbers, found %s", by)
+      util.unexpected("rope_scaling.factors", "positive numbers", by, "corrupt")
     end
     f[i] = f[i] / by
   end
@@ -83,16 +83,16 @@ end
 ---@param opts table  {theta, scaling = {rope_type, ...}, partial}
 function M.frequencies(size, opts)
   if type(opts.theta) ~= "number" or not (opts.theta > 0 and opts.theta < 1e30) then
-    util.raise("corrupt", "rope_theta: expected a positive number, found %s", tostring(opts.theta))
+    util.unexpected("rope_theta", "a positive number", opts.theta, "corrupt")
   end
   local n = math.tointeger(size * (opts.partial or 1) // 2)
   if not n or n < 1 or (opts.partial or 1) == 1 and size % 2 ~= 0 then
-    util.raise("corrupt", "head_dim: expected an even number for rotary positions, found %s", tostring(size))
+    util.unexpected("head_dim", "an even number for rotary positions", size, "corrupt")
   end
   local f = {}
   for i = 0, n - 1 do f[i + 1] = opts.theta ^ -(2 * i / (2 * n)) end
   local s = opts.scaling or {}
-  if type(s) ~= "table" then util.raise("corrupt", "rope_scaling: expected a table, found %s", tostring(s)) end
+  if type(s) ~= "table" then util.unexpected("rope_scaling", "a table", s, "corrupt") end
   local kind = kind_of(s)
   local rule = scalings[kind]
   if not rule then util.raise("unsupported", "rope_scaling.rope_type: \"%s\" is not supported", tostring(kind)) end

@@ -299,14 +299,12 @@ local function chain_state(self, entry, now)
 end
 
 -- Ids (B) of what a chain gave: logits, or ids already.
-local function ids_of(chain, chosen, state)
-  if not ml.is_tensor(chosen) then
-    util.raise("usage", "sampler: expected a tensor of logits or ids, found %s", type(chosen))
-  end
-  if chosen.ndim == 1 and chosen.dtype:match "int" then return chosen:astype "int32" end
-  if chosen.ndim ~= 2 then
-    util.raise("usage", "sampler: expected logits (B, V) or integer ids (B), found %s (%s)", chosen.dtype,
-      table.concat(chosen.shape, ", "))
+local function ids_of(self, chain, chosen, state)
+  local B, V = self.slots, self.logits.shape[2]
+  local shape = ml.is_tensor(chosen) and table.concat(chosen.shape, ", ")
+  if shape == tostring(B) and chosen.dtype:match "int" then return chosen:astype "int32" end
+  if shape ~= B .. ", " .. V then
+    util.unexpected("sampler", ("logits (%d, %d), integer ids (%d), or an id as a number"):format(B, V, B), chosen)
   end
   return chain.greedy and chosen:argmax(-1):astype "int32" or ml.categorical(chosen:astype "float32", state.uniform())
 end
@@ -324,17 +322,16 @@ local function is_traceable(self, chain)
   end
   local state = {recent = recent, windows = windows, uniform = function() return core.input(3, "float32", {B}) end}
   local co = coroutine.create(function()
-    return ids_of(chain, chain(core.input(1, "float32", {B, V}), state), state)
+    local chosen = chain(core.input(1, "float32", {B, V}), state)
+    return ml.is_tensor(chosen) and ids_of(self, chain, chosen, state) -- an id as a number is chosen in Lua
   end)
   local ok, err = coroutine.resume(co)
   local finished = coroutine.status(co) == "dead"
   coroutine.close(co)
   core.drop_effects(before)
-  if ok then return finished end
+  if ok then return finished and err ~= false end
   if tostring(err):find("a value of a trace is used outside it", 1, true) then return false end
-  local no_tensor = type(err) == "table" and err.message and err.message:find("sampler: expected a tensor", 1, true)
-  if no_tensor then return false end -- an id as a number
-  error(err, 0)
+  util.again(err)
 end
 
 -- Records: the ids become the last of each ring.
@@ -345,7 +342,7 @@ end
 -- Records: logits (B, V) -> next tokens into the state, with what the caller wants to know of them.
 local function pick(self, entry, logits)
   local state = chain_state(self, entry)
-  local ids = ids_of(entry.chain, entry.chain(logits, state), state)
+  local ids = ids_of(self, entry.chain, entry.chain(logits, state), state)
   ml.assign(self.tokens, ids)
   push(self, entry, ids)
 end
@@ -424,12 +421,9 @@ local function pick_in_lua(self, entry)
     ml.eval(logits)
     local state = chain_state(self, entry, true)
     local chosen = entry.chain(logits, state)
-    if math.type(chosen) then return math.tointeger(chosen) end
-    return ids_of(entry.chain, chosen, state):item()
+    if not math.type(chosen) then chosen = ids_of(self, entry.chain, chosen, state):item() end
+    return util.integer("sampler: an id", chosen, 0, self.logits.shape[2] - 1)
   end)
-  if not id or id < 0 or id >= self.logits.shape[2] then
-    util.raise("usage", "sampler: expected an id from 0 to %d, found %s", self.logits.shape[2] - 1, tostring(id))
-  end
   self.tokens:write_ {id}
   run(self, entry.push)
 end

@@ -1,11 +1,11 @@
 ---Sampling: from logits (B, V) to ids (B).
 ---
----A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers). Steps made of
----tensor operations become part of the decode plan; what such a step reads that is no tensor is read once, when the
----plan is made. A step of the user's own that looks at values (`item`, `tolist`) splits the plan there: it runs in Lua
----for every token and costs a synchronisation each time. `state` has `recent` (B, n) int32: the last ids, the prompt's
----too, -1 where there are none yet (the id at position p lies in column p mod n); and `uniform()` -> (B) float32: fresh
----random numbers in [0, 1) from the call's seed.
+---A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers; the last step may
+---give one id as a number). Steps made of tensor operations become part of the decode plan; what such a step reads that
+---is no tensor is read once, when the plan is made. A step of the user's own that looks at values (`item`, `tolist`)
+---splits the plan there: it runs in Lua for every token and costs a synchronisation each time. `state` has `recent`
+---(B, n) int32: the last ids, the prompt's too, -1 where there are none yet (the id at position p lies in column
+---p mod n); and `uniform()` -> (B) float32: fresh random numbers in [0, 1) from the call's seed.
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local util = require "moonlet.util"
@@ -27,19 +27,13 @@ local function step(name, apply, more)
   return setmetatable(self, Step)
 end
 
-local function check(what, v, low, high)
-  if type(v) ~= "number" or not (v >= low and v <= high) then
-    util.raise("usage", "%s: expected a number from %s to %s, found %s", what, low, high, tostring(v))
-  end
-  return v
-end
-
 -- The last n ids: a chain whose steps look at different numbers of them has a ring for each.
 local function window(state, n) return state.windows and state.windows[n] or state.recent end
 
 ---Divides the logits; 0 takes the likeliest of what remains.
+---@param t number
 function M.temperature(t)
-  check("temperature", t, 0, math.huge)
+  util.number("temperature", t, 0)
   if t == 0 then return M.greedy() end
   return step("temperature", function(logits) return logits * (1.0 / t) end)
 end
@@ -48,44 +42,52 @@ end
 function M.greedy() return step("greedy", function(logits) return logits end, {greedy = true}) end
 
 ---Keeps the k likeliest; 0 keeps all.
+---@param k integer
 function M.top_k(k)
-  check("top_k", k, 0, math.huge)
+  util.integer("top_k", k, 0)
   return step("top_k", function(logits) return k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k) or logits end)
 end
 
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
 function M.top_p(p)
-  check("top_p", p, 0, 1)
+  util.number("top_p", p, 0, 1)
   return step("top_p", function(logits) return ml.top_p_mask(logits, p) end)
 end
 
 ---Keeps entries at least p times as likely as the likeliest.
 function M.min_p(p)
-  check("min_p", p, 0, 1)
+  util.number("min_p", p, 0, 1)
   return step("min_p", function(logits) return ml.min_p_mask(logits, p) end)
 end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
+---@param penalty number  1 changes nothing
+---@param n integer|nil  64 unless given
 function M.repeat_penalty(penalty, n)
   if not (type(penalty) == "number" and penalty > 0) then
-    util.raise("usage", "repeat_penalty: expected a number above 0, found %s", tostring(penalty))
+    util.unexpected("repeat_penalty", "a number above 0", penalty)
   end
-  n = n or 64
+  n = util.integer("repeat_penalty: n", n or 64, 1)
   return step("repeat_penalty", function(logits, state)
     return ml.repeat_penalty(logits, window(state, n), {penalty = penalty})
   end, {last_n = n})
 end
 
 ---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
+---@param presence number|nil  0 unless given
+---@param frequency number|nil  0 unless given
+---@param n integer|nil  64 unless given
 function M.presence(presence, frequency, n)
-  n = n or 64
+  presence, frequency = util.number("presence", presence or 0), util.number("presence: frequency", frequency or 0)
+  n = util.integer("presence: n", n or 64, 1)
   return step("presence", function(logits, state)
-    return ml.repeat_penalty(logits, window(state, n), {presence = presence or 0, frequency = frequency or 0})
+    return ml.repeat_penalty(logits, window(state, n), {presence = presence, frequency = frequency})
   end, {last_n = n})
 end
 
 ---Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
 function M.logit_bias(bias)
+  if type(bias) ~= "table" then util.unexpected("logit_bias", "a table {[id] = number}", bias) end
   local tensor
   return step("logit_bias", function(logits)
     if not tensor then
@@ -105,9 +107,11 @@ function M.logit_bias(bias)
 end
 
 ---With the given probability, drops all but the least likely of the entries above the threshold.
+---@param probability number
+---@param threshold number|nil  0.1 unless given, 0.5 at most
 function M.xtc(probability, threshold)
-  check("xtc_probability", probability, 0, 1)
-  threshold = check("xtc_threshold", threshold or 0.1, 0, 0.5)
+  util.number("xtc: probability", probability, 0, 1)
+  threshold = util.number("xtc: threshold", threshold or 0.1, 0, 0.5)
   return step("xtc", function(logits, state)
     local p = logits:softmax()
     local above = p:gt(threshold)
@@ -134,6 +138,7 @@ end
 ---likeliest is taken). A chain may stand in a chain.
 ---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function M.chain(steps)
+  if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
   local self = setmetatable({steps = {}, last_n = 1, windows = {}, greedy = false, custom = false}, Chain)
   local function see(n)
     self.windows[n] = true
@@ -143,7 +148,7 @@ function M.chain(steps)
     local meta = getmetatable(s)
     if meta ~= Step and meta ~= Chain then
       if type(s) ~= "function" and not (type(s) == "table" and meta and meta.__call) then
-        util.raise("usage", "chain: step %d is a %s, not a function", i, type(s))
+        util.unexpected(("chain: step %d"):format(i), "a function or a step", s)
       end
       self.custom = true
       see(steps.last_n or 64)
@@ -159,7 +164,8 @@ end
 
 function M.is_chain(x) return getmetatable(x) == Chain end
 
----The chain that options mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
+---order of mlx-lm).
 function M.from_options(o)
   local steps = {}
   local function add(s) steps[#steps + 1] = s end

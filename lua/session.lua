@@ -33,6 +33,10 @@ local known = {
 function M.new(model, opts)
   local o = util.options(opts, known, "session")
   local messages = {}
+  if o.system ~= nil and type(o.system) ~= "string" then util.unexpected("session: system", "text", o.system) end
+  if o.messages ~= nil and type(o.messages) ~= "table" then
+    util.unexpected("session: messages", "a list of messages", o.messages)
+  end
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
   local self = {model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}
@@ -69,10 +73,10 @@ end
 ---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn
 ---that failed, or was cancelled before any text came, is taken back.
 ---@param text string
----@param opts table|nil  as chat's
+---@param opts table|nil  as of m:generate, and {defaults = "model"}
 function Session:send(text, opts)
   begin(self)
-  if type(text) ~= "string" then util.raise("usage", "send: expected text, found %s", type(text)) end
+  if type(text) ~= "string" then util.unexpected("send", "text", text) end
   local o = generate.options(opts and opts.defaults and self.model:generation_defaults(opts) or opts, "send")
   local messages = table.move(self.messages, 1, #self.messages, 1, {})
   messages[#messages + 1] = {role = "user", content = text}
@@ -98,7 +102,7 @@ end
 ---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's
 ---beginning alone).
 ---@param prompt string|integer[]
----@param opts table|nil
+---@param opts table|nil  as of m:generate
 function Session:generate(prompt, opts)
   begin(self)
   local o = generate.options(opts, "generate")
@@ -116,10 +120,10 @@ function Session:generate(prompt, opts)
 end
 
 ---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
+---@param n integer
 function Session:trim(n)
   begin(self)
-  local whole = math.type(n) and math.tointeger(n)
-  if not whole or whole < 0 then util.raise("usage", "trim: expected a number of tokens, found %s", tostring(n)) end
+  local whole = util.integer("trim", n, 0)
   whole = math.min(whole, #self.ids)
   for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
   self.runtime:trim(1, whole)
@@ -275,9 +279,10 @@ function Session:close()
   self.closed = true
   if not self.answer then self.runtime:close() end
 end
-for _, name in ipairs {"send", "generate", "trim", "fork", "close"} do
-  Session[name] = util.interface("session:" .. name, Session[name], true)
-end
+local index = Session.__index
+Session.__index = nil -- no method
+util.guard(Session, "session:", true)
+Session.__index = index
 Session.__close = Session.close
 function Session:__tostring()
   return ("session of %s: %d messages, %d tokens%s"):format(self.model.info.family, #self.messages, #self.ids,

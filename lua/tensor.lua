@@ -8,6 +8,21 @@ local raw_tensor, raw_arange, raw_from_bytes = ml.tensor, ml.arange, ml.from_byt
 
 local axis_of, whole_slice = util.axis_of, util.whole_slice
 
+local function is_operand(x) return ml.is_tensor(x) or type(x) == "number" or type(x) == "boolean" end
+
+-- What operations take beside a tensor: another, or a number.
+local function operand(what, x)
+  if not is_operand(x) then util.unexpected(what, "a tensor or a number", x) end
+  return x
+end
+
+-- One axis or count, or a list of them, as a list; nil stays.
+local function list_of(what, x)
+  if type(x) == "number" then return {x} end
+  if x ~= nil and type(x) ~= "table" then util.unexpected(what, "an integer or a list of them", x) end
+  return x
+end
+
 local function check_device(opts)
   if opts.device then core.device(opts.device) end -- raises for one that is not there
   return opts
@@ -40,6 +55,8 @@ function ml.from_bytes(bytes, shape, dtype) return raw_from_bytes(bytes, shape, 
 ---@return moonlet.Tensor
 function ml.full(shape, value, opts)
   opts = check_device(util.options(opts, {dtype = false, device = false}, "full"))
+  shape = util.shape("full: shape", shape)
+  if not is_operand(value) then util.unexpected("full: value", "a number, a boolean or a tensor", value) end
   local x = ml.is_tensor(value) and value or raw_tensor(value, opts.dtype)
   if opts.dtype then x = x:astype(opts.dtype) end
   return x:broadcast_to(shape):copy()
@@ -58,6 +75,10 @@ ml.zeros = filled("zeros", 0)
 ---@type fun(shape: integer[]|integer, opts: table|nil): moonlet.Tensor
 ml.ones = filled("ones", 1)
 
+local function check_finite(what, n)
+  if type(n) ~= "number" or n ~= n or math.abs(n) == math.huge then util.unexpected(what, "a finite number", n) end
+end
+
 ---0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. int32 of integers, float32 of floats.
 ---@param start number
 ---@param stop number|nil
@@ -70,11 +91,9 @@ function ml.arange(start, stop, step, opts)
   if stop == nil then start, stop = 0, start end
   step = step or 1
   opts = check_device(util.options(opts, {dtype = false, device = false}, "arange"))
-  for _, n in ipairs {start, stop, step} do
-    if type(n) ~= "number" or n ~= n or math.abs(n) == math.huge then
-      util.raise("usage", "arange: expected finite numbers, found %s", tostring(n))
-    end
-  end
+  check_finite("arange: start", start)
+  check_finite("arange: stop", stop)
+  check_finite("arange: step", step)
   if step == 0 then util.raise("usage", "arange: a step of 0") end
   local count = math.max(0, math.ceil((stop - start) / step))
   local whole = math.type(start) == "integer" and math.type(stop) == "integer" and math.type(step) == "integer"
@@ -87,8 +106,9 @@ end
 ---@param n integer|nil  50 unless given
 ---@return moonlet.Tensor
 function ml.linspace(first, last, n)
-  n = n or 50
-  if math.tointeger(n) == nil or n < 0 then util.raise("usage", "linspace: expected a count, found %s", tostring(n)) end
+  util.number("linspace: first", first)
+  util.number("linspace: last", last)
+  n = util.integer("linspace: n", n or 50, 0)
   if n < 2 then return ml.full({n}, first + 0.0) end
   local steps = ml.arange(n, {dtype = "float64"}) / (n - 1)
   return (steps * last + (1 - steps) * first):astype "float32"
@@ -102,7 +122,8 @@ end
 function ml.eye(n, m, opts)
   if type(m) == "table" then m, opts = nil, m end
   opts = util.options(opts, {dtype = "float32"}, "eye")
-  return ml.arange(n):reshape {n, 1}:eq(ml.arange(m or n)):astype(opts.dtype)
+  n, m = util.integer("eye: n", n, 0), util.integer("eye: m", m or n, 0)
+  return ml.arange(n):reshape {n, 1}:eq(ml.arange(m)):astype(opts.dtype)
 end
 
 -- true where column - row <= k
@@ -118,14 +139,17 @@ end
 ---@param m integer|nil  n unless given
 ---@param k integer|nil  0 unless given; 1 is the diagonal above
 ---@return moonlet.Tensor
-function ml.tri(n, m, k) return below(n, m or n, k or 0):astype "float32" end
+function ml.tri(n, m, k)
+  n, m = util.integer("tri: n", n, 0), util.integer("tri: m", m or n, 0)
+  return below(n, m, util.integer("tri: k", k or 0)):astype "float32"
+end
 
 ---The last two axes with zeros above diagonal k.
 ---@param k integer|nil  0 unless given
 ---@return moonlet.Tensor
 function methods.tril(x, k)
   local n, m = matrix_sizes(x, "tril")
-  return ml.where(below(n, m, k or 0), x, ml.zeros({}, {dtype = x.dtype}))
+  return ml.where(below(n, m, util.integer("tril: k", k or 0)), x, ml.zeros({}, {dtype = x.dtype}))
 end
 
 ---The last two axes with zeros below diagonal k.
@@ -133,7 +157,7 @@ end
 ---@return moonlet.Tensor
 function methods.triu(x, k)
   local n, m = matrix_sizes(x, "triu")
-  return ml.where(below(n, m, (k or 0) - 1), ml.zeros({}, {dtype = x.dtype}), x)
+  return ml.where(below(n, m, util.integer("triu: k", k or 0) - 1), ml.zeros({}, {dtype = x.dtype}), x)
 end
 
 -- ---- shape ----
@@ -161,6 +185,7 @@ end
 ---@return moonlet.Tensor
 function methods.unflatten(x, axis, shape)
   axis = axis_of(axis, x.ndim)
+  if type(shape) ~= "table" then util.unexpected("unflatten: shape", "a list of sizes", shape) end
   local known, sizes = 1, table.move(shape, 1, #shape, 1, {})
   for _, n in ipairs(sizes) do known = known * (n == -1 and 1 or n) end
   for i, n in ipairs(sizes) do
@@ -178,7 +203,7 @@ end
 ---@return moonlet.Tensor
 function methods.squeeze(x, axes)
   local gone = {}
-  if type(axes) == "number" then axes = {axes} end
+  axes = list_of("squeeze: axes", axes)
   for _, a in ipairs(axes or {}) do
     a = axis_of(a, x.ndim)
     if x.shape[a] ~= 1 then util.raise("usage", "squeeze: axis %d has size %d", a, x.shape[a]) end
@@ -195,7 +220,7 @@ end
 ---@param axes integer|integer[]
 ---@return moonlet.Tensor
 function methods.expand_dims(x, axes)
-  if type(axes) == "number" then axes = {axes} end
+  axes = list_of("expand_dims: axes", axes)
   local ndim, new, shape, from = x.ndim + #axes, {}, {}, 1
   for _, a in ipairs(axes) do
     a = axis_of(a, ndim)
@@ -252,6 +277,7 @@ function methods.split(x, parts, axis)
     end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end
   else
+    if type(parts) ~= "table" then util.unexpected("split: parts", "a count or a list of positions", parts) end
     table.move(parts, 1, #parts, 1, ends)
   end
   ends[#ends + 1] = size
@@ -272,8 +298,10 @@ end
 ---@param axis integer|nil  the place of the new axis, 1 unless given
 ---@return moonlet.Tensor
 function ml.stack(tensors, axis)
+  if type(tensors) ~= "table" then util.unexpected("stack", "a list of tensors", tensors) end
   local out = {}
   for i, t in ipairs(tensors) do
+    if not ml.is_tensor(t) then util.unexpected(("stack: entry %d"):format(i), "a tensor", t) end
     if table.concat(t.shape, ",") ~= table.concat(tensors[1].shape, ",") then
       util.raise("mismatch", "stack: expected shape (%s), found (%s)", table.concat(tensors[1].shape, ", "),
         table.concat(t.shape, ", "))
@@ -287,7 +315,7 @@ end
 ---@param axes integer|integer[]|nil
 ---@return moonlet.Tensor
 function methods.flip(x, axes)
-  if type(axes) == "number" then axes = {axes} end
+  axes = list_of("flip: axes", axes)
   local ranges = {}
   for d = 1, x.ndim do ranges[d] = axes and {} or {-1, 1, -1} end
   for _, a in ipairs(axes or {}) do ranges[axis_of(a, x.ndim)] = {-1, 1, -1} end
@@ -300,6 +328,7 @@ end
 ---@param axis integer|nil
 ---@return moonlet.Tensor
 function methods.roll(x, shift, axis)
+  shift = util.integer("roll: shift", shift)
   if not axis then return x:flatten():roll(shift, 1):reshape(x.shape) end
   axis = axis_of(axis, x.ndim)
   local n = x.shape[axis]
@@ -324,7 +353,8 @@ end
 ---@param counts integer|integer[]
 ---@return moonlet.Tensor
 function methods.tile(x, counts)
-  if type(counts) == "number" then counts = {counts} end
+  counts = list_of("tile: counts", counts)
+  for i, count in ipairs(counts) do util.integer(("tile: count %d"):format(i), count, 0) end
   while x.ndim < #counts do x = x:expand_dims(1) end
   for d, count in ipairs(counts) do x = repeated(x, d - #counts + x.ndim, count) end
   return x
@@ -335,6 +365,7 @@ end
 ---@param axis integer|nil
 ---@return moonlet.Tensor
 function methods.repeat_interleave(x, n, axis)
+  n = util.integer("repeat_interleave: n", n, 0)
   if not axis then return x:flatten():repeat_interleave(n, 1) end
   axis = axis_of(axis, x.ndim)
   local shape = x.shape
@@ -347,6 +378,7 @@ end
 ---@param value number|nil  0 unless given
 ---@return moonlet.Tensor
 function methods.pad(x, widths, value)
+  if type(widths) ~= "table" then util.unexpected("pad: widths", "{before, after}, or such a pair an axis", widths) end
   local each = type(widths[1]) == "table"
   if each and #widths > x.ndim then util.raise("usage", "pad: %d pairs for %d axes", #widths, x.ndim) end
   for d = 1, x.ndim do
@@ -354,8 +386,7 @@ function methods.pad(x, widths, value)
     local parts, shape = {}, x.shape
     for _, part in ipairs {w[1] or 0, false, w[2] or 0} do
       if not part then parts[#parts + 1] = x
-      elseif part < 0 then util.raise("usage", "pad: a width of %d", part)
-      elseif part > 0 then
+      elseif util.integer("pad: a width", part, 0) > 0 then
         shape[d] = part
         parts[#parts + 1] = ml.full(shape, value or 0, {dtype = x.dtype})
       end
@@ -369,7 +400,7 @@ end
 ---@param k integer|nil  0 unless given; 1 is the diagonal above
 ---@return moonlet.Tensor
 function methods.diag(x, k)
-  k = k or 0
+  k = util.integer("diag: k", k or 0)
   if x.ndim == 1 then
     local n = x.size + math.abs(k)
     local on = (ml.arange(n) - ml.arange(n):reshape {n, 1}):eq(k)
@@ -389,6 +420,7 @@ end
 ---@return moonlet.Tensor
 function methods.split_heads(x, n)
   local s = x.shape
+  n = util.integer("split_heads: n", n, 1)
   if #s ~= 3 or s[3] % n ~= 0 then
     util.raise("mismatch", "split_heads: shape (%s) does not divide into %d heads", table.concat(s, ", "), n)
   end
@@ -410,13 +442,13 @@ end
 ---@param high number|moonlet.Tensor|nil
 ---@return moonlet.Tensor
 function methods.clip(x, low, high)
-  if low then x = ml.maximum(x, low) end
-  return high and ml.minimum(x, high) or x
+  if low then x = ml.maximum(x, operand("clip: low", low)) end
+  return high and ml.minimum(x, operand("clip: high", high)) or x
 end
 
 ---x to the power y.
 ---@return moonlet.Tensor
-function methods.power(x, y) return ml.pow(x, y) end
+function methods.power(x, y) return ml.pow(x, operand("power: y", y)) end
 
 local var_names = {"axis", "keepdims", "ddof"}
 ---Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
@@ -487,7 +519,9 @@ end
 ---@param what string
 ---@return moonlet.Tensor
 function methods.to(x, what)
+  if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
   if what == x.device then return x end
+  if what:find "^cuda" then core.device(what) end -- raises for one that is not there
   for _, device in ipairs(core.devices()) do
     if what == (type(device) == "table" and device.name or device) then
       util.raise("unsupported", "to: tensors are not copied to another device in this version")
@@ -499,6 +533,7 @@ end
 ---Values of a quantised or packed weight as float32.
 ---@return moonlet.Tensor
 function methods.dequantize(w)
+  if w.ndim ~= 2 then util.raise("mismatch", "dequantize: expected 2 axes, found %d", w.ndim) end
   local packed = core.is_packed(w) and w or core.pack(w)
   return ml.embedding(packed, ml.arange(w.shape[1]))
 end
@@ -541,6 +576,12 @@ end
 -- What takes a list is no method.
 for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] = nil end
 
+-- The tensor that a method is called with.
+for name, fn in pairs(methods) do
+  if debug.getinfo(fn, "S").what == "Lua" then
+    methods[name] = function(x, ...) return fn(operand(name .. ": x", x), ...) end
+  end
+end
 util.guard(methods, "")
 util.guard(ml, "")
 for name, fn in pairs(methods) do

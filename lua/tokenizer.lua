@@ -13,15 +13,28 @@ Tokenizer.__index = Tokenizer
 Tokenizer.__name = "moonlet.Tokenizer"
 Tokenizer.__dir = {"vocab_size", "bos_id", "eos_ids", "chat_template"}
 
----Text to 0-based ids: opts {add_special_tokens = true, parse_special = true}.
+---Text to 0-based ids.
+---@param text string
+---@param opts table|nil  {add_special_tokens = true, parse_special = true}
+---@return integer[]
 function Tokenizer:encode(text, opts) return self.raw:encode(text, opts) end
----Ids to text: opts {skip_special_tokens = false}.
+---Ids to text.
+---@param ids integer[]
+---@param opts table|nil  {skip_special_tokens = false}
+---@return string
 function Tokenizer:decode(ids, opts) return self.raw:decode(ids, opts) end
----An object with :push(id) -> text and :finish() -> the rest: opts {skip_special_tokens = false}.
+---An object with :push(id) -> text ("" while a character is incomplete) and :finish() -> the rest.
+---@param opts table|nil  {skip_special_tokens = false}
 function Tokenizer:stream(opts) return self.raw:stream(opts) end
 ---The id of a piece as the vocabulary spells it, or nil.
+---@param piece string
+---@return integer|nil
 function Tokenizer:id(piece) return self.raw:id(piece) end
+---The piece of an id as the vocabulary spells it, or nil.
+---@param id integer
+---@return string|nil
 function Tokenizer:piece(id) return self.raw:piece(id) end
+---Frees it; twice is harmless.
 function Tokenizer:close() self.raw:close() end
 Tokenizer.__close = Tokenizer.close
 
@@ -46,6 +59,10 @@ local function render(self, fn, messages, options)
 end
 
 ---Messages to text through the checkpoint's template; nil, message, code when the template refuses.
+---@param messages table  a list of {role =, content =}
+---@param opts table|nil  {add_generation_prompt, continue_final_message, tools, documents, template (a name or a
+---  source), template_vars, now}
+---@return string|nil
 function Tokenizer:apply_chat_template(messages, opts)
   return util.soft(function()
     local options = template_options(self, opts)
@@ -57,6 +74,9 @@ function Tokenizer:apply_chat_template(messages, opts)
 end
 
 ---Messages to ids: text of messages never becomes a control token, unless parse_special.
+---@param messages table
+---@param opts table|nil  apply_chat_template's, and {parse_special = false}
+---@return integer[]
 function Tokenizer:encode_chat(messages, opts)
   local parse = opts and opts.parse_special
   if parse then
@@ -85,13 +105,13 @@ function Tokenizer:control_tokens()
   return self.specials
 end
 
-util.guard(Tokenizer, "tokenizer:")
+util.guard(Tokenizer, "tokenizer:", true)
 
 -- Adds ids that end a text: one, or a list.
 local function add_ends(ends, ids, what)
   for _, id in ipairs(type(ids) == "table" and ids or {ids}) do
     local whole = type(id) == "number" and math.tointeger(id)
-    if not whole or whole < 0 then util.raise("corrupt", "%s: expected token ids, found %s", what, tostring(id)) end
+    if not whole or whole < 0 then util.unexpected(what, "token ids", id, "corrupt") end
     if not util.contains(ends, whole) then ends[#ends + 1] = whole end
   end
 end
@@ -174,7 +194,7 @@ end
 
 ---A tokenizer from a directory, a tokenizer.json or a .gguf file; raises.
 function M.open(path)
-  if type(path) ~= "string" then util.raise("usage", "tokenizer: expected a path, found %s", type(path)) end
+  if type(path) ~= "string" then util.unexpected("tokenizer", "a path", path) end
   if core.path_kind(path) == "directory" then
     return open_directory(path) or util.raise("not_found", "%s/tokenizer.json: no such file", path)
   end

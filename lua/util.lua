@@ -9,6 +9,76 @@ function M.raise(code, format, ...)
   error(core.error.new(format:format(...), code, true), 0)
 end
 
+---How a message says what it found: a text in quotes, a number, else what kind of value.
+function M.show(value)
+  local kind = type(value)
+  if value == nil then return "nothing" end
+  if kind == "string" then return (("%q"):format(value:sub(1, 60)):gsub("\\\n", "\\n")) end
+  if kind == "number" or kind == "boolean" then return tostring(value) end
+  local meta = getmetatable(value)
+  local name = type(meta) == "table" and rawget(meta, "__name")
+  if name == "moonlet.Tensor" then
+    local open, shape = pcall(function() return table.concat(value.shape, ", ") end)
+    return open and ("a tensor (%s), %s"):format(shape, value.dtype) or "a closed tensor"
+  end
+  return "a " .. (type(name) == "string" and name:gsub("^moonlet%.", ""):lower() or kind)
+end
+
+---Raises "what: expected .., found ..".
+---@param what string  function and argument
+---@param expected string
+---@param value any
+---@param code string|nil  "usage" unless given
+function M.unexpected(what, expected, value, code)
+  M.raise(code or "usage", "%s: expected %s, found %s", what, expected, M.show(value))
+end
+
+---An integer, as its own type; floats of integer value are taken.
+---@param what string  function and argument, for messages
+---@param value any
+---@param low integer|nil
+---@param high integer|nil
+---@return integer
+function M.integer(what, value, low, high)
+  local whole = type(value) == "number" and math.tointeger(value)
+  if not whole or whole < (low or math.mininteger) or whole > (high or math.maxinteger) then
+    local range = high and (" from %d to %d"):format(low, high) or low and (" from %d"):format(low) or ""
+    M.unexpected(what, "an integer" .. range, value)
+  end
+  return whole
+end
+
+---A number between bounds.
+---@param what string  function and argument, for messages
+---@param value any
+---@param low number|nil
+---@param high number|nil
+---@return number
+function M.number(what, value, low, high)
+  if type(value) ~= "number" or not (value >= (low or -math.huge) and value <= (high or math.huge)) then
+    local range = high and (" from %s to %s"):format(low, high) or low and (" from %s"):format(low) or ""
+    M.unexpected(what, "a number" .. range, value)
+  end
+  return value
+end
+
+---A shape: a list of sizes, or one size.
+---@param what string  function and argument, for messages
+---@return integer[]
+function M.shape(what, shape)
+  if type(shape) == "number" then shape = {shape} end
+  if type(shape) ~= "table" then M.unexpected(what, "a list of sizes", shape) end
+  for i, n in ipairs(shape) do M.integer(("%s: size %d"):format(what, i), n, 0) end
+  return shape
+end
+
+---Raises an error again. One that was made in a coroutine of ours, where no line of the user's was to be seen, gets the
+---line here.
+function M.again(err)
+  if type(err) == "table" and err.code and err.message == err.reason then M.raise(err.code, "%s", err.reason) end
+  error(err, 0)
+end
+
 ---Results of a call that reports failure as nil, message, code.
 function M.fail(code, format, ...)
   return nil, format:format(...), code
@@ -35,9 +105,43 @@ end
 ---Functions of the interface by what they are called: "model:generate".
 M.names = setmetatable({}, {__mode = "k"})
 
----A function of the interface: what goes wrong inside our own code because of its arguments (an index of nil,
----arithmetic on a table) is an error object at the caller's line, as misuse is everywhere else. Errors of callbacks
----pass as they are.
+-- Operations of tensors by name, whose messages begin with it.
+local operations = {}
+for _, op in ipairs(core.op_list()) do operations[op.name] = true end
+
+-- What Lua expects of a value that it can do something to.
+local wanted = {
+  index = "a tensor or a table", call = "a function", ["perform arithmetic on"] = "a number",
+  ["get length of"] = "a list", concatenate = "a string",
+}
+
+-- What Lua says of an argument that our own code could not use, as our own messages say it.
+local function plain(message)
+  message = message:gsub("^%S+:%d+: ", "")
+  local action, found, name = message:match "^attempt to (.-) a (%w+) value(.*)$"
+  if wanted[action] then
+    name = name:match "'([%a_][%w_]*)'"
+    return ("%sexpected %s, found %s"):format(name and name .. ": " or "", wanted[action],
+      found == "nil" and "nothing" or found)
+  end
+  local expected, other = message:match "^bad argument #%d+ to '.-' %((.-) expected, got (.-)%)$"
+  if expected then return ("expected a %s, found %s"):format(expected, other == "nil" and "nothing" or other) end
+  return message
+end
+
+-- A message without the module's path and the inner operation that it begins with: "broadcast_to: shape ...".
+local function bare(reason, name)
+  local path = core.module_path() .. ": "
+  if reason:sub(1, #path) == path then reason = reason:sub(#path + 1) end
+  local inner, rest = reason:match "^([%w_]+): (.*)$"
+  if inner and (operations[inner] or name:match "[%w_]+$" == inner) then return rest end
+  return reason
+end
+
+local misuse = {usage = true, mismatch = true, unsupported = true}
+
+---A function of the interface: what goes wrong inside our own code because of its arguments is an error object at the
+---caller's line that names the function called, not one inside it. Errors of callbacks pass as they are.
 ---@param name string  for messages
 ---@param fn function
 ---@param callbacks boolean|nil  whether it calls functions of the user's
@@ -46,19 +150,38 @@ function M.interface(name, fn, callbacks)
     if ok then return ... end
     local err = ...
     if type(err) == "string" and (not callbacks or err:find "^moonlet/") then
-      M.raise("usage", "%s: %s", name, err:gsub("^%S+:%d+: ", ""))
+      M.raise("usage", "%s: %s", name, plain(err))
+    elseif type(err) == "table" and not callbacks and misuse[err.code] and err.reason then
+      M.raise(err.code, "%s: %s", name, bare(err.reason, name))
     end
     error(err, 0)
   end
   local function call(...) return finish(pcall(fn, ...)) end
+  operations[name] = true
   M.names[call] = name
   return call
 end
 
+-- A method that says so when it is called without its object: m.generate("x").
+local function method(class, prefix, name, fn)
+  return function(self, ...)
+    if getmetatable(self) ~= class then
+      M.raise("usage", "%s: expected a %s, found %s: methods are called with a colon, %s%s(...)", name,
+        prefix:sub(1, -2), M.show(self), prefix, name)
+    end
+    return fn(self, ...)
+  end
+end
+
 ---The same for every Lua function of a table.
+---@param functions table
+---@param prefix string  "random."; "model:" where they are the methods of the class `functions`
+---@param callbacks boolean|nil
 function M.guard(functions, prefix, callbacks)
+  local is_class = prefix:sub(-1) == ":"
   for name, fn in next, functions do
     if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then
+      if is_class then fn = method(functions, prefix, name, fn) end
       functions[name] = M.interface(prefix .. name, fn, callbacks)
     end
   end
@@ -71,7 +194,7 @@ end
 ---@param what string  the call, for messages
 function M.options(given, known, what)
   if given == nil then given = {} end
-  if type(given) ~= "table" then M.raise("usage", "%s: expected a table of options, found %s", what, type(given)) end
+  if type(given) ~= "table" then M.unexpected(what, "a table of options", given) end
   for name in pairs(given) do
     if known[name] == nil then M.raise("usage", "%s: no option \"%s\"", what, tostring(name)) end
   end
@@ -92,7 +215,7 @@ end
 
 ---A 1-based axis, -1 the last, as 1 .. ndim.
 function M.axis_of(axis, ndim)
-  local a = math.tointeger(axis) or 0
+  local a = M.integer("axis", axis)
   if a < 0 then a = a + ndim + 1 end
   if a < 1 or a > ndim then M.raise("usage", "axis %s is out of range for %d axes", tostring(axis), ndim) end
   return a

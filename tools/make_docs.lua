@@ -3,9 +3,8 @@
 -- Sources: the table of operations (src/tensor/ops.def, as the running binary has it) and the `---` comments of
 -- lua/*.lua.
 -- A comment block that stands directly above a function (or a field that is one) describes it: text, then @param and
--- @return lines. Functions without a block are not part of the surface and appear nowhere. Run it by the binary
--- that was
--- just built: `make docs`.
+-- @return lines. Functions without a block are not part of the surface and appear nowhere. Run it by the binary that
+-- was just built: `make docs`.
 local core = require "moonlet.core"
 local ml = require "moonlet"
 local util = require "moonlet.util"
@@ -207,9 +206,11 @@ order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
 
-Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`; `#x` is the size of the
-first axis. Operators: `+ - * / // % ^` and unary minus, elementwise, broadcasting; comparisons are methods
-(`x:lt(y)`).
+Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`. `#x` is the size of the
+first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ipairs` ends, and other positions out of
+range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
+minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Entries are not assigned: `slice_update` and
+`put_along_axis` give changed copies.
 
 Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
 scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views
@@ -218,47 +219,67 @@ and copies taken before keep what they had.
 Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
 value does not fit into memory.]]},
   {"elementwise", "Elementwise operations",
-    "Operands broadcast; each has an in-place form that ends in `_`. See [tensors](tensors.md)."},
+    "Operands are tensors or numbers, and broadcast; each operation has an in-place form that ends in `_`. See "
+      .. "[tensors](tensors.md)."},
   {"reductions", "Reductions and statistics",
     "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
   {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
   {"products", "Products", nil},
-  {"evaluation", "Evaluation: plans, compiled functions, cancelling", nil},
+  {"evaluation", "Evaluation: plans, compiled functions, cancelling", [[
+Operations record what is to be computed; reading a value, or `ml.eval`, makes a plan of it and runs that. No
+operation has a gradient in this version: `grad`, `value_and_grad`, `vjp` and `jvp` raise "unsupported", and name the
+operation that was asked.]]},
   {"models", "Models", [[
 `m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot.
 
-Options of `load`: `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against quantised
-weights; "exact" keeps them float32), `family` (a Lua file or module), `max_context` (tokens), `threads`, `progress`
-(a function of a share from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
-`random` (a seed: weights at true shapes from the config alone), `quantize` (with `random`).
+Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
+quantised weights; "exact" keeps them float32), `family` (a Lua file, a module, or a model class), `max_context`
+(tokens; beyond the model's own it is a warning, and the model's stays), `threads`, `progress` (a function of a share
+from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
+`random` (a seed: weights at true shapes from the config alone), `quantize` ({bits = 4 or 8}, or {format}: rounds the
+matrices of a directory's float weights, or of random ones).
 
-Options of `generate`, `chat` and `complete`: `max_tokens` (256), `temperature` (0: the likeliest token), `top_k`,
-`top_p`, `min_p`, `xtc_probability`, `xtc_threshold`, `repeat_penalty`, `repeat_last_n` (64; the prompt counts),
-`presence_penalty`, `frequency_penalty`, `logit_bias`, `seed`, `stop` (strings), `stop_tokens` (ids), `logprobs`
-(how many), `sampler` (a chain or a function), `cancel` (`ml.cancel_token()`), `deadline` (seconds), `ignore_eos`.
+    for tok in m:generate("The Moon is", {max_tokens = 20, temperature = 0.7, seed = 1}) do io.write(tok.text) end
+    print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))
 
 `m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, context (tokens), bytes,
 path, warnings}`. `m.metrics`, of the last call: `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
 decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes,
 finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
-`m.config`, `m.net`, `m.generation_config`, `m.device`.]]},
+`m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
-computed. `s.tokens` are the ids that it holds, `s.length` is how many. A full context raises "limit".]]},
+computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full
+context raises "limit".
+
+    for tok in s:send "Why do tides rise?" do io.write(tok.text) end
+    for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
   {"sampling", "Sampling", [[
 `local S = require "moonlet.sample"`. A step is a function of `(logits, state)`: logits (B, V), `state.recent` (B,
 n) the last ids, -1 where there are none yet. `S.chain {...}` runs steps in the order written; a function of your
-own may stand anywhere.]]},
-  {"text", "Tokenizers and templates", nil},
+own may stand anywhere; the last may give one id as a number.
+
+    local chain = S.chain {S.repeat_penalty(1.1, 64), S.top_k(40), S.temperature(0.7)}
+    for tok in m:generate("The Moon is", {sampler = chain, seed = 1}) do io.write(tok.text) end]]},
+  {"text", "Tokenizers and templates", [[
+`t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
+ends a text), `t.chat_template`. Ids are 0-based.
+
+Templates without a tokenizer: `local jinja = require "moonlet.templates.jinja"` compiles and renders any template,
+`local chat = require "moonlet.templates.chat"` renders conversations as the reference does.]]},
   {"nn", "nn: modules", [[
 `local nn = require "moonlet.nn"`. Fields of a module that are parameters or modules form its tree; their paths are
-the names that checkpoints use, and the i-th member of a list has the component i - 1. See ../add-a-family.md.]]},
+the names that checkpoints use, and the i-th member of a list has the component i - 1. See
+[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute.]]},
   {"fn", "fn: functions of model files", [[
-`local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has most of
-them under the same name.]]},
+`local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
+log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},
   {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
-  {"files", "Files and JSON", "What opens, reads or writes a path returns `nil, message, code` when it cannot."},
-  {"memory", "Memory and devices", nil},
+  {"files", "Files and JSON", [[
+What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has
+`json.null` as well.]]},
+  {"memory", "Memory and devices", [[
+`memory` is `ml.memory`; its functions take a device's name last, and are about the default device without one.]]},
 }
 
 local function title(e)
@@ -308,7 +329,8 @@ local function write_page(area, heading, about)
   end)
   local out = {"# " .. heading, "", "<!-- written by `make docs` from the sources; changes here are lost -->", ""}
   for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
-    if paragraph ~= "" then out[#out + 1], out[#out + 2] = wrap(paragraph), "" end
+    local code = paragraph:find "^    "
+    if paragraph ~= "" then out[#out + 1], out[#out + 2] = code and paragraph or wrap(paragraph), "" end
   end
   for _, e in ipairs(list) do
     out[#out + 1], out[#out + 2] = "## " .. title(e), ""

@@ -5,12 +5,14 @@
 local S = {}
 
 ---Divides the logits; 0 takes the likeliest of what remains.
+---@param t number
 function S.temperature(t) end
 
 ---Takes the likeliest of what remains, of equal ones the first.
 function S.greedy() end
 
 ---Keeps the k likeliest; 0 keeps all.
+---@param k integer
 function S.top_k(k) end
 
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
@@ -20,15 +22,22 @@ function S.top_p(p) end
 function S.min_p(p) end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
+---@param penalty number  1 changes nothing
+---@param n integer|nil  64 unless given
 function S.repeat_penalty(penalty, n) end
 
 ---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
+---@param presence number|nil  0 unless given
+---@param frequency number|nil  0 unless given
+---@param n integer|nil  64 unless given
 function S.presence(presence, frequency, n) end
 
 ---Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
 function S.logit_bias(bias) end
 
 ---With the given probability, drops all but the least likely of the entries above the threshold.
+---@param probability number
+---@param threshold number|nil  0.1 unless given, 0.5 at most
 function S.xtc(probability, threshold) end
 
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest
@@ -36,7 +45,8 @@ function S.xtc(probability, threshold) end
 ---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function S.chain(steps) end
 
----The chain that options mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the order of mlx-lm).
+---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
+---order of mlx-lm).
 function S.from_options(o) end
 
 ---@class moonlet.chat
@@ -147,29 +157,38 @@ function m:prompt_ids(prompt, what) end
 ---Ids of a conversation with the header of the answer behind it.
 function m:chat_ids(messages, o) end
 
----The options of a call of `chat` with `defaults = "model"`: generation_config.json's values where `opts` has none.
----@param opts table|nil
+---The options of a call of `chat` with `defaults = "model"`: what generation_config says where `opts` has nothing.
+---@param opts table|nil  chat's
 ---@return table
 function m:generation_defaults(opts) end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
----@param prompt string|integer[]
----@param opts table|nil
+---@param prompt string|integer[]  text, or token ids
+---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many), sampler (a chain or a function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---@return moonlet.Generation ...  what a `for` wants
 function m:generate(prompt, opts) end
 
----The same for a conversation, through the model's chat template.
+---The tokens of the answer to a conversation, through the model's chat template.
+---@param messages table  a list of {role = "system", "user" or "assistant", content = text}
+---@param opts table|nil  generate's, and {tools, documents, template (a name or a source), template_vars, now, parse_special, continue_final_message, defaults = "model" (what generation_config says where `opts` does not)}
+---@return moonlet.Generation ...  what a `for` wants
 function m:chat(messages, opts) end
 
 ---The whole text, and {text, ids, finish_reason, metrics}.
 ---@param prompt string|table  text, ids, or messages
+---@param opts table|nil  generate's for text and ids, chat's for messages
+---@return string text
+---@return table result
 function m:complete(prompt, opts) end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system, messages, tools, documents, template, template_vars}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
 ---@return moonlet.Session
 function m:session(opts) end
 
 ---Float32 logits (B, T, V) of a list of ids, or of a list of such lists (right-padded).
+---@param ids integer[]|integer[][]
+---@return moonlet.Tensor
 function m:logits(ids) end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
@@ -1232,16 +1251,26 @@ function ml.unscoped(fn, ...) end
 function ml.compile(fn, opts) end
 
 ---The plan of fn(...) as text.
+---@param fn function
+---@return string
 function ml.explain(fn, ...) end
+
+---Runs fn(...). Nothing is recorded for gradients in this version.
+---@param fn function
+function ml.no_grad(fn, ...) end
 
 ---A flag to hand to generate: token:cancel() ends it.
 ---@return table  {cancelled = false, cancel = function}
 function ml.cancel_token() end
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file.
+---A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---@param path string
+---@return moonlet.Tokenizer|nil
 function ml.tokenizer(path) end
 
 ---Another engine behind the same model interface: {load = function(path, opts)}.
+---@param name string  for load's option `backend`
+---@param backend table
 function ml.register_backend(name, backend) end
 
 ---Names of the engines that models can run on.
@@ -1250,18 +1279,45 @@ function ml.backends() end
 
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
----@param opts table|nil
+---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random, quantize, backend}
 ---@return moonlet.Model|nil, string|nil, string|nil
 function ml.load(path, opts) end
 
----Models below a directory: {path, format, model_type} each.
+---Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read.
+---@param dir string
+---@return table[]|nil
 function ml.discover(dir) end
 
----Tensors of a GGUF file; block formats stay quantised (`:dequantize()`), shapes row-major.
+---Tensors of a .safetensors file by name, and the file's metadata, {text = text}.
+---@param path string
+---@return table|nil tensors
+---@return table|string metadata  or the message of the failure
+---@return string|nil code
+function ml.load_safetensors(path) end
+
+---Tensors of a GGUF file by name, and its metadata; block formats stay quantised (`:dequantize()`), shapes row-major.
+---@param path string
+---@return table|nil tensors
+---@return table|string metadata  or the message of the failure
+---@return string|nil code
 function ml.load_gguf(path) end
 
----Writes {name = tensor} in the order of `order`, or of the names; metadata is {text = text}.
+---Writes tensors in the order of `order`, or of their names. True, or nil, message, code.
+---@param path string
+---@param tensors table<string, moonlet.Tensor>
+---@param metadata table<string, string>|nil
+---@param order string[]|nil  names
 function ml.save_safetensors(path, tensors, metadata, order) end
+
+---Writes a tensor as NumPy reads it. True, or nil, message, code.
+---@param path string
+---@param x moonlet.Tensor
+function ml.save_npy(path, x) end
+
+---The tensor of a .npy file; nil, message, code when it cannot be read.
+---@param path string
+---@return moonlet.Tensor|nil
+function ml.load_npy(path) end
 
 ---The value of a tensor of one element: an integer, a float or a boolean, by its dtype.
 ---@param x moonlet.Tensor
@@ -1311,8 +1367,29 @@ function module:update(tree) end
 ---Calls fn(tensor, path) for every parameter and keeps what it returns.
 function module:apply(fn) end
 
+---Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---@param path string
+function module:load_weights(path) end
+
+---Writes the parameters to a .safetensors file. True, or nil, message, code.
+---@param path string
+function module:save_weights(path) end
+
+---Switches training on (Dropout drops), here and in all modules below.
+---@param on boolean|nil  true unless given
+function module:train(on) end
+
+---Switches training off.
+function module:eval() end
+
 ---@class moonlet.nn
 local nn = {}
+
+---A parameter that has a shape and no value yet, for a field of a module.
+---@param shape integer[]
+---@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
+---@param init string|nil  "normal" unless given; "ones", "zeros"
+function nn.parameter(shape, kind, init) end
 
 ---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
 ---@param name string
@@ -1339,8 +1416,8 @@ function nn.LayerNorm(size, opts) end
 ---@param fn function|table  what makes the model: a function, or a module's class
 function nn.build(fn, ...) end
 
----Rotary embedding of heads of `size` elements: opts {theta, scaling, partial, interleaved}. `scaling` is the config's
----table.
+---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
+---`scaling` is the config's table; of each head the share `partial` is turned.
 function nn.RoPE(size, opts) end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
@@ -1425,16 +1502,17 @@ local s = {}
 ---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn that
 ---failed, or was cancelled before any text came, is taken back.
 ---@param text string
----@param opts table|nil  as chat's
+---@param opts table|nil  as of m:generate, and {defaults = "model"}
 function s:send(text, opts) end
 
 ---Goes on behind what the session holds; `prompt` is put there as it is (text gets special tokens at the session's
 ---beginning alone).
 ---@param prompt string|integer[]
----@param opts table|nil
+---@param opts table|nil  as of m:generate
 function s:generate(prompt, opts) end
 
 ---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
+---@param n integer
 function s:trim(n) end
 
 ---A session that goes on from here on its own, with a copy of the cache.
@@ -1458,22 +1536,45 @@ function s:close() end
 ---@class moonlet.Tokenizer
 local t = {}
 
----Text to 0-based ids: opts {add_special_tokens = true, parse_special = true}.
+---Text to 0-based ids.
+---@param text string
+---@param opts table|nil  {add_special_tokens = true, parse_special = true}
+---@return integer[]
 function t:encode(text, opts) end
 
----Ids to text: opts {skip_special_tokens = false}.
+---Ids to text.
+---@param ids integer[]
+---@param opts table|nil  {skip_special_tokens = false}
+---@return string
 function t:decode(ids, opts) end
 
----An object with :push(id) -> text and :finish() -> the rest: opts {skip_special_tokens = false}.
+---An object with :push(id) -> text ("" while a character is incomplete) and :finish() -> the rest.
+---@param opts table|nil  {skip_special_tokens = false}
 function t:stream(opts) end
 
 ---The id of a piece as the vocabulary spells it, or nil.
+---@param piece string
+---@return integer|nil
 function t:id(piece) end
 
+---The piece of an id as the vocabulary spells it, or nil.
+---@param id integer
+---@return string|nil
+function t:piece(id) end
+
+---Frees it; twice is harmless.
+function t:close() end
+
 ---Messages to text through the checkpoint's template; nil, message, code when the template refuses.
+---@param messages table  a list of {role =, content =}
+---@param opts table|nil  {add_generation_prompt, continue_final_message, tools, documents, template (a name or a source), template_vars, now}
+---@return string|nil
 function t:apply_chat_template(messages, opts) end
 
 ---Messages to ids: text of messages never becomes a control token, unless parse_special.
+---@param messages table
+---@param opts table|nil  apply_chat_template's, and {parse_special = false}
+---@return integer[]
 function t:encode_chat(messages, opts) end
 
 ---Texts of the special tokens.
@@ -1484,8 +1585,7 @@ local template = {}
 
 ---Renders the template. The second result tells where text came from, as lists of byte ranges {first, last}: `data`
 ---(with the option `track`) and `generation` (with the option `generation`: text inside {% generation %}).
----"moonlet.json.object" (walked by `pairs`) or unmarked (a sequence or empty: a list; text keys: a dict in their order)
----@param vars table  names to values: Lua's own, `null`, and tables: with the metatable name "moonlet.json.array" or
+---@param vars table  names to values: Lua's own, `null`, and tables: with the metatable name "moonlet.json.array" or "moonlet.json.object" (walked by `pairs`) or unmarked (a sequence or empty: a list; text keys: a dict in their order)
 ---@param options moonlet.RenderOptions?
 ---@return string? text
 ---@return table|string info  or the message of the failure

@@ -75,7 +75,8 @@ local REASONING = {"reasoning_content", "thinking", "reasoning"}
 -- A copy of a message without its nulls, with its reasoning under both names that templates read.
 local function copy_message(message, i)
   if type(message) ~= "table" or not has_keys(message) then
-    fail("usage", "messages[%d]: expected a table with role and content", i)
+    fail("usage", "messages[%d]: expected a table with role and content, found %s", i,
+      type(message) == "table" and "an empty one" or type(message))
   end
   local copy, set = ordered()
   local reasoning
@@ -279,7 +280,10 @@ end
 ---@param track nil|fun(path: table, s: string): boolean
 local function render(template, messages, options, track)
   check_options(options)
-  if type(messages) ~= "table" or #messages == 0 then fail("usage", "messages: expected at least one message") end
+  if type(messages) ~= "table" or #messages == 0 then
+    fail("usage", "messages: expected a list of messages {role =, content =}, found %s",
+      type(messages) == "table" and "none" or type(messages))
+  end
   local program = compiled(template, options.template, options.tools)
   local copies = {}
   for i, message in ipairs(messages) do copies[i] = copy_message(message, i) end

@@ -113,7 +113,8 @@ end
 ---Renders the template. The second result tells where text came from, as lists of byte ranges {first, last}: `data`
 ---(with the option `track`) and `generation` (with the option `generation`: text inside {% generation %}).
 ---@param vars table  names to values: Lua's own, `null`, and tables: with the metatable name "moonlet.json.array" or
----"moonlet.json.object" (walked by `pairs`) or unmarked (a sequence or empty: a list; text keys: a dict in their order)
+---  "moonlet.json.object" (walked by `pairs`) or unmarked (a sequence or empty: a list; text keys: a dict in their
+---  order)
 ---@param options moonlet.RenderOptions?
 ---@return string? text
 ---@return table|string info  or the message of the failure

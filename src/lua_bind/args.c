@@ -2,97 +2,112 @@
 #include "lua_bind/lua_bind.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Misuse raises an error object, like all else; lauxlib's own checks raise text. */
 
-const char *lb_check_text(lua_State *L, int index, size_t *size) {
-  if (lua_type(L, index) != LUA_TSTRING)
-    lb_usage(L, "argument %d: expected text, found %s", lua_absindex(L, index), luaL_typename(L, index));
+/* What stands at `index`, for messages: "nothing", a text in quotes, a number, else "a table". */
+static const char *found(lua_State *L, int index) {
+  switch (lua_type(L, index)) {
+  case LUA_TNONE:
+  case LUA_TNIL: return "nothing";
+  case LUA_TSTRING: {
+    char text[64]; /* the beginning of a long one */
+    snprintf(text, sizeof text, "\"%s\"", lua_tostring(L, index));
+    return lua_pushstring(L, text);
+  }
+  case LUA_TNUMBER:
+  case LUA_TBOOLEAN: return luaL_tolstring(L, index, NULL);
+  default: return lua_pushfstring(L, "a %s", luaL_testudata(L, index, LB_TENSOR) ? "tensor" : luaL_typename(L, index));
+  }
+}
+
+void lb_unexpected(lua_State *L, int index, const char *what, const char *expected) {
+  lb_usage(L, "%s: expected %s, found %s", what, expected, found(L, index));
+}
+
+const char *lb_check_text(lua_State *L, int index, const char *what, size_t *size) {
+  if (lua_type(L, index) != LUA_TSTRING) lb_unexpected(L, index, what, "a string");
   return lua_tolstring(L, index, size);
 }
 
-const char *lb_check_path(lua_State *L, int index) {
+const char *lb_check_path(lua_State *L, int index, const char *what) {
   size_t size;
-  const char *path = lb_check_text(L, index, &size);
-  if (strlen(path) != size) lb_usage(L, "a path holds a zero byte");
+  if (lua_type(L, index) != LUA_TSTRING) lb_unexpected(L, index, what, "a path");
+  const char *path = lua_tolstring(L, index, &size);
+  if (strlen(path) != size) lb_usage(L, "%s: expected a path, found a zero byte in it", what);
   return path;
 }
 
-double lb_check_number(lua_State *L, int index) {
-  if (lua_type(L, index) != LUA_TNUMBER)
-    lb_usage(L, "argument %d: expected a number, found %s", lua_absindex(L, index), luaL_typename(L, index));
+double lb_check_number(lua_State *L, int index, const char *what) {
+  if (lua_type(L, index) != LUA_TNUMBER) lb_unexpected(L, index, what, "a number");
   return lua_tonumber(L, index);
 }
 
-void lb_check_table(lua_State *L, int index) {
-  if (!lua_istable(L, index))
-    lb_usage(L, "argument %d: expected a table, found %s", lua_absindex(L, index), luaL_typename(L, index));
+void lb_check_table(lua_State *L, int index, const char *what) {
+  if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a table");
 }
 
 void *lb_check_handle(lua_State *L, int index, const char *class) {
   void *handle = luaL_testudata(L, index, class);
-  if (!handle)
-    lb_usage(L, "argument %d: expected a %s, found %s", lua_absindex(L, index), class, luaL_typename(L, index));
+  if (!handle) lb_usage(L, "expected a %s, found %s: methods are called with a colon", class, found(L, index));
   return handle;
 }
 
-lua_Integer lb_length(lua_State *L, int index) {
-  if (!lua_istable(L, index)) lb_usage(L, "expected a list, found %s", luaL_typename(L, index));
+lua_Integer lb_length(lua_State *L, int index, const char *what) {
+  if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a list");
   return (lua_Integer)lua_rawlen(L, index);
 }
 
 int64_t lb_check_integer(lua_State *L, int index, const char *what) {
   int ok;
   lua_Integer i = lua_tointegerx(L, index, &ok); /* takes floats of integer value */
-  if (!ok || lua_type(L, index) != LUA_TNUMBER)
-    lb_usage(L, "%s: expected an integer, found %s", what, luaL_tolstring(L, index, NULL));
+  if (!ok || lua_type(L, index) != LUA_TNUMBER) lb_unexpected(L, index, what, "an integer");
   return i;
 }
 
-int lb_to_axis(lua_State *L, int index) {
-  int64_t axis = lb_check_integer(L, index, "axis");
+int lb_to_axis(lua_State *L, int index, const char *what) {
+  int64_t axis = lb_check_integer(L, index, what);
   if (axis == 0 || axis > ML_MAX_DIMS || axis < -ML_MAX_DIMS)
-    lb_usage(L, "axis %d is out of range: axes count from 1, or from the end with -1", (int)axis);
+    lb_usage(L, "%s: expected an axis from 1, or from -1 at the end, found %lld", what, (long long)axis);
   return axis > 0 ? (int)axis - 1 : (int)axis;
 }
 
-ml_dtype lb_check_dtype(lua_State *L, int index) {
+ml_dtype lb_check_dtype(lua_State *L, int index, const char *what) {
   ml_dtype t;
-  const char *name = lua_tostring(L, index);
-  if (!name || !ml_dtype_find(name, &t))
-    lb_usage(L, "dtype: expected a name such as \"float32\", found %s", luaL_tolstring(L, index, NULL));
+  const char *name = lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : NULL;
+  if (!name || !ml_dtype_find(name, &t)) lb_unexpected(L, index, what, "a name such as \"float32\"");
   return t;
 }
 
 /* A list of integers at `index`; returns how many. */
 static int read_list(lua_State *L, int index, int64_t *list, int max, const char *what, bool axes) {
-  int n = (int)lb_length(L, index);
+  int n = (int)lb_length(L, index, what);
   if (n > max) lb_usage(L, "%s: expected at most %d entries, found %d", what, max, n);
   for (int i = 0; i < n; i++) {
     lua_geti(L, index, i + 1);
-    list[i] = axes ? lb_to_axis(L, -1) : lb_check_integer(L, -1, what);
+    list[i] = axes ? lb_to_axis(L, -1, what) : lb_check_integer(L, -1, what);
     lua_pop(L, 1);
   }
   return n;
 }
 
-int lb_check_shape(lua_State *L, int index, int64_t *shape) {
+int lb_check_shape(lua_State *L, int index, const char *what, int64_t *shape) {
   if (lua_type(L, index) == LUA_TNUMBER) {
-    shape[0] = lb_check_integer(L, index, "shape");
+    shape[0] = lb_check_integer(L, index, what);
     return 1;
   }
-  if (!lua_istable(L, index)) lb_usage(L, "shape: expected a list of sizes, found %s", luaL_typename(L, index));
-  return read_list(L, index, shape, ML_MAX_DIMS, "shape", false);
+  if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a list of sizes");
+  return read_list(L, index, shape, ML_MAX_DIMS, what, false);
 }
 
 /* One entry of slice: {first, last, step}, 1-based, inclusive, negative from the end -> start, count, step. */
 static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   int64_t v[3] = {0, 0, 1};
   bool given[3] = {false, false, false};
-  if (!lua_istable(L, index))
-    lb_usage(L, "slice: expected {first, last, step} for each axis, found %s", luaL_typename(L, index));
+  if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "{first, last, step} for each axis");
   for (int i = 0; i < 3; i++) {
     if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
     lua_pop(L, 1);
@@ -118,8 +133,8 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
 }
 
 static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs) {
-  if (!lua_istable(L, index)) lb_usage(L, "slice: expected a list of ranges, found %s", luaL_typename(L, index));
-  int n = (int)lb_length(L, index);
+  if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "a list of ranges, {first, last, step} an axis");
+  int n = (int)lb_length(L, index, "slice");
   if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
   attrs->n_list = 3 * x->ndim;
   for (int d = 0; d < x->ndim; d++) {
@@ -195,13 +210,12 @@ static void add_input(reader *r, ml_tensor *t) {
 
 /* Tensors of a list stay on the stack. */
 static void read_tensors(reader *r, int index) {
-  if (!lua_istable(r->L, index))
-    lb_usage(r->L, "%s: expected a list of tensors, found %s", ml_op_name(r->op), luaL_typename(r->L, index));
-  int n = (int)lb_length(r->L, index);
+  if (!lua_istable(r->L, index)) lb_unexpected(r->L, index, ml_op_name(r->op), "a list of tensors");
+  int n = (int)lb_length(r->L, index, ml_op_name(r->op));
   luaL_checkstack(r->L, n + 8, "too many tensors");
   for (int i = 1; i <= n; i++) {
     lua_geti(r->L, index, i);
-    add_input(r, lb_check_operand(r->L, lua_gettop(r->L)));
+    add_input(r, lb_check_operand(r->L, lua_gettop(r->L), ml_op_name(r->op), "tensors"));
   }
 }
 
@@ -209,30 +223,28 @@ static void read_attribute(reader *r, const parameter *p, int index) {
   lua_State *L = r->L;
   ml_attrs *a = r->attrs;
   bool absent = lua_isnil(L, index);
+  char what[64];
+  snprintf(what, sizeof what, "%s: %s", ml_op_name(r->op), p->name);
   switch (p->type[0]) {
-  case 'S': a->n_list = lb_check_shape(L, index, a->list); return;
+  case 'S': a->n_list = lb_check_shape(L, index, what, a->list); return;
   case 'L': read_ranges(L, index, r->inputs[0], a); return;
   case 'X':
     if (absent) return;
-    if (lua_istable(L, index)) a->n_list = read_list(L, index, a->list, ML_MAX_DIMS, p->name, true);
-    else a->n_list = 1, a->list[0] = lb_to_axis(L, index);
+    if (lua_istable(L, index)) a->n_list = read_list(L, index, a->list, ML_MAX_DIMS, what, true);
+    else a->n_list = 1, a->list[0] = lb_to_axis(L, index, what);
     return;
   default: break;
   }
   if (r->n_attrs == ML_MAX_ATTRS) lb_usage(L, "%s: too many parameters", ml_op_name(r->op));
   int at = r->n_attrs++;
   switch (p->type[0]) {
-  case 'f':
-    if (!absent && lua_type(L, index) != LUA_TNUMBER)
-      lb_usage(L, "%s: %s: expected a number, found %s", ml_op_name(r->op), p->name, luaL_typename(L, index));
-    a->v[at].f = absent ? strtod(p->fallback, NULL) : lua_tonumber(L, index);
-    return;
-  case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, p->name); return;
+  case 'f': a->v[at].f = absent ? strtod(p->fallback, NULL) : lb_check_number(L, index, what); return;
+  case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, what); return;
   case 'b': a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index); return;
-  case 'D': a->v[at].i = lb_check_dtype(L, index); return;
+  case 'D': a->v[at].i = lb_check_dtype(L, index, what); return;
   case 'A': {
     int64_t axis = absent ? strtoll(p->fallback, NULL, 10) : 0;
-    a->v[at].i = absent ? (axis > 0 ? axis - 1 : axis) : lb_to_axis(L, index);
+    a->v[at].i = absent ? (axis > 0 ? axis - 1 : axis) : lb_to_axis(L, index, what);
     return;
   }
   default: lb_usage(L, "%s: signature", ml_op_name(r->op));
@@ -266,7 +278,7 @@ int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_at
     if (lua_isnil(L, index) && !p.optional) lb_usage(L, "%s: %s is missing", ml_op_name(op), p.name);
     if (p.type[0] != 'T') read_attribute(&r, &p, index);
     else if (p.type[1] == '*') read_tensors(&r, index);
-    else add_input(&r, lua_isnil(L, index) ? NULL : lb_check_operand(L, index));
+    else add_input(&r, lua_isnil(L, index) ? NULL : lb_check_operand(L, index, ml_op_name(op), p.name));
   }
   if (r.next <= r.top) lb_usage(L, "%s: %d arguments too many", ml_op_name(op), r.top - r.next + 1);
   if (r.options) check_options(&r, signature);

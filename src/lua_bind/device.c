@@ -26,8 +26,8 @@ static int devices(lua_State *L) {
 static ml_device *check_device(lua_State *L, int index) {
   ml_engine *e = lb_engine(L);
   if (lua_isnoneornil(L, index)) return e->device;
-  ml_device *d = ml_engine_device(e, lb_check_text(L, index, NULL));
-  if (!d) lb_raise(L, ML_NOT_FOUND);
+  ml_device *d = ml_engine_device(e, lb_check_text(L, index, "device", NULL));
+  if (!d) lb_raise(L, ML_DEVICE);
   return d;
 }
 
@@ -47,7 +47,7 @@ static int default_device(lua_State *L) {
 static int threads(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) {
     int64_t n = lb_check_integer(L, 1, "threads");
-    if (n < 1 || n > 1024) lb_usage(L, "threads: expected 1 to 1024, found %lld", (long long)n);
+    if (n < 1 || n > 1024) lb_usage(L, "threads: expected an integer from 1 to 1024, found %lld", (long long)n);
     if (n != ml_pool_members(lb_engine(L)->pool)) lb_check(L, ml_engine_set_threads(lb_engine(L), (int)n));
   }
   lua_pushinteger(L, ml_pool_members(lb_engine(L)->pool));
@@ -71,23 +71,23 @@ static int memory_reset_peak(lua_State *L) {
   return 0;
 }
 
-static size_t check_bytes(lua_State *L, int index) {
-  int64_t bytes = lb_check_integer(L, index, "bytes");
-  if (bytes < 0) lb_usage(L, "bytes: expected 0 or more, found %lld", (long long)bytes);
+static size_t check_bytes(lua_State *L, int index, const char *what) {
+  int64_t bytes = lb_check_integer(L, index, what);
+  if (bytes < 0) lb_usage(L, "%s: expected an integer from 0, found %lld", what, (long long)bytes);
   return (size_t)bytes;
 }
 
 /* limit([bytes [, device]]): sets the limit (0: none) and returns it. */
 static int memory_limit(lua_State *L) {
   ml_device *d = check_device(L, 2);
-  if (!lua_isnoneornil(L, 1)) d->memory.limit = check_bytes(L, 1);
+  if (!lua_isnoneornil(L, 1)) d->memory.limit = check_bytes(L, 1, "limit: bytes");
   return push_size(L, d->memory.limit);
 }
 
 static int memory_cache_limit(lua_State *L) {
   ml_device *d = check_device(L, 2);
   if (!lua_isnoneornil(L, 1)) {
-    d->memory.cache_limit = check_bytes(L, 1);
+    d->memory.cache_limit = check_bytes(L, 1, "cache_limit: bytes");
     ml_memory_trim(d, d->memory.cache_limit);
   }
   return push_size(L, d->memory.cache_limit);
@@ -144,7 +144,7 @@ static int deadline(lua_State *L) {
     atomic_compare_exchange_strong(&f->raised, &up, 0);
     return 0;
   }
-  double seconds = lb_check_number(L, 1);
+  double seconds = lb_check_number(L, 1, "deadline");
   seconds = seconds > -1e9 ? (seconds < 1e9 ? seconds : 1e9) : -1e9; /* thirty years are enough; NaN is the past */
   atomic_store(&f->deadline_ns, ml_now_ns() + (int64_t)(seconds * 1e9));
   return 0;

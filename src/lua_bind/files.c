@@ -44,7 +44,7 @@ const ml_gguf *lb_check_gguf(lua_State *L, int index) {
 
 /* open_safetensors(path [, directory]), open_gguf(path) -> file | nil, message, code */
 static int open_safetensors(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  const char *path = lb_check_path(L, 1, "path");
   bool directory = lua_toboolean(L, 2);
   file_handle *h = new_file(L);
   ml_status status =
@@ -53,7 +53,7 @@ static int open_safetensors(lua_State *L) {
 }
 
 static int open_gguf(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  const char *path = lb_check_path(L, 1, "path");
   file_handle *h = new_file(L);
   ml_status status = ml_gguf_open(path, &h->gguf);
   return status == ML_OK ? 1 : lb_fail(L, status);
@@ -147,11 +147,12 @@ static int file_metadata(lua_State *L) {
 /* save_safetensors(path, names, tensors, meta_keys, meta_values) -> true | nil, message, code: lists in the order of
  * the file. */
 static int save_safetensors(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  static const char me[] = "save_safetensors";
+  const char *path = lb_check_path(L, 1, me);
   lua_settop(L, 5);
-  size_t n = (size_t)lb_length(L, 2), n_meta = lua_istable(L, 4) ? (size_t)lb_length(L, 4) : 0;
-  lb_check_table(L, 3);
-  if (n_meta) lb_check_table(L, 5);
+  size_t n = (size_t)lb_length(L, 2, me), n_meta = lua_istable(L, 4) ? (size_t)lb_length(L, 4, me) : 0;
+  lb_check_table(L, 3, me);
+  if (n_meta) lb_check_table(L, 5, me);
   ml_save_item *items = lua_newuserdatauv(L, (n + 1) * sizeof *items, 0);
   ml_meta *meta = lua_newuserdatauv(L, (n_meta + 1) * sizeof *meta, 0);
   luaL_checkstack(L, 20, "too many tensors");
@@ -160,8 +161,8 @@ static int save_safetensors(lua_State *L) {
   for (size_t i = 0; i < n; i++) {
     lua_rawgeti(L, 2, (lua_Integer)i + 1);
     lua_rawgeti(L, 3, (lua_Integer)i + 1);
-    ml_tensor *t = lb_check_tensor(L, -1);
-    lb_check_text(L, -2, NULL);
+    lb_check_text(L, -2, "save_safetensors: a tensor's name", NULL);
+    ml_tensor *t = lb_check_tensor(L, -1, lua_tostring(L, -2));
     size_t bytes = ml_tensor_nbytes(t);
     lb_eval(L, &t, 1);
     char *data = lua_newuserdatauv(L, bytes + 1, 0);
@@ -173,7 +174,8 @@ static int save_safetensors(lua_State *L) {
   for (size_t i = 0; i < n_meta; i++) {
     lua_rawgeti(L, 4, (lua_Integer)i + 1);
     lua_rawgeti(L, 5, (lua_Integer)i + 1);
-    meta[i] = (ml_meta){(char *)(uintptr_t)lb_check_text(L, -2, NULL), (char *)(uintptr_t)lb_check_text(L, -1, NULL)};
+    meta[i] =
+        (ml_meta){(char *)(uintptr_t)lb_check_text(L, -2, me, NULL), (char *)(uintptr_t)lb_check_text(L, -1, me, NULL)};
     lua_pop(L, 2); /* the lists keep them alive */
   }
   ml_status status = ml_safetensors_save(path, items, n, meta, n_meta);
@@ -191,7 +193,7 @@ static int doc_gc(lua_State *L) {
 }
 
 static int read_json(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  const char *path = lb_check_path(L, 1, "path");
   ml_json_doc **box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = NULL;
   lua_createtable(L, 0, 1);
@@ -207,7 +209,7 @@ static int read_json(lua_State *L) {
 
 /* path_kind(path) -> "directory", "file" or nil */
 static int path_kind(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  const char *path = lb_check_path(L, 1, "path");
   if (ml_path_is_directory(path)) lua_pushliteral(L, "directory");
   else if (ml_path_exists(path)) lua_pushliteral(L, "file");
   else lua_pushnil(L);
@@ -220,7 +222,7 @@ static int compare_names(const struct dirent **a, const struct dirent **b) {
 
 /* list_directory(path) -> sorted names | nil, message, code */
 static int list_directory(lua_State *L) {
-  const char *path = lb_check_path(L, 1);
+  const char *path = lb_check_path(L, 1, "path");
   struct dirent **list;
   int n = scandir(path, &list, NULL, compare_names);
   if (n < 0) return lb_fail(L, ml_fail(ML_NOT_FOUND, "%s: %s", path, strerror(errno)));
@@ -239,7 +241,7 @@ static int list_directory(lua_State *L) {
 /* write_file(path, bytes) -> true | nil, message, code: through a temporary and a rename */
 static int write_file(lua_State *L) {
   size_t size;
-  const char *path = lb_check_path(L, 1), *data = lb_check_text(L, 2, &size);
+  const char *path = lb_check_path(L, 1, "path"), *data = lb_check_text(L, 2, "write_file", &size);
   ml_status status = ml_file_write(path, data, size);
   if (status != ML_OK) return lb_fail(L, status);
   lua_pushboolean(L, true);

@@ -67,22 +67,22 @@ static void push_object_meta(lua_State *L, int n_keys) {
 }
 
 /* A table to be marked must not have a metatable that the mark would replace. */
-static mark check_markable(lua_State *L) {
-  lb_check_table(L, 1);
+static mark check_markable(lua_State *L, const char *what) {
+  lb_check_table(L, 1, what);
   lua_settop(L, 1);
   mark before = mark_of(L, 1);
-  if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "argument 1: expected a table without a metatable");
+  if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "%s: expected a table without a metatable", what);
   return before;
 }
 
 static int json_array(lua_State *L) {
-  check_markable(L);
+  check_markable(L, "json.array");
   mark_array(L);
   return 1;
 }
 
 static int json_object(lua_State *L) {
-  if (check_markable(L) != MARK_OBJECT) {
+  if (check_markable(L, "json.object") != MARK_OBJECT) {
     push_object_meta(L, 0);
     lua_setmetatable(L, 1);
   }
@@ -205,7 +205,7 @@ static int object_next(lua_State *L) {
 }
 
 static int object_pairs(lua_State *L) {
-  lb_check_table(L, 1);
+  lb_check_table(L, 1, "pairs");
   push_keys(L, 1);
   lua_pushinteger(L, 0);
   lua_pushcclosure(L, object_next, 2);
@@ -270,8 +270,7 @@ static int close_doc(lua_State *L) {
 /* json.decode(text) -> value, or nil, message, code. */
 static int json_decode(lua_State *L) {
   size_t size;
-  lb_check_text(L, 1, NULL);
-  const char *text = lua_tolstring(L, 1, &size);
+  const char *text = lb_check_text(L, 1, "json.decode", &size);
   lua_settop(L, 1);
   ml_json_doc **doc = lua_newuserdatauv(L, sizeof *doc, 0);
   *doc = NULL;
@@ -433,7 +432,7 @@ static int free_encoder(lua_State *L) {
 static int check_indent(lua_State *L) {
   int indent = -1;
   if (lua_isnoneornil(L, 2)) return indent;
-  lb_check_table(L, 2);
+  lb_check_table(L, 2, "json.encode: options");
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
     if (strcmp(key, "indent") != 0) {

@@ -57,10 +57,10 @@ int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is
 /* Pushes an empty handle; the caller stores a tensor that it owns in the result. */
 ml_tensor **lb_new_tensor(lua_State *L);
 void lb_push_tensor(lua_State *L, ml_tensor *owned);
-ml_tensor *lb_to_tensor(lua_State *L, int index);    /* NULL when it is none */
-ml_tensor *lb_check_tensor(lua_State *L, int index); /* raises on closed ones */
+ml_tensor *lb_to_tensor(lua_State *L, int index);                      /* NULL when it is none */
+ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises on closed ones */
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
-ml_tensor *lb_check_operand(lua_State *L, int index);
+ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
@@ -71,17 +71,20 @@ void lb_scope_remove(lb_link *link);
 void lb_close_link(lb_link *link);               /* tensor.c: closes the handle that the link is part of */
 lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
 
-/* args.c: the only place that turns positions of Lua into positions of C, and options into arguments */
-int lb_to_axis(lua_State *L, int index); /* 1-based, negative from the end -> 0-based, negative */
-ml_dtype lb_check_dtype(lua_State *L, int index);
-int lb_check_shape(lua_State *L, int index, int64_t *shape);         /* a list, or one number */
-int64_t lb_check_integer(lua_State *L, int index, const char *what); /* floats of integer value too */
-const char *lb_check_text(lua_State *L, int index, size_t *size);    /* size may be NULL */
-const char *lb_check_path(lua_State *L, int index);                  /* text without zero bytes */
-double lb_check_number(lua_State *L, int index);
-void lb_check_table(lua_State *L, int index);
+/* args.c: the only place that turns positions of Lua into positions of C, and options into arguments. `what` names the
+ * argument in messages: "function: argument", or the function alone where it has one. */
+int lb_to_axis(lua_State *L, int index, const char *what); /* 1-based, negative from the end -> 0-based, negative */
+ml_dtype lb_check_dtype(lua_State *L, int index, const char *what);
+int lb_check_shape(lua_State *L, int index, const char *what, int64_t *shape);      /* a list, or one number */
+int64_t lb_check_integer(lua_State *L, int index, const char *what);                /* floats of integer value too */
+const char *lb_check_text(lua_State *L, int index, const char *what, size_t *size); /* size may be NULL */
+const char *lb_check_path(lua_State *L, int index, const char *what);               /* text without zero bytes */
+double lb_check_number(lua_State *L, int index, const char *what);
+void lb_check_table(lua_State *L, int index, const char *what);
 void *lb_check_handle(lua_State *L, int index, const char *class);
-lua_Integer lb_length(lua_State *L, int index); /* of a list */
+lua_Integer lb_length(lua_State *L, int index, const char *what); /* of a list */
+/* Raises "what: expected .., found ..". */
+_Noreturn void lb_unexpected(lua_State *L, int index, const char *what, const char *expected);
 /* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table.
  * Inputs are left on the stack, borrowed. Returns their number. */
 int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);

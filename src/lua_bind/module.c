@@ -48,7 +48,7 @@ static int load_embedded(lua_State *L, const char *relative) {
 
 /* Searches init.lua of a folder too: moonlet.train is train.lua or train/init.lua. */
 static int search(lua_State *L) {
-  const char *relative = relative_path(L, lb_check_text(L, 1, NULL)), *directory = getenv("MOONLET_LUA");
+  const char *relative = relative_path(L, lb_check_text(L, 1, "search", NULL)), *directory = getenv("MOONLET_LUA");
   if (!relative) return 0;
   const char *folder = lua_pushfstring(L, "%s/init", relative);
   const char *candidates[] = {relative, folder};
@@ -102,7 +102,7 @@ static void add_module(lua_State *L, const char *name, const char *prefix, lua_I
 /* modules(prefix): names of the Lua files under a folder of lua/, as this library carries it: "models/" -> {"gemma3",
  * ...}. */
 static int modules(lua_State *L) {
-  const char *prefix = lb_check_text(L, 1, NULL);
+  const char *prefix = lb_check_text(L, 1, "modules", NULL);
   lua_Integer n = 0;
   lua_createtable(L, 8, 0);
   for (const ml_embedded_file *f = ml_embedded_files; f->path; f++) add_module(L, f->path, prefix, &n);

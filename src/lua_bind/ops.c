@@ -16,7 +16,8 @@ static int call_op(lua_State *L) {
 static int call_operator(lua_State *L) {
   ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
   bool unary = ml_op_infos[op].kind == ML_KIND_UNARY;
-  ml_tensor *inputs[2] = {lb_check_operand(L, 1), unary ? NULL : lb_check_operand(L, 2)};
+  ml_tensor *inputs[2] = {lb_check_operand(L, 1, ml_op_name(op), "a"),
+                          unary ? NULL : lb_check_operand(L, 2, ml_op_name(op), "b")};
   ml_attrs attrs = {.n_list = -1};
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_apply(lb_engine(L), op, inputs, unary ? 1 : 2, &attrs, out));

@@ -28,12 +28,11 @@ static ml_plan *check_plan(lua_State *L) {
 
 /* Tensors of the list at `index` into a userdata array, which stays on the stack with them. */
 static ml_tensor **check_list(lua_State *L, int index, int *n) {
-  lb_check_table(L, index);
-  *n = (int)lb_length(L, index);
+  *n = (int)lb_length(L, index, "plan");
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)*n + 1) * sizeof *list, 0);
   for (int i = 0; i < *n; i++) {
     lua_rawgeti(L, index, i + 1); /* not what __index makes up: the table must keep it alive */
-    list[i] = lb_check_tensor(L, -1);
+    list[i] = lb_check_tensor(L, -1, "plan");
     lua_pop(L, 1);
   }
   return list;
@@ -43,7 +42,7 @@ static ml_tensor **check_list(lua_State *L, int index, int *n) {
 static int eval(lua_State *L) {
   int n = lua_gettop(L);
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
-  for (int i = 0; i < n; i++) list[i] = lb_check_tensor(L, i + 1);
+  for (int i = 0; i < n; i++) list[i] = lb_check_tensor(L, i + 1, "eval");
   lb_eval(L, list, (size_t)n);
   return 0;
 }
@@ -51,8 +50,8 @@ static int eval(lua_State *L) {
 /* input(index, dtype, shape): a placeholder; index 1-based. */
 static int input(lua_State *L) {
   int64_t index = lb_check_integer(L, 1, "index"), shape[ML_MAX_DIMS];
-  ml_dtype dtype = lb_check_dtype(L, 2);
-  int ndim = lb_check_shape(L, 3, shape);
+  ml_dtype dtype = lb_check_dtype(L, 2, "input: dtype");
+  int ndim = lb_check_shape(L, 3, "input: shape", shape);
   ml_tensor **out = lb_new_tensor(L);
   if (index < 1 || index > INT32_MAX) lb_usage(L, "input: index %lld is out of range", (long long)index);
   lb_check(L, ml_tensor_input(lb_engine(L), (int)(index - 1), dtype, ndim, shape, out));
@@ -80,7 +79,7 @@ static int plan_run(lua_State *L) {
   ml_tensor *small_in[64], *small_out[64], **in = small_in, **out = small_out;
   if (n > 64) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
   if (p->n_outputs > 64) out = lua_newuserdatauv(L, (size_t)p->n_outputs * sizeof *out, 0);
-  for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2);
+  for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2, "run");
   luaL_checkstack(L, p->n_outputs + 4, "too many outputs");
   int first = lua_gettop(L) + 1;
   ml_tensor **slots[64];
@@ -128,7 +127,7 @@ static int path_leave(lua_State *L) {
  * always. */
 static int path_enter(lua_State *L) {
   lb_host *host = lb_get_host(L);
-  const char *name = lb_check_text(L, 1, NULL);
+  const char *name = lb_check_text(L, 1, "enter", NULL);
   char *path = host->engine->path;
   size_t length = strlen(path), size = strlen(name), used = length + (length > 0) + 1; /* the dot and the zero */
   size_t room = used < ML_PATH_BYTES ? ML_PATH_BYTES - used : 0;
@@ -144,6 +143,20 @@ static int path_enter(lua_State *L) {
   return 1;
 }
 
+/* module_path(): of the module that runs, "" outside of any. */
+static int module_path(lua_State *L) {
+  lua_pushstring(L, lb_engine(L)->path);
+  return 1;
+}
+
+/* op_of(tensor): the name of the operation whose recorded result it is, or nil. */
+static int op_of(lua_State *L) {
+  const ml_tensor *t = lb_check_tensor(L, 1, "op_of");
+  if (t->node) lua_pushstring(L, ml_op_name(t->node->op));
+  else lua_pushnil(L);
+  return 1;
+}
+
 int lb_open_plan(lua_State *L) {
   luaL_newmetatable(L, LB_PLAN);
   static const luaL_Reg methods[] = {{"run", plan_run},    {"explain", plan_explain}, {"close", plan_close},
@@ -153,9 +166,14 @@ int lb_open_plan(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_createtable(L, 0, 8);
-  static const luaL_Reg functions[] = {
-      {"eval", eval}, {"input", input}, {"plan", make_plan}, {"effects", effects}, {"drop_effects", drop_effects},
-      {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"eval", eval},
+                                       {"input", input},
+                                       {"plan", make_plan},
+                                       {"effects", effects},
+                                       {"drop_effects", drop_effects},
+                                       {"module_path", module_path},
+                                       {"op_of", op_of},
+                                       {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_newuserdatauv(L, 1, 0);
   lua_createtable(L, 0, 1);

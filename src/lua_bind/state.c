@@ -119,6 +119,8 @@ void lb_usage(lua_State *L, const char *format, ...) {
   va_start(args, format);
   ml_failv(ML_USAGE, format, args);
   va_end(args);
+  const char *path = lb_engine(L)->path;
+  if (path[0]) ml_fail_prefix(ML_USAGE, "%s", path);
   lb_raise(L, ML_USAGE);
 }
 
@@ -129,13 +131,16 @@ int lb_fail(lua_State *L, ml_status status) {
   return 3;
 }
 
-/* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message. */
+/* error.new(message, code [, where]): an error object; `where` true puts the user's line before the message, and the
+ * path of the module that runs. */
 static int error_new(lua_State *L) {
-  lb_check_text(L, 1, NULL);
-  const char *code = lb_check_text(L, 2, NULL);
+  const char *message = lb_check_text(L, 1, "error.new: message", NULL);
+  const char *code = lb_check_text(L, 2, "error.new: code", NULL);
+  const char *path = lua_toboolean(L, 3) ? lb_engine(L)->path : "";
   if (lua_toboolean(L, 3)) push_where(L);
   else lua_pushliteral(L, "");
-  lua_pushvalue(L, 1);
+  if (path[0]) lua_pushfstring(L, "%s: %s", path, message);
+  else lua_pushvalue(L, 1);
   push_error(L, code);
   return 1;
 }

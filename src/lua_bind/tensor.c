@@ -46,17 +46,23 @@ ml_tensor *lb_to_tensor(lua_State *L, int index) {
   return h ? h->tensor : NULL;
 }
 
-ml_tensor *lb_check_tensor(lua_State *L, int index) {
+static ml_tensor *check(lua_State *L, int index, const char *what, const char *expected) {
   handle *h = luaL_testudata(L, index, LB_TENSOR);
-  if (!h) lb_usage(L, "expected a tensor, found %s", luaL_typename(L, index));
-  if (!h->tensor) lb_usage(L, "the tensor is closed");
+  if (!h) lb_unexpected(L, index, what, expected);
+  if (!h->tensor) lb_usage(L, "%s: the tensor is closed", what);
   return h->tensor;
 }
 
-ml_tensor *lb_check_operand(lua_State *L, int index) {
+ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what) { return check(L, index, what, "a tensor"); }
+
+ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument) {
   index = lua_absindex(L, index);
   int type = lua_type(L, index);
-  if (type != LUA_TNUMBER && type != LUA_TBOOLEAN) return lb_check_tensor(L, index);
+  if (type != LUA_TNUMBER && type != LUA_TBOOLEAN) {
+    handle *h = luaL_testudata(L, index, LB_TENSOR);
+    if (h && h->tensor) return h->tensor;
+    return check(L, index, lua_pushfstring(L, "%s: %s", function, argument), "a tensor or a number");
+  }
   ml_dtype dtype = type == LUA_TBOOLEAN ? ML_BOOL : lua_isinteger(L, index) ? ML_I32 : ML_F32;
   int64_t i = type == LUA_TBOOLEAN ? lua_toboolean(L, index) : lua_isinteger(L, index) ? lua_tointeger(L, index) : 0;
   double f = type == LUA_TNUMBER ? lua_tonumber(L, index) : (double)i;
@@ -71,7 +77,7 @@ ml_tensor *lb_check_operand(lua_State *L, int index) {
 /* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end
  * here. Other handles keep the old value, since views of it are values of their own. */
 int lb_rebind(lua_State *L) {
-  ml_tensor *old = lb_check_tensor(L, 1), *value = lb_check_tensor(L, 2);
+  ml_tensor *old = lb_check_tensor(L, 1, "in place"), *value = lb_check_tensor(L, 2, "in place");
   if (old->state) lb_usage(L, "the tensor is state, which plans write; use assign");
   bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
   for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
@@ -114,7 +120,7 @@ static void measure(lua_State *L, nest *n, int depth) {
     }
   }
   if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
-  int64_t length = lb_length(L, -1);
+  int64_t length = lb_length(L, -1, "tensor");
   if (length != n->shape[depth])
     lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth],
              (long long)length);
@@ -170,7 +176,7 @@ static int make_tensor(lua_State *L) {
   lua_pushvalue(L, 1);
   while (lua_istable(L, -1)) { /* the first entries tell the shape */
     if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
-    n.shape[n.ndim] = lb_length(L, -1);
+    n.shape[n.ndim] = lb_length(L, -1, "tensor");
     if (__builtin_mul_overflow(n.size, n.shape[n.ndim], &n.size) || n.size > (int64_t)1 << 48)
       lb_usage(L, "tensor: the nested lists hold too much");
     if (n.shape[n.ndim++] == 0) break;
@@ -181,7 +187,7 @@ static int make_tensor(lua_State *L) {
   measure(L, &n, 0);
   if (n.has_boolean && (n.has_integer || n.has_float)) lb_usage(L, "tensor: numbers and booleans are mixed");
   n.dtype = n.has_boolean ? ML_BOOL : n.has_integer && !n.has_float ? ML_I32 : ML_F32;
-  ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2);
+  ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2, "tensor: dtype");
   bool cast = wanted == ML_F16 || wanted == ML_BF16; /* through float32 */
   n.dtype = cast ? ML_F32 : wanted;
   if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL)
@@ -204,10 +210,10 @@ static int make_tensor(lua_State *L) {
 /* from_bytes(bytes, shape, dtype) */
 static int from_bytes(lua_State *L) {
   size_t size;
-  const char *bytes = lb_check_text(L, 1, &size);
+  const char *bytes = lb_check_text(L, 1, "from_bytes: bytes", &size);
   int64_t shape[ML_MAX_DIMS];
-  int ndim = lb_check_shape(L, 2, shape);
-  ml_dtype dtype = lb_check_dtype(L, 3);
+  int ndim = lb_check_shape(L, 2, "from_bytes: shape", shape);
+  ml_dtype dtype = lb_check_dtype(L, 3, "from_bytes: dtype");
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_tensor_from_host(lb_engine(L)->device, dtype, ndim, shape, bytes, size, out));
   return 1;
@@ -218,7 +224,7 @@ static int from_bytes(lua_State *L) {
 static int make_state(lua_State *L) {
   ml_engine *e = lb_engine(L);
   if (lb_to_tensor(L, 1)) {
-    ml_tensor *from = lb_check_tensor(L, 1);
+    ml_tensor *from = lb_check_tensor(L, 1, "state");
     ml_attrs none = {.n_list = -1};
     ml_tensor **out = lb_new_tensor(L);
     lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
@@ -227,8 +233,8 @@ static int make_state(lua_State *L) {
     return 1;
   }
   int64_t shape[ML_MAX_DIMS];
-  int ndim = lb_check_shape(L, 1, shape);
-  ml_dtype dtype = lb_check_dtype(L, 2);
+  int ndim = lb_check_shape(L, 1, "state: shape", shape);
+  ml_dtype dtype = lb_check_dtype(L, 2, "state: dtype");
   ml_tensor **out = lb_new_tensor(L);
   ml_buffer *buffer;
   size_t bytes = (size_t)ml_dtype_infos[dtype].bytes;
@@ -247,9 +253,9 @@ static int make_state(lua_State *L) {
 
 /* x:write_(values): writes host numbers (a flat list) over a state tensor; x is dense int32, uint32 or float32. */
 static int tensor_write(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1);
+  ml_tensor *x = lb_check_tensor(L, 1, "write_");
   if (!x->state || !x->buffer || !ml_tensor_is_dense(x)) lb_usage(L, "write_: the tensor is no dense state");
-  int64_t n = lb_length(L, 2), size = ml_tensor_size(x);
+  int64_t n = lb_length(L, 2, "write_"), size = ml_tensor_size(x);
   if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
   nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
   values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
@@ -262,7 +268,7 @@ static int tensor_write(lua_State *L) {
 
 /* x:commit_(bytes): brings the count of a reservation up to date, an error where the memory limit forbids it. */
 static int tensor_commit(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1);
+  ml_tensor *x = lb_check_tensor(L, 1, "commit_");
   if (!x->buffer || !x->buffer->reserved) lb_usage(L, "commit_: the tensor is no reservation");
   int64_t bytes = lb_check_integer(L, 2, "bytes");
   if (bytes < 0 || (size_t)bytes > x->buffer->bytes)
@@ -273,8 +279,8 @@ static int tensor_commit(lua_State *L) {
 
 /* x:read_floats(buffer?) and friends are tolist; this reads one int32 without making a table: x:read(i), i 1-based. */
 static int tensor_read_at(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1);
-  int64_t i = lb_check_integer(L, 2, "position");
+  ml_tensor *x = lb_check_tensor(L, 1, "read");
+  int64_t i = lb_check_integer(L, 2, "read: position");
   if (!x->buffer || x->dtype != ML_I32 || !ml_tensor_is_dense(x) || i < 1 || i > ml_tensor_size(x))
     lb_usage(L, "read: expected a position of a dense int32 tensor with storage");
   int32_t value;
@@ -328,7 +334,7 @@ static const char *read_bytes(lua_State *L, ml_tensor *t) {
 }
 
 static int tensor_item(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1);
+  ml_tensor *t = lb_check_tensor(L, 1, "item");
   if (ml_tensor_size(t) != 1)
     lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
   push_value(L, read_bytes(L, t), t->dtype, 0);
@@ -350,13 +356,13 @@ static int64_t push_list(lua_State *L, const ml_tensor *t, const char *data, int
 }
 
 static int tensor_tolist(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1);
+  ml_tensor *t = lb_check_tensor(L, 1, "tolist");
   push_list(L, t, read_bytes(L, t), 0, 0);
   return 1;
 }
 
 static int tensor_tobytes(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1);
+  ml_tensor *t = lb_check_tensor(L, 1, "tobytes");
   const char *data = read_bytes(L, t);
   lua_pushlstring(L, data, ml_tensor_nbytes(t));
   return 1;
@@ -372,6 +378,7 @@ static void add_text(luaL_Buffer *b, const char *data, const ml_tensor *t, int64
   push_value(L, data, t->dtype, i);
   if (lua_isboolean(L, -1)) snprintf(text, sizeof text, "%s", lua_toboolean(L, -1) ? "true" : "false");
   else if (lua_isinteger(L, -1)) snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, -1));
+  else if (isnan(lua_tonumber(L, -1))) snprintf(text, sizeof text, "nan"); /* whatever its sign bit */
   else snprintf(text, sizeof text, "%.5g", lua_tonumber(L, -1));
   lua_pop(L, 1);
   luaL_addstring(b, text);
@@ -433,11 +440,11 @@ static void push_shape(lua_State *L, const ml_tensor *t) {
 
 /* x[i]: the i-th entry of the first axis; nil one past the end, so that ipairs ends. */
 static int index_entry(lua_State *L, ml_tensor *t) {
-  int64_t i = lb_check_integer(L, 2, "index");
-  if (t->ndim == 0) lb_usage(L, "a tensor without axes cannot be indexed");
+  int64_t i = lb_check_integer(L, 2, "x[i]");
+  if (t->ndim == 0) lb_usage(L, "x[i]: expected a tensor with axes, found one of shape (): its value is x:item()");
   int64_t n = t->shape[0], at = i < 0 ? i + n : i - 1;
   if (i == n + 1) return 0;
-  if (at < 0 || at >= n) lb_usage(L, "index %lld is out of range for size %lld", (long long)i, (long long)n);
+  if (at < 0 || at >= n) lb_usage(L, "x[i]: index %lld is out of range for size %lld", (long long)i, (long long)n);
   ml_attrs a = {.n_list = 3 * t->ndim};
   for (int d = 0; d < t->ndim; d++)
     a.list[3 * d] = d ? 0 : at, a.list[3 * d + 1] = d ? t->shape[d] : 1, a.list[3 * d + 2] = 1;
@@ -452,12 +459,12 @@ static int index_entry(lua_State *L, ml_tensor *t) {
 
 /* Upvalue 1: methods. */
 static int tensor_index(lua_State *L) {
-  if (lua_type(L, 2) == LUA_TNUMBER) return index_entry(L, lb_check_tensor(L, 1));
+  if (lua_type(L, 2) == LUA_TNUMBER) return index_entry(L, lb_check_tensor(L, 1, "x[i]"));
   lua_pushvalue(L, 2);
   if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
   const char *key = lua_tostring(L, 2);
-  if (!key) lb_usage(L, "a tensor has no field %s", luaL_tolstring(L, 2, NULL));
-  ml_tensor *t = lb_check_tensor(L, 1);
+  if (!key) lb_unexpected(L, 2, "x[i]", "an integer (x:at(i, j) and x:slice take several positions)");
+  ml_tensor *t = lb_check_tensor(L, 1, key);
   if (strcmp(key, "shape") == 0) push_shape(L, t);
   else if (strcmp(key, "ndim") == 0) lua_pushinteger(L, t->ndim);
   else if (strcmp(key, "size") == 0) lua_pushinteger(L, ml_tensor_size(t));
@@ -474,8 +481,9 @@ static int tensor_newindex(lua_State *L) {
 static int tensor_pairs(lua_State *L) { lb_usage(L, "pairs of a tensor; use ipairs, or tolist"); }
 
 static int tensor_len(lua_State *L) {
-  const ml_tensor *t = lb_check_tensor(L, 1);
-  lua_pushinteger(L, t->ndim ? t->shape[0] : 0);
+  const ml_tensor *t = lb_check_tensor(L, 1, "#x");
+  if (t->ndim == 0) lb_usage(L, "#x: expected a tensor with axes, found one of shape ()");
+  lua_pushinteger(L, t->shape[0]);
   return 1;
 }
 

@@ -52,7 +52,8 @@ static ml_tokenizer **new_tokenizer(lua_State *L) {
 
 /* tokenizer_from_json(path, config_path or nil) -> tokenizer | nil, message, code */
 static int from_json(lua_State *L) {
-  const char *path = lb_check_path(L, 1), *config_path = lua_isnoneornil(L, 2) ? NULL : lb_check_path(L, 2);
+  const char *path = lb_check_path(L, 1, "tokenizer"),
+             *config_path = lua_isnoneornil(L, 2) ? NULL : lb_check_path(L, 2, "tokenizer");
   ml_tokenizer **box = new_tokenizer(L);
   ml_json_doc *doc = NULL, *config = NULL;
   ml_status status = ml_json_load(path, &doc);
@@ -79,15 +80,15 @@ static bool flag(lua_State *L, int index, const char *name, bool fallback) {
   return on;
 }
 
-static void check_options(lua_State *L, int index, const char *const *known) {
+static void check_options(lua_State *L, int index, const char *what, const char *const *known) {
   if (lua_isnoneornil(L, index)) return;
-  lb_check_table(L, index);
+  if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a table of options");
   lua_pushnil(L);
   while (lua_next(L, index)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
     int i = 0;
     while (known[i] && strcmp(known[i], key) != 0) i++;
-    if (!known[i]) lb_usage(L, "no option \"%s\"", key);
+    if (!known[i]) lb_usage(L, "%s: no option \"%s\"", what, key);
     lua_pop(L, 1);
   }
 }
@@ -96,8 +97,8 @@ static int encode(lua_State *L) {
   static const char *const known[] = {"add_special_tokens", "parse_special", NULL};
   ml_tokenizer *t = check_tokenizer(L, 1);
   size_t size;
-  const char *text = lb_check_text(L, 2, &size);
-  check_options(L, 3, known);
+  const char *text = lb_check_text(L, 2, "encode: text", &size);
+  check_options(L, 3, "encode", known);
   ml_encode_options options = {flag(L, 3, "add_special_tokens", true), flag(L, 3, "parse_special", true)};
   scratch *s = new_scratch(L);
   lb_check(L, ml_tokenizer_encode(t, text, size, options, &s->ids));
@@ -111,22 +112,21 @@ static int encode(lua_State *L) {
   return 1;
 }
 
-static int32_t check_id(lua_State *L, int index) {
-  int64_t id = lb_check_integer(L, index, "token id");
-  if (id < 0 || id > INT32_MAX) lb_usage(L, "token id %lld is out of range", (long long)id);
+static int32_t check_id(lua_State *L, int index, const char *what) {
+  int64_t id = lb_check_integer(L, index, what);
+  if (id < 0 || id > INT32_MAX) lb_usage(L, "%s: expected a token id from 0, found %lld", what, (long long)id);
   return (int32_t)id;
 }
 
 static int decode(lua_State *L) {
   static const char *const known[] = {"skip_special_tokens", NULL};
   ml_tokenizer *t = check_tokenizer(L, 1);
-  lb_check_table(L, 2);
-  check_options(L, 3, known);
-  size_t n = (size_t)lb_length(L, 2);
+  size_t n = (size_t)lb_length(L, 2, "decode: ids");
+  check_options(L, 3, "decode", known);
   int32_t *ids = lua_newuserdatauv(L, (n + 1) * sizeof *ids, 0);
   for (size_t i = 0; i < n; i++) {
     lua_geti(L, 2, (lua_Integer)i + 1);
-    ids[i] = check_id(L, -1);
+    ids[i] = check_id(L, -1, "decode: ids");
     lua_pop(L, 1);
   }
   scratch *s = new_scratch(L);
@@ -137,7 +137,7 @@ static int decode(lua_State *L) {
 
 static int piece_id(lua_State *L) {
   size_t size;
-  const char *piece = lb_check_text(L, 2, &size);
+  const char *piece = lb_check_text(L, 2, "id: piece", &size);
   int32_t id = ml_tokenizer_id(check_tokenizer(L, 1), piece, size);
   if (id < 0) lua_pushnil(L);
   else lua_pushinteger(L, id);
@@ -146,14 +146,14 @@ static int piece_id(lua_State *L) {
 
 static int piece_text(lua_State *L) {
   size_t size;
-  const char *piece = ml_tokenizer_piece(check_tokenizer(L, 1), check_id(L, 2), &size);
+  const char *piece = ml_tokenizer_piece(check_tokenizer(L, 1), check_id(L, 2, "piece: id"), &size);
   if (piece) lua_pushlstring(L, piece, size);
   else lua_pushnil(L);
   return 1;
 }
 
 static int is_special(lua_State *L) {
-  lua_pushboolean(L, ml_tokenizer_is_special(check_tokenizer(L, 1), check_id(L, 2)));
+  lua_pushboolean(L, ml_tokenizer_is_special(check_tokenizer(L, 1), check_id(L, 2, "is_special: id")));
   return 1;
 }
 
@@ -205,7 +205,7 @@ static int stream_close(lua_State *L) {
 static int open_stream(lua_State *L) {
   static const char *const known[] = {"skip_special_tokens", NULL};
   ml_tokenizer *t = check_tokenizer(L, 1);
-  check_options(L, 2, known);
+  check_options(L, 2, "stream", known);
   bool skip = flag(L, 2, "skip_special_tokens", false);
   ml_stream **box = lua_newuserdatauv(L, sizeof *box, 1);
   *box = NULL;
@@ -234,7 +234,7 @@ static int push_result(lua_State *L, ml_status status, scratch *s) {
 
 static int stream_push(lua_State *L) {
   ml_stream *stream = check_stream(L);
-  int32_t id = check_id(L, 2);
+  int32_t id = check_id(L, 2, "push: id");
   scratch *s = new_scratch(L);
   return push_result(L, ml_stream_push(stream, id, &s->text), s);
 }

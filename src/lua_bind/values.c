@@ -31,7 +31,7 @@ static void push_entries(lua_State *L, const entry *best, int64_t n) {
 /* top(x, n, id): 0-based indices of the n largest values of x and those values, best first, and the value at id. x is
  * float32 with dense storage; nothing is recorded. */
 static int top(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1);
+  ml_tensor *x = lb_check_tensor(L, 1, "top");
   int64_t n = lb_check_integer(L, 2, "n"), id = lb_check_integer(L, 3, "id"), size = ml_tensor_size(x);
   if (!x->buffer || x->dtype != ML_F32 || !ml_tensor_is_dense(x))
     lb_usage(L, "top: expected a float32 tensor with dense storage");
@@ -55,7 +55,7 @@ static int top(lua_State *L) {
 /* hash(bytes [, seed]): 64-bit FNV-1a, to tell files apart that nobody forged. */
 static int hash(lua_State *L) {
   size_t size;
-  const char *bytes = lb_check_text(L, 1, &size);
+  const char *bytes = lb_check_text(L, 1, "hash", &size);
   uint64_t h = lua_isnoneornil(L, 2) ? UINT64_C(0xcbf29ce484222325) : (uint64_t)lb_check_integer(L, 2, "seed");
   for (size_t i = 0; i < size; i++) h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
   lua_pushinteger(L, (lua_Integer)h);

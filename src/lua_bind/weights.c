@@ -110,7 +110,7 @@ static int load_packed(lua_State *L, const ml_entry *entry) {
   }
   if (option(L, 3, "quantize")) {
     lua_getfield(L, 3, "quantize");
-    p.dtype = lb_check_dtype(L, -1);
+    p.dtype = lb_check_dtype(L, -1, "quantize");
   }
   prepare_packing(L, &p);
   ml_tensor **out = lb_new_tensor(L);
@@ -127,7 +127,7 @@ static int load_packed(lua_State *L, const ml_entry *entry) {
  */
 int lb_file_load(lua_State *L) {
   const ml_checkpoint *c = lb_check_checkpoint(L, 1);
-  const char *name = lb_check_text(L, 2, NULL);
+  const char *name = lb_check_text(L, 2, "load: name", NULL);
   const ml_entry *entry = ml_checkpoint_find(c, name);
   if (!entry) return lb_fail(L, ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name));
   if (option(L, 3, "packed")) return load_packed(L, entry);
@@ -143,7 +143,7 @@ int lb_file_load(lua_State *L) {
 /* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
 static int pack(lua_State *L) {
   lua_settop(L, 2);
-  ml_tensor *t = lb_check_tensor(L, 1);
+  ml_tensor *t = lb_check_tensor(L, 1, "pack");
   if (t->ndim != 2) lb_usage(L, "pack: expected 2 axes, found %d", t->ndim);
   if (t->layout == ML_LAYOUT_PANELS) {
     lua_settop(L, 1);
@@ -160,7 +160,7 @@ static int pack(lua_State *L) {
 
 /* unpack(tensor): the file's own blocks (or floats) again. */
 static int unpack(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1);
+  ml_tensor *t = lb_check_tensor(L, 1, "unpack");
   if (t->layout != ML_LAYOUT_PANELS) lb_usage(L, "unpack: the tensor is not packed");
   char *data = lua_newuserdatauv(L, ml_tensor_nbytes(t) + 1, 0);
   lb_check(L, t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], data));
@@ -170,7 +170,7 @@ static int unpack(lua_State *L) {
 }
 
 static int is_packed(lua_State *L) {
-  lua_pushboolean(L, lb_check_tensor(L, 1)->layout == ML_LAYOUT_PANELS);
+  lua_pushboolean(L, lb_check_tensor(L, 1, "is_packed")->layout == ML_LAYOUT_PANELS);
   return 1;
 }
 
@@ -217,9 +217,9 @@ static void random_blocks(ml_dtype t, double deviation, uint64_t *seed, uint8_t 
 /* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
 static int random_packed(lua_State *L) {
   lua_settop(L, 6);
-  ml_dtype dtype = lb_check_dtype(L, 1);
+  ml_dtype dtype = lb_check_dtype(L, 1, "random_packed: dtype");
   int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
-  double deviation = lb_check_number(L, 4);
+  double deviation = lb_check_number(L, 4, "deviation");
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   size_t row_bytes;
   if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX ||

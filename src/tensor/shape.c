@@ -118,8 +118,9 @@ static ml_status shape_cast(query *q) {
   ml_dtype to = (ml_dtype)q->attrs->v[0].i;
   bool from_ok = ml_dtype_class_of(q->dtype) <= ML_CLASS_STORED, to_ok = ml_dtype_class_of(to) <= ML_CLASS_BOOL;
   if (!from_ok || !to_ok) {
-    return ml_fail(ML_UNSUPPORTED, "no cast from %s to %s; see quantize and dequantize", ml_dtype_name(q->dtype),
-                   ml_dtype_name(to));
+    return ml_fail(ML_UNSUPPORTED,
+                   "no cast from %s to %s: block formats are those of weights, which load rounds and dequantize reads",
+                   ml_dtype_name(q->dtype), ml_dtype_name(to));
   }
   q->dtype = to;
   return ML_OK;

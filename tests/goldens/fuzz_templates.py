@@ -8,7 +8,6 @@ only Python has.
 """
 
 import copy
-import datetime
 import json
 import os
 import random
@@ -18,19 +17,9 @@ import subprocess
 import sys
 import warnings
 
-import transformers.utils.chat_template_utils as chat
+from still_clock import NOW, chat
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NOW = datetime.datetime(2024, 7, 26, 14, 5, 9, 123456)
-
-
-class Frozen(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return cls(*NOW.timetuple()[:6], NOW.microsecond)
-
-
-chat.datetime = Frozen
 
 CONTEXT = {
     "messages": [

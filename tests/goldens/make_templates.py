@@ -11,7 +11,6 @@ stands for the text in it):
 Templates of checkpoints are other people's text and are not recorded.
 """
 
-import datetime
 import json
 import os
 import re
@@ -21,19 +20,9 @@ import sys
 import tempfile
 
 import transformers
-import transformers.utils.chat_template_utils as chat
+from still_clock import NOW, chat
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
-NOW = datetime.datetime(2024, 7, 26, 14, 5, 9, 123456)
-
-
-class Frozen(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return cls(*NOW.timetuple()[:6], NOW.microsecond)
-
-
-chat.datetime = Frozen
 
 CONTEXT = {
     "messages": [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello <b>&'\"", "n": 3}],

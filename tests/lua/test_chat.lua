@@ -148,8 +148,8 @@ t.test("nulls of a message are dropped, its reasoning has both names", function(
 end)
 
 t.test("misuse is named", function()
-  fails("usage", "messages: expected at least one message", CHATML, {})
-  fails("usage", "messages[2]: expected a table with role and content", CHATML, {HI[1], "x"})
+  fails("usage", "messages: expected a list of messages {role =, content =}, found none", CHATML, {})
+  fails("usage", "messages[2]: expected a table with role and content, found string", CHATML, {HI[1], "x"})
   fails("usage", "chat template: unknown option 'add_generation_promt'", CHATML, HI, {add_generation_promt = true})
   fails("usage", "documents[1]: expected a table with title and text", CHATML, HI, {documents = {"x"}})
   fails("usage", "continue_final_message and add_generation_prompt are not compatible", CHATML, HI,

@@ -235,7 +235,8 @@ t.test("an error in a sampler raises, leaves \"error\", and the model goes on", 
   t.eq(g.finish_reason, "error")
   t.eq((say "fine"), "fine")
   t.raises(function() m:complete("x", {sampler = function() return "no" end}) end, "sampler: expected", "usage")
-  t.raises(function() m:complete("x", {sampler = function() return 258 end}) end, "sampler: expected an id", "usage")
+  t.raises(function() m:complete("x", {sampler = function() return 258 end}) end,
+    "sampler: an id: expected an integer from 0 to 257, found 258", "usage")
   t.raises(function() m:complete("x", {sampler = function(l) return l:matmul(l) end}) end, "matmul")
   t.eq((say "fine"), "fine")
 end)
@@ -368,7 +369,7 @@ t.test("ids that the tokenizer lacks have no text", function()
   t.eq(s.messages[2].content, "Hi")
   for _ in s:send("again", {max_tokens = 4, ignore_eos = true}) do end -- luacheck: ignore 542
   t.raises(function() wide.tokenizer:decode {72, 300} end, "decode: id 300, expected 0 to 257", "usage")
-  t.raises(function() wide.tokenizer:stream():push(-1) end, "out of range", "usage")
+  t.raises(function() wide.tokenizer:stream():push(-1) end, "push: id: expected a token id from 0, found %-1", "usage")
 end)
 
 -- ---- closing ----

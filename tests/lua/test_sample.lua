@@ -107,7 +107,7 @@ t.test("chains in chains, callable tables, and what is no step", function()
   t.eq({outer.greedy, outer.custom, outer.last_n}, {true, false, 1})
   local own = S.chain {setmetatable({}, {__call = function(_, x) return x end}), last_n = 7}
   t.eq({own.greedy, own.custom, own.last_n}, {false, true, 7})
-  t.raises(function() S.chain {5} end, "step 1 is a number", "usage")
+  t.raises(function() S.chain {5} end, "chain: step 1: expected a function or a step, found 5", "usage")
   t.raises(function() S.top_p(2) end, "top_p", "usage")
 end)
 

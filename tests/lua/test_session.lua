@@ -18,13 +18,13 @@ local function check_logits(m, s, prompt, what)
   t.ok(off <= 1e-5, ("%s: off by %.3g of the largest logit"):format(what, off))
 end
 
--- One turn: runs it to its end and checks cache and logits.
-local function turn(m, s, what, begin)
+-- One turn: runs it to its end and checks the cache, and the logits unless `unchecked`.
+local function turn(m, s, what, begin, unchecked)
   local held = table.move(s.runtime.ids[1], 1, #s.runtime.ids[1], 1, {})
   local g = begin()
   for _ in g do end -- luacheck: ignore 542
   t.eq(g.metrics.cached_tokens, shared(held, g.prompt), what .. ": cached_tokens")
-  check_logits(m, s, g.prompt, what)
+  if not unchecked then check_logits(m, s, g.prompt, what) end
   return g
 end
 
@@ -34,7 +34,8 @@ local function converse(m, opts, each)
   for k = 1, 20 do
     local options = {max_tokens = opts.max_tokens, temperature = 0.8, seed = k}
     local text = ("Question %d: what is %d times %d?"):format(k, k, 7)
-    local g = turn(m, s, "turn " .. k, function() return s:send(text, options) end)
+    local unchecked = k % (opts.check_every or 1) ~= 0
+    local g = turn(m, s, "turn " .. k, function() return s:send(text, options) end, unchecked)
     reused = reused + g.metrics.cached_tokens
     if each then each(k, g) end
   end
@@ -95,7 +96,7 @@ end)
 
 t.test("a real model, 20 turns", function()
   local m <close> = assert(ml.load(t.checkpoint "SmolLM2-135M-Instruct.gguf", {precision = "exact"}))
-  converse(m, {max_tokens = 6})
+  converse(m, {max_tokens = 6, check_every = 20}) -- a cold run of so large a model takes seconds
 end)
 
 -- ---- one small model for the rest ----

@@ -1,0 +1,116 @@
+-- Messages of misuse: each names the function that was called, the argument or option, what was expected and what was
+-- found, at the caller's own line.
+local ml = require "moonlet"
+local fn = require "moonlet.fn"
+local nn = require "moonlet.nn"
+local S = require "moonlet.sample"
+local tiny = require "tests.tiny"
+local t = require "tests.lua.harness"
+
+t.leak_check = function() return ml.memory.active() end
+
+-- The whole message, behind the place of the caller.
+local function says(call, message)
+  local passed, err = pcall(call)
+  t.ok(not passed, "an error")
+  local place, text = tostring(err):match "^(%S+:%d+): (.*)$"
+  t.eq(place and place:match "[^/]+$":match "^[^:]+", "test_messages.lua", "the caller's file")
+  t.eq(text, message)
+end
+
+local function group(name, cases)
+  t.test(name, function()
+    for _, case in ipairs(cases) do says(case[1], case[2]) end
+  end)
+end
+
+group("making", {
+  {function() ml.zeros {-1} end, "zeros: shape: size 1: expected an integer from 0, found -1"},
+  {function() ml.zeros "a" end, 'zeros: shape: expected a list of sizes, found "a"'},
+  {function() ml.ones({2}, {dtype = "foo"}) end, 'ones: dtype: expected a name such as "float32", found "foo"'},
+  {function() ml.full({2}) end, "full: value: expected a number, a boolean or a tensor, found nothing"},
+  {function() ml.arange() end, "arange: stop: expected a finite number, found nothing"},
+  {function() ml.eye(-1) end, "eye: n: expected an integer from 0, found -1"},
+  {function() ml.from_bytes("abc", {1}, "float32") end, "from_bytes: expected 4 bytes, found 3"},
+  {function() ml.from_bytes(3, {1}, "float32") end, "from_bytes: bytes: expected a string, found 3"},
+  {function() ml.random.normal "a" end, 'random.normal: shape: expected a list of sizes, found "a"'},
+})
+
+group("operations", {
+  {function() ml.softmax "a" end, 'softmax: x: expected a tensor or a number, found "a"'},
+  {function() ml.tril "a" end, 'tril: x: expected a tensor or a number, found "a"'},
+  {function() return ml.zeros {2} + {} end, "add: b: expected a tensor or a number, found a table"},
+  {function() ml.zeros {2}:matmul(ml.zeros {3}) end, "matmul: shapes (2) and (3): inner sizes 2 and 3 differ"},
+  {function() ml.einsum("ij,jk->ik", ml.zeros {2, 2}, ml.zeros {2, 2}) end,
+    "einsum: operands: expected a list of tensors, {a, b}, found a tensor (2, 2), float32"},
+  {function() ml.zeros {2}:sum "a" end, 'sum: axis: expected an integer, found "a"'},
+  {function() ml.zeros {2}:norm(7) end, "norm: axis 7 is out of range for 1 axes"},
+  {function() ml.zeros {2}:to(3) end, "to: expected a dtype or a device, found 3"},
+  {function() ml.zeros {4}:split "a" end, 'split: parts: expected a count or a list of positions, found "a"'},
+  {function() ml.zeros {4}:squeeze "a" end, 'squeeze: axes: expected an integer or a list of them, found "a"'},
+  {function() ml.scope(3) end, "scope: expected a function, found 3"},
+  {function() ml.grad(function(x) return (x * 2):sum() end)(ml.zeros {2}) end,
+    "grad: operation sum has no gradient in this version"},
+  {function() fn.attention(3) end, "attention: q: expected a tensor (B, heads, T, d), found 3"},
+})
+
+group("a tensor's entries", {
+  {function() return ml.zeros {2, 2}[{1, 2}] end,
+    "x[i]: expected an integer (x:at(i, j) and x:slice take several positions), found a table"},
+  {function() return ml.zeros {2}[5] end, "x[i]: index 5 is out of range for size 2"},
+  {function() return #ml.tensor(3) end, "#x: expected a tensor with axes, found one of shape ()"},
+})
+
+group("modules", {
+  {function() nn.Linear(3) end, "Linear: outputs: expected an integer from 1 to 2147483647, found nothing"},
+  {function() nn.Linear(3, 3, {bais = true}) end, 'Linear: no option "bais"'},
+  {function() nn.RoPE(4)(3) end, "RoPE: RoPE: x: expected a tensor or a table, found number"},
+})
+
+-- What is raised inside a module's forward begins with the module's path.
+t.test("a module's path", function()
+  local Block = nn.class "Block"
+  function Block:init() self.norm = nn.RMSNorm(4) end
+  function Block:forward(x) return self.norm(x):split_heads(3) end -- luacheck: ignore self
+  says(function() Block()(ml.zeros {1, 2, 4}) end, "Block: split_heads: shape (1, 2, 4) does not divide into 3 heads")
+  says(function() Block()(ml.zeros {1, 2, 3}) end, "Block.norm: rms_norm: weight: expected shape (3), found (4)")
+end)
+
+t.test("models, sessions and tokenizers", function()
+  local m <close> = assert(ml.load(tiny.write_directory "messages"))
+  local s <close> = m:session {}
+  local k = m.tokenizer
+  local function complete(result)
+    return function() m:complete("x", {max_tokens = 3, sampler = function() return result end}) end
+  end
+  for _, case in ipairs {
+    {function() m.generate "x" end,
+      'generate: expected a model, found "x": methods are called with a colon, model:generate(...)'},
+    {function() m:generate("x", {max_tokens = "3"}) end,
+      'generate: max_tokens: expected an integer from 0, found "3"'},
+    {function() m:generate("x", {top_p = 2}) end, "generate: top_p: expected a number from 0 to 1, found 2"},
+    {function() m:generate("x", {logit_bias = {[1] = "a"}}) end,
+      'generate: logit_bias: id 1: expected a number, found "a"'},
+    {function() m:perplexity("a b c", {context = "1"}) end,
+      'perplexity: context: expected an integer from 2, found "1"'},
+    {function() m:logits "x" end, 'logits: expected a list of token ids, or of such lists, found "x"'},
+    {complete "a", 'sampler: expected logits (1, 131), integer ids (1), or an id as a number, found "a"'},
+    {complete(3.5), "sampler: an id: expected an integer from 0 to 130, found 3.5"},
+    {complete(ml.tensor {1, 2}),
+      "sampler: expected logits (1, 131), integer ids (1), or an id as a number, found a tensor (2), int32"},
+    {function() s:send(3) end, "send: expected text, found 3"},
+    {function() m:session {system = 3} end, "session: system: expected text, found 3"},
+    {function() k:encode(3) end, "encode: text: expected a string, found 3"},
+    {function() k:encode("a", {foo = 1}) end, 'encode: no option "foo"'},
+    {function() k.encode "a" end,
+      'encode: expected a tokenizer, found "a": methods are called with a colon, tokenizer:encode(...)'},
+    {function() S.chain {3} end, "sample.chain: step 1: expected a function or a step, found 3"},
+  } do says(case[1], case[2]) end
+end)
+
+t.test("a context beyond the model's own is warned of", function()
+  local m <close> = assert(ml.load(tiny.write_directory "messages", {max_context = 1 << 20}))
+  t.ok(table.concat(m.info.warnings, "\n"):find("max_context: 1048576 is beyond the model's own", 1, true))
+end)
+
+t.done()
