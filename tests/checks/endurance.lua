@@ -1,4 +1,4 @@
--- endurance.lua: 2,000 generations of 32 tokens (GENERATIONS) leave resident memory flat, of a tiny model and of SmolLM2
+-- endurance.lua: 2,000 generations (GENERATIONS) of 32 tokens leave resident memory flat, of a tiny model and SmolLM2
 local ml = require "moonlet"
 local bytes = require "tests.lua.byte_model"
 
