@@ -4,7 +4,7 @@ C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test
 TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(sort $(wildcard tests/test_*.sh))
 
 # Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
-TEST_TIMEOUT ?= 300
+TEST_TIMEOUT ?= 600
 TEST_JOBS    ?= 1
 # `make test ONLY="one two"` runs the files whose path contains one of the words.
 ONLY ?=

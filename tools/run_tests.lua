@@ -7,7 +7,7 @@
 -- are any.
 
 local build = os.getenv "BUILD" or "build"
-local timeout = tonumber(os.getenv "TEST_TIMEOUT" or 300)
+local timeout = tonumber(os.getenv "TEST_TIMEOUT" or 600)
 local jobs = math.max(1, tonumber(os.getenv "TEST_JOBS") or 1)
 local only = os.getenv "ONLY" or ""
 local verbose = (os.getenv "V" or "") ~= ""
