@@ -383,7 +383,7 @@ local classes = {ml = "moonlet", x = "moonlet.Tensor", m = "moonlet.Model", s = 
 local fields = {
   x = {"shape integer[]", "ndim integer", "size integer", "dtype string", "device string", "nbytes integer"},
   m = {"info table", "metrics table", "tokenizer moonlet.Tokenizer|nil", "config table", "net moonlet.Module",
-    "device string"},
+    "generation_config table", "device string"},
   s = {"tokens integer[]", "length integer"},
   ml = {"random moonlet.random", "memory moonlet.memory", "json moonlet.json", "version string"},
 }

@@ -148,6 +148,7 @@ function json.object(table) end
 ---@field tokenizer moonlet.Tokenizer|nil
 ---@field config table
 ---@field net moonlet.Module
+---@field generation_config table
 ---@field device string
 local m = {}
 

@@ -113,4 +113,22 @@ t.test("a context beyond the model's own is warned of", function()
   t.ok(table.concat(m.info.warnings, "\n"):find("max_context: 1048576 is beyond the model's own", 1, true))
 end)
 
+t.test("a checkpoint without generation_config.json has an empty one", function()
+  local path = tiny.write_directory "messages-bare"
+  os.remove(path .. "/generation_config.json")
+  local m <close> = assert(ml.load(path))
+  t.eq(m.generation_config, {})
+  t.eq(m:generation_defaults {temperature = 1}, {temperature = 1})
+end)
+
+t.test("what a family's init raises names the family's line", function()
+  local folder = tiny.folder "messages-family"
+  local file <close> = assert(io.open(folder .. "/mine.lua", "w"))
+  file:write 'local nn = require "moonlet.nn"\nlocal M = nn.model "llama"\n\n'
+  file:write "function M:init(c) self.out = nn.Linear(c.hidden_size, 3, {bais = true}) end\nreturn M\n"
+  file:close()
+  t.fails('mine.lua:4: Linear: no option "bais"', "usage",
+    ml.load(tiny.write_directory "messages", {family = folder .. "/mine.lua"}))
+end)
+
 t.done()
