@@ -98,6 +98,26 @@ end
 
 -- ---- tracing ----
 
+local function check_callable(fn, what)
+  if type(fn) == "function" or (getmetatable(fn) or {}).__call then return end
+  util.unexpected(what, "a function", fn)
+end
+
+---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile. One that fails
+---leaves no effect behind.
+---@param fn function
+---@return any ...  what fn returns
+function M.record(fn, ...)
+  check_callable(fn, "record")
+  core.record(true)
+  local before = core.effects()
+  local results = table.pack(pcall(fn, ...))
+  core.record(false)
+  if results[1] then return table.unpack(results, 2, results.n) end
+  core.drop_effects(before)
+  error(results[2], 0)
+end
+
 -- Records fn over placeholders; returns the plan and a builder of its results.
 local function trace(fn, args, n)
   local tensors, build = {}, {}
@@ -106,24 +126,16 @@ local function trace(fn, args, n)
   for i, t in ipairs(tensors) do inputs[i] = core.input(i, t.dtype, t.shape) end
   local traced = {}
   for i = 1, n do traced[i] = build[i](inputs) end
-  local before = core.effects()
-  local results = table.pack(pcall(fn, table.unpack(traced, 1, n)))
-  if not results[1] then
-    core.drop_effects(before)
-    error(results[2], 0)
-  end
-  local outputs, parts = {}, {}
-  for i = 2, results.n do parts[i - 1] = describe(results[i], outputs, {}, 0) end
-  return core.plan(inputs, outputs), function(values)
-    local out = {}
-    for i, part in ipairs(parts) do out[i] = part(values) end
-    return table.unpack(out, 1, results.n - 1)
-  end
-end
-
-local function check_callable(fn, what)
-  if type(fn) == "function" or (getmetatable(fn) or {}).__call then return end
-  util.unexpected(what, "a function", fn)
+  return M.record(function()
+    local results = table.pack(fn(table.unpack(traced, 1, n)))
+    local outputs, parts = {}, {}
+    for i = 1, results.n do parts[i] = describe(results[i], outputs, {}, 0) end
+    return core.plan(inputs, outputs), function(values)
+      local out = {}
+      for i, part in ipairs(parts) do out[i] = part(values) end
+      return table.unpack(out, 1, results.n)
+    end
+  end)
 end
 
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
@@ -136,6 +148,7 @@ function M.compile(fn, opts)
   util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
   local plans = {}
   return function(...)
+    if core.recording() then return fn(...) end -- a part of the plan that is recorded
     local n, args, tensors, key = select("#", ...), {...}, {}, {}
     for i = 1, n do describe(args[i], tensors, key, 0) end
     local name = table.concat(key)
@@ -154,6 +167,7 @@ end
 ---@return string
 function M.explain(fn, ...)
   check_callable(fn, "explain")
+  if core.recording() then util.raise("usage", "explain: a plan is being recorded already") end
   local plan = M.unscoped(trace, fn, {...}, select("#", ...))
   local text = plan:explain()
   plan:close()

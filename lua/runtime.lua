@@ -66,15 +66,8 @@ local function close_entry(entry)
   close_fields(entry.windows or {})
 end
 
--- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps. A trace that fails leaves
--- no effect behind.
-local function record(fn)
-  local before = core.effects()
-  local ok, err = pcall(compile.unscoped, compile.scope, fn)
-  if ok then return end
-  core.drop_effects(before)
-  error(err, 0)
-end
+-- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.
+local function record(fn) compile.record(compile.unscoped, compile.scope, fn) end
 
 -- Runs a plan; the deadline, which belongs to the engine, stands for that long only.
 local function run(self, plan)
@@ -109,8 +102,22 @@ local function chunk_state(T)
   return {tokens = int_state(T, 0), slot = int_state(1, 0), start = int_state(1, 0), count = int_state(1, 0)}
 end
 
+-- Records the model's logits of tokens (rows, T). A cache that a layer asked for and did not append to would leave it
+-- without what came before.
+local function net_logits(self, tokens, slots, start, count)
+  local caches = self.store:view(slots, start, count)
+  local logits = self.model.net(tokens, caches)
+  for layer in next, caches do
+    if not self.store.layers[layer] then
+      util.raise("usage", "layer %s takes its cache and appends nothing: fn.attention wants it as cache = cache",
+        tostring(layer))
+    end
+  end
+  return logits
+end
+
 local function chunk_logits(self, entry, T)
-  local logits = self.model.net(entry.tokens:reshape {1, T}, self.store:view(entry.slot, entry.start, entry.count))
+  local logits = net_logits(self, entry.tokens:reshape {1, T}, entry.slot, entry.start, entry.count)
   return logits:reshape {T, logits.shape[3]}
 end
 
@@ -330,7 +337,7 @@ local function is_traceable(self, chain)
   coroutine.close(co)
   core.drop_effects(before)
   if ok then return finished and err ~= false end
-  if tostring(err):find("a value of a trace is used outside it", 1, true) then return false end
+  if tostring(err):find("a value is read while a plan is recorded", 1, true) then return false end
   util.again(err)
 end
 
@@ -364,7 +371,7 @@ local function record_decoder(self, entry)
   tell(self, entry, self.logits)
   if not entry.in_lua then pick(self, entry, self.logits) end
   entry.first = core.plan({}, {})
-  local logits = self.model.net(self.tokens:reshape {self.slots, 1}, self.store:view(self.every, self.start, self.one))
+  local logits = net_logits(self, self.tokens:reshape {self.slots, 1}, self.every, self.start, self.one)
   ml.assign(self.start, self.start + 1)
   logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
   tell(self, entry, logits)

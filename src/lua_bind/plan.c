@@ -115,6 +115,18 @@ static int drop_effects(lua_State *L) {
   return 0;
 }
 
+/* record(true) begins, record(false) ends the recording of a plan; recording(): whether one is under way. */
+static int record(lua_State *L) {
+  if (lua_toboolean(L, 1)) lb_check(L, ml_record_begin(lb_engine(L)));
+  else ml_record_end(lb_engine(L));
+  return 0;
+}
+
+static int recording(lua_State *L) {
+  lua_pushboolean(L, lb_engine(L)->recording > 0);
+  return 1;
+}
+
 /* ---- module paths ---- */
 
 static int path_leave(lua_State *L) {
@@ -171,6 +183,8 @@ int lb_open_plan(lua_State *L) {
                                        {"plan", make_plan},
                                        {"effects", effects},
                                        {"drop_effects", drop_effects},
+                                       {"record", record},
+                                       {"recording", recording},
                                        {"module_path", module_path},
                                        {"op_of", op_of},
                                        {NULL, NULL}};

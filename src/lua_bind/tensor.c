@@ -414,7 +414,8 @@ static int tensor_tostring(lua_State *L) {
   ml_tensor *t = h->tensor;
   char shape[160];
   ml_shape_text(t->ndim, t->shape, shape, sizeof shape);
-  bool readable = t->layout == ML_LAYOUT_STRIDED && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
+  bool recorded = t->engine->recording && (t->node || t->state);
+  bool readable = !recorded && t->layout == ML_LAYOUT_STRIDED && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
   const char *data = readable ? read_bytes(L, t) : NULL;
   luaL_Buffer b;
   luaL_buffinit(L, &b);
@@ -422,7 +423,8 @@ static int tensor_tostring(lua_State *L) {
     add_axis(&b, data, t, 0, 0, ml_tensor_size(t) > SUMMARY);
     luaL_addchar(&b, '\n');
   }
-  lua_pushfstring(L, "tensor %s %s on %s", shape, ml_dtype_name(t->dtype), t->device->name);
+  lua_pushfstring(L, "tensor %s %s on %s%s", shape, ml_dtype_name(t->dtype), t->device->name,
+                  recorded ? ", recorded: no values yet" : "");
   luaL_addvalue(&b);
   luaL_pushresult(&b);
   return 1;

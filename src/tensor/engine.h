@@ -30,6 +30,7 @@ struct ml_engine {
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
+  int recording;        /* depth of ml_record_begin */
   int64_t live_tensors; /* handles that exist, for leak checks */
   void *host;           /* the Lua floor's own */
 };

@@ -123,6 +123,30 @@ static void settle(ml_tensor *t, const ml_tensor *from) {
   ml_free(n);
 }
 
+ml_status ml_record_begin(ml_engine *e) {
+  if (e->recording == 0 && e->n_effects > 0) ML_TRY(ml_eval(e, NULL, 0));
+  e->recording++;
+  return ML_OK;
+}
+
+void ml_record_end(ml_engine *e) { e->recording--; }
+
+static ml_status no_value(void) {
+  return ml_fail(ML_USAGE,
+                 "a value is read while a plan is recorded, which happens once for each shape and before there "
+                 "are values");
+}
+
+/* Whether what is recorded has values now: it depends on weights and constants alone. */
+static ml_status check_known(ml_engine *e, const roots *r) {
+  ml_vgraph g;
+  ml_status status = ml_vgraph_build(&g, e, r->items, r->count, r->count);
+  bool known = status != ML_OK || g.n_states == 0;
+  for (size_t i = 0; status == ML_OK && i < g.n_nodes; i++) known = known && g.nodes[i].op != ML_OP_input;
+  ml_vgraph_free(&g);
+  return known ? status : no_value();
+}
+
 static ml_status evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {
   size_t most = count + (effects ? e->n_effects : 0);
   ml_tensor **lazy = ml_calloc(most, sizeof *lazy);
@@ -144,6 +168,7 @@ static ml_status evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count,
   ml_plan *plan = NULL;
   if (status == ML_OK && n) {
     status = gather_roots(e, lazy, n, false, &r);
+    if (status == ML_OK && e->recording) status = check_known(e, &r);
     if (status == ML_OK) status = create(e, NULL, 0, &r, (int)n, &plan);
     if (status == ML_OK) status = ml_plan_run(plan, NULL, results);
     for (size_t i = 0; i < n && status == ML_OK; i++) {
@@ -160,9 +185,12 @@ static ml_status evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count,
   return status;
 }
 
-ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) { return evaluate(e, tensors, count, true); }
+ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) {
+  return evaluate(e, tensors, count, !e->recording);
+}
 
 ml_status ml_tensor_read(ml_tensor *t, void *to) {
+  if (t->state && t->engine->recording) return no_value();
   ML_TRY(ml_eval(t->engine, &t, 1));
   ml_tensor *dense = NULL;
   if (t->layout == ML_LAYOUT_PANELS)

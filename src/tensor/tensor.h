@@ -76,7 +76,12 @@ size_t ml_tensor_nbytes(const ml_tensor *t); /* logical bytes, block formats too
 bool ml_tensor_is_dense(const ml_tensor *t); /* row-major without holes; of strided tensors with storage */
 static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffer->address + t->offset; }
 
-/* Storage for every tensor of the list: plans and runs what they need. */
+/* While a plan is recorded, what depends on its inputs or on state has no values, and reading it is an error. Begin runs
+ * the effects that are pending, which are not the plan's; the plan is made before end. */
+ml_status ml_record_begin(ml_engine *engine);
+void ml_record_end(ml_engine *engine);
+
+/* Storage for every tensor of the list: plans and runs what they need, and pending effects. */
 ml_status ml_eval(ml_engine *engine, ml_tensor *const *tensors, size_t count);
 /* Row-major bytes of the values into `to` (ml_tensor_nbytes of them); evaluates and gathers strided views. */
 ml_status ml_tensor_read(ml_tensor *t, void *to);

@@ -188,6 +188,7 @@ end
 -- What scripts can reach though it is not theirs to call.
 run_all("core.", core, {
   threads = true, default_device = true, write_file = true, cancel = true, deadline = true, enter = true,
+  record = true,
 })
 
 local path = tiny.write_directory "misuse"
