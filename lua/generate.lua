@@ -134,10 +134,10 @@ function M.start(model, runtime, ids, o, release)
   }, Generation)
   for _, id in ipairs(o.stop_tokens or {}) do self.ends[math.tointeger(id)] = true end
   local tokenizer = model.tokenizer
+  if not o.ignore_eos then
+    for _, id in ipairs(o.ends or tokenizer and tokenizer.text_ends or model.ends) do self.ends[id] = true end
+  end
   if tokenizer then
-    if not o.ignore_eos then
-      for _, id in ipairs(tokenizer.eos_ids) do self.ends[id] = true end
-    end
     self.stream = tokenizer:stream {skip_special_tokens = true}
   elseif #self.stops > 0 then
     util.raise("usage", "stop: the model has no tokenizer, so that there is no text to look at")

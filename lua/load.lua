@@ -369,11 +369,15 @@ local function open_directory(made, path, opts)
     util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type))
   end
   local family = opts.family and given_family(opts.family) or M.family(model_type, what)
+  local whole = raw
   if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
   if not opts.random then check_quantization(raw, what) end
   config.check(what, raw, family)
   made.raw, made.family, made.what = raw, family, what
   made.generation = read_json(path .. "/generation_config.json", true)
+  local ends = (made.generation or {}).eos_token_id
+  if ends ~= nil then made.ends = tokenizer.configured_ends(ends, path .. "/generation_config.json: eos_token_id")
+  else made.ends = tokenizer.configured_ends(raw.eos_token_id or whole.eos_token_id, what .. ": eos_token_id") end
   if not opts.random then made.source = directory_source(made, path, family) end
 end
 
@@ -453,7 +457,7 @@ local function assemble(made, opts, given)
   else
     random_weights(made.net, opts)
   end
-  made.tokenizer = tokenizer.of_model(path, made.gguf, made.generation)
+  made.tokenizer = tokenizer.of_model(path, made.gguf, made.ends)
   if core.cancelled() then raise_cancelled() end
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
@@ -461,7 +465,7 @@ local function assemble(made, opts, given)
   end
   return require("moonlet.model").new {
     net = made.net, config = c, raw = made.raw, family = made.family, path = path, options = opts, warnings = warnings,
-    generation_config = made.generation, tokenizer = made.tokenizer, entries = formats_in(made.net),
+    generation_config = made.generation, tokenizer = made.tokenizer, ends = made.ends, entries = formats_in(made.net),
     precision = opts.precision, scope = made.scope,
   }
 end

@@ -58,7 +58,7 @@ function M.new(parts)
   local info = make_info(parts)
   return setmetatable({
     net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer,
-    generation_config = parts.generation_config or {}, device = core.default_device(), info = info, metrics = {},
+    generation_config = parts.generation_config or {}, ends = parts.ends or {}, device = core.default_device(), info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
     scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
@@ -82,7 +82,8 @@ local function check_ids(self, ids, what)
   return ids
 end
 
----Ids of a prompt: text is encoded as the tokenizer does it by default, lists of ids are taken as they are.
+---Ids of a prompt: text is encoded as the tokenizer does it by default, though BOS stands there once if the text has it
+---already; lists of ids are taken as they are.
 function Model:prompt_ids(prompt, what)
   if type(prompt) == "table" then return check_ids(self, prompt, what) end
   if type(prompt) ~= "string" then
@@ -91,7 +92,10 @@ function Model:prompt_ids(prompt, what)
   if not self.tokenizer then
     util.raise("not_found", "%s: the model has no tokenizer (%s): give a list of token ids", what, self.info.path)
   end
-  return self.tokenizer:encode(prompt)
+  local t = self.tokenizer
+  local encoded = t:encode(prompt)
+  if t.adds_bos and encoded[1] == t.bos_id and encoded[2] == t.bos_id then table.remove(encoded, 1) end
+  return encoded
 end
 
 local chat_options = {
@@ -189,7 +193,9 @@ end
 function Model:chat(messages, opts)
   check_open(self, "chat")
   local o = generate.options(with_defaults(self, opts), "chat", chat_options)
-  local g = start(self, self:chat_ids(messages, o), o)
+  local ids = self:chat_ids(messages, o)
+  o.ends = self.tokenizer:ends(o.template)
+  local g = start(self, ids, o)
   return g, nil, nil, g
 end
 

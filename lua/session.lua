@@ -81,6 +81,7 @@ function Session:send(text, opts)
   local messages = table.move(self.messages, 1, #self.messages, 1, {})
   messages[#messages + 1] = {role = "user", content = text}
   local ids = self.model:chat_ids(messages, self.options)
+  o.ends = self.model.tokenizer:ends(self.options.template)
   local before = self.messages
   self.messages = messages
   local ok, g = pcall(start, self, ids, o, function(g)

@@ -9,7 +9,13 @@ local M = {}
 ---@field bos_id integer|nil
 ---@field eos_ids integer[]  every id that ends a text
 local Tokenizer = {}
-Tokenizer.__index = Tokenizer
+Tokenizer.__index = function(self, key)
+  if key == "eos_ids" then -- the template is looked at when somebody asks
+    rawset(self, key, self:ends())
+    return rawget(self, key)
+  end
+  return Tokenizer[key]
+end
 Tokenizer.__name = "moonlet.Tokenizer"
 Tokenizer.__dir = {"vocab_size", "bos_id", "eos_ids", "chat_template"}
 
@@ -46,7 +52,7 @@ local function template_options(self, opts)
     add_generation_prompt = false, continue_final_message = false, tools = false, documents = false,
     template = false, template_vars = false, now = false, parse_special = false,
   }, "apply_chat_template")
-  opts.bos_token, opts.eos_token = self.bos_token, self.eos_token
+  opts.bos_token, opts.eos_token, opts.special_tokens = self.bos_token, self.eos_token, self.special_tokens
   return opts
 end
 
@@ -105,6 +111,34 @@ function Tokenizer:control_tokens()
   return self.specials
 end
 
+-- The id of the control token that a template puts behind what an assistant says, or nil: read off a conversation.
+local function turn_end(self, template)
+  local said = "Yes indeed"
+  local text = self:apply_chat_template(
+    {{role = "user", content = "Is it so?"}, {role = "assistant", content = said}}, {template = template})
+  local head = text and text:match("^.*" .. said)
+  if not head then return nil end
+  local first, token
+  for _, piece in ipairs(self:control_tokens()) do
+    local at = text:find(piece, #head + 1, true)
+    if at and (not first or at < first or at == first and #piece > #token) then first, token = at, piece end
+  end
+  return token and self.raw:id(token)
+end
+
+---Ids that end an answer: those that end a text, and the one with which the chat template closes a turn.
+---@param template string|nil  a name or a source; the checkpoint's own otherwise
+---@return integer[]
+function Tokenizer:ends(template)
+  local ids = table.move(self.text_ends, 1, #self.text_ends, 1, {})
+  if not (template or self.chat_template) then return ids end
+  local key = template or self
+  if self.turn_ends[key] == nil then self.turn_ends[key] = turn_end(self, template) or false end
+  local id = self.turn_ends[key]
+  if id and not util.contains(ids, id) then ids[#ids + 1] = id end
+  return ids
+end
+
 util.guard(Tokenizer, "tokenizer:", true)
 
 -- Adds ids that end a text: one, or a list.
@@ -116,20 +150,28 @@ local function add_ends(ends, ids, what)
   end
 end
 
+---The ids that a checkpoint's configuration ends texts with.
+---@param value any  eos_token_id there: an id, a list or null
+---@param what string  file and key, for messages
+---@return integer[]
+function M.configured_ends(value, what)
+  local ends = {}
+  if value ~= nil and value ~= core.json.null then add_ends(ends, value, what) end
+  return ends
+end
+
 -- The handle is closed where what stands beside it in the checkpoint is wrong.
-local function wrap(raw, more)
+local function wrap(raw, ends, more)
   local facts = raw:facts()
   local self = setmetatable({
-    raw = raw, vocab_size = facts.vocab_size, bos_id = facts.bos_id, adds_bos = facts.adds_bos, eos_ids = {},
+    raw = raw, vocab_size = facts.vocab_size, bos_id = facts.bos_id, adds_bos = facts.adds_bos, text_ends = {},
+    turn_ends = {},
   }, Tokenizer)
   local ok, err = pcall(function()
-    add_ends(self.eos_ids, facts.eos_ids, "tokenizer")
-    self.eos_token, self.bos_token = special_text(self, self.eos_ids[1]), special_text(self, self.bos_id)
-    local ends = more.generation and more.generation.eos_token_id
-    if ends ~= nil and ends ~= core.json.null then
-      add_ends(self.eos_ids, ends, more.path .. "/generation_config.json: eos_token_id")
-    end
-    self.chat_template = more.template and more.template()
+    add_ends(self.text_ends, facts.eos_ids, "tokenizer")
+    self.eos_token, self.bos_token = special_text(self, self.text_ends[1]), special_text(self, self.bos_id)
+    add_ends(self.text_ends, ends or {}, "tokenizer")
+    self.chat_template, self.special_tokens = more(raw)
   end)
   if not ok then
     raw:close()
@@ -154,25 +196,53 @@ local function check_template(template, what)
   return template
 end
 
--- What opens the tokenizer of a folder: handle, options of wrap.
-local function open_json(json, folder, generation)
+-- Texts of the special tokens that tokenizer_config.json names, which templates see.
+local function special_tokens(config)
+  local tokens = {}
+  local function add(name, token)
+    if type(token) == "table" then token = token.content end
+    if type(token) == "string" then tokens[name] = token end
+  end
+  for _, name in ipairs {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} do add(name, config[name]) end
+  if type(config.extra_special_tokens) == "table" then
+    for name, token in pairs(config.extra_special_tokens) do
+      if type(name) == "string" then add(name, token) end
+    end
+  end
+  return tokens
+end
+
+-- The folder's templates: chat_template.jinja, else what tokenizer_config.json holds; named ones beside it.
+local function templates_of(folder, config, config_path)
+  local own, others = folder .. "/chat_template.jinja", folder .. "/additional_chat_templates"
+  local main
+  if core.path_kind(own) == "file" then main = read_text(own)
+  else main = check_template(config.chat_template, config_path) end
+  if core.path_kind(others) ~= "directory" or type(main) == "table" then return main end
+  local named = {default = main}
+  for _, name in ipairs(util.must(core.list_directory(others))) do
+    local title = name:match "^(.*)%.jinja$"
+    if title then named[title] = read_text(others .. "/" .. name) end
+  end
+  return next(named) and named or nil
+end
+
+local function open_json(json, folder, ends)
   local config_path = folder .. "/tokenizer_config.json"
   local has_config = core.path_kind(config_path) == "file"
   local raw, message, code = core.tokenizer_from_json(json, has_config and config_path or nil)
   if not raw then util.raise(code, "%s", message) end
-  return wrap(raw, {path = folder, generation = generation, template = function()
-    local own = folder .. "/chat_template.jinja"
-    if core.path_kind(own) == "file" then return read_text(own) end
-    if not has_config then return nil end
-    local config, why, what = core.read_json(config_path)
+  return wrap(raw, ends, function()
+    local config, why, what = {}, nil, nil
+    if has_config then config, why, what = core.read_json(config_path) end
     if config == nil then util.raise(what, "%s", why) end
-    return check_template(type(config) == "table" and config.chat_template, config_path)
-  end})
+    return templates_of(folder, config, config_path), special_tokens(config)
+  end)
 end
 
-local function open_directory(path, generation)
+local function open_directory(path, ends)
   if core.path_kind(path .. "/tokenizer.json") ~= "file" then return nil end
-  return open_json(path .. "/tokenizer.json", path, generation)
+  return open_json(path .. "/tokenizer.json", path, ends)
 end
 
 local function open_gguf(file, path)
@@ -181,15 +251,21 @@ local function open_gguf(file, path)
     if code == "not_found" then return nil end
     util.raise(code, "%s", message)
   end
-  return wrap(raw, {template = function()
-    return check_template(file:metadata(0)["tokenizer.chat_template"], path .. ": tokenizer")
-  end})
+  return wrap(raw, nil, function()
+    local metadata, tokens = file:metadata(0), {}
+    for name, key in pairs {unk_token = "unknown_token_id", pad_token = "padding_token_id"} do
+      local id = metadata["tokenizer.ggml." .. key]
+      tokens[name] = math.type(id) == "integer" and id >= 0 and raw:piece(id) or nil
+    end
+    return check_template(metadata["tokenizer.chat_template"], path .. ": tokenizer"), tokens
+  end)
 end
 
 ---The tokenizer that a model's directory or open GGUF file has, or nil.
-function M.of_model(path, gguf, generation)
+---@param ends integer[]  ids that its configuration ends texts with
+function M.of_model(path, gguf, ends)
   if gguf then return open_gguf(gguf, path) end
-  return open_directory(path, generation)
+  return open_directory(path, ends)
 end
 
 ---A tokenizer from a directory, a tokenizer.json or a .gguf file; raises.

@@ -120,12 +120,6 @@ function g:close() end
 ---@return string text, table result  {text, ids, finish_reason, metrics}
 function g:complete() end
 
----@class moonlet.jinja
-local jinja = {}
-
----Makes another value the null of contexts (the loader gives json.null, which is made in C).
-function jinja.set_null(null) end
-
 ---@class moonlet.json
 local json = {}
 
@@ -152,7 +146,8 @@ function json.object(table) end
 ---@field device string
 local m = {}
 
----Ids of a prompt: text is encoded as the tokenizer does it by default, lists of ids are taken as they are.
+---Ids of a prompt: text is encoded as the tokenizer does it by default, though BOS stands there once if the text has it
+---already; lists of ids are taken as they are.
 function m:prompt_ids(prompt, what) end
 
 ---Ids of a conversation with the header of the answer behind it.
@@ -1244,6 +1239,12 @@ function ml.keep(x) end
 ---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
 function ml.unscoped(fn, ...) end
 
+---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile. One that fails
+---leaves no effect behind.
+---@param fn function
+---@return any ...  what fn returns
+function ml.record(fn, ...) end
+
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
 ---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of
 ---the plan: to see a new value, give them as arguments, or make them state that is written in place.
@@ -1580,6 +1581,11 @@ function t:encode_chat(messages, opts) end
 
 ---Texts of the special tokens.
 function t:control_tokens() end
+
+---Ids that end an answer: those that end a text, and the one with which the chat template closes a turn.
+---@param template string|nil  a name or a source; the checkpoint's own otherwise
+---@return integer[]
+function t:ends(template) end
 
 ---@class moonlet.Template
 local template = {}

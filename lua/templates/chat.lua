@@ -78,6 +78,10 @@ local function copy_message(message, i)
     fail("usage", "messages[%d]: expected a table with role and content, found %s", i,
       type(message) == "table" and "an empty one" or type(message))
   end
+  if type(message.role) ~= "string" then
+    fail("usage", "messages[%d]: role: expected a string, found %s", i,
+      is_null(message.role) and "nothing" or "a " .. type(message.role))
+  end
   local copy, set = ordered()
   local reasoning
   for _, name in ipairs(REASONING) do

@@ -30,13 +30,10 @@ M.MAX_BYTES = 1 << 23
 M.BYTES_PER_INPUT = 32
 M.STEPS_PER_INPUT = 4
 
----What stands for Python's None in a context, beside nil.
-M.null = setmetatable({}, {__name = "moonlet.jinja.null", __tostring = function() return "null" end})
-
----Makes another value the null of contexts (the loader gives json.null, which is made in C).
-function M.set_null(null)
-  M.null = null
-end
+---What stands for Python's None in a context, beside nil: json.null, and without the library a value of its own.
+local has_core, core = pcall(require, "moonlet.core")
+M.null = has_core and core.json.null
+  or setmetatable({}, {__name = "moonlet.jinja.null", __tostring = function() return "null" end})
 
 -- Runs fn; turns what it raises into nil, message, code.
 local function guarded(where, fn, ...)

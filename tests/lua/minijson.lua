@@ -75,7 +75,7 @@ local function read_object(s, at)
   return map, at + 1
 end
 
-local WORDS = {{"true", true}, {"false", false}, {"null", M.null}}
+local WORDS = {["true"] = true, ["false"] = false}
 
 function read(s, at)
   at = skip(s, at)
@@ -83,9 +83,9 @@ function read(s, at)
   if c == '"' then return read_string(s, at + 1) end
   if c == "[" then return read_array(s, at + 1) end
   if c == "{" then return read_object(s, at + 1) end
-  for _, word in ipairs(WORDS) do
-    if s:sub(at, at + #word[1] - 1) == word[1] then return word[2], at + #word[1] end
-  end
+  local word = s:match("^%l+", at)
+  if word == "null" then return M.null, at + 4 end
+  if WORDS[word] ~= nil then return WORDS[word], at + #word end
   local digits = s:match("^[-+%deE.]+", at)
   if not digits then error(("JSON: nothing to read at byte %d"):format(at)) end
   return digits:find("[.eE]") and tonumber(digits) + 0.0 or tonumber(digits), at + #digits

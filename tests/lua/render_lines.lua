@@ -6,7 +6,7 @@ local modules = require "modules"
 modules.install(here .. "/../..")
 local json = require "minijson"
 local jinja = require "moonlet.templates.jinja"
-jinja.set_null(json.null)
+json.null = jinja.null
 
 local function quote(s)
   return '"' .. s:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'

@@ -9,7 +9,7 @@ local t = require "harness"
 local json = require "minijson"
 local jinja = require "moonlet.templates.jinja"
 local chat = require "moonlet.templates.chat"
-jinja.set_null(json.null)
+json.null = jinja.null
 
 local function read(path, size)
   local file = io.open(path, "rb")

@@ -6,7 +6,7 @@ require("modules").install(here .. "/../..")
 local t = require "harness"
 local json = require "minijson"
 local jinja = require "moonlet.templates.jinja"
-jinja.set_null(json.null)
+json.null = jinja.null
 
 local function read(path)
   local file = assert(io.open(path, "rb"))
