@@ -58,7 +58,8 @@ function M.new(parts)
   local info = make_info(parts)
   return setmetatable({
     net = parts.net, config = parts.config, raw = parts.raw, tokenizer = parts.tokenizer,
-    generation_config = parts.generation_config or {}, ends = parts.ends or {}, device = core.default_device(), info = info, metrics = {},
+    generation_config = parts.generation_config or {}, ends = parts.ends or {}, device = core.default_device(),
+    info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
     scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),

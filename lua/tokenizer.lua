@@ -203,7 +203,9 @@ local function special_tokens(config)
     if type(token) == "table" then token = token.content end
     if type(token) == "string" then tokens[name] = token end
   end
-  for _, name in ipairs {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} do add(name, config[name]) end
+  for _, name in ipairs {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} do
+    add(name, config[name])
+  end
   if type(config.extra_special_tokens) == "table" then
     for name, token in pairs(config.extra_special_tokens) do
       if type(name) == "string" then add(name, token) end

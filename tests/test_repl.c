@@ -23,6 +23,10 @@ static void test_session(void) {
   CHECK(answers(&s, "=type(ml), type(help)", "table\tfunction\r\n> "), "ml and help are there");
   CHECK(answers(&s, "quit", "\r\nnil\r\nnote: Ctrl-D leaves\r\n> "), "the way out is told");
   CHECK(answers(&s, "do io.write('no ', 'newline') end", "no newline\r\n> "), "a prompt begins a line of its own");
+  answers(&s, "for i = 1, 1e9 do io.write('a\\b') end", "\r\n");
+  pause_ms(50);
+  type(&s, "\x03");
+  CHECK(expect(&s, "cancelled\r\n> ") && !strstr(s.text, "nil value"), "Ctrl-C while io.write works");
   CHECK(answers(&s, "x = io.write({})", "(repl):1: bad argument #1 to 'write'") && expect(&s, "\r\n> "),
         "io.write's errors");
   CHECK(answers(&s, "=io.write() == io.stdout", "\r\ntrue\r\n> "), "io.write's result");

@@ -73,7 +73,7 @@ end
 local function report(err, traceback)
   io.stdout:flush()
   local code = (type(err) == "table" or type(err) == "userdata") and select(2, pcall(function() return err.code end))
-  io.stderr:write(show.show(err), "\n")
+  io.stderr:write(code == "cancelled" and code or show.show(err), "\n")
   local lines = code ~= "cancelled" and of_functions(traceback)
   if lines then io.stderr:write(lines, "\n") end
 end
@@ -115,7 +115,7 @@ local function follow_output()
   local write, print_ = io.write, print
   io.write = function(...) -- luacheck: ignore 122
     local ok, result, message = pcall(write, ...)
-    if not ok then error((result:gsub("'%?'", "'write'")), 2) end
+    if not ok then error(type(result) == "string" and result:gsub("'%?'", "'write'") or result, 2) end
     local last = select("#", ...) > 0 and tostring((select(-1, ...))) or ""
     if last ~= "" then line_is_open = last:sub(-1) ~= "\n" end
     if message == nil then return result end

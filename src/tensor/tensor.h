@@ -76,8 +76,8 @@ size_t ml_tensor_nbytes(const ml_tensor *t); /* logical bytes, block formats too
 bool ml_tensor_is_dense(const ml_tensor *t); /* row-major without holes; of strided tensors with storage */
 static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffer->address + t->offset; }
 
-/* While a plan is recorded, what depends on its inputs or on state has no values, and reading it is an error. Begin runs
- * the effects that are pending, which are not the plan's; the plan is made before end. */
+/* While a plan is recorded, what depends on its inputs or on state has no values, and reading it is an error. Begin
+ * runs the effects that are pending, which are not the plan's; the plan is made before end. */
 ml_status ml_record_begin(ml_engine *engine);
 void ml_record_end(ml_engine *engine);
 

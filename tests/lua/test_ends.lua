@@ -108,10 +108,13 @@ t.test("null in conversations", function()
 end)
 
 t.test("BOS stands before a prompt once", function()
-  local path = tiny.write_directory("ends/bos", {["tokenizer.json"] = turns:gsub('"post_processor": null', [["post_processor":
-    {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A",
-     "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-     "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}]])})
+  local processor = [["post_processor": {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}]]
+  local path = tiny.write_directory("ends/bos", {
+    ["tokenizer.json"] = turns:gsub('"post_processor": null', processor),
+  })
   local tk <close> = assert(ml.tokenizer(path))
   local once, twice = tk:encode "the", tk:encode "<s>the"
   t.eq(once[1], 1)

@@ -325,15 +325,15 @@ end)
 t.test("values are not there while a plan is recorded", function()
   local state = ml.state(ml.tensor {5})
   local text, refused
-  local f = ml.compile(function(x)
+  local traced = ml.compile(function(x)
     text = {tostring(x), tostring(x + 1), tostring(state)}
     refused = {pcall(x.item, x), pcall(x.tolist, x + 1), pcall(state.item, state), pcall(ml.eval, state + 1)}
     local known = ml.arange(0, 4):sum():item() -- constants are known
     return x + known
   end)
-  t.eq(f(ml.tensor {1}):item(), 7)
+  t.eq(traced(ml.tensor {1}):item(), 7)
   for _, s in ipairs(text) do t.eq(s, "tensor (1) int32 on cpu, recorded: no values yet") end
-  for i = 1, #refused - 1 do t.eq(refused[i], false) end
+  for n = 1, #refused - 1 do t.eq(refused[n], false) end
   t.ok(tostring(refused[#refused]):find "a value is read while a plan is recorded")
   t.eq(state:item(), 5)
 end)
@@ -341,17 +341,17 @@ end)
 t.test("what was assigned before belongs to no plan", function()
   local state = ml.state(ml.tensor {1})
   ml.assign(state, state + 1)
-  local f = ml.compile(function(x) return x + state end)
-  t.eq(f(ml.tensor {1}):item(), 3)
-  t.eq(f(ml.tensor {1}):item(), 3)
+  local traced = ml.compile(function(x) return x + state end)
+  t.eq(traced(ml.tensor {1}):item(), 3)
+  t.eq(traced(ml.tensor {1}):item(), 3)
   t.eq(state:item(), 2)
 end)
 
 t.test("a compiled function inside another is a part of it", function()
   local double = ml.compile(function(x) return x * 2 end)
-  local f = ml.compile(function(x) return double(x) + 1 end)
-  t.eq(f(ml.tensor {1}):item(), 3)
-  t.eq(f(ml.tensor {4}):item(), 9)
+  local traced = ml.compile(function(x) return double(x) + 1 end)
+  t.eq(traced(ml.tensor {1}):item(), 3)
+  t.eq(traced(ml.tensor {4}):item(), 9)
   t.raises(function() ml.compile(function(x) return ml.explain(double, x) end)(ml.tensor {1}) end, "already", "usage")
 end)
 
