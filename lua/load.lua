@@ -20,6 +20,19 @@ local function serves(family, model_type)
   return false
 end
 
+-- What a family's file returns. Whatever goes wrong in it is about the file.
+local function run_family(path, name)
+  local chunk, message = loadfile(path, "t")
+  if chunk then
+    local ok, family = pcall(chunk, name, path)
+    if ok then return family end
+    if type(family) == "table" and family.code == "cancelled" then error(family, 0) end
+    message = family
+  end
+  local text = tostring(message)
+  util.raise("corrupt", "%s", text:find(path, 1, true) and text or path .. ": " .. text)
+end
+
 -- A family in a file of the user's: $MOONLET_PATH (directories, separated by colons) and ./models.
 local function user_family(model_type)
   if not model_type:match "^[%w_%-]+$" then return nil end
@@ -27,9 +40,7 @@ local function user_family(model_type)
   for folder in folders:gmatch "[^:]+" do
     local path = folder .. "/" .. model_type .. ".lua"
     if core.path_kind(path) == "file" then
-      local chunk, message = loadfile(path, "t")
-      if not chunk then util.raise("corrupt", "%s", message) end
-      local family = chunk("moonlet.models." .. model_type, path)
+      local family = run_family(path, "moonlet.models." .. model_type)
       if not is_family(family) then
         util.raise("corrupt", "%s: expected the file to return a model class of nn.model", path)
       end
@@ -78,9 +89,8 @@ end
 local function given_family(option)
   local family = option
   if type(option) == "string" and option:match "%.lua$" then
-    local chunk, message = loadfile(option, "t")
-    if not chunk then util.raise("not_found", "load: family: %s", message) end
-    family = chunk("moonlet.models", option)
+    if core.path_kind(option) ~= "file" then util.raise("not_found", "load: family: %s: no such file", option) end
+    family = run_family(option, "moonlet.models")
   elseif type(option) == "string" then
     family = family_module(option)
   end

@@ -334,6 +334,27 @@ t.test("options that are wrong", function()
   t.raises(function() ml.load(path, {contxt = 5}) end, 'no option "contxt"', "usage")
 end)
 
+t.test("a family's file that cannot be run", function()
+  local path, dir = tiny.write_directory "load/family", tiny.folder "load-families"
+  for name, text in pairs {raises = "error('boom')", breaks = "x =", indexes = "return (nil).x",
+    throws = "error({code = 'usage'})"} do
+    local file = dir .. "/" .. name .. ".lua"
+    tiny.write(file, text)
+    t.fails(name .. "%.lua", "corrupt", ml.load(path, {family = file}))
+  end
+  t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
+end)
+
+t.test("a user's family by its model type that raises", function()
+  local path = with_config {model_type = '"boom"'}
+  local dir = tiny.folder "load-path"
+  tiny.write(dir .. "/boom.lua", "error('boom')")
+  local pipe <close> = assert(io.popen(("MOONLET_PATH='%s' '%s/moonlet' info -m '%s' 2>&1"):format(dir,
+    os.getenv "BUILD" or "build", path)))
+  local text = pipe:read "a"
+  t.ok(text:find "boom%.lua:1: boom" and not text:find "traceback", text)
+end)
+
 t.test("a smaller context", function()
   local m <close> = assert(ml.load(tiny.write_directory "load/context", {max_context = 16}))
   t.eq(m.info.context, 16)
