@@ -421,7 +421,7 @@ local function build_net(made, c, absent)
     return net
   end
   if type(net) == "table" and net.code then
-    local own = debug.getinfo(made.family.init, "S").short_src .. ":" -- what the family's own lines raise says where
+    local own = (core.source(made.family.init) or "") .. ":" -- what the family's own lines raise says where
     local message = tostring(net.message)
     local told = net.code == "usage" or message:sub(1, #own) == own
     util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
