@@ -343,12 +343,18 @@ end
 
 -- ---- the model ----
 
+-- A variable of the environment; an empty one counts as unset.
+local function environment(name)
+  local value = os.getenv(name)
+  return value ~= "" and value or nil
+end
+
 local function resolve(path)
   local kind = core.path_kind(path)
   if kind then return path, kind end
   if path:match "^[%w%-_.]+/[%w%-_.]+$" then
-    local home = os.getenv "HF_HOME" or (os.getenv "HOME" or "") .. "/.cache/huggingface"
-    local repo = (os.getenv "HF_HUB_CACHE" or home .. "/hub") .. "/models--" .. path:gsub("/", "--")
+    local home = environment "HF_HOME" or (environment "HOME" or "") .. "/.cache/huggingface"
+    local repo = (environment "HF_HUB_CACHE" or home .. "/hub") .. "/models--" .. path:gsub("/", "--")
     local ref = io.open(repo .. "/refs/main")
     if ref then
       local snapshot = repo .. "/snapshots/" .. ref:read "l"

@@ -87,6 +87,23 @@ static void test_few_libraries(void) {
   lua_close(L);
 }
 
+/* A variable of the environment that is set to nothing is one that is not set. */
+static void test_empty_variable(void) {
+  const char *given = getenv("MOONLET_ISA");
+  char kept[32];
+  snprintf(kept, sizeof kept, "%s", given ? given : "");
+  setenv("MOONLET_ISA", "", 1);
+  lua_State *L = new_state();
+  luaL_requiref(L, "moonlet", luaopen_moonlet, 1);
+  CHECK(run(L, "assert((moonlet.ones{3} + 1):tolist()[3] == 2)"), "an empty MOONLET_ISA");
+  ml_engine *engine = NULL;
+  CHECK(ml_engine_create(NULL, &engine) == ML_OK, "and for an engine: %s", ml_error_message());
+  ml_engine_close(engine);
+  lua_close(L);
+  if (given) setenv("MOONLET_ISA", kept, 1);
+  else unsetenv("MOONLET_ISA");
+}
+
 static void test_two_states(void) {
   lua_State *one = new_state(), *two = new_state();
   luaL_requiref(one, "moonlet", luaopen_moonlet, 1);
@@ -162,6 +179,7 @@ static void close_state(void *unused) { open_core(unused); }
 int main(void) {
   test_twice();
   test_few_libraries();
+  test_empty_variable();
   test_two_states();
   test_close();
   test_refusals();
