@@ -448,6 +448,12 @@ local function warn_of_unread(made, c, unread, strict)
   return warnings
 end
 
+local function warn_of_absent(tokens, path, warnings)
+  for _, key in ipairs(tokens and tokens.raw:facts().absent or {}) do
+    warnings[#warnings + 1] = ("%s/tokenizer_config.json: %s: the vocabulary has no such token"):format(path, key)
+  end
+end
+
 -- What model.lua counts formats from: {dtype, bytes} of each matrix.
 local function formats_in(net)
   local list = {}
@@ -471,6 +477,7 @@ local function assemble(made, opts, given)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.generation)
   if core.cancelled() then raise_cancelled() end
+  warn_of_absent(made.tokenizer, path, warnings)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
       made.tokenizer.vocab_size, c.vocab_size)
