@@ -18,6 +18,16 @@ Model.__index = Model
 Model.__name = "moonlet.Model"
 Model.__dir = {"info", "metrics", "tokenizer", "config", "net", "generation_config", "device"}
 
+-- The dtype that most bytes of the weights have.
+local function weights_dtype(entries)
+  local bytes, most = {}, nil
+  for _, e in ipairs(entries) do bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes end
+  for _, dtype in ipairs(util.sorted_keys(bytes)) do
+    if not most or bytes[dtype] > bytes[most] then most = dtype end
+  end
+  return most
+end
+
 -- The weights' block formats by their share of the bytes, and {bits, group_size, format} of the first; nil without any.
 local function quantization(entries)
   local bytes = {}
@@ -50,7 +60,8 @@ local function make_info(parts)
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
     layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
     parameters = parameters, quantization = quantization(parts.entries), bytes = bytes,
-    context = math.tointeger(context), path = parts.path, warnings = parts.warnings,
+    dtype = weights_dtype(parts.entries), context = math.tointeger(context), path = parts.path,
+    warnings = parts.warnings,
   }
 end
 
