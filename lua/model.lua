@@ -249,6 +249,9 @@ function Model:logits(ids)
       util.raise("usage", "logits: row %d: expected a list of token ids, found %s", i,
         type(list) == "table" and "no entry" or util.show(list))
     end
+    if #list > self.info.context then
+      util.raise("limit", "logits: row %d has %d tokens, the context holds %d", i, #list, self.info.context)
+    end
     check_ids(self, list, "logits")
   end
   return compile.scope(function()
