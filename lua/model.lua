@@ -10,7 +10,7 @@ local M = {}
 
 ---@class moonlet.Model
 ---@field info table
----@field metrics table  of the last call
+---@field metrics table  of the last call that made tokens
 ---@field generation_config table  generation_config.json; empty where the checkpoint has none, as GGUF files
 ---@field tokenizer moonlet.Tokenizer|nil
 local Model = {}
@@ -265,7 +265,8 @@ end
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
 ---@param text string|integer[]
----@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
+---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens
+---  to predict at most}
 function Model:perplexity(text, opts)
   check_open(self, "perplexity")
   local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")
