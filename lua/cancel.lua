@@ -9,4 +9,6 @@ function Token:cancel() self.cancelled = true end
 ---@return table  {cancelled = false, cancel = function}
 function M.cancel_token() return setmetatable({cancelled = false}, Token) end
 
+function M.is_token(x) return getmetatable(x) == Token end
+
 return M

@@ -122,11 +122,12 @@ local neutral = {
 
 -- {theta, scaling} of a kind of layer, whichever way the file spells it.
 local function rope_of(c, raw, kind)
-  local nested = c.rope_parameters
-  if nested and type(nested[kind]) == "table" then nested = nested[kind]
+  local nested, name = c.rope_parameters, "rope_parameters"
+  if nested and type(nested[kind]) == "table" then nested, name = nested[kind], name .. "." .. kind
   elseif nested and (nested.full_attention or nested.sliding_attention) then nested = nil end
   if nested then
-    return {theta = checked("rope_parameters", "rope_theta", nested.rope_theta) or c.rope_theta, scaling = nested}
+    local theta = checked(name, "rope_theta", nested.rope_theta) or c.rope_theta
+    return {theta = theta, scaling = rope.name(nested, name)}
   end
   if kind == "sliding_attention" then
     local theta = c.rope_local_base_freq
@@ -167,7 +168,9 @@ function M.wrap(raw, defaults, what)
     local value = checked(what, key, M.strip(raw[key]), defaults[key])
     if value == nil and type(flat) == "table" then
       if key == "rope_theta" then value = checked(what, "rope_parameters.rope_theta", plain(flat.rope_theta), 1.0)
-      elseif key == "rope_scaling" and plain(flat.rope_type) then value = M.strip(flat) end
+      elseif key == "rope_scaling" and plain(flat.rope_type) then
+        value = rope.name(M.strip(flat), "rope_parameters")
+      end
       if value ~= nil then read.rope_parameters = true end
     end
     if value == nil then

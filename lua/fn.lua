@@ -49,9 +49,11 @@ local activations = {
   gelu_tanh = ml.gelu_tanh, relu = ml.relu,
 }
 ---The activation that a configuration names.
-function M.activation(name)
+---@param name string
+---@param key string|nil  the configuration's key, for messages
+function M.activation(name, key)
   return activations[name]
-    or util.unexpected("activation", table.concat(util.sorted_keys(activations), ", "), name, "unsupported")
+    or util.unexpected(key or "activation", table.concat(util.sorted_keys(activations), ", "), name, "unsupported")
 end
 
 ---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.

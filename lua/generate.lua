@@ -1,4 +1,5 @@
 ---The token iterator behind generate, chat and sessions: stop conditions, text, metrics.
+local cancel = require "moonlet.cancel"
 local core = require "moonlet.core"
 local compile = require "moonlet.compile"
 local sample = require "moonlet.sample"
@@ -70,8 +71,9 @@ function M.options(given, what, more)
   o.seed = check("seed", util.integer)
   o.stop = check("stop", check_list, "a string or a list of strings", is_text)
   o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", math.tointeger)
+  if o.repeat_penalty == 0 then util.unexpected(what .. ": repeat_penalty", "a number above 0", o.repeat_penalty) end
   check("logit_bias", check_bias)
-  if o.cancel ~= nil and type(o.cancel) ~= "table" then
+  if o.cancel ~= nil and not cancel.is_token(o.cancel) then
     util.unexpected(what .. ": cancel", "a token of ml.cancel_token()", o.cancel)
   end
   if o.sampler ~= nil then

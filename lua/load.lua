@@ -20,6 +20,19 @@ local function serves(family, model_type)
   return false
 end
 
+-- What a family's file returns. Whatever goes wrong in it is about the file.
+local function run_family(path, name)
+  local chunk, message = loadfile(path, "t")
+  if chunk then
+    local ok, family = pcall(chunk, name, path)
+    if ok then return family end
+    if type(family) == "table" and family.code == "cancelled" then error(family, 0) end
+    message = family
+  end
+  local text = tostring(message)
+  util.raise("corrupt", "%s", text:find(path, 1, true) and text or path .. ": " .. text)
+end
+
 -- A family in a file of the user's: $MOONLET_PATH (directories, separated by colons) and ./models.
 local function user_family(model_type)
   if not model_type:match "^[%w_%-]+$" then return nil end
@@ -27,9 +40,7 @@ local function user_family(model_type)
   for folder in folders:gmatch "[^:]+" do
     local path = folder .. "/" .. model_type .. ".lua"
     if core.path_kind(path) == "file" then
-      local chunk, message = loadfile(path, "t")
-      if not chunk then util.raise("corrupt", "%s", message) end
-      local family = chunk("moonlet.models." .. model_type, path)
+      local family = run_family(path, "moonlet.models." .. model_type)
       if not is_family(family) then
         util.raise("corrupt", "%s: expected the file to return a model class of nn.model", path)
       end
@@ -78,9 +89,8 @@ end
 local function given_family(option)
   local family = option
   if type(option) == "string" and option:match "%.lua$" then
-    local chunk, message = loadfile(option, "t")
-    if not chunk then util.raise("not_found", "load: family: %s", message) end
-    family = chunk("moonlet.models", option)
+    if core.path_kind(option) ~= "file" then util.raise("not_found", "load: family: %s: no such file", option) end
+    family = run_family(option, "moonlet.models")
   elseif type(option) == "string" then
     family = family_module(option)
   end
@@ -333,12 +343,18 @@ end
 
 -- ---- the model ----
 
+-- A variable of the environment; an empty one counts as unset.
+local function environment(name)
+  local value = os.getenv(name)
+  return value ~= "" and value or nil
+end
+
 local function resolve(path)
   local kind = core.path_kind(path)
   if kind then return path, kind end
   if path:match "^[%w%-_.]+/[%w%-_.]+$" then
-    local home = os.getenv "HF_HOME" or (os.getenv "HOME" or "") .. "/.cache/huggingface"
-    local repo = (os.getenv "HF_HUB_CACHE" or home .. "/hub") .. "/models--" .. path:gsub("/", "--")
+    local home = environment "HF_HOME" or (environment "HOME" or "") .. "/.cache/huggingface"
+    local repo = (environment "HF_HUB_CACHE" or home .. "/hub") .. "/models--" .. path:gsub("/", "--")
     local ref = io.open(repo .. "/refs/main")
     if ref then
       local snapshot = repo .. "/snapshots/" .. ref:read "l"
@@ -415,7 +431,7 @@ local function build_net(made, c, absent)
     return net
   end
   if type(net) == "table" and net.code then
-    local own = debug.getinfo(made.family.init, "S").short_src .. ":" -- what the family's own lines raise says where
+    local own = (core.source(made.family.init) or "") .. ":" -- what the family's own lines raise says where
     local message = tostring(net.message)
     local told = net.code == "usage" or message:sub(1, #own) == own
     util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
@@ -434,6 +450,12 @@ local function warn_of_unread(made, c, unread, strict)
     warnings[#warnings + 1] = text
   end
   return warnings
+end
+
+local function warn_of_absent(tokens, path, warnings)
+  for _, key in ipairs(tokens and tokens.raw:facts().absent or {}) do
+    warnings[#warnings + 1] = ("%s/tokenizer_config.json: %s: the vocabulary has no such token"):format(path, key)
+  end
 end
 
 -- What model.lua counts formats from: {dtype, bytes} of each matrix.
@@ -459,6 +481,7 @@ local function assemble(made, opts, given)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.ends)
   if core.cancelled() then raise_cancelled() end
+  warn_of_absent(made.tokenizer, path, warnings)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
       made.tokenizer.vocab_size, c.vocab_size)

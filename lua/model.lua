@@ -10,13 +10,23 @@ local M = {}
 
 ---@class moonlet.Model
 ---@field info table
----@field metrics table  of the last call
+---@field metrics table  of the last call that made tokens
 ---@field generation_config table  generation_config.json; empty where the checkpoint has none, as GGUF files
 ---@field tokenizer moonlet.Tokenizer|nil
 local Model = {}
 Model.__index = Model
 Model.__name = "moonlet.Model"
 Model.__dir = {"info", "metrics", "tokenizer", "config", "net", "generation_config", "device"}
+
+-- The dtype that most bytes of the weights have.
+local function weights_dtype(entries)
+  local bytes, most = {}, nil
+  for _, e in ipairs(entries) do bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes end
+  for _, dtype in ipairs(util.sorted_keys(bytes)) do
+    if not most or bytes[dtype] > bytes[most] then most = dtype end
+  end
+  return most
+end
 
 -- The weights' block formats by their share of the bytes, and {bits, group_size, format} of the first; nil without any.
 local function quantization(entries)
@@ -50,7 +60,8 @@ local function make_info(parts)
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
     layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
     parameters = parameters, quantization = quantization(parts.entries), bytes = bytes,
-    context = math.tointeger(context), path = parts.path, warnings = parts.warnings,
+    dtype = weights_dtype(parts.entries), context = math.tointeger(context), path = parts.path,
+    warnings = parts.warnings,
   }
 end
 
@@ -245,6 +256,9 @@ function Model:logits(ids)
       util.raise("usage", "logits: row %d: expected a list of token ids, found %s", i,
         type(list) == "table" and "no entry" or util.show(list))
     end
+    if #list > self.info.context then
+      util.raise("limit", "logits: row %d has %d tokens, the context holds %d", i, #list, self.info.context)
+    end
     check_ids(self, list, "logits")
   end
   return compile.scope(function()
@@ -258,7 +272,8 @@ end
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
 ---@param text string|integer[]
----@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
+---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens
+---  to predict at most}
 function Model:perplexity(text, opts)
   check_open(self, "perplexity")
   local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")

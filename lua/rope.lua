@@ -4,6 +4,18 @@ local util = require "moonlet.util"
 
 local M = {}
 
+-- What the configuration calls a scaling table: "rope_scaling" unless it said otherwise.
+local names = setmetatable({}, {__mode = "k"})
+
+---Says what the configuration calls a scaling table, for messages.
+---@return table scaling
+function M.name(scaling, name)
+  names[scaling] = name
+  return scaling
+end
+
+local function key_of(s, key) return (names[s] or "rope_scaling") .. "." .. key end
+
 local scalings = {}
 
 function scalings.default(f) return f, 1.0 end
@@ -18,7 +30,7 @@ function scalings.llama3(f, s)
   local low, high = s.low_freq_factor, s.high_freq_factor
   local context = s.original_max_position_embeddings
   if high <= low then
-    util.raise("corrupt", "rope_scaling.high_freq_factor: expected more than %s, found %s", low, high)
+    util.raise("corrupt", "%s: expected more than %s, found %s", key_of(s, "high_freq_factor"), low, high)
   end
   for i = 1, #f do
     local wavelength = 2 * math.pi / f[i]
@@ -34,12 +46,12 @@ end
 -- A divisor for each frequency, as GGUF files of scaled models carry them.
 function scalings.factors(f, s)
   if #s.factors ~= #f then
-    util.raise("mismatch", "rope_scaling.factors: expected %d numbers, found %d", #f, #s.factors)
+    util.raise("mismatch", "%s: expected %d numbers, found %d", key_of(s, "factors"), #f, #s.factors)
   end
   for i = 1, #f do
     local by = s.factors[i]
     if not (by > 0 and by < math.huge) then
-      util.unexpected("rope_scaling.factors", "positive numbers", by, "corrupt")
+      util.unexpected(key_of(s, "factors"), "positive numbers", by, "corrupt")
     end
     f[i] = f[i] / by
   end
@@ -74,7 +86,7 @@ local function check_numbers(s, kind)
   for _, name in ipairs(needs[kind]) do
     local v = s[name]
     if type(v) ~= "number" or not (v > 0 and v < 1e30) then
-      util.raise("corrupt", "rope_scaling.%s: expected a positive number, found %s", name, tostring(v))
+      util.raise("corrupt", "%s: expected a positive number, found %s", key_of(s, name), tostring(v))
     end
   end
 end
@@ -95,7 +107,10 @@ function M.frequencies(size, opts)
   if type(s) ~= "table" then util.unexpected("rope_scaling", "a table", s, "corrupt") end
   local kind = kind_of(s)
   local rule = scalings[kind]
-  if not rule then util.raise("unsupported", "rope_scaling.rope_type: \"%s\" is not supported", tostring(kind)) end
+  if not rule then
+    local key = key_of(s, s.rope_type and "rope_type" or "type")
+    util.raise("unsupported", "%s: \"%s\" is not supported", key, tostring(kind))
+  end
   check_numbers(s, kind)
   return rule(f, s)
 end

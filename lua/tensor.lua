@@ -578,7 +578,7 @@ for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] =
 
 -- The tensor that a method is called with.
 for name, fn in pairs(methods) do
-  if debug.getinfo(fn, "S").what == "Lua" then
+  if core.source(fn) then
     methods[name] = function(x, ...) return fn(operand(name .. ": x", x), ...) end
   end
 end

@@ -180,7 +180,7 @@ end
 function M.guard(functions, prefix, callbacks)
   local is_class = prefix:sub(-1) == ":"
   for name, fn in next, functions do
-    if type(fn) == "function" and debug.getinfo(fn, "S").what == "Lua" then
+    if type(fn) == "function" and core.source(fn) then
       if is_class then fn = method(functions, prefix, name, fn) end
       functions[name] = M.interface(prefix .. name, fn, callbacks)
     end

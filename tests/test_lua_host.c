@@ -58,6 +58,52 @@ static void test_twice(void) {
   lua_close(L);
 }
 
+/* A state with the libraries that moonlet.h names, no more. */
+static void test_few_libraries(void) {
+  static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base},        {LUA_LOADLIBNAME, luaopen_package},
+                                       {LUA_STRLIBNAME, luaopen_string}, {LUA_TABLIBNAME, luaopen_table},
+                                       {LUA_MATHLIBNAME, luaopen_math},  {LUA_IOLIBNAME, luaopen_io},
+                                       {LUA_OSLIBNAME, luaopen_os},      {LUA_COLIBNAME, luaopen_coroutine},
+                                       {LUA_UTF8LIBNAME, luaopen_utf8},  {"moonlet", luaopen_moonlet}};
+  lua_State *L = luaL_newstate();
+  if (!L) exit(100);
+  for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+    luaL_requiref(L, libraries[i].name, libraries[i].func, 1);
+    lua_pop(L, 1);
+  }
+  CHECK(run(L, "assert(not debug) local model <close> = assert(moonlet.load 'tests/goldens/tiny/llama') "
+               "local _, result = model:complete({90, 14, 79, 59, 97, 59}, {max_tokens = 8, ignore_eos = true}) "
+               "assert(table.concat(result.ids, ' ') == '21 111 12 47 58 14 14 78') "
+               "model:session():close() model:logits({1, 2}):close() moonlet.random.normal{2}:close()"),
+        "without the debug library");
+  CHECK(run(L, "local nn = require 'moonlet.nn' local Odd = nn.model 'odd' Odd.config = {} "
+               "function Odd:init() error(setmetatable({code = 'corrupt', message = 'odd'}, {})) end "
+               "local m, message, code = moonlet.load('tests/goldens/tiny/llama', {family = Odd}) "
+               "assert(not m and code == 'corrupt' and message:find 'odd', message)"),
+        "and a family's own error");
+  CHECK(run(L, "local template = assert(require 'moonlet.templates.jinja'.compile '{{ [3, 1] | sort }}') "
+               "assert(template:render{} == '[1, 3]')"),
+        "and a template");
+  lua_close(L);
+}
+
+/* A variable of the environment that is set to nothing is one that is not set. */
+static void test_empty_variable(void) {
+  const char *given = getenv("MOONLET_ISA");
+  char kept[32];
+  snprintf(kept, sizeof kept, "%s", given ? given : "");
+  setenv("MOONLET_ISA", "", 1);
+  lua_State *L = new_state();
+  luaL_requiref(L, "moonlet", luaopen_moonlet, 1);
+  CHECK(run(L, "assert((moonlet.ones{3} + 1):tolist()[3] == 2)"), "an empty MOONLET_ISA");
+  ml_engine *engine = NULL;
+  CHECK(ml_engine_create(NULL, &engine) == ML_OK, "and for an engine: %s", ml_error_message());
+  ml_engine_close(engine);
+  lua_close(L);
+  if (given) setenv("MOONLET_ISA", kept, 1);
+  else unsetenv("MOONLET_ISA");
+}
+
 static void test_two_states(void) {
   lua_State *one = new_state(), *two = new_state();
   luaL_requiref(one, "moonlet", luaopen_moonlet, 1);
@@ -132,6 +178,8 @@ static void close_state(void *unused) { open_core(unused); }
 
 int main(void) {
   test_twice();
+  test_few_libraries();
+  test_empty_variable();
   test_two_states();
   test_close();
   test_refusals();

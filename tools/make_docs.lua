@@ -234,16 +234,19 @@ operation that was asked.]]},
 
 Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
 quantised weights; "exact" keeps them float32), `family` (a Lua file, a module, or a model class), `max_context`
-(tokens; beyond the model's own it is a warning, and the model's stays), `threads`, `progress` (a function of a share
+(tokens; beyond the model's own it is a warning, and the model's stays), `progress` (a function of a share
 from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
 `random` (a seed: weights at true shapes from the config alone), `quantize` ({bits = 4 or 8}, or {format}: rounds the
-matrices of a directory's float weights, or of random ones).
+matrices of a directory's float weights, or of random ones). `device` and `threads` are what `ml.default_device` and
+`ml.threads` set: they hold for every model from then on, and a load without them leaves them as they are (to begin
+with, the CPU and all cores).
 
     for tok in m:generate("The Moon is", {max_tokens = 20, temperature = 0.7, seed = 1}) do io.write(tok.text) end
     print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))
 
-`m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, context (tokens), bytes,
-path, warnings}`. `m.metrics`, of the last call: `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
+`m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, dtype (that of most
+of the weights), context (tokens), bytes, path, warnings}`. `m.metrics`, of the last call that made tokens (`logits`
+and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
 decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes,
 finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
 `m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},

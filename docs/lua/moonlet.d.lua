@@ -87,7 +87,9 @@ function fn.rms_norm(x, weight, opts) end
 function fn.layer_norm(x, weight, bias, opts) end
 
 ---The activation that a configuration names.
-function fn.activation(name) end
+---@param name string
+---@param key string|nil  the configuration's key, for messages
+function fn.activation(name, key) end
 
 ---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
 ---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
@@ -190,7 +192,7 @@ function m:logits(ids) end
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
 ---@param text string|integer[]
----@param opts table|nil  {context = 512, stride = context, limit = how many tokens to predict at most}
+---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens to predict at most}
 function m:perplexity(text, opts) end
 
 ---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration, from

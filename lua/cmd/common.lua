@@ -50,9 +50,9 @@ M.sampling = {
     help = "choose among the likeliest tokens that make up P"},
   {name = "min-p", type = "number", value = "P", min = 0, max = 1,
     help = "leave out tokens below P times the likeliest"},
-  {name = "repeat-penalty", type = "number", value = "X", min = 0,
+  {name = "repeat-penalty", type = "number", value = "X", above = 0,
     help = "make tokens that have occurred less likely; 1 is none"},
-  {name = "stop", type = "string", value = "TEXT", repeated = true,
+  {name = "stop", type = "string", value = "TEXT", repeated = true, filled = true,
     help = "end before TEXT; may be given several times"},
 }
 

@@ -14,6 +14,8 @@ local M = {}
 ---@field choices? string[]
 ---@field min? number
 ---@field max? number
+---@field above? number     what the value must be greater than
+---@field filled? boolean   the text must not be empty
 ---@field required? boolean
 
 ---@class moonlet.cmd.Command
@@ -92,6 +94,10 @@ local function convert_one(option, shown, text)
   if option.type == "number" then value = tonumber(text) end
   if value == nil or value ~= value then
     M.wrong_usage("%s wants %s, not '%s'", shown, option.type == "integer" and "a whole number" or "a number", text)
+  end
+  if value == "" and option.filled then M.wrong_usage("%s must not be empty", shown) end
+  if option.above and value <= option.above then
+    M.wrong_usage("%s must be above %s, not %s", shown, option.above, text)
   end
   if option.min and value < option.min then M.wrong_usage("%s must be at least %s, not %s", shown, option.min, text) end
   if option.max and value > option.max then M.wrong_usage("%s must be at most %s, not %s", shown, option.max, text) end

@@ -28,7 +28,7 @@ function MLP:init(c)
   self.gate_proj = nn.Linear(d, f, {bias = c.mlp_bias})
   self.up_proj = nn.Linear(d, f, {bias = c.mlp_bias})
   self.down_proj = nn.Linear(f, d, {bias = c.mlp_bias})
-  self.act = fn.activation(c.hidden_act)
+  self.act = fn.activation(c.hidden_act, "hidden_act")
 end
 function MLP:forward(x) return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x)) end
 

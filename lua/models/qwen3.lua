@@ -27,7 +27,7 @@ function MLP:init(c)
   self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size)
   self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size)
   self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size)
-  self.act = fn.activation(c.hidden_act)
+  self.act = fn.activation(c.hidden_act, "hidden_act")
 end
 function MLP:forward(x) return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x)) end
 

@@ -2,7 +2,6 @@
 #include "lua_bind/api.h"
 
 #include <lualib.h>
-#include <stdlib.h>
 #include <string.h>
 
 const char *ml_version(void) { return ML_VERSION; }
@@ -177,7 +176,7 @@ ml_status ml_engine_create(const ml_engine_options *given, ml_engine **out) {
   ML_TRY(lb_read_struct(&options, sizeof options, given, "ml_engine_options"));
   if (options.threads < 0) return ml_fail(ML_USAGE, "threads: expected 0 or more, found %d", options.threads);
   ml_engine *engine, *unowned;
-  ML_TRY(ml_engine_open(options.threads, options.isa ? options.isa : getenv("MOONLET_ISA"), &engine));
+  ML_TRY(ml_engine_open(options.threads, options.isa ? options.isa : lb_environment("MOONLET_ISA"), &engine));
   for (int i = 0; i < engine->n_devices; i++) engine->devices[i]->memory.limit = options.memory_limit_bytes;
   unowned = engine;
   lua_State *L = lua_newstate(allocate, NULL);

@@ -101,6 +101,8 @@ int lb_open_device(lua_State *L);
 int lb_open_json(lua_State *L);
 int lb_open_scope(lua_State *L);
 int lb_open_values(lua_State *L);
+/* A variable of the environment; an empty one counts as unset, NULL. */
+const char *lb_environment(const char *name);
 /* Sets n functions of a table, each with the host as nothing more than the registry's. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);
 

@@ -8,7 +8,6 @@
 #include "lua_bind/lua_bind.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -48,7 +47,8 @@ static int load_embedded(lua_State *L, const char *relative) {
 
 /* Searches init.lua of a folder too: moonlet.train is train.lua or train/init.lua. */
 static int search(lua_State *L) {
-  const char *relative = relative_path(L, lb_check_text(L, 1, "search", NULL)), *directory = getenv("MOONLET_LUA");
+  const char *relative = relative_path(L, lb_check_text(L, 1, "search", NULL)),
+             *directory = lb_environment("MOONLET_LUA");
   if (!relative) return 0;
   const char *folder = lua_pushfstring(L, "%s/init", relative);
   const char *candidates[] = {relative, folder};

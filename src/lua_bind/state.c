@@ -6,6 +6,11 @@
 
 static const char host_key = 0, error_key = 0;
 
+const char *lb_environment(const char *name) {
+  const char *value = getenv(name);
+  return value && *value ? value : NULL;
+}
+
 /* ---- host ---- */
 
 lb_host *lb_host_retain(lb_host *host) {
@@ -50,7 +55,7 @@ void lb_open_host(lua_State *L, ml_engine **given) {
   if (given) {
     host->engine = *given;
     *given = NULL;
-  } else if (ml_engine_open(0, getenv("MOONLET_ISA"), &host->engine) != ML_OK) {
+  } else if (ml_engine_open(0, lb_environment("MOONLET_ISA"), &host->engine) != ML_OK) {
     luaL_error(L, "%s", ml_error_message());
   }
   host->engine->host = host;

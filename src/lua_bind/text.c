@@ -169,10 +169,10 @@ static int special_ids(lua_State *L) {
   return 1;
 }
 
-/* facts() -> {vocab_size, bos_id, adds_bos, eos_ids} */
+/* facts() -> {vocab_size, bos_id, adds_bos, eos_ids, absent} */
 static int facts(lua_State *L) {
   const ml_tokenizer *t = check_tokenizer(L, 1);
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
   lua_pushinteger(L, ml_tokenizer_vocab_size(t));
   lua_setfield(L, -2, "vocab_size");
   if (ml_tokenizer_bos(t) >= 0) {
@@ -189,6 +189,13 @@ static int facts(lua_State *L) {
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   lua_setfield(L, -2, "eos_ids");
+  const char *const *absent = ml_tokenizer_absent(t, &n);
+  lua_createtable(L, (int)n, 0);
+  for (size_t i = 0; i < n; i++) {
+    lua_pushstring(L, absent[i]);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  lua_setfield(L, -2, "absent");
   return 1;
 }
 

@@ -1,4 +1,5 @@
-/* values.c: facts about values that the host wants without making tensors for them: the largest entries, digests. */
+/* values.c: facts about values that the host wants without making tensors for them: the largest entries, digests, where
+ * a function comes from. */
 #include "lua_bind/lua_bind.h"
 
 typedef struct entry {
@@ -62,8 +63,20 @@ static int hash(lua_State *L) {
   return 1;
 }
 
+/* source(fn): the file of a Lua function as messages name it, nil of a C function. A host's state need not have the
+ * debug library. */
+static int source(lua_State *L) {
+  lua_Debug info;
+  if (!lua_isfunction(L, 1)) lb_unexpected(L, 1, "source", "a function");
+  lua_pushvalue(L, 1);
+  lua_getinfo(L, ">S", &info);
+  if (*info.what == 'C') lua_pushnil(L);
+  else lua_pushstring(L, info.short_src);
+  return 1;
+}
+
 int lb_open_values(lua_State *L) {
-  static const luaL_Reg functions[] = {{"top", top}, {"hash", hash}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"top", top}, {"hash", hash}, {"source", source}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -61,6 +61,8 @@ int32_t ml_tokenizer_bos(const ml_tokenizer *t);        /* -1 when there is none
 bool ml_tokenizer_adds_bos(const ml_tokenizer *t);      /* whether encoding with special tokens begins with BOS */
 /* The tokenizer's own end tokens (tokenizer_config's eos_token; GGUF's eos and eot keys): a borrowed list. */
 const int32_t *ml_tokenizer_eos(const ml_tokenizer *t, size_t *count);
+/* Keys of tokenizer_config.json whose tokens the vocabulary has not: a borrowed list. */
+const char *const *ml_tokenizer_absent(const ml_tokenizer *t, size_t *count);
 int32_t ml_tokenizer_id(const ml_tokenizer *t, const char *piece, size_t size); /* -1 when there is none */
 /* The piece as the vocabulary spells it, with a NUL behind it; NULL for an id without one. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *size);

@@ -167,8 +167,9 @@ static ml_status read_added_tokens(ml_tokenizer *t, const ml_json *root) {
 
 /* --- tokenizer_config.json --- */
 
-/* A special token there is a string or an object with its content. */
-static ml_status config_token(const ml_tokenizer *t, const ml_json *config, const char *key, int32_t *id) {
+/* A special token there is a string or an object with its content. One that the vocabulary has not is noted, no error:
+ * nothing can ever give its id. `key` lives for ever. */
+static ml_status config_token(ml_tokenizer *t, const ml_json *config, const char *key, int32_t *id) {
   const ml_json *value = ml_json_get(config, key);
   size_t size;
   *id = -1;
@@ -179,6 +180,7 @@ static ml_status config_token(const ml_tokenizer *t, const ml_json *config, cons
   }
   const char *text = ml_json_string(value, &size);
   *id = ml_vocab_find(&t->vocab, text, size);
+  if (*id < 0 && size > 0) t->absent[t->n_absent++] = key;
   return ML_OK;
 }
 

@@ -64,16 +64,18 @@ local refused = {
     "rope_theta", "corrupt"},
   {"rope parameters that are a number", {rope_parameters = "7"}, "rope_parameters", "corrupt"},
   {"a rope that is not known", {rope_parameters = '{"rope_type": "yarn", "factor": 4.0, "rope_theta": 1000.0}'},
-    '"yarn" is not supported', "unsupported"},
+    'config.json: rope_parameters.rope_type: "yarn" is not supported', "unsupported"},
+  {"a scaling without its factor", {rope_parameters = '{"rope_type": "linear", "rope_theta": 1000.0}'},
+    "rope_parameters.factor: expected a positive number", "corrupt"},
   {"a rope of the old kind", {rope_parameters = false, rope_scaling = '{"type": "dynamic", "factor": 2.0}'},
-    '"dynamic" is not supported', "unsupported"},
+    'rope_scaling.type: "dynamic" is not supported', "unsupported"},
   {"a rope without its factor", {rope_parameters = false, rope_scaling = '{"type": "linear"}'},
     "rope_scaling.factor: expected a positive number", "corrupt"},
   {"a rope of factor null", {rope_parameters = false, rope_scaling = '{"type": "linear", "factor": null}'},
     "rope_scaling.factor", "corrupt"},
   {"a rope type that is a list", {rope_parameters = '{"rope_type": [1]}'}, "rope_type", "unsupported"},
-  {"an activation that is not known", {hidden_act = '"mish"'}, 'activation: expected gelu, .*, found "mish"',
-    "unsupported"},
+  {"an activation that is not known", {hidden_act = '"mish"'},
+    'config.json: hidden_act: expected gelu, .*, found "mish"', "unsupported"},
   {"an activation that is a number", {hidden_act = "3"}, "hidden_act: expected a string", "corrupt"},
   {"a bias that is text", {attention_bias = '"no"'}, "attention_bias: expected a boolean", "corrupt"},
   {"a bias without weights", {attention_bias = "true"}, 'q_proj.bias" is missing', "not_found"},
@@ -334,12 +336,60 @@ t.test("options that are wrong", function()
   t.raises(function() ml.load(path, {contxt = 5}) end, 'no option "contxt"', "usage")
 end)
 
+t.test("a family's file that cannot be run", function()
+  local path, dir = tiny.write_directory "load/family", tiny.folder "load-families"
+  for name, text in pairs {raises = "error('boom')", breaks = "x =", indexes = "return (nil).x",
+    throws = "error({code = 'usage'})"} do
+    local file = dir .. "/" .. name .. ".lua"
+    tiny.write(file, text)
+    t.fails(name .. "%.lua", "corrupt", ml.load(path, {family = file}))
+  end
+  t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
+end)
+
+t.test("a user's family by its model type that raises", function()
+  local path = with_config {model_type = '"boom"'}
+  local dir = tiny.folder "load-path"
+  tiny.write(dir .. "/boom.lua", "error('boom')")
+  local pipe <close> = assert(io.popen(("MOONLET_PATH='%s' '%s/moonlet' info -m '%s' 2>&1"):format(dir,
+    os.getenv "BUILD" or "build", path)))
+  local text = pipe:read "a"
+  t.ok(text:find "boom%.lua:1: boom" and not text:find "traceback", text)
+end)
+
+t.test("a load without threads leaves their number as it is", function()
+  local path, was = tiny.write_directory "load/options", ml.threads()
+  assert(ml.load(path, {threads = 1})):close()
+  t.eq(ml.threads(), 1)
+  assert(ml.load(path)):close()
+  t.eq(ml.threads(), 1)
+  ml.threads(was)
+end)
+
+t.test("a special token of the configuration that the vocabulary has not is warned of", function()
+  local config = '{"bos_token": "<none>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"}'
+  local path = tiny.write_directory("load/absent", {["tokenizer_config.json"] = config})
+  local m <close> = assert(ml.load(path))
+  t.eq(m.info.warnings, {path .. "/tokenizer_config.json: bos_token: the vocabulary has no such token"})
+end)
+
+t.test("the weights' dtype is told", function()
+  local m <close> = assert(ml.load(tiny.write_directory "load/options"))
+  t.eq(m.info.dtype, "float32")
+  t.ok(tostring(m):find(" M parameters, float32, context 256, on cpu", 1, true), tostring(m))
+  local random <close> = assert(ml.load(tiny.write_directory "load/options", {random = 1}))
+  t.eq(random.info.dtype, "bfloat16")
+end)
+
 t.test("a smaller context", function()
   local m <close> = assert(ml.load(tiny.write_directory "load/context", {max_context = 16}))
   t.eq(m.info.context, 16)
   local long = {}
   for i = 1, 17 do long[i] = i end
   t.raises(function() m:complete(long, {max_tokens = 1}) end, "17 tokens", "limit")
+  t.raises(function() m:logits(long) end, "logits: row 1 has 17 tokens, the context holds 16", "limit")
+  t.raises(function() m:logits {{1}, long} end, "row 2", "limit")
+  t.eq(m:perplexity(long, {context = 100}), m:perplexity(long, {context = 16})) -- a window is at most the context
 end)
 
 -- ---- random weights and quantisation ----
