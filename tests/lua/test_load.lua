@@ -413,6 +413,56 @@ t.test("blocks are not rounded again", function()
   t.fails("expected float weights, found", "unsupported", ml.load(path, {quantize = {bits = 8}}))
 end)
 
+-- ---- reading what was loaded ----
+
+for dtype, name in pairs {float32 = "llama", float16 = "llama_old_llama3", bfloat16 = "qwen3"} do
+  t.test("weights are read and saved as the file has them: " .. dtype, function()
+    local dir, path = "tests/goldens/tiny/" .. name, folder .. "/saved.safetensors"
+    local file = assert(ml.load_safetensors(dir .. "/model.safetensors"))
+    local m <close> = assert(ml.load(dir, {precision = "exact"}))
+    assert(m.net:save_weights(path))
+    local saved = assert(ml.load_safetensors(path))
+    for key, x in pairs(m.net:parameters()) do
+      local want = x.ndim == 2 and file[key] or file[key]:astype "float32" -- vectors become float32 as they load
+      if x.ndim == 2 then t.eq(x.dtype, dtype) end
+      t.ok(x:tobytes() == want:tobytes(), key .. ": tobytes")
+      t.eq(x:tolist(), want:tolist())
+      t.eq(tostring(x), tostring(want))
+      t.ok(saved[key].dtype == x.dtype and saved[key]:tobytes() == want:tobytes(), key .. ": saved")
+      file[key], saved[key] = nil, nil
+    end
+    t.eq({next(file) or next(saved)}, {})
+    local fresh <close> = assert(ml.load(dir, {random = 1, precision = "exact"}))
+    assert(fresh.net:load_weights(path))
+    t.eq(continuation(fresh), continuation(m))
+    local weight = m.net:parameters()["model.embed_tokens.weight"]
+    local saved_npy, message, code = ml.save_npy(folder .. "/saved.npy", weight)
+    if dtype == "bfloat16" then t.eq({saved_npy, code}, {nil, "unsupported"}, message)
+    else t.eq(assert(ml.load_npy(folder .. "/saved.npy")):tolist(), weight:tolist()) end
+  end)
+end
+
+for format in ("q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k"):gmatch "%S+" do
+  t.test("blocks are read as the file has them: " .. format, function()
+    local bytes_of = {q4_0 = 18, q4_1 = 20, q5_0 = 22, q5_1 = 24, q8_0 = 34, q4_k = 144, q5_k = 176, q6_k = 210}
+    local block = format:match "_k$" and 256 or 32
+    local state, text = 1, {}
+    for i = 1, 19 * 2 * bytes_of[format] do -- two panels of rows, the second with a tail
+      state = state * 1103515245 + 12345 & 0x7fffffff
+      text[i] = string.char(state >> 16 & 255)
+    end
+    local bytes = table.concat(text)
+    local weight = core.pack(ml.from_bytes(bytes, {19, 2 * block}, format))
+    t.ok(core.is_packed(weight), "packed")
+    t.ok(weight:tobytes() == bytes, "the same bytes")
+    t.raises(function() weight:tolist() end, "dequantize or cast it first")
+    t.eq(tostring(weight), ("tensor (19, %d) %s on cpu"):format(2 * block, format))
+    t.fails("tensor 'w': safetensors cannot hold " .. format, "unsupported",
+      ml.save_safetensors(folder .. "/blocks.safetensors", {w = weight}))
+    t.fails("npy has no dtype " .. format, "unsupported", ml.save_npy(folder .. "/blocks.npy", weight))
+  end)
+end
+
 -- ---- what a load that ends early leaves behind ----
 
 t.test("cancelled: nothing stays", function()
