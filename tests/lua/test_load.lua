@@ -116,6 +116,7 @@ local warned = {
   {"an invented key", {moon_phase = "0.5"}, "moon_phase"},
   {"partial rotary positions", {partial_rotary_factor = "0.5"}, "partial_rotary_factor"},
   {"a soft cap", {final_logit_softcapping = "30.0"}, "final_logit_softcapping"},
+  {"a window, which Llama does not know", {sliding_window = "2"}, "sliding_window"},
   {"layers with windows", {layer_types = '["full_attention", "sliding_attention"]'}, "layer_types"},
   {"attention both ways", {use_bidirectional_attention = "true"}, "use_bidirectional_attention"},
   {"windows on request", {use_sliding_window = "true"}, "use_sliding_window"},
@@ -134,6 +135,42 @@ for _, case in ipairs(warned) do
       t.ok(m.info.warnings[1]:find('key "' .. case[3] .. '" is not read by family llama', 1, true), m.info.warnings[1])
     end
     t.fails('"' .. case[3] .. '" is not read', "unsupported", ml.load(path, {strict = true}))
+  end)
+end
+
+t.test("a key that the reference ignores changes nothing", function()
+  local m <close> = assert(ml.load(tiny.write_directory("load/plain", {})))
+  local windowed <close> = assert(ml.load(with_config {sliding_window = "2"}))
+  t.ok(windowed:logits(ids):tobytes() == m:logits(ids):tobytes(), "Llama's sliding_window")
+  local source, text = "tests/goldens/tiny/gemma3/", tiny.read "tests/goldens/tiny/gemma3/config.json"
+  local capped = tiny.folder "load/capped"
+  tiny.write(capped .. "/config.json", (text:gsub('("attn_logit_softcapping": )null', "%10.01", 1)))
+  tiny.write(capped .. "/model.safetensors", tiny.read(source .. "model.safetensors"))
+  local a <close> = assert(ml.load(source))
+  local b <close> = assert(ml.load(capped))
+  t.ok(b:logits(ids):tobytes() == a:logits(ids):tobytes(), "Gemma 3's attn_logit_softcapping")
+  t.eq(#a.info.warnings, 0)
+  t.ok(b.info.warnings[1]:find('key "attn_logit_softcapping" is not read', 1, true), b.info.warnings[1])
+end)
+
+-- What a file does not say is what the reference's class of its type says.
+for _, case in ipairs {
+  {"llama", "", kv = 16, context = 2048},
+  {"mistral", "", kv = 8, window = 4096, context = 131072},
+  {"mistral", '"sliding_window": null, "num_key_value_heads": null,', kv = 16, context = 131072},
+  {"mistral", '"sliding_window": 3, "num_key_value_heads": 4, "max_position_embeddings": 64,', kv = 4, window = 3,
+    context = 64},
+  {"qwen3", '"num_key_value_heads": 4,', kv = 4, context = 32768},
+  {"gemma3_text", '"num_key_value_heads": 1,', kv = 1, window = 4096, context = 131072},
+} do
+  t.test(("defaults of %s {%s}"):format(case[1], case[2]), function()
+    local path = tiny.folder "load/defaults"
+    tiny.write(path .. "/config.json", ([[{%s "model_type": "%s", "hidden_size": 64, "num_hidden_layers": 1,
+      "num_attention_heads": 16, "intermediate_size": 32, "vocab_size": 40, "head_dim": 4}]]):format(case[2], case[1]))
+    local m <close> = assert(ml.load(path, {random = 1}))
+    local attention = m.net.model.layers[1].self_attn
+    t.eq({attention.kv_heads, attention.window or 0, m.info.context}, {case.kv, case.window or 0, case.context})
+    t.eq(#m.info.warnings, 0)
   end)
 end
 
