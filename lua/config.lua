@@ -50,7 +50,7 @@ for name in ([[
   sliding_window sliding_window_pattern _sliding_window_pattern max_position_embeddings
 ]]):gmatch "%S+" do kind_of[name] = "count" end
 for name in ([[
-  rope_theta rope_local_base_freq query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
+  rope_theta rope_local_base_freq query_pre_attn_scalar final_logit_softcapping
 ]]):gmatch "%S+" do kind_of[name] = "positive" end
 for name in ([[
   attention_bias mlp_bias tie_word_embeddings use_sliding_window
@@ -155,7 +155,7 @@ end
 
 ---What a family's init gets. Reading a key that neither file nor family has gives nil.
 ---@param raw table  the decoded file
----@param defaults table  key -> value or function of the configuration
+---@param defaults table  key -> value, or function of the configuration and of whether the file says null
 ---@param what string  the file, for messages
 ---@return table config
 ---@return fun(): string[] unread  keys that nobody read, sorted
@@ -175,7 +175,7 @@ function M.wrap(raw, defaults, what)
     end
     if value == nil then
       value = defaults[key]
-      if type(value) == "function" then value = value(c) end
+      if type(value) == "function" then value = value(c, raw[key] ~= nil) end
     end
     return value
   end

@@ -163,11 +163,12 @@ function Module:load_weights(path)
   return util.soft(function() return self:update(tensors) end)
 end
 
----Writes the parameters to a .safetensors file. True, or nil, message, code.
+---Writes the parameters to a .safetensors file, each in its own dtype; it holds no block formats. True, or nil,
+---message, code.
 ---@param path string
 function Module:save_weights(path)
   local tensors, order = self:parameters()
-  return require("moonlet.files").save_safetensors(path, tensors, nil, order)
+  return require("moonlet.files").save_safetensors(path, tensors, {format = "pt"}, order) -- which transformers asks for
 end
 
 ---Switches training on (Dropout drops), here and in all modules below.

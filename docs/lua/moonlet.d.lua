@@ -1375,7 +1375,8 @@ function module:apply(fn) end
 ---@param path string
 function module:load_weights(path) end
 
----Writes the parameters to a .safetensors file. True, or nil, message, code.
+---Writes the parameters to a .safetensors file, each in its own dtype; it holds no block formats. True, or nil, message,
+---code.
 ---@param path string
 function module:save_weights(path) end
 

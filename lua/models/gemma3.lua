@@ -9,7 +9,7 @@ local Attention = nn.class "Attention"
 function Attention:init(c, sliding)
   local d, hd = c.hidden_size, c.head_dim
   self.heads, self.kv_heads, self.scale = c.num_attention_heads, c.num_key_value_heads, c.query_pre_attn_scalar ^ -0.5
-  self.window, self.softcap = sliding and c.sliding_window or nil, c.attn_logit_softcapping
+  self.window = sliding and c.sliding_window or nil
   self.q_proj = nn.Linear(d, self.heads * hd, {bias = c.attention_bias})
   self.k_proj = nn.Linear(d, self.kv_heads * hd, {bias = c.attention_bias})
   self.v_proj = nn.Linear(d, self.kv_heads * hd, {bias = c.attention_bias})
@@ -23,7 +23,7 @@ function Attention:forward(x, cache) -- (B, T, D)
   local k = self.k_norm(self.k_proj(x):split_heads(self.kv_heads))
   local v = self.v_proj(x):split_heads(self.kv_heads)
   q, k = self.rope(q, cache), self.rope(k, cache)
-  local out = fn.attention(q, k, v, {scale = self.scale, window = self.window, softcap = self.softcap, cache = cache})
+  local out = fn.attention(q, k, v, {scale = self.scale, window = self.window, cache = cache})
   return self.o_proj(out:merge_heads())
 end
 

@@ -2,11 +2,13 @@
 ---Sources: Touvron et al. 2023; Grattafiori et al. 2024 (rope scaling of Llama 3).
 local nn, fn = require "moonlet.nn", require "moonlet.fn"
 
+local function is_mistral(c) return c.model_type == "mistral" end
+
 local Attention = nn.class "Attention"
 function Attention:init(c)
   local d, hd = c.hidden_size, c.head_dim
   self.heads, self.kv_heads, self.scale = c.num_attention_heads, c.num_key_value_heads, hd ^ -0.5
-  self.window = c.sliding_window
+  self.window = is_mistral(c) and c.sliding_window or nil -- which Llama does not know
   self.q_proj = nn.Linear(d, self.heads * hd, {bias = c.attention_bias})
   self.k_proj = nn.Linear(d, self.kv_heads * hd, {bias = c.attention_bias})
   self.v_proj = nn.Linear(d, self.kv_heads * hd, {bias = c.attention_bias})
@@ -59,7 +61,9 @@ end
 
 local Llama = nn.model("llama", "mistral")
 Llama.config = {
-  num_key_value_heads = function(c) return c.num_attention_heads end,
+  num_key_value_heads = function(c, null) return is_mistral(c) and not null and 8 or c.num_attention_heads end,
+  sliding_window = function(_, null) return not null and 4096 or nil end, -- null: none
+  max_position_embeddings = function(c) return is_mistral(c) and 131072 or 2048 end,
   head_dim = function(c) return c.hidden_size // c.num_attention_heads end,
   rms_norm_eps = 1e-6,
   rope_theta = 10000.0,

@@ -61,6 +61,7 @@ local Qwen3 = nn.model "qwen3"
 Qwen3.config = {
   num_key_value_heads = function(c) return c.num_attention_heads end,
   head_dim = 128,
+  max_position_embeddings = 32768,
   rms_norm_eps = 1e-6,
   rope_theta = 10000.0,
   attention_bias = false,

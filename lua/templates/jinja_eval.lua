@@ -73,27 +73,20 @@ function COMPILE.Const(node)
   return function() return v end
 end
 
-function COMPILE.Tuple(node, frame)
-  local items = compile_all(node.items, frame)
-  local n = #items
-  return function(rt, env)
-    local made = {}
-    for i = 1, n do made[i] = items[i](rt, env) end
-    step(rt, n + 1)
-    return value.tuple(rt, made, n)
+-- Evaluates a display's items, in order, and makes a value of them.
+local function compile_display(make)
+  return function(node, frame)
+    local items = compile_all(node.items, frame)
+    local n = #items
+    return function(rt, env)
+      local made = {}
+      for i = 1, n do made[i] = items[i](rt, env) end
+      step(rt, n + 1)
+      return make(rt, made, n)
+    end
   end
 end
-
-function COMPILE.List(node, frame)
-  local items = compile_all(node.items, frame)
-  local n = #items
-  return function(rt, env)
-    local made = {}
-    for i = 1, n do made[i] = items[i](rt, env) end
-    step(rt, n + 1)
-    return value.list(rt, made, n)
-  end
-end
+COMPILE.Tuple, COMPILE.List = compile_display(value.tuple), compile_display(value.list)
 
 function COMPILE.Dict(node, frame)
   local keys, items = {}, {}

@@ -165,8 +165,10 @@ static int save_safetensors(lua_State *L) {
     ml_tensor *t = lb_check_tensor(L, -1, lua_tostring(L, -2));
     size_t bytes = ml_tensor_nbytes(t);
     lb_eval(L, &t, 1);
-    char *data = lua_newuserdatauv(L, bytes + 1, 0);
-    lb_check(L, ml_tensor_read(t, data));
+    bool block = ml_dtype_is_block(t->dtype); /* which the file refuses by name */
+    char *data = lua_newuserdatauv(L, block ? 1 : bytes + 1, 0);
+    ml_status status = block ? ML_OK : ml_tensor_read(t, data);
+    if (status != ML_OK) return lb_fail(L, ml_fail_prefix(status, "%s: tensor '%s'", path, lua_tostring(L, -3)));
     lua_rawseti(L, keep, (lua_Integer)i + 1);
     items[i] = (ml_save_item){lua_tostring(L, -2), t->dtype, t->ndim, t->shape, data, bytes};
     lua_pop(L, 2);

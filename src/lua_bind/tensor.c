@@ -415,7 +415,7 @@ static int tensor_tostring(lua_State *L) {
   char shape[160];
   ml_shape_text(t->ndim, t->shape, shape, sizeof shape);
   bool recorded = t->engine->recording && (t->node || t->state);
-  bool readable = !recorded && t->layout == ML_LAYOUT_STRIDED && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
+  bool readable = !recorded && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
   const char *data = readable ? read_bytes(L, t) : NULL;
   luaL_Buffer b;
   luaL_buffinit(L, &b);

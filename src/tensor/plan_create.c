@@ -194,7 +194,7 @@ ml_status ml_tensor_read(ml_tensor *t, void *to) {
   ML_TRY(ml_eval(t->engine, &t, 1));
   ml_tensor *dense = NULL;
   if (t->layout == ML_LAYOUT_PANELS)
-    return ml_fail(ML_UNSUPPORTED, "a packed weight is read through dequantize or unpack");
+    return t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], to);
   if (t->layout == ML_LAYOUT_STRIDED && !ml_tensor_is_dense(t)) {
     ml_attrs none = {.n_list = -1};
     ML_TRY(ml_apply(t->engine, ML_OP_copy, &t, 1, &none, &dense));

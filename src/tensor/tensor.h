@@ -83,7 +83,8 @@ void ml_record_end(ml_engine *engine);
 
 /* Storage for every tensor of the list: plans and runs what they need, and pending effects. */
 ml_status ml_eval(ml_engine *engine, ml_tensor *const *tensors, size_t count);
-/* Row-major bytes of the values into `to` (ml_tensor_nbytes of them); evaluates and gathers strided views. */
+/* Row-major bytes of the values into `to` (ml_tensor_nbytes of them); evaluates, gathers strided views and puts the
+ * rows of a packed weight back into the order of the file. */
 ml_status ml_tensor_read(ml_tensor *t, void *to);
 
 void ml_strides_dense(int ndim, const int64_t *shape, int64_t *strides);

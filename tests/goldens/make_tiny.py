@@ -133,8 +133,8 @@ MODELS = {
     # Sliding layers around a full one, linear scaling on the full layer alone, both thetas; spelling of version 5.
     "gemma3": spec(gemma3(rope_parameters=gemma_rope(5000.0, 100.0, factor=8.0)),
                    moves=GEMMA_MOVES + ((ROPE + "full_attention.factor", 4.0), ("layer_types", layers("SFSS")))),
-    # The same in the spelling before version 5, with a pattern and the soft cap of the logits (the reference ignores
-    # Gemma 3's attn_logit_softcapping, which no published model sets); three query heads to one of keys.
+    # The same in the spelling before version 5, with a pattern and the soft cap of the logits (attention has none:
+    # the reference ignores Gemma 3's attn_logit_softcapping, and so does the family); three query heads to one of keys.
     "gemma3_old_softcap": spec(gemma3(
         hidden_size=30, head_dim=10, num_attention_heads=3, num_key_value_heads=1, num_hidden_layers=3,
         query_pre_attn_scalar=16, layer_types=layers("SFS"), final_logit_softcapping=4.0,

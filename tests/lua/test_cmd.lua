@@ -26,16 +26,8 @@ function console.clock()
 end
 
 -- The modules under test, of this tree, over the fakes.
-for name in pairs(package.loaded) do
-  if name:find "^moonlet" then package.loaded[name] = nil end
-end
+require "tests.lua.modules".install "."
 package.loaded["moonlet"], package.loaded["moonlet.console"] = fake, console
-table.insert(package.searchers, 2, function(name)
-  local path = name:match "^moonlet%.(.+)$"
-  if not path then return nil end
-  path = "lua/" .. path:gsub("%.", "/")
-  return loadfile(path .. ".lua") or loadfile(path .. "/init.lua")
-end)
 local cmd = require "moonlet.cmd"
 local options = require "moonlet.cmd.options"
 local common = require "moonlet.cmd.common"

@@ -94,6 +94,14 @@ t.test("errors carry their line and code", function()
   _, message, code = jinja.compile("\n{{ x|nope }}")
   t.eq(code, "unsupported")
   t.eq(message, "line 2: No filter named 'nope'.")
+  for name, source in pairs {random = "{{ 'ab'|random }}", wordwrap = "{{ 'a b'|wordwrap(2) }}"} do
+    _, message, code = jinja.compile(source) -- filters of jinja2 that are not here
+    t.eq({message, code}, {("line 1: No filter named '%s'."):format(name), "unsupported"})
+  end
+  _, message, code = jinja.compile("{% autoescape true %}{% endautoescape %}")
+  t.eq({message, code}, {"line 1: escaping (autoescape) is not supported", "unsupported"})
+  _, message = render("{{ lipsum() }}")
+  t.eq(message, "line 1: 'lipsum' is undefined")
   _, message, code = render("{% include 'x' %}")
   t.eq(code, "unsupported")
   t.eq(message, "line 1: 'include': a chat template cannot read other templates")

@@ -118,6 +118,7 @@ local warned = {
   {"an invented key", {moon_phase = "0.5"}, "moon_phase"},
   {"partial rotary positions", {partial_rotary_factor = "0.5"}, "partial_rotary_factor"},
   {"a soft cap", {final_logit_softcapping = "30.0"}, "final_logit_softcapping"},
+  {"a window, which Llama does not know", {sliding_window = "2"}, "sliding_window"},
   {"layers with windows", {layer_types = '["full_attention", "sliding_attention"]'}, "layer_types"},
   {"attention both ways", {use_bidirectional_attention = "true"}, "use_bidirectional_attention"},
   {"windows on request", {use_sliding_window = "true"}, "use_sliding_window"},
@@ -136,6 +137,42 @@ for _, case in ipairs(warned) do
       t.ok(m.info.warnings[1]:find('key "' .. case[3] .. '" is not read by family llama', 1, true), m.info.warnings[1])
     end
     t.fails('"' .. case[3] .. '" is not read', "unsupported", ml.load(path, {strict = true}))
+  end)
+end
+
+t.test("a key that the reference ignores changes nothing", function()
+  local m <close> = assert(ml.load(tiny.write_directory("load/plain", {})))
+  local windowed <close> = assert(ml.load(with_config {sliding_window = "2"}))
+  t.ok(windowed:logits(ids):tobytes() == m:logits(ids):tobytes(), "Llama's sliding_window")
+  local source, text = "tests/goldens/tiny/gemma3/", tiny.read "tests/goldens/tiny/gemma3/config.json"
+  local capped = tiny.folder "load/capped"
+  tiny.write(capped .. "/config.json", (text:gsub('("attn_logit_softcapping": )null', "%10.01", 1)))
+  tiny.write(capped .. "/model.safetensors", tiny.read(source .. "model.safetensors"))
+  local a <close> = assert(ml.load(source))
+  local b <close> = assert(ml.load(capped))
+  t.ok(b:logits(ids):tobytes() == a:logits(ids):tobytes(), "Gemma 3's attn_logit_softcapping")
+  t.eq(#a.info.warnings, 0)
+  t.ok(b.info.warnings[1]:find('key "attn_logit_softcapping" is not read', 1, true), b.info.warnings[1])
+end)
+
+-- What a file does not say is what the reference's class of its type says.
+for _, case in ipairs {
+  {"llama", "", kv = 16, context = 2048},
+  {"mistral", "", kv = 8, window = 4096, context = 131072},
+  {"mistral", '"sliding_window": null, "num_key_value_heads": null,', kv = 16, context = 131072},
+  {"mistral", '"sliding_window": 3, "num_key_value_heads": 4, "max_position_embeddings": 64,', kv = 4, window = 3,
+    context = 64},
+  {"qwen3", '"num_key_value_heads": 4,', kv = 4, context = 32768},
+  {"gemma3_text", '"num_key_value_heads": 1,', kv = 1, window = 4096, context = 131072},
+} do
+  t.test(("defaults of %s {%s}"):format(case[1], case[2]), function()
+    local path = tiny.folder "load/defaults"
+    tiny.write(path .. "/config.json", ([[{%s "model_type": "%s", "hidden_size": 64, "num_hidden_layers": 1,
+      "num_attention_heads": 16, "intermediate_size": 32, "vocab_size": 40, "head_dim": 4}]]):format(case[2], case[1]))
+    local m <close> = assert(ml.load(path, {random = 1}))
+    local attention = m.net.model.layers[1].self_attn
+    t.eq({attention.kv_heads, attention.window or 0, m.info.context}, {case.kv, case.window or 0, case.context})
+    t.eq(#m.info.warnings, 0)
   end)
 end
 
@@ -462,6 +499,56 @@ t.test("blocks are not rounded again", function()
   tiny.write(path, tiny.quantised_gguf())
   t.fails("expected float weights, found", "unsupported", ml.load(path, {quantize = {bits = 8}}))
 end)
+
+-- ---- reading what was loaded ----
+
+for dtype, name in pairs {float32 = "llama", float16 = "llama_old_llama3", bfloat16 = "qwen3"} do
+  t.test("weights are read and saved as the file has them: " .. dtype, function()
+    local dir, path = "tests/goldens/tiny/" .. name, folder .. "/saved.safetensors"
+    local file = assert(ml.load_safetensors(dir .. "/model.safetensors"))
+    local m <close> = assert(ml.load(dir, {precision = "exact"}))
+    assert(m.net:save_weights(path))
+    local saved = assert(ml.load_safetensors(path))
+    for key, x in pairs(m.net:parameters()) do
+      local want = x.ndim == 2 and file[key] or file[key]:astype "float32" -- vectors become float32 as they load
+      if x.ndim == 2 then t.eq(x.dtype, dtype) end
+      t.ok(x:tobytes() == want:tobytes(), key .. ": tobytes")
+      t.eq(x:tolist(), want:tolist())
+      t.eq(tostring(x), tostring(want))
+      t.ok(saved[key].dtype == x.dtype and saved[key]:tobytes() == want:tobytes(), key .. ": saved")
+      file[key], saved[key] = nil, nil
+    end
+    t.eq({next(file) or next(saved)}, {})
+    local fresh <close> = assert(ml.load(dir, {random = 1, precision = "exact"}))
+    assert(fresh.net:load_weights(path))
+    t.eq(continuation(fresh), continuation(m))
+    local weight = m.net:parameters()["model.embed_tokens.weight"]
+    local saved_npy, message, code = ml.save_npy(folder .. "/saved.npy", weight)
+    if dtype == "bfloat16" then t.eq({saved_npy, code}, {nil, "unsupported"}, message)
+    else t.eq(assert(ml.load_npy(folder .. "/saved.npy")):tolist(), weight:tolist()) end
+  end)
+end
+
+for format in ("q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k"):gmatch "%S+" do
+  t.test("blocks are read as the file has them: " .. format, function()
+    local bytes_of = {q4_0 = 18, q4_1 = 20, q5_0 = 22, q5_1 = 24, q8_0 = 34, q4_k = 144, q5_k = 176, q6_k = 210}
+    local block = format:match "_k$" and 256 or 32
+    local state, text = 1, {}
+    for i = 1, 19 * 2 * bytes_of[format] do -- two panels of rows, the second with a tail
+      state = state * 1103515245 + 12345 & 0x7fffffff
+      text[i] = string.char(state >> 16 & 255)
+    end
+    local bytes = table.concat(text)
+    local weight = core.pack(ml.from_bytes(bytes, {19, 2 * block}, format))
+    t.ok(core.is_packed(weight), "packed")
+    t.ok(weight:tobytes() == bytes, "the same bytes")
+    t.raises(function() weight:tolist() end, "dequantize or cast it first")
+    t.eq(tostring(weight), ("tensor (19, %d) %s on cpu"):format(2 * block, format))
+    t.fails("tensor 'w': safetensors cannot hold " .. format, "unsupported",
+      ml.save_safetensors(folder .. "/blocks.safetensors", {w = weight}))
+    t.fails("npy has no dtype " .. format, "unsupported", ml.save_npy(folder .. "/blocks.npy", weight))
+  end)
+end
 
 -- ---- what a load that ends early leaves behind ----
 

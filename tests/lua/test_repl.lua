@@ -1,18 +1,10 @@
 -- The REPL's parts that need no terminal: what is printed, completed, compiled and explained.
 local t = require "tests.lua.harness"
 
-for name in pairs(package.loaded) do
-  if name:find "^moonlet" then package.loaded[name] = nil end
-end
+require "tests.lua.modules".install "."
 package.loaded["moonlet"] = dofile "tests/lua/fake_moonlet.lua"
 package.loaded["moonlet.console"] = {version = "0.0.0"}
 package.loaded["moonlet.docs"] = "none" -- until a test brings one
-table.insert(package.searchers, 2, function(name)
-  local path = name:match "^moonlet%.(.+)$"
-  if not path then return nil end
-  path = "lua/" .. path:gsub("%.", "/")
-  return loadfile(path .. ".lua") or loadfile(path .. "/init.lua")
-end)
 local show = require "moonlet.repl.show".show
 local complete = require "moonlet.repl.complete"
 local help = require "moonlet.repl.help"
