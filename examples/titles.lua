@@ -6,7 +6,7 @@ if not arg[2] then io.stderr:write "usage: titles.lua MODEL FILE...\n" os.exit(2
 local model <close> = assert(ml.load(arg[1]))
 for i = 2, #arg do
   local file <close> = assert(io.open(arg[i]))
-  local text = file:read(2000)
+  local text = assert(file:read(2000), "there is no text in " .. arg[i])
   local title = model:complete({{role = "user", content = "Give this text a short title:\n\n" .. text}}, {
     max_tokens = 16, stop = {"\n"},
   })

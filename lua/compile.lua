@@ -181,6 +181,9 @@ function M.no_grad(fn, ...)
   return fn(...)
 end
 
+---x, which no gradient passes.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
 function M.stop_gradient(x) return x end
 
 -- Whether an operation has a gradient is declared in its row of the table of operations; none has one yet. The
@@ -195,25 +198,41 @@ local function no_gradient(name, fn, args, n)
   util.raise("unsupported", "%s: operation %s has no gradient in this version", name, op or "input")
 end
 
-for _, name in ipairs {"grad", "value_and_grad"} do
-  ---@param fn function  of tensors or trees of tensors
-  M[name] = function(fn)
-    check_callable(fn, name)
-    return function(...) no_gradient(name, fn, {...}, select("#", ...)) end
-  end
-end
-for _, name in ipairs {"vjp", "jvp"} do
-  M[name] = function(fn, primals)
-    check_callable(fn, name)
-    if type(primals) ~= "table" then util.unexpected(name .. ": primals", "a list of arguments", primals) end
-    no_gradient(name, fn, primals, #primals)
-  end
-end
-for _, name in ipairs {"checkpoint", "custom_vjp"} do
-  M[name] = function() util.raise("unsupported", "%s: no operation has a gradient in this version", name) end
+local function no_gradient_of(name, fn)
+  check_callable(fn, name)
+  return function(...) no_gradient(name, fn, {...}, select("#", ...)) end
 end
 
+local function no_product(name, fn, primals)
+  check_callable(fn, name)
+  if type(primals) ~= "table" then util.unexpected(name .. ": primals", "a list of arguments", primals) end
+  no_gradient(name, fn, primals, #primals)
+end
+
+---A function that gives the gradient of fn. No operation has one in this version: calling it raises "unsupported".
+---@param fn function  of tensors or trees of tensors
+---@return function
+function M.grad(fn) return no_gradient_of("grad", fn) end
+---The same with fn's value before the gradient; "unsupported" in this version.
+---@param fn function
+---@return function
+function M.value_and_grad(fn) return no_gradient_of("value_and_grad", fn) end
+---fn's value and its vector-Jacobian products; "unsupported" in this version.
+---@param fn function
+---@param primals table  fn's arguments
+function M.vjp(fn, primals) no_product("vjp", fn, primals) end
+---fn's value and its Jacobian-vector products; "unsupported" in this version.
+---@param fn function
+---@param primals table  fn's arguments
+function M.jvp(fn, primals) no_product("jvp", fn, primals) end
+---fn, computed again when gradients are taken; "unsupported" in this version.
+function M.checkpoint() util.raise("unsupported", "checkpoint: no operation has a gradient in this version") end
+---fn with a gradient of its own; "unsupported" in this version.
+function M.custom_vjp() util.raise("unsupported", "custom_vjp: no operation has a gradient in this version") end
+
 util.guard(M, "", true)
-M.is_tensor = is_tensor
+---Whether x is a tensor.
+---@return boolean
+function M.is_tensor(x) return is_tensor(x) end
 
 return M

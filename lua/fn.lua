@@ -16,6 +16,7 @@ function M.attention(q, k, v, opts)
   opts = util.options(opts, {
     scale = false, mask = false, causal = true, window = 0, cache = false, softcap = 0, sinks = false,
   }, "attention")
+  util.integer("attention: window", opts.window or 0, 0)
   check_heads("q", q)
   check_heads("k", k)
   check_heads("v", v)

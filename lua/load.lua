@@ -86,6 +86,8 @@ local function family_module(name)
   util.raise("corrupt", "load: family: %s", tostring(family))
 end
 
+local FAMILY = "a model class of nn.model, or a Lua file or module that returns one"
+
 local function given_family(option)
   local family = option
   if type(option) == "string" and option:match "%.lua$" then
@@ -95,7 +97,7 @@ local function given_family(option)
     family = family_module(option)
   end
   if is_family(family) then return family end
-  util.unexpected("load: family", "a model class of nn.model, or a Lua file or module that returns one", family)
+  util.unexpected("load: family", FAMILY, family)
 end
 
 -- ---- weights ----
@@ -332,6 +334,9 @@ local function check_options(opts)
     util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype))
   end
   if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end
+  if opts.family and type(opts.family) ~= "string" and not is_family(opts.family) then
+    util.unexpected("load: family", FAMILY, opts.family)
+  end
   if opts.progress and type(opts.progress) ~= "function" then
     util.unexpected("load: progress", "a function", opts.progress)
   end
@@ -539,7 +544,7 @@ function M.load(path, opts)
     end
     return backend.load(path, opts)
   end
-  if type(path) ~= "string" or path:find "\0" then util.unexpected("load: path", "a path", path) end
+  util.path("load: path", path)
   local ok, err = pcall(check_options, opts)
   if not ok and (type(err) ~= "table" or err.code == "usage") then error(err, 0) end
   if not ok then return nil, err.reason, err.code end

@@ -282,7 +282,7 @@ function Model:perplexity(text, opts)
   end
   local ids = self:prompt_ids(text, "perplexity")
   local context = math.min(o.context, self.info.context)
-  local stride = math.min(o.stride or context, context)
+  local stride = util.integer("perplexity: stride", o.stride or context, 1, context)
   if #ids < 2 then util.raise("usage", "perplexity: expected at least 2 tokens, found %d", #ids) end
   local r = acquire(self)
   local sum, count, held, from = 0.0, 0, 0, 1 -- windows so far held ids up to `held`

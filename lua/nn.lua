@@ -65,6 +65,7 @@ function M.class(name)
   class.__name = name
   class.__call = function(self, ...)
     local _ <close> = core.enter(private[self].name)
+    if not class.forward then util.raise("usage", "class %s has no forward", name) end
     return class.forward(self, ...)
   end
   return class
@@ -304,6 +305,11 @@ end
 
 M.Module, M.Linear, M.Embedding, M.Dropout = Module, Linear, Embedding, Dropout
 M.RMSNorm, M.LayerNorm, M.RoPE = RMSNorm, LayerNorm, RoPE
-M.is_parameter, M.is_module = is_parameter, is_module
+---Whether x is a module.
+---@return boolean
+function M.is_module(x) return is_module(x) end
+---Whether x is a parameter without a value.
+---@return boolean
+function M.is_parameter(x) return is_parameter(x) end
 
 return util.guard(M, "nn.", true)

@@ -162,6 +162,8 @@ function M.chain(steps)
   return self
 end
 
+---Whether x is a chain.
+---@return boolean
 function M.is_chain(x) return getmetatable(x) == Chain end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the

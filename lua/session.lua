@@ -177,6 +177,7 @@ end
 ---@param path string
 function Session:save(path)
   begin(self)
+  util.path("save: path", path)
   local n = cached(self)
   return util.soft(function()
     return ml.scope(function()
@@ -267,6 +268,7 @@ end
 ---@param path string
 function Session:load(path)
   begin(self)
+  util.path("load: path", path)
   return util.soft(ml.scope, function() return read_file(self, path) end)
 end
 

@@ -70,6 +70,7 @@ end
 ---  source), template_vars, now}
 ---@return string|nil
 function Tokenizer:apply_chat_template(messages, opts)
+  if type(messages) ~= "table" then util.unexpected("apply_chat_template", "a list of messages", messages) end
   return util.soft(function()
     local options = template_options(self, opts)
     options.parse_special = nil

@@ -62,6 +62,14 @@ function M.number(what, value, low, high)
   return value
 end
 
+---A path as the system takes it.
+---@param what string  function and argument, for messages
+---@return string
+function M.path(what, value)
+  if type(value) ~= "string" or value:find "\0" then M.unexpected(what, "a path", value) end
+  return value
+end
+
 ---A shape: a list of sizes, or one size.
 ---@param what string  function and argument, for messages
 ---@return integer[]

@@ -45,6 +45,10 @@ function S.xtc(probability, threshold) end
 ---@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
 function S.chain(steps) end
 
+---Whether x is a chain.
+---@return boolean
+function S.is_chain(x) end
+
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm).
 function S.from_options(o) end
@@ -1263,6 +1267,41 @@ function ml.explain(fn, ...) end
 ---@param fn function
 function ml.no_grad(fn, ...) end
 
+---x, which no gradient passes.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.stop_gradient(x) end
+
+---A function that gives the gradient of fn. No operation has one in this version: calling it raises "unsupported".
+---@param fn function  of tensors or trees of tensors
+---@return function
+function ml.grad(fn) end
+
+---The same with fn's value before the gradient; "unsupported" in this version.
+---@param fn function
+---@return function
+function ml.value_and_grad(fn) end
+
+---fn's value and its vector-Jacobian products; "unsupported" in this version.
+---@param fn function
+---@param primals table  fn's arguments
+function ml.vjp(fn, primals) end
+
+---fn's value and its Jacobian-vector products; "unsupported" in this version.
+---@param fn function
+---@param primals table  fn's arguments
+function ml.jvp(fn, primals) end
+
+---fn, computed again when gradients are taken; "unsupported" in this version.
+function ml.checkpoint() end
+
+---fn with a gradient of its own; "unsupported" in this version.
+function ml.custom_vjp() end
+
+---Whether x is a tensor.
+---@return boolean
+function ml.is_tensor(x) end
+
 ---A flag to hand to generate: token:cancel() ends it.
 ---@return table  {cancelled = false, cancel = function}
 function ml.cancel_token() end
@@ -1427,6 +1466,14 @@ function nn.RoPE(size, opts) end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
 function nn.Dropout(p) end
+
+---Whether x is a module.
+---@return boolean
+function nn.is_module(x) end
+
+---Whether x is a parameter without a value.
+---@return boolean
+function nn.is_parameter(x) end
 
 ---@class moonlet.random
 local random = {}

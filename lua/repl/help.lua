@@ -42,6 +42,11 @@ local function name_of(value)
       if type(key) == "string" and rawequal(field, value) then return entry[1] .. "." .. key end
     end
   end
+  for _, name in ipairs {"json", "memory"} do -- tables of functions in `ml`
+    for key, field in next, (package.loaded.moonlet or {})[name] or {} do
+      if rawequal(field, value) then return "ml." .. name .. "." .. key end
+    end
+  end
   for key, field in next, _G do
     if type(key) == "string" and rawequal(field, value) then return key end
   end
