@@ -163,7 +163,8 @@ end
 native("tensors", "x", true, "item", "()",
   "The value of a tensor of one element: an integer, a float or a boolean, by its dtype.")
 native("tensors", "x", true, "tolist", "()", "The values as nested lists; of a tensor without axes the value itself.")
-native("tensors", "x", true, "tobytes", "()", "The values in row-major order, little-endian, as a string.")
+native("tensors", "x", true, "tobytes", "()",
+  "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
 native("evaluation", "ml", false, "eval", "(...)", "Computes the tensors given, together, and keeps their values.")

@@ -1370,7 +1370,7 @@ function ml.item(x) end
 ---@param x moonlet.Tensor
 function ml.tolist(x) end
 
----The values in row-major order, little-endian, as a string.
+---The values in row-major order, little-endian, as a string; of block formats the blocks of the file.
 ---@param x moonlet.Tensor
 function ml.tobytes(x) end
 
@@ -2431,7 +2431,7 @@ function x:item() end
 ---The values as nested lists; of a tensor without axes the value itself.
 function x:tolist() end
 
----The values in row-major order, little-endian, as a string.
+---The values in row-major order, little-endian, as a string; of block formats the blocks of the file.
 function x:tobytes() end
 
 ---Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.
