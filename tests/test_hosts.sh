@@ -39,7 +39,8 @@ check "embed says what is wrong" says_what_is_wrong
 checkpoints=${MOONLET_TEST_CHECKPOINTS-checkpoints}
 real=$checkpoints/SmolLM2-135M-Instruct.gguf
 in_time() {
-  "$BUILD/examples/embed" "$real" "Write a long story about a lighthouse." 0.2 > "$work/out" 2> "$work/err" || { cat "$work/err"; return 1; }
+  "$BUILD/examples/embed" "$real" "Write a long story about a lighthouse." 0.2 > "$work/out" 2> "$work/err" ||
+    { cat "$work/err"; return 1; }
   grep -q '^cancelled: [0-9]* tokens' "$work/err" || { cat "$work/err"; return 1; }
 }
 if [ -z "$checkpoints" ]; then
