@@ -372,8 +372,10 @@ Model.__close = Model.close
 function Model:__tostring()
   local info = self.info
   if not self.net then return ("model %s (closed)"):format(info.family) end
-  return ("model %s, %d layers, %.0f M parameters, %s, context %d, on %s"):format(info.family, info.layers,
-    info.parameters / 1e6, info.quantization and info.quantization.format or info.dtype, info.context, self.device)
+  local parameters = ("%d"):format(info.parameters)
+  if info.parameters >= 1e6 then parameters = ("%.0f M"):format(info.parameters / 1e6) end
+  return ("model %s, %d layers, %s parameters, %s, context %d, on %s"):format(info.family, info.layers,
+    parameters, info.quantization and info.quantization.format or info.dtype, info.context, self.device)
 end
 Model.__gc = Model.close
 

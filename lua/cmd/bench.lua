@@ -119,6 +119,12 @@ function M.run(opts)
   local m <close>, load_seconds = load(opts)
   local ids = id_source(opts.seed, m.info.vocab_size)
   local device, facts = common.device(m.device)
+  for _, depth in ipairs(opts.tokens > 0 and opts.depth or {}) do
+    local needed = math.max(depth, 1) + opts.tokens
+    if needed > m.info.context then
+      options.fail("%d tokens after %d make %d, the context holds %d", opts.tokens, depth, needed, m.info.context)
+    end
+  end
   local r = {
     model = opts.model or opts.random, device = device, threads = opts.threads or facts.threads,
     load_seconds = load_seconds, prefill = ml.json.array {}, decode = ml.json.array {},

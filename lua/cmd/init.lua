@@ -95,7 +95,9 @@ function M.main(argv)
   local exit = ok and result or result.exit
   if ok and exit ~= 130 then return exit end
   if not ok and exit == 130 and console.is_terminal "stderr" then io.stderr:write "\n" end -- behind the ^C
-  io.stderr:write("moonlet", known and " " .. name or "", ": ", exit == 130 and "cancelled" or result.text, "\n")
+  local text = exit == 130 and "cancelled" or result.text
+  if known and text:sub(1, #name + 2) == name .. ": " then text = text:sub(#name + 3) end -- a method of the same name
+  io.stderr:write("moonlet", known and " " .. name or "", ": ", text, "\n")
   return exit
 end
 
