@@ -5,21 +5,28 @@
 set -eu
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- gguf safetensors json tokenizer
-out=${BUILD:-build}-fuzz
+[ $# -gt 0 ] || set -- gguf safetensors json tokenizer template
+build=${BUILD:-build}
+out=$build-fuzz
 mkdir -p "$out"
 "${LUA:-lua5.4}" tests/fuzz/make_seeds.lua "$out/seeds"
 for target in "$@"; do
   mkdir -p "$out/$target/corpus" "$out/seeds/$target"
-  more= dictionary=
-  if [ "$target" = tokenizer ]; then
-    more="src/text/*.c $(pkg-config --libs libpcre2-8)"
+  sources="src/io/*.c src/base/*.c src/tensor/dtype.c" libraries=json-c dictionary=
+  case $target in
+  tokenizer)
+    sources="$sources src/text/*.c" libraries="json-c libpcre2-8"
     dictionary=-dict=tests/fuzz/tokenizer.dict
     cp tests/fuzz/seeds/tokenizer/* "$out/seeds/tokenizer/"
-  fi
+    ;;
+  template) # what it looks for is in Lua: the library as it is
+    make -s --no-print-directory BUILD="$build" "$build/libmoonlet.a"
+    sources=$build/libmoonlet.a libraries="json-c libpcre2-8 lua5.4"
+    ;;
+  esac
   clang -g -O1 -std=c17 -D_GNU_SOURCE -Isrc -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-    "tests/fuzz/fuzz_$target.c" src/io/*.c src/base/*.c src/tensor/dtype.c $more \
-    $(pkg-config --cflags --libs json-c) -lm -pthread -o "$out/$target/fuzz"
+    "tests/fuzz/fuzz_$target.c" $sources $(pkg-config --cflags --libs $libraries) -lm -ldl -pthread \
+    -o "$out/$target/fuzz"
   "$out/$target/fuzz" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=3000 -max_len=65536 \
     -print_final_stats=1 $dictionary -artifact_prefix="$out/$target/" \
     "$out/$target/corpus" "$out/seeds/$target" >"$out/$target/log" 2>&1 || {
