@@ -98,17 +98,12 @@ end
 
 -- ---- tracing ----
 
-local function check_callable(fn, what)
-  if type(fn) == "function" or (getmetatable(fn) or {}).__call then return end
-  util.unexpected(what, "a function", fn)
-end
-
 ---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile. One that fails
 ---leaves no effect behind.
 ---@param fn function
 ---@return any ...  what fn returns
 function M.record(fn, ...)
-  check_callable(fn, "record")
+  util.callable("record", fn)
   core.record(true)
   local before = core.effects()
   local results = table.pack(pcall(fn, ...))
@@ -144,7 +139,7 @@ end
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
-  check_callable(fn, "compile")
+  util.callable("compile", fn)
   util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
   local plans = {}
   return function(...)
@@ -166,7 +161,7 @@ end
 ---@param fn function
 ---@return string
 function M.explain(fn, ...)
-  check_callable(fn, "explain")
+  util.callable("explain", fn)
   if core.recording() then util.raise("usage", "explain: a plan is being recorded already") end
   local plan = M.unscoped(trace, fn, {...}, select("#", ...))
   local text = plan:explain()
@@ -177,7 +172,7 @@ end
 ---Runs fn(...). Nothing is recorded for gradients in this version.
 ---@param fn function
 function M.no_grad(fn, ...)
-  check_callable(fn, "no_grad")
+  util.callable("no_grad", fn)
   return fn(...)
 end
 
@@ -199,12 +194,12 @@ local function no_gradient(name, fn, args, n)
 end
 
 local function no_gradient_of(name, fn)
-  check_callable(fn, name)
+  util.callable(name, fn)
   return function(...) no_gradient(name, fn, {...}, select("#", ...)) end
 end
 
 local function no_product(name, fn, primals)
-  check_callable(fn, name)
+  util.callable(name, fn)
   if type(primals) ~= "table" then util.unexpected(name .. ": primals", "a list of arguments", primals) end
   no_gradient(name, fn, primals, #primals)
 end

@@ -47,12 +47,6 @@ local function check_bias(what, bias)
   end
 end
 
-local function check_sampler(what, s)
-  local meta = getmetatable(s)
-  if type(s) == "function" or type(meta) == "table" and meta.__call then return end
-  util.unexpected(what, "a function, a step or a chain of moonlet.sample", s)
-end
-
 ---Options with defaults, checked.
 ---@param given table|nil
 ---@param what string  the call, for messages
@@ -77,7 +71,7 @@ function M.options(given, what, more)
     util.unexpected(what .. ": cancel", "a token of ml.cancel_token()", o.cancel)
   end
   if o.sampler ~= nil then
-    check("sampler", check_sampler)
+    check("sampler", util.callable, "a function, a step or a chain of moonlet.sample")
     for _, name in ipairs(sampling_names) do
       if given[name] ~= nil then
         util.raise("usage", "%s: option \"%s\" has no meaning beside a sampler", what, name)

@@ -18,24 +18,21 @@ Model.__index = Model
 Model.__name = "moonlet.Model"
 Model.__dir = {"info", "metrics", "tokenizer", "config", "net", "generation_config", "device"}
 
--- The dtype that most bytes of the weights have.
-local function weights_dtype(entries)
-  local bytes, most = {}, nil
+-- The weights' dtypes by their share of the bytes, the largest first.
+local function dtypes_by_bytes(entries)
+  local bytes = {}
   for _, e in ipairs(entries) do bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes end
-  for _, dtype in ipairs(util.sorted_keys(bytes)) do
-    if not most or bytes[dtype] > bytes[most] then most = dtype end
-  end
-  return most
+  local dtypes = util.sorted_keys(bytes)
+  table.sort(dtypes, function(a, b) return bytes[a] > bytes[b] or bytes[a] == bytes[b] and a < b end)
+  return dtypes
 end
 
--- The weights' block formats by their share of the bytes, and {bits, group_size, format} of the first; nil without any.
-local function quantization(entries)
-  local bytes = {}
-  for _, e in pairs(entries or {}) do
-    if e.dtype:match "^q%d" then bytes[e.dtype] = (bytes[e.dtype] or 0) + e.bytes end
+-- The block formats among these, and {bits, group_size, format} of the first; nil without any.
+local function quantization(dtypes)
+  local formats = {}
+  for _, dtype in ipairs(dtypes) do
+    if dtype:match "^q%d" then formats[#formats + 1] = dtype end
   end
-  local formats = util.sorted_keys(bytes)
-  table.sort(formats, function(a, b) return bytes[a] > bytes[b] or bytes[a] == bytes[b] and a < b end)
   local first = formats[1]
   if not first then return nil end
   return {
@@ -46,6 +43,7 @@ end
 
 local function make_info(parts)
   local c, parameters, bytes = parts.config, 0, 0
+  local dtypes = dtypes_by_bytes(parts.entries)
   parts.net:each_parameter(function(_, _, tensor)
     parameters = parameters + tensor.size
     bytes = bytes + tensor.nbytes
@@ -59,8 +57,8 @@ local function make_info(parts)
   return {
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
     layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
-    parameters = parameters, quantization = quantization(parts.entries), bytes = bytes,
-    dtype = weights_dtype(parts.entries), context = math.tointeger(context), path = parts.path,
+    parameters = parameters, quantization = quantization(dtypes), bytes = bytes,
+    dtype = dtypes[1], context = math.tointeger(context), path = parts.path,
     warnings = parts.warnings,
   }
 end

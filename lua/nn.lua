@@ -245,10 +245,7 @@ local owned -- the same, of the model that is built now
 ---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
 ---@param fn function|table  what makes the model: a function, or a module's class
 function M.build(fn, ...)
-  local meta = getmetatable(fn)
-  if type(fn) ~= "function" and not (type(meta) == "table" and meta.__call) then
-    util.unexpected("build", "a function or a class", fn)
-  end
+  util.callable("build", fn, "a function or a class")
   local outer = owned
   owned = {}
   local results = table.pack(pcall(fn, ...))

@@ -33,6 +33,16 @@ function M.unexpected(what, expected, value, code)
   M.raise(code or "usage", "%s: expected %s, found %s", what, expected, M.show(value))
 end
 
+---Raises unless the value is a function or can be called like one.
+---@param what string  function and argument, for messages
+---@param value any
+---@param expected string|nil  for messages; "a function" unless given
+function M.callable(what, value, expected)
+  local meta = type(value) ~= "function" and getmetatable(value)
+  if type(value) == "function" or type(meta) == "table" and meta.__call then return end
+  M.unexpected(what, expected or "a function", value)
+end
+
 ---An integer, as its own type; floats of integer value are taken.
 ---@param what string  function and argument, for messages
 ---@param value any
