@@ -13,9 +13,10 @@ local function indices(index)
   return index
 end
 
--- Values for a write into x: numbers and smaller shapes broadcast, other dtypes are converted.
+-- Values for a write into x: numbers and smaller shapes broadcast, other dtypes are converted. Plain numbers are put
+-- into x's dtype as they are, which must hold them; fractions are lost in integers.
 local function values_for(x, values, shape)
-  if not ml.is_tensor(values) then values = ml.tensor(values) end
+  if not ml.is_tensor(values) then values = core.make_tensor(values, x.dtype, true) end
   if values.dtype ~= x.dtype then values = values:astype(x.dtype) end
   return values:broadcast_to(shape)
 end
@@ -123,7 +124,8 @@ end
 local function descending(x, axis)
   if x.dtype:find "float" then return ml.argsort(-x, axis) end
   if x.dtype == "bool" then x = x:astype "int32" end
-  return ml.argsort(ml.bitwise_xor(x, -1), axis)
+  local ones = ("\xff"):rep(tonumber(x.dtype:match "%d+") // 8) -- flips every bit, which turns the order round
+  return ml.argsort(ml.bitwise_xor(x, ml.from_bytes(ones, {}, x.dtype)), axis)
 end
 
 ---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
@@ -154,7 +156,8 @@ function methods.argpartition(x, k, axis) -- luacheck: ignore k
   return ml.argsort(x, axis or -1)
 end
 
----Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller
+---entries, int32.
 ---@param values moonlet.Tensor|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
@@ -164,6 +167,9 @@ function methods.searchsorted(x, values, opts)
   if not ml.is_tensor(values) then values = ml.tensor(values) end
   values = values:expand_dims(-1)
   local before = opts.right and x:le(values) or x:lt(values)
+  local behind = values:isnan() -- NaN is behind all numbers, and beside its like
+  if not opts.right then behind = behind:logical_and(x:isnan():logical_not()) end
+  before = before:logical_or(behind)
   return before:sum(-1):astype "int32"
 end
 

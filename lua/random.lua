@@ -64,13 +64,54 @@ local function with_front(n, shape)
   return table.move(shape, 1, #shape, 2, {n})
 end
 
----Uniform in [low, high).
+local patterns = {float16 = "<I2", bfloat16 = "<I2", float32 = "<I4", float64 = "<I8"} -- of a float's bits
+
+local function float_dtype(what, dtype)
+  if not patterns[dtype] then util.unexpected(what .. ": dtype", "a float dtype", dtype) end
+  return dtype
+end
+
+-- The float of a dtype that comes next to x: below it where `down`, else above.
+local function neighbour(x, dtype, down)
+  local bits = string.unpack(patterns[dtype], x:tobytes())
+  local away = (x:item() > 0) ~= down -- from zero: the next larger pattern
+  if x:item() == 0 then bits = 1 | (down and 1 << 8 * x.nbytes - 1 or 0)
+  else bits = bits + (away and 1 or -1) end
+  return ml.from_bytes(string.pack(patterns[dtype], bits), {}, dtype)
+end
+
+-- The least and the largest float of a dtype in [low, high), or in [low, high] where `closed`: what a draw is confined
+-- to after it was rounded.
+local function bounds(what, low, high, dtype, closed)
+  local least, most = ml.tensor(low, {dtype = dtype}), ml.tensor(high, {dtype = dtype})
+  if least:item() < low then least = neighbour(least, dtype, false) end
+  if most:item() > high or not closed and most:item() == high then most = neighbour(most, dtype, true) end
+  if least:item() > most:item() then
+    util.raise("usage", "%s: dtype %s has no number between %s and %s", what, dtype, low, high)
+  end
+  return least, most
+end
+
+local function finite(what, x)
+  util.number(what, x)
+  if math.abs(x) == math.huge then util.unexpected(what, "a finite number", x) end
+  return x + 0.0
+end
+
+---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {low = 0, high = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
 function M.uniform(shape, opts)
   opts = read(opts, {low = 0.0, high = 1.0, dtype = "float32"}, "uniform")
-  return (unit(shape, opts) * (opts.high - opts.low) + opts.low):astype(opts.dtype)
+  local dtype = float_dtype("uniform", opts.dtype)
+  local low, high = finite("uniform: low", opts.low), finite("uniform: high", opts.high)
+  if low > high then util.raise("usage", "uniform: expected low <= high, found %s and %s", low, high) end
+  local u = unit(shape, opts)
+  if low == high then return ml.full(u.shape, low, {dtype = dtype}) end
+  local least, most = bounds("uniform", low, high, dtype)
+  if dtype == "float64" or math.max(-low, high, high - low) > 3e38 then u = u:astype "float64" end
+  return ml.clip((u * (high - low) + low):astype(dtype), least, most)
 end
 
 ---Normally distributed.
@@ -79,12 +120,13 @@ end
 ---@return moonlet.Tensor
 function M.normal(shape, opts)
   opts = read(opts, {mean = 0.0, std = 1.0, dtype = "float32"}, "normal")
+  float_dtype("normal", opts.dtype)
   local u = unit(with_front(2, shape), opts) -- Box and Muller 1958
   local radius = ((1 - u[1]):log() * -2):sqrt()
   return (radius * (u[2] * (2 * math.pi)):cos() * opts.std + opts.mean):astype(opts.dtype)
 end
 
----Of the standard normal distribution between low and high.
+---Of the standard normal distribution between low and high, both included; exact in the tails too.
 ---@param low number
 ---@param high number
 ---@param shape integer[]|integer
@@ -92,15 +134,26 @@ end
 ---@return moonlet.Tensor
 function M.truncated_normal(low, high, shape, opts)
   opts = read(opts, {dtype = "float32"}, "truncated_normal")
+  local dtype = float_dtype("truncated_normal", opts.dtype)
   util.number("truncated_normal: low", low)
   util.number("truncated_normal: high", high)
   if low >= high then util.raise("usage", "truncated_normal: expected low < high, found %s and %s", low, high) end
-  local ends = (ml.tensor {low + 0.0, high + 0.0} * 0.5 ^ 0.5):erf()
-  local u = unit(shape, opts) * (ends[2] - ends[1]) + ends[1] -- of erf, which the inverse takes back
-  return (ml.clip(u:erfinv() * 2 ^ 0.5, low, high)):astype(opts.dtype)
+  local least, most = bounds("truncated_normal", low, high, dtype, true)
+  local u = unit(shape, opts) + 2.0 ^ -25 -- the middle of each step, so that no infinite bound is met
+  return ml.clip(ml.normal_quantile(u:astype "float64", low, high):astype(dtype), least, most)
 end
 
----Integers from low up to, not including, high.
+-- Integers of an integer dtype, and floats up to which every integer is one.
+local whole_floats = {float16 = 11, bfloat16 = 8, float32 = 24, float64 = 53}
+local function check_holds(what, dtype, number)
+  local bits = whole_floats[dtype]
+  if not bits then ml.tensor(number, {dtype = dtype}):close() -- raises
+  elseif math.abs(number) > 1 << bits then
+    util.raise("usage", "%s: %d does not fit dtype %s, whose integers end at 2^%d", what, number, dtype, bits)
+  end
+end
+
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
@@ -110,6 +163,9 @@ function M.randint(low, high, shape, opts)
   opts = read(opts, {dtype = "int32"}, "randint")
   low, high = util.integer("randint: low", low), util.integer("randint: high", high)
   if high <= low then util.raise("usage", "randint: expected low < high, found %d and %d", low, high) end
+  if high - low <= 0 then util.raise("usage", "randint: from %d to %d there are too many integers", low, high) end
+  check_holds("randint", opts.dtype, low)
+  check_holds("randint", opts.dtype, high - 1)
   local bits = ml.random_bits(next_key(opts), with_front(2, shape)):astype "int64"
   local wide = ml.left_shift(bits[1], 31) + ml.right_shift(bits[2], 1) -- 63 bits: no value is visibly likelier
   return (wide % (high - low) + low):astype(opts.dtype)
@@ -132,7 +188,7 @@ end
 ---@return moonlet.Tensor
 function M.gumbel(shape, opts)
   opts = read(opts, {}, "gumbel")
-  local u = unit(shape, opts) + 2.0 ^ -25 -- never 0
+  local u = ml.minimum(unit(shape, opts) + 2.0 ^ -25, 1 - 2.0 ^ -24) -- never 0, and never rounded to 1
   return -((-(u:log())):log())
 end
 

@@ -4,7 +4,7 @@ local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local raw_tensor, raw_arange, raw_from_bytes = ml.tensor, ml.arange, ml.from_bytes
+local raw_tensor, raw_arange, raw_from_bytes = core.make_tensor, ml.arange, ml.from_bytes
 
 local axis_of, whole_slice = util.axis_of, util.whole_slice
 
@@ -79,7 +79,33 @@ local function check_finite(what, n)
   if type(n) ~= "number" or n ~= n or math.abs(n) == math.huge then util.unexpected(what, "a finite number", n) end
 end
 
----0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. int32 of integers, float32 of floats.
+-- a // b of 64 bits without sign.
+local function unsigned_quotient(a, b)
+  if b < 0 then return math.ult(a, b) and 0 or 1 end
+  local q = (a >> 1) // b << 1
+  return math.ult(a - q * b, b) and q or q + 1
+end
+
+-- How many numbers there are from start up to stop.
+local function count_of(start, stop, step)
+  local up = step > 0
+  if up and start >= stop or not up and start <= stop then return 0 end
+  local count
+  if math.type(start) == "integer" and math.type(stop) == "integer" and math.type(step) == "integer" then
+    local far = up and stop - start or start - stop -- wraps into the bits of the unsigned distance
+    count = unsigned_quotient(far - 1, up and step or -step) + 1
+  else
+    count = math.tointeger(math.ceil((stop - start) / step))
+  end
+  if count and count > 0 then return count end
+  util.raise("usage", "arange: from %s to %s by %s there are too many numbers", start, stop, step)
+end
+
+local function holds_in_int32(n) return n >= -(1 << 31) and n < 1 << 31 end
+
+---0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. Of integers int32, or int64 where int32 does not
+---hold them all; of floats float32, each of them start + i step in float64 first. An integer `dtype` that does not hold
+---them is an error.
 ---@param start number
 ---@param stop number|nil
 ---@param step number|nil  1 unless given; may be negative
@@ -95,9 +121,19 @@ function ml.arange(start, stop, step, opts)
   check_finite("arange: stop", stop)
   check_finite("arange: step", step)
   if step == 0 then util.raise("usage", "arange: a step of 0") end
-  local count = math.max(0, math.ceil((stop - start) / step))
-  local whole = math.type(start) == "integer" and math.type(stop) == "integer" and math.type(step) == "integer"
-  return raw_arange(start + 0.0, step + 0.0, math.tointeger(count), opts.dtype or (whole and "int32" or "float32"))
+  local count = count_of(start, stop, step)
+  local whole = math.type(start) == "integer" and math.type(step) == "integer"
+  if whole then
+    local small = count == 0 or holds_in_int32(start) and holds_in_int32(start + (count - 1) * step)
+    local default = math.type(stop) == "float" and "float32" or small and "int32" or "int64"
+    return raw_arange(start, step, count, opts.dtype or default)
+  end
+  local x = raw_arange(0, 1, count, "float64") * (step + 0.0) + (start + 0.0)
+  local dtype = opts.dtype or "float32"
+  if dtype:find "int" and count > 0 then -- truncated, as a cast does
+    for _, v in ipairs {start, start + (count - 1) * step} do raw_tensor(v, dtype, true):close() end
+  end
+  return x:astype(dtype)
 end
 
 ---n numbers from first to last, both included; float32.
@@ -442,43 +478,13 @@ end
 ---@param high number|moonlet.Tensor|nil
 ---@return moonlet.Tensor
 function methods.clip(x, low, high)
-  if low then x = ml.maximum(x, operand("clip: low", low)) end
-  return high and ml.minimum(x, operand("clip: high", high)) or x
+  if low ~= nil then x = ml.maximum(x, operand("clip: low", low)) end
+  return high ~= nil and ml.minimum(x, operand("clip: high", high)) or x
 end
 
 ---x to the power y.
 ---@return moonlet.Tensor
 function methods.power(x, y) return ml.pow(x, operand("power: y", y)) end
-
-local var_names = {"axis", "keepdims", "ddof"}
----Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
----@param axis integer|integer[]|nil  all unless given
----@param keepdims boolean|nil
----@param ddof integer|nil  0 unless given
----@return moonlet.Tensor
-function methods.var(x, ...)
-  local axis, keepdims, ddof = util.arguments("var", var_names, ...)
-  local mean = x:mean(axis, true)
-  local n = mean.size > 0 and x.size // mean.size or 0
-  return ml.sum((x - mean):square(), axis, keepdims) / (n - (ddof or 0))
-end
-
----Standard deviation over axes: the square root of `var`.
----@param axis integer|integer[]|nil  all unless given
----@param keepdims boolean|nil
----@param ddof integer|nil  0 unless given
----@return moonlet.Tensor
-function methods.std(x, ...) return methods.var(x, ...):sqrt() end
-
----Euclidean norm over axes.
----@param axis integer|integer[]|nil  all unless given
----@param keepdims boolean|nil
----@return moonlet.Tensor
-function methods.norm(x, ...)
-  local axis, keepdims = util.arguments("norm", {"axis", "keepdims"}, ...)
-  if not x.dtype:find "float" then x = x:astype "float32" end
-  return ml.sum(x:square(), axis, keepdims):sqrt()
-end
 
 local largest = {float16 = 65504.0, bfloat16 = 0x1.fep127, float32 = 0x1.fffffep127, float64 = 0x1.fffffffffffffp1023}
 ---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.

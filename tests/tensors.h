@@ -106,7 +106,9 @@ static uint16_t to_bfloat(double v) {
   memcpy(&u, &f, 4);
   if (isnan(v)) return (uint16_t)(u >> 16 | 0x40);
   uint32_t below = u & 0xffff, kept = u >> 16;
-  return (uint16_t)(kept + (below > 0x8000 || (below == 0x8000 && (kept & 1))));
+  double lost = fabs(v) - fabs((double)f); /* what float32 has rounded away decides where it fell halfway */
+  bool up = below == 0x8000 && lost == 0 ? kept & 1 : below > 0x8000 || (below == 0x8000 && lost > 0);
+  return (uint16_t)(kept + up);
 }
 
 CHECK_UNUSED static double f8_value(uint8_t b) {
@@ -137,7 +139,7 @@ CHECK_UNUSED static double get_number(ml_dtype t, const void *data, int64_t i) {
 
 /* Integers wrap, floats round. */
 CHECK_UNUSED static void put_number(ml_dtype t, void *data, int64_t i, double v) {
-  int64_t n = isnan(v) || fabs(v) >= 0x1p63 ? 0 : (int64_t)v;
+  int64_t n = v >= 0x1p63 && v < 0x1p64 ? (int64_t)(uint64_t)v : v >= -0x1p63 && v < 0x1p63 ? (int64_t)v : 0;
   switch (t) {
   case ML_F32: ((float *)data)[i] = (float)v; return;
   case ML_F64: ((double *)data)[i] = v; return;

@@ -29,8 +29,9 @@ static const op_test op_tests[ML_OP_COUNT] = {
 #undef OP
 };
 
-static const op_test other_tests[] = {test_casts, test_halves, test_promotion};
-static const char *const other_names[] = {"casts", "float16 and bfloat16", "promotion"};
+static const op_test other_tests[] = {test_casts, test_halves, test_promotion, test_by_value, test_plain_integers};
+static const char *const other_names[] = {"casts", "float16 and bfloat16", "promotion", "integers by value",
+                                          "plain integers"};
 
 static void run_op(ml_engine *e, ml_op op) {
   ml_kind kind = ml_op_infos[op].kind;

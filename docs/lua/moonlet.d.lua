@@ -270,7 +270,9 @@ function ml.zeros(shape, opts) end
 ---@return moonlet.Tensor
 function ml.ones(shape, opts) end
 
----0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. int32 of integers, float32 of floats.
+---0, 1 .. n-1 (`arange(n)`), or from start up to, not including, stop. Of integers int32, or int64 where int32 does not
+---hold them all; of floats float32, each of them start + i step in float64 first. An integer `dtype` that does not hold
+---them is an error.
 ---@param start number
 ---@param stop number|nil
 ---@param step number|nil  1 unless given; may be negative
@@ -433,21 +435,6 @@ function ml.clip(x, low, high) end
 ---@return moonlet.Tensor
 function ml.power(x, y) end
 
----Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
----@param x moonlet.Tensor
----@return moonlet.Tensor
-function ml.var(x, ...) end
-
----Standard deviation over axes: the square root of `var`.
----@param x moonlet.Tensor
----@return moonlet.Tensor
-function ml.std(x, ...) end
-
----Euclidean norm over axes.
----@param x moonlet.Tensor
----@return moonlet.Tensor
-function ml.norm(x, ...) end
-
 ---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.
 ---@param x moonlet.Tensor
 ---@param nan number|nil
@@ -559,7 +546,8 @@ function ml.partition(x, k, axis) end
 ---@return moonlet.Tensor
 function ml.argpartition(x, k, axis) end
 
----Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
+---int32.
 ---@param x moonlet.Tensor
 ---@param values moonlet.Tensor|number
 ---@param opts table|nil  {right = false}: behind equal entries
@@ -630,7 +618,8 @@ function ml.conv1d(x, weight, opts) end
 ---@return moonlet.Tensor
 function ml.copy(x) end
 
----The values converted to `dtype`; floats are truncated towards zero into integers.
+---The values converted to `dtype`; floats are truncated towards zero into integers (NaN is 0; what lies outside is taken
+---to the nearest 64-bit integer, then wrapped).
 ---@param x moonlet.Tensor
 ---@param dtype string  dtype
 ---@return moonlet.Tensor
@@ -830,13 +819,13 @@ function ml.mul(a, b) end
 ---@return moonlet.Tensor
 function ml.div(a, b) end
 
----floor(a / b); an integer divided by zero gives 0.
+---floor(a / b); an integer divided by zero gives 0. Floats as NumPy: (a - a % b) / b.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function ml.floordiv(a, b) end
 
----a - b floor(a / b); an integer modulo zero gives 0.
+---The remainder of a by b with the sign of b, exact; an integer modulo zero gives 0.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
@@ -981,21 +970,21 @@ function ml.broadcast_to(x, shape) end
 ---@return moonlet.Tensor
 function ml.slice(x, ranges) end
 
----Sum over axes; bool and narrow integers as int32, in float32 for narrow floats.
+---Sum over axes; of bool, int8, uint8, int16 and uint16 as int32, in float32 for narrow floats. Integers wrap.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
 function ml.sum(x, axis, keepdims) end
 
----Mean over axes.
+---Mean over axes; of integers as float32, from a sum that does not wrap.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
 function ml.mean(x, axis, keepdims) end
 
----Product over axes.
+---Product over axes, in the dtypes of `sum`.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
@@ -1044,6 +1033,29 @@ function ml.argmax(x, axis, keepdims) end
 ---@return moonlet.Tensor
 function ml.argmin(x, axis, keepdims) end
 
+---Variance over axes: the mean of squared distances from the mean, with n - `ddof` (0 at the least) for n.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@param ddof number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.var(x, axis, keepdims, ddof) end
+
+---Standard deviation over axes: the square root of `var`, which need not fit the dtype itself.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@param ddof number|nil  0 unless given
+---@return moonlet.Tensor
+function ml.std(x, axis, keepdims, ddof) end
+
+---Euclidean norm over axes: the square root of the sum of squares, which need not fit the dtype itself.
+---@param x moonlet.Tensor
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function ml.norm(x, axis, keepdims) end
+
 ---log of the sum of exp over axes.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
@@ -1051,13 +1063,13 @@ function ml.argmin(x, axis, keepdims) end
 ---@return moonlet.Tensor
 function ml.logsumexp(x, axis, keepdims) end
 
----Running sum along an axis.
+---Running sum along an axis, in the dtypes of `sum`.
 ---@param x moonlet.Tensor
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
 function ml.cumsum(x, axis) end
 
----Running product along an axis.
+---Running product along an axis, in the dtypes of `sum`.
 ---@param x moonlet.Tensor
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
@@ -1226,6 +1238,14 @@ function ml.min_p_mask(logits, p) end
 ---@param shape integer[]  sizes
 ---@return moonlet.Tensor
 function ml.random_bits(key, shape) end
+
+---Where the standard normal distribution, cut to low..high, has u (0 to 1) of its probability below it; exact in the
+---tails.
+---@param u moonlet.Tensor
+---@param low number|nil  -inf unless given
+---@param high number|nil  inf unless given
+---@return moonlet.Tensor
+function ml.normal_quantile(u, low, high) end
 
 ---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
 ---@param logits moonlet.Tensor
@@ -1493,7 +1513,7 @@ function random.seed(seed) end
 ---@return moonlet.Tensor[]
 function random.split(key, n) end
 
----Uniform in [low, high).
+---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {low = 0, high = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
@@ -1505,7 +1525,7 @@ function random.uniform(shape, opts) end
 ---@return moonlet.Tensor
 function random.normal(shape, opts) end
 
----Of the standard normal distribution between low and high.
+---Of the standard normal distribution between low and high, both included; exact in the tails too.
 ---@param low number
 ---@param high number
 ---@param shape integer[]|integer
@@ -1513,7 +1533,7 @@ function random.normal(shape, opts) end
 ---@return moonlet.Tensor
 function random.truncated_normal(low, high, shape, opts) end
 
----Integers from low up to, not including, high.
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
@@ -1766,18 +1786,6 @@ function x:clip(low, high) end
 ---@return moonlet.Tensor
 function x:power(y) end
 
----Variance over axes: the mean of squared distances from the mean, with n - ddof for n.
----@return moonlet.Tensor
-function x:var(...) end
-
----Standard deviation over axes: the square root of `var`.
----@return moonlet.Tensor
-function x:std(...) end
-
----Euclidean norm over axes.
----@return moonlet.Tensor
-function x:norm(...) end
-
 ---NaN and infinities replaced: 0 and the dtype's largest and smallest numbers unless given.
 ---@param nan number|nil
 ---@param high number|nil  for infinity
@@ -1873,7 +1881,8 @@ function x:partition(k, axis) end
 ---@return moonlet.Tensor
 function x:argpartition(k, axis) end
 
----Where values would have to go into x (one axis, ascending) to keep its order: the number of smaller entries, int32.
+---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
+---int32.
 ---@param values moonlet.Tensor|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
@@ -1927,7 +1936,8 @@ function x:conv1d(weight, opts) end
 ---@return moonlet.Tensor
 function x:copy() end
 
----The values converted to `dtype`; floats are truncated towards zero into integers.
+---The values converted to `dtype`; floats are truncated towards zero into integers (NaN is 0; what lies outside is taken
+---to the nearest 64-bit integer, then wrapped).
 ---@param dtype string  dtype
 ---@return moonlet.Tensor
 function x:astype(dtype) end
@@ -2088,12 +2098,12 @@ function x:mul(b) end
 ---@return moonlet.Tensor
 function x:div(b) end
 
----floor(a / b); an integer divided by zero gives 0.
+---floor(a / b); an integer divided by zero gives 0. Floats as NumPy: (a - a % b) / b.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:floordiv(b) end
 
----a - b floor(a / b); an integer modulo zero gives 0.
+---The remainder of a by b with the sign of b, exact; an integer modulo zero gives 0.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:mod(b) end
@@ -2214,19 +2224,19 @@ function x:broadcast_to(shape) end
 ---@return moonlet.Tensor
 function x:slice(ranges) end
 
----Sum over axes; bool and narrow integers as int32, in float32 for narrow floats.
+---Sum over axes; of bool, int8, uint8, int16 and uint16 as int32, in float32 for narrow floats. Integers wrap.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
 function x:sum(axis, keepdims) end
 
----Mean over axes.
+---Mean over axes; of integers as float32, from a sum that does not wrap.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
 function x:mean(axis, keepdims) end
 
----Product over axes.
+---Product over axes, in the dtypes of `sum`.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
@@ -2268,18 +2278,38 @@ function x:argmax(axis, keepdims) end
 ---@return moonlet.Tensor
 function x:argmin(axis, keepdims) end
 
+---Variance over axes: the mean of squared distances from the mean, with n - `ddof` (0 at the least) for n.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@param ddof number|nil  0 unless given
+---@return moonlet.Tensor
+function x:var(axis, keepdims, ddof) end
+
+---Standard deviation over axes: the square root of `var`, which need not fit the dtype itself.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@param ddof number|nil  0 unless given
+---@return moonlet.Tensor
+function x:std(axis, keepdims, ddof) end
+
+---Euclidean norm over axes: the square root of the sum of squares, which need not fit the dtype itself.
+---@param axis integer|integer[]|nil  axis or axes; all unless given
+---@param keepdims boolean|nil  false unless given
+---@return moonlet.Tensor
+function x:norm(axis, keepdims) end
+
 ---log of the sum of exp over axes.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
 function x:logsumexp(axis, keepdims) end
 
----Running sum along an axis.
+---Running sum along an axis, in the dtypes of `sum`.
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
 function x:cumsum(axis) end
 
----Running product along an axis.
+---Running product along an axis, in the dtypes of `sum`.
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
 function x:cumprod(axis) end
@@ -2419,6 +2449,13 @@ function x:min_p_mask(p) end
 ---@param shape integer[]  sizes
 ---@return moonlet.Tensor
 function x:random_bits(shape) end
+
+---Where the standard normal distribution, cut to low..high, has u (0 to 1) of its probability below it; exact in the
+---tails.
+---@param low number|nil  -inf unless given
+---@param high number|nil  inf unless given
+---@return moonlet.Tensor
+function x:normal_quantile(low, high) end
 
 ---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
 ---@param uniform moonlet.Tensor

@@ -240,7 +240,10 @@ static void read_attribute(reader *r, const parameter *p, int index) {
   switch (p->type[0]) {
   case 'f': a->v[at].f = absent ? strtod(p->fallback, NULL) : lb_check_number(L, index, what); return;
   case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, what); return;
-  case 'b': a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index); return;
+  case 'b':
+    if (!absent && !lua_isboolean(L, index)) lb_unexpected(L, index, what, "true or false");
+    a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index);
+    return;
   case 'D': a->v[at].i = lb_check_dtype(L, index, what); return;
   case 'A': {
     int64_t axis = absent ? strtoll(p->fallback, NULL, 10) : 0;
@@ -271,6 +274,7 @@ int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_at
   luaL_checkstack(L, 40, "too many arguments");
   memset(attrs, 0, sizeof *attrs);
   attrs->n_list = -1;
+  while (r.top > 0 && lua_isnil(L, r.top)) r.top--; /* nil at the end is what is not given */
   if (r.top > 0 && is_options(L, r.top)) r.options = r.top--;
   parameter p;
   while (next_parameter(&s, &p)) {

@@ -62,6 +62,7 @@ ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
+int lb_make_tensor(lua_State *L); /* make_tensor(values, dtype, truncate): of numbers and nested lists of them */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 

@@ -134,6 +134,7 @@ static void open_core(lua_State *L) {
   lua_setfield(L, -2, "ops");
   lb_set(L, "modules", modules);
   lb_set(L, "op_list", lb_op_list);
+  lb_set(L, "make_tensor", lb_make_tensor);
   lb_set(L, "rebind", lb_rebind);
   lua_pushliteral(L, ML_VERSION);
   lua_setfield(L, -2, "version");

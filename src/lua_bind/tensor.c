@@ -101,6 +101,7 @@ typedef struct nest {
   int ndim;
   int64_t shape[ML_MAX_DIMS], size;
   bool has_float, has_integer, has_boolean;
+  bool truncate; /* fractions lose theirs in integers, as in a cast */
   char *data;
   ml_dtype dtype;
   int64_t at;
@@ -132,29 +133,36 @@ static void measure(lua_State *L, nest *n, int depth) {
   }
 }
 
+/* The number at the top of the stack as an integer dtype holds it (its 64 bits); anything else raises. */
+static int64_t integer_for(lua_State *L, const nest *n) {
+  if (lua_isboolean(L, -1)) return lua_toboolean(L, -1);
+  int ok;
+  int64_t i = lua_tointegerx(L, -1, &ok);
+  if (ok) {
+    lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
+    return i;
+  }
+  double d = lua_tonumber(L, -1);
+  if (n->truncate) d = n->dtype == ML_BOOL ? d != 0 : trunc(d);
+  bool fits = d == floor(d) && (n->dtype == ML_U64 ? d >= 0 && d < 0x1p64 : d >= -0x1p63 && d < 0x1p63);
+  if (!fits) lb_usage(L, "tensor: %.14g is no value of dtype %s", d, ml_dtype_name(n->dtype));
+  i = d < 0x1p63 ? (int64_t)d : (int64_t)(uint64_t)d;
+  if (d < 0x1p63) lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
+  return i;
+}
+
 static void put_number(lua_State *L, nest *n) {
-  char *at = n->data + (size_t)n->at++ * (size_t)ml_dtype_infos[n->dtype].bytes;
-  double d = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
-  if (ml_dtype_is_float(n->dtype) && n->dtype != ML_F64) {
+  size_t bytes = (size_t)ml_dtype_infos[n->dtype].bytes;
+  char *at = n->data + (size_t)n->at++ * bytes;
+  if (ml_dtype_is_float(n->dtype)) {
+    double d = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
     float f = (float)d;
-    if (n->dtype == ML_F32) memcpy(at, &f, sizeof f);
+    memcpy(at, n->dtype == ML_F64 ? (const void *)&d : &f, bytes);
     return;
   }
-  if (n->dtype == ML_F64) {
-    memcpy(at, &d, sizeof d);
-    return;
-  }
-  int ok = 1;
-  int64_t i = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tointegerx(L, -1, &ok);
-  if (!ok) lb_usage(L, "tensor: %f is no value of dtype %s", d, ml_dtype_name(n->dtype));
+  int64_t i = integer_for(L, n);
   if (n->dtype == ML_BOOL) i = i != 0;
-  memcpy(at, &i, (size_t)ml_dtype_infos[n->dtype].bytes); /* little-endian */
-  int64_t back = 0;
-  bool negative = n->dtype == ML_I8 || n->dtype == ML_I16 || n->dtype == ML_I32;
-  memcpy(&back, at, (size_t)ml_dtype_infos[n->dtype].bytes);
-  int shift = 64 - 8 * ml_dtype_infos[n->dtype].bytes;
-  if (negative) back = (int64_t)((uint64_t)back << shift) >> shift;
-  if (back != i) lb_usage(L, "tensor: %lld does not fit dtype %s", (long long)i, ml_dtype_name(n->dtype));
+  memcpy(at, &i, bytes); /* little-endian */
 }
 
 static void fill(lua_State *L, nest *n, int depth) {
@@ -169,10 +177,10 @@ static void fill(lua_State *L, nest *n, int depth) {
   }
 }
 
-/* tensor(values, dtype): from numbers, booleans and nested lists of them. */
-static int make_tensor(lua_State *L) {
+/* make_tensor(values, dtype, truncate): from numbers, booleans and nested lists of them. */
+int lb_make_tensor(lua_State *L) {
   if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
-  nest n = {.size = 1};
+  nest n = {.size = 1, .truncate = lua_toboolean(L, 3)};
   lua_pushvalue(L, 1);
   while (lua_istable(L, -1)) { /* the first entries tell the shape */
     if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
@@ -188,8 +196,8 @@ static int make_tensor(lua_State *L) {
   if (n.has_boolean && (n.has_integer || n.has_float)) lb_usage(L, "tensor: numbers and booleans are mixed");
   n.dtype = n.has_boolean ? ML_BOOL : n.has_integer && !n.has_float ? ML_I32 : ML_F32;
   ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2, "tensor: dtype");
-  bool cast = wanted == ML_F16 || wanted == ML_BF16; /* through float32 */
-  n.dtype = cast ? ML_F32 : wanted;
+  bool cast = wanted == ML_F16 || wanted == ML_BF16; /* of float64, so that numbers are rounded once */
+  n.dtype = cast ? ML_F64 : wanted;
   if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL)
     lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
   size_t bytes = (size_t)n.size * (size_t)ml_dtype_infos[n.dtype].bytes;
@@ -201,8 +209,8 @@ static int make_tensor(lua_State *L) {
   lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
   if (!cast) return 1;
   ml_attrs attrs = {.v = {{.i = wanted}}, .n_list = -1};
-  ml_tensor *narrow = *out, **result = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &narrow, 1, &attrs, result));
+  ml_tensor *wide = *out, **result = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &wide, 1, &attrs, result));
   lb_eval(L, result, 1);
   return 1;
 }
@@ -377,6 +385,7 @@ static void add_text(luaL_Buffer *b, const char *data, const ml_tensor *t, int64
   lua_State *L = b->L;
   push_value(L, data, t->dtype, i);
   if (lua_isboolean(L, -1)) snprintf(text, sizeof text, "%s", lua_toboolean(L, -1) ? "true" : "false");
+  else if (t->dtype == ML_U64) snprintf(text, sizeof text, "%llu", (unsigned long long)lua_tointeger(L, -1));
   else if (lua_isinteger(L, -1)) snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, -1));
   else if (isnan(lua_tonumber(L, -1))) snprintf(text, sizeof text, "nan"); /* whatever its sign bit */
   else snprintf(text, sizeof text, "%.5g", lua_tonumber(L, -1));
@@ -532,7 +541,6 @@ int lb_open_tensor(lua_State *L) {
   lua_setfield(L, -2, "__dir");
   lua_pop(L, 1);
   lb_open_ops(L); /* functions */
-  lb_set(L, "tensor", make_tensor);
   lb_set(L, "from_bytes", from_bytes);
   lb_set(L, "state", make_state);
   lua_insert(L, -2);

@@ -24,3 +24,17 @@ bool ml_dtype_row_bytes(ml_dtype t, int64_t last, size_t *out) {
   if (last < 0 || last % info->block != 0) return false;
   return !__builtin_mul_overflow((size_t)(last / info->block), (size_t)info->bytes, out);
 }
+
+void ml_dtype_limits(ml_dtype t, int64_t *low, int64_t *high) {
+  bool is_unsigned = t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64;
+  int bits = ml_dtype_class_of(t) == ML_CLASS_INT ? 8 * ml_dtype_infos[t].bytes : 64;
+  *high = bits == 64 ? INT64_MAX : ((int64_t)1 << (bits - !is_unsigned)) - 1;
+  *low = is_unsigned ? 0 : -*high - 1;
+}
+
+ml_status ml_dtype_want(ml_dtype t, int64_t number) {
+  int64_t low, high;
+  ml_dtype_limits(t, &low, &high);
+  if (number >= low && number <= high) return ML_OK;
+  return ml_fail(ML_USAGE, "%lld does not fit dtype %s", (long long)number, ml_dtype_name(t));
+}

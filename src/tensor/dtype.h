@@ -5,6 +5,8 @@
 #ifndef ML_TENSOR_DTYPE_H
 #define ML_TENSOR_DTYPE_H
 
+#include "base/status.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,6 +67,11 @@ static inline const char *ml_dtype_name(ml_dtype t) { return ml_dtype_infos[t].n
 static inline ml_dtype_class ml_dtype_class_of(ml_dtype t) { return ml_dtype_infos[t].class_; }
 static inline bool ml_dtype_is_block(ml_dtype t) { return ml_dtype_infos[t].block > 1; }
 static inline bool ml_dtype_is_float(ml_dtype t) { return ml_dtype_class_of(t) <= ML_CLASS_DOUBLE; }
+/* The integers that an integer dtype holds: low..high, as far as int64 reaches (uint64 holds as many again). Everything
+ * for other dtypes. */
+void ml_dtype_limits(ml_dtype t, int64_t *low, int64_t *high);
+/* ML_USAGE, in a message that names both, when an integer dtype does not hold the number. */
+ml_status ml_dtype_want(ml_dtype t, int64_t number);
 /* Finds a dtype by its name; false when there is none. */
 bool ml_dtype_find(const char *name, ml_dtype *out);
 /* Bytes of one row of `last` elements; false on overflow or when `last` is no whole number of blocks. */

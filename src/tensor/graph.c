@@ -140,14 +140,26 @@ static bool same_shape(const ml_tensor *t, const ml_shape_query *q) {
   return t->ndim == q->ndim && memcmp(t->shape, q->shape, (size_t)t->ndim * sizeof *t->shape) == 0;
 }
 
-/* Casts input i to the dtype that the shape rule asks for; *out is a new reference either way. */
-static ml_status cast_input(ml_engine *e, ml_tensor *x, ml_dtype to, ml_tensor **out) {
+/* A plain integer beside tensors of an integer dtype that does not hold it. The larger of x and a number below all that
+ * x can be is x, and the result holds it; any other result would have to hold the number itself, which is an error. */
+static ml_status fit_number(ml_op op, ml_dtype t, int64_t *number) {
+  int64_t low, high;
+  ml_dtype_limits(t, &low, &high);
+  if (op == ML_OP_maximum && *number < low) *number = low;
+  if (op == ML_OP_minimum && *number > high) *number = high;
+  return ml_dtype_want(t, *number);
+}
+
+/* Casts an input to the dtype that the shape rule asks for; *out is a new reference either way. */
+static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, ml_tensor **out) {
   if (!x || x->dtype == to) {
     *out = x ? ml_tensor_retain(x) : NULL;
     return ML_OK;
   }
   if (x->node && x->node->op == ML_OP_constant) {
-    return ml_tensor_constant(e, to, x->node->attrs.v[0].f, x->node->attrs.v[1].i, out);
+    int64_t number = x->node->attrs.v[1].i;
+    ML_TRY(prefix_path(e, op, fit_number(op, to, &number)));
+    return ml_tensor_constant(e, to, x->node->attrs.v[0].f, number, out);
   }
   ml_attrs a = {.v = {{.i = to}}, .n_list = -1};
   return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
@@ -183,7 +195,7 @@ ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_input
   ml_status status = ML_OK;
   for (int i = 0; i < n_inputs && status == ML_OK; i++) {
     bool keep = op == ML_OP_where && i == 0;
-    status = cast_input(e, inputs[i], keep ? inputs[i]->dtype : q.input_dtype, &cast[i]);
+    status = cast_input(e, op, inputs[i], keep ? inputs[i]->dtype : q.input_dtype, &cast[i]);
   }
   if (status == ML_OK) status = record(e, op, cast, n_inputs, &q, out);
   for (int i = 0; i < n_inputs; i++) ml_tensor_release(cast[i]);

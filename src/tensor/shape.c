@@ -53,6 +53,10 @@ static ml_status norm_axis(int64_t *axis, int ndim) {
   return ML_OK;
 }
 
+static ml_status named_twice(int64_t axis) {
+  return ml_fail(ML_USAGE, "axis %lld is named twice", (long long)axis + 1);
+}
+
 /* ---- dtypes ---- */
 
 static bool is_float_class(ml_dtype t) { return ml_dtype_is_float(t); }
@@ -163,8 +167,10 @@ static ml_status shape_quotient(query *q) {
   return ML_OK;
 }
 
+/* Integers are compared by value, each in its own dtype; a float among them makes both floats. */
 static ml_status shape_compare(query *q) {
   ML_TRY(two_operands(q));
+  if (!is_float_class(q->input_dtype)) q->input_dtype = ML_DTYPE_COUNT;
   q->dtype = ML_BOOL;
   return ML_OK;
 }
@@ -225,7 +231,7 @@ static ml_status shape_transpose(query *q) {
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) {
     ML_TRY(norm_axis(&a->list[i], x->ndim));
-    if (seen & 1u << a->list[i]) return ml_fail(ML_USAGE, "axis %lld is named twice", (long long)a->list[i] + 1);
+    if (seen & 1u << a->list[i]) return named_twice(a->list[i]);
     seen |= 1u << a->list[i];
     shape[i] = x->shape[a->list[i]];
   }
@@ -289,6 +295,7 @@ static ml_status reduce_axes(query *q) {
   }
   for (int i = 0; i < a->n_list; i++) {
     ML_TRY(norm_axis(&a->list[i], x->ndim));
+    if (reduced & 1u << a->list[i]) return named_twice(a->list[i]);
     reduced |= 1u << a->list[i];
   }
   bool keep = a->v[0].i != 0;
@@ -302,10 +309,15 @@ static ml_status reduce_axes(query *q) {
   return set_shape(q, ndim, shape);
 }
 
+/* What sums and products of a dtype are kept in. */
+static ml_dtype widened(ml_dtype t) {
+  bool narrow = t == ML_BOOL || t == ML_I8 || t == ML_U8 || t == ML_I16 || t == ML_U16;
+  return narrow ? ML_I32 : t;
+}
+
 static ml_status shape_reduce(query *q) {
   ML_TRY(reduce_axes(q));
-  if (q->dtype == ML_BOOL || q->dtype == ML_I8 || q->dtype == ML_U8 || q->dtype == ML_I16 || q->dtype == ML_U16)
-    q->dtype = ML_I32;
+  q->dtype = widened(q->dtype);
   return ML_OK;
 }
 
@@ -345,14 +357,24 @@ static ml_status shape_scan(query *q) {
   return norm_axis(&q->attrs->v[0].i, q->ndim);
 }
 
+static ml_status shape_scan_wide(query *q) {
+  ML_TRY(shape_scan(q));
+  q->dtype = widened(q->dtype); /* the kernel reads the narrow values as they are */
+  return ML_OK;
+}
+
 /* ---- making, joining, indexing, ordering ---- */
 
 static ml_status shape_arange(query *q) {
+  int64_t start = q->attrs->v[0].i, step = q->attrs->v[1].i, count = q->attrs->v[2].i;
   q->dtype = (ml_dtype)q->attrs->v[3].i;
   if (ml_dtype_class_of(q->dtype) >= ML_CLASS_BOOL)
     return ml_fail(ML_USAGE, "dtype %s cannot be counted in", ml_dtype_name(q->dtype));
-  if (q->attrs->v[2].i < 0) return ml_fail(ML_USAGE, "a negative count");
-  return set_shape(q, 1, &q->attrs->v[2].i);
+  if (count < 0) return ml_fail(ML_USAGE, "a negative count");
+  __int128 last = start + (__int128)(count - 1) * step;
+  if (count > 0 && last != (int64_t)last) return ml_fail(ML_USAGE, "the last number does not fit dtype int64");
+  for (int i = 0; count > 0 && i < 2; i++) ML_TRY(ml_dtype_want(q->dtype, i ? (int64_t)last : start));
+  return set_shape(q, 1, &count);
 }
 
 static ml_status shape_concat(query *q) {

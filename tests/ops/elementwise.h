@@ -50,14 +50,20 @@ static double float_unary(ml_op op, double x) {
   }
 }
 
-static double float_binary(ml_op op, double x, double y, bool narrow) {
+/* fmod is exact; the remainder has the sign of y. */
+static double remainder_of(double x, double y) {
+  double r = fmod(x, y);
+  return r != 0 && y != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+static double float_binary(ml_op op, double x, double y) {
   switch (op) {
   case ML_OP_add: return x + y;
   case ML_OP_sub: return x - y;
   case ML_OP_mul: return x * y;
   case ML_OP_div: return x / y;
-  case ML_OP_floordiv: return floor(narrow ? (double)((float)x / (float)y) : x / y);
-  case ML_OP_mod: return x - y * floor(narrow ? (double)((float)x / (float)y) : x / y);
+  case ML_OP_floordiv: return y == 0 ? x / y : round((x - remainder_of(x, y)) / y);
+  case ML_OP_mod: return remainder_of(x, y);
   case ML_OP_pow: return pow(x, y);
   case ML_OP_maximum: return isnan(x) || isnan(y) ? NAN : fmax(x, y);
   case ML_OP_minimum: return isnan(x) || isnan(y) ? NAN : fmin(x, y);
@@ -103,7 +109,7 @@ static int64_t int_binary(ml_op op, int64_t x, int64_t y) {
   case ML_OP_bitwise_xor: return x ^ y;
   case ML_OP_left_shift: return y < 0 || y > 63 ? 0 : (int64_t)((uint64_t)x << y);
   case ML_OP_right_shift: return y < 0 || y > 63 ? (x < 0 ? -1 : 0) : x >> y;
-  default: return (int64_t)float_binary(op, (double)x, (double)y, false);
+  default: return (int64_t)float_binary(op, (double)x, (double)y);
   }
 }
 
@@ -175,7 +181,7 @@ static double reference(ml_op op, ml_dtype t, ml_dtype o, bool predicate, double
   bool binary = ml_op_infos[op].kind == ML_KIND_BINARY;
   double v;
   if (is_integer(inside)) v = binary ? (double)int_binary(op, (int64_t)x, (int64_t)y) : int_unary(op, (int64_t)x);
-  else v = binary ? float_binary(op, rounded(inside, x), rounded(inside, y), inside != ML_F64) : float_unary(op, rounded(inside, x));
+  else v = binary ? float_binary(op, rounded(inside, x), rounded(inside, y)) : float_unary(op, rounded(inside, x));
   return v;
 }
 
@@ -299,7 +305,7 @@ static void test_where(ml_engine *e) {
 /* ---- casts, promotion, number conversion ---- */
 
 static void test_casts(ml_engine *e) {
-  static const double values[] = {0, 1, -1, 2.5, -2.5, 3.99, 100, 127, 128, 255, 256, -128, -129, 1000.4, 65504, 65520, 1e5, -1e5, 0x1p-24, 0x1.8p-25, 3e-8, 0.1, 1.0009765625, 1.00146484375};
+  static const double values[] = {0, 1, -1, 2.5, -2.5, 3.99, 100, 127, 128, 255, 256, -128, -129, 1000.4, 65504, 65520, 1e5, -1e5, 0x1p-24, 0x1.8p-25, 3e-8, 0.1, 1.0009765625, 1.00146484375, 65519.999, 1 + 0x1p-11 + 0x1p-40, 1 + 0x1p-8 + 0x1p-45};
   enum { N = sizeof values / sizeof *values };
   for (int i = 0; i <= ML_BOOL; i++) {
     for (int k = 0; k <= ML_BOOL; k++) {
@@ -307,7 +313,7 @@ static void test_casts(ml_engine *e) {
       double v[N], wanted[N];
       for (int n = 0; n < N; n++) {
         v[n] = rounded(from, values[n]);
-        wanted[n] = rounded(to, is_integer(to) && to != ML_BOOL ? trunc(v[n]) : from == ML_F64 && !is_integer(to) && to != ML_F64 ? (double)(float)v[n] : v[n]);
+        wanted[n] = rounded(to, is_integer(to) && to != ML_BOOL ? trunc(v[n]) : v[n]);
         if (from == ML_U64 && values[n] < 0) v[n] = wanted[n] = 1;
         if (isinf(v[n]) && is_integer(to)) v[n] = wanted[n] = to == ML_BOOL;
       }
@@ -325,6 +331,93 @@ static void test_casts(ml_engine *e) {
   expect_values(apply(e, ML_OP_astype, INTS({.i = ML_BF16}), f8), SHAPE(256), wanted, 0, 0, "float8 to bfloat16");
   expect_values(apply(e, ML_OP_astype, INTS({.i = ML_F64}), f8), SHAPE(256), wanted, 0, 0, "float8 to float64");
   drop_all();
+}
+
+/* Integers of every two dtypes at their limits: compared by value, whatever they are cast to elsewhere. */
+static __int128 integer_at(ml_dtype t, const uint64_t *bits, int i) {
+  ml_dtype wide = t == ML_U64 ? ML_I64 : t;
+  int64_t n = 0;
+  memcpy(&n, (const char *)bits + (size_t)i * (size_t)ml_dtype_infos[t].bytes, (size_t)ml_dtype_infos[t].bytes);
+  if (t == ML_U64) return (__int128)(uint64_t)n;
+  return (__int128)(wide == ML_I8 ? (int8_t)n : wide == ML_I16 ? (int16_t)n : wide == ML_I32 ? (int32_t)n : n);
+}
+
+static bool compared(ml_op op, __int128 x, __int128 y) {
+  switch (op) {
+  case ML_OP_eq: return x == y;
+  case ML_OP_ne: return x != y;
+  case ML_OP_lt: return x < y;
+  case ML_OP_le: return x <= y;
+  case ML_OP_gt: return x > y;
+  case ML_OP_ge: return x >= y;
+  case ML_OP_logical_and: return x != 0 && y != 0;
+  default: return x != 0 || y != 0;
+  }
+}
+
+enum { LIMITS = 6 }; /* of a dtype: its lowest and highest numbers and their neighbours, 0 and 1 */
+static ml_tensor *limits_of(ml_engine *e, ml_dtype t, uint64_t *bits, int ndim, const int64_t *shape) {
+  int64_t low, high;
+  ml_dtype_limits(t, &low, &high);
+  if (t == ML_U64) high = -1; /* as bits */
+  const int64_t values[LIMITS] = {low, low + 1, high - 1, high, 0, 1};
+  size_t bytes = (size_t)ml_dtype_infos[t].bytes;
+  for (int i = 0; i < LIMITS; i++) memcpy((char *)bits + (size_t)i * bytes, &values[i], bytes);
+  ml_tensor *x;
+  must(ml_tensor_from_host(e->device, t, ndim, shape, bits, bytes * LIMITS, &x), "from_host");
+  return keep(x);
+}
+
+static void test_by_value(ml_engine *e) {
+  static const ml_op ops[] = {ML_OP_eq, ML_OP_ne, ML_OP_lt,          ML_OP_le,
+                              ML_OP_gt, ML_OP_ge, ML_OP_logical_and, ML_OP_logical_or};
+  for (int i = ML_I8; i <= ML_U64; i++) {
+    for (int k = ML_I8; k <= ML_U64; k++) {
+      uint64_t a[LIMITS], b[LIMITS];
+      ml_tensor *x = limits_of(e, (ml_dtype)i, a, SHAPE(LIMITS, 1)), *y = limits_of(e, (ml_dtype)k, b, SHAPE(LIMITS));
+      for (size_t o = 0; o < sizeof ops / sizeof *ops; o++) {
+        double wanted[LIMITS * LIMITS];
+        for (int n = 0; n < LIMITS * LIMITS; n++)
+          wanted[n] = compared(ops[o], integer_at((ml_dtype)i, a, n / LIMITS), integer_at((ml_dtype)k, b, n % LIMITS));
+        expect_values(apply(e, ops[o], NO_ATTRS, x, y), SHAPE(LIMITS, LIMITS), wanted, 0, 0, "%s of %s and %s",
+                      ml_op_name(ops[o]), ml_dtype_name((ml_dtype)i), ml_dtype_name((ml_dtype)k));
+      }
+      drop_all();
+    }
+  }
+}
+
+/* Plain integers that a dtype does not hold: an error, but for a result that need not hold them. */
+static void test_plain_integers(ml_engine *e) {
+  for (int i = ML_I8; i <= ML_U64; i++) {
+    ml_dtype t = (ml_dtype)i;
+    int64_t low, high;
+    ml_dtype_limits(t, &low, &high);
+    double v[] = {0, 1, 100};
+    ml_tensor *x = tensor(e, t, SHAPE(3), v);
+    for (int above = 0; above < 2; above++) {
+      if (above ? high == INT64_MAX : low == INT64_MIN) continue;
+      ml_tensor *number;
+      must(ml_tensor_constant(e, ML_I64, above ? (double)high + 1 : (double)low - 1, above ? high + 1 : low - 1,
+                              &number),
+           "constant");
+      keep(number);
+      for (int op = 0; op < ML_OP_COUNT; op++) {
+        if (ml_op_infos[op].kind != ML_KIND_BINARY || op == ML_OP_div || op == ML_OP_arctan2 || op == ML_OP_logaddexp ||
+            (op >= ML_OP_eq && op <= ML_OP_logical_or))
+          continue;
+        ml_tensor *inputs[] = {x, number}, *out = NULL;
+        ml_attrs none = NO_ATTRS;
+        bool harmless = above ? op == ML_OP_minimum : op == ML_OP_maximum;
+        ml_status status = ml_apply(e, (ml_op)op, inputs, 2, &none, &out);
+        expect(status == (harmless ? ML_OK : ML_USAGE), "%s of %s and a number outside: %s", ml_op_name((ml_op)op),
+               ml_dtype_name(t), ml_status_name(status));
+        if (status == ML_OK)
+          expect_values(keep(out), SHAPE(3), v, 0, 0, "%s of %s", ml_op_name((ml_op)op), ml_dtype_name(t));
+      }
+    }
+    drop_all();
+  }
 }
 
 /* All 65,536 values of both halves, and what float32 rounds to them, as casts see them. */

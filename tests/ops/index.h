@@ -4,18 +4,41 @@ static const ml_dtype some_dtypes[] = {ML_F32, ML_BF16, ML_F64, ML_I32, ML_U8, M
 enum { SOME = sizeof some_dtypes / sizeof *some_dtypes };
 
 static void test_arange(ml_engine *e) {
+  ml_tensor *none[1] = {NULL};
   for (int i = 0; i < ML_BOOL; i++) {
     ml_dtype t = (ml_dtype)i;
     int64_t n = 23;
-    bool floats = ml_dtype_is_float(t);
-    double start = floats ? -1.5 : 3, step = floats ? 0.25 : 4, wanted[23];
-    for (int k = 0; k < n; k++) wanted[k] = rounded(t, start + k * step);
-    ml_tensor *none[1] = {NULL};
-    expect_values(apply_list(e, ML_OP_arange, INTS({.f = start}, {.f = step}, {.i = n}, {.i = t}), 0, none), 1, &n, wanted, 0, 0, "%s", ml_dtype_name(t));
+    double wanted[23];
+    for (int down = 0; down < 2; down++) {
+      int64_t start = down ? 100 : 3, step = down ? -4 : 4;
+      for (int k = 0; k < n; k++) wanted[k] = rounded(t, (double)(start + k * step));
+      expect_values(apply_list(e, ML_OP_arange, INTS({.i = start}, {.i = step}, {.i = n}, {.i = t}), 0, none), 1, &n,
+                    wanted, 0, 0, "%s", ml_dtype_name(t));
+    }
     drop_all();
+    int64_t low, high;
+    ml_dtype_limits(t, &low, &high); /* the last number decides, and so does the first */
+    bool whole = !ml_dtype_is_float(t);
+    expect(try_apply(e, ML_OP_arange, INTS({.i = high - 1}, {.i = 1}, {.i = 2}, {.i = t}), 0, NULL) == ML_OK,
+           "up to the highest %s", ml_dtype_name(t));
+    expect(try_apply(e, ML_OP_arange, INTS({.i = high - 1}, {.i = 1}, {.i = 3}, {.i = t}), 0, NULL) == ML_USAGE ||
+               (!whole && high < INT64_MAX),
+           "beyond the highest %s", ml_dtype_name(t));
+    if (low > INT64_MIN)
+      expect(try_apply(e, ML_OP_arange, INTS({.i = low - 1}, {.i = 1}, {.i = 3}, {.i = t}), 0, NULL) == ML_USAGE,
+             "from below the lowest %s", ml_dtype_name(t));
   }
-  expect(try_apply(e, ML_OP_arange, INTS({.f = 0}, {.f = 1}, {.i = -1}, {.i = ML_F32}), 0, NULL) == ML_USAGE, "a negative count");
-  expect(try_apply(e, ML_OP_arange, INTS({.f = 0}, {.f = 1}, {.i = 32}, {.i = ML_Q4_0}), 0, NULL) == ML_USAGE, "a block dtype");
+  int64_t far[2];
+  must(
+      ml_tensor_read(
+          apply_list(e, ML_OP_arange, INTS({.i = INT64_MIN}, {.i = INT64_MAX}, {.i = 2}, {.i = ML_I64}), 0, none), far),
+      "read");
+  expect(far[0] == INT64_MIN && far[1] == -1, "int64 is exact");
+  drop_all();
+  expect(try_apply(e, ML_OP_arange, INTS({.i = 0}, {.i = 1}, {.i = -1}, {.i = ML_F32}), 0, NULL) == ML_USAGE,
+         "a negative count");
+  expect(try_apply(e, ML_OP_arange, INTS({.i = 0}, {.i = 1}, {.i = 32}, {.i = ML_Q4_0}), 0, NULL) == ML_USAGE,
+         "a block dtype");
 }
 
 static void test_concat(ml_engine *e) {

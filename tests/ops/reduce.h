@@ -2,6 +2,18 @@
 
 /* ---- over axes ---- */
 
+static bool is_spread(ml_op op) { return op == ML_OP_norm || op == ML_OP_var || op == ML_OP_std; }
+
+enum { DDOF = 1 }; /* of every case here */
+static double spread_list(ml_op op, const double *v, int64_t n) {
+  double mean = 0, squares = 0;
+  for (int64_t i = 0; i < n; i++) mean += op == ML_OP_norm ? 0 : v[i] / (double)n;
+  for (int64_t i = 0; i < n; i++) squares += (v[i] - mean) * (v[i] - mean);
+  if (op == ML_OP_norm) return sqrt(squares);
+  double variance = squares / (n > DDOF ? (double)(n - DDOF) : 0);
+  return op == ML_OP_var ? variance : sqrt(variance);
+}
+
 static double reduce_list(ml_op op, ml_dtype t, const double *v, int64_t n) {
   double r = op == ML_OP_prod || op == ML_OP_all ? 1 : op == ML_OP_max ? -INFINITY : op == ML_OP_min ? INFINITY : 0, best = NAN;
   int64_t at = 0;
@@ -19,6 +31,7 @@ static double reduce_list(ml_op op, ml_dtype t, const double *v, int64_t n) {
     }
   }
   if (op == ML_OP_mean) return r / (double)n;
+  if (is_spread(op)) return spread_list(op, v, n);
   if (op == ML_OP_argmax || op == ML_OP_argmin) return (double)at;
   if (op == ML_OP_logsumexp) return log(r);
   (void)t;
@@ -29,7 +42,7 @@ static ml_dtype reduced_dtype(ml_op op, ml_dtype t) {
   if (op == ML_OP_all || op == ML_OP_any) return ML_BOOL;
   if (op == ML_OP_argmax || op == ML_OP_argmin) return ML_I32;
   if (op == ML_OP_max || op == ML_OP_min) return t;
-  if (op == ML_OP_mean || op == ML_OP_logsumexp) return ml_dtype_is_float(t) ? t : ML_F32;
+  if (op == ML_OP_mean || op == ML_OP_logsumexp || is_spread(op)) return ml_dtype_is_float(t) ? t : ML_F32;
   return t == ML_BOOL || t == ML_I8 || t == ML_U8 || t == ML_I16 || t == ML_U16 ? ML_I32 : t;
 }
 
@@ -79,6 +92,7 @@ static void check_reduce(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int
   ml_attrs attrs = list_attrs(n_axes, axes);
   if (whole && (index || random_below(2))) attrs.n_list = -1; /* all axes */
   attrs.v[0].i = keepdims;
+  attrs.v[1].f = DDOF;
   ml_dtype o = reduced_dtype(op, t);
   for (int64_t i = 0; i < ml_shape_size(n_out, out_shape); i++) wanted[i] = rounded(o, wanted[i]);
   ml_tensor *r = apply(e, op, attrs, x);
@@ -146,7 +160,47 @@ static void test_sum(ml_engine *e) {
   drop_all();
 }
 
-static void test_mean(ml_engine *e) { test_reduction(e, ML_OP_mean); }
+/* Squares, and sums of int64, that no dtype holds. */
+static void expect_wide(ml_engine *e, ml_op op, ml_dtype t, double a, double b, double ddof, double wanted) {
+  ml_attrs attrs = NO_ATTRS;
+  attrs.v[1].f = ddof;
+  double v[] = {a, b};
+  wanted = rounded(reduced_dtype(op, t), wanted);
+  expect_values(apply(e, op, attrs, tensor(e, t, SHAPE(2), v)), 0, NULL, &wanted, 0, 0, "%s of %g and %g",
+                ml_dtype_name(t), a, b);
+  drop_all();
+}
+
+static void test_mean(ml_engine *e) {
+  test_reduction(e, ML_OP_mean);
+  expect_wide(e, ML_OP_mean, ML_I64, 0x1p62, 0x1p62, 0, 0x1p62);
+  expect_wide(e, ML_OP_mean, ML_I64, -0x1p63, -0x1p63, 0, -0x1p63);
+  expect_wide(e, ML_OP_mean, ML_U64, 0x1p63, 0x1p63, 0, 0x1p63);
+}
+static void test_norm(ml_engine *e) {
+  test_reduction(e, ML_OP_norm);
+  expect_wide(e, ML_OP_norm, ML_F16, 3000, 4000, 0, 5000);
+  expect_wide(e, ML_OP_norm, ML_F16, 0x3p-24, 0x4p-24, 0, 0x5p-24);
+  expect_wide(e, ML_OP_norm, ML_BF16, 0x3p100, 0x4p100, 0, 0x5p100);
+  expect_wide(e, ML_OP_norm, ML_F32, 0x3p-100, 0x4p-100, 0, 0x5p-100);
+  expect_wide(e, ML_OP_norm, ML_I64, 0x3p60, 0x4p60, 0, 0x5p60);
+  expect_wide(e, ML_OP_norm, ML_U64, 0x3p61, 0x4p61, 0, 0x5p61);
+}
+static void test_std(ml_engine *e) {
+  test_reduction(e, ML_OP_std);
+  expect_wide(e, ML_OP_std, ML_F16, -300, 300, 0, 300);
+  expect_wide(e, ML_OP_std, ML_F32, -0x1p100, 0x1p100, 0, 0x1p100);
+  expect_wide(e, ML_OP_std, ML_I64, 0x1p62, 0x1p62, 0, 0);
+  expect_wide(e, ML_OP_std, ML_U64, 0, 0x1p63, 0, 0x1p62);
+}
+static void test_var(ml_engine *e) {
+  test_reduction(e, ML_OP_var);
+  for (int i = 0; i < ML_BOOL; i++) { /* a divisor of 0, and one below it */
+    expect_wide(e, ML_OP_var, (ml_dtype)i, 1, 2, 2, INFINITY);
+    expect_wide(e, ML_OP_var, (ml_dtype)i, 1, 2, 3, INFINITY);
+    expect_wide(e, ML_OP_var, (ml_dtype)i, 2, 2, 3, NAN);
+  }
+}
 static void test_prod(ml_engine *e) { test_reduction(e, ML_OP_prod); }
 static void test_max(ml_engine *e) { test_reduction(e, ML_OP_max); }
 static void test_min(ml_engine *e) { test_reduction(e, ML_OP_min); }
@@ -178,7 +232,7 @@ static void test_logsumexp(ml_engine *e) {
 static void check_scan(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, int axis, view kind) {
   int64_t n = ml_shape_size(ndim, shape), index[ML_MAX_DIMS];
   bool is_unsigned = t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64 || t == ML_BOOL;
-  ml_dtype o = t == ML_BOOL ? ML_I32 : t;
+  ml_dtype o = op == ML_OP_cumsum || op == ML_OP_cumprod ? reduced_dtype(ML_OP_sum, t) : t == ML_BOOL ? ML_I32 : t;
   if (skip_case(n)) return;
   double *v = random_values(t, n, is_unsigned ? 0 : -3, 3), *wanted = room((size_t)n, 8);
   if (op == ML_OP_cumprod && ml_dtype_is_float(t)) {
@@ -218,7 +272,22 @@ static void test_scan(ml_engine *e, ml_op op) {
   drop_all();
 }
 
-static void test_cumsum(ml_engine *e) { test_scan(e, ML_OP_cumsum); }
-static void test_cumprod(ml_engine *e) { test_scan(e, ML_OP_cumprod); }
+/* Running sums and products pass the ends of narrow dtypes. */
+static void expect_widened(ml_engine *e, ml_op op, ml_dtype t, double a, double b, double wanted) {
+  double v[] = {a, b}, all[] = {a, wanted};
+  expect_values(apply(e, op, INTS({.i = 0}), tensor(e, t, SHAPE(2), v)), SHAPE(2), all, 0, 0, "%s", ml_dtype_name(t));
+  drop_all();
+}
+
+static void test_cumsum(ml_engine *e) {
+  test_scan(e, ML_OP_cumsum);
+  expect_widened(e, ML_OP_cumsum, ML_U8, 200, 100, 300);
+  expect_widened(e, ML_OP_cumsum, ML_I16, 32767, 1, 32768);
+}
+static void test_cumprod(ml_engine *e) {
+  test_scan(e, ML_OP_cumprod);
+  expect_widened(e, ML_OP_cumprod, ML_I8, -100, 100, -10000);
+  expect_widened(e, ML_OP_cumprod, ML_U16, 60000, 30000, 1800000000);
+}
 static void test_cummax(ml_engine *e) { test_scan(e, ML_OP_cummax); }
 static void test_cummin(ml_engine *e) { test_scan(e, ML_OP_cummin); }

@@ -1,16 +1,20 @@
 /* elementwise.c: elementwise programs (ml_fused) over tiles.
  *
  * A tile is up to TILE consecutive elements along the innermost axis. Each register of the program is a tile in the
- * class of its dtype: float32 for the float types, float64, or int64 for integers and bool; results are rounded or
- * wrapped to their dtype. */
+ * class of its dtype: float32 for the float types, float64, int64 for integers and bool, uint64 for uint64 alone;
+ * results are rounded or wrapped to their dtype. */
 #include "tensor/cpu/isa/elementwise.h"
 
 #include "tensor/cpu/isa/simd.h"
 
 enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
 
-typedef enum cls { CF, CD, CI } cls;
-ALWAYS_INLINE cls class_of(ml_dtype t) { return t == ML_F64 ? CD : ml_dtype_is_float(t) || t == ML_F8_E4M3 ? CF : CI; }
+typedef enum cls { CF, CD, CI, CU } cls;
+ALWAYS_INLINE cls class_of(ml_dtype t) {
+  if (t == ML_F64) return CD;
+  if (ml_dtype_is_float(t) || t == ML_F8_E4M3) return CF;
+  return t == ML_U64 ? CU : CI;
+}
 
 #define EACH_TILE for (int i = 0; i < n; i++)
 #define MAP1(expr)                                                                                                     \
@@ -44,6 +48,11 @@ ALWAYS_INLINE float silu1(float x) { return x * fast_sigmoid(x); }
 #else
 ALWAYS_INLINE float silu1(float x) { return x / (1.0f + expf(-x)); }
 #endif
+/* Exact down to the least results, where 1 / (1 + exp(-x)) would be 1 / infinity. */
+ALWAYS_INLINE float sigmoid1(float x) {
+  float e = fast_exp(-fabsf(x)), s = 1.0f / (1.0f + e);
+  return x < 0 ? e * s : s;
+}
 ALWAYS_INLINE float gelu_tanh1(float x) {
   return 0.5f * x * (1.0f + fast_tanh(0.79788456080286536f * (x + 0.044715f * (x * x * x))));
 }
@@ -53,6 +62,26 @@ ALWAYS_INLINE float logaddexp1(float x, float y) {
   if (m != m || isinf(m)) return x != x || y != y ? NAN : m;
   return m + log1pf(expf(-fabsf(x - y)));
 }
+
+/* Remainders that have the sign of y and are exact, and the quotients that go with them: by fmod, since x - y floor(x /
+ * y) loses all digits where x / y is large. */
+#define REMAINDER(MOD, FLOORDIV, T, FMOD, FLOOR, COPYSIGN)                                                             \
+  static T MOD(T x, T y) {                                                                                             \
+    T r = FMOD(x, y);                                                                                                  \
+    if (y == 0) return r;                                                                                              \
+    if (r == 0) return COPYSIGN(0, y);                                                                                 \
+    return (y < 0) != (r < 0) ? r + y : r;                                                                             \
+  }                                                                                                                    \
+  static T FLOORDIV(T x, T y) {                                                                                        \
+    if (y == 0) return x / y;                                                                                          \
+    T r = FMOD(x, y), q = (x - r) / y;                                                                                 \
+    if (r != 0 && (y < 0) != (r < 0)) q -= 1;                                                                          \
+    if (q == 0) return COPYSIGN(0, x / y);                                                                             \
+    T whole = FLOOR(q);                                                                                                \
+    return q - whole > (T)0.5 ? whole + 1 : whole; /* the division may have fallen short of an integer */              \
+  }
+REMAINDER(modf1, floordivf1, float, fmodf, floorf, copysignf)
+REMAINDER(mod1, floordiv1, double, fmod, floor, copysign)
 
 static void float_op(int op, float *restrict o, const float *a, const float *b, int n) {
   typedef float T;
@@ -81,7 +110,7 @@ static void float_op(int op, float *restrict o, const float *a, const float *b, 
   case ML_OP_arccos: MAP1(acosf(x));
   case ML_OP_arctan: MAP1(atanf(x));
   case ML_OP_erf: MAP1(erff(x));
-  case ML_OP_sigmoid: MAP1(fast_sigmoid(x));
+  case ML_OP_sigmoid: MAP1(sigmoid1(x));
   case ML_OP_silu: MAP1(silu1(x));
   case ML_OP_gelu: MAP1(gelu1(x));
   case ML_OP_gelu_tanh: MAP1(gelu_tanh1(x));
@@ -93,8 +122,8 @@ static void float_op(int op, float *restrict o, const float *a, const float *b, 
   case ML_OP_sub: MAP2(x - y);
   case ML_OP_mul: MAP2(x * y);
   case ML_OP_div: MAP2(x / y);
-  case ML_OP_floordiv: MAP2(floorf(x / y));
-  case ML_OP_mod: MAP2(x - y * floorf(x / y));
+  case ML_OP_floordiv: MAP2(floordivf1(x, y));
+  case ML_OP_mod: MAP2(modf1(x, y));
   case ML_OP_pow: MAP2(powf(x, y));
   case ML_OP_maximum: MAP2(x > y || x != x ? x : y);
   case ML_OP_minimum: MAP2(x < y || x != x ? x : y);
@@ -131,7 +160,7 @@ static void double_op(int op, double *restrict o, const double *a, const double 
   case ML_OP_arccos: MAP1(acos(x));
   case ML_OP_arctan: MAP1(atan(x));
   case ML_OP_erf: MAP1(erf(x));
-  case ML_OP_sigmoid: MAP1(1.0 / (1.0 + exp(-x)));
+  case ML_OP_sigmoid: MAP1(x < 0 ? exp(x) / (1.0 + exp(x)) : 1.0 / (1.0 + exp(-x)));
   case ML_OP_silu: MAP1(x / (1.0 + exp(-x)));
   case ML_OP_gelu: MAP1(0.5 * x * (1.0 + erf(x * 0.70710678118654752440)));
   case ML_OP_gelu_tanh: MAP1(0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))));
@@ -143,8 +172,8 @@ static void double_op(int op, double *restrict o, const double *a, const double 
   case ML_OP_sub: MAP2(x - y);
   case ML_OP_mul: MAP2(x * y);
   case ML_OP_div: MAP2(x / y);
-  case ML_OP_floordiv: MAP2(floor(x / y));
-  case ML_OP_mod: MAP2(x - y * floor(x / y));
+  case ML_OP_floordiv: MAP2(floordiv1(x, y));
+  case ML_OP_mod: MAP2(mod1(x, y));
   case ML_OP_pow: MAP2(pow(x, y));
   case ML_OP_maximum: MAP2(x > y || x != x ? x : y);
   case ML_OP_minimum: MAP2(x < y || x != x ? x : y);
@@ -168,13 +197,17 @@ static int64_t int_mod(int64_t x, int64_t y) {
   return y == 0 ? 0 : (int64_t)((uint64_t)x - (uint64_t)y * (uint64_t)int_floordiv(x, y));
 }
 
-static int64_t int_pow(int64_t x, int64_t y) {
-  if (y < 0) return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
-  int64_t r = 1;
-  for (; y; y >>= 1, x = wrap_mul(x, x)) {
-    if (y & 1) r = wrap_mul(r, x);
+static uint64_t uint_pow(uint64_t x, uint64_t y) {
+  uint64_t r = 1;
+  for (; y; y >>= 1, x *= x) {
+    if (y & 1) r *= x;
   }
   return r;
+}
+
+static int64_t int_pow(int64_t x, int64_t y) {
+  if (y < 0) return x == 1 ? 1 : x == -1 ? (y & 1 ? -1 : 1) : 0;
+  return (int64_t)uint_pow((uint64_t)x, (uint64_t)y);
 }
 
 static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t *b, int n) {
@@ -207,6 +240,24 @@ static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t 
   }
 }
 
+/* What differs from signed integers. */
+static void uint_op(int op, uint64_t *restrict o, const uint64_t *a, const uint64_t *b, int n) {
+  typedef uint64_t T;
+  switch (op) {
+  case ML_OP_abs:
+  case ML_OP_relu: MAP1(x);
+  case ML_OP_sign: MAP1(x > 0);
+  case ML_OP_floordiv: MAP2(y ? x / y : 0);
+  case ML_OP_mod: MAP2(y ? x % y : 0);
+  case ML_OP_pow: MAP2(uint_pow(x, y));
+  case ML_OP_maximum: MAP2(x > y ? x : y);
+  case ML_OP_minimum: MAP2(x < y ? x : y);
+  case ML_OP_left_shift: MAP2(y > 63 ? 0 : x << y);
+  case ML_OP_right_shift: MAP2(y > 63 ? 0 : x >> y);
+  default: int_op(op, (int64_t *)o, (const int64_t *)a, (const int64_t *)b, n);
+  }
+}
+
 /* Comparisons and predicates: operands of one class, results 0 or 1. */
 #define PREDICATES(NAME, TYPE, NAN_TEST, INF_TEST)                                                                     \
   static void NAME(int op, int64_t *restrict o, const TYPE *a, const TYPE *b, int n) {                                 \
@@ -230,6 +281,19 @@ static void int_op(int op, int64_t *restrict o, const int64_t *a, const int64_t 
 PREDICATES(float_test, float, x != x, x == INFINITY || x == -INFINITY)
 PREDICATES(double_test, double, x != x, x == INFINITY || x == -INFINITY)
 PREDICATES(int_test, int64_t, ((void)x, 0), ((void)x, 0))
+PREDICATES(uint_test, uint64_t, ((void)x, 0), ((void)x, 0))
+
+/* Integers of which one alone is uint64: a uint64 that no int64 holds counts as the largest int64 does, save that it is
+ * equal to nothing. */
+static void mixed_test(int op, int64_t *restrict o, const int64_t *a, cls ca, const int64_t *b, int n) {
+  const int64_t *wide = ca == CU ? a : b;
+  int64_t capped[TILE];
+  EACH_TILE capped[i] = wide[i] < 0 ? INT64_MAX : wide[i];
+  int_test(op, o, ca == CU ? capped : a, ca == CU ? b : capped, n);
+  bool wide_wins = ca == CU ? op == ML_OP_gt || op == ML_OP_ge : op == ML_OP_lt || op == ML_OP_le;
+  bool decided = op == ML_OP_eq || op == ML_OP_ne || (op >= ML_OP_lt && op <= ML_OP_ge);
+  if (decided) EACH_TILE o[i] = wide[i] < 0 ? wide_wins || op == ML_OP_ne : o[i];
+}
 
 /* ---- rounding and conversion ---- */
 
@@ -249,8 +313,7 @@ static int64_t wrap_int(int64_t v, ml_dtype t) {
 static void round_register(void *reg, ml_dtype t, int n) {
   if (t == ML_F16) EACH_TILE((float *)reg)[i] = ml_f16_to_f32(ml_f32_to_f16(((float *)reg)[i]));
   else if (t == ML_BF16) EACH_TILE((float *)reg)[i] = ml_bf16_to_f32(ml_f32_to_bf16(((float *)reg)[i]));
-  else if (class_of(t) == CI && t != ML_I64 && t != ML_U64)
-    EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
+  else if (class_of(t) == CI && t != ML_I64) EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
 }
 
 static int64_t to_int(double d) {
@@ -258,18 +321,61 @@ static int64_t to_int(double d) {
   return d >= 0x1p63 ? INT64_MAX : d < -0x1p63 ? INT64_MIN : (int64_t)d;
 }
 
+/* From 0 up like to_int, with uint64's own end; below, as int64 wrapped. */
+static uint64_t to_uint(double d) {
+  if (!(d >= 0x1p63)) return (uint64_t)to_int(d);
+  return d >= 0x1p64 ? UINT64_MAX : (uint64_t)d;
+}
+
+/* A float64 as a float32 that rounds to float16 or bfloat16 as the float64 itself does: towards zero, with the last bit
+ * set where something was lost ("round to odd"). Rounding to nearest twice would not. */
+static float to_odd(double d) {
+  union {
+    float f;
+    uint32_t u;
+  } v = {.f = (float)d};
+  if ((double)v.f == d || d != d) return v.f;
+  if (fabs((double)v.f) > fabs(d)) v.u--; /* rounded away from zero, perhaps to infinity */
+  v.u |= 1;
+  return v.f;
+}
+
+static float narrow(double d, ml_dtype to) { return to == ML_F32 ? (float)d : to_odd(d); }
+
+#define CONVERT(TO, FROM, expr)                                                                                        \
+  do {                                                                                                                 \
+    EACH_TILE {                                                                                                        \
+      const FROM x = ((const FROM *)a)[i];                                                                             \
+      ((TO *)o)[i] = (TO)(expr);                                                                                       \
+    }                                                                                                                  \
+    return;                                                                                                            \
+  } while (0)
+
 static void convert(void *o, ml_dtype to, const void *a, ml_dtype from, int n) {
-  cls x = class_of(from), y = class_of(to);
-  if (y == CF && x == CD) EACH_TILE((float *)o)[i] = (float)((const double *)a)[i];
-  else if (y == CF && x == CI) EACH_TILE((float *)o)[i] = (float)((const int64_t *)a)[i];
-  else if (y == CD && x == CF) EACH_TILE((double *)o)[i] = ((const float *)a)[i];
-  else if (y == CD && x == CI) EACH_TILE((double *)o)[i] = (double)((const int64_t *)a)[i];
-  else if (y == CI && to == ML_BOOL && x == CF) EACH_TILE((int64_t *)o)[i] = ((const float *)a)[i] != 0;
-  else if (y == CI && to == ML_BOOL && x == CD) EACH_TILE((int64_t *)o)[i] = ((const double *)a)[i] != 0;
-  else if (y == CI && x == CF) EACH_TILE((int64_t *)o)[i] = to_int(((const float *)a)[i]);
-  else if (y == CI && x == CD) EACH_TILE((int64_t *)o)[i] = to_int(((const double *)a)[i]);
-  else if (y == CF) memcpy(o, a, (size_t)n * sizeof(float));
-  else memcpy(o, a, (size_t)n * 8);
+  cls cf = class_of(from), ct = class_of(to);
+  if (to == ML_BOOL && cf == CF) CONVERT(int64_t, float, x != 0);
+  if (to == ML_BOOL && cf == CD) CONVERT(int64_t, double, x != 0);
+  switch (ct) {
+  case CF:
+    if (cf == CD) CONVERT(float, double, narrow(x, to));
+    if (cf == CI) CONVERT(float, int64_t, x);
+    if (cf == CU) CONVERT(float, uint64_t, x);
+    break;
+  case CD:
+    if (cf == CF) CONVERT(double, float, x);
+    if (cf == CI) CONVERT(double, int64_t, x);
+    if (cf == CU) CONVERT(double, uint64_t, x);
+    break;
+  case CI:
+    if (cf == CF) CONVERT(int64_t, float, to_int(x));
+    if (cf == CD) CONVERT(int64_t, double, to_int(x));
+    break;
+  case CU:
+    if (cf == CF) CONVERT(uint64_t, float, to_uint(x));
+    if (cf == CD) CONVERT(uint64_t, double, to_uint(x));
+    break;
+  }
+  memcpy(o, a, (size_t)n * (ct == CF ? sizeof(float) : 8)); /* of one class, or integers as they are */
 }
 
 static void select_op(ml_dtype t, void *o, const void *c, ml_dtype ct, const void *a, const void *b, int n) {
@@ -283,20 +389,31 @@ static void select_op(ml_dtype t, void *o, const void *c, ml_dtype ct, const voi
 
 /* ---- programs ---- */
 
+static ml_dtype dtype_of(const ml_fused *f, int reg) {
+  return reg < f->n_inputs ? f->input_dtypes[reg] : f->code[reg - f->n_inputs].dtype;
+}
+
+static void integer_test(int op, void *o, const void *a, cls ca, const void *b, cls cb, int n) {
+  bool unary = op == ML_OP_logical_not || (op >= ML_OP_isnan && op <= ML_OP_isfinite);
+  if (!unary && ca != cb) mixed_test(op, o, a, ca, b, n);
+  else if (ca == CU) uint_test(op, o, a, b, n);
+  else int_test(op, o, a, b, n);
+}
+
 void K(fused_run)(const ml_fused *f, void **regs, int n) {
   for (int at = 0; at < f->n_code; at++) {
     const ml_fused_op *c = &f->code[at];
     void *o = regs[f->n_inputs + at];
     if (c->op == ML_OP_constant) {
       if (class_of(c->dtype) == CF) {
-        float v = (float)c->f;
+        float v = narrow(c->f, c->dtype);
         EACH_TILE((float *)o)[i] = v;
       } else if (class_of(c->dtype) == CD) EACH_TILE((double *)o)[i] = c->f;
       else EACH_TILE((int64_t *)o)[i] = c->i;
       round_register(o, c->dtype, n);
       continue;
     }
-    ml_dtype from = c->a < f->n_inputs ? f->input_dtypes[c->a] : f->code[c->a - f->n_inputs].dtype;
+    ml_dtype from = dtype_of(f, c->a);
     const void *a = regs[c->a], *b = regs[c->b];
     if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
     else if (c->op == ML_OP_astype) convert(o, c->dtype, a, from, n);
@@ -304,9 +421,10 @@ void K(fused_run)(const ml_fused *f, void **regs, int n) {
              !(c->op >= ML_OP_bitwise_and && c->op <= ML_OP_right_shift)) {
       if (class_of(from) == CF) float_test(c->op, o, a, b, n);
       else if (class_of(from) == CD) double_test(c->op, o, a, b, n);
-      else int_test(c->op, o, a, b, n);
+      else integer_test(c->op, o, a, class_of(from), b, class_of(dtype_of(f, c->b)), n);
     } else if (class_of(c->dtype) == CF) float_op(c->op, o, a, b, n);
     else if (class_of(c->dtype) == CD) double_op(c->op, o, a, b, n);
+    else if (class_of(c->dtype) == CU) uint_op(c->op, o, a, b, n);
     else int_op(c->op, o, a, b, n);
     if (c->dtype != ML_F32) round_register(o, c->dtype, n);
   }

@@ -22,15 +22,12 @@ ml_status K(arange_prepare)(ml_task *t) {
 void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  double start = t->step->attrs.v[0].f, step = t->step->attrs.v[1].f;
+  uint64_t start = (uint64_t)t->step->attrs.v[0].i, step = (uint64_t)t->step->attrs.v[1].i;
   for (int64_t i = begin; i < end; i++) {
-    double v = start + (double)i * step;
-    if (o->dtype == ML_F64) ((double *)o->data)[i] = v;
+    int64_t v = (int64_t)(start + (uint64_t)i * step);
+    if (o->dtype == ML_F64) ((double *)o->data)[i] = (double)v;
     else if (ml_dtype_is_float(o->dtype)) store_float(o->data, o->dtype, i, (float)v);
-    else {
-      int64_t n = (int64_t)v;
-      memcpy(o->data + (size_t)i * item_bytes(o), &n, item_bytes(o));
-    }
+    else memcpy(o->data + (size_t)i * item_bytes(o), &v, item_bytes(o));
   }
 }
 
@@ -168,7 +165,7 @@ void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       items[i] = (sort_item){.index = (int32_t)i};
       if (x->dtype == ML_F64) items[i].key = ((const double *)x->data)[at];
       else if (floats) items[i].key = load_float(x->data, x->dtype, at);
-      else items[i].whole = load_index(x->data, x->dtype, at);
+      else items[i].whole = load_index(x->data, x->dtype, at) ^ (x->dtype == ML_U64 ? INT64_MIN : 0);
     }
     qsort(items, (size_t)length, sizeof *items, compare_items);
     for (int64_t i = 0; i < length; i++) {

@@ -17,6 +17,9 @@
   XP(ML_OP_any, reduce, reduce)                                                                                        \
   XP(ML_OP_argmax, reduce, reduce)                                                                                     \
   XP(ML_OP_argmin, reduce, reduce)                                                                                     \
+  XP(ML_OP_var, reduce, reduce)                                                                                        \
+  XP(ML_OP_std, reduce, reduce)                                                                                        \
+  XP(ML_OP_norm, reduce, reduce)                                                                                       \
   XP(ML_OP_logsumexp, reduce, reduce)                                                                                  \
   XP(ML_OP_cumsum, scan, scan)                                                                                         \
   XP(ML_OP_cumprod, scan, scan)                                                                                        \
@@ -49,6 +52,7 @@
   XP(ML_OP_top_p_mask, sample, top_p_mask)                                                                             \
   XP(ML_OP_min_p_mask, sample, min_p_mask)                                                                             \
   XP(ML_OP_random_bits, random, random_bits)                                                                           \
+  X(ML_OP_normal_quantile, normal_quantile)                                                                            \
   XP(ML_OP_categorical, sample, categorical)
 
 #define DECLARE(row, kernel) DECLARE_TWO(row, kernel, kernel)

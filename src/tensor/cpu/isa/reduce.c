@@ -1,5 +1,6 @@
 /* reduce.c: reductions over axes and running reductions along one. Arithmetic is float32 for float types (float64 for
- * float64), int64 for integers; long float sums are taken in blocks, so that their error grows slowly. */
+ * float64), int64 for integers (uint64 for uint64); long float sums are taken in blocks, so that their error grows
+ * slowly. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64. */
 #include "tensor/cpu/isa/simd.h"
 
 /* Elements to add before a partial sum is put aside. */
@@ -48,7 +49,14 @@ static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64
 ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
   if (x->dtype == ML_F64) return ((const double *)x->data)[at];
   if (ml_dtype_is_float(x->dtype)) return load_float(x->data, x->dtype, at);
+  if (x->dtype == ML_U64) return (double)((const uint64_t *)x->data)[at];
   return (double)load_index(x->data, x->dtype, at);
+}
+
+/* Integers in an order that int64 keeps: uint64 begins at the least of them. */
+ALWAYS_INLINE int64_t load_ordered(const ml_arg *x, int64_t at) {
+  int64_t k = load_index(x->data, x->dtype, at);
+  return x->dtype == ML_U64 ? k ^ INT64_MIN : k;
 }
 
 static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
@@ -85,6 +93,47 @@ static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
   return total;
 }
 
+/* The mean of integers, and of what var and std measure distances from. Float sums are in float64 here, so that two
+ * passes over float32 differ by rounding alone. */
+static double mean_of(const ml_arg *x, const reduce_plan *r, int64_t base) {
+  if (ml_dtype_is_float(x->dtype)) {
+    double sum = 0;
+    for (int64_t i = 0; i < r->count; i++)
+      sum += get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides));
+    return sum / (double)r->count;
+  }
+  __int128 sum = 0;
+  for (int64_t i = 0; i < r->count; i++) {
+    int64_t k = load_index(x->data, x->dtype, base + offset_of(i, r->n_reduced, r->shape, r->strides));
+    sum += x->dtype == ML_U64 ? (__int128)(uint64_t)k : k;
+  }
+  return (double)sum / (double)r->count;
+}
+
+/* Sum of squared distances from `centre`, in float64. */
+static double sum_squares(const ml_arg *x, const reduce_plan *r, int64_t base, double centre) {
+  double total = 0;
+  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
+    double part = 0;
+    for (int64_t i = b; i < ml_min64(b + SUM_BLOCK, r->count); i++) {
+      double d = get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - centre;
+      part += d * d;
+    }
+    total += part;
+  }
+  return total;
+}
+
+/* norm, var and std. The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
+static double spread(const ml_task *t, int64_t base) {
+  const reduce_plan *r = t->extra;
+  const ml_arg *x = &t->in[0];
+  if (t->step->op == ML_OP_norm) return sqrt(sum_squares(x, r, base, 0));
+  double n = (double)r->count - t->step->attrs.v[1].f;
+  double variance = sum_squares(x, r, base, mean_of(x, r, base)) / (n > 0 ? n : 0);
+  return t->step->op == ML_OP_std ? sqrt(variance) : variance;
+}
+
 static double log_sum_exp(const ml_arg *x, const reduce_plan *r, int64_t base) {
   double m = -INFINITY, s = 0;
   for (int64_t i = 0; i < r->count; i++) {
@@ -103,8 +152,15 @@ static void reduce_one(const ml_task *t, int64_t unit) {
   int op = t->step->op;
   int64_t base = offset_of(unit, r->n_kept, r->kept_shape, r->kept_strides);
   bool floats = ml_dtype_is_float(x->dtype);
-  if (op == ML_OP_logsumexp) {
-    put(o, unit, log_sum_exp(x, r, base), 0);
+  switch (op) {
+  case ML_OP_logsumexp: put(o, unit, log_sum_exp(x, r, base), 0); return;
+  case ML_OP_norm:
+  case ML_OP_var:
+  case ML_OP_std: put(o, unit, spread(t, base), 0); return;
+  default: break;
+  }
+  if (op == ML_OP_mean && !floats) {
+    put(o, unit, mean_of(x, r, base), 0);
     return;
   }
   if (floats && (op == ML_OP_sum || op == ML_OP_mean)) {
@@ -117,16 +173,16 @@ static void reduce_one(const ml_task *t, int64_t unit) {
              : op == ML_OP_min || op == ML_OP_argmin ? INFINITY
                                                      : 0;
   float f = op == ML_OP_prod ? 1 : 0;
+  bool ordered = op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin;
   int64_t n = op == ML_OP_prod || op == ML_OP_all ? 1 : 0, best = 0;
   for (int64_t i = 0; i < r->count; i++) {
     int64_t at = base + offset_of(i, r->n_reduced, r->shape, r->strides);
     double v = floats ? get_double(x, at) : 0;
-    int64_t k = floats ? 0 : load_index(x->data, x->dtype, at);
+    int64_t k = floats ? 0 : ordered ? load_ordered(x, at) : load_index(x->data, x->dtype, at);
     bool more = floats ? v > d || (v != v && d == d) : k > n, less = floats ? v < d || (v != v && d == d) : k < n;
     bool first = i == 0 && (v == v || !floats);
     switch (op) {
-    case ML_OP_sum:
-    case ML_OP_mean: n = (int64_t)((uint64_t)n + (uint64_t)k), d = (double)n; break;
+    case ML_OP_sum: n = (int64_t)((uint64_t)n + (uint64_t)k); break;
     case ML_OP_prod: n = (int64_t)((uint64_t)n * (uint64_t)k), f *= (float)v, d *= v; break;
     case ML_OP_max:
     case ML_OP_argmax:
@@ -141,7 +197,7 @@ static void reduce_one(const ml_task *t, int64_t unit) {
     default: break;
     }
   }
-  if (op == ML_OP_mean) d /= (double)r->count;
+  if (ordered && x->dtype == ML_U64) n ^= INT64_MIN;
   if (op == ML_OP_prod && floats && x->dtype != ML_F64) d = f;
   if (op == ML_OP_argmax || op == ML_OP_argmin) n = best;
   put(o, unit, d, n);
@@ -200,20 +256,21 @@ void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   memcpy(shape, x->shape, sizeof shape);
   shape[axis] = 1;
   bool floats = ml_dtype_is_float(o->dtype), narrow = floats && o->dtype != ML_F64;
+  bool ordered = op == ML_OP_cummax || op == ML_OP_cummin;
   for (int64_t unit = begin; unit < end; unit++) {
     int64_t from = offset_of(unit, x->ndim, shape, x->strides), to = offset_of(unit, o->ndim, shape, o->strides);
     double d = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < x->shape[axis]; i++, from += x->strides[axis], to += o->strides[axis]) {
       double v = floats ? get_double(x, from) : 0;
-      int64_t k = floats ? 0 : load_index(x->data, x->dtype, from);
+      int64_t k = floats ? 0 : ordered ? load_ordered(x, from) : load_index(x->data, x->dtype, from);
       if (i == 0) d = v, n = k;
       else if (op == ML_OP_cumsum) d += v, n = (int64_t)((uint64_t)n + (uint64_t)k);
       else if (op == ML_OP_cumprod) d *= v, n = (int64_t)((uint64_t)n * (uint64_t)k);
       else if (op == ML_OP_cummax) d = v > d || v != v ? v : d, n = k > n ? k : n;
       else d = v < d || v != v ? v : d, n = k < n ? k : n;
       if (narrow) d = (float)d;
-      put(o, to, d, n);
+      put(o, to, d, ordered && x->dtype == ML_U64 ? n ^ INT64_MIN : n);
     }
   }
 }

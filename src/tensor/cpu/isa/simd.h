@@ -124,6 +124,7 @@ ALWAYS_INLINE void store_float(char *data, ml_dtype t, int64_t i, float f) {
   else ((uint16_t *)data)[i] = ml_f32_to_bf16(f);
 }
 
+/* One element of any integer dtype or bool; of uint64 its bits. */
 ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
   switch (t) {
   case ML_I64:
@@ -133,6 +134,7 @@ ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
   case ML_I16: return ((const int16_t *)data)[i];
   case ML_U16: return ((const uint16_t *)data)[i];
   case ML_I8: return ((const int8_t *)data)[i];
+  case ML_BOOL: return ((const uint8_t *)data)[i] != 0;
   default: return ((const uint8_t *)data)[i];
   }
 }

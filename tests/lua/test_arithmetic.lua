@@ -1,0 +1,306 @@
+-- Numbers at the edges of what dtypes hold: remainders, plain integers outside a dtype, sums, uint64, ranges, draws.
+local ml = require "moonlet"
+local t = require "tests.lua.harness"
+
+t.leak_check = function() return ml.memory.active() end
+
+local integers = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
+local floats = {"float16", "bfloat16", "float32", "float64"}
+local function x(values, dtype) return ml.tensor(values, {dtype = dtype}) end
+
+-- ---- remainders ----
+
+t.test("the remainder of floats is exact", function()
+  t.eq((x({1e9}, "float32") % math.pi):item(), string.unpack("<f", string.pack("<f", math.fmod(1e9,
+    string.unpack("<f", string.pack("<f", math.pi))))))
+  t.close((x({1e9}, "float32") % math.pi):item(), 1.024195, 1e-6)
+  t.eq((x({1e17}, "float64") % 7.0):item(), 5.0)
+  local small = (x({1e30}, "float64") % 1e-30):item()
+  t.ok(small >= 0 and small <= 1e-30, "within the divisor")
+  t.eq((x({5, -5, 5, -5, 5.5}, "float32") % x({math.huge, math.huge, -math.huge, -math.huge, -2}, "float32")):tolist(),
+    {5.0, math.huge, -math.huge, -5.0, -0.5})
+  for _, dtype in ipairs(floats) do
+    t.eq((x({2050}, dtype) % 65536):item(), x({2050}, dtype):item(), dtype)
+    t.eq((x({-4}, dtype) // math.huge):item(), -1.0, dtype)
+    t.eq((x({7, -7, 7, -7}, dtype) // x({2, 2, -2, -2}, dtype)):tolist(), {3.0, -4.0, -4.0, 3.0}, dtype)
+    local inf = (x({math.huge}, dtype) // 2):item()
+    t.ok(inf ~= inf, "as NumPy: NaN")
+  end
+  t.eq(tostring((x({0.0, -4.0}, "float32") % -2):tolist()[1]), "-0.0")
+end)
+
+-- ---- plain integers outside a dtype ----
+
+t.test("plain integers are compared by value", function()
+  t.eq(x({255}, "uint8"):lt(300):item(), true)
+  t.eq(x({255}, "uint8"):eq(-1):item(), false)
+  t.eq(x({1}, "int32"):lt(3000000000):item(), true)
+  t.eq(x({1}, "int32"):eq(4294967297):item(), false)
+  for _, dtype in ipairs(integers) do
+    local one = x({1}, dtype)
+    if dtype ~= "int64" and dtype ~= "uint64" then
+      local beyond = 1 << tonumber(dtype:match "%d+")
+      t.eq({one:lt(beyond + 1):item(), one:ge(beyond + 1):item(), one:eq(beyond + 1):item(), one:ne(beyond + 1):item()},
+        {true, false, false, true}, dtype)
+      t.eq(one:logical_and(beyond):item(), true, dtype)
+    end
+    t.eq({one:gt(-1):item(), one:eq(-255):item()}, {true, false}, dtype)
+  end
+  t.eq(ml.lt(300, x({255}, "uint8")):item(), false) -- on the left
+end)
+
+t.test("maximum, minimum and clip look at a number's value where the result need not hold it", function()
+  local u = x({0, 100, 255}, "uint8")
+  t.eq(u:clip(-5, 300):tolist(), {0, 100, 255})
+  t.eq(u:maximum(-1):tolist(), {0, 100, 255})
+  t.eq(ml.minimum(300, u):tolist(), {0, 100, 255})
+  t.eq(u:clip(nil, 300).dtype, "uint8")
+  t.eq(x({-7}, "int8"):clip(-1000, 1000):item(), -7)
+end)
+
+t.test("a result that would have to hold the number is an error at the line that asked for it", function()
+  local u = x({0, 100, 255}, "uint8")
+  for name, fn in pairs {
+    maximum = function() local _ = u:maximum(300) end,
+    minimum = function() local _ = u:minimum(-1) end,
+    clip = function() local _ = u:clip(300) end,
+    add = function() local _ = u + 300 end,
+    mod = function() local _ = 300 % u end,
+    left_shift = function() local _ = u:left_shift(65537) end,
+    bitwise_xor = function() local _ = u:bitwise_xor(-1) end,
+    where = function() local _ = ml.where(u:gt(1), 256, u) end,
+    slice_update = function() local _ = u:slice_update({{1, 1}}, 300) end,
+    put_along_axis = function() local _ = u:put_along_axis({0}, -1) end,
+    scatter_add = function() local _ = u:scatter_add({0, 1}, {1, 300}) end,
+    pad = function() local _ = u:pad({1, 1}, 256) end,
+    full = function() local _ = ml.full({2}, 300, {dtype = "uint8"}) end,
+    tensor = function() local _ = x({300}, "uint8") end,
+    ["random.randint"] = function() local _ = ml.random.randint(0, 300, {4}, {dtype = "uint8"}) end,
+    arange = function() local _ = ml.arange(0, 400, 100, {dtype = "uint8"}) end,
+  } do
+    local err = t.raises(fn, name:gsub("%.", "%%.") .. ": .*does not fit dtype uint8", "usage")
+    t.ok(tostring(err):find("test_arithmetic.lua", 1, true), name .. ": the line")
+  end
+  t.raises(function() return x({1}, "int32") + 3000000000 end, "add: 3000000000 does not fit dtype int32")
+  for _, door in ipairs {function() return x({-5}, "uint64") end,
+    function() return ml.full({1}, -5, {dtype = "uint64"}) end, function() return x({5}, "uint64") + -1 end} do
+    t.raises(door, "%-[15] does not fit dtype uint64")
+  end
+end)
+
+t.test("plain numbers are written as they are", function()
+  t.eq(x({0, 0}, "float32"):slice_update({{2}}, 3000000000):tolist(), {0.0, 3e9})
+  t.eq(x({0, 0}, "float64"):slice_update({{2}}, 5e-324):tolist(), {0.0, 5e-324})
+  t.eq(x({0, 0}, "int32"):put_along_axis({1}, 16777217.0):tolist(), {0, 16777217})
+  t.eq(x({0, 0}, "int64"):scatter_add({1}, 1 << 62):tolist(), {0, 1 << 62})
+  t.eq(x({0, 0}, "uint32"):slice_update({{2}}, 4294967295):tolist(), {0, 4294967295})
+  t.eq(x({0, 0}, "int8"):slice_update({{}}, -2.75):tolist(), {-2, -2}) -- fractions are lost, as in a cast
+  for _, n in ipairs {0 / 0, math.huge, 300.0, -129.0} do
+    t.raises(function() return x({0, 0}, "int8"):slice_update({{2}}, n) end, "slice_update: .*dtype int8")
+  end
+end)
+
+t.test("numbers are rounded to half precision once", function()
+  local near = 1 + 2.0 ^ -11 + 2.0 ^ -40 -- beyond halfway, which float32 forgets
+  local up = 1 + 2.0 ^ -10
+  t.eq(x({near}, "float16"):item(), up)
+  t.eq(x({near}, "float64"):astype "float16":item(), up)
+  t.eq((x({1}, "float16") * near):item(), up)
+  t.eq(x({0}, "float16"):slice_update({{}}, near):item(), up)
+  t.eq(x({65519.99}, "float64"):astype "float16":item(), 65504.0)
+  t.eq(x({1 + 2.0 ^ -8 + 2.0 ^ -45}, "bfloat16"):item(), 1 + 2.0 ^ -7)
+end)
+
+-- ---- sums ----
+
+t.test("sums of squares are wider than any dtype", function()
+  t.eq(x({1000}, "float16"):norm():item(), 1000.0)
+  t.eq(x({-300, 300}, "float16"):std():item(), 300.0)
+  t.eq(x({2e-5}, "float16"):norm():item(), x({2e-5}, "float16"):item())
+  t.eq(x({3e30, 4e30}, "float32"):norm():item(), x({5e30}, "float32"):item())
+  t.eq(x({3e-30, 4e-30}, "bfloat16"):norm().dtype, "bfloat16")
+  t.eq(x({-300, 300}, "float16"):var():item(), math.huge) -- 90000 is no float16
+  t.eq(ml.full({3}, 1 << 62, {dtype = "int64"}):std():item(), 0.0)
+  t.eq(x({{3, 4}, {6, 8}}, "int32"):norm(2, true):tolist(), {{5.0}, {10.0}})
+end)
+
+t.test("means of integers do not wrap", function()
+  t.eq(x({math.maxinteger, math.maxinteger}, "int64"):mean():item(), 2.0 ^ 63)
+  t.eq(x({math.mininteger, math.mininteger}, "int64"):mean():item(), -2.0 ^ 63)
+  t.eq(x({-100, -100, -100}, "int8"):mean():item(), -100.0)
+end)
+
+t.test("running sums and products widen as sum does", function()
+  t.eq(x({200, 100}, "uint8"):cumsum():tolist(), {200, 300})
+  t.eq(x({100, 100}, "int8"):cumprod():tolist(), {100, 10000})
+  for _, dtype in ipairs {"bool", table.unpack(integers)} do
+    local one = dtype == "bool" and x({true}, dtype) or x({1}, dtype)
+    t.eq(one:cumsum().dtype, one:sum().dtype, dtype)
+    t.eq(one:cumprod().dtype, one:prod().dtype, dtype)
+  end
+  t.eq(x({200, 100}, "uint8"):cummax().dtype, "uint8")
+end)
+
+t.test("a variance of fewer values than its divisor wants", function()
+  local function nan(v) return v ~= v end
+  for _, dtype in ipairs {"float32", "float16", "float64", "int32", "uint8"} do
+    t.eq(x({1, 2}, dtype):var {ddof = 3}:item(), math.huge, dtype)
+    t.eq(x({1, 2}, dtype):std {ddof = 2}:item(), math.huge, dtype)
+    t.ok(nan(x({2, 2}, dtype):var {ddof = 3}:item()), dtype)
+  end
+  t.ok(nan(ml.zeros {0}:var():item()), "of nothing")
+end)
+
+-- ---- uint64 ----
+
+t.test("uint64 is unsigned everywhere", function()
+  local u = ml.from_bytes(string.pack("<I8I8I8", -1, 1, 1 << 63), {3}, "uint64")
+  local top, half = 2.0 ^ 64, 2.0 ^ 63
+  t.eq(tostring(u):match "^[^\n]*", "[18446744073709551615, 1, 9223372036854775808]")
+  t.eq(u:tolist(), {-1, 1, math.mininteger}) -- the 64 bits
+  t.eq({u:max():item(), u:min():item(), u:argmax():item(), u:argmin():item()}, {-1, 1, 0, 1})
+  t.eq(u:sort():tolist(), {1, math.mininteger, -1})
+  t.eq(u:argsort():tolist(), {1, 2, 0})
+  t.eq({(u:topk(2)):tolist(), select(2, u:topk(2)):tolist()}, {{-1, math.mininteger}, {0, 2}})
+  t.eq(u:gt(1):tolist(), {true, false, true})
+  t.eq(u:gt(-1):tolist(), {true, true, true})
+  t.eq(x({-1, 1, 5}, "int64"):lt(u):tolist(), {true, false, true})
+  t.eq(u:eq(x({-1, 1, math.mininteger}, "int64")):tolist(), {false, true, false})
+  t.eq(u:astype "float64":tolist(), {top, 1.0, half})
+  t.eq(u:astype "float32":tolist(), {top, 1.0, half})
+  t.eq(x({top, 1.5, half, -1, 0 / 0}, "float64"):astype "uint64":tolist(), {-1, 1, math.mininteger, -1, 0})
+  t.eq(u:mean():item(), x({(top + half) / 3}, "float32"):item())
+  t.eq((u // 10):tolist(), {1844674407370955161, 0, 922337203685477580})
+  t.eq((u % 10):tolist(), {5, 1, 8})
+  t.eq(u:right_shift(60):tolist(), {15, 0, 8})
+  t.eq(u:sign():tolist(), {1, 1, 1})
+  t.eq(u:abs():tolist(), u:tolist())
+  t.eq(u:relu():tolist(), u:tolist())
+  t.eq(u:maximum(5):tolist(), {-1, 5, math.mininteger})
+  t.eq(u:clip(2, 7):tolist(), {7, 2, 7})
+  t.eq(u:cummax():tolist(), {-1, -1, -1})
+  t.eq(u:cummin():tolist(), {-1, 1, 1})
+  t.eq((u / 2):tolist(), {half, 0.5, half / 2})
+  t.eq(u:sqrt():tolist()[1], 2.0 ^ 32)
+  t.eq(u:sort():searchsorted(u):tolist(), {2, 0, 1})
+  t.eq((u:unique()):tolist(), {1, math.mininteger, -1})
+  t.eq((u ^ ml.full({}, 1, {dtype = "uint64"})):tolist(), u:tolist())
+  t.eq(u:logsumexp():item(), x({2.0 ^ 64}, "float32"):item())
+end)
+
+t.test("uint64 from a file", function()
+  local path = os.tmpname()
+  local u = ml.from_bytes(string.pack("<I8I8", -1, 7), {2}, "uint64")
+  assert(ml.save_safetensors(path, {u = u}))
+  local back = assert(ml.load_safetensors(path)).u
+  t.eq({back.dtype, back:gt(8):tolist(), back:astype "float64":tolist()}, {"uint64", {true, false}, {2.0 ^ 64, 7.0}})
+  os.remove(path)
+end)
+
+-- ---- ranges ----
+
+t.test("ranges of integers are exact", function()
+  local function range(...)
+    local r = ml.arange(...)
+    return {r.dtype, r:tolist()}
+  end
+  t.eq(range(2147483646, 2147483648), {"int32", {2147483646, 2147483647}})
+  t.eq(range(2147483647, 2147483650), {"int64", {2147483647, 2147483648, 2147483649}})
+  t.eq(range(1 << 40, (1 << 40) + 3), {"int64", {1 << 40, (1 << 40) + 1, (1 << 40) + 2}})
+  t.eq(range(-2147483648, -2147483650, -1), {"int64", {-2147483648, -2147483649}})
+  t.eq(range((1 << 53) - 1, (1 << 53) + 2, 1, {dtype = "int64"})[2], {(1 << 53) - 1, 1 << 53, (1 << 53) + 1})
+  t.eq(range(math.maxinteger - 1, math.maxinteger), {"int64", {math.maxinteger - 1}})
+  t.eq(range(math.mininteger, math.maxinteger, math.maxinteger)[2], {math.mininteger, -1, math.maxinteger - 1})
+  t.eq(range(0, 256, 51, {dtype = "uint8"})[2], {0, 51, 102, 153, 204, 255})
+  t.raises(function() ml.arange(0, 257, 64, {dtype = "uint8"}) end, "arange: 256 does not fit dtype uint8", "usage")
+  t.raises(function() ml.arange(-3, 7, 2, {dtype = "uint8"}) end, "arange: %-3 does not fit dtype uint8", "usage")
+  t.raises(function() ml.arange(0.0, 300.5, 100, {dtype = "int8"}) end, "arange: 300 does not fit dtype int8", "usage")
+  t.raises(function() ml.arange(math.mininteger, math.maxinteger) end, "arange: ", "usage")
+  t.eq(range(5, 0, -2), {"int32", {5, 3, 1}})
+  t.eq(range(3, 3), {"int32", {}})
+  t.eq(range(0, 2, 0.5), {"float32", {0.0, 0.5, 1.0, 1.5}})
+end)
+
+-- ---- draws ----
+
+t.test("uniform numbers lie in [low, high) in every dtype", function()
+  for _, case in ipairs {{0, 1}, {1e8, 1e8 + 8}, {-1, 1}, {1000, 1004}, {-2.0 ^ -24, 2.0 ^ -24}} do
+    for _, dtype in ipairs(floats) do
+      local low, high = case[1], case[2]
+      if high < 6e4 or dtype ~= "float16" then
+        if dtype ~= "bfloat16" or high < 1e8 then
+          local draws = ml.random.uniform({20000}, {low = low, high = high, dtype = dtype}):astype "float64"
+          local least, most = draws:min():item(), draws:max():item()
+          t.ok(least >= low and most < high, ("%s: %s..%s in [%s, %s)"):format(dtype, least, most, low, high))
+        end
+      end
+    end
+  end
+  t.eq(ml.random.uniform({3}, {low = 2, high = 2}):tolist(), {2.0, 2.0, 2.0})
+  t.raises(function() ml.random.uniform({3}, {low = 3, high = 2}) end, "uniform: expected low <= high", "usage")
+  t.raises(function() ml.random.uniform({3}, {low = 1000.1, high = 1000.2, dtype = "float16"}) end,
+    "uniform: dtype float16 has no number between", "usage")
+  t.raises(function() ml.random.uniform({3}, {dtype = "int32"}) end, "uniform: dtype: expected a float dtype", "usage")
+  local wide = ml.random.uniform({1000}, {low = -3e38, high = 3e38})
+  t.ok(wide:isfinite():all():item() and wide:std():item() > 1e38, "a span that float32 does not hold")
+end)
+
+t.test("integers are drawn within what a dtype holds", function()
+  t.eq(ml.random.randint(0, 256, {2}, {dtype = "uint8"}).dtype, "uint8")
+  t.raises(function() ml.random.randint(-1, 2, {4}, {dtype = "uint32"}) end, "%-1 does not fit dtype uint32", "usage")
+  t.raises(function() ml.random.randint(0, 4098, {4}, {dtype = "float16"}) end, "does not fit dtype float16", "usage")
+  t.raises(function() ml.random.randint(math.mininteger, math.maxinteger, {4}, {dtype = "int64"}) end, "too many",
+    "usage")
+end)
+
+t.test("gumbel numbers are finite", function()
+  t.ok(ml.random.gumbel({1 << 22}, {key = ml.random.key(3)}):isfinite():all():item())
+end)
+
+-- Kolmogorov and Smirnov: the largest distance between the share of draws below x and the probability of it.
+local function distance(draws, cumulative)
+  local sorted, worst = draws:sort():tolist(), 0
+  for i, v in ipairs(sorted) do
+    local p = cumulative(v)
+    worst = math.max(worst, math.abs(p - i / #sorted), math.abs(p - (i - 1) / #sorted))
+  end
+  return worst
+end
+
+-- The upper tail of the normal distribution, by Laplace's continued fraction (x > 0) from far out inwards.
+local function tail(v)
+  local fraction = v
+  for k = 200, 1, -1 do fraction = v + k / fraction end
+  return math.exp(-v * v / 2) / fraction
+end
+
+t.test("truncated normal numbers follow their distribution into the tails", function()
+  local N = 20000
+  for i, case in ipairs {{6, 7, 6.1572}, {-9, -8, -8.1212}, {5, 6, 5.1831}, {40, 41, 40.025}, {3, math.huge, 3.2831}} do
+    local low, high, mean = table.unpack(case)
+    local draws = ml.random.truncated_normal(low, high, {N}, {key = ml.random.key(i)})
+    t.close(draws:mean():item(), mean, 6 * draws:std():item() / N ^ 0.5 + 1e-4, "mean")
+    t.ok(draws:min():item() >= low and draws:max():item() <= high, "bounds")
+    local a, b = tail(math.min(math.abs(low), math.abs(high))), tail(math.max(math.abs(low), math.abs(high)))
+    if high == math.huge then b = 0 end
+    local share = distance(draws:abs(), function(v) return (a - tail(v)) / (a - b) end)
+    t.ok(share < 1.95 / N ^ 0.5, ("%s to %s: a distance of %s"):format(low, high, share)) -- 0.1 % exceed it
+  end
+end)
+
+-- ---- arguments ----
+
+t.test("arguments that say nothing, and those that say too much", function()
+  local v = ml.tensor {{3, 1}, {2, 2}}
+  t.eq(v:sort(-1, nil):tolist(), {{1, 3}, {2, 2}})
+  t.eq(v:sum(nil, nil):item(), 8)
+  t.eq(v:sum({axis = 1}, nil):tolist(), {5, 3})
+  for _, name in ipairs {"sum", "mean", "prod", "max", "any", "var", "norm", "logsumexp"} do
+    t.raises(function() return v[name](v, {1, 1}) end, name .. ": axis 1 is named twice", "usage")
+    t.raises(function() return v[name](v, {1, -2}) end, name .. ": axis 1 is named twice", "usage")
+    t.raises(function() return v[name](v, 1, 2) end, name .. ": keepdims: expected true or false, found 2", "usage")
+  end
+  t.raises(function() return v:rope(v, 1) end, "true or false", "usage")
+end)
+
+t.done()
