@@ -32,7 +32,7 @@ local areas = {}
 local of_networks = "softmax log_softmax rms_norm layer_norm linear embedding rope_table rope attention silu gelu "
   .. "gelu_tanh relu"
 for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
-for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
+for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask temperature categorical"):gmatch "%S+" do areas[name] = "sampling" end
 for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
 areas.random_bits = "random"
 local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
