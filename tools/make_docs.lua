@@ -268,9 +268,9 @@ order of mlx-lm: bias and penalties, top-p, min-p, xtc, top-k, temperature.
     local chain = S.chain {S.repeat_penalty(1.1, 64), S.top_k(40), S.temperature(0.7)}
     for tok in m:generate("The Moon is", {sampler = chain, seed = 1}) do io.write(tok.text) end
 
-`top_k = 0`, `min_p = 0` and `top_p = 1` change nothing; `top_p = 0` leaves the likeliest token. Of logits of +inf one is
-chosen evenly, one of -inf never. Where the model's logits hold a NaN or are all -inf, generation ends with an error of
-code "corrupt"; where the steps leave nothing, of code "usage".
+`top_k = 0`, `min_p = 0` and `top_p = 1` change nothing; `top_p = 0` leaves the likeliest token. Among logits of +inf
+the choice is even, one of -inf is never chosen. Where the model's logits hold a NaN or are all -inf, generation ends
+with an error of code "corrupt"; where the steps leave nothing, of code "usage".
 
 A function of your own, of `(logits, state)`, may stand anywhere, or be the sampler itself. It runs exactly once for
 every token of every sequence, in Lua, with values to read, and gives new logits (1, V). The last step may give the id

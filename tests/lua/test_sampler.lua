@@ -35,7 +35,7 @@ local function bigrams(name, rows)
   assert(ml.save_safetensors(path .. "/model.safetensors", {
     ["rows.weight"] = ml.tensor(values, {dtype = "float32"}),
   }))
-  return function() return assert(ml.load(path, {family = path .. "/family.lua", precision = "exact"})) end
+  return function() return assert(ml.load(path, {family = path .. "/family.lua", precision = "exact"})) end, path
 end
 
 local function id(letter) return letter:byte() end
@@ -45,7 +45,7 @@ local load = bigrams("model", {
   [id "x"] = {[id "N"] = 60}, [id "y"] = {[id "Z"] = 60}, -- on the way to those
 })
 
-local load_plain = bigrams("plain", {})
+local load_plain, plain_path = bigrams("plain", {})
 
 -- Chains of every kind, as options.
 local kinds = {
@@ -55,8 +55,8 @@ local kinds = {
     temperature = 0.9, top_k = 20, top_p = 0.9, min_p = 0.01, xtc_probability = 1, xtc_threshold = 0.2,
     repeat_penalty = 1.2, presence_penalty = 0.1, frequency_penalty = 0.1, logit_bias = {[9] = 1.0}, seed = 3,
   },
-  ["top_k"] = {temperature = 1, top_k = 3, seed = 1}, ["top_p"] = {temperature = 1, top_p = 0.5, seed = 1},
-  ["min_p"] = {temperature = 1, min_p = 0.5, seed = 1}, ["logprobs"] = {logprobs = 3},
+  top_k = {temperature = 1, top_k = 3, seed = 1}, ["top_p"] = {temperature = 1, top_p = 0.5, seed = 1},
+  min_p = {temperature = 1, min_p = 0.5, seed = 1}, logprobs = {logprobs = 3},
   ["an infinite bias"] = {logit_bias = {[9] = -inf}},
   ["greedy in the middle"] = {sampler = S.chain {S.greedy(), S.top_p(0.9)}},
   ["a traced function"] = {sampler = S.traced(function(logits) return logits * 2 end)},
@@ -190,8 +190,8 @@ t.test("logits and biases of +inf: one of them, evenly", function()
     return counts
   end
   for what, opts in pairs {
-    plain = {}, cold = {temperature = 0.01}, hot = {temperature = 1e30}, ["top_k"] = {top_k = 2}, ["top_p"] = {top_p = 0},
-    ["min_p"] = {min_p = 1}, xtc = {xtc_probability = 1, xtc_threshold = 0.2}, penalty = {repeat_penalty = 1e30},
+    plain = {}, cold = {temperature = 0.01}, hot = {temperature = 1e30}, top_k = {top_k = 2}, top_p = {top_p = 0},
+    min_p = {min_p = 1}, xtc = {xtc_probability = 1, xtc_threshold = 0.2}, penalty = {repeat_penalty = 1e30},
     banned = {logit_bias = {[id "f"] = 30}},
   } do
     opts.temperature = opts.temperature or 1
@@ -360,7 +360,8 @@ t.test("what a traced function cannot do is an error that says so", function()
     refused("S.traced: the function yields", function(logits) return coroutine.yield(logits) end, more[1])
   end
   refused("sampler: expected logits %(1, 258%) or integer ids %(1%), found 65", function() return 65 end)
-  refused("sampler: expected logits %(1, 258%), found a tensor %(1%), int32", function(x) return x:argmax(-1) end, S.top_k(2))
+  refused("sampler: expected logits %(1, 258%), found a tensor %(1%), int32",
+    function(logits) return logits:argmax(-1) end, S.top_k(2))
   refused("sampler: an id: expected an integer from 0 to 257, found 300",
     function(logits) return logits:argmax(-1) * 0 + 300 end)
   refused("the sampler left nothing", function(logits) return logits:argmax(-1) * 0 - 1 end)
@@ -412,6 +413,23 @@ t.test("metrics.warnings names what does nothing without a temperature", functio
     {}, {top_k = 0, top_p = 1, min_p = 0}, {temperature = 1, top_k = 5}, {seed = 3, repeat_penalty = 1.1},
     {sampler = S.top_k(3)}, {sampler = S.greedy()},
   } do t.eq(warnings(opts), nil) end
+end)
+
+t.test("moonlet generate prints them on stderr", function()
+  local binary, path = (os.getenv "BUILD" or "build") .. "/moonlet", plain_path
+  local function run(more)
+    local command = ("%s generate -m %s --family %s/family.lua -p ab -n 2 %s 2>%s/stderr"):format(binary, path, path,
+      more, path)
+    local pipe <close> = assert(io.popen(command))
+    return pipe:read "a", tiny.read(path .. "/stderr")
+  end
+  local says = "\nwarning: top_k does nothing without a temperature: the likeliest token is taken\n"
+  local text, err = run "--top-k 5"
+  t.eq(text, "cd\n")
+  t.ok(err:find(says, 1, true), err)
+  t.ok(not select(2, run "--top-k 5 --temp 1"):find "top_k")
+  t.eq(select(2, run "-q --top-k 5"), "")
+  t.ok(run("--top-k 5 --json"):find('"warnings":%s*%["top_k does nothing'))
 end)
 
 t.test("complete returns the log probabilities that it was asked for", function()
