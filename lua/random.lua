@@ -132,11 +132,12 @@ end
 ---@return moonlet.Tensor
 function M.gumbel(shape, opts)
   opts = read(opts, {}, "gumbel")
-  local u = unit(shape, opts) + 2.0 ^ -25 -- never 0
+  local u = (unit(shape, opts) + 2.0 ^ -25):minimum(1 - 2.0 ^ -24) -- never 0, and rounded never 1
   return -((-(u:log())):log())
 end
 
----Per row of logits (..., V) one 0-based id, with the probabilities of softmax.
+---Per row of logits (..., V) one 0-based id, with the probabilities of softmax; entries of +inf share all of the
+---probability. -1 where there is nothing to draw: NaN among the logits, or all of them -inf.
 ---@param logits moonlet.Tensor
 ---@param opts table|nil  {key}
 ---@return moonlet.Tensor  (...) int32

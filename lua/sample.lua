@@ -185,7 +185,9 @@ local function record(fn, logits, state)
 end
 
 ---Marks a function of one's own, of (logits, state), that is made of tensor operations alone: a step that is recorded
----once and is part of the plan.
+---once, over B rows, and is part of the plan. It gets logits (B, V) float32, `state.recent` (B, n) int32 (newest last,
+---and -1 where there are none) and `state.uniform()` -> (B) float32, and gives logits (B, V), or as the last step ids
+---(B). What it reads that is no tensor stays as it was then; reading a tensor's value in it is an error.
 ---@param fn function
 ---@return moonlet.SampleStep
 function M.traced(fn)

@@ -278,9 +278,12 @@ instead, as a number or as integers (1). It may keep state of its own, yield and
 makes live until it returns; `ml.keep(x)` keeps one for the next token. It gets
 
 - `logits` (1, V) float32, as the steps before it leave them;
+
 - `state.ids`, a list of the sequence's ids so far, the prompt's first;
+
 - `state.recent` (1, n) int32, the last n of them, newest last, -1 where there are none yet; n is the chain's `last_n`,
   64 unless given;
+
 - `state.uniform()` (1) float32, fresh random numbers in [0, 1) from the call's seed.
 
     local function colder(logits, state) -- a schedule: less and less is left to chance
@@ -293,7 +296,7 @@ plan, so that no Lua runs between tokens: what it reads that is no tensor (a cou
 had then. It works on B rows, one a sequence: logits (B, V), `state.recent` (B, n), `state.uniform()` (B); it has no
 `state.ids`, and reading a value in it is an error. Ids that it gives are integers (B).
 
-    local twice = S.traced(function(logits, state) -- never the same id twice in a row
+    local fresh = S.traced(function(logits, state) -- never the same id twice in a row
       local last = state.recent:slice {{}, {-1, -1}} -- (B, 1)
       return ml.where(ml.arange(logits.shape[2]):eq(last), -math.huge, logits)
     end)
