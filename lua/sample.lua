@@ -27,6 +27,7 @@ local M = {}
 ---@field greedy boolean|nil  it leaves the likeliest alone
 ---@field custom boolean|nil  a function of the user's, which runs in Lua
 ---@field traced boolean|nil  a function of the user's, which is recorded
+---@field of moonlet.SampleStep|nil  what S.traced gave, whose address may name plans
 local Step = {}
 Step.__index = Step
 Step.__name = "moonlet.SampleStep"
@@ -222,7 +223,7 @@ local function steps_of(s, n, what)
   local meta = getmetatable(s)
   if meta == Chain then return s.steps end
   if meta == Step and not s.traced then return {s} end
-  if meta == Step then return {step(s.name, s.apply, {traced = true, last_n = s.last_n or n})} end
+  if meta == Step then return {step(s.name, s.apply, {traced = true, last_n = n, of = s})} end
   util.callable(what, s, "a function or a step")
   return {step("function", s, {custom = true, last_n = n})}
 end
@@ -233,6 +234,9 @@ end
 ---@return moonlet.SampleChain
 function M.chain(steps)
   if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
+  for key in pairs(steps) do
+    if type(key) == "string" and key ~= "last_n" then util.raise("usage", "chain: no option \"%s\"", key) end
+  end
   local own_n = util.integer("chain: last_n", steps.last_n or 64, 1)
   local self = setmetatable({steps = {}, last_n = 1, greedy = false, custom = false, traced = false}, Chain)
   for i, given in ipairs(steps) do

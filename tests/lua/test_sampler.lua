@@ -341,6 +341,17 @@ t.test("a traced function is recorded once, and its recent ids are in order", fu
   t.eq({n, mixed, r.ids}, {1, 6, {102, 112, 107, 117, 112, 122}})
 end)
 
+t.test("samplers made anew for each call are told apart", function()
+  local m <close> = load_plain()
+  for i = 1, 60 do
+    local function always(logits) return logits:argmax(-1) * 0 + i end
+    local sampler = i % 3 == 0 and always or i % 3 == 1 and S.traced(always) or S.chain {S.traced(always)}
+    t.eq(select(2, m:complete("a", {max_tokens = 2, sampler = sampler})).ids, {i, i})
+    always, sampler = nil, nil
+    collectgarbage()
+  end
+end)
+
 t.test("what a traced function cannot do is an error that says so", function()
   local m <close> = load_plain()
   local function refused(pattern, fn, ...)
@@ -372,7 +383,9 @@ t.test("what a traced function cannot do is an error that says so", function()
   t.eq((m:complete("ab", {max_tokens = 2})), "cd")
 end)
 
-t.test("a chain says what runs in Lua", function()
+t.test("a chain says what runs in Lua, and knows its options", function()
+  t.raises(function() S.chain {S.top_k(3), lastn = 4} end, 'chain: no option "lastn"', "usage")
+  t.raises(function() S.chain {S.top_k(3), last_n = 0} end, "chain: last_n: expected an integer from 1", "usage")
   t.eq(tostring(S.chain {S.top_k(3), function() end, S.traced(function() end), S.greedy()}),
     "chain: top_k, function (in Lua, for every token), traced function, greedy")
 end)
