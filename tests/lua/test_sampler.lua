@@ -343,11 +343,13 @@ end)
 
 t.test("samplers made anew for each call are told apart", function()
   local m <close> = load_plain()
-  for i = 1, 60 do
+  local function ids(i)
     local function always(logits) return logits:argmax(-1) * 0 + i end
     local sampler = i % 3 == 0 and always or i % 3 == 1 and S.traced(always) or S.chain {S.traced(always)}
-    t.eq(select(2, m:complete("a", {max_tokens = 2, sampler = sampler})).ids, {i, i})
-    always, sampler = nil, nil
+    return select(2, m:complete("a", {max_tokens = 2, sampler = sampler})).ids
+  end
+  for i = 1, 60 do
+    t.eq(ids(i), {i, i})
     collectgarbage()
   end
 end)
