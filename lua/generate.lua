@@ -9,7 +9,7 @@ local M = {}
 
 -- What a chain replaces.
 local sampling = {
-  temperature = 0, top_k = 0, top_p = 0, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
+  temperature = 0, top_k = 0, top_p = 1, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
   repeat_penalty = 1, repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
 }
 local sampling_names = util.sorted_keys(sampling)
@@ -89,11 +89,25 @@ local function chain_of(o)
     return chain, ("sampler %p"):format(s) -- the plans made for it hold it, so that no other has this address
   end
   local key = {}
-  for i, name in ipairs(sampling_names) do key[i] = tostring(o[name]) end
+  local function exactly(v) return math.type(v) == "float" and ("%a"):format(v) or tostring(v) end
+  for i, name in ipairs(sampling_names) do key[i] = exactly(o[name]) end
   if o.logit_bias then
-    for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. tostring(o.logit_bias[id]) end
+    for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. exactly(o.logit_bias[id]) end
   end
   return sample.from_options(o), table.concat(key, " ")
+end
+
+-- What choosing the likeliest token leaves without effect.
+local function warnings_of(o, chain)
+  local idle = {}
+  if o.sampler ~= nil or not chain.greedy then return nil end
+  if o.top_p < 1 then idle[1] = "top_p" end
+  for _, name in ipairs {"top_k", "min_p", "xtc_probability"} do
+    if o[name] > 0 then idle[#idle + 1] = name end
+  end
+  if #idle == 0 then return nil end
+  local does = #idle == 1 and "does" or "do"
+  return {("%s %s nothing without a temperature: the likeliest token is taken"):format(table.concat(idle, ", "), does)}
 end
 
 -- ---- the iterator ----
@@ -103,10 +117,11 @@ end
 ---@field finish_reason string|nil
 ---@field text string  so far
 ---@field ids integer[]  so far, without an end token
+---@field logprobs table[]|nil  of those ids, where they were asked for: {id, logprob, top_logprobs}
 local Generation = {}
 Generation.__index = Generation
 Generation.__name = "moonlet.Generation"
-Generation.__dir = {"metrics", "finish_reason", "text", "ids"}
+Generation.__dir = {"metrics", "finish_reason", "text", "ids", "logprobs"}
 
 function Generation:__tostring()
   return ("generation: %d tokens%s"):format(#self.ids, self.finish_reason and ", ended by " .. self.finish_reason or "")
@@ -121,11 +136,12 @@ function M.start(model, runtime, ids, o, release)
   local chain, key = chain_of(o)
   local self = setmetatable({
     model = model, runtime = runtime, prompt = ids, options = o, chain = chain, key = key, release = release,
-    text = "", ids = {}, pending = "", stops = o.stop or {}, ends = {}, text_ends = {}, text_size = 0,
+    text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
+    text_ends = {}, text_size = 0,
     metrics = {
       prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0,
       prefill_seconds = 0.0, decode_seconds = 0.0, total_seconds = 0.0,
-      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0,
+      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0, warnings = warnings_of(o, chain),
     },
   }, Generation)
   for _, id in ipairs(o.stop_tokens or {}) do self.ends[math.tointeger(id)] = true end
@@ -282,7 +298,10 @@ local function advance(self)
   local last = index >= o.max_tokens or full
   local text, stopped = take_text(self, id, last)
   local token = {id = id, text = text, index = index}
-  if o.logprobs then token.logprob, token.top_logprobs = self.runtime:logprobs(id, o.logprobs) end
+  if o.logprobs then
+    token.logprob, token.top_logprobs = self.runtime:logprobs(id, o.logprobs)
+    self.logprobs[index] = {id = id, logprob = token.logprob, top_logprobs = token.top_logprobs}
+  end
   if text then self.text = self.text .. text end
   if stopped then finish(self, "stop") elseif last then finish(self, "length") end
   return token
@@ -319,10 +338,13 @@ Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
 ---Runs to the end; the whole result.
----@return string text, table result  {text, ids, finish_reason, metrics}
+---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
 function Generation:complete()
   while self:next() do end -- luacheck: ignore 542
-  return self.text, {text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics}
+  return self.text, {
+    text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics,
+    logprobs = self.logprobs,
+  }
 end
 
 return M

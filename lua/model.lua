@@ -185,8 +185,11 @@ end
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
 ---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty,
----  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many),
----  sampler (a chain or a function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many of
+---  the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a
+---  function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other
+---  sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p
+---  and xtc do nothing, and `metrics.warnings`, a list of texts, says so
 ---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
   check_open(self, "generate")
@@ -209,7 +212,8 @@ function Model:chat(messages, opts)
   return g, nil, nil, g
 end
 
----The whole text, and {text, ids, finish_reason, metrics}.
+---The whole text, and {text, ids, finish_reason, metrics, logprobs (where asked for: a list of {id, logprob,
+---top_logprobs}, one for each id)}.
 ---@param prompt string|table  text, ids, or messages
 ---@param opts table|nil  generate's for text and ids, chat's for messages
 ---@return string text

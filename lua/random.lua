@@ -192,7 +192,8 @@ function M.gumbel(shape, opts)
   return -((-(u:log())):log())
 end
 
----Per row of logits (..., V) one 0-based id, with the probabilities of softmax.
+---Per row of logits (..., V) one 0-based id, with the probabilities of softmax; entries of +inf share all of the
+---probability. -1 where there is nothing to draw: NaN among the logits, or all of them -inf.
 ---@param logits moonlet.Tensor
 ---@param opts table|nil  {key}
 ---@return moonlet.Tensor  (...) int32

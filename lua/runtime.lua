@@ -1,4 +1,4 @@
----Generation as plans: prefill by chunks, decode by replays.
+---Generation as plans: prefill by chunks, decode by replays (see decode.lua).
 ---
 ---A runtime owns a KV cache of `slots` slots and the state that its plans read and write: per slot the last token, the
 ---number of tokens held, a ring of recent ids; the random state. Sizes of prefill chunks come from a short list, and
@@ -7,12 +7,13 @@ local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local cache = require "moonlet.cache"
 local compile = require "moonlet.compile"
+local decode = require "moonlet.decode"
+local plans = require "moonlet.plans"
 local util = require "moonlet.util"
 
 local M = {}
 
 local CHUNKS = {8, 16, 32, 64, 128, 256, 512}
-local KEPT_PLANS = 8 -- decode plans of different sampling chains
 local SCORE_BYTES = 64 << 20 -- of the logits that `score` has at once
 
 ---@class moonlet.Runtime
@@ -22,11 +23,7 @@ local SCORE_BYTES = 64 << 20 -- of the logits that `score` has at once
 local Runtime = {}
 Runtime.__index = Runtime
 
-local function int_state(n, fill)
-  local values = {}
-  for i = 1, n do values[i] = fill end
-  return core.ops.state(ml.tensor(values, {dtype = "int32"}))
-end
+local int_state = plans.int_state
 
 -- The state that all plans share.
 local function states(slots)
@@ -52,31 +49,6 @@ end
 ---@param model moonlet.Model
 ---@param slots integer
 function M.new(model, slots) return compile.unscoped(make, model, slots) end
-
--- Closes the plans and tensors that are fields of a table.
-local function close_fields(t)
-  for _, value in pairs(t) do
-    if type(value) == "userdata" then value:close() end
-  end
-end
-
-local function close_entry(entry)
-  close_fields(entry)
-  close_fields(entry.rings or {})
-  close_fields(entry.windows or {})
-end
-
--- Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.
-local function record(fn) compile.record(compile.unscoped, compile.scope, fn) end
-
--- Runs a plan; the deadline, which belongs to the engine, stands for that long only.
-local function run(self, plan)
-  if not self.ends_at then return plan:run() end
-  core.deadline(self.ends_at - core.clock())
-  local ok, err = pcall(plan.run, plan)
-  core.deadline(nil)
-  if not ok then error(err, 0) end
-end
 
 -- ---- prefill ----
 
@@ -115,6 +87,7 @@ local function net_logits(self, tokens, slots, start, count)
   end
   return logits
 end
+Runtime.net_logits = net_logits
 
 local function chunk_logits(self, entry, T)
   local logits = net_logits(self, entry.tokens:reshape {1, T}, entry.slot, entry.start, entry.count)
@@ -126,7 +99,7 @@ local function prefill_plan(self, T, last)
   local key = T .. (last and "+" or "")
   if self.prefills[key] then return self.prefills[key] end
   local entry
-  record(function()
+  plans.record(function()
     entry = chunk_state(T)
     local logits = chunk_logits(self, entry, T)
     if last then
@@ -140,13 +113,6 @@ local function prefill_plan(self, T, last)
   end)
   self.prefills[key] = entry
   return entry
-end
-
-local function commit(self, tokens)
-  if tokens <= self.committed then return end
-  local rounded = tokens + 255 & ~255
-  self.store:commit(math.min(self.capacity, rounded) * self.slots)
-  self.committed = rounded
 end
 
 -- Puts `count` ids from position `at` + 1 of the list on into a chunk's state.
@@ -189,9 +155,9 @@ function Runtime:prefill(slot, ids, check)
     local T = chunk_for(#ids - at)
     local count = math.min(T, #ids - at)
     local entry = prefill_plan(self, T, at + count == #ids)
-    commit(self, at + count)
+    plans.commit(self, at + count)
     fill(entry, slot, ids, at, count, T)
-    run(self, entry.plan)
+    plans.run(self, entry.plan)
     table.move(ids, at + 1, at + count, at + 1, held)
     at = at + count
   end
@@ -210,7 +176,7 @@ end
 local function score_plan(self, T)
   if self.scorers[T] then return self.scorers[T] end
   local entry
-  record(function()
+  plans.record(function()
     entry = chunk_state(T)
     entry.targets, entry.nll = int_state(T, 0), core.ops.state(ml.zeros {T})
     local logits = chunk_logits(self, entry, T):astype "float32"
@@ -238,11 +204,11 @@ function Runtime:score(slot, ids)
     while T > most and T > CHUNKS[1] do T = T // 2 end
     local count = math.min(T, total - at)
     local entry, targets = score_plan(self, T), {}
-    commit(self, at + count)
+    plans.commit(self, at + count)
     fill(entry, slot, ids, at, count, T)
     for i = 1, T do targets[i] = i <= count and ids[at + i + 1] or 0 end
     entry.targets:write_(targets)
-    run(self, entry.plan)
+    plans.run(self, entry.plan)
     table.move(entry.nll:tolist(), 1, count, at + 1, nll)
     at = at + count
   end
@@ -279,7 +245,7 @@ function Runtime:set_cache(contents, ids)
       if x.dtype ~= state.dtype or table.concat(x.shape, ",") ~= shape then return false end
     end
   end
-  commit(self, n)
+  plans.commit(self, n)
   local zero, count, done = ml.tensor({0}, {dtype = "int32"}), ml.tensor({n}, {dtype = "int32"}), {}
   for i, layer in ipairs(self.store.layers) do
     done[#done + 1] = ml.cache_append(layer.k, contents[i].k, zero, zero, count)
@@ -292,185 +258,17 @@ end
 
 -- ---- decode ----
 
--- Sampling state that a chain's steps see. Every call of `uniform` moves the random state on.
-local function chain_state(self, entry, now)
-  return {
-    recent = entry.windows[entry.chain.last_n], windows = entry.windows,
-    uniform = function()
-      local bits = ml.random_bits(self.rng, {self.slots})
-      if now then ml.eval(bits) end -- before the state moves on
-      ml.assign(self.rng, self.rng + ml.tensor({0, 0, 1}, {dtype = "uint32"}))
-      return ml.right_shift(bits, 8):astype "float32" * 2.0 ^ -24
-    end,
-  }
-end
-
--- Ids (B) of what a chain gave: logits, or ids already.
-local function ids_of(self, chain, chosen, state)
-  local B, V = self.slots, self.logits.shape[2]
-  local shape = ml.is_tensor(chosen) and table.concat(chosen.shape, ", ")
-  if shape == tostring(B) and chosen.dtype:match "int" then return chosen:astype "int32" end
-  if shape ~= B .. ", " .. V then
-    util.unexpected("sampler", ("logits (%d, %d), integer ids (%d), or an id as a number"):format(B, V, B), chosen)
-  end
-  return chain.greedy and chosen:argmax(-1):astype "int32" or ml.categorical(chosen:astype "float32", state.uniform())
-end
-
--- Whether all steps of a chain can be recorded. One that looks at a value, or yields, cannot: it is tried on values
--- that do not exist.
-local function is_traceable(self, chain)
-  if not chain.custom then return true end
-  local B, V = self.slots, self.logits.shape[2]
-  local before = core.effects()
-  local recent, windows, inputs = core.input(2, "int32", {B, chain.last_n}), {}, 3
-  for n in pairs(chain.windows) do
-    inputs = inputs + 1
-    windows[n] = core.input(inputs, "int32", {B, n})
-  end
-  local state = {recent = recent, windows = windows, uniform = function() return core.input(3, "float32", {B}) end}
-  local co = coroutine.create(function()
-    local chosen = chain(core.input(1, "float32", {B, V}), state)
-    return ml.is_tensor(chosen) and ids_of(self, chain, chosen, state) -- an id as a number is chosen in Lua
-  end)
-  local ok, err = coroutine.resume(co)
-  local finished = coroutine.status(co) == "dead"
-  coroutine.close(co)
-  core.drop_effects(before)
-  if ok then return finished and err ~= false end
-  if tostring(err):find("a value is read while a plan is recorded", 1, true) then return false end
-  util.again(err)
-end
-
--- Records: the ids become the last of each ring.
-local function push(self, entry, ids)
-  for _, n in ipairs(entry.sizes) do ml.ring_push(entry.windows[n], ids, self.start) end
-end
-
--- Records: logits (B, V) -> next tokens into the state, with what the caller wants to know of them.
-local function pick(self, entry, logits)
-  local state = chain_state(self, entry)
-  local ids = ids_of(self, entry.chain, entry.chain(logits, state), state)
-  ml.assign(self.tokens, ids)
-  push(self, entry, ids)
-end
-
-local function tell(self, entry, logits)
-  if not entry.wanted then return end
-  self.log_p = self.log_p or ml.keep(core.ops.state(logits.shape, "float32"))
-  ml.assign(self.log_p, logits:log_softmax())
-end
-
--- Plans of one sampling chain: `first` picks from the prefill's logits, `step` runs the model on the last token and
--- picks. A chain that runs in Lua has `push` instead of the picking: it notes the token that was chosen.
-local function record_decoder(self, entry)
-  for i, n in ipairs(entry.sizes) do
-    entry.rings[i] = int_state(self.slots * n, -1)
-    entry.windows[n] = entry.rings[i]:reshape {self.slots, n}
-  end
-  entry.in_lua = not is_traceable(self, entry.chain)
-  tell(self, entry, self.logits)
-  if not entry.in_lua then pick(self, entry, self.logits) end
-  entry.first = core.plan({}, {})
-  local logits = net_logits(self, self.tokens:reshape {self.slots, 1}, self.every, self.start, self.one)
-  ml.assign(self.start, self.start + 1)
-  logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
-  tell(self, entry, logits)
-  if entry.in_lua then ml.assign(self.logits, logits) else pick(self, entry, logits) end
-  entry.step = core.plan({}, {})
-  if entry.in_lua then
-    push(self, entry, self.tokens)
-    entry.push = core.plan({}, {})
-  end
-  return entry.rings, entry.windows
-end
-
-local function decoder(self, key, chain, wanted)
-  key = key .. (wanted and "+logprobs" or "")
-  local entry = self.decoders[key]
-  if entry then return entry end
-  -- rings hold the last ids, one for each size that a step asks for: the id at position p lies at p mod n
-  entry = {chain = chain, wanted = wanted, sizes = util.sorted_keys(chain.windows), rings = {}, windows = {}}
-  record(function() return record_decoder(self, entry) end)
-  self.decoders[key] = entry
-  table.insert(self.order, key)
-  if #self.order > KEPT_PLANS then
-    local oldest = table.remove(self.order, 1)
-    close_entry(self.decoders[oldest])
-    self.decoders[oldest] = nil
-  end
-  return entry
-end
-
----Begins to decode slot 1 behind what prefill left: seeds the random state, fills the ring of recent ids.
----@param key string  equal for equal chains
----@param chain moonlet.SampleChain
----@param wanted boolean  log probabilities are asked for
----@param seed integer
----@param prompt integer[]
----@return table  to hand to `first` and `step`
-function Runtime:begin(key, chain, wanted, seed, prompt)
-  local entry = decoder(self, key, chain, wanted)
-  for i, n in ipairs(entry.sizes) do
-    local ring = {}
-    for k = 1, n do ring[k] = -1 end
-    for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
-    entry.rings[i]:write_(ring)
-  end
-  self.start:write_ {#prompt}
-  self.rng:write_ {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0}
-  return entry
-end
-
--- Runs a chain that looks at values, on a copy of the logits that the next step does not change.
-local function pick_in_lua(self, entry)
-  local id = compile.scope(function()
-    local logits = self.logits:copy()
-    ml.eval(logits)
-    local state = chain_state(self, entry, true)
-    local chosen = entry.chain(logits, state)
-    if not math.type(chosen) then chosen = ids_of(self, entry.chain, chosen, state):item() end
-    return util.integer("sampler: an id", chosen, 0, self.logits.shape[2] - 1)
-  end)
-  self.tokens:write_ {id}
-  run(self, entry.push)
-end
-
----The first token after the prompt.
-function Runtime:first(entry)
-  run(self, entry.first)
-  if entry.in_lua then pick_in_lua(self, entry) end
-  return self.tokens:read(1)
-end
-
----Feeds the last token and picks the next.
-function Runtime:step(entry)
-  local held = self.ids[1]
-  if #held >= self.capacity then util.raise("limit", "the context of %d tokens is full", self.capacity) end
-  commit(self, #held + 1)
-  local fed = self.tokens:read(1)
-  run(self, entry.step)
-  held[#held + 1] = fed
-  if entry.in_lua then pick_in_lua(self, entry) end
-  return self.tokens:read(1)
-end
-
----Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is
----recorded.
-function Runtime:logprobs(id, n)
-  local ids, values, own = core.top(self.log_p, n, id)
-  local top = {}
-  for i, other in ipairs(ids) do top[i] = {id = other, logprob = values[i]} end
-  return own, top
-end
+Runtime.begin, Runtime.first, Runtime.step, Runtime.logprobs = decode.begin, decode.first, decode.step, decode.logprobs
 
 ---Frees everything; twice is harmless.
 function Runtime:close()
   self.store:close()
-  for _, plans in ipairs {self.prefills, self.scorers, self.decoders} do
-    for _, entry in pairs(plans) do close_entry(entry) end
+  for _, entries in ipairs {self.prefills, self.scorers} do
+    for _, entry in pairs(entries) do plans.close_fields(entry) end
   end
-  self.prefills, self.scorers, self.decoders, self.order = {}, {}, {}, {}
-  close_fields(self)
+  decode.close(self)
+  self.prefills, self.scorers = {}, {}
+  plans.close_fields(self)
 end
 
 return M

@@ -1,11 +1,20 @@
 ---Sampling: from logits (B, V) to ids (B).
 ---
----A step is a function of (logits, state) that gives new logits, or the ids themselves (B, integers; the last step may
----give one id as a number). Steps made of tensor operations become part of the decode plan; what such a step reads that
----is no tensor is read once, when the plan is made. A step of the user's own that looks at values (`item`, `tolist`)
----splits the plan there: it runs in Lua for every token and costs a synchronisation each time. `state` has `recent`
----(B, n) int32: the last ids, the prompt's too, -1 where there are none yet (the id at position p lies in column
----p mod n); and `uniform()` -> (B) float32: fresh random numbers in [0, 1) from the call's seed.
+---A step is a function of (logits, state) that gives new logits. Steps run in the order written. Logits of +inf are
+---chosen among evenly, those of -inf never; where nothing is left to choose from, or one of the logits is NaN,
+---generation ends with an error.
+---
+---A function of the user's own runs exactly once for every token of every sequence, in Lua, with values to read: logits
+---(1, V) float32; `state.ids`, the list of the sequence's ids so far, the prompt's first; `state.recent` (1, n) int32,
+---the last n of them, newest last, -1 where there are none; `state.uniform()` -> (1) float32, fresh random numbers in
+---[0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps for later goes through `ml.keep`),
+---yield and raise. The last step may also give the id, as a number or as integers (1). It costs a synchronisation for
+---every token.
+---
+---`S.traced(fn)` marks one that is made of tensor operations alone: it is recorded once, over B rows (logits (B, V),
+---`state.recent` (B, n), `state.uniform()` (B)), and is part of the plan. What it reads that is no tensor is read when
+---it is recorded, and reading the value of a tensor in it is an error.
+local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local util = require "moonlet.util"
@@ -15,11 +24,15 @@ local M = {}
 ---@class moonlet.SampleStep
 ---@field name string
 ---@field last_n integer|nil  how many recent ids it looks at
----@field greedy boolean|nil  of what remains behind it the likeliest is taken
+---@field greedy boolean|nil  it leaves the likeliest alone
+---@field custom boolean|nil  a function of the user's, which runs in Lua
+---@field traced boolean|nil  a function of the user's, which is recorded
+---@field of moonlet.SampleStep|nil  what S.traced gave, whose address may name plans
 local Step = {}
 Step.__index = Step
 Step.__name = "moonlet.SampleStep"
 Step.__call = function(self, logits, state) return self.apply(logits, state) end
+Step.__tostring = function(self) return self.name end
 
 local function step(name, apply, more)
   local self = more or {}
@@ -27,19 +40,30 @@ local function step(name, apply, more)
   return setmetatable(self, Step)
 end
 
--- The last n ids: a chain whose steps look at different numbers of them has a ring for each.
-local function window(state, n) return state.windows and state.windows[n] or state.recent end
+-- The last ids in whatever order they lie: a ring, where a plan has one.
+local function recent(state) return state.ring or state.recent end
 
----Divides the logits; 0 takes the likeliest of what remains.
+local SMALLEST = 2.0 ^ -126 -- a normal float32
+
+-- Whether a temperature takes the likeliest: none, 0, and what float32 cannot divide by.
+local function is_zero(t) return not t or t < SMALLEST end
+
+---Divides the logits; 0, and less than float32 divides by, takes the likeliest of what remains.
 ---@param t number
 function M.temperature(t)
   util.number("temperature", t, 0)
-  if t == 0 then return M.greedy() end
-  return step("temperature", function(logits) return logits * (1.0 / t) end)
+  if is_zero(t) then return M.greedy() end
+  return step("temperature", function(logits) return t == 1 and logits or ml.temperature(logits, t) end)
+end
+
+-- The likeliest keeps its logit; a NaN counts as likeliest.
+local function likeliest(logits)
+  local best = logits:argmax(-1, true)
+  return ml.where(ml.arange(logits.shape[2]):eq(best), logits, -math.huge)
 end
 
 ---Takes the likeliest of what remains, of equal ones the first.
-function M.greedy() return step("greedy", function(logits) return logits end, {greedy = true}) end
+function M.greedy() return step("greedy", likeliest, {greedy = true}) end
 
 ---Keeps the k likeliest; 0 keeps all.
 ---@param k integer
@@ -48,16 +72,19 @@ function M.top_k(k)
   return step("top_k", function(logits) return k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k) or logits end)
 end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one. 1 keeps all, 0 the
+---likeliest alone.
+---@param p number
 function M.top_p(p)
   util.number("top_p", p, 0, 1)
-  return step("top_p", function(logits) return ml.top_p_mask(logits, p) end)
+  return step("top_p", function(logits) return p < 1 and ml.top_p_mask(logits, p) or logits end)
 end
 
----Keeps entries at least p times as likely as the likeliest.
+---Keeps entries at least p times as likely as the likeliest; 0 keeps all.
+---@param p number
 function M.min_p(p)
   util.number("min_p", p, 0, 1)
-  return step("min_p", function(logits) return ml.min_p_mask(logits, p) end)
+  return step("min_p", function(logits) return p > 0 and ml.min_p_mask(logits, p) or logits end)
 end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
@@ -69,7 +96,7 @@ function M.repeat_penalty(penalty, n)
   end
   n = util.integer("repeat_penalty: n", n or 64, 1)
   return step("repeat_penalty", function(logits, state)
-    return ml.repeat_penalty(logits, window(state, n), {penalty = penalty})
+    return ml.repeat_penalty(logits, recent(state), {penalty = penalty})
   end, {last_n = n})
 end
 
@@ -81,32 +108,52 @@ function M.presence(presence, frequency, n)
   presence, frequency = util.number("presence", presence or 0), util.number("presence: frequency", frequency or 0)
   n = util.integer("presence: n", n or 64, 1)
   return step("presence", function(logits, state)
-    return ml.repeat_penalty(logits, window(state, n), {presence = presence, frequency = frequency})
+    return ml.repeat_penalty(logits, recent(state), {presence = presence, frequency = frequency})
   end, {last_n = n})
 end
 
----Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
+local LARGEST = 0x1.fffffep+127 -- float32's
+
+-- What the biases add (V), and where there are infinite ones, those (V), 0 elsewhere.
+local function bias_tensors(bias, vocab)
+  local added, forced, infinite = {}, {}, false
+  for i = 1, vocab do added[i], forced[i] = 0.0, 0.0 end
+  for _, id in ipairs(util.sorted_keys(bias)) do
+    local v, at = bias[id], math.tointeger(id)
+    if not at or at < 0 or at >= vocab or type(v) ~= "number" or v ~= v then
+      util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1, tostring(id),
+        tostring(v))
+    end
+    if v > LARGEST or v < -LARGEST then
+      forced[at + 1], infinite = v > 0 and math.huge or -math.huge, true
+    else
+      added[at + 1] = v + 0.0
+    end
+  end
+  return compile.keep(ml.tensor(added, {dtype = "float32"})),
+    infinite and compile.keep(ml.tensor(forced, {dtype = "float32"}))
+end
+
+---Adds to the logits of single ids: {[id] = bias}. -math.huge forbids one, math.huge demands it whatever its logit is;
+---among several of these the choice is even.
+---@param bias table<integer, number>
 function M.logit_bias(bias)
   if type(bias) ~= "table" then util.unexpected("logit_bias", "a table {[id] = number}", bias) end
-  local tensor
+  local made, added, forced -- for a vocabulary of `made` ids
   return step("logit_bias", function(logits)
-    if not tensor then
-      local values, vocab = {}, logits.shape[2]
-      for i = 1, vocab do values[i] = 0.0 end
-      for id, v in pairs(bias) do
-        if not math.tointeger(id) or id < 0 or id >= vocab or type(v) ~= "number" then
-          util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1,
-            tostring(id), tostring(v))
-        end
-        values[math.tointeger(id) + 1] = v + 0.0
-      end
-      tensor = compile.keep(ml.tensor(values, {dtype = "float32"}))
+    local vocab = logits.shape[2]
+    if made ~= vocab then
+      added, forced = bias_tensors(bias, vocab)
+      made = vocab
     end
-    return logits + tensor
+    if not forced then return logits + added end
+    local known = logits:eq(logits) -- a NaN stays one
+    return ml.where(ml.logical_and(forced:ne(0.0), known), forced, logits + added)
   end)
 end
 
----With the given probability, drops all but the least likely of the entries above the threshold.
+---With the given probability, drops all but the least likely of the entries whose own probability is above the
+---threshold.
 ---@param probability number
 ---@param threshold number|nil  0.1 unless given, 0.5 at most
 function M.xtc(probability, threshold)
@@ -121,43 +168,84 @@ function M.xtc(probability, threshold)
   end)
 end
 
+-- ---- functions of the user's ----
+
+-- Runs a function that a plan is to hold. It sees no values and cannot wait for any.
+local function record(fn, logits, state)
+  local co = coroutine.create(function() return fn(logits, state) end)
+  local ok, result = coroutine.resume(co)
+  local yielded = coroutine.status(co) ~= "dead"
+  coroutine.close(co)
+  if yielded then util.raise("usage", "S.traced: the function yields, which one that is recorded cannot") end
+  if ok then return result end
+  if tostring(result):find("a value is read while a plan is recorded", 1, true) then
+    local message = "S.traced: %s; a function that looks at values is given without S.traced"
+    error(core.error.new(message:format(result), "usage", false), 0)
+  end
+  util.again(result)
+end
+
+---Marks a function of one's own, of (logits, state), that is made of tensor operations alone: a step that is recorded
+---once, over B rows, and is part of the plan. It gets logits (B, V) float32, `state.recent` (B, n) int32 (newest last,
+---and -1 where there are none) and `state.uniform()` -> (B) float32, and gives logits (B, V), or as the last step ids
+---(B). What it reads that is no tensor stays as it was then; reading a tensor's value in it is an error.
+---@param fn function
+---@return moonlet.SampleStep
+function M.traced(fn)
+  util.callable("traced", fn)
+  return step("traced function", function(logits, state) return record(fn, logits, state) end, {traced = true})
+end
+
 ---@class moonlet.SampleChain
+---@field steps moonlet.SampleStep[]
 ---@field last_n integer  how many recent ids its steps look at, at most
----@field windows table<integer, boolean>  the numbers that its steps ask for
----@field greedy boolean
----@field custom boolean  a step of the user's own is among them
+---@field greedy boolean  its last step leaves the likeliest alone
+---@field custom boolean  a function of the user's, which runs in Lua, is among them
+---@field traced boolean  one that is recorded is among them
 local Chain = {}
 Chain.__index = Chain
 Chain.__name = "moonlet.SampleChain"
 Chain.__call = function(self, logits, state)
-  for _, s in ipairs(self.steps) do logits = s(logits, state) end
+  for i, s in ipairs(self.steps) do
+    if not (s.greedy and i == #self.steps) then logits = s(logits, state) end
+  end
   return logits
+end
+Chain.__tostring = function(self)
+  local names = {}
+  for i, s in ipairs(self.steps) do names[i] = s.custom and s.name .. " (in Lua, for every token)" or s.name end
+  return "chain: " .. (names[1] and table.concat(names, ", ") or "no steps")
+end
+
+-- The steps that an entry of a chain stands for: those of a chain in it, or one. `n` is how many recent ids functions
+-- see.
+local function steps_of(s, n, what)
+  local meta = getmetatable(s)
+  if meta == Chain then return s.steps end
+  if meta == Step and not s.traced then return {s} end
+  if meta == Step then return {step(s.name, s.apply, {traced = true, last_n = n, of = s})} end
+  util.callable(what, s, "a function or a step")
+  return {step("function", s, {custom = true, last_n = n})}
 end
 
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the
----likeliest is taken). A chain may stand in a chain.
----@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
+---likeliest is taken). A chain may stand in a chain. Printed, a chain says which steps run in Lua.
+---@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own (64)
+---@return moonlet.SampleChain
 function M.chain(steps)
   if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
-  local self = setmetatable({steps = {}, last_n = 1, windows = {}, greedy = false, custom = false}, Chain)
-  local function see(n)
-    self.windows[n] = true
-    self.last_n = math.max(self.last_n, n)
+  for key in pairs(steps) do
+    if type(key) == "string" and key ~= "last_n" then util.raise("usage", "chain: no option \"%s\"", key) end
   end
-  for i, s in ipairs(steps) do
-    local meta = getmetatable(s)
-    if meta ~= Step and meta ~= Chain then
-      if type(s) ~= "function" and not (type(s) == "table" and meta and meta.__call) then
-        util.unexpected(("chain: step %d"):format(i), "a function or a step", s)
-      end
-      self.custom = true
-      see(steps.last_n or 64)
-    else
-      for n in pairs(s.windows or {[s.last_n or 1] = true}) do see(n) end
-      self.custom = self.custom or s.custom or false
+  local own_n = util.integer("chain: last_n", steps.last_n or 64, 1)
+  local self = setmetatable({steps = {}, last_n = 1, greedy = false, custom = false, traced = false}, Chain)
+  for i, given in ipairs(steps) do
+    for _, s in ipairs(steps_of(given, own_n, ("chain: step %d"):format(i))) do
+      self.steps[#self.steps + 1] = s
+      self.last_n = math.max(self.last_n, s.last_n or 1)
+      self.custom, self.traced = self.custom or s.custom or false, self.traced or s.traced or false
+      self.greedy = s.greedy or false
     end
-    self.greedy = meta == Step and s.greedy or meta == Chain and s.greedy or false
-    self.steps[i] = s
   end
   return self
 end
@@ -167,7 +255,9 @@ end
 function M.is_chain(x) return getmetatable(x) == Chain end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
----order of mlx-lm).
+---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
+---@param o table
+---@return moonlet.SampleChain
 function M.from_options(o)
   local steps = {}
   local function add(s) steps[#steps + 1] = s end
@@ -179,11 +269,11 @@ function M.from_options(o)
       add(M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n))
     end
   end
-  if not on "temperature" then
+  if is_zero(o.temperature) then
     add(M.greedy())
     return M.chain(steps)
   end
-  if on "top_p" and o.top_p < 1 then add(M.top_p(o.top_p)) end
+  if o.top_p and o.top_p < 1 then add(M.top_p(o.top_p)) end
   if on "min_p" then add(M.min_p(o.min_p)) end
   if on "xtc_probability" then add(M.xtc(o.xtc_probability, o.xtc_threshold)) end
   if on "top_k" then add(M.top_k(o.top_k)) end

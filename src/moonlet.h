@@ -24,7 +24,7 @@
  *
  * Options and results are structures whose first member is their size, set by the caller, so that later versions can
  * append members: {.struct_size = sizeof options, ...}. Of every option the value 0 means its default, and no options
- * at all (NULL) mean all defaults.
+ * at all (NULL) mean all defaults. Where 0 is a value as well, the structure has a member that says so.
  *
  * The library never prints, exits, aborts or installs a signal handler. */
 #ifndef MOONLET_H
@@ -179,6 +179,17 @@ typedef struct ml_message {
   const char *content;
 } ml_message;
 
+/* Options of which 0 can be meant as a value: ml_generate_options.zeros. */
+enum {
+  ML_ZERO_MAX_TOKENS = 1,     /* nothing is generated */
+  ML_ZERO_TEMPERATURE = 2,    /* the likeliest token, whatever the model's files recommend */
+  ML_ZERO_TOP_K = 4,          /* all tokens, whatever the model's files recommend */
+  ML_ZERO_TOP_P = 8,          /* the likeliest token alone */
+  ML_ZERO_MIN_P = 16,         /* all tokens, whatever the model's files recommend */
+  ML_ZERO_REPEAT_LAST_N = 32, /* no id counts as recent: no penalties */
+  ML_ZERO_SEED = 64           /* the seed 0 */
+};
+
 typedef struct ml_generate_options {
   size_t struct_size;
   /* What to continue, one of the three. Texts end with a 0. */
@@ -189,10 +200,12 @@ typedef struct ml_generate_options {
   size_t n_messages;
 
   int64_t max_tokens; /* 0: 256 */
-  double temperature; /* 0: the likeliest token, always */
-  int64_t top_k;      /* 0: off; so are the next five */
-  double top_p, min_p;
-  double repeat_penalty; /* logits of recent ids are divided (negative ones multiplied) by it */
+  double temperature; /* 0: the likeliest token, always; the next three do nothing then */
+  int64_t top_k;      /* the likeliest so many; 0: all */
+  double top_p;       /* the likeliest with at most this probability before them; 1: all. 0: not given, which is 1; with
+                       * ML_ZERO_TOP_P in `zeros` it is the value 0, the likeliest token alone */
+  double min_p;       /* those at least so many times as likely as the likeliest; 0: all */
+  double repeat_penalty; /* logits of recent ids are divided (negative ones multiplied) by it; 0: 1, none */
   double presence_penalty, frequency_penalty;
   int64_t repeat_last_n;   /* how many recent ids, the prompt's too; 0: 64 */
   int64_t seed;            /* the same seed gives the same text; 0: another one each time */
@@ -203,6 +216,7 @@ typedef struct ml_generate_options {
   double deadline_seconds; /* 0: none */
   bool ignore_eos;         /* the model's own end tokens do not end the answer */
   bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend */
+  uint64_t zeros;          /* ML_ZERO_...: of these options 0 is meant, and not their default */
 } ml_generate_options;
 
 /* A token as the callback sees it; valid until the callback returns. */
@@ -240,7 +254,8 @@ typedef struct ml_metrics {
 
 /* Continues a prompt or answers a conversation, token by token. `callback` and `metrics` may be NULL. Cancellation,
  * deadline and a callback that has had enough end it normally: ML_OK, and the finish reason says which. `metrics` is
- * filled, as far as it came, after an error too. */
+ * filled, as far as it came, after an error too. Logits that hold a NaN, or nothing but -inf, are an error: ML_CORRUPT
+ * where the model gives them, ML_USAGE where the sampling options leave them. */
 ML_API ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_token_callback callback,
                              void *context, ml_metrics *metrics);
 

@@ -198,6 +198,73 @@ static void test_seeds(ml_model *model) {
   CHECK(memcmp(a.ids, c.ids, sizeof a.ids) != 0, "another seed gives others");
 }
 
+/* An option that is 0 is not given, unless `zeros` says so. */
+static void test_zeros(ml_model *model) {
+  heard likeliest = {0}, h = {0};
+  ml_metrics m = no_metrics();
+  ml_generate_options o = greedy(12);
+  CHECK_OK(ml_generate(model, &o, hear, &likeliest, NULL), "greedy");
+  o.temperature = 5, o.seed = 7;
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "a top_p that is not given");
+  CHECK(memcmp(h.ids, likeliest.ids, sizeof h.ids) != 0, "leaves all tokens");
+  o.zeros = ML_ZERO_TOP_P, h = (heard){0};
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "a top_p of 0");
+  CHECK(memcmp(h.ids, likeliest.ids, sizeof h.ids) == 0, "leaves the likeliest token");
+  o.temperature = 1e-38, o.zeros = 0, h = (heard){0};
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "a tiny temperature");
+  CHECK(memcmp(h.ids, likeliest.ids, sizeof h.ids) == 0, "gives what greedy gives");
+  o = greedy(0), o.zeros = ML_ZERO_MAX_TOKENS;
+  CHECK_OK(ml_generate(model, &o, hear, &h, &m), "no tokens");
+  CHECK(m.generated_tokens == 0 && m.finish_reason == ML_FINISH_LENGTH, "are none");
+  heard a = {0}, b = {0};
+  o = greedy(12), o.temperature = 5, o.zeros = ML_ZERO_SEED;
+  CHECK_OK(ml_generate(model, &o, hear, &a, NULL), "the seed 0");
+  CHECK_OK(ml_generate(model, &o, hear, &b, NULL), "and again");
+  CHECK(memcmp(a.ids, b.ids, sizeof a.ids) == 0, "gives the same ids");
+  o = greedy(12), o.presence_penalty = 1e9, o.zeros = ML_ZERO_REPEAT_LAST_N, h = (heard){0};
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "no recent ids");
+  CHECK(memcmp(h.ids, likeliest.ids, sizeof h.ids) == 0, "means no penalties");
+  o = greedy(12), o.top_p = 0.5, o.zeros = ML_ZERO_TOP_P;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "top_p", "a zero that is none");
+  o = greedy(12), o.zeros = (uint64_t)1 << 40;
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "zeros", "a bit that means nothing");
+  o = greedy(TINY_ANSWER), o.struct_size = offsetof(ml_generate_options, zeros), o.zeros = 128, h = (heard){0};
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "options of an older version");
+}
+
+/* Behind id n comes n + 1, until NaN, or nothing but -inf, comes of 92. */
+static void test_no_logits(ml_engine *engine) {
+  static const char *const values[] = {"0 / 0", "-math.huge"};
+  static const char *const messages[] = {"131 of 131 are NaN, behind 3 tokens", "all 131 are -inf, behind 3 tokens"};
+  const char *path = scratch_path("odd.lua");
+  for (int i = 0; i < 4; i++) {
+    FILE *file = fopen(path, "w");
+    fprintf(file,
+            "local nn, ml = require 'moonlet.nn', require 'moonlet'\n"
+            "local Odd = nn.model 'llama'\n"
+            "function Odd:init(c) self.vocab, self.unused = c.vocab_size, nn.parameter({1}, 'vector') end\n"
+            "function Odd:forward(tokens)\n"
+            "  local id = tokens:expand_dims(-1)\n"
+            "  return ml.where(id:ge(92), %s, ml.where(ml.arange(self.vocab):eq(id + 1), 60.0, 0.0))\n"
+            "end\n"
+            "return Odd\n",
+            values[i / 2]);
+    fclose(file);
+    ml_model *model = NULL;
+    ml_load_options options = {.struct_size = sizeof options, .family = path, .random = 1};
+    CHECK_OK(ml_model_load(engine, TINY_MODEL, &options, &model), "a family with odd logits loads");
+    heard h = {.in_order = true};
+    ml_metrics m = no_metrics();
+    ml_generate_options o = greedy(8);
+    o.n_ids = 1, o.temperature = i % 2;
+    CHECK_FAILS(ml_generate(model, &o, hear, &h, &m), ML_CORRUPT, messages[i / 2], "logits that say nothing");
+    CHECK(m.finish_reason == ML_FINISH_ERROR, "end with \"error\"");
+    CHECK(h.count == 2 && h.ids[1] == 92 && m.generated_tokens == 2, "the tokens before came");
+    ml_model_close(model);
+    remove(path);
+  }
+}
+
 /* Tokenizes and generates anew with the model that is generating. */
 static bool hear_and_call(void *context, const ml_token *token) {
   heard *h = context, inner = {0};
@@ -381,6 +448,8 @@ int main(void) {
   test_load(engine);
   test_generate(bare);
   test_seeds(bare);
+  test_zeros(bare);
+  test_no_logits(engine);
   test_callbacks(engine);
   test_text(speaking);
   test_text_generation(speaking);

@@ -32,7 +32,9 @@ local areas = {}
 local of_networks = "softmax log_softmax rms_norm layer_norm linear embedding rope_table rope attention silu gelu "
   .. "gelu_tanh relu"
 for name in of_networks:gmatch "%S+" do areas[name] = "fn" end
-for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask categorical"):gmatch "%S+" do areas[name] = "sampling" end
+for name in ("repeat_penalty top_k_mask top_p_mask min_p_mask temperature categorical"):gmatch "%S+" do
+  areas[name] = "sampling"
+end
 for name in ("cache_append assign ring_push"):gmatch "%S+" do areas[name] = "tensors" end
 areas.random_bits = "random"
 local of_axes = "sum mean prod max min all any argmax argmin logsumexp cumsum cumprod cummax cummin var std norm"
@@ -259,12 +261,51 @@ context raises "limit".
     for tok in s:send "Why do tides rise?" do io.write(tok.text) end
     for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
   {"sampling", "Sampling", [[
-`local S = require "moonlet.sample"`. A step is a function of `(logits, state)`: logits (B, V), `state.recent` (B,
-n) the last ids, -1 where there are none yet. `S.chain {...}` runs steps in the order written; a function of your
-own may stand anywhere; the last may give one id as a number.
+`local S = require "moonlet.sample"`. `S.chain {...}` runs steps in the order written; behind the last, one id is drawn
+(behind `S.greedy()` or `S.temperature(0)`, the likeliest is taken). Options of `generate` without a chain mean the
+order of mlx-lm: bias and penalties, top-p, min-p, xtc, top-k, temperature.
 
     local chain = S.chain {S.repeat_penalty(1.1, 64), S.top_k(40), S.temperature(0.7)}
-    for tok in m:generate("The Moon is", {sampler = chain, seed = 1}) do io.write(tok.text) end]]},
+    for tok in m:generate("The Moon is", {sampler = chain, seed = 1}) do io.write(tok.text) end
+
+`top_k = 0`, `min_p = 0` and `top_p = 1` change nothing; `top_p = 0` leaves the likeliest token. Among logits of +inf
+the choice is even, one of -inf is never chosen. Where the model's logits hold a NaN or are all -inf, generation ends
+with an error of code "corrupt"; where the steps leave nothing, of code "usage".
+
+A function of your own, of `(logits, state)`, may stand anywhere, or be the sampler itself. It runs exactly once for
+every token of every sequence, in Lua, with values to read, and gives new logits (1, V). The last step may give the id
+instead, as a number or as integers (1). It may keep state of its own, yield and raise. Tensors that it is given or
+makes live until it returns; `ml.keep(x)` keeps one for the next token. It gets
+
+- `logits` (1, V) float32, as the steps before it leave them;
+
+- `state.ids`, a list of the sequence's ids so far, the prompt's first;
+
+- `state.recent` (1, n) int32, the last n of them, newest last, -1 where there are none yet; n is the chain's `last_n`,
+  64 unless given;
+
+- `state.uniform()` (1) float32, fresh random numbers in [0, 1) from the call's seed.
+
+    local function colder(logits, state) -- a schedule: less and less is left to chance
+      return logits * (1 + #state.ids / 100)
+    end
+    for tok in m:generate("The Moon is", {sampler = S.chain {S.top_p(0.9), colder}}) do io.write(tok.text) end
+
+`S.traced(fn)` marks a function that is made of tensor operations alone. It is recorded once and becomes part of the
+plan, so that no Lua runs between tokens: what it reads that is no tensor (a counter, the time) keeps the value that it
+had then. It works on B rows, one a sequence: logits (B, V), `state.recent` (B, n), `state.uniform()` (B); it has no
+`state.ids`, and reading a value in it is an error. Ids that it gives are integers (B).
+
+    local fresh = S.traced(function(logits, state) -- never the same id twice in a row
+      local last = state.recent:slice {{}, {-1, -1}} -- (B, 1)
+      return ml.where(ml.arange(logits.shape[2]):eq(last), -math.huge, logits)
+    end)
+
+With the option `logprobs = n` a token has `logprob` and `top_logprobs`, a list of the n likeliest `{id, logprob}`, and
+the result of `complete` has `logprobs`, a list of `{id, logprob, top_logprobs}` for its ids. They are natural
+logarithms of the model's own probabilities, before bias, penalties, temperature and every other step, whatever token
+was chosen. In fast mode, where activations are rounded to 8 bits against quantised weights, they are those of the model
+so computed: they differ a little from the exact ones, which `load`'s `precision = "exact"` gives.]]},
   {"text", "Tokenizers and templates", [[
 `t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
 ends a text), `t.chat_template`. Ids are 0-based.

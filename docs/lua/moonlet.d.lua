@@ -4,7 +4,7 @@
 ---@class moonlet.sample
 local S = {}
 
----Divides the logits; 0 takes the likeliest of what remains.
+---Divides the logits; 0, and less than float32 divides by, takes the likeliest of what remains.
 ---@param t number
 function S.temperature(t) end
 
@@ -15,10 +15,13 @@ function S.greedy() end
 ---@param k integer
 function S.top_k(k) end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one.
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one. 1 keeps all, 0 the
+---likeliest alone.
+---@param p number
 function S.top_p(p) end
 
----Keeps entries at least p times as likely as the likeliest.
+---Keeps entries at least p times as likely as the likeliest; 0 keeps all.
+---@param p number
 function S.min_p(p) end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
@@ -32,17 +35,29 @@ function S.repeat_penalty(penalty, n) end
 ---@param n integer|nil  64 unless given
 function S.presence(presence, frequency, n) end
 
----Adds to the logits of single ids: {[id] = bias}; -math.huge forbids one.
+---Adds to the logits of single ids: {[id] = bias}. -math.huge forbids one, math.huge demands it whatever its logit is;
+---among several of these the choice is even.
+---@param bias table<integer, number>
 function S.logit_bias(bias) end
 
----With the given probability, drops all but the least likely of the entries above the threshold.
+---With the given probability, drops all but the least likely of the entries whose own probability is above the
+---threshold.
 ---@param probability number
 ---@param threshold number|nil  0.1 unless given, 0.5 at most
 function S.xtc(probability, threshold) end
 
+---Marks a function of one's own, of (logits, state), that is made of tensor operations alone: a step that is recorded
+---once, over B rows, and is part of the plan. It gets logits (B, V) float32, `state.recent` (B, n) int32 (newest last,
+---and -1 where there are none) and `state.uniform()` -> (B) float32, and gives logits (B, V), or as the last step ids
+---(B). What it reads that is no tensor stays as it was then; reading a tensor's value in it is an error.
+---@param fn function
+---@return moonlet.SampleStep
+function S.traced(fn) end
+
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest
----is taken). A chain may stand in a chain.
----@param steps table  of steps; {last_n = n} says how many recent ids a function of one's own wants to see (64)
+---is taken). A chain may stand in a chain. Printed, a chain says which steps run in Lua.
+---@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own (64)
+---@return moonlet.SampleChain
 function S.chain(steps) end
 
 ---Whether x is a chain.
@@ -50,7 +65,9 @@ function S.chain(steps) end
 function S.is_chain(x) end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
----order of mlx-lm).
+---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
+---@param o table
+---@return moonlet.SampleChain
 function S.from_options(o) end
 
 ---@class moonlet.chat
@@ -123,7 +140,7 @@ function g:next() end
 function g:close() end
 
 ---Runs to the end; the whole result.
----@return string text, table result  {text, ids, finish_reason, metrics}
+---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
 function g:complete() end
 
 ---@class moonlet.json
@@ -166,7 +183,7 @@ function m:generation_defaults(opts) end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
----@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many), sampler (a chain or a function), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}
+---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
 ---@return moonlet.Generation ...  what a `for` wants
 function m:generate(prompt, opts) end
 
@@ -176,7 +193,8 @@ function m:generate(prompt, opts) end
 ---@return moonlet.Generation ...  what a `for` wants
 function m:chat(messages, opts) end
 
----The whole text, and {text, ids, finish_reason, metrics}.
+---The whole text, and {text, ids, finish_reason, metrics, logprobs (where asked for: a list of {id, logprob,
+---top_logprobs}, one for each id)}.
 ---@param prompt string|table  text, ids, or messages
 ---@param opts table|nil  generate's for text and ids, chat's for messages
 ---@return string text
@@ -1215,13 +1233,13 @@ function ml.ring_push(ring, ids, position) end
 ---@return moonlet.Tensor
 function ml.repeat_penalty(logits, recent, penalty, presence, frequency) end
 
----All but the k largest become -inf (ties with the k-th stay).
+---All but the k largest become -inf (ties with the k-th stay, and NaN).
 ---@param logits moonlet.Tensor
 ---@param k integer
 ---@return moonlet.Tensor
 function ml.top_k_mask(logits, k) end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p.
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone.
 ---@param logits moonlet.Tensor
 ---@param p number
 ---@return moonlet.Tensor
@@ -1232,6 +1250,13 @@ function ml.top_p_mask(logits, p) end
 ---@param p number
 ---@return moonlet.Tensor
 function ml.min_p_mask(logits, p) end
+
+---logits / t. A row that float32 would not hold is moved so that its largest is 0, which leaves the probabilities as
+---they are.
+---@param logits moonlet.Tensor
+---@param t number
+---@return moonlet.Tensor
+function ml.temperature(logits, t) end
 
 ---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
 ---@param key moonlet.Tensor
@@ -1247,7 +1272,8 @@ function ml.random_bits(key, shape) end
 ---@return moonlet.Tensor
 function ml.normal_quantile(u, low, high) end
 
----Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
+---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order; entries of +inf
+---share all of the probability. -1 where there is none to draw: NaN among the logits, or all of them -inf.
 ---@param logits moonlet.Tensor
 ---@param uniform moonlet.Tensor
 ---@return moonlet.Tensor
@@ -1554,7 +1580,8 @@ function random.bernoulli(p, shape, opts) end
 ---@return moonlet.Tensor
 function random.gumbel(shape, opts) end
 
----Per row of logits (..., V) one 0-based id, with the probabilities of softmax.
+---Per row of logits (..., V) one 0-based id, with the probabilities of softmax; entries of +inf share all of the
+---probability. -1 where there is nothing to draw: NaN among the logits, or all of them -inf.
 ---@param logits moonlet.Tensor
 ---@param opts table|nil  {key}
 ---@return moonlet.Tensor  (...) int32
@@ -2430,12 +2457,12 @@ function x:ring_push(ids, position) end
 ---@return moonlet.Tensor
 function x:repeat_penalty(recent, penalty, presence, frequency) end
 
----All but the k largest become -inf (ties with the k-th stay).
+---All but the k largest become -inf (ties with the k-th stay, and NaN).
 ---@param k integer
 ---@return moonlet.Tensor
 function x:top_k_mask(k) end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p.
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone.
 ---@param p number
 ---@return moonlet.Tensor
 function x:top_p_mask(p) end
@@ -2444,6 +2471,12 @@ function x:top_p_mask(p) end
 ---@param p number
 ---@return moonlet.Tensor
 function x:min_p_mask(p) end
+
+---logits / t. A row that float32 would not hold is moved so that its largest is 0, which leaves the probabilities as
+---they are.
+---@param t number
+---@return moonlet.Tensor
+function x:temperature(t) end
 
 ---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
 ---@param shape integer[]  sizes
@@ -2457,7 +2490,8 @@ function x:random_bits(shape) end
 ---@return moonlet.Tensor
 function x:normal_quantile(low, high) end
 
----Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order.
+---Per row of logits (B, V) the id whose cumulative probability first passes uniform[b], ids in order; entries of +inf
+---share all of the probability. -1 where there is none to draw: NaN among the logits, or all of them -inf.
 ---@param uniform moonlet.Tensor
 ---@return moonlet.Tensor
 function x:categorical(uniform) end

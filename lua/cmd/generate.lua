@@ -48,6 +48,7 @@ function M.run(opts)
   else
     metrics = stream(m, prompt, opts)
   end
+  for _, warning in ipairs(metrics.warnings or {}) do common.note(opts, "warning: %s", warning) end
   if metrics.finish_reason == "cancelled" then return 130 end
   if metrics.finish_reason == "length" and metrics.generated_tokens < opts.max_tokens then
     common.note(opts, common.cut_text(metrics, opts.max_tokens, m.info.context))

@@ -31,6 +31,21 @@ static void set_texts(lua_State *L, const char *name, const char *const *texts, 
   lua_setfield(L, -2, name);
 }
 
+/* A member that is 0 is left out, for Lua to choose its default, but where `zeros` says that 0 is meant. */
+static void set_zeros(lua_State *L, const ml_generate_options *o) {
+  static const char *const names[] = {"max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_last_n", "seed"};
+  const bool zero[] = {!o->max_tokens, o->temperature == 0, !o->top_k, o->top_p == 0,
+                       o->min_p == 0,  !o->repeat_last_n,   !o->seed};
+  enum { COUNT = sizeof names / sizeof *names };
+  if (o->zeros >> COUNT) lb_usage(L, "zeros: unknown bits in %#llx", (unsigned long long)o->zeros);
+  for (int i = 0; i < COUNT; i++) {
+    if (!(o->zeros >> i & 1)) continue;
+    if (!zero[i]) lb_usage(L, "zeros: %s is not 0", names[i]);
+    lua_pushinteger(L, 0);
+    lua_setfield(L, -2, names[i]);
+  }
+}
+
 static void push_options(lua_State *L, const ml_generate_options *o) {
   lua_createtable(L, 0, 16);
   lb_set_integer(L, "max_tokens", o->max_tokens);
@@ -51,6 +66,7 @@ static void push_options(lua_State *L, const ml_generate_options *o) {
     lua_setfield(L, -2, "stop_tokens");
   }
   if (o->model_defaults) lb_set_text(L, "defaults", "model");
+  set_zeros(L, o);
 }
 
 static void push_messages(lua_State *L, const ml_message *messages, size_t count) {

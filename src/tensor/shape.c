@@ -682,6 +682,11 @@ static ml_status shape_sample_mask(query *q) {
   return like(q, q->inputs[0]);
 }
 
+static ml_status shape_temperature(query *q) {
+  if (!(q->attrs->v[0].f > 0)) return ml_fail(ML_USAGE, "t: expected a number above 0, found %g", q->attrs->v[0].f);
+  return shape_sample_mask(q);
+}
+
 static ml_status shape_random_bits(query *q) {
   const ml_tensor *key = q->inputs[0];
   if (key->dtype != ML_U32 || key->ndim != 1 || key->shape[0] < 2 || key->shape[0] > 3)

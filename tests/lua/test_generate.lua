@@ -281,8 +281,10 @@ for _, case in ipairs {
     presence_penalty = 0.1, seed = 3,
   }},
   {"log probabilities", {temperature = 0.9, seed = 3, logprobs = 5}},
-  {"a step of one's own, of tensor operations", {
-    seed = 1, sampler = S.chain {S.top_k(9), function(logits) return logits * 2 end},
+  {"a traced step of one's own", {
+    seed = 1, sampler = S.chain {S.top_k(9), S.traced(function(logits, state)
+      return logits * (state.recent:slice {{}, {-1, -1}} + 2)
+    end)},
   }},
 } do
   for what, model in pairs {["with text"] = m, ["of ids"] = ids_only} do

@@ -114,6 +114,8 @@ t.test("bernoulli, gumbel", function()
   near(random.bernoulli(0.3, {N}, {key = random.key(6)}):astype("float32"):mean():item(), 0.3, 0.46, "share")
   t.eq(random.bernoulli(ml.tensor {0.0, 1.0}):tolist(), {false, true})
   near(random.gumbel({N}, {key = random.key(7)}):mean():item(), 0.5772157, math.pi / 6 ^ 0.5, "Euler's constant")
+  local rare = random.gumbel({39759}, {key = random.key(207)}) -- the last comes of the largest uniform number
+  t.close(rare:max():item(), 24 * math.log(2), 1e-3)
 end)
 
 t.test("categorical follows softmax", function()
@@ -124,6 +126,13 @@ t.test("categorical follows softmax", function()
   end
   t.eq(random.categorical(ml.zeros {2, 3, 4}).shape, {2, 3})
   t.eq(random.categorical(ml.tensor {0.0, 1e9}):item(), 1)
+  local inf = math.huge
+  local rows = {{0.0, inf, 0.0}, {0 / 0, 1.0, 2.0}, {-inf, -inf, -inf}, {-inf, -inf, 3.0}, {1.0, 0 / 0, inf}}
+  t.eq(random.categorical(ml.tensor(rows)):tolist(), {1, -1, -1, 2, -1})
+  t.eq(ml.categorical(ml.tensor {{0, inf, 0}}, ml.tensor {0.5}):tolist(), {1})
+  ids = random.categorical(ml.tensor({{inf, 5.0, inf}}):broadcast_to {N, 3}, {key = random.key(9)})
+  t.eq(ids:eq(1):any():item(), false)
+  near(ids:eq(0):astype("float32"):mean():item(), 0.5, 0.5, "one of two")
 end)
 
 t.test("a permutation has each number once, in any place alike", function()

@@ -1,4 +1,5 @@
 /* sample.h: what a sampling chain is made of. */
+#include <float.h>
 
 static double *random_logits(int64_t rows, int64_t n) {
   double *v = random_values(ML_F32, rows * n, -8, 8);
@@ -6,6 +7,19 @@ static double *random_logits(int64_t rows, int64_t n) {
   for (int64_t i = 0; i < rows * n; i += 11) v[i] = -INFINITY;
   for (int64_t i = 5; i < rows * n; i += 53) v[i] = i % 2 ? 0.0 : -0.0;
   return v;
+}
+
+/* A penalty never takes a logit out of float32; an infinite one bans or demands; a NaN stays. */
+static void test_extreme_penalties(ml_engine *e) {
+  double x[] = {INFINITY, -INFINITY, 3e38, -3e38, 0, 2, NAN}, recent[] = {0, 1, 2, 3, 4, 5, 6}, low = -INFINITY, top = FLT_MAX;
+  for (int i = 2; i < 4; i++) x[i] = rounded(ML_F32, x[i]);
+  ml_tensor *logits = tensor(e, ML_F32, SHAPE(1, 7), x), *ids = tensor(e, ML_I32, SHAPE(1, 7), recent);
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 2}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, rounded(ML_F32, x[2] / 2), -top, 0, 1, NAN}, 0, 0, "a penalty of 2");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = INFINITY}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, 0, low, 0, 0, NAN}, 0, 0, "an infinite penalty");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1e-60}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, top, rounded(ML_F32, x[3] * 1e-60), 0, top, NAN}, 0, 0, "a tiny penalty");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = INFINITY}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){low, low, low, low, low, low, NAN}, 0, 0, "a ban");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = 0}, {.f = -INFINITY}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, NAN}, 0, 0, "a demand");
+  drop_all();
 }
 
 static void test_repeat_penalty(ml_engine *e) {
@@ -25,6 +39,7 @@ static void test_repeat_penalty(ml_engine *e) {
     expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = penalty}, {.f = presence}, {.f = frequency}), x, r), SHAPE(B, V), wanted, 3e-7, 3e-7, "trial %d", trial);
     drop_all();
   }
+  test_extreme_penalties(e);
 }
 
 static int descending(const void *a, const void *b) {
@@ -48,6 +63,12 @@ static void test_top_k_mask(ml_engine *e) {
       drop_all();
     }
   }
+  double low = -INFINITY, odd[] = {1, INFINITY, low, INFINITY, 3}, broken[] = {1, NAN, 0, 2, 3}, zeros[] = {0.0, -0.0, -1, -2, -0.0};
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, low}, 0, 0, "of several +inf all stay");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 3}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, 3}, 0, 0, "+inf and the next");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 2}), tensor(e, ML_F32, SHAPE(1, 5), broken)), SHAPE(1, 5), (double[]){low, NAN, low, low, 3}, 0, 0, "a NaN stays to be seen");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), zeros)), SHAPE(1, 5), (double[]){0, 0, low, low, 0}, 0, 0, "zeros of both signs are equal");
+  drop_all();
 }
 
 static void test_top_p_mask(ml_engine *e) {
@@ -82,6 +103,14 @@ static void test_top_p_mask(ml_engine *e) {
   double equal[4] = {3, 3, 3, 3}, halves[2] = {1, 1};
   expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), equal, 0, 0, "equal ones stay or go together");
   expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), halves)), SHAPE(1, 2), halves, 0, 0, "an exclusive probability of exactly p is kept");
+  double odd[] = {1, INFINITY, low, INFINITY, 3}, broken[] = {1, NAN, 0, 2}, none[] = {low, low, low, low}, huge[] = {3e38, -3e38, 2.9e38, 0};
+  for (int i = 0; i < 4; i++) huge[i] = rounded(ML_F32, huge[i]);
+  for (int i = 0; i < 7; i++) {
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, low}, 0, 0, "p %g: +inf has all of the probability", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), broken, 0, 0, "p %g: a row with NaN stays", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), none)), SHAPE(1, 4), none, 0, 0, "p %g: so does one of -inf", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), huge)), SHAPE(1, 4), (double[]){huge[0], low, low, low}, 0, 0, "p %g: huge logits", ps[i]);
+  }
   drop_all();
 }
 
@@ -100,6 +129,45 @@ static void test_min_p_mask(ml_engine *e) {
     expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(3, 200), v)), SHAPE(3, 200), wanted, 0, 0, "p %g", ps[i]);
     drop_all();
   }
+  double low = -INFINITY, odd[] = {1, INFINITY, low, INFINITY}, broken[] = {1, NAN, 0, 200}, none[] = {low, low};
+  expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), odd)), SHAPE(1, 4), odd, 0, 0, "p 0 changes nothing");
+  for (int i = 1; i < 4; i++) {
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), odd)), SHAPE(1, 4), (double[]){low, INFINITY, low, INFINITY}, 0, 0, "p %g: +inf alone stays", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), (double[]){low, NAN, low, 200}, 0, 0, "p %g: a NaN stays to be seen", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 2), none)), SHAPE(1, 2), none, 0, 0, "p %g: all -inf", ps[i]);
+  }
+  drop_all();
+}
+
+/* Divided as float32 does it where that holds the row; else the distances to the largest are divided. */
+static void test_temperature(ml_engine *e) {
+  static const double ts[] = {0.05, 0.7, 1, 2, 1e5, 1e-30, 1e-39, 1e-44, 1e-60, INFINITY};
+  double low = -INFINITY, top = FLT_MAX;
+  for (int i = 0; i < 10; i++) {
+    double t = ts[i], *v = random_logits(3, 200), wanted[600];
+    for (int b = 0; b < 3; b++) {
+      double most = low;
+      for (int j = 0; j < 200; j++) most = fmax(most, v[b * 200 + j]);
+      for (int j = 0; j < 200; j++) {
+        double x = v[b * 200 + j];
+        wanted[b * 200 + j] = isinf(x) ? x : rounded(ML_F32, i < 6 ? x / t : (x - most) / t);
+      }
+    }
+    expect_values(apply(e, ML_OP_temperature, INTS({.f = t}), tensor(e, ML_F32, SHAPE(3, 200), v)), SHAPE(3, 200), wanted, 3e-7, 0, "t %g", t);
+    drop_all();
+  }
+  double wide[] = {3e38, 2.5e38, -3e38, low}, both[] = {INFINITY, 3e38, -3e38, low}, broken[] = {3e38, NAN, INFINITY, 1}, under[] = {-3e38, -2e38};
+  for (int i = 0; i < 4; i++) wide[i] = rounded(ML_F32, wide[i]), both[i] = rounded(ML_F32, both[i]);
+  broken[0] = wide[0], under[0] = -wide[0], under[1] = rounded(ML_F32, under[1]);
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), wide)), SHAPE(1, 4), (double[]){0, rounded(ML_F32, (wide[1] - wide[0]) * 2), low, low}, 0, 0, "logits that would overflow keep their order");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), under)), SHAPE(1, 2), (double[]){rounded(ML_F32, (under[0] - under[1]) * 2), 0}, 0, 0, "below as above");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), both)), SHAPE(1, 4), (double[]){INFINITY, top, -top, low}, 0, 0, "beside +inf nothing becomes +inf");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), (double[]){top, NAN, INFINITY, 2}, 0, 0, "a NaN stays");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = INFINITY}), tensor(e, ML_F32, SHAPE(1, 4), both)), SHAPE(1, 4), (double[]){INFINITY, 0, 0, low}, 0, 0, "an infinite temperature bans and demands as before");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a temperature of 0");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = -1}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a negative temperature");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = NAN}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a temperature of NaN");
+  drop_all();
 }
 
 /* ---- random numbers ---- */
@@ -157,6 +225,15 @@ static void test_categorical(ml_engine *e) {
   expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(8, 4), rows), tensor(e, ML_F32, SHAPE(8), uniforms)), SHAPE(8), ids, 0, 0, "chosen uniforms");
   double leading[] = {-INFINITY, -INFINITY, 5, -INFINITY};
   expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(1, 4), leading), tensor(e, ML_F32, SHAPE(1), (double[]){0})), SHAPE(1), (double[]){2}, 0, 0, "what is impossible is never drawn");
+  double low = -INFINITY, top[] = {0, INFINITY, 0, INFINITY, low, INFINITY}, huge[] = {-3e38, 3e38, 2.9e38};
+  for (int i = 0; i < 3; i++) huge[i] = rounded(ML_F32, huge[i]);
+  for (int i = 0; i < 6; i++) {
+    double u = i / 6.0 + 0.01, wanted = i < 2 ? 1 : i < 4 ? 3 : 5;
+    expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(1, 6), top), tensor(e, ML_F32, SHAPE(1), &u)), SHAPE(1), &wanted, 0, 0, "+inf is drawn evenly: %g", u);
+  }
+  expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(1, 3), huge), tensor(e, ML_F32, SHAPE(1), (double[]){0.9})), SHAPE(1), (double[]){1}, 0, 0, "huge logits");
+  double rowless[] = {low, low, low, NAN, 5, 6, 1, NAN, INFINITY, low, low, NAN};
+  expect_values(apply(e, ML_OP_categorical, NO_ATTRS, tensor(e, ML_F32, SHAPE(4, 3), rowless), tensor(e, ML_F32, SHAPE(4), (double[]){0, 0.5, 0.5, 0.9})), SHAPE(4), (double[]){-1, -1, -1, -1}, 0, 0, "rows with nothing to draw");
   enum { N = 20000 };
   double *uniform = random_values(ML_F32, N, 0, 1), *many = room(4 * N, 8), counts[4] = {0};
   for (int i = 0; i < 4 * N; i++) many[i] = v[i % 4];

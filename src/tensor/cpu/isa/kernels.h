@@ -51,6 +51,7 @@
   XP(ML_OP_top_k_mask, sample, top_k_mask)                                                                             \
   XP(ML_OP_top_p_mask, sample, top_p_mask)                                                                             \
   XP(ML_OP_min_p_mask, sample, min_p_mask)                                                                             \
+  XP(ML_OP_temperature, sample, temperature)                                                                           \
   XP(ML_OP_random_bits, random, random_bits)                                                                           \
   X(ML_OP_normal_quantile, normal_quantile)                                                                            \
   XP(ML_OP_categorical, sample, categorical)

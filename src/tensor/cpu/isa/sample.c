@@ -1,8 +1,13 @@
 /* sample.c: what a sampling chain needs over a whole vocabulary, in a few passes and without sorting it.
  *
  * Order statistics are found by the bits of the floats: a float's order-preserving integer is refined 11, 11 and 10
- * bits at a time over histograms of counts (top-k) or of probability mass (top-p). */
+ * bits at a time over histograms of counts (top-k) or of probability mass (top-p).
+ *
+ * Logits of +inf share all of the probability, those of -inf have none. A NaN passes every step, whatever else the row
+ * holds, so that whoever chooses at the end sees that the row means nothing. */
 #include "tensor/cpu/isa/norm.h"
+
+#include <float.h>
 
 enum { BINS = 2048 };
 
@@ -14,13 +19,26 @@ ml_status K(sample_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Larger floats to larger integers; NaN counts as smallest. */
+/* What each entry weighs, exp(x - largest), and where the largest is +inf, 1 for each that is. Returns the sum: NaN
+ * where one of the entries is NaN, 0 where all are -inf. */
+static float weigh(const float *x, int64_t n, float *mass) {
+  float max = K(max_row)(x, n);
+  if (max < INFINITY && max > -INFINITY) return K(exp_row)(x, max, n, mass);
+  float sum = 0;
+  for (int64_t i = 0; i < n; i++) {
+    mass[i] = x[i] != x[i] ? x[i] : x[i] == INFINITY;
+    sum += mass[i];
+  }
+  return sum;
+}
+
+/* Larger floats to larger integers; zeros of both signs are equal, and NaN counts as largest. */
 static uint32_t order_of(float f) {
   union {
     float f;
     uint32_t u;
-  } v = {.f = f};
-  if (f != f) return 0;
+  } v = {.f = f + 0.0f};
+  if (f != f) return UINT32_MAX;
   return v.u & 0x80000000u ? ~v.u : v.u | 0x80000000u;
 }
 
@@ -69,29 +87,71 @@ void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
-    float sum = K(exp_row)(x, K(max_row)(x, n), n, mass);
-    uint32_t least = p < 1 ? threshold(x, mass, n, p * (double)sum, bins) : 0;
-    keep_from(x, o, n, least);
+    float sum = p < 1 ? weigh(x, n, mass) : NAN;
+    keep_from(x, o, n, sum == sum ? threshold(x, mass, n, p * (double)sum, bins) : 0);
   }
 }
 
 void K(min_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
+  float p = (float)t->step->attrs.v[0].f;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
-    float least = K(max_row)(x, n) + logf((float)t->step->attrs.v[0].f);
-    for (int64_t i = 0; i < n; i++) o[i] = x[i] >= least ? x[i] : -INFINITY;
+    float least = p > 0 ? K(max_row)(x, n) + logf(p) : -INFINITY;
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] < least ? -INFINITY : x[i];
   }
+}
+
+/* ---- temperature ---- */
+
+/* What float32 holds of v; a finite v stays finite. */
+static float held(double v) {
+  if (isinf(v) || v != v) return (float)v;
+  return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : (float)v;
+}
+
+/* A row that leaves float32 when it is divided: the largest becomes 0, the others what lies between, so that they keep
+ * their probabilities. Beside +inf only those count. */
+static void divide_wide(const float *x, double t, int64_t n, float *o) {
+  float max = K(max_row)(x, n);
+  double from = max < INFINITY && max > -INFINITY ? max : 0;
+  for (int64_t i = 0; i < n; i++) {
+    double v = ((double)x[i] - from) / t;
+    o[i] = isinf(x[i]) ? x[i] : max == INFINITY ? held(v) : (float)v;
+  }
+}
+
+void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)w;
+  int64_t n = t->in[0].shape[1];
+  double divisor = t->step->attrs.v[0].f;
+  float factor = (float)(1.0 / divisor);
+  for (int64_t b = begin; b < end; b++) {
+    const float *x = (const float *)t->in[0].data + b * n;
+    float *o = (float *)t->out[0].data + b * n;
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] * factor;
+    float max = K(max_row)(o, n);
+    if (!(max < INFINITY && max > -INFINITY && factor > 0)) divide_wide(x, divisor, n, o);
+  }
+}
+
+/* ---- penalties ---- */
+
+/* A logit whose id was among the recent ones so many times. An infinite penalty bans or demands, whatever the logit. */
+static float penalised(float x, const ml_attrs *a, int64_t times) {
+  double down = a->v[1].f + (a->v[2].f == 0 ? 0 : a->v[2].f * (double)times), v = x;
+  if (x != x) return x;
+  if (isinf(down)) return (float)-down;
+  if (x != 0 && !isinf(x)) v = x > 0 ? v / a->v[0].f : v * a->v[0].f;
+  return held(v - down);
 }
 
 void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *recent = &t->in[1];
-  const ml_attrs *a = &t->step->attrs;
   int64_t n = t->in[0].shape[1], count = recent->shape[1];
-  float penalty = (float)a->v[0].f, presence = (float)a->v[1].f, frequency = (float)a->v[2].f;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
@@ -106,7 +166,7 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
         times += same;
         if (same && j < i) first = false;
       }
-      if (first) o[id] = (x[id] > 0 ? x[id] / penalty : x[id] * penalty) - presence - frequency * (float)times;
+      if (first) o[id] = penalised(x[id], &t->step->attrs, times);
     }
   }
 }
@@ -145,23 +205,28 @@ void K(random_bits)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
   }
 }
 
-/* Inverse of the cumulative distribution, summed in float64 in the order of the ids. */
+/* The id at which the sum of what each weighs, in float64 and in the order of the ids, first passes `uniform` of the
+ * total; -1 where nothing can be drawn. */
+static int64_t draw(const float *x, int64_t n, double uniform, float *mass) {
+  weigh(x, n, mass);
+  double total = 0, sum = 0;
+  for (int64_t i = 0; i < n; i++) total += mass[i];
+  if (!(total > 0)) return -1; /* NaN among them, or all are -inf */
+  int64_t last = 0;
+  for (int64_t id = 0; id < n; id++) {
+    if (mass[id] > 0) last = id;
+    sum += mass[id];
+    if (sum > uniform * total) return id;
+  }
+  return last;
+}
+
 void K(categorical)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int64_t n = t->in[0].shape[1];
   float *mass = (float *)((double *)w->scratch + BINS);
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
-    float max = K(max_row)(x, n);
-    K(exp_row)(x, max, n, mass);
-    double total = 0, sum = 0;
-    for (int64_t i = 0; i < n; i++) total += mass[i];
-    double target = (double)load_float(t->in[1].data, t->in[1].dtype, b) * total;
-    int64_t id = 0, last = 0;
-    for (; id < n; id++) {
-      if (mass[id] > 0) last = id;
-      sum += mass[id];
-      if (sum > target) break;
-    }
-    ((int32_t *)t->out[0].data)[b] = (int32_t)(id < n ? id : last);
+    double uniform = load_float(t->in[1].data, t->in[1].dtype, b);
+    ((int32_t *)t->out[0].data)[b] = (int32_t)draw(x, n, uniform, mass);
   }
 }

@@ -1,0 +1,325 @@
+---Decoding: choosing a token from the model's logits, and running the model on it.
+---
+---A chain of built-in steps is part of the plan that runs the model, so that a token is one replay. Where functions of
+---the user's stand in the chain, the plan ends with the model's logits as state, and the chain follows in parts: steps
+---that can be recorded are plans of their own, recorded once, and between them the functions run in Lua.
+---
+---A plan says that no token can be chosen with the id -1; that is found where the id is read anyway.
+local core = require "moonlet.core"
+local ml = require "moonlet.init"
+local compile = require "moonlet.compile"
+local plans = require "moonlet.plans"
+local util = require "moonlet.util"
+
+local M = {}
+
+local KEPT = 8 -- decoders of different sampling chains
+
+-- ---- what steps see ----
+
+-- Fresh random numbers (B) in [0, 1). Every call moves the random state on.
+local function uniform(self)
+  local bits = ml.random_bits(self.rng, {self.slots})
+  if not core.recording() then ml.eval(bits) end -- before the state moves on
+  ml.assign(self.rng, self.rng + ml.tensor({0, 0, 1}, {dtype = "uint32"}))
+  return ml.right_shift(bits, 8):astype "float32" * 2.0 ^ -24
+end
+
+-- The ids of a ring (B, n), newest last: the id at position p lies in column p mod n, the next one's is `start`.
+local function in_order(self, ring)
+  local n = ring.shape[2]
+  local columns = (self.start:reshape {self.slots, 1} + ml.arange(n)) % n
+  return ml.take_along_axis(ring, columns, -1)
+end
+
+-- Of a step that is recorded. `ring` is for steps that do not ask for the order.
+local function recorded_state(self, entry, n)
+  local ring = entry.windows[n]
+  return setmetatable({ring = ring, uniform = function() return uniform(self) end}, {__index = function(_, key)
+    if key == "recent" and ring then return in_order(self, ring) end
+    if key == "ids" then
+      util.raise("usage", "state.ids: a function given to S.traced is recorded once, before there are ids; " ..
+        "state.recent holds them as a tensor")
+    end
+  end})
+end
+
+-- Of a function that runs in Lua.
+local function lua_state(self, n)
+  local held = self.ids[1]
+  return setmetatable({uniform = function()
+    local u = uniform(self)
+    ml.eval(u)
+    return u
+  end}, {__index = function(state, key)
+    if key == "ids" then
+      state.ids = table.move(held, 1, #held, 1, {})
+    elseif key == "recent" then
+      local last = {}
+      for i = 1, n do last[i] = held[#held - n + i] or -1 end
+      state.recent = ml.tensor({last}, {dtype = "int32"})
+    end
+    return rawget(state, key)
+  end})
+end
+
+-- ---- what steps give ----
+
+-- What a function gave: logits (B, V) float32; or nil and ids (B), or an id as a number, which the last step may give.
+local function outcome(self, s, given, last)
+  local B, V = self.slots, self.logits.shape[2]
+  local shape = ml.is_tensor(given) and table.concat(given.shape, ", ")
+  if shape == B .. ", " .. V then return given:astype "float32" end
+  if last and shape == tostring(B) and given.dtype:match "int" then return nil, given end
+  if last and s.custom and math.type(given) then return nil, given end
+  local expected = ("logits (%d, %d)"):format(B, V)
+  if last then
+    expected = ("%s%s integer ids (%d)%s"):format(expected, s.custom and "," or " or", B,
+      s.custom and ", or an id as a number" or "")
+  end
+  util.unexpected("sampler", expected, given)
+end
+
+-- Records the steps from .. to of a chain: logits, or nil and ids where the last of all gives them.
+local function follow(self, entry, from, to, logits)
+  local steps = entry.chain.steps
+  for i = from, to do
+    local s, last = steps[i], i == #steps
+    if s.greedy and last then break end -- `draw` takes the likeliest
+    local given, ids = s.apply(logits, recorded_state(self, entry, s.last_n)), nil
+    if s.traced then given, ids = outcome(self, s, given, last) end
+    if ids then return nil, ids:astype "int32" end
+    logits = given
+  end
+  return logits
+end
+
+-- Records: ids (B) of the logits that a chain leaves, -1 in rows where that is nothing.
+local function draw(self, entry, logits)
+  if not entry.chain.greedy then return ml.categorical(logits, uniform(self)) end
+  local ids = logits:argmax(-1) -- of a NaN where there is one
+  local best = ml.take_along_axis(logits, ids:reshape {self.slots, 1}, -1):reshape {self.slots}
+  return ml.where(best:gt(-math.huge), ids, -1):astype "int32"
+end
+
+-- Records: the ids are the tokens to go on with, and the last of each ring.
+local function push(self, entry, ids)
+  for _, n in ipairs(entry.sizes) do ml.ring_push(entry.windows[n], ids, self.start) end
+end
+
+-- Records: the steps from .. to, and the choice from what they leave.
+local function pick(self, entry, from, to, logits)
+  local left, ids = follow(self, entry, from, to, logits)
+  ids = ids or draw(self, entry, left)
+  if entry.parts then ids = ml.where(self.usable:gt(0), ids, -1) end -- a function may hide what the model gave
+  ml.assign(self.tokens, ids)
+  push(self, entry, ids)
+end
+
+-- ---- plans ----
+
+-- Steps that one plan holds are a part {from, to}, the last of which picks; a function that runs in Lua is a part
+-- {at, fn} of its own.
+local function parts_of(chain)
+  local parts, from = {}, 1
+  for i, s in ipairs(chain.steps) do
+    if s.custom then
+      if from < i then parts[#parts + 1] = {from = from, to = i - 1} end
+      parts[#parts + 1] = {at = i, fn = s}
+      from = i + 1
+    end
+  end
+  parts[#parts + 1] = {from = from, to = #chain.steps, picks = true}
+  return parts
+end
+
+local function state_like(logits) return compile.keep(core.ops.state(logits.shape, "float32")) end
+
+-- Records what the caller wants to know of the model's own logits, and where functions follow, those and whether
+-- they mean anything: a number among them, and no NaN.
+local function tell(self, entry, logits)
+  if entry.wanted then
+    self.log_p = self.log_p or state_like(logits)
+    ml.assign(self.log_p, logits:log_softmax())
+  end
+  if entry.parts then ml.assign(self.usable, logits:max(-1):gt(-math.huge):astype "int32") end
+end
+
+local function record_parts(self, entry)
+  self.work = self.work or state_like(self.logits)
+  for i, part in ipairs(entry.parts) do
+    local logits = i == 1 and self.logits or self.work
+    if part.picks then pick(self, entry, part.from, part.to, logits)
+    elseif part.from then ml.assign(self.work, (follow(self, entry, part.from, part.to, logits))) end
+    if part.from then part.plan = core.plan({}, {}) end
+  end
+  push(self, entry, self.tokens) -- of an id that Lua chose
+  entry.push = core.plan({}, {})
+end
+
+-- Plans of one sampling chain: `first` begins with the prefill's logits, `step` runs the model on the last token.
+local function record_decoder(self, entry)
+  local steps = entry.chain.steps
+  for i, n in ipairs(entry.sizes) do
+    entry.rings[i] = plans.int_state(self.slots * n, -1)
+    entry.windows[n] = entry.rings[i]:reshape {self.slots, n}
+  end
+  if entry.parts then self.usable = self.usable or compile.keep(plans.int_state(self.slots, 1)) end
+  tell(self, entry, self.logits)
+  if not entry.parts then pick(self, entry, 1, #steps, self.logits) end
+  entry.first = core.plan({}, {})
+  local logits = self:net_logits(self.tokens:reshape {self.slots, 1}, self.every, self.start, self.one)
+  ml.assign(self.start, self.start + 1)
+  logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
+  tell(self, entry, logits)
+  if entry.parts then ml.assign(self.logits, logits) else pick(self, entry, 1, #steps, logits) end
+  entry.step = core.plan({}, {})
+  if entry.parts then record_parts(self, entry) end
+  return entry.rings, entry.windows
+end
+
+-- How many recent ids recorded steps look at: each number has a ring.
+local function ring_sizes(chain)
+  local sizes = {}
+  for _, s in ipairs(chain.steps) do
+    if s.last_n and not s.custom then sizes[s.last_n] = true end
+  end
+  return util.sorted_keys(sizes)
+end
+
+local function close_entry(entry)
+  for _, part in ipairs(entry.parts or {}) do plans.close_fields(part) end
+  for _, t in ipairs {entry, entry.rings, entry.windows} do plans.close_fields(t) end
+end
+
+local function decoder(self, key, chain, wanted)
+  key = key .. (wanted and "+logprobs" or "")
+  local entry = self.decoders[key]
+  if entry then return entry end
+  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(chain), rings = {}, windows = {}}
+  if chain.custom or chain.traced then entry.parts = parts_of(chain) end
+  plans.record(function() return record_decoder(self, entry) end)
+  self.decoders[key] = entry
+  table.insert(self.order, key)
+  if #self.order > KEPT then
+    local oldest = table.remove(self.order, 1)
+    close_entry(self.decoders[oldest])
+    self.decoders[oldest] = nil
+  end
+  return entry
+end
+
+---Begins to decode slot 1 behind what prefill left: seeds the random state, fills the rings of recent ids.
+---@param self moonlet.Runtime
+---@param key string  equal for equal chains
+---@param chain moonlet.SampleChain
+---@param wanted boolean  log probabilities are asked for
+---@param seed integer
+---@param prompt integer[]
+---@return table  to hand to `first` and `step`
+function M.begin(self, key, chain, wanted, seed, prompt)
+  local entry = decoder(self, key, chain, wanted)
+  for i, n in ipairs(entry.sizes) do
+    local ring = {}
+    for k = 1, n do ring[k] = -1 end
+    for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
+    entry.rings[i]:write_(ring)
+  end
+  self.start:write_ {#prompt}
+  self.rng:write_ {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0}
+  return entry
+end
+
+-- ---- tokens ----
+
+-- Raises for an id that is none. `stale` says that `logits` are not those that it came from: these are computed again,
+-- so that a plan need not keep them.
+local function refuse(self, id, stale)
+  local held, V = self.ids[1], self.logits.shape[2]
+  if id ~= -1 then util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end
+  if stale then self:prefill(1, table.move(held, 1, #held, 1, {})) end
+  local nans, most = compile.scope(function() return self.logits:isnan():sum():item(), self.logits:max():item() end)
+  local behind = ("behind %d token%s"):format(#held, #held == 1 and "" or "s")
+  if nans > 0 or most == -math.huge then
+    local what = nans > 0 and ("%d of %d are NaN"):format(nans, V) or ("all %d are -inf"):format(V)
+    util.raise("corrupt", "the model gives no logits to choose a token from: %s, %s", what, behind)
+  end
+  util.raise("usage", "the sampler left nothing to choose from, %s: all of the logits are -inf, or one is NaN", behind)
+end
+
+-- Runs a function of the user's on a copy of the logits, which it may keep as they are. What it gives is the work of
+-- the next part, or an id, which is returned.
+local function call(self, part, first, last)
+  return compile.scope(function()
+    local logits = (first and self.logits or self.work):copy()
+    ml.eval(logits)
+    local left, id = outcome(self, part.fn, part.fn.apply(logits, lua_state(self, part.fn.last_n)), last)
+    if left then
+      ml.assign(self.work, left)
+      ml.eval()
+      return nil
+    end
+    if not math.type(id) then id = id:item() end
+    return util.integer("sampler: an id", id, 0, self.logits.shape[2] - 1)
+  end)
+end
+
+-- Runs a chain in its parts.
+local function pick_in_parts(self, entry)
+  if entry.chain.custom and self.usable:read(1) == 0 then refuse(self, -1) end
+  for i, part in ipairs(entry.parts) do
+    local id = part.fn and call(self, part, i == 1, part.at == #entry.chain.steps)
+    if id then
+      self.tokens:write_ {id}
+      plans.run(self, entry.push)
+      return
+    elseif part.plan then
+      plans.run(self, part.plan)
+    end
+  end
+end
+
+local function chosen(self, entry, stepped)
+  if entry.parts then pick_in_parts(self, entry) end
+  local id = self.tokens:read(1)
+  if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts) end
+  return id
+end
+
+---The first token after the prompt.
+---@param self moonlet.Runtime
+function M.first(self, entry)
+  plans.run(self, entry.first)
+  return chosen(self, entry, false)
+end
+
+---Feeds the last token and picks the next.
+---@param self moonlet.Runtime
+function M.step(self, entry)
+  local held = self.ids[1]
+  if #held >= self.capacity then util.raise("limit", "the context of %d tokens is full", self.capacity) end
+  plans.commit(self, #held + 1)
+  local fed = self.tokens:read(1)
+  plans.run(self, entry.step)
+  held[#held + 1] = fed
+  return chosen(self, entry, true)
+end
+
+---Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is
+---recorded.
+---@param self moonlet.Runtime
+function M.logprobs(self, id, n)
+  local ids, values, own = core.top(self.log_p, n, id)
+  local top = {}
+  for i, other in ipairs(ids) do top[i] = {id = other, logprob = values[i]} end
+  return own, top
+end
+
+---Frees the decoders.
+---@param self moonlet.Runtime
+function M.close(self)
+  for _, entry in pairs(self.decoders) do close_entry(entry) end
+  self.decoders, self.order = {}, {}
+end
+
+return M

@@ -1,0 +1,50 @@
+---What the plans of a runtime share: states, recording, running, freeing.
+local core = require "moonlet.core"
+local ml = require "moonlet.init"
+local compile = require "moonlet.compile"
+
+local M = {}
+
+---State of n integers.
+---@param n integer
+---@param fill integer
+---@return moonlet.Tensor  (n) int32
+function M.int_state(n, fill)
+  local values = {}
+  for i = 1, n do values[i] = fill end
+  return core.ops.state(ml.tensor(values, {dtype = "int32"}))
+end
+
+---Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.
+---@param fn function
+function M.record(fn) compile.record(compile.unscoped, compile.scope, fn) end
+
+---Runs a plan; the deadline, which belongs to the engine, stands for that long only.
+---@param runtime moonlet.Runtime
+function M.run(runtime, plan)
+  if not runtime.ends_at then return plan:run() end
+  core.deadline(runtime.ends_at - core.clock())
+  local ok, err = pcall(plan.run, plan)
+  core.deadline(nil)
+  if not ok then error(err, 0) end
+end
+
+---Closes the plans and tensors that are fields of a table.
+---@param t table|nil
+function M.close_fields(t)
+  for _, value in pairs(t or {}) do
+    if type(value) == "userdata" then value:close() end
+  end
+end
+
+---Has memory for so many tokens a slot.
+---@param runtime moonlet.Runtime
+---@param tokens integer
+function M.commit(runtime, tokens)
+  if tokens <= runtime.committed then return end
+  local rounded = tokens + 255 & ~255
+  runtime.store:commit(math.min(runtime.capacity, rounded) * runtime.slots)
+  runtime.committed = rounded
+end
+
+return M
