@@ -34,6 +34,38 @@ static void test_session(void) {
   CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
 }
 
+/* Lines that come together, as they do from README's first session: by typing ahead, and in a paste that the terminal
+ * marks as one. */
+static void test_pasted(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  type(&s, "> x = 6 -- six\r> =x * 7\r> for i = 1, 2 do\r>>   print('i' .. i)\r>> end\rx + 1\r");
+  CHECK(expect(&s, "\r\n42\r\n") && expect(&s, "\r\ni1\r\ni2\r\n") && expect(&s, "\r\n7\r\n> "),
+        "lines that are typed ahead, with prompts");
+  type(&s, "\x04");
+  finish(&s);
+  terminal_type = "xterm";
+  if (!CHECK(start(&s, repl), "a terminal that marks what is pasted")) return;
+  terminal_type = "dumb";
+  expect(&s, "\x1b[?2004h");
+  type(&s, "\x1b[200~> x = 6 -- six\r> =x * 7\r42\r> error('o' .. 'ops')\r> {x,\r>> x}\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r42\r\n(repl):1: oops\r\n{6, 6}\r\n"), "a session that is pasted with what it printed");
+  type(&s, "\x1b[200~local y = 2\ry + 1\r(function() return y + 2 end)()\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r3\r\n4\r\n"), "locals that are pasted");
+  type(&s, "\x1b[200~=1\rfor i = 3, 3 do\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r1\r\n") && expect(&s, ">> "), "what is pasted unfinished");
+  type(&s, "\x1b[200~print('i' .. i)\rend\r=i\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\ri3\r\nnil\r\n"), "what is pasted unfinished goes on");
+  type(&s, "\x1b[200~while true do end\r=11\x1b[201~\r");
+  pause_ms(200);
+  type(&s, "\x03");
+  CHECK(expect(&s, "cancelled\r\n") && answers(&s, "=12", "\r12\r\n") && !strstr(s.text, "\r11\r\n"),
+        "Ctrl-C drops the rest of what was pasted");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
+}
+
 static void test_completion(void) {
   static session s;
   if (!CHECK(start(&s, repl), "a terminal")) return;
@@ -274,6 +306,7 @@ static void test_start(void) {
 int main(void) {
   if (!open_folder()) return check_done();
   test_session();
+  test_pasted();
   test_completion();
   test_history();
   test_pipeline();
