@@ -324,5 +324,6 @@ function Generation:complete()
   while self:next() do end -- luacheck: ignore 542
   return self.text, {text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics}
 end
+util.know(Generation, "generation:")
 
 return M

@@ -123,6 +123,15 @@ end
 ---Functions of the interface by what they are called: "model:generate".
 M.names = setmetatable({}, {__mode = "k"})
 
+---Remembers what functions are called that are handed out as they are.
+---@param functions table
+---@param prefix string  "generation:"
+function M.know(functions, prefix)
+  for name, fn in next, functions do
+    if type(fn) == "function" and not name:find "^__" then M.names[fn] = prefix .. name end
+  end
+end
+
 -- Operations of tensors by name, whose messages begin with it.
 local operations = {}
 for _, op in ipairs(core.op_list()) do operations[op.name] = true end

@@ -141,7 +141,7 @@ read_file("lua/indexing.lua", "indexing", {ml = "ml", methods = ":x"})
 read_file("lua/einsum.lua", "products", {ml = "ml", methods = ":x"})
 read_operations()
 read_file("lua/compile.lua", "evaluation", {M = "ml"})
-read_file("lua/cancel.lua", "evaluation", {M = "ml"})
+read_file("lua/cancel.lua", "evaluation", {M = "ml", Token = ":token"})
 read_file("lua/load.lua", "models", {M = "ml"})
 read_file("lua/model.lua", "models", {Model = ":m"})
 read_file("lua/generate.lua", "models", {Generation = ":g"})
@@ -167,6 +167,18 @@ native("tensors", "x", true, "tobytes", "()",
   "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
+native("tensors", "x", true, "read", "(i)", "The i-th value, from 1, of a dense int32 tensor that has been computed.")
+native("tensors", "x", true, "write_", "(values)",
+  "Writes a flat list of numbers over a state's values: dense int32, uint32 or float32.")
+native("tensors", "x", true, "commit_", "(bytes)",
+  "Counts so many bytes of a state that was made by shape as held; raises \"limit\" where the memory limit forbids it.")
+native("tensors", "ml", false, "state", "(x)",
+  "A copy of x in storage of its own, which `assign`, `write_` and in-place operations of compiled functions write. "
+    .. "`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.")
+native("text", "stream", true, "push", "(id)",
+  "The text that this id completes, \"\" while a character is incomplete.")
+native("text", "stream", true, "finish", "()", "The rest of the text, mostly \"\": an incomplete character as U+FFFD.")
+native("text", "stream", true, "close", "()", "Frees the stream; twice is harmless.")
 native("evaluation", "ml", false, "eval", "(...)", "Computes the tensors given, together, and keeps their values.")
 native("evaluation", "ml", false, "stats", "()",
   "Counts since the start: {traces, plans, replays, allocations, bytes_moved}.")
@@ -210,7 +222,9 @@ Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). Wha
 Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`. `#x` is the size of the
 first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ipairs` ends, and other positions out of
 range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
-minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Entries are not assigned: `slice_update` and
+minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Lua's own `==` and `~=` ask whether two handles
+are the same one, so that tensors of equal values differ, and a tensor from every number; `<` and `<=` raise. In a
+condition a tensor is true whatever it holds: write `if x:eq(y):all():item() then`. Entries are not assigned: `slice_update` and
 `put_along_axis` give changed copies.
 
 Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
@@ -321,7 +335,7 @@ local function write(path, text)
   assert(file:write(text))
 end
 
-local function write_page(area, heading, about)
+local function entries_of(area)
   local list = {}
   for _, e in ipairs(entries) do
     if e.area == area then list[#list + 1] = e end
@@ -331,6 +345,11 @@ local function write_page(area, heading, about)
     if a.owner ~= b.owner and not (b.owner == "x" or b.owner == "ml") then return a.owner < b.owner end
     return a.name < b.name
   end)
+  return list
+end
+
+local function write_page(area, heading, about)
+  local list = entries_of(area)
   local out = {"# " .. heading, "", "<!-- written by `make docs` from the sources; changes here are lost -->", ""}
   for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
     local code = paragraph:find "^    "
@@ -360,6 +379,19 @@ end
 
 -- ---- lua/docs.lua ----
 
+local function quoted(text) return (("%q"):format(text):gsub("\\\n", "\\n")) end
+
+-- The text of help "TOPIC": what the page says first, and the calls that it explains.
+local function topic_of(area, heading, about)
+  local out = {heading, ""}
+  for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
+    paragraph = paragraph:gsub("%[([^%]]+)%]%([^)]*%)", "%1") -- links
+    if paragraph ~= "" then out[#out + 1], out[#out + 2] = paragraph, "" end
+  end
+  for _, e in ipairs(entries_of(area)) do out[#out + 1] = "  " .. title(e) end
+  return table.concat(out, "\n")
+end
+
 local function write_docs()
   local texts = {}
   for _, e in ipairs(entries) do
@@ -371,8 +403,14 @@ local function write_docs()
   local out = {"---What help(x) prints, by name. Written by `make docs`; changes here are lost.",
     "-- luacheck: no max line length", "return {"}
   for _, key in ipairs(util.sorted_keys(texts)) do
-    out[#out + 1] = ("  [%q] = %s,"):format(key, (("%q"):format(texts[key]):gsub("\\\n", "\\n")))
+    out[#out + 1] = ("  [%q] = %s,"):format(key, quoted(texts[key]))
   end
+  out[#out + 1] = "  topics = {"
+  for _, page in ipairs(pages) do
+    local text = topic_of(page[1], page[2], page[3])
+    out[#out + 1] = ("    {name = %q, title = %q, text = %s},"):format(page[1], page[2], quoted(text))
+  end
+  out[#out + 1] = "  },"
   out[#out + 1] = "}"
   write("lua/docs.lua", table.concat(out, "\n") .. "\n")
 end
@@ -383,7 +421,7 @@ local classes = {ml = "moonlet", x = "moonlet.Tensor", m = "moonlet.Model", s = 
   t = "moonlet.Tokenizer", g = "moonlet.Generation", nn = "moonlet.nn", fn = "moonlet.fn", S = "moonlet.sample",
   random = "moonlet.random",
   memory = "moonlet.memory", json = "moonlet.json", module = "moonlet.Module", jinja = "moonlet.jinja",
-  template = "moonlet.Template", chat = "moonlet.chat"}
+  template = "moonlet.Template", chat = "moonlet.chat", token = "moonlet.CancelToken", stream = "moonlet.Stream"}
 local fields = {
   x = {"shape integer[]", "ndim integer", "size integer", "dtype string", "device string", "nbytes integer"},
   m = {"info table", "metrics table", "tokenizer moonlet.Tokenizer|nil", "config table", "net moonlet.Module",

@@ -121,6 +121,7 @@ function Template:render(vars, options)
   return guarded(rt, render, self, rt, vars or {}, options or {})
 end
 
+---A template ready to be rendered; nil, message, code where the source is none.
 ---@param source string  a template, UTF-8
 ---@return moonlet.Template? template
 ---@return string? message

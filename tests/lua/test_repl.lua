@@ -75,6 +75,19 @@ t.test("show: what has a __tostring uses it; a tensor in a table is brief", func
   t.raises(function() show(broken) end, "no") -- alone it is what was asked for: its error is the answer
 end)
 
+t.test("show: a result of complete is one line", function()
+  local metrics = {decode_seconds = 0.123456, prompt_tokens = 12, finish_reason = "length"}
+  local result = {text = ("The moon\n"):rep(40), ids = {}, finish_reason = "length", metrics = metrics}
+  for i = 1, 120 do result.ids[i] = i * 1000 end
+  t.eq(show(result),
+    '{text = "The moon\\nThe moon\\n"..., finish_reason = "length", ids = {120 entries}, metrics = {...}}')
+  result.logprobs, result.text = {{}, {}}, "Yes"
+  t.eq(show {result},
+    '{{text = "Yes", finish_reason = "length", ids = {120 entries}, logprobs = {2 entries}, metrics = {...}}}')
+  result.text, result.ids = nil, {}
+  t.ok(show(result):find "^{finish_reason = \"length\", ids = {}")
+end)
+
 t.test("show: an order of its own is kept", function()
   local ordered = setmetatable({z = 1, a = 2}, {__pairs = function(self)
     local keys, i = {"z", "a"}, 0
