@@ -60,7 +60,8 @@ static void test_pasted(void) {
   type(&s, "\x1b[200~while true do end\r=11\x1b[201~\r");
   pause_ms(200);
   type(&s, "\x03");
-  CHECK(expect(&s, "cancelled\r\n") && answers(&s, "=12", "\r12\r\n") && !strstr(s.text, "\r11\r\n"),
+  CHECK(expect(&s, "cancelled\r\n") && answers(&s, "=12", "\r12\r\n") && expect(&s, "> ") &&
+            !strstr(s.text, "\r11\r\n"),
         "Ctrl-C drops the rest of what was pasted");
   type(&s, "\x04");
   CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
@@ -102,6 +103,12 @@ static void test_interrupt(void) {
   answers(&s, "for i = 1, 2 do", ">> ");
   type(&s, "\x03");
   CHECK(expect(&s, "\r\n> ") && answers(&s, "=2 + 2", "\r\n4\r\n> "), "Ctrl-C at a continuation drops the whole");
+  type(&s, "\x12");
+  expect(&s, "`': ");
+  type(&s, "2");
+  expect(&s, "2': =2 + 2");
+  type(&s, "\x03");
+  CHECK(expect(&s, "\r> ^C\r\n> ") && answers(&s, "=3 + 3", "\r\n6\r\n> "), "Ctrl-C in a search clears the line");
   static const char *const endless[] = {
       "while true do end",
       "repeat local x = {} until false",
@@ -262,6 +269,53 @@ static void test_pipeline(void) {
   CHECK(RUN("", "./nowhere.lua") == 1 && strstr(errors, "nowhere.lua"), "no such script");
 }
 
+static void test_codes(void) {
+  CHECK(RUN("", "-e", "x = 1 print(x, ...)", "-e", "print(x + 1, ..., arg[0])", "a") == 0 &&
+            strcmp(output, "1\ta\n2\ta\tprint(x + 1, ..., arg[0])\n") == 0,
+        "each -e runs, in the same state, with the arguments");
+  CHECK(RUN("", "-e", "print(1)", "-e", "error('oops', 0)", "-e", "print(3)") == 1 && strcmp(output, "1\n") == 0 &&
+            strstr(errors, "moonlet: oops\n"),
+        "up to the first that fails");
+  CHECK(RUN("", "-e", "print(1)", "-e") == 2 && !*output && strstr(errors, "-e needs"), "none without its code");
+  CHECK(RUN("", "-e", "print(...)", "x", "-e") == 0 && strcmp(output, "x\t-e\n") == 0, "an argument is none");
+  CHECK(RUN("", "./tests") == 2 && strstr(errors, "it is a folder"), "a folder is no script");
+  CHECK(RUN("", "./nowhere.gguf") == 2 && strstr(errors, "no command is called './nowhere.gguf'"), "nor is a model");
+}
+
+/* What cannot be written is told, and the exit code says so, however the program ends. */
+static void test_full_disk(void) {
+  static session s;
+  char path[1100];
+  snprintf(path, sizeof path, "%s/script.lua", folder);
+  close(scratch("script.lua", "print(1)"));
+  output_path = "/dev/full";
+  static const char *const codes[] = {
+      "print(1)",
+      "io.write(1)",
+      "io.write(1) os.exit(0)",
+      "io.write(1) os.exit(true, true)",
+      "io.stdout:setvbuf('no') io.write(1)",
+      "for i = 1, 1e5 do io.write(i, ' ') end io.stdout:flush()",
+  };
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    CHECK(RUN("", "-e", (char *)codes[i]) == 1 && strstr(errors, "moonlet: standard output: "), "-e %s", codes[i]);
+  CHECK(RUN("", path) == 1 && strstr(errors, "moonlet: standard output: "), "a script");
+  CHECK(RUN("print(1)") == 1 && RUN("", "-v") == 1 && RUN("", "--help") == 1 && RUN("", "chat", "--help") == 1 &&
+            RUN("", "ls", "tests") == 0 && RUN("", "ls", "tests/goldens/tiny") == 1 &&
+            RUN("", "ls", "--json", "tests/goldens/tiny") == 1 && RUN("", "help", "info") == 1,
+        "stdin, -v, --help, subcommands, --json");
+  CHECK(strstr(errors, "standard output: No space left on device\n"), "the reason");
+  CHECK(RUN("", "-e", "error('oops')") == 1 && !strstr(errors, "standard output"), "nothing printed, nothing lost");
+  if (CHECK(start(&s, repl), "a terminal, without its output")) {
+    pause_ms(100);
+    type(&s, "=6 * 7\r");
+    pause_ms(100);
+    type(&s, "\x04");
+    CHECK(finish(&s) == 1 && strstr(s.text, "moonlet: standard output: "), "the REPL");
+  }
+  output_path = NULL;
+}
+
 static void test_script(void) {
   char path[1100];
   snprintf(path, sizeof path, "%s/script.lua", folder);
@@ -310,6 +364,8 @@ int main(void) {
   test_completion();
   test_history();
   test_pipeline();
+  test_codes();
+  test_full_disk();
   test_script();
   if (check_signals_wait()) {
     check_skip("Ctrl-C in loops of Lua", "ThreadSanitizer holds signals back");

@@ -224,8 +224,8 @@ first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ip
 range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
 minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Lua's own `==` and `~=` ask whether two handles
 are the same one, so that tensors of equal values differ, and a tensor from every number; `<` and `<=` raise. In a
-condition a tensor is true whatever it holds: write `if x:eq(y):all():item() then`. Entries are not assigned: `slice_update` and
-`put_along_axis` give changed copies.
+condition a tensor is true whatever it holds: write `if x:eq(y):all():item() then`. Entries are not assigned:
+`slice_update` and `put_along_axis` give changed copies.
 
 Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
 scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views

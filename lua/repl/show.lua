@@ -112,7 +112,8 @@ end
 
 -- What `complete` gives, and each entry of what `batch_generate` does.
 local function is_result(t)
-  return type(rawget(t, "ids")) == "table" and rawget(t, "finish_reason") ~= nil and type(rawget(t, "metrics")) == "table"
+  local ids, metrics = rawget(t, "ids"), rawget(t, "metrics")
+  return type(ids) == "table" and type(metrics) == "table" and rawget(t, "finish_reason") ~= nil
 end
 
 -- A result in a line: how many entries its tables have, and as much of its text as fits.

@@ -179,6 +179,9 @@ t.test("exit codes", function()
   check({"generat"}, 2, "^moonlet: no command is called 'generat' %(did you mean generate%?%)\n$")
   check({"nothing"}, 2, "see `moonlet %-%-help`")
   check({"Makefile"}, 2, "a script is run by `moonlet %./Makefile`")
+  check({"tests"}, 2, "^moonlet: no command is called 'tests'; it is a folder; `moonlet ls tests` lists the models")
+  check({"./tests/lua"}, 2, "it is a folder; `moonlet ls %./tests/lua`")
+  check({"tests/goldens/tiny/qwen3"}, 2, "a model is named by %-m: `moonlet chat %-m tests/goldens/tiny/qwen3`")
   check({"--verbose"}, 2, "unknown option %-%-verbose")
   check({"generate", "-m", "fake", "-p", "x", "--tpo-k", "3"}, 2, "^moonlet generate: .*did you mean %-%-top%-k")
   check({"generate", "-m", "none", "-p", "x"}, 1, "^moonlet generate: none: no such file or directory\n$")
@@ -252,6 +255,13 @@ t.test("generate: options reach load and generate under their API names", functi
   fake.calls = {}
   run {"generate", "-m", "fake", "-p", "x"}
   t.eq(fake.calls, {{}, {max_tokens = 256}})
+end)
+
+t.test("--threads beyond the processors is a note", function()
+  local function err_of(...) return select(3, run {"generate", "-m", "fake", "-p", "x", ...}) end
+  t.ok(err_of("--threads", "3"):find("note: --threads 3: there are 2 processors here; more threads", 1, true))
+  t.ok(not err_of("--threads", "2"):find "note:" and not err_of():find "note:")
+  t.eq(err_of("--threads", "3", "-q"), "")
 end)
 
 t.test("generate: a full context is told, a limit of the user's is not", function()

@@ -82,8 +82,8 @@ t.test("show: a result of complete is one line", function()
   t.eq(show(result),
     '{text = "The moon\\nThe moon\\n"..., finish_reason = "length", ids = {120 entries}, metrics = {...}}')
   result.logprobs, result.text = {{}, {}}, "Yes"
-  t.eq(show {result},
-    '{{text = "Yes", finish_reason = "length", ids = {120 entries}, logprobs = {2 entries}, metrics = {...}}}')
+  t.eq(show(result),
+    '{text = "Yes", finish_reason = "length", ids = {120 entries}, logprobs = {2 entries}, metrics = {...}}')
   result.text, result.ids = nil, {}
   t.ok(show(result):find "^{finish_reason = \"length\", ids = {}")
 end)
