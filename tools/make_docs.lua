@@ -268,7 +268,8 @@ finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
 computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full
-context raises "limit".
+context raises "limit"; with `forget = true` the oldest turns leave the conversation instead, never the system text, and
+`s.forgotten` counts them.
 
     for tok in s:send "Why do tides rise?" do io.write(tok.text) end
     for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
@@ -426,7 +427,7 @@ local fields = {
   x = {"shape integer[]", "ndim integer", "size integer", "dtype string", "device string", "nbytes integer"},
   m = {"info table", "metrics table", "tokenizer moonlet.Tokenizer|nil", "config table", "net moonlet.Module",
     "generation_config table", "device string"},
-  s = {"tokens integer[]", "length integer"},
+  s = {"tokens integer[]", "length integer", "messages table[]", "forgotten integer"},
   ml = {"random moonlet.random", "memory moonlet.memory", "json moonlet.json", "version string"},
 }
 

@@ -78,6 +78,12 @@ function M.sampling_of(opts) return chosen(opts, sampling_keys) end
 
 -- ---- messages ----
 
+---The code of an error object, or nil.
+function M.code_of(err)
+  local ok, code = pcall(function() return err.code end)
+  return ok and code or nil
+end
+
 ---Writes a line to stderr, unless -q was given.
 function M.note(opts, message, ...)
   if opts.quiet then return end

@@ -100,8 +100,8 @@ local function document_of(docs, name)
   local base = key:match "^(.*%w)_$"
   base = base and (owner == "x" or not owner) and (docs["x." .. base] or docs["ml." .. base])
   if base then
-    return ("x:%s(...)\n  In place: x holds the result from then on, in its own shape and dtype. The result is that of\n\n%s")
-      :format(key, base)
+    return "x:" .. key .. "(...)\n  In place: x holds the result from then on, in its own shape and dtype. The result "
+      .. "is that of\n\n" .. base
   end
 end
 
