@@ -312,10 +312,10 @@ local function check_quantize(q, random)
     or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
   local group = format:match "_k$" and 256 or 32
   if q.bits and q.bits ~= bits then
-    util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, tostring(q.bits))
+    util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, util.text(q.bits))
   end
   if q.group_size and q.group_size ~= group then
-    util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, tostring(q.group_size))
+    util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, util.text(q.group_size))
   end
   if not random and not rounded[format] then
     util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format)

@@ -96,7 +96,7 @@ function M.logit_bias(bias)
       for id, v in pairs(bias) do
         if not math.tointeger(id) or id < 0 or id >= vocab or type(v) ~= "number" then
           util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1,
-            tostring(id), tostring(v))
+            util.text(id), util.text(v))
         end
         values[math.tointeger(id) + 1] = v + 0.0
       end
