@@ -13,7 +13,7 @@ M.commands = {
   {"perplexity", "measure how well a model predicts a text"},
   {"bench", "measure a model's speed"},
   {"info", "say what a model is"},
-  {"ls", "list the models below a directory"},
+  {"ls", "list the models that are here"},
 }
 
 local function overview()
