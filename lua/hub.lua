@@ -1,6 +1,6 @@
 ---The local cache of the Hugging Face hub: where it is, and what it holds. Nothing is ever downloaded.
 ---
----A repository org/name is the folder models--org--name; refs/main in it names the folder under snapshots/ that is used.
+---A repository org/name is the folder models--org--name; refs/main in it names the folder of snapshots/ that is used.
 local core = require "moonlet.core"
 
 local M = {}
@@ -18,8 +18,8 @@ function M.folder()
   local set = environment "HF_HUB_CACHE" or environment "HUGGINGFACE_HUB_CACHE"
   if set then return set end
   local home = environment "HF_HOME"
-  if not home then home = (environment "XDG_CACHE_HOME" or (environment "HOME" or "") .. "/.cache") .. "/huggingface" end
-  return home .. "/hub"
+  if home then return home .. "/hub" end
+  return (environment "XDG_CACHE_HOME" or (environment "HOME" or "") .. "/.cache") .. "/huggingface/hub"
 end
 
 ---Whether a path can be the name of a repository.

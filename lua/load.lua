@@ -296,8 +296,8 @@ local function resolve_name(name)
   local cache = hub.folder()
   local snapshot, missing = hub.snapshot(cache, name)
   if not snapshot then
-    util.raise("not_found", "%s: no such file or directory, and the hub cache %s %s (nothing is downloaded)", name, cache,
-      missing)
+    util.raise("not_found", "%s: no such file or directory, and the hub cache %s %s (nothing is downloaded)", name,
+      cache, missing)
   end
   local files = core.path_kind(snapshot .. "/config.json") and {} or gguf_files(snapshot)
   if #files > 1 then
@@ -319,8 +319,8 @@ end
 
 local tokenizer = require "moonlet.tokenizer"
 
----A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code when
----it cannot be.
+---A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code
+---when it cannot be.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)

@@ -245,9 +245,9 @@ Operations record what is to be computed; reading a value, or `ml.eval`, makes a
 operation has a gradient in this version: `grad`, `value_and_grad`, `vjp` and `jvp` raise "unsupported", and name the
 operation that was asked.]]},
   {"models", "Models", [[
-`m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot. A hub name (`org/name`)
-is looked for in the local cache of the Hugging Face hub, as its own tools leave it (`HF_HUB_CACHE`, `HF_HOME`,
-`XDG_CACHE_HOME`); nothing is downloaded, and `ml.discover()` lists what is there.
+`m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot. A hub name
+(`org/name`) is looked for in the local cache of the Hugging Face hub, as its own tools leave it (`HF_HUB_CACHE`,
+`HF_HOME`, `XDG_CACHE_HOME`); nothing is downloaded, and `ml.discover()` lists what is there.
 
 Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
 quantised weights; "exact" keeps them float32), `family` (a Lua file, a module, or a model class), `max_context`

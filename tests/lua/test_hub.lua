@@ -96,7 +96,8 @@ t.test("discover lists the cache", function()
   local list = assert(with(here, ml.discover))
   local names = {}
   for i, entry in ipairs(list) do names[i] = ("%s %s %s"):format(entry.name, entry.format, entry.model_type) end
-  t.eq(names, {"old safetensors gpt2", "tiny/files gguf llama", "tiny/files gguf llama", "tiny/qwen3 safetensors qwen3"})
+  t.eq(names, {"old safetensors gpt2", "tiny/files gguf llama", "tiny/files gguf llama",
+    "tiny/qwen3 safetensors qwen3"})
   t.eq(list[4].path, cache .. "/" .. model)
   t.eq(#assert(ml.discover(cache)), 4, "as a directory that is named")
   t.fails("/nowhere/hub", "not_found", with({HF_HOME = "/nowhere"}, ml.discover))
