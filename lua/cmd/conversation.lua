@@ -150,6 +150,7 @@ local function ask(self, text, on_token)
   end)
   self.unanswered = not is_answered(self, text) and text or nil
   if ok then return self.metrics.finish_reason end
+  if type(err) == "table" and err.expected then error(err, 0) end -- the answer could not be written
   local code = common.code_of(err)
   if code == "cancelled" then
     self.metrics = self.model.metrics

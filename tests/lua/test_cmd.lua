@@ -216,6 +216,10 @@ t.test("what stdout does not take is an error", function()
     t.eq(code, 1)
     t.ok(err:find("standard output: No space left on device", 1, true), err)
   end
+  for _, more in ipairs {{"-p", "x"}, {"-p", "x", "--json"}, {}} do
+    local code, _, err = run({"chat", "-q", "-m", "fake", table.unpack(more)}, "one\ntwo\n", true)
+    t.eq({code, err}, {1, "moonlet chat: standard output: No space left on device\n"})
+  end
 end)
 
 t.test("generate: text to stdout, messages to stderr", function()
