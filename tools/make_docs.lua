@@ -400,7 +400,7 @@ local function write_docs()
   for _, e in ipairs(entries) do
     local text = help_of(e)
     texts[e.owner .. "." .. e.name] = text
-    if e.owner == "x" then texts["ml." .. e.name] = text end
+    if e.owner == "x" and not e.name:find "_$" then texts["ml." .. e.name] = text end
     if texts[e.name] == nil or e.owner == "ml" or e.owner == "x" then texts[e.name] = text end
   end
   local out = {"---What help(x) prints, by name. Written by `make docs`; changes here are lost.",
@@ -469,7 +469,7 @@ local function write_stub()
       if owner == "x" and e.owner == "ml" and e.tensor_first then
         out[#out + 1], out[#out + 2] = stub_of(e, "x", true), ""
       end
-      if owner == "ml" and e.owner == "x" and not e.text:find "^Lets go" then
+      if owner == "ml" and e.owner == "x" and not e.text:find "^Lets go" and not e.name:find "_$" then
         out[#out + 1], out[#out + 2] = stub_of(e, "ml", false), ""
       end
     end
