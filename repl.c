@@ -51,6 +51,7 @@ static struct {
   char *history_path;
   int completer; /* registry reference */
   bool prose;    /* the line is no Lua code: words end at spaces, quotes mean nothing */
+  bool judged;   /* main has an exit code, which heeds what became of the output */
 } console = {.completer = LUA_NOREF};
 
 static const char cancelled_key, traceback_key; /* their addresses are registry keys */
@@ -241,6 +242,7 @@ static int call_attended(lua_State *L, int n_args, attention how) {
   lua_insert(L, base);
   begin(L, how);
   int status = lua_pcall(L, n_args, LUA_MULTRET, base);
+  if (console.pending) clearerr(stdout); /* a write that Ctrl-C cut short is no failure */
   console.attention = NOTE;
   settle();
   console.L = outer_L;
@@ -341,7 +343,13 @@ static void take_line(char *line) {
   rl_callback_handler_remove();
 }
 
+/* Ends what is being typed. A search ends first, so that nothing of what it had found is left on the line. */
 static void abandon_line(void) {
+  if (RL_ISSTATE(RL_STATE_ISEARCH | RL_STATE_NSEARCH)) {
+    rl_callback_sigcleanup();
+    rl_replace_line("", 0);
+    rl_redisplay();
+  }
   rl_echo_signal_char(SIGINT);
   rl_point = rl_end;
   rl_redisplay();
@@ -589,6 +597,30 @@ static int run_chunk(lua_State *L, int load_status, int argc, char **argv, int s
   return load_status == LUA_OK ? EXIT_DONE : report(L);
 }
 
+/* Code that is typed has the global `ml`; a script in a file requires what it uses. */
+static void offer_ml(lua_State *L) {
+  require(L, "moonlet");
+  lua_setglobal(L, "ml");
+}
+
+/* Runs each `-e CODE`, up to the first that fails; the arguments behind the last are those of all. */
+static int run_code(lua_State *L, int argc, char **argv) {
+  int last = 0; /* the index of the last code */
+  for (int i = 1; i < argc && strcmp(argv[i], "-e") == 0; i += 2) last = i + 1;
+  if (last == argc) {
+    fprintf(stderr, "moonlet: -e needs the code to run: moonlet -e 'print(ml.zeros{2, 3})'\n");
+    return EXIT_WRONG_USAGE;
+  }
+  offer_ml(L);
+  for (int i = 2; i <= last; i += 2) {
+    int status = luaL_loadbuffer(L, argv[i], strlen(argv[i]), "=(command line)");
+    int code = run_chunk(L, status, argc, argv, last);
+    if (code != EXIT_DONE) return code;
+    lua_settop(L, 2);
+  }
+  return EXIT_DONE;
+}
+
 /* Runs `main` of a Lua module, with argv[1..] in a list; it returns the exit code. */
 static int run_main(lua_State *L, const char *module, int argc, char **argv) {
   require(L, module);
@@ -604,15 +636,16 @@ static int run_main(lua_State *L, const char *module, int argc, char **argv) {
   return lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : EXIT_DONE;
 }
 
-/* Code that is typed has the global `ml`; a script in a file requires what it uses. */
-static void offer_ml(lua_State *L) {
-  require(L, "moonlet");
-  lua_setglobal(L, "ml");
+static bool ends_with(const char *name, const char *end) {
+  size_t length = strlen(name), n = strlen(end);
+  return length > n && strcmp(name + length - n, end) == 0;
 }
 
+/* Whether the first argument names a script. A folder and a model are none: what to do with them is said elsewhere. */
 static bool is_script(const char *name) {
-  size_t length = strlen(name);
-  return strchr(name, '/') || (length > 4 && strcmp(name + length - 4, ".lua") == 0);
+  struct stat info;
+  if (ends_with(name, ".lua")) return true;
+  return strchr(name, '/') && !ends_with(name, ".gguf") && !(stat(name, &info) == 0 && S_ISDIR(info.st_mode));
 }
 
 static int dispatch(lua_State *L, int argc, char **argv) {
@@ -629,14 +662,7 @@ static int dispatch(lua_State *L, int argc, char **argv) {
     printf("moonlet %s (%s)\n", ML_VERSION, LUA_RELEASE);
     return EXIT_DONE;
   }
-  if (strcmp(first, "-e") == 0) {
-    if (argc < 3) {
-      fprintf(stderr, "moonlet: -e needs the code to run: moonlet -e 'print(ml.zeros{2, 3})'\n");
-      return EXIT_WRONG_USAGE;
-    }
-    offer_ml(L);
-    return run_chunk(L, luaL_loadbuffer(L, argv[2], strlen(argv[2]), "=(command line)"), argc, argv, 2);
-  }
+  if (strcmp(first, "-e") == 0) return run_code(L, argc, argv);
   if (is_script(first)) return run_chunk(L, luaL_loadfile(L, first), argc, argv, 1);
   return run_main(L, "moonlet.cmd", argc, argv);
 }
@@ -664,7 +690,23 @@ static int program(lua_State *L) {
   return 1;
 }
 
+/* Whether all that was printed has arrived; says so where it has not. */
+static bool output_arrived(void) {
+  bool failed_before = ferror(stdout) != 0;
+  errno = 0;
+  if (fflush(stdout) == 0 && !failed_before) return true;
+  /* Why an earlier write failed is no longer known. */
+  fprintf(stderr, "moonlet: standard output: %s\n", errno ? strerror(errno) : "a write failed, and its text is lost");
+  return false;
+}
+
+/* At the end of the process, which a script reaches by os.exit as well. */
+static void check_output(void) {
+  if (!console.judged && !output_arrived()) _exit(EXIT_FAILED);
+}
+
 int main(int argc, char **argv) {
+  atexit(check_output);
   setlocale(LC_CTYPE, ""); /* for readline's widths; numbers stay as C writes them */
   lua_State *L = luaL_newstate();
   if (!L) {
@@ -678,6 +720,7 @@ int main(int argc, char **argv) {
   signal(SIGINT, SIG_DFL);
   lua_close(L);
   free(console.history_path);
-  if (fflush(stdout) != 0 && code == EXIT_DONE) code = EXIT_FAILED;
+  console.judged = true;
+  if (code == EXIT_DONE && !output_arrived()) code = EXIT_FAILED;
   return code;
 }

@@ -49,7 +49,7 @@ function M.save_safetensors(path, tensors, metadata, order)
   local list, keys, values = {}, {}, {}
   for i, name in ipairs(order) do list[i] = tensors[name] end
   for i, key in ipairs(util.sorted_keys(metadata or {})) do
-    keys[i], values[i] = tostring(key), tostring(metadata[key])
+    keys[i], values[i] = util.text(key), util.text(metadata[key])
   end
   return core.save_safetensors(path, order, list, keys, values)
 end

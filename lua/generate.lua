@@ -346,5 +346,6 @@ function Generation:complete()
     logprobs = self.logprobs,
   }
 end
+util.know(Generation, "generation:")
 
 return M

@@ -76,7 +76,7 @@ function M.config(file, family, path)
     used[key] = true
     if of(key) ~= nil and of(key) ~= size then
       util.raise("unsupported", "%s: %s%s: expected %s, the size of a head, found %s", path, prefix, key,
-        tostring(size), tostring(of(key)))
+        util.text(size), util.text(of(key)))
     end
   end
   for name, value in pairs(family.gguf.defaults or {}) do

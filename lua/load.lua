@@ -5,6 +5,7 @@ local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 local config = require "moonlet.config"
 local gguf = require "moonlet.gguf"
+local hub = require "moonlet.hub"
 local nn = require "moonlet.nn"
 
 local M = {}
@@ -279,15 +280,51 @@ local function gguf_source(made, path, family, c)
   return source
 end
 
+-- ---- paths and hub names ----
+
+-- The .gguf files of a folder.
+local function gguf_files(folder)
+  local files = {}
+  for _, name in ipairs(core.list_directory(folder) or {}) do
+    if name:match "%.gguf$" then files[#files + 1] = folder .. "/" .. name end
+  end
+  return files
+end
+
+-- A hub name's folder in the cache; or its one .gguf file, where it has no config.json.
+local function resolve_name(name)
+  local cache = hub.folder()
+  local snapshot, missing = hub.snapshot(cache, name)
+  if not snapshot then
+    util.raise("not_found", "%s: no such file or directory, and the hub cache %s %s (nothing is downloaded)", name,
+      cache, missing)
+  end
+  local files = core.path_kind(snapshot .. "/config.json") and {} or gguf_files(snapshot)
+  if #files > 1 then
+    util.raise("usage", "%s: the hub cache holds %d .gguf files of it: give the path of one, such as %s", name, #files,
+      files[1])
+  end
+  if files[1] then return files[1], "file" end
+  return snapshot, "directory"
+end
+
+local function resolve(path)
+  local kind = core.path_kind(path)
+  if kind then return path, kind end
+  if hub.is_name(path) then return resolve_name(path) end
+  util.raise("not_found", "%s: no such file or directory", path)
+end
+
 -- ---- tokenizers ----
 
 local tokenizer = require "moonlet.tokenizer"
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code
+---when it cannot be.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)
-  return util.soft(tokenizer.open, path)
+  return util.soft(function() return tokenizer.open(type(path) == "string" and resolve(path) or path) end)
 end
 
 -- ---- options ----
@@ -312,10 +349,10 @@ local function check_quantize(q, random)
     or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
   local group = format:match "_k$" and 256 or 32
   if q.bits and q.bits ~= bits then
-    util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, tostring(q.bits))
+    util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, util.text(q.bits))
   end
   if q.group_size and q.group_size ~= group then
-    util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, tostring(q.group_size))
+    util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, util.text(q.group_size))
   end
   if not random and not rounded[format] then
     util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format)
@@ -347,28 +384,6 @@ local function check_options(opts)
 end
 
 -- ---- the model ----
-
--- A variable of the environment; an empty one counts as unset.
-local function environment(name)
-  local value = os.getenv(name)
-  return value ~= "" and value or nil
-end
-
-local function resolve(path)
-  local kind = core.path_kind(path)
-  if kind then return path, kind end
-  if path:match "^[%w%-_.]+/[%w%-_.]+$" then
-    local home = environment "HF_HOME" or (environment "HOME" or "") .. "/.cache/huggingface"
-    local repo = (environment "HF_HUB_CACHE" or home .. "/hub") .. "/models--" .. path:gsub("/", "--")
-    local ref = io.open(repo .. "/refs/main")
-    if ref then
-      local snapshot = repo .. "/snapshots/" .. ref:read "l"
-      ref:close()
-      if core.path_kind(snapshot) == "directory" then return snapshot, "directory" end
-    end
-  end
-  util.raise("not_found", "%s: no such file or directory", path)
-end
 
 -- Weights under a quantisation that is not read would be leftovers by names that tell nobody why.
 local function check_quantization(raw, what)
@@ -551,28 +566,47 @@ function M.load(path, opts)
   return util.soft(build, path, opts)
 end
 
----Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read.
----@param dir string
+-- {path, format, model_type} of a .gguf file or a folder with config.json; nil for what is no model.
+local function describe(path)
+  if path:match "%.gguf$" then
+    local file <close> = core.open_gguf(path)
+    if not file then return nil end
+    local architecture = file:metadata(0)["general.architecture"]
+    local served, family = pcall(family_of_architecture, architecture, path)
+    return {path = path, format = "gguf", model_type = served and family.model_types[1] or architecture}
+  end
+  if core.path_kind(path .. "/config.json") ~= "file" then return nil end
+  local raw = core.read_json(path .. "/config.json")
+  return {path = path, format = "safetensors", model_type = type(raw) == "table" and raw.model_type or nil}
+end
+
+-- What a repository of the hub cache holds, by its name: one model, or .gguf files.
+local function describe_repository(cache, name, out)
+  local snapshot = hub.snapshot(cache, name)
+  if not snapshot then return end
+  local found = {describe(snapshot)}
+  if not found[1] then
+    for _, path in ipairs(gguf_files(snapshot)) do found[#found + 1] = describe(path) end
+  end
+  for _, model in ipairs(found) do
+    model.name = name
+    out[#out + 1] = model
+  end
+end
+
+---Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read. Without a
+---directory, those in the local hub cache, which also have their hub name as `name`.
+---@param dir string|nil
 ---@return table[]|nil
 function M.discover(dir)
   local out = {}
+  if dir == nil then dir = hub.folder() end
   if type(dir) ~= "string" then util.unexpected("discover: dir", "a path", dir) end
   local names, message, code = core.list_directory(dir)
   if not names then return nil, message, code end
   for _, name in ipairs(names) do
-    local path = dir .. "/" .. name
-    if name:match "%.gguf$" then
-      local file = core.open_gguf(path)
-      if file then
-        local architecture = file:metadata(0)["general.architecture"]
-        local served, family = pcall(family_of_architecture, architecture, path)
-        out[#out + 1] = {path = path, format = "gguf", model_type = served and family.model_types[1] or architecture}
-        file:close()
-      end
-    elseif core.path_kind(path .. "/config.json") == "file" then
-      local raw = core.read_json(path .. "/config.json")
-      out[#out + 1] = {path = path, format = "safetensors", model_type = type(raw) == "table" and raw.model_type or nil}
-    end
+    local repository = hub.name_of(name)
+    if repository then describe_repository(dir, repository, out) else out[#out + 1] = describe(dir .. "/" .. name) end
   end
   return out
 end

@@ -226,7 +226,9 @@ function Model:complete(prompt, opts)
 end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now,
+---  forget = true (a conversation that the context no longer holds loses its oldest turns instead of raising "limit";
+---  never the system text)}
 ---@return moonlet.Session
 function Model:session(opts)
   check_open(self, "session")

@@ -180,8 +180,13 @@ function Module:train(on)
 end
 ---Switches training off.
 function Module:eval() return self:train(false) end
+---Whether training is on.
+---@return boolean
 function Module:is_training() return private[self].training end
+---The name by which plans and messages call the module.
+---@param name string
 function Module:set_name(name) private[self].name = name end
+util.know(Module, "module:")
 
 -- ---- the modules themselves ----
 

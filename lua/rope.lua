@@ -86,7 +86,7 @@ local function check_numbers(s, kind)
   for _, name in ipairs(needs[kind]) do
     local v = s[name]
     if type(v) ~= "number" or not (v > 0 and v < 1e30) then
-      util.raise("corrupt", "%s: expected a positive number, found %s", key_of(s, name), tostring(v))
+      util.raise("corrupt", "%s: expected a positive number, found %s", key_of(s, name), util.text(v))
     end
   end
 end

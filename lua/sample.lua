@@ -121,8 +121,8 @@ local function bias_tensors(bias, vocab)
   for _, id in ipairs(util.sorted_keys(bias)) do
     local v, at = bias[id], math.tointeger(id)
     if not at or at < 0 or at >= vocab or type(v) ~= "number" or v ~= v then
-      util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1, tostring(id),
-        tostring(v))
+      util.raise("usage", "logit_bias: expected numbers by ids from 0 to %d, found %s = %s", vocab - 1, util.text(id),
+        util.text(v))
     end
     if v > LARGEST or v < -LARGEST then
       forced[at + 1], infinite = v > 0 and math.huge or -math.huge, true

@@ -3,7 +3,7 @@
 ---
 ---A conversation is what its messages say: each turn renders them anew, and the cache serves as far as the ids are the
 ---same. `tokens` are the ids of the session so far, the answer's last among them, which the cache gets with the next
----turn.
+---turn. A turn is what a user says and all that follows it.
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
@@ -15,6 +15,7 @@ local M = {}
 ---@field tokens integer[]  ids of the session so far
 ---@field length integer
 ---@field messages table[]  the conversation
+---@field forgotten integer  how many turns have left it, with the option `forget`
 local Session = {}
 
 Session.__index = function(self, key)
@@ -23,11 +24,11 @@ Session.__index = function(self, key)
   return Session[key]
 end
 Session.__name = "moonlet.Session"
-Session.__dir = {"tokens", "length", "messages"}
+Session.__dir = {"tokens", "length", "messages", "forgotten"}
 
 local known = {
   system = false, messages = false, tools = false, documents = false, template = false, template_vars = false,
-  now = false,
+  now = false, forget = false,
 }
 
 function M.new(model, opts)
@@ -39,7 +40,9 @@ function M.new(model, opts)
   end
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
-  local self = {model = model, options = o, messages = messages, ids = {}, runtime = runtime.new(model, 1)}
+  local self = {
+    model = model, options = o, messages = messages, ids = {}, forgotten = 0, runtime = runtime.new(model, 1),
+  }
   model.users[self] = true
   return setmetatable(self, Session)
 end
@@ -70,6 +73,49 @@ local function remember(self, g)
   table.move(kept, 1, #kept, #self.ids + 1, self.ids)
 end
 
+-- Where the last turn begins, or nil.
+local function last_turn(messages)
+  for i = #messages, 1, -1 do
+    if messages[i].role == "user" then return i end
+  end
+end
+
+-- The messages without their oldest turn, or nil where only the last is left. System messages stay.
+local function without_oldest(messages)
+  local kept, turn, last = {}, 0, last_turn(messages)
+  for i, message in ipairs(messages) do
+    if message.role == "user" then turn = turn + 1 end
+    if turn ~= 1 or message.role == "system" then
+      kept[#kept + 1] = message
+    elseif i >= last then
+      return nil
+    end
+  end
+  return kept
+end
+
+-- The conversation as the context holds it with room for an answer: its messages, its ids, and how many of its oldest
+-- turns are left out. When some must leave, a quarter of the room is made free, so that not every turn from then on is
+-- computed with all those before it.
+local function fit(self, messages, max_tokens)
+  local ids, capacity = self.model:chat_ids(messages, self.options), self.runtime.capacity
+  local most = capacity - math.min(max_tokens, capacity // 4)
+  if not self.options.forget or #ids <= most then return messages, ids, 0 end
+  local best = {messages = messages, ids = ids, left = 0}
+  local shorter, left = messages, 0
+  while #best.ids > most * 3 // 4 do
+    shorter, left = without_oldest(shorter), left + 1
+    if not shorter then break end
+    local had_fitted = #best.ids <= most
+    ids = self.model:chat_ids(shorter, self.options)
+    if not had_fitted or #ids <= most * 3 // 4 then best = {messages = shorter, ids = ids, left = left} end
+  end
+  if #best.ids > capacity then
+    util.raise("limit", "send: the question makes %d tokens by itself, the context holds %d", #best.ids, capacity)
+  end
+  return best.messages, best.ids, best.left
+end
+
 ---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn
 ---that failed, or was cancelled before any text came, is taken back.
 ---@param text string
@@ -80,21 +126,20 @@ function Session:send(text, opts)
   local o = generate.options(opts and opts.defaults and self.model:generation_defaults(opts) or opts, "send")
   local messages = table.move(self.messages, 1, #self.messages, 1, {})
   messages[#messages + 1] = {role = "user", content = text}
-  local ids = self.model:chat_ids(messages, self.options)
+  local ids, left
+  messages, ids, left = fit(self, messages, o.max_tokens)
   o.ends = self.model.tokenizer:ends(self.options.template)
-  local before = self.messages
-  self.messages = messages
+  local before, forgotten = self.messages, self.forgotten
+  local function take_back() self.messages, self.forgotten = before, forgotten end
+  self.messages, self.forgotten = messages, forgotten + left
   local ok, g = pcall(start, self, ids, o, function(g)
     local reason = g.finish_reason
-    if reason == "error" or g.text == "" and (reason == "cancelled" or reason == "deadline") then
-      self.messages = before
-      return
-    end
+    if reason == "error" or g.text == "" and (reason == "cancelled" or reason == "deadline") then return take_back() end
     messages[#messages + 1] = {role = "assistant", content = g.text}
     remember(self, g)
   end)
   if not ok then
-    self.messages = before
+    take_back()
     error(g, 0)
   end
   return g, nil, nil, g
@@ -130,6 +175,25 @@ function Session:trim(n)
   self.runtime:trim(1, whole)
 end
 
+---Takes back the last turn, and gives what the user said in it; nil where there is none. The tokens of those before it
+---stay.
+---@return string|nil
+function Session:undo()
+  begin(self)
+  local at = last_turn(self.messages)
+  if not at then return nil end
+  local said = self.messages[at].content
+  self.messages = table.move(self.messages, 1, at - 1, 1, {})
+  local o = {}
+  for _, name in ipairs {"tools", "documents", "template", "template_vars", "now"} do o[name] = self.options[name] end
+  -- A template may refuse a conversation without a question; then no token is known to stay.
+  local ok, ids = pcall(function() return self.model.tokenizer:encode_chat(self.messages, o) end)
+  local n = 0
+  while ok and n < #ids and n < #self.ids and ids[n + 1] == self.ids[n + 1] do n = n + 1 end
+  self:trim(n)
+  return said
+end
+
 -- How many of the session's tokens the cache holds.
 local function cached(self)
   local held, n = self.runtime.ids[1], 0
@@ -141,7 +205,7 @@ end
 function Session:fork()
   begin(self)
   local copy = M.new(self.model, {})
-  copy.options = self.options
+  copy.options, copy.forgotten = self.options, self.forgotten
   table.move(self.messages, 1, #self.messages, 1, copy.messages)
   copy.ids = self.tokens
   local n = cached(self)
@@ -258,8 +322,24 @@ local function read_file(self, path)
     local fits = self.runtime:set_cache(read_layers(tensors), table.move(ids, 1, n, 1, {}))
     if not fits then util.raise("corrupt", "%s: the layers do not have the shapes of this model's cache", path) end
   end
-  self.ids, self.messages = ids, messages
+  self.ids, self.messages, self.forgotten = ids, messages, 0
   return true
+end
+
+local HEADER_MOST = 1 << 27 -- bytes
+
+---Whether a file holds a saved session, of whatever model.
+---@param path string
+---@return boolean
+function Session:is_saved(path) -- luacheck: ignore self
+  util.path("is_saved: path", path)
+  local file <close> = io.open(path, "rb")
+  local size = file and file:read(8)
+  size = size and #size == 8 and string.unpack("<i8", size) or 0
+  if size < 2 or size > HEADER_MOST then return false end
+  local header = ml.json.decode(file:read(size) or "")
+  local metadata = type(header) == "table" and header.__metadata__
+  return type(metadata) == "table" and metadata.format == FORMAT
 end
 
 ---Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the

@@ -309,7 +309,7 @@ function methods.split(x, parts, axis)
   local size, ends = x.shape[axis], {}
   if type(parts) == "number" then
     if parts < 1 or parts > math.max(size, 1) or size % parts ~= 0 then
-      util.raise("usage", "split: size %d does not divide into %s parts", size, tostring(parts))
+      util.raise("usage", "split: size %d does not divide into %s parts", size, util.text(parts))
     end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end
   else
@@ -321,7 +321,7 @@ function methods.split(x, parts, axis)
   for i, to in ipairs(ends) do
     to = math.tointeger(to)
     if not to or to < from or to > size then
-      util.raise("usage", "split: expected rising positions up to %d, found %s", size, tostring(ends[i]))
+      util.raise("usage", "split: expected rising positions up to %d, found %s", size, util.text(ends[i]))
     end
     out[i] = x:slice(whole_slice(x.ndim, axis, to > from and {from + 1, to} or {1, 0}))
     from = to

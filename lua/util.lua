@@ -9,12 +9,20 @@ function M.raise(code, format, ...)
   error(core.error.new(format:format(...), code, true), 0)
 end
 
+---What `tostring` gives, of numbers with a point whatever the decimal point of the host's locale.
+---@param value any
+---@return string
+function M.text(value)
+  local text = tostring(value)
+  return math.type(value) == "float" and text:gsub("[^%w+-]+", ".") or text
+end
+
 ---How a message says what it found: a text in quotes, a number, else what kind of value.
 function M.show(value)
   local kind = type(value)
   if value == nil then return "nothing" end
   if kind == "string" then return (("%q"):format(value:sub(1, 60)):gsub("\\\n", "\\n")) end
-  if kind == "number" or kind == "boolean" then return tostring(value) end
+  if kind == "number" or kind == "boolean" then return M.text(value) end
   local meta = getmetatable(value)
   local name = type(meta) == "table" and rawget(meta, "__name")
   if name == "moonlet.Tensor" then
@@ -66,7 +74,7 @@ end
 ---@return number
 function M.number(what, value, low, high)
   if type(value) ~= "number" or not (value >= (low or -math.huge) and value <= (high or math.huge)) then
-    local range = high and (" from %s to %s"):format(low, high) or low and (" from %s"):format(low) or ""
+    local range = high and (" from %s to %s"):format(M.text(low), M.text(high)) or low and " from " .. M.text(low) or ""
     M.unexpected(what, "a number" .. range, value)
   end
   return value
@@ -122,6 +130,15 @@ end
 
 ---Functions of the interface by what they are called: "model:generate".
 M.names = setmetatable({}, {__mode = "k"})
+
+---Remembers what functions are called that are handed out as they are.
+---@param functions table
+---@param prefix string  "generation:"
+function M.know(functions, prefix)
+  for name, fn in next, functions do
+    if type(fn) == "function" and not name:find "^__" then M.names[fn] = prefix .. name end
+  end
+end
 
 -- Operations of tensors by name, whose messages begin with it.
 local operations = {}
@@ -214,7 +231,7 @@ function M.options(given, known, what)
   if given == nil then given = {} end
   if type(given) ~= "table" then M.unexpected(what, "a table of options", given) end
   for name in pairs(given) do
-    if known[name] == nil then M.raise("usage", "%s: no option \"%s\"", what, tostring(name)) end
+    if known[name] == nil then M.raise("usage", "%s: no option \"%s\"", what, M.text(name)) end
   end
   local options = {}
   for name, default in pairs(known) do
@@ -235,7 +252,7 @@ end
 function M.axis_of(axis, ndim)
   local a = M.integer("axis", axis)
   if a < 0 then a = a + ndim + 1 end
-  if a < 1 or a > ndim then M.raise("usage", "axis %s is out of range for %d axes", tostring(axis), ndim) end
+  if a < 1 or a > ndim then M.raise("usage", "axis %s is out of range for %d axes", M.text(axis), ndim) end
   return a
 end
 

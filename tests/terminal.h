@@ -15,6 +15,8 @@
 
 static char command[1024];                         /* the moonlet to test */
 static char folder[] = "/tmp/moonlet-repl-XXXXXX"; /* its state, and scratch files */
+static const char *terminal_type = "dumb";         /* for $TERM */
+static const char *output_path;                    /* where its standard output goes, unless NULL */
 static int patience_ms = 10000;                    /* how long `expect` and `finish` wait */
 
 static double now_ms(void) {
@@ -44,7 +46,8 @@ static void remove_folder(void) {
 static void run_child(char *const argv[]) {
   setenv("XDG_STATE_HOME", folder, 1);
   setenv("INPUTRC", "/dev/null", 1);
-  setenv("TERM", "dumb", 1);
+  setenv("TERM", terminal_type, 1);
+  if (output_path && !freopen(output_path, "w", stdout)) _exit(126);
   execv(command, argv);
   _exit(127);
 }

@@ -98,4 +98,27 @@ nothing_left() {
   [ ! -e "$root$prefix" ] || { echo "left: $(find "$root$prefix")"; return 1; }
 }
 check "make uninstall leaves nothing" nothing_left
+
+# A prefix of one's own, as README tells it.
+own=$(pwd)/$BUILD/test-own
+rm -rf "$own"
+check "make install under a prefix of one's own" make install PREFIX="$own"
+own_pc() { PKG_CONFIG_PATH=$own/lib/pkgconfig pkg-config "$@"; }
+own_consumer() {
+  # shellcheck disable=SC2046
+  $CC examples/host.c -o "$BUILD/consumer" $(own_pc --cflags --libs moonlet lua5.4) \
+    -Wl,-rpath,"$(own_pc --variable=libdir moonlet)" || return 1
+  needed "$BUILD/consumer" | grep -q '^libmoonlet' || { echo "it does not need the library"; return 1; }
+  (unset LD_LIBRARY_PATH; ldd "$BUILD/consumer") | grep "libmoonlet.* => $own/lib/"
+}
+own_lua() {
+  LUA_PATH=';' LUA_CPATH="$own/lib/lua/5.4/?.so;;" $LUA -e 'local ml = require "moonlet"; assert(ml.zeros{2}.size == 2)'
+}
+own_nothing_left() {
+  make uninstall PREFIX="$own" || return 1
+  [ ! -e "$own" ] || { echo "left: $(find "$own")"; return 1; }
+}
+check "a host finds the library there by PKG_CONFIG_PATH and rpath" own_consumer
+check "stock lua5.4 finds the module there by LUA_CPATH" own_lua
+check "make uninstall leaves nothing there" own_nothing_left
 exit $failures

@@ -212,7 +212,9 @@ static void test_chat(const char *real) {
   char *argv[] = {(char *)"moonlet", (char *)"chat", (char *)"-m", (char *)real, (char *)"--temp",
                   (char *)"0",       (char *)"-n",   (char *)"8",  NULL};
   if (!CHECK(start(&s, argv), "a terminal")) return;
-  CHECK(expect(&s, "135 M parameters, Q4_1 + Q8_0, context 8192") && expect(&s, prompt), "chat: banner and prompt");
+  CHECK(expect(&s, "135 M parameters, Q4_1 + Q8_0, context 8192") &&
+            expect(&s, "sampling: greedy (as you set it)\r\n") && expect(&s, prompt),
+        "chat: banner and prompt");
   if (!CHECK(start_replay(&replay, real), "a session that is not disturbed")) return;
   snprintf(path, sizeof path, "%s/talk", folder);
   snprintf(save, sizeof save, "/save %s", path);
@@ -244,7 +246,13 @@ static void test_chat(const char *real) {
   check_delays(&d, moments, "chat");
   CHECK(right == moments, "chat: the next answer is right (%d of %d)", right, moments);
   CHECK(anew == moments, "chat: that of a conversation begun anew is right (%d of %d)", anew, moments);
-  CHECK(answers(&s, "/stats", "last answer: "), "chat: /stats");
+  CHECK(answers(&s, "/stats", "last answer: ") && expect(&s, prompt), "chat: /stats");
+  snprintf(wanted, sizeof wanted, "%s", ask(&s, hello));
+  CHECK(strcmp(ask(&s, "/retry"), wanted) == 0, "chat: /retry answers anew");
+  CHECK(answers(&s, "/undo", "took back: Say only hello.\r\n> "), "chat: /undo");
+  CHECK(
+      answers(&s, "/set temp 0.5", "temperature 0.5 (as you set it), top_k 40, top_p 0.95, min_p 0.05; moonlet's own"),
+      "chat: /set");
   CHECK(answers(&s, "\"\"\"one", "  ") && answers(&s, "two\"\"\"", prompt), "chat: a text of two lines is one turn");
   type(&s, "\x04");
   type(&replay, "\x04");

@@ -34,6 +34,39 @@ static void test_session(void) {
   CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
 }
 
+/* Lines that come together, as they do from README's first session: by typing ahead, and in a paste that the terminal
+ * marks as one. */
+static void test_pasted(void) {
+  static session s;
+  if (!CHECK(start(&s, repl), "a terminal")) return;
+  expect(&s, "\r\n> ");
+  type(&s, "> x = 6 -- six\r> =x * 7\r> for i = 1, 2 do\r>>   print('i' .. i)\r>> end\rx + 1\r");
+  CHECK(expect(&s, "\r\n42\r\n") && expect(&s, "\r\ni1\r\ni2\r\n") && expect(&s, "\r\n7\r\n> "),
+        "lines that are typed ahead, with prompts");
+  type(&s, "\x04");
+  finish(&s);
+  terminal_type = "xterm";
+  if (!CHECK(start(&s, repl), "a terminal that marks what is pasted")) return;
+  terminal_type = "dumb";
+  expect(&s, "\x1b[?2004h");
+  type(&s, "\x1b[200~> x = 6 -- six\r> =x * 7\r42\r> error('o' .. 'ops')\r> {x,\r>> x}\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r42\r\n(repl):1: oops\r\n{6, 6}\r\n"), "a session that is pasted with what it printed");
+  type(&s, "\x1b[200~local y = 2\ry + 1\r(function() return y + 2 end)()\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r3\r\n4\r\n"), "locals that are pasted");
+  type(&s, "\x1b[200~=1\rfor i = 3, 3 do\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\r1\r\n") && expect(&s, ">> "), "what is pasted unfinished");
+  type(&s, "\x1b[200~print('i' .. i)\rend\r=i\x1b[201~\r");
+  CHECK(expect(&s, "\x1b[?2004l\ri3\r\nnil\r\n"), "what is pasted unfinished goes on");
+  type(&s, "\x1b[200~while true do end\r=11\x1b[201~\r");
+  pause_ms(200);
+  type(&s, "\x03");
+  CHECK(expect(&s, "cancelled\r\n") && answers(&s, "=12", "\r12\r\n") && expect(&s, "> ") &&
+            !strstr(s.text, "\r11\r\n"),
+        "Ctrl-C drops the rest of what was pasted");
+  type(&s, "\x04");
+  CHECK(finish(&s) == 0, "Ctrl-D leaves with 0");
+}
+
 static void test_completion(void) {
   static session s;
   if (!CHECK(start(&s, repl), "a terminal")) return;
@@ -70,6 +103,12 @@ static void test_interrupt(void) {
   answers(&s, "for i = 1, 2 do", ">> ");
   type(&s, "\x03");
   CHECK(expect(&s, "\r\n> ") && answers(&s, "=2 + 2", "\r\n4\r\n> "), "Ctrl-C at a continuation drops the whole");
+  type(&s, "\x12");
+  expect(&s, "`': ");
+  type(&s, "2");
+  expect(&s, "2': =2 + 2");
+  type(&s, "\x03");
+  CHECK(expect(&s, "\r> ^C\r\n> ") && answers(&s, "=3 + 3", "\r\n6\r\n> "), "Ctrl-C in a search clears the line");
   static const char *const endless[] = {
       "while true do end",
       "repeat local x = {} until false",
@@ -230,6 +269,53 @@ static void test_pipeline(void) {
   CHECK(RUN("", "./nowhere.lua") == 1 && strstr(errors, "nowhere.lua"), "no such script");
 }
 
+static void test_codes(void) {
+  CHECK(RUN("", "-e", "x = 1 print(x, ...)", "-e", "print(x + 1, ..., arg[0])", "a") == 0 &&
+            strcmp(output, "1\ta\n2\ta\tprint(x + 1, ..., arg[0])\n") == 0,
+        "each -e runs, in the same state, with the arguments");
+  CHECK(RUN("", "-e", "print(1)", "-e", "error('oops', 0)", "-e", "print(3)") == 1 && strcmp(output, "1\n") == 0 &&
+            strstr(errors, "moonlet: oops\n"),
+        "up to the first that fails");
+  CHECK(RUN("", "-e", "print(1)", "-e") == 2 && !*output && strstr(errors, "-e needs"), "none without its code");
+  CHECK(RUN("", "-e", "print(...)", "x", "-e") == 0 && strcmp(output, "x\t-e\n") == 0, "an argument is none");
+  CHECK(RUN("", "./tests") == 2 && strstr(errors, "it is a folder"), "a folder is no script");
+  CHECK(RUN("", "./nowhere.gguf") == 2 && strstr(errors, "no command is called './nowhere.gguf'"), "nor is a model");
+}
+
+/* What cannot be written is told, and the exit code says so, however the program ends. */
+static void test_full_disk(void) {
+  static session s;
+  char path[1100];
+  snprintf(path, sizeof path, "%s/script.lua", folder);
+  close(scratch("script.lua", "print(1)"));
+  output_path = "/dev/full";
+  static const char *const codes[] = {
+      "print(1)",
+      "io.write(1)",
+      "io.write(1) os.exit(0)",
+      "io.write(1) os.exit(true, true)",
+      "io.stdout:setvbuf('no') io.write(1)",
+      "for i = 1, 1e5 do io.write(i, ' ') end io.stdout:flush()",
+  };
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    CHECK(RUN("", "-e", (char *)codes[i]) == 1 && strstr(errors, "moonlet: standard output: "), "-e %s", codes[i]);
+  CHECK(RUN("", path) == 1 && strstr(errors, "moonlet: standard output: "), "a script");
+  CHECK(RUN("print(1)") == 1 && RUN("", "-v") == 1 && RUN("", "--help") == 1 && RUN("", "chat", "--help") == 1 &&
+            RUN("", "ls", "tests") == 0 && RUN("", "ls", "tests/goldens/tiny") == 1 &&
+            RUN("", "ls", "--json", "tests/goldens/tiny") == 1 && RUN("", "help", "info") == 1,
+        "stdin, -v, --help, subcommands, --json");
+  CHECK(strstr(errors, "standard output: No space left on device\n"), "the reason");
+  CHECK(RUN("", "-e", "error('oops')") == 1 && !strstr(errors, "standard output"), "nothing printed, nothing lost");
+  if (CHECK(start(&s, repl), "a terminal, without its output")) {
+    pause_ms(100);
+    type(&s, "=6 * 7\r");
+    pause_ms(100);
+    type(&s, "\x04");
+    CHECK(finish(&s) == 1 && strstr(s.text, "moonlet: standard output: "), "the REPL");
+  }
+  output_path = NULL;
+}
+
 static void test_script(void) {
   char path[1100];
   snprintf(path, sizeof path, "%s/script.lua", folder);
@@ -274,9 +360,12 @@ static void test_start(void) {
 int main(void) {
   if (!open_folder()) return check_done();
   test_session();
+  test_pasted();
   test_completion();
   test_history();
   test_pipeline();
+  test_codes();
+  test_full_disk();
   test_script();
   if (check_signals_wait()) {
     check_skip("Ctrl-C in loops of Lua", "ThreadSanitizer holds signals back");

@@ -143,7 +143,7 @@ read_file("lua/indexing.lua", "indexing", {ml = "ml", methods = ":x"})
 read_file("lua/einsum.lua", "products", {ml = "ml", methods = ":x"})
 read_operations()
 read_file("lua/compile.lua", "evaluation", {M = "ml"})
-read_file("lua/cancel.lua", "evaluation", {M = "ml"})
+read_file("lua/cancel.lua", "evaluation", {M = "ml", Token = ":token"})
 read_file("lua/load.lua", "models", {M = "ml"})
 read_file("lua/model.lua", "models", {Model = ":m"})
 read_file("lua/generate.lua", "models", {Generation = ":g"})
@@ -169,6 +169,18 @@ native("tensors", "x", true, "tobytes", "()",
   "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
+native("tensors", "x", true, "read", "(i)", "The i-th value, from 1, of a dense int32 tensor that has been computed.")
+native("tensors", "x", true, "write_", "(values)",
+  "Writes a flat list of numbers over a state's values: dense int32, uint32 or float32.")
+native("tensors", "x", true, "commit_", "(bytes)",
+  "Counts so many bytes of a state that was made by shape as held; raises \"limit\" where the memory limit forbids it.")
+native("tensors", "ml", false, "state", "(x)",
+  "A copy of x in storage of its own, which `assign`, `write_` and in-place operations of compiled functions write. "
+    .. "`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.")
+native("text", "stream", true, "push", "(id)",
+  "The text that this id completes, \"\" while a character is incomplete.")
+native("text", "stream", true, "finish", "()", "The rest of the text, mostly \"\": an incomplete character as U+FFFD.")
+native("text", "stream", true, "close", "()", "Frees the stream; twice is harmless.")
 native("evaluation", "ml", false, "eval", "(...)", "Computes the tensors given, together, and keeps their values.")
 native("evaluation", "ml", false, "stats", "()",
   "Counts since the start: {traces, plans, replays, allocations, bytes_moved}.")
@@ -212,8 +224,10 @@ Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). Wha
 Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`. `#x` is the size of the
 first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ipairs` ends, and other positions out of
 range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
-minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Entries are not assigned: `slice_update` and
-`put_along_axis` give changed copies.
+minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Lua's own `==` and `~=` ask whether two handles
+are the same one, so that tensors of equal values differ, and a tensor from every number; `<` and `<=` raise. In a
+condition a tensor is true whatever it holds: write `if x:eq(y):all():item() then`. Entries are not assigned:
+`slice_update` and `put_along_axis` give changed copies.
 
 Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0, 1)`), and so have slice_update,
 scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views
@@ -233,7 +247,9 @@ Operations record what is to be computed; reading a value, or `ml.eval`, makes a
 operation has a gradient in this version: `grad`, `value_and_grad`, `vjp` and `jvp` raise "unsupported", and name the
 operation that was asked.]]},
   {"models", "Models", [[
-`m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot.
+`m = assert(ml.load(path, opts))`: what opens a path returns `nil, message, code` when it cannot. A hub name
+(`org/name`) is looked for in the local cache of the Hugging Face hub, as its own tools leave it (`HF_HUB_CACHE`,
+`HF_HOME`, `XDG_CACHE_HOME`); nothing is downloaded, and `ml.discover()` lists what is there.
 
 Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
 quantised weights; "exact" keeps them float32), `family` (a Lua file, a module, or a model class), `max_context`
@@ -256,7 +272,8 @@ finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
 computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full
-context raises "limit".
+context raises "limit"; with `forget = true` the oldest turns leave the conversation instead, never the system text, and
+`s.forgotten` counts them.
 
     for tok in s:send "Why do tides rise?" do io.write(tok.text) end
     for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
@@ -362,7 +379,7 @@ local function write(path, text)
   assert(file:write(text))
 end
 
-local function write_page(area, heading, about)
+local function entries_of(area)
   local list = {}
   for _, e in ipairs(entries) do
     if e.area == area then list[#list + 1] = e end
@@ -372,6 +389,11 @@ local function write_page(area, heading, about)
     if a.owner ~= b.owner and not (b.owner == "x" or b.owner == "ml") then return a.owner < b.owner end
     return a.name < b.name
   end)
+  return list
+end
+
+local function write_page(area, heading, about)
+  local list = entries_of(area)
   local out = {"# " .. heading, "", "<!-- written by `make docs` from the sources; changes here are lost -->", ""}
   for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
     local code = paragraph:find "^    "
@@ -401,19 +423,38 @@ end
 
 -- ---- lua/docs.lua ----
 
+local function quoted(text) return (("%q"):format(text):gsub("\\\n", "\\n")) end
+
+-- The text of help "TOPIC": what the page says first, and the calls that it explains.
+local function topic_of(area, heading, about)
+  local out = {heading, ""}
+  for paragraph in ((about or "") .. "\n\n"):gmatch "(.-)\n\n+" do
+    paragraph = paragraph:gsub("%[([^%]]+)%]%([^)]*%)", "%1") -- links
+    if paragraph ~= "" then out[#out + 1], out[#out + 2] = paragraph, "" end
+  end
+  for _, e in ipairs(entries_of(area)) do out[#out + 1] = "  " .. title(e) end
+  return table.concat(out, "\n")
+end
+
 local function write_docs()
   local texts = {}
   for _, e in ipairs(entries) do
     local text = help_of(e)
     texts[e.owner .. "." .. e.name] = text
-    if e.owner == "x" then texts["ml." .. e.name] = text end
+    if e.owner == "x" and not e.name:find "_$" then texts["ml." .. e.name] = text end
     if texts[e.name] == nil or e.owner == "ml" or e.owner == "x" then texts[e.name] = text end
   end
   local out = {"---What help(x) prints, by name. Written by `make docs`; changes here are lost.",
     "-- luacheck: no max line length", "return {"}
   for _, key in ipairs(util.sorted_keys(texts)) do
-    out[#out + 1] = ("  [%q] = %s,"):format(key, (("%q"):format(texts[key]):gsub("\\\n", "\\n")))
+    out[#out + 1] = ("  [%q] = %s,"):format(key, quoted(texts[key]))
   end
+  out[#out + 1] = "  topics = {"
+  for _, page in ipairs(pages) do
+    local text = topic_of(page[1], page[2], page[3])
+    out[#out + 1] = ("    {name = %q, title = %q, text = %s},"):format(page[1], page[2], quoted(text))
+  end
+  out[#out + 1] = "  },"
   out[#out + 1] = "}"
   write("lua/docs.lua", table.concat(out, "\n") .. "\n")
 end
@@ -424,12 +465,12 @@ local classes = {ml = "moonlet", x = "moonlet.Tensor", m = "moonlet.Model", s = 
   t = "moonlet.Tokenizer", g = "moonlet.Generation", nn = "moonlet.nn", fn = "moonlet.fn", S = "moonlet.sample",
   random = "moonlet.random",
   memory = "moonlet.memory", json = "moonlet.json", module = "moonlet.Module", jinja = "moonlet.jinja",
-  template = "moonlet.Template", chat = "moonlet.chat"}
+  template = "moonlet.Template", chat = "moonlet.chat", token = "moonlet.CancelToken", stream = "moonlet.Stream"}
 local fields = {
   x = {"shape integer[]", "ndim integer", "size integer", "dtype string", "device string", "nbytes integer"},
   m = {"info table", "metrics table", "tokenizer moonlet.Tokenizer|nil", "config table", "net moonlet.Module",
     "generation_config table", "device string"},
-  s = {"tokens integer[]", "length integer"},
+  s = {"tokens integer[]", "length integer", "messages table[]", "forgotten integer"},
   ml = {"random moonlet.random", "memory moonlet.memory", "json moonlet.json", "version string"},
 }
 
@@ -469,7 +510,7 @@ local function write_stub()
       if owner == "x" and e.owner == "ml" and e.tensor_first then
         out[#out + 1], out[#out + 2] = stub_of(e, "x", true), ""
       end
-      if owner == "ml" and e.owner == "x" and not e.text:find "^Lets go" then
+      if owner == "ml" and e.owner == "x" and not e.text:find "^Lets go" and not e.name:find "_$" then
         out[#out + 1], out[#out + 2] = stub_of(e, "ml", false), ""
       end
     end

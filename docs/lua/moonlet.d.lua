@@ -143,6 +143,16 @@ function g:close() end
 ---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
 function g:complete() end
 
+---@class moonlet.jinja
+local jinja = {}
+
+---A template ready to be rendered; nil, message, code where the source is none.
+---@param source string  a template, UTF-8
+---@return moonlet.Template? template
+---@return string? message
+---@return string? code
+function jinja.compile(source) end
+
 ---@class moonlet.json
 local json = {}
 
@@ -202,7 +212,7 @@ function m:chat(messages, opts) end
 function m:complete(prompt, opts) end
 
 ---A conversation that keeps its cache: see sessions.
----@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now}
+---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now, forget = true (a conversation that the context no longer holds loses its oldest turns instead of raising "limit"; never the system text)}
 ---@return moonlet.Session
 function m:session(opts) end
 
@@ -879,7 +889,8 @@ function ml.arctan2(a, b) end
 ---@return moonlet.Tensor
 function ml.logaddexp(a, b) end
 
----a = b, elementwise.
+---a = b, elementwise. Lua's own == compares handles and is false for two tensors of equal values: a:eq(b):all():item()
+---says whether all are equal.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
@@ -1352,7 +1363,8 @@ function ml.is_tensor(x) end
 ---@return table  {cancelled = false, cancel = function}
 function ml.cancel_token() end
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code
+---when it cannot be.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function ml.tokenizer(path) end
@@ -1372,8 +1384,9 @@ function ml.backends() end
 ---@return moonlet.Model|nil, string|nil, string|nil
 function ml.load(path, opts) end
 
----Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read.
----@param dir string
+---Models in a directory: {path, format, model_type} each; nil, message, code when it cannot be read. Without a
+---directory, those in the local hub cache, which also have their hub name as `name`.
+---@param dir string|nil
 ---@return table[]|nil
 function ml.discover(dir) end
 
@@ -1419,6 +1432,14 @@ function ml.tolist(x) end
 ---The values in row-major order, little-endian, as a string; of block formats the blocks of the file.
 ---@param x moonlet.Tensor
 function ml.tobytes(x) end
+
+---The i-th value, from 1, of a dense int32 tensor that has been computed.
+---@param x moonlet.Tensor
+function ml.read(x, i) end
+
+---A copy of x in storage of its own, which `assign`, `write_` and in-place operations of compiled functions write.
+---`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.
+function ml.state(x) end
 
 ---Computes the tensors given, together, and keeps their values.
 function ml.eval(...) end
@@ -1471,6 +1492,14 @@ function module:train(on) end
 
 ---Switches training off.
 function module:eval() end
+
+---Whether training is on.
+---@return boolean
+function module:is_training() end
+
+---The name by which plans and messages call the module.
+---@param name string
+function module:set_name(name) end
 
 ---@class moonlet.nn
 local nn = {}
@@ -1596,6 +1625,8 @@ function random.permutation(n, opts) end
 ---@class moonlet.Session
 ---@field tokens integer[]
 ---@field length integer
+---@field messages table[]
+---@field forgotten integer
 local s = {}
 
 ---Adds a user turn and gives the answer's tokens; the answer becomes a turn when it ends, as far as it came. A turn that
@@ -1614,6 +1645,11 @@ function s:generate(prompt, opts) end
 ---@param n integer
 function s:trim(n) end
 
+---Takes back the last turn, and gives what the user said in it; nil where there is none. The tokens of those before it
+---stay.
+---@return string|nil
+function s:undo() end
+
 ---A session that goes on from here on its own, with a copy of the cache.
 function s:fork() end
 
@@ -1621,6 +1657,11 @@ function s:fork() end
 ---message, code.
 ---@param path string
 function s:save(path) end
+
+---Whether a file holds a saved session, of whatever model.
+---@param path string
+---@return boolean
+function s:is_saved(path) end
 
 ---Goes on with a saved session: true, or nil, message, code ("mismatch" where model or tokenizer is another), the
 ---session being as it was. Options such as tools stay those of this session. A cache of another precision is computed
@@ -1631,6 +1672,18 @@ function s:load(path) end
 ---Frees the cache; twice is harmless. An answer that makes a token now, and closes the session from a callback, frees it
 ---when that returns.
 function s:close() end
+
+---@class moonlet.Stream
+local stream = {}
+
+---The text that this id completes, "" while a character is incomplete.
+function stream:push(id) end
+
+---The rest of the text, mostly "": an incomplete character as U+FFFD.
+function stream:finish() end
+
+---Frees the stream; twice is harmless.
+function stream:close() end
 
 ---@class moonlet.Tokenizer
 local t = {}
@@ -1695,6 +1748,12 @@ local template = {}
 ---@return table|string info  or the message of the failure
 ---@return string? code
 function template:render(vars, options) end
+
+---@class moonlet.CancelToken
+local token = {}
+
+---Ends what the token was handed to; `token.cancelled` is true from then on.
+function token:cancel() end
 
 ---@class moonlet.Tensor
 ---@field shape integer[]
@@ -2160,7 +2219,8 @@ function x:arctan2(b) end
 ---@return moonlet.Tensor
 function x:logaddexp(b) end
 
----a = b, elementwise.
+---a = b, elementwise. Lua's own == compares handles and is false for two tensors of equal values: a:eq(b):all():item()
+---says whether all are equal.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:eq(b) end
@@ -2507,5 +2567,14 @@ function x:tobytes() end
 
 ---Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.
 function x:close() end
+
+---The i-th value, from 1, of a dense int32 tensor that has been computed.
+function x:read(i) end
+
+---Writes a flat list of numbers over a state's values: dense int32, uint32 or float32.
+function x:write_(values) end
+
+---Counts so many bytes of a state that was made by shape as held; raises "limit" where the memory limit forbids it.
+function x:commit_(bytes) end
 
 return ml

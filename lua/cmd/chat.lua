@@ -2,6 +2,7 @@
 local ml = require "moonlet"
 local common = require "moonlet.cmd.common"
 local console = require "moonlet.console"
+local Conversation = require "moonlet.cmd.conversation"
 local options = require "moonlet.cmd.options"
 
 local M = {
@@ -11,7 +12,9 @@ local M = {
   about = [[
 With -p it answers one question and ends. Without a terminal, each line of stdin is a turn. --json prints
 one object an answer: {text, ids, finish_reason, metrics}; an end token counts in metrics.generated_tokens
-and is not among the ids.]],
+and is not among the ids. Answers are sampled as the model's generation_config.json says; where it has none,
+with temperature 0.8, top-k 40, top-p 0.95 and min-p 0.05. --temp 0 takes the likeliest token each time.
+When the context is full, the oldest turns leave the conversation, never the system message.]],
   example = 'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf\n' ..
     'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf -p "Why do tides rise?"',
 }
@@ -28,116 +31,20 @@ M.options = common.options(common.model, {
 }, common.sampling, common.loading)
 
 local help_text = [[
-/help          this list
-/clear         begins the conversation again
-/system TEXT   sets the system message and begins again; without TEXT shows it
-/save PATH     writes the conversation to a file
-/load PATH     goes on with one that was saved
-/stats         speed, context and memory
-/exit          leaves, as Ctrl-D does
+/help            this list
+/clear           begins the conversation again
+/retry           answers the last question anew
+/undo            takes back the last question and its answer
+/system TEXT     sets the system message and begins again; without TEXT shows it
+/set NAME VALUE  changes how answers are sampled: temp, top-k, top-p, min-p, repeat-penalty, seed, max-tokens;
+                 VALUE may be "default"; without anything shows what holds
+/save PATH       writes the conversation to a file
+/load PATH       goes on with one that was saved
+/stats           speed, context and memory
+/exit            leaves, as Ctrl-D does
 
 Ctrl-C stops an answer. A line that ends in \ goes on in the next; """ begins and ends a longer text.
-A text that begins with a slash is written with two.]]
-
----@class moonlet.cmd.Chat  a conversation
----@field model table
----@field session table
----@field system? string
----@field template? string  the chat template, or its name; the model's own otherwise
----@field opts table      the command's options
----@field person boolean  whether somebody types, who can use the commands
----@field metrics? table  of the last answer
-local Chat = {}
-Chat.__index = Chat
-
--- The source or the name that --template gives. What is wrong with it is told before anything is asked.
-local function template_of(model, which)
-  local tokenizer = model.tokenizer
-  if not tokenizer then options.fail("the model has no tokenizer (%s)", model.info.path) end
-  if not which then
-    if not tokenizer.chat_template then options.fail(
-      "the model ships no chat template: give one by --template, or use `moonlet generate`") end
-    return nil
-  end
-  local file = io.open(which, "rb")
-  if file then file:close() end
-  local template = file and common.read(which) or which
-  local text, message = tokenizer:apply_chat_template({{role = "user", content = "?"}}, {template = template})
-  if text then return template end
-  options.fail("--template %s: %s%s", which, file and "" or "no such file; ", message)
-end
-
-local function open(model, opts, person)
-  local template = template_of(model, opts.template)
-  local chat = setmetatable(
-    {model = model, opts = opts, person = person, system = opts.system, template = template}, Chat)
-  chat:restart()
-  return chat
-end
-
-function Chat:restart()
-  if self.session then self.session:close() end
-  self.metrics = nil
-  self.session = self.model:session {system = self.system, template = self.template}
-end
-
-local function code_of(err)
-  local ok, code = pcall(function() return err.code end)
-  return ok and code or nil
-end
-
--- Sends one turn and hands the answer's tokens to `on_token`. Returns the finish reason, or nil and the error.
-function Chat:ask(text, on_token)
-  local send = common.sampling_of(self.opts)
-  send.cancel = ml.cancel_token()
-  if not send.temperature then send.defaults = "model" end
-  local ok, err, traceback = console.watch(function()
-    local g <close> = self.session:send(text, send)
-    for token in g do
-      on_token(token)
-      if console.interrupted() then send.cancel:cancel() end
-    end
-    self.metrics = g.metrics
-    if console.interrupted() then self.metrics.finish_reason = "cancelled" end
-  end)
-  if ok then return self.metrics.finish_reason end
-  local code = code_of(err)
-  if code == "cancelled" then
-    self.metrics = self.model.metrics
-    return "cancelled"
-  end
-  if code == "limit" and self.session.length > 0 then
-    local way_out = self.person and "; /clear begins again" or ""
-    return nil, tostring(err) .. "\nthe conversation no longer fits the context" .. way_out
-  end
-  return nil, tostring(err) .. (code and "" or "\n" .. tostring(traceback))
-end
-
--- Asks and prints the answer as it comes, or as one JSON object at the end. Returns as `ask`.
-function Chat:turn(text)
-  local texts, ids, last = {}, {}, "\n"
-  local reason, message = self:ask(text, function(token)
-    ids[#ids + 1] = token.id
-    local piece = token.text or ""
-    texts[#texts + 1] = piece
-    if self.opts.json or piece == "" then return end
-    last = piece
-    common.write(piece)
-  end)
-  if self.opts.json then
-    if reason then
-      common.print_json {
-        text = table.concat(texts), ids = ml.json.array(ids), finish_reason = reason, metrics = self.metrics,
-      }
-    end
-  elseif last:sub(-1) ~= "\n" then
-    common.write("\n")
-  end
-  if reason == "length" then
-    common.note(self.opts, common.cut_text(self.metrics, self.opts.max_tokens, self.model.info.context))
-  end
-  return reason, message
-end
+A text that begins with a slash is written with two. When the context is full, the oldest turns leave it.]]
 
 local function report(message) io.stderr:write("moonlet chat: ", message, "\n") end
 
@@ -160,15 +67,89 @@ function commands.system(chat, text)
   print("begun again, with this system message")
 end
 
+-- Asks a question of the person's and says how it went; `again`: the one that was asked last.
+local function answer(chat, text, again)
+  chat.repeats = again and chat.repeats + 1 or 0
+  local reason, message = chat:turn(text)
+  if reason == "cancelled" then common.note(chat.opts, "[stopped]") end
+  if not reason then report(message) end
+  print()
+end
+
 -- Not every engine behind a model can keep a session.
 local function can(chat, what)
   if chat.session[what] then return true end
   report("this model's sessions have no " .. what)
 end
 
+-- Takes back the last question; nil, and a message, where there is none.
+local function take_back(chat)
+  if chat.unanswered then
+    local text = chat.unanswered
+    chat.unanswered = nil
+    return text
+  end
+  if not can(chat, "undo") then return nil end
+  local text = chat.session:undo()
+  if type(text) == "string" then return text end
+  report "there is no question yet"
+end
+
+function commands.retry(chat)
+  local text = take_back(chat)
+  if text then answer(chat, text, true) end
+end
+
+function commands.undo(chat)
+  local text = take_back(chat)
+  if not text then return end
+  local brief = text:gsub("%s+", " ")
+  if utf8.len(brief, 1, -1, true) and utf8.len(brief, 1, -1, true) > 60 then
+    brief = brief:sub(1, utf8.offset(brief, 61) - 1) .. "..."
+  end
+  print(("took back: %s"):format(brief))
+end
+
+-- What /set knows, by the names of the options.
+local settable = {}
+for _, option in ipairs(M.options) do
+  local of_sampling = option.type == "number" or option.type == "integer"
+  for _, o in ipairs(common.sampling) do
+    if option == o and of_sampling then settable[option.name] = option end
+  end
+  if option.name == "max-tokens" then settable[option.name] = option end
+end
+
+function commands.set(chat, text)
+  if text == "" then return print(chat:sampling_text()) end
+  local name, value = text:match "^([^%s=]+)[%s=]*(.*)$"
+  if not name then return report("/set needs a name; /help lists what it knows") end
+  local bare = name:gsub("_", "-"):gsub("^%-+", "")
+  local option = settable[bare == "temperature" and "temp" or bare]
+  if not option then return report(("/set knows no '%s'; /help lists what it knows"):format(name)) end
+  local key = option.key or (option.name:gsub("-", "_"))
+  if value == "" then return report(("/set %s needs a value, or \"default\""):format(name)) end
+  if value == "default" then chat.given[key] = option.default
+  else chat.given[key] = options.value(option, "/set " .. option.name, value) end
+  print(key == "max_tokens" and ("max_tokens %d"):format(chat.given[key]) or chat:sampling_text())
+end
+
+-- Whether a conversation may be written there: nothing is lost, or the person says so.
+local function may_write(chat, path)
+  local file, _, code = io.open(path, "rb")
+  if not file and code == 2 then return true end -- there is no such file
+  local begins = not file and "?" or file:read(1)
+  if file then file:close() end
+  if not begins then return true end -- an empty file, or a folder, of which `save` says what it is
+  if chat.session.is_saved and chat.session:is_saved(path) then return true end
+  local yes = console.readline(("%s is no saved conversation; overwrite it? [y/N] "):format(path))
+  if yes and yes:find "^%s*[yY]" then return true end
+  print "not saved"
+end
+
 function commands.save(chat, path)
   if path == "" then return report("/save needs a path") end
-  if not can(chat, "save") then return end
+  if not can(chat, "save") or not may_write(chat, path) then return end
   local ok, message = chat.session:save(path)
   if ok then print("saved " .. path) else report(message) end
 end
@@ -177,17 +158,22 @@ function commands.load(chat, path)
   if path == "" then return report("/load needs a path") end
   if not can(chat, "load") then return end
   local ok, message = chat.session:load(path)
-  if ok then print(("goes on after %d tokens"):format(chat.session.length)) else report(message) end
+  if not ok then return report(message) end
+  chat:adopt()
+  print(("goes on after %d tokens"):format(chat.session.length))
 end
 
 function commands.stats(chat)
   if chat.metrics then print("last answer: " .. common.speed_text(chat.metrics)) end
-  print(("context: %d of %d tokens"):format(chat.session.length, chat.model.info.context))
+  local n, context, turns = chat.session.length, chat.model.info.context, chat:turns()
+  local left = chat.session.forgotten or 0
+  print(("context: %d of %d tokens, %d turn%s%s"):format(math.min(n, context), context, turns, turns == 1 and "" or "s",
+    left > 0 and ("; %d older left it"):format(left) or ""))
   print(("memory: %s of tensors, the process at most %s"):format(
     common.bytes(ml.memory.active()), common.bytes(common.peak_bytes())))
 end
 
-local takes_text = {system = true, save = true, load = true}
+local takes_text = {system = true, save = true, load = true, set = true}
 
 -- Runs a command; what it raises is printed and the conversation goes on.
 local function obey(chat, line)
@@ -238,12 +224,14 @@ local function read_turn()
   return table.concat(lines, "\n")
 end
 
-local function banner(m, opts)
-  local parts = {common.name_of(m.info.path or opts.model)}
+local function banner(chat)
+  local m = chat.model
+  local parts = {common.name_of(m.info.path or chat.opts.model)}
   if m.info.parameters then parts[#parts + 1] = common.count(m.info.parameters) .. " parameters" end
   parts[#parts + 1] = common.quantization_text(m.info.quantization)
   parts[#parts + 1] = ("context %d"):format(m.info.context)
-  common.note(opts, "%s\n/help lists commands, Ctrl-D leaves\n", table.concat(parts, ", "))
+  common.note(chat.opts, "%s\nsampling: %s\n/help lists commands, Ctrl-D leaves\n", table.concat(parts, ", "),
+    chat:sampling_text())
 end
 
 local function converse(chat)
@@ -259,10 +247,7 @@ local function converse(chat)
       if text:find("^/[^/]") or text == "/" then
         if obey(chat, text) then return 0 end
       else
-        local reason, message = chat:turn((text:gsub("^//", "/")))
-        if reason == "cancelled" then common.note(chat.opts, "[stopped]") end
-        if not reason then report(message) end
-        print()
+        answer(chat, (text:gsub("^//", "/")))
       end
     end
   end
@@ -285,20 +270,21 @@ function M.run(opts)
   local question = (opts.prompt or opts.file) and common.prompt_of(opts)
   if question and not question:find("%S") then options.wrong_usage("the question is empty") end
   local m <close> = common.load(opts)
-  local chat = open(m, opts, person)
+  local chat = Conversation.open(m, opts)
   local function once()
     local text = question
     question = nil
     return text
   end
-  if person then banner(m, opts) end
+  if person then banner(chat) end
   local ok, code, traceback = console.watch(function()
     if person then return converse(chat) end
     return answer_all(chat, question and once or io.lines())
   end)
   chat.session:close()
   if ok then return code end
-  error(code_of(code) and code or tostring(code) .. "\n" .. tostring(traceback), 0)
+  local known = type(code) == "table" and code.expected or common.code_of(code)
+  error(known and code or tostring(code) .. "\n" .. tostring(traceback), 0)
 end
 
 return M

@@ -78,6 +78,12 @@ function M.sampling_of(opts) return chosen(opts, sampling_keys) end
 
 -- ---- messages ----
 
+---The code of an error object, or nil.
+function M.code_of(err)
+  local ok, code = pcall(function() return err.code end)
+  return ok and code or nil
+end
+
 ---Writes a line to stderr, unless -q was given.
 function M.note(opts, message, ...)
   if opts.quiet then return end
@@ -162,8 +168,19 @@ local function progress(opts)
   end
 end
 
+-- More threads than processors are taken as they were asked for, and wait for each other.
+local function note_threads(opts)
+  local _, cpu = M.device "cpu" -- of which nothing has changed yet: a thread for each processor
+  local n = cpu.threads
+  if opts.threads and n and opts.threads > n then
+    M.note(opts, "note: --threads %d: there %s here; more threads than that only slow it down", opts.threads,
+      n == 1 and "is 1 processor" or ("are %d processors"):format(n))
+  end
+end
+
 ---Loads a model as the options say; a failure ends the command.
 function M.load(opts, path)
+  note_threads(opts)
   local load_options = chosen(opts, load_keys)
   load_options.strict = opts.strict
   local clear

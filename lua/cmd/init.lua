@@ -13,7 +13,7 @@ M.commands = {
   {"perplexity", "measure how well a model predicts a text"},
   {"bench", "measure a model's speed"},
   {"info", "say what a model is"},
-  {"ls", "list the models below a directory"},
+  {"ls", "list the models that are here"},
 }
 
 local function overview()
@@ -22,13 +22,28 @@ moonlet runs language models; a model is a Lua file.
 
   moonlet                        the REPL
   moonlet FILE.lua [ARGUMENTS]   runs a script; - reads it from stdin
-  moonlet -e CODE [ARGUMENTS]    runs code, with `ml` at hand
+  moonlet -e CODE [ARGUMENTS]    runs code, with `ml` at hand; -e may be given several times
   moonlet -v                     prints the version
 
 ]]}
   for _, c in ipairs(M.commands) do out[#out + 1] = ("  moonlet %-12s %s\n"):format(c[1], c[2]) end
   out[#out + 1] = "\n`moonlet COMMAND --help` explains a command. To begin:\n\n  moonlet chat -m MODEL.gguf\n"
   return table.concat(out)
+end
+
+-- What to do with a path that is no command, or nil: a model is to be talked with, and a file may be a script.
+local function use_of(name)
+  local file = io.open(name)
+  if not file then return nil end
+  local _, why = file:read(0) -- a message for folders alone
+  file:close()
+  local config = why and io.open(name .. "/config.json")
+  if config then config:close() end
+  if config or not why and name:find "%.gguf$" then
+    return ("a model is named by -m: `moonlet chat -m %s`"):format(name)
+  end
+  if why then return ("it is a folder; `moonlet ls %s` lists the models in it"):format(name) end
+  return ("a script is run by `moonlet ./%s`"):format(name)
 end
 
 local function find(name)
@@ -39,11 +54,8 @@ local function find(name)
   end
   if name:sub(1, 1) == "-" then options.wrong_usage("unknown option %s; see `moonlet --help`", name) end
   local near = options.nearest(name, names)
-  local file = io.open(name)
-  if file then file:close() end
-  if file and not near then
-    options.wrong_usage("no command is called '%s'; a script is run by `moonlet ./%s`", name, name)
-  end
+  local use = not near and use_of(name)
+  if use then options.wrong_usage("no command is called '%s'; %s", name, use) end
   options.wrong_usage("no command is called '%s'%s", name,
     near and (" (did you mean %s?)"):format(near) or "; see `moonlet --help`")
 end

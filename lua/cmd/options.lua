@@ -88,7 +88,11 @@ end
 
 local function key_of(option) return option.key or (option.name:gsub("-", "_")) end
 
-local function convert_one(option, shown, text)
+---The value that a text gives an option; a complaint where it gives none.
+---@param option moonlet.cmd.Option
+---@param shown string  what the complaint calls it
+---@param text string
+function M.value(option, shown, text)
   local value = text
   if option.type == "integer" then value = math.tointeger(tonumber(text)) end
   if option.type == "number" then value = tonumber(text) end
@@ -111,9 +115,9 @@ local function convert_one(option, shown, text)
 end
 
 local function convert(option, shown, text)
-  if not option.list then return convert_one(option, shown, text) end
+  if not option.list then return M.value(option, shown, text) end
   local list = {}
-  for part in (text .. ","):gmatch("([^,]*),") do list[#list + 1] = convert_one(option, shown, part) end
+  for part in (text .. ","):gmatch("([^,]*),") do list[#list + 1] = M.value(option, shown, part) end
   return list
 end
 

@@ -4,6 +4,7 @@ local console = require "moonlet.console"
 local common = require "moonlet.cmd.common"
 local complete = require "moonlet.repl.complete"
 local help = require "moonlet.repl.help"
+local input = require "moonlet.repl.input"
 local show = require "moonlet.repl.show"
 
 local M = {}
@@ -23,45 +24,42 @@ function M.banner()
   return ("moonlet %s, %s\n%s\nhelp() tells more, Ctrl-D leaves"):format(console.version, _VERSION, device_text())
 end
 
--- Whether more lines could mend what the compiler complains of. A quoted string goes on only if its line ends in \.
-local function unfinished(message, text)
-  if message:find "unfinished string near <eof>$" then return text:find "\\z?%s*$" ~= nil end
-  return message:find "<eof>$" ~= nil
+-- What was pasted and has not run yet, as `plan` of moonlet.repl.input gives it.
+local pasted = {}
+
+-- Takes lines that came together; what is to run first of them, false when nothing is.
+local function take_lines(text)
+  pasted = input.plan(input.split(input.lines(text)))
+  return table.remove(pasted, 1) or false
 end
 
----Turns input into a function.
----@param text string
----@return function? chunk  nil when the text is unfinished or wrong
----@return string? message  what is wrong; nil when more lines are needed
-function M.compile(text)
-  -- A variable to be closed makes the last call no tail call, so that errors inside it find their line here.
-  local expression, why_not = load("local _repl_ <close> = nil return " .. text:gsub("^%s*=", ""), "=(repl)")
-  if expression then return expression end
-  local chunk, message = load(text, "=(repl)")
-  if chunk then return chunk end
-  if unfinished(message, text) or unfinished(why_not, text) then return nil end
-  if text:find "^%s*=" then message = why_not end
-  return nil, message
+-- The first line of an input, or lines that came together.
+local function read_first()
+  if #pasted > 0 then return table.remove(pasted, 1) end
+  local line = console.readline("> ")
+  if not line or not line:find "%S" then return line and false end
+  if line:find "\n" then return take_lines(line) end
+  local text, prompted = input.without_prompt(line)
+  return {text = text, prompted = prompted}
 end
 
----Reads lines until they make a chunk. Returns nil at the end of input, false when there is nothing to run.
-local function read_chunk()
-  local text = console.readline("> ")
-  if not text or not text:find "%S" then return text and false end
-  while true do
-    local chunk, message = M.compile(text)
-    if chunk or message then
-      console.remember(text)
-      return chunk or false, message, text
-    end
+---The next input: {text, chunk or message}, or {text, chunk, merged = true} for a chunk that shows its values itself.
+---nil at the end, false when there is nothing to run.
+local function read_input()
+  local one = read_first()
+  while one and not one.merged do
+    one.chunk, one.message = input.compile(one.text)
+    if one.chunk or one.message then break end
     local more = console.readline(">> ")
-    if more == false then return false end
     if more == nil then
-      console.remember(text)
-      return false, select(2, load(text, "=(repl)")), text
+      one.message = select(2, load(one.text, "=(repl)"))
+      break
     end
-    text = text .. "\n" .. more
+    if not more then return false end
+    if more:find "\n" then one = take_lines(one.text .. "\n" .. more)
+    else one.text = input.add(one.text, more, one.prompted) end
   end
+  return one
 end
 
 -- A traceback of the functions of the user's, where there are any: what was typed alone says no more than the message.
@@ -76,6 +74,7 @@ local function report(err, traceback)
   io.stderr:write(code == "cancelled" and code or show.show(err), "\n")
   local lines = code ~= "cancelled" and of_functions(traceback)
   if lines then io.stderr:write(lines, "\n") end
+  return code
 end
 
 local noted = {}
@@ -92,9 +91,9 @@ local function is_stream(results)
   return results.n == 4 and type(results[1]) == "table" and rawequal(results[1], results[4])
 end
 
--- Runs inside the protected call, since showing a value may compute it. Short results share a line, as with `print`.
-local function run_and_print(chunk)
-  local results = table.pack(chunk())
+-- Prints values. Short ones share a line, as with `print`.
+local function print_values(...)
+  local results = table.pack(...)
   if results.n == 0 then return end
   if is_stream(results) then
     print(show.show(results[1]))
@@ -107,6 +106,9 @@ local function run_and_print(chunk)
   end
   print(table.concat(results, (lines or length > 100) and "\n" or "\t"))
 end
+
+-- Runs inside the protected call, since showing a value may compute it.
+local function run_and_print(chunk) print_values(chunk()) end
 
 -- A stream of tokens seldom ends its line; the prompt begins one of its own all the same.
 local line_is_open = false
@@ -137,6 +139,18 @@ local function hint(text, ok)
   if text:find "^%s*help%s*$" then note "help() tells more" end
 end
 
+-- Runs one input. What was pasted behind one that Ctrl-C stopped is dropped.
+local function run(one)
+  console.remember(one.text)
+  if one.message then return io.stderr:write(one.message, "\n") end
+  local ok, err, traceback
+  if one.merged then ok, err, traceback = console.run(one.chunk, print_values)
+  else ok, err, traceback = console.run(run_and_print, one.chunk) end
+  if line_is_open then print() end
+  if not ok and report(err, traceback) == "cancelled" then pasted = {} end
+  hint(one.text, ok)
+end
+
 ---Runs until the end of input.
 ---@return integer exit code
 function M.main()
@@ -147,16 +161,9 @@ function M.main()
   console.completer(function(word, line) return complete.complete(word, line, _G) end)
   print(M.banner())
   while true do
-    local chunk, message, text = read_chunk()
-    if chunk == nil then break end
-    if message then
-      io.stderr:write(message, "\n")
-    elseif chunk then
-      local ok, err, traceback = console.run(run_and_print, chunk)
-      if line_is_open then print() end
-      if not ok then report(err, traceback) end
-      hint(text, ok)
-    end
+    local one = read_input()
+    if one == nil then break end
+    if one then run(one) elseif one == false then pasted = {} end
   end
   print()
   return 0

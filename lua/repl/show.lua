@@ -110,6 +110,30 @@ local function show_table(t, state, depth, indent)
   return lay_out(items, scalars, indent, limits)
 end
 
+-- What `complete` gives, and each entry of what `batch_generate` does.
+local function is_result(t)
+  local ids, metrics = rawget(t, "ids"), rawget(t, "metrics")
+  return type(ids) == "table" and type(metrics) == "table" and rawget(t, "finish_reason") ~= nil
+end
+
+-- A result in a line: how many entries its tables have, and as much of its text as fits.
+local function show_result(t, limits)
+  local items, text = {}, nil
+  for _, entry in ipairs((entries(t, limits.items))) do
+    local key, value = entry[1], entry[2]
+    if key == "text" and type(value) == "string" then text = value
+    elseif type(value) == "table" then
+      local n = #value
+      items[#items + 1] = ("%s = {%s}"):format(show_key(key), n > 0 and n .. " entries" or next(value) and "..." or "")
+    else
+      items[#items + 1] = show_key(key) .. " = " .. (type(value) == "string" and quote(value, 30) or to_text(value))
+    end
+  end
+  local line = table.concat(items, ", ")
+  if text then line = ("text = %s, "):format(quote(text, math.max(10, limits.width - #line - 20))) .. line end
+  return "{" .. line .. "}"
+end
+
 function show(value, state, depth, indent)
   state.nodes = state.nodes - 1
   local kind = type(value)
@@ -118,6 +142,7 @@ function show(value, state, depth, indent)
     local text = depth > 1 and (brief_tensor(value) or to_text(value)) or tostring(value) -- its own error, if any
     return (text:gsub("\n", "\n" .. (" "):rep(indent)))
   end
+  if kind == "table" and is_result(value) then return show_result(value, state.limits) end
   if kind == "table" then return show_table(value, state, depth, indent) end
   if kind == "function" and depth > 1 then return kind end -- an address says nothing to anyone
   return to_text(value)

@@ -17,6 +17,7 @@ local context = require "moonlet.templates.jinja_context"
 local globals = require "moonlet.templates.jinja_globals".globals
 local parser = require "moonlet.templates.jinja_parser"
 local run = require "moonlet.templates.jinja_run"
+local values = require "moonlet.templates.jinja_text"
 
 local M = {}
 
@@ -70,7 +71,8 @@ local OPTIONS = {now = true, max_steps = true, max_bytes = true, track = true, g
 local function positive(options, name)
   local n = options[name]
   if n ~= nil and (type(n) ~= "number" or n ~= n or n <= 0) then
-    base.raise("usage", "%s: expected a positive number, found %s", name, tostring(n))
+    base.raise("usage", "%s: expected a positive number, found %s", name,
+      math.type(n) == "float" and values.float(n) or tostring(n))
   end
   return n
 end
@@ -121,6 +123,7 @@ function Template:render(vars, options)
   return guarded(rt, render, self, rt, vars or {}, options or {})
 end
 
+---A template ready to be rendered; nil, message, code where the source is none.
 ---@param source string  a template, UTF-8
 ---@return moonlet.Template? template
 ---@return string? message

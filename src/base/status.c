@@ -1,6 +1,8 @@
 /* status.c: the thread-local error record. */
 #include "base/status.h"
 
+#include "base/numeric.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -19,7 +21,9 @@ const char *ml_error_message(void) { return record; }
 
 ml_status ml_failv(ml_status status, const char *format, va_list args) {
   char text[RECORD_BYTES]; /* the arguments may point into the record itself */
+  ml_numeric n = ml_numeric_enter();
   vsnprintf(text, sizeof text, format, args);
+  ml_numeric_leave(n);
   memcpy(record, text, sizeof text);
   return status;
 }

@@ -6,12 +6,12 @@
  * as a tree. */
 #include "io/json.h"
 
+#include "base/numeric.h"
 #include "io/file.h"
 #include "io/utf8.h"
 
 #include <json-c/json.h>
 #include <limits.h>
-#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -382,11 +382,9 @@ ml_status ml_json_parse(const char *text, size_t size, const char *source, ml_js
   ml_status status = doc->source ? ML_OK : ML_MEMORY;
   if (status == ML_OK) {
     parser p = {.start = text, .at = text, .end = text + size, .source = doc->source};
-    /* strtod reads the decimal point of the thread's locale. */
-    locale_t c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0), old = uselocale(c_locale);
+    ml_numeric n = ml_numeric_enter(); /* for strtod */
     status = read_document(&p, &doc->root);
-    uselocale(old);
-    if (c_locale) freelocale(c_locale);
+    ml_numeric_leave(n);
     ml_free(p.scratch);
   }
   if (status != ML_OK) {

@@ -1,10 +1,10 @@
 /* json_write.c: JSON text from values. */
 #include "io/json.h"
+#include "base/numeric.h"
 #include "io/utf8.h"
 
 #include <float.h>
 #include <limits.h>
-#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,13 +63,12 @@ void ml_json_write_int(ml_json_writer *w, int64_t value) {
 /* The fewest significant digits that read back as `value` (not 0), "d.ddde[+-]dd". 15 digits are enough for any shorter
  * decimal to show itself, except where subnormals have fewer bits. */
 static void shortest(double value, char *text, size_t size) {
-  locale_t c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0), old = uselocale(c_locale);
+  ml_numeric n = ml_numeric_enter();
   for (int digits = fabs(value) < DBL_MIN ? 1 : 15; digits <= 17; digits++) {
     snprintf(text, size, "%.*e", digits - 1, value);
     if (strtod(text, NULL) == value) break;
   }
-  uselocale(old);
-  if (c_locale) freelocale(c_locale);
+  ml_numeric_leave(n);
 }
 
 /* Laid out as Python's repr does, which the reference's templates and files show: positional from 1e-4 up to 1e16. */

@@ -1,4 +1,5 @@
 /* args.c: arguments by signature, and the one place where positions of Lua become positions of C. */
+#include "base/numeric.h"
 #include "lua_bind/lua_bind.h"
 
 #include <math.h>
@@ -18,7 +19,12 @@ static const char *found(lua_State *L, int index) {
     snprintf(text, sizeof text, "\"%s\"", lua_tostring(L, index));
     return lua_pushstring(L, text);
   }
-  case LUA_TNUMBER:
+  case LUA_TNUMBER: {
+    char text[40];
+    if (lua_isinteger(L, index)) return luaL_tolstring(L, index, NULL);
+    ml_number_text(text, sizeof text, 14, lua_tonumber(L, index));
+    return lua_pushfstring(L, strpbrk(text, ".eni") ? "%s" : "%s.0", text); /* as Lua writes floats */
+  }
   case LUA_TBOOLEAN: return luaL_tolstring(L, index, NULL);
   default: return lua_pushfstring(L, "a %s", luaL_testudata(L, index, LB_TENSOR) ? "tensor" : luaL_typename(L, index));
   }
@@ -238,7 +244,7 @@ static void read_attribute(reader *r, const parameter *p, int index) {
   if (r->n_attrs == ML_MAX_ATTRS) lb_usage(L, "%s: too many parameters", ml_op_name(r->op));
   int at = r->n_attrs++;
   switch (p->type[0]) {
-  case 'f': a->v[at].f = absent ? strtod(p->fallback, NULL) : lb_check_number(L, index, what); return;
+  case 'f': a->v[at].f = absent ? ml_number_read(p->fallback) : lb_check_number(L, index, what); return;
   case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, what); return;
   case 'b':
     if (!absent && !lua_isboolean(L, index)) lb_unexpected(L, index, what, "true or false");

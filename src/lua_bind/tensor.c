@@ -1,4 +1,5 @@
 /* tensor.c: the tensor handle: making, reading, indexing, printing, closing. */
+#include "base/numeric.h"
 #include "lua_bind/lua_bind.h"
 
 #include <math.h>
@@ -388,7 +389,7 @@ static void add_text(luaL_Buffer *b, const char *data, const ml_tensor *t, int64
   else if (t->dtype == ML_U64) snprintf(text, sizeof text, "%llu", (unsigned long long)lua_tointeger(L, -1));
   else if (lua_isinteger(L, -1)) snprintf(text, sizeof text, "%lld", (long long)lua_tointeger(L, -1));
   else if (isnan(lua_tonumber(L, -1))) snprintf(text, sizeof text, "nan"); /* whatever its sign bit */
-  else snprintf(text, sizeof text, "%.5g", lua_tonumber(L, -1));
+  else ml_number_text(text, sizeof text, 5, lua_tonumber(L, -1));
   lua_pop(L, 1);
   luaL_addstring(b, text);
 }

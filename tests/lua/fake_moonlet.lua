@@ -194,6 +194,12 @@ end
 
 local Model = {}
 Model.__index = Model
+function Model:generation_defaults(opts)
+  local merged, config = {}, self.generation_config
+  if config.do_sample then merged.temperature, merged.top_p = config.temperature, config.top_p end
+  for k, v in pairs(opts) do merged[k] = v end
+  return merged, next(config) ~= nil
+end
 Model.__close = function(m) m.closed = true end
 
 function Model:generate(prompt, opts)
@@ -217,11 +223,16 @@ Session.__index = Session
 M.Session = Session
 function Model:session(opts)
   M.session_options = opts
-  return setmetatable({model = self, system = opts and opts.system, length = 0, tokens = {}}, Session)
+  return setmetatable({
+    model = self, system = opts and opts.system, length = 0, tokens = {}, messages = {}, forgotten = 0,
+  }, Session)
 end
 function Session:send(text, opts)
-  if text == "overflow" then error(fault("limit", "context: full")) end
+  if text == "overflow" then error(fault("limit", "send: the question makes 9 tokens by itself")) end
   self.length = self.length + #text
+  if text:find "^forget" then self.forgotten = self.forgotten + 2 end
+  table.insert(self.messages, {role = "user", content = text})
+  table.insert(self.messages, {role = "assistant", content = text:upper()})
   local answer = (self.system and self.system .. ": " or "") .. text:upper()
   return tokens(self.model, text:find "^long" and ("ab"):rep(500) or answer, #text, opts or {})
 end
@@ -238,6 +249,18 @@ function Session:load(path)
   self.length = file:read "n"
   file:close()
   return true
+end
+function Session:undo()
+  local n = #self.messages
+  if n == 0 then return nil end
+  local text = self.messages[n - 1].content
+  self.messages[n], self.messages[n - 1] = nil, nil
+  self.length = self.length - #text
+  return text
+end
+function Session.is_saved(_, path)
+  local file <close> = assert(io.open(path))
+  return file:read "a":find "^%d+$" ~= nil
 end
 function Session:close() self.closed = true end
 
@@ -257,6 +280,8 @@ function M.load(path, opts)
   if path:find "slow" then M.slow = 0.01 end
   return setmetatable({
     tokenizer = M.tokenizer(path), device = "cpu",
+    generation_config = path:find "greedy" and {do_sample = false}
+      or path:find "warm" and {do_sample = true, temperature = 0.6, top_p = 0.9} or {},
     info = {
       model_type = "fake", family = "fake", layers = 2, hidden_size = 8, vocab_size = 256, parameters = 134515008,
       quantization = {bits = 4, group_size = 32, format = "q4_1"}, context = 2048, bytes = 98e6, path = path,

@@ -179,6 +179,9 @@ t.test("exit codes", function()
   check({"generat"}, 2, "^moonlet: no command is called 'generat' %(did you mean generate%?%)\n$")
   check({"nothing"}, 2, "see `moonlet %-%-help`")
   check({"Makefile"}, 2, "a script is run by `moonlet %./Makefile`")
+  check({"tests"}, 2, "^moonlet: no command is called 'tests'; it is a folder; `moonlet ls tests` lists the models")
+  check({"./tests/lua"}, 2, "it is a folder; `moonlet ls %./tests/lua`")
+  check({"tests/goldens/tiny/qwen3"}, 2, "a model is named by %-m: `moonlet chat %-m tests/goldens/tiny/qwen3`")
   check({"--verbose"}, 2, "unknown option %-%-verbose")
   check({"generate", "-m", "fake", "-p", "x", "--tpo-k", "3"}, 2, "^moonlet generate: .*did you mean %-%-top%-k")
   check({"generate", "-m", "none", "-p", "x"}, 1, "^moonlet generate: none: no such file or directory\n$")
@@ -212,6 +215,10 @@ t.test("what stdout does not take is an error", function()
     local code, _, err = run(argv, "", true)
     t.eq(code, 1)
     t.ok(err:find("standard output: No space left on device", 1, true), err)
+  end
+  for _, more in ipairs {{"-p", "x"}, {"-p", "x", "--json"}, {}} do
+    local code, _, err = run({"chat", "-q", "-m", "fake", table.unpack(more)}, "one\ntwo\n", true)
+    t.eq({code, err}, {1, "moonlet chat: standard output: No space left on device\n"})
   end
 end)
 
@@ -252,6 +259,13 @@ t.test("generate: options reach load and generate under their API names", functi
   fake.calls = {}
   run {"generate", "-m", "fake", "-p", "x"}
   t.eq(fake.calls, {{}, {max_tokens = 256}})
+end)
+
+t.test("--threads beyond the processors is a note", function()
+  local function err_of(...) return select(3, run {"generate", "-m", "fake", "-p", "x", ...}) end
+  t.ok(err_of("--threads", "3"):find("note: --threads 3: there are 2 processors here; more threads", 1, true))
+  t.ok(not err_of("--threads", "2"):find "note:" and not err_of():find "note:")
+  t.eq(err_of("--threads", "3", "-q"), "")
 end)
 
 t.test("generate: a full context is told, a limit of the user's is not", function()
@@ -404,23 +418,30 @@ t.test("chat: each line of a pipe is a turn, taken as it is", function()
   t.eq({run({"chat", "-q", "-m", "fake"}, "one\n\n/two\n")}, {0, "ONE\n/TWO\n", ""})
   local code, out, err = run({"chat", "-q", "-m", "fake"}, "one\noverflow\nthree\n")
   t.eq({code, out}, {1, "ONE\n"})
-  t.ok(err:find "^moonlet chat: context: full\nthe conversation no longer fits", err)
+  t.eq(err, "moonlet chat: send: the question makes 9 tokens by itself\n")
 end)
 
-t.test("chat: the model's own sampling unless --temp is given", function()
-  local function sent(...)
+t.test("chat: sampled as the model says, else as moonlet does; what the user says comes first", function()
+  local function sent(model, ...)
     fake.calls = {}
-    run {"chat", "-m", "fake", "-p", "x", ...}
+    run {"chat", "-m", model, "-p", "x", "-n", "5", ...}
     fake.calls[2].cancel = nil
     return fake.calls[2]
   end
-  t.eq(sent(), {max_tokens = 1024, defaults = "model"})
-  t.eq(sent("--temp", "0", "-n", "5"), {max_tokens = 5, temperature = 0})
+  t.eq(sent "fake", {max_tokens = 5, temperature = 0.8, top_k = 40, top_p = 0.95, min_p = 0.05})
+  t.eq(sent("fake", "--temp", "0.5"), {max_tokens = 5, temperature = 0.5, top_k = 40, top_p = 0.95, min_p = 0.05})
+  t.eq(sent("fake", "--temp", "0"), {max_tokens = 5, temperature = 0})
+  t.eq(sent("fake", "--temp", "0", "--top-k", "3"), {max_tokens = 5, temperature = 0, top_k = 3})
+  t.eq(sent "fake warm", {max_tokens = 5, temperature = 0.6, top_p = 0.9})
+  t.eq(sent("fake warm", "--top-p", "1", "--seed", "4"), {max_tokens = 5, temperature = 0.6, top_p = 1, seed = 4})
+  t.eq(sent("fake warm", "--temp", "0"), {max_tokens = 5, temperature = 0})
+  t.eq(sent "fake greedy", {max_tokens = 5})
 end)
 
 local function talk(script, ...)
   console.script, console.terminal.stdin, console.remembered = script, true, {}
-  local code, out, err = run {"chat", "-m", "fake", ...}
+  local argv = {"chat", "-m", "fake", ...} -- the last -m counts
+  local code, out, err = run(argv)
   console.terminal.stdin = nil
   return code, out, err
 end
@@ -435,7 +456,7 @@ t.test("chat: banner, turns of several lines, commands", function()
   t.ok(err:find "fake, 135 M parameters, Q4_1, context 2048\n", err)
   t.ok(out:find "^HELLO\n\nA\nB\n\nX\nY\n\nV\n\nW\n\n/SLASH\n\n", out)
   t.ok(out:find "last answer: 6 tokens, 20.0 tokens/s, prompt 6 tokens, read at 12 tokens/s\n", out)
-  t.ok(out:find "context: 21 of 2048 tokens\nmemory: 1.00 MB of tensors, the process at most %d", out)
+  t.ok(out:find "context: 21 of 2048 tokens, 5 turns\nmemory: 1.00 MB of tensors, the process at most %d", out)
   t.ok(out:find("saved " .. path .. "\nbegun again\ngoes on after 21 tokens\nno system message\n", 1, true), out)
   t.ok(out:find "with this system message\nBe brief: NOW\n", out)
   t.ok(err:find "there is no command /nonsense; /help lists them" and err:find "/save needs a path", err)
@@ -451,10 +472,10 @@ t.test("chat: a template from a file or by name; sessions that cannot be saved",
   file:write "{{ messages }}"
   file:close()
   talk({}, "--template", path)
-  t.eq(fake.session_options, {template = "{{ messages }}"})
+  t.eq(fake.session_options, {template = "{{ messages }}", forget = true})
   os.remove(path)
   talk({}, "--template", "tool_use", "--system", "Brief.")
-  t.eq(fake.session_options, {template = "tool_use", system = "Brief."})
+  t.eq(fake.session_options, {template = "tool_use", system = "Brief.", forget = true})
   for _, case in ipairs {
     {{"-m", "fake", "--template", "nosuch"}, "^moonlet chat: %-%-template nosuch: no such file; chat template: there"},
     {{"-m", "fake", "--template", "tests"}, "^moonlet chat: tests: Is a directory"},
@@ -474,7 +495,7 @@ end)
 t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
   local code, out, err = talk {"overflow", "/load /nowhere", "still here", "overflow"}
   t.eq(code, 0)
-  t.eq(select(2, err:gsub("\nthe conversation no longer fits the context; /clear begins again\n", "")), 1, err)
+  t.eq(select(2, err:gsub("moonlet chat: send: the question makes 9 tokens by itself\n", "")), 2, err)
   t.ok(err:find "/nowhere: No such file", err)
   t.ok(out:find "STILL HERE", out)
   console.interrupt_now = true
@@ -485,9 +506,86 @@ t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
   t.ok(select(3, talk({"long story"}, "-n", "10")):find "%[cut after 10 tokens; %-n raises the limit%]")
 end)
 
+t.test("chat: the banner says how answers are sampled, /set changes it", function()
+  local function banner(...) return select(3, talk({}, ...)):match "\nsampling: ([^\n]*)\n/help" end
+  t.eq(banner(), "temperature 0.8, top_k 40, top_p 0.95, min_p 0.05; moonlet's own, since the model brings none")
+  t.eq(banner("--temp", "0"), "greedy (as you set it)")
+  t.eq(banner("--top-k", "3", "--seed", "7"), "temperature 0.8, top_k 3 (as you set it), top_p 0.95, min_p 0.05, "
+    .. "seed 7 (as you set it); moonlet's own, since the model brings none")
+  t.eq(banner("-m", "fake warm"), "temperature 0.6, top_p 0.9; from the model's generation_config.json")
+  t.eq(banner("-m", "fake greedy"), "greedy; from the model's generation_config.json")
+  fake.calls = {}
+  local _, out, err = talk({"/set", "/set temp 0.2", "one", "/set top_k=5", "/set --min-p 0", "/set max-tokens 9",
+    "two", "/set temperature default", "/set max-tokens default", "three", "/set temp", "/set temp hot", "/set top-p 2",
+    "/set stop x", "/set temp 0", "four"})
+  t.ok(out:find("^temperature 0.8, top_k 40, top_p 0.95, min_p 0.05; moonlet's own, since the model brings none\n"
+    .. "temperature 0.2 %(as you set it%), top_k 40"), out)
+  t.ok(out:find("greedy (as you set it), top_k 5 (as you set it), min_p 0 (as you set it)\n", 1, true), out)
+  for _, line in ipairs {"/set temp needs a value, or \"default\"", "/set temp wants a number, not 'hot'",
+    "/set top-p must be at most 1, not 2", "/set knows no 'stop'; /help lists what it knows"} do
+    t.ok(err:find("moonlet chat: " .. line, 1, true), line .. ": " .. err)
+  end
+  for i = 2, #fake.calls do fake.calls[i].cancel = nil end
+  t.eq({table.unpack(fake.calls, 2)}, {
+    {max_tokens = 1024, temperature = 0.2, top_k = 40, top_p = 0.95, min_p = 0.05},
+    {max_tokens = 9, temperature = 0.2, top_k = 5, top_p = 0.95, min_p = 0},
+    {max_tokens = 1024, temperature = 0.8, top_k = 5, top_p = 0.95, min_p = 0},
+    {max_tokens = 1024, temperature = 0, top_k = 5, min_p = 0},
+  })
+end)
+
+t.test("chat: /retry and /undo", function()
+  fake.calls = {}
+  local _, out, err = talk({"/retry", "/undo", "one", "two", "/retry", "/retry", "/stats", "/undo", "/stats", "/undo",
+    "/undo", "three"}, "--seed", "5")
+  t.ok(out:find "^ONE\n\nTWO\n\nTWO\n\nTWO\n\n", out)
+  t.ok(out:find "context: 6 of 2048 tokens, 2 turns\n" and out:find "context: 3 of 2048 tokens, 1 turn\n", out)
+  t.ok(out:find "took back: two\n.*took back: one\nTHREE", out)
+  t.eq(select(2, err:gsub("there is no question yet", "")), 3, err)
+  local seeds = {}
+  for i = 2, #fake.calls do seeds[#seeds + 1] = fake.calls[i].seed end
+  t.eq(seeds, {5, 5, 6, 7, 5}) -- with a seed of its own, another answer
+  _, out, err = talk {"one", "overflow", "/retry", "/undo", "/undo"}
+  t.eq(select(2, err:gsub("the question makes 9 tokens", "")), 2, "a question that failed is asked again")
+  t.ok(out:find "took back: overflow\ntook back: one\n", out)
+  t.ok(select(2, talk {("é "):rep(90), "/undo"}):find("took back: " .. ("é "):rep(30) .. "...\n", 1, true))
+end)
+
+t.test("chat: turns that leave a full context are told of once, and counted", function()
+  local _, out, err = talk {"one", "forget", "forget again", "/stats", "/clear", "forget"}
+  t.eq(select(2, err:gsub("%[the context of 2048 tokens is full: the oldest turns leave the conversation%]\n", "")), 2)
+  t.ok(out:find "tokens, 3 turns; 4 older left it\n", out)
+end)
+
+t.test("chat: /save asks before it overwrites what is no saved conversation", function()
+  local path = os.tmpname()
+  local function content()
+    local file <close> = assert(io.open(path))
+    return file:read "a"
+  end
+  local function write(text)
+    local file <close> = assert(io.open(path, "w"))
+    file:write(text)
+  end
+  t.ok(select(2, talk {"ab", "/save " .. path}):find("saved " .. path, 1, true), "an empty file")
+  t.ok(select(2, talk {"abc", "/save " .. path}):find("saved " .. path, 1, true), "a saved conversation")
+  t.eq(content(), "3")
+  for _, no in ipairs {"", "n", "what?", false} do
+    write "my letters"
+    t.ok(select(2, talk {"abcd", "/save " .. path, no}):find "not saved\n", tostring(no))
+    t.eq(content(), "my letters")
+  end
+  t.ok(select(2, talk {"abcd", "/save " .. path, "y"}):find "saved")
+  t.eq(content(), "4")
+  os.remove(path)
+  t.ok(select(2, talk {"abcde", "/save " .. path}):find "saved")
+  t.eq(content(), "5")
+  os.remove(path)
+end)
+
 t.test("chat: completion of commands and paths", function()
   talk {}
-  t.eq(console.complete("/s", "/s"), {"/save", "/stats", "/system"})
+  t.eq(console.complete("/s", "/s"), {"/save", "/set", "/stats", "/system"})
   t.eq(console.complete("x", "/save x"), true)
   t.eq(console.complete("th", "what is th"), nil)
 end)

@@ -55,6 +55,14 @@ t.test("what the reference names is there", function()
   end
 end)
 
+t.test("README.md names every subcommand, and what an own PREFIX needs", function()
+  local text = read "README.md"
+  for _, c in ipairs(require "moonlet.cmd".commands) do t.ok(text:find("\n| `" .. c[1] .. "` | ", 1, true), c[1]) end
+  for _, word in ipairs {"PREFIX", "PKG_CONFIG_PATH", "-Wl,-rpath,", "LUA_CPATH"} do
+    t.ok(text:find(word, 1, true), word)
+  end
+end)
+
 t.test("the program of README.md runs", function()
   local model = t.checkpoint "SmolLM2-135M-Instruct.gguf"
   local build = os.getenv "BUILD" or "build"

@@ -9,6 +9,7 @@ local show = require "moonlet.repl.show".show
 local complete = require "moonlet.repl.complete"
 local help = require "moonlet.repl.help"
 local repl = require "moonlet.repl"
+local input = require "moonlet.repl.input"
 
 -- Stands for a tensor: a userdata whose metatable has functions.
 local function tensor()
@@ -74,6 +75,19 @@ t.test("show: what has a __tostring uses it; a tensor in a table is brief", func
   t.raises(function() show(broken) end, "no") -- alone it is what was asked for: its error is the answer
 end)
 
+t.test("show: a result of complete is one line", function()
+  local metrics = {decode_seconds = 0.123456, prompt_tokens = 12, finish_reason = "length"}
+  local result = {text = ("The moon\n"):rep(40), ids = {}, finish_reason = "length", metrics = metrics}
+  for i = 1, 120 do result.ids[i] = i * 1000 end
+  t.eq(show(result),
+    '{text = "The moon\\nThe moon\\n"..., finish_reason = "length", ids = {120 entries}, metrics = {...}}')
+  result.logprobs, result.text = {{}, {}}, "Yes"
+  t.eq(show(result),
+    '{text = "Yes", finish_reason = "length", ids = {120 entries}, logprobs = {2 entries}, metrics = {...}}')
+  result.text, result.ids = nil, {}
+  t.ok(show(result):find "^{finish_reason = \"length\", ids = {}")
+end)
+
 t.test("show: an order of its own is kept", function()
   local ordered = setmetatable({z = 1, a = 2}, {__pairs = function(self)
     local keys, i = {"z", "a"}, 0
@@ -120,7 +134,7 @@ end)
 
 t.test("compile: expressions, statements, unfinished input, mistakes", function()
   local function value(text)
-    local chunk, message = repl.compile(text)
+    local chunk, message = input.compile(text)
     t.eq(message, nil)
     return t.ok(chunk, text)()
   end
@@ -128,14 +142,63 @@ t.test("compile: expressions, statements, unfinished input, mistakes", function(
   t.eq(value "do local x = 5 end", nil)
   local beginnings = {"for i = 1, 2 do", "x =", "for", "{1,", "print(", "[[a", "--[[ a", "f(function()", "1 +", "'a\\"}
   for _, text in ipairs(beginnings) do
-    t.eq({repl.compile(text)}, {}, text)
+    t.eq({input.compile(text)}, {}, text)
   end
   for _, text in ipairs {")", "x y", "'a", "= = 1", "= 1 2"} do
-    local chunk, message = repl.compile(text)
+    local chunk, message = input.compile(text)
     t.eq(chunk, nil)
     t.ok(message and message:find "^%(repl%):1: ", text)
   end
-  t.ok(select(2, repl.compile "= 1 2"):find "near '2'")
+  t.ok(select(2, input.compile "= 1 2"):find "near '2'")
+end)
+
+-- What lines are cut into, and what their values are when they run as the REPL runs them.
+local function cut(text) return input.split(input.lines(text)) end
+local function values(text)
+  local shown = {}
+  local function show_values(...)
+    for _, v in ipairs {...} do shown[#shown + 1] = v end
+  end
+  for _, one in ipairs(input.plan(cut(text))) do
+    if one.merged then one.chunk(show_values) else show_values(assert(input.compile(one.text))()) end
+  end
+  return shown
+end
+
+t.test("input: lines that were pasted together", function()
+  t.eq(cut "x = 1\n=x\r\n\nx + 1", {"x = 1", "=x", "x + 1"})
+  t.eq(cut "for i = 1, 2 do\n  print(i)\nend\n=2", {"for i = 1, 2 do\n  print(i)\nend", "=2"})
+  t.eq(cut "x = text\n  :rep(2)\n  :len()\n=x", {"x = text\n  :rep(2)\n  :len()", "=x"})
+  t.eq(cut "x = 1\n  + 2", {"x = 1\n  + 2"})
+  t.eq(cut "x y\n=2", {"x y", "=2"})
+  t.eq(cut "=1\nf(function()", {"=1", "f(function()"})
+  t.eq(cut "=1 -- one\n-- a comment\n=2", {"=1 -- one", "-- a comment", "=2"})
+  t.eq(cut "\n \n", {})
+end)
+
+t.test("input: a session with its prompts", function()
+  t.eq(cut "> x = 1\n> =x", {"x = 1", "=x"})
+  t.eq(cut "> for i = 1, 2 do\n>>   print(i)\n>> end\n> =2", {"for i = 1, 2 do\n  print(i)\nend", "=2"})
+  t.eq(cut "    $ build/moonlet\n    > =1, 2  -- two\n    1      2\n    > =3\n    {\n      3\n    > =4\n    4",
+    {"=1, 2  -- two", "=3", "=4"})
+  t.eq(cut "m = 1\n> =m", {"m = 1", "=m"})
+  t.eq(cut ">=1", {"=1"})
+  t.eq(cut "x = (8\n>> 1)", {"x = (8\n>> 1)"}) -- the operator
+  t.eq(cut "f(1,\n>> 2)", {"f(1,\n2)"}) -- which makes no sense here
+  t.eq(cut "x = [[a\n> b]]", {"x = [[a\n> b]]"})
+  t.eq({input.without_prompt "> =x", input.without_prompt "x > 1"}, {"=x", "x > 1", false})
+end)
+
+t.test("input: locals that were pasted last to the end of it", function()
+  t.eq(values "local x = 2 -- two\n=x -- its value\nx * 2, x * 3\n('a'):rep(x)\nfor i = 1, 1 do x = i end\n=x",
+    {2, 4, 6, "aa", 1})
+  t.eq(values "=1\nlocal function f(x) return x + 1 end\nf(1)", {1, 2})
+  t.eq(values "x_of_test = 1\n=x_of_test\nlocal _ = 1", {1})
+  _G.x_of_test = nil
+  local plan = input.plan(cut "=1\nlocal x = 1\n= x y\n=2")
+  t.eq(#plan, 4, "what does not compile as a whole runs one by one")
+  local chunk = input.plan(cut "local x = 1\n=x\n-- three\nerror 'oh'")[1].chunk
+  t.eq(select(2, pcall(chunk, function() end)), "(repl):4: oh")
 end)
 
 t.test("banner", function()

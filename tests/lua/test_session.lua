@@ -169,6 +169,109 @@ t.test("a full context raises \"limit\" and loses nothing", function()
   t.raises(function() s:generate("y") end, nil, "limit")
 end)
 
+-- What each turn says: "q1" and "answer 1", ...
+local function talk(s, from, to, opts)
+  for i = from, to do
+    local o = {sampler = bytes.says(("answer %d"):format(i))}
+    for k, v in pairs(opts or {}) do o[k] = v end
+    run((s:send("q" .. i, o)))
+  end
+end
+local function contents(s)
+  local list = {}
+  for i, message in ipairs(s.messages) do list[i] = message.content end
+  return table.concat(list, " ")
+end
+
+t.test("with forget the oldest turns leave a full context, the system text never", function()
+  local small <close> = assert(ml.load(bytes.make "session-full", {random = 5, precision = "exact", max_context = 150}))
+  local s <close> = small:session {system = "SYS", forget = true}
+  talk(s, 1, 3, {max_tokens = 32})
+  t.eq({s.forgotten, #s.messages, s.length <= 150}, {0, 7, true})
+  talk(s, 4, 4, {max_tokens = 32})
+  local gone = s.forgotten
+  t.ok(gone > 0 and gone < 3, gone)
+  t.eq(contents(s):sub(1, 4), "SYS ")
+  t.ok(contents(s):find "q4 answer 4$" and not contents(s):find "q1", contents(s))
+  t.eq(#s.messages, 1 + 2 * (4 - gone))
+  turn(small, s, "what is left answers as a conversation of it", function()
+    return s:send("q5", {max_tokens = 3, ignore_eos = true})
+  end)
+  for i = 6, 40 do
+    talk(s, i, i, {max_tokens = 32})
+    t.ok(s.length <= 151, "turn " .. i)
+    t.eq((#s.messages - 1) / 2 + s.forgotten, i + 0.0)
+  end
+  t.eq(contents(s):sub(1, 4), "SYS ")
+  local f <close> = s:fork()
+  t.eq(f.forgotten, s.forgotten)
+end)
+
+t.test("forget: an answer of its own length has room; nothing leaves before it must", function()
+  local small <close> = assert(ml.load(bytes.make "session-full", {random = 5, precision = "exact", max_context = 160}))
+  local s <close> = small:session {forget = true}
+  talk(s, 1, 2)
+  local g = run((s:send("q3", {max_tokens = 1000, ignore_eos = true})))
+  t.eq({g.finish_reason, s.forgotten, s.length}, {"length", 0, 161}) -- it fills the context
+  g = run((s:send("q4", {max_tokens = 1000, ignore_eos = true})))
+  t.ok(g.metrics.generated_tokens >= 40, "a quarter of the context is free for an answer")
+  t.eq({#s.messages, s.forgotten}, {2, 3})
+end)
+
+t.test("forget: a turn that cannot fit, fails or is stopped loses nothing", function()
+  local small <close> = assert(ml.load(bytes.make "session-full", {random = 5, precision = "exact", max_context = 160}))
+  local s <close> = small:session {system = "SYS", forget = true}
+  talk(s, 1, 3)
+  local before, tokens = contents(s), s.tokens
+  t.raises(function() s:send(("x"):rep(200)) end, "send: the question makes 2%d%d tokens by itself", "limit")
+  t.eq({contents(s), s.tokens, s.forgotten}, {before, tokens, 0})
+  t.raises(function() run((s:send(("x"):rep(90), {sampler = function() error("oh", 0) end}))) end, "oh")
+  t.eq({contents(s), s.forgotten}, {before, 0})
+  local cancel = ml.cancel_token()
+  cancel:cancel()
+  run((s:send(("x"):rep(90), {cancel = cancel})))
+  t.eq({contents(s), s.forgotten}, {before, 0})
+  run((s:send(("x"):rep(110), {sampler = bytes.says "ok"})))
+  t.eq({contents(s), s.forgotten}, {"SYS " .. ("x"):rep(110) .. " ok", 3}) -- no room but for itself
+end)
+
+t.test("undo takes back the last turn, and keeps the tokens of the others", function()
+  local s <close> = m:session {system = "SYS"}
+  talk(s, 1, 2)
+  local length = s.length
+  talk(s, 3, 3)
+  t.eq(s:undo(), "q3")
+  t.eq(contents(s), "SYS q1 answer 1 q2 answer 2")
+  t.eq(s.length, length + 1) -- and the end of the answer's turn, which the template has put there
+  local g = turn(m, s, "after undo", function() return s:send("q4", {max_tokens = 3}) end)
+  t.ok(g.metrics.cached_tokens >= length, "from the cache")
+  t.eq({s:undo(), s:undo(), s:undo(), contents(s)}, {"q4", "q2", "q1", "SYS"})
+  t.eq({s:undo(), s.length > 0}, {nil, true})
+  turn(m, s, "from the beginning", function() return s:send("q5", {max_tokens = 3}) end)
+  local empty <close> = m:session()
+  t.eq({empty:undo(), empty.length}, {nil, 0})
+  talk(empty, 1, 1)
+  t.eq({empty:undo(), empty.length, #empty.messages}, {"q1", 0, 0})
+end)
+
+t.test("what is a saved session, by its file", function()
+  local s <close> = m:session()
+  local path = os.tmpname()
+  local function holds(text)
+    local file <close> = assert(io.open(path, "wb"))
+    file:write(text)
+    file:close()
+    return s:is_saved(path)
+  end
+  t.eq({holds "", holds "a letter to someone", holds "\xff\xff\xff\xff\xff\xff\xff\xff{}", holds "\2\0\0\0\0\0\0\0{}",
+    holds "\xff\xff\0\0\0\0\0\0{"}, {false, false, false, false, false})
+  assert(ml.save_safetensors(path, {x = ml.zeros {2}}, {format = "pt"}))
+  t.eq({s:is_saved(path), s:is_saved "/nowhere", s:is_saved "tests"}, {false, false, false})
+  assert(s:save(path))
+  t.eq(s:is_saved(path), true)
+  os.remove(path)
+end)
+
 t.test("trim keeps the first tokens", function()
   local s <close> = m:session()
   run((s:generate("abcdef", {max_tokens = 2, ignore_eos = true})))
