@@ -24,7 +24,7 @@ Tokenizer.__dir = {"vocab_size", "bos_id", "eos_ids", "chat_template"}
 ---@param opts table|nil  {add_special_tokens = true, parse_special = true}
 ---@return integer[]
 function Tokenizer:encode(text, opts) return self.raw:encode(text, opts) end
----Ids to text.
+---Ids to text. Ids from 0 that the vocabulary has not, as of rows that a model has beyond it, have none.
 ---@param ids integer[]
 ---@param opts table|nil  {skip_special_tokens = false}
 ---@return string

@@ -245,6 +245,11 @@ static void test_text(ml_model *model) {
   CHECK(length == 2 && strcmp(text, "H") == 0, "is cut, with its whole length told");
   CHECK_OK(ml_detokenize(model, NULL, 0, 0, NULL, 0, &length), "no ids, no room");
   CHECK(length == 0, "no text");
+  const int32_t beyond[] = {ids[0], INT32_MAX, ids[1]};
+  size_t plain;
+  CHECK_OK(ml_detokenize(model, ids, 2, 0, NULL, 0, &plain), "two ids");
+  CHECK_OK(ml_detokenize(model, beyond, 3, 0, NULL, 0, &length), "an id behind the vocabulary");
+  CHECK(length == plain, "which has no text");
   CHECK_FAILS(ml_tokenize(model, "a", 1, ML_SKIP_SPECIAL_TOKENS, ids, 2, &count), ML_USAGE, "flags",
               "a flag of another call");
 }

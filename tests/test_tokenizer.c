@@ -174,10 +174,11 @@ static void test_byte_level(void) {
   CHECK(ml_tokenizer_is_special(t, 260) && !ml_tokenizer_is_special(t, 262) && !ml_tokenizer_is_special(t, -1),
         "special or not");
   ml_text text = {0};
-  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', 263), false, &text), ML_USAGE, "id 263, expected 0 to 262",
-              "an id out of range");
+  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', -1), false, &text), ML_USAGE, "id -1, expected an id from 0",
+              "a negative id");
   CHECK(text.size == 0, "leaves the text alone");
   ml_text_free(&text);
+  check_decode(t, IDS('a', 263, 0xc3, INT32_MAX, 0xa9), false, "a\xc3\xa9", "ids behind the vocabulary have no text");
   ml_tokenizer_close(t);
 }
 

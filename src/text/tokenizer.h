@@ -41,15 +41,13 @@ typedef struct ml_encode_options {
 /* Appends to `ids`. On failure `ids` keeps what it held before. A text of 2 GiB or more is ML_LIMIT, and so is one on
  * which a pattern of the tokenizer takes for ever. */
 ml_status ml_tokenizer_encode(ml_tokenizer *t, const char *text, size_t size, ml_encode_options options, ml_ids *ids);
-/* Appends to `text`. An id out of range is ML_USAGE. */
+/* Appends to `text`. An id without a piece, as behind the vocabulary, where models may have rows that it has no entries
+ * for, has no text; a negative one is ML_USAGE. */
 ml_status ml_tokenizer_decode(ml_tokenizer *t, const int32_t *ids, size_t count, bool skip_special, ml_text *text);
 
 /* Decoding as tokens come: the concatenation of all pushes and the finish equals the whole decode, and no push ends
  * inside a UTF-8 character. What later tokens may still change is kept back: a run of byte pieces (<0xE2>) comes out
- * when it has ended. After the finish the stream is ready for another text. The tokenizer must outlive it.
- *
- * Ids behind the vocabulary, which models may give that have more rows than it has entries, have no text; a whole
- * decode refuses them. */
+ * when it has ended. After the finish the stream is ready for another text. The tokenizer must outlive it. */
 typedef struct ml_stream ml_stream;
 ml_status ml_stream_open(ml_tokenizer *t, bool skip_special, ml_stream **out);
 ml_status ml_stream_push(ml_stream *s, int32_t id, ml_text *text);

@@ -368,7 +368,12 @@ t.test("ids that the tokenizer lacks have no text", function()
   for _ in s:send("Hello", {sampler = bytes.says {72, 300, 105}}) do end -- luacheck: ignore 542
   t.eq(s.messages[2].content, "Hi")
   for _ in s:send("again", {max_tokens = 4, ignore_eos = true}) do end -- luacheck: ignore 542
-  t.raises(function() wide.tokenizer:decode {72, 300} end, "decode: id 300, expected 0 to 257", "usage")
+  local tk = wide.tokenizer
+  t.eq({tk:decode {72, 300, 105}, tk:decode(said, {skip_special_tokens = true}), tk:decode {300}}, {"Hi", "Hi", ""})
+  t.eq(tk:decode {0xC3, 300, 0xA9}, "\u{e9}")
+  t.eq(tk:decode {72, 320, (1 << 31) - 1}, "H") -- the tokenizer does not know how many rows there are
+  t.eq({tk:piece(300), tk:piece(320)}, {})
+  t.raises(function() tk:decode {-1} end, "decode: ids: expected a token id from 0, found %-1", "usage")
   t.raises(function() wide.tokenizer:stream():push(-1) end, "push: id: expected a token id from 0, found %-1", "usage")
 end)
 
