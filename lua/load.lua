@@ -227,7 +227,7 @@ local function read_json(path, optional)
     util.raise(code, "%s", message)
   end
   if type(value) ~= "table" or value[1] ~= nil then util.raise("corrupt", "%s: expected an object", path) end
-  return value
+  return config.floats(value)
 end
 
 -- Multimodal checkpoints keep the text model's weights under a name of their own.
@@ -417,7 +417,7 @@ local function open_gguf(made, path, opts)
   end
   made.raw, made.family, made.what = gguf.config(file, family, path), family, path
   config.check(path, made.raw, family)
-  if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family.config, path)) end
+  if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family, path)) end
 end
 
 -- A layer has a weight at the least: a count beyond that is refused before a net of so many layers is built.
@@ -474,7 +474,7 @@ local function assemble(made, opts, given)
   local path, kind = resolve(given)
   local open = kind == "directory" and open_directory or open_gguf
   open(made, path, opts)
-  local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
+  local c, unread, absent = config.wrap(made.raw, made.family, made.what)
   if made.source then check_layers(made, c.num_hidden_layers) end
   made.net = build_net(made, c, absent)
   local warnings = warn_of_unread(made, c, unread, opts.strict)

@@ -304,9 +304,25 @@ end
 
 -- ---- identity ----
 
+-- A configuration as JSON can say it: infinities and NaN, which Python writes, as text.
+local function sayable(value)
+  if type(value) == "number" and (value ~= value or math.abs(value) == math.huge) then return tostring(value) end
+  if type(value) ~= "table" then return value end
+  local copy
+  for _, key in ipairs(util.sorted_keys(value)) do
+    local said = sayable(value[key])
+    if said ~= value[key] and not copy then
+      copy = {}
+      for k, v in pairs(value) do copy[k] = v end
+    end
+    if copy then copy[key] = said end
+  end
+  return copy or value
+end
+
 -- A digest of the configuration and of values out of every parameter.
 local function digest_weights(self)
-  local h = core.hash(ml.json.encode(self.raw))
+  local h = core.hash(ml.json.encode(sayable(self.raw)))
   local samples = {}
   self.net:each_parameter(function(_, _, w, path)
     h = core.hash(path .. table.concat(w.shape, ","), h)

@@ -57,7 +57,7 @@ static int from_json(lua_State *L) {
   ml_tokenizer **box = new_tokenizer(L);
   ml_json_doc *doc = NULL, *config = NULL;
   ml_status status = ml_json_load(path, &doc);
-  if (status == ML_OK && config_path) status = ml_json_load(config_path, &config);
+  if (status == ML_OK && config_path) status = ml_json_load_config(config_path, &config);
   if (status == ML_OK) status = ml_tokenizer_from_json(doc, config, box);
   ml_json_close(doc);
   ml_json_close(config);
