@@ -4,6 +4,7 @@ local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 local config = require "moonlet.config"
+local generation_config = require "moonlet.generation_config"
 local gguf = require "moonlet.gguf"
 local nn = require "moonlet.nn"
 
@@ -463,6 +464,11 @@ local function warn_of_absent(tokens, path, warnings)
   end
 end
 
+local function warn_of_generation(made, path, warnings)
+  local more = generation_config.warnings(made.generation or {}, path .. "/generation_config.json")
+  table.move(more, 1, #more, #warnings + 1, warnings)
+end
+
 -- What model.lua counts formats from: {dtype, bytes} of each matrix.
 local function formats_in(net)
   local list = {}
@@ -487,6 +493,7 @@ local function assemble(made, opts, given)
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.ends)
   if core.cancelled() then raise_cancelled() end
   warn_of_absent(made.tokenizer, path, warnings)
+  warn_of_generation(made, path, warnings)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
       made.tokenizer.vocab_size, c.vocab_size)

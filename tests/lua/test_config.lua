@@ -178,4 +178,101 @@ t.test("numbers that JSON has not", function()
     ml.load(with {rope_parameters = "={\"rope_theta\": Infinity}"}))
 end)
 
+-- ---- generation_config.json ----
+
+local function generating(text) return with({}, {["generation_config.json"] = text}) end
+local full = {temperature = 0.6, top_k = 20, top_p = 0.9, min_p = 0.02}
+
+-- {what the file says, what the call says, options, whether the file says anything}
+for _, case in ipairs {
+  {'{"do_sample": true}', nil, {temperature = 1.0, top_k = 50}, true},
+  {'{"do_sample": true, "temperature": 0.6}', nil, {temperature = 0.6, top_k = 50}, true},
+  {'{"do_sample": true, "top_k": 0, "top_p": 0.9}', nil, {temperature = 1.0, top_k = 0, top_p = 0.9}, true},
+  {'{"do_sample": true, "temperature": null, "top_k": null}', nil, {temperature = 1.0, top_k = 50}, true},
+  {'{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.9, "min_p": 0.02}', nil, full, true},
+  {'{"temperature": 0.6, "top_k": 20, "top_p": 0.9, "min_p": 0.02}', nil, {}, true},
+  {'{"do_sample": false, "temperature": 0.6, "top_k": 20}', nil, {}, true},
+  {'{"do_sample": null, "top_p": 0.6}', nil, {}, true},
+  {'{"do_sample": null, "top_p": null, "eos_token_id": 2, "max_length": 20}', nil, {}, false},
+  {"{}", {temperature = 0.3}, {temperature = 0.3}, false},
+  {'{"do_sample": true, "top_p": 0.9}', {top_p = 0.5, max_tokens = 3, defaults = "model"},
+    {temperature = 1.0, top_k = 50, top_p = 0.5, max_tokens = 3}, true},
+  {'{"do_sample": true, "top_p": 0.9}', {temperature = 0}, {temperature = 0}, true},
+  {'{"do_sample": true, "temperature": 0.0, "top_p": 0.9}', nil, {}, true},
+  {'{"top_p": 0.9}', {temperature = 0.7}, {temperature = 0.7}, true},
+  {'{"repetition_penalty": 1.1}', nil, {repeat_penalty = 1.1, repeat_last_n = 128}, true},
+  {'{"do_sample": true, "repetition_penalty": 1.1}', {temperature = 0},
+    {temperature = 0, repeat_penalty = 1.1, repeat_last_n = 128}, true},
+  {'{"repetition_penalty": 1.0}', nil, {repeat_penalty = 1.0}, true},
+  {'{"repetition_penalty": 1.1}', {repeat_penalty = 1.5}, {repeat_penalty = 1.5}, true},
+  {'{"repetition_penalty": 1.1}', {repeat_last_n = 8}, {repeat_penalty = 1.1, repeat_last_n = 8}, true},
+  {'{"repetition_penalty": 1.1}', {frequency_penalty = 0.5}, {repeat_penalty = 1.1, frequency_penalty = 0.5}, true},
+  {'{"typical_p": 0.9}', nil, {}, true},
+} do
+  t.test(("generation_config: %s beside %s"):format(case[1], ml.json.encode(case[2] or ml.json.object {})), function()
+    local m <close> = assert(ml.load(generating(case[1]), {max_context = 128}))
+    local before = ml.json.encode(case[2] or {})
+    local options, present = m:generation_defaults(case[2])
+    t.eq(options, case[3])
+    t.eq(present, case[4])
+    t.eq(ml.json.encode(case[2] or {}), before, "the options given")
+    t.ok(options ~= case[2])
+    t.eq(#m.info.warnings, 0, m.info.warnings[1])
+  end)
+end
+
+t.test("generation_config: beside a sampler nothing", function()
+  local m <close> = assert(ml.load(generating '{"do_sample": true, "top_p": 0.9, "repetition_penalty": 1.1}'))
+  local function pick() end
+  local options, present = m:generation_defaults {sampler = pick, max_tokens = 3}
+  t.eq({options, present}, {{sampler = pick, max_tokens = 3}, true})
+end)
+
+t.test("generation_config: without the file nothing", function()
+  local m <close> = assert(ml.load(with({}, {["generation_config.json"] = false})))
+  local options, present = m:generation_defaults()
+  t.eq({options, present}, {{}, false})
+end)
+
+t.test("generation_config: chat and sessions take it", function()
+  local messages = {{role = "user", content = "the rain in"}}
+  for text, same in pairs {
+    ['{"do_sample": true}'] = {temperature = 1, top_k = 50}, ['{"temperature": 0.9, "top_k": 5}'] = {},
+    ['{"repetition_penalty": 1.7}'] = {repeat_penalty = 1.7, repeat_last_n = 256},
+  } do
+    local m <close> = assert(ml.load(generating(text)))
+    same.seed, same.max_tokens, same.ignore_eos = 5, 30, true
+    local _, want = m:complete(messages, same)
+    local _, got = m:complete(messages, {defaults = "model", seed = 5, max_tokens = 30, ignore_eos = true})
+    t.eq(got.ids, want.ids, text)
+    local s <close> = m:session()
+    local g = s:send("the rain in", {defaults = "model", seed = 5, max_tokens = 30, ignore_eos = true})
+    g:complete()
+    t.eq(g.ids, want.ids, text)
+    t.raises(function() m:chat(messages, {defaults = "mine"}) end, 'chat: defaults: expected "model"', "usage")
+    t.raises(function() s:send("x", {defaults = false}) end, 'chat: defaults: expected "model"', "usage")
+  end
+end)
+
+t.test("generation_config: what cannot be done is warned of", function()
+  local path = generating [[{"do_sample": true, "typical_p": 0.9, "epsilon_cutoff": 0.0, "eta_cutoff": 0.01,
+    "top_h": null, "no_repeat_ngram_size": 3, "num_beams": 1, "suppress_tokens": [], "top_p": 1.5, "top_k": 3.5,
+    "temperature": "hot", "cache_implementation": "hybrid", "max_length": 20, "repetition_penalty": 0}]]
+  local m <close> = assert(ml.load(path))
+  local heads = {}
+  for i, text in ipairs(m.info.warnings) do
+    t.eq(text:sub(1, #path + 25), path .. "/generation_config.json: ")
+    heads[i] = text:sub(#path + 26)
+  end
+  t.eq(heads, {
+    "eta_cutoff is not supported: it is not used", "no_repeat_ngram_size is not supported: it is not used",
+    "repetition_penalty: expected a number above 0, found 0: it is not used",
+    'temperature: expected a number from 0, found "hot": it is not used',
+    "top_k: expected an integer from 0, found 3.5: it is not used",
+    "top_p: expected a number from 0 to 1, found 1.5: it is not used",
+    "typical_p is not supported: it is not used",
+  })
+  t.eq((m:generation_defaults()), {temperature = 1.0, top_k = 50})
+end)
+
 t.done()
