@@ -284,7 +284,9 @@ end
 
 local tokenizer = require "moonlet.tokenizer"
 
----A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be.
+---A tokenizer from a directory, a tokenizer.json or a .gguf file; nil, message, code when it cannot be. Tokens that
+---tokenizer_config.json, special_tokens_map.json and added_tokens.json list beside a tokenizer.json are added as
+---transformers adds them: with their flags, and with the next free ids where the vocabulary has none for them.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)
@@ -458,12 +460,6 @@ local function warn_of_unread(made, c, unread, strict)
   return warnings
 end
 
-local function warn_of_absent(tokens, path, warnings)
-  for _, key in ipairs(tokens and tokens.raw:facts().absent or {}) do
-    warnings[#warnings + 1] = ("%s/tokenizer_config.json: %s: the vocabulary has no such token"):format(path, key)
-  end
-end
-
 local function warn_of_generation(made, path, warnings)
   local more = generation_config.warnings(made.generation or {}, path .. "/generation_config.json")
   table.move(more, 1, #more, #warnings + 1, warnings)
@@ -492,7 +488,6 @@ local function assemble(made, opts, given)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.ends)
   if core.cancelled() then raise_cancelled() end
-  warn_of_absent(made.tokenizer, path, warnings)
   warn_of_generation(made, path, warnings)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,

@@ -197,15 +197,15 @@ local function check_template(template, what)
   return template
 end
 
--- Texts of the special tokens that tokenizer_config.json names, which templates see.
+-- Texts of the special tokens that the files name, which templates see.
 local function special_tokens(config)
   local tokens = {}
   local function add(name, token)
     if type(token) == "table" then token = token.content end
     if type(token) == "string" then tokens[name] = token end
   end
-  for _, name in ipairs {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} do
-    add(name, config[name])
+  for name, token in pairs(config) do
+    if name:match "_token$" and name ~= "bos_token" and name ~= "eos_token" then add(name, token) end
   end
   if type(config.extra_special_tokens) == "table" then
     for name, token in pairs(config.extra_special_tokens) do
@@ -230,16 +230,34 @@ local function templates_of(folder, config, config_path)
   return next(named) and named or nil
 end
 
+local function read_config(path)
+  local config, message, code = core.read_json(path)
+  return config or util.raise(code, "%s", message)
+end
+
+-- tokenizer_config.json, over which an older special_tokens_map.json counts where that one does not list added tokens
+-- itself, as in transformers.
+local function configuration(paths)
+  local config = paths.tokenizer_config and read_config(paths.tokenizer_config) or {}
+  local listed = config.added_tokens_decoder
+  if paths.special_tokens_map and (listed == nil or listed == core.json.null) then
+    for name, token in pairs(read_config(paths.special_tokens_map)) do config[name] = token end
+  end
+  return config
+end
+
 local function open_json(json, folder, ends)
-  local config_path = folder .. "/tokenizer_config.json"
-  local has_config = core.path_kind(config_path) == "file"
-  local raw, message, code = core.tokenizer_from_json(json, has_config and config_path or nil)
+  local paths = {}
+  for _, name in ipairs {"tokenizer_config", "special_tokens_map", "added_tokens"} do
+    local path = folder .. "/" .. name .. ".json"
+    if core.path_kind(path) == "file" then paths[name] = path end
+  end
+  local raw, message, code = core.tokenizer_from_json(json, paths.tokenizer_config, paths.special_tokens_map,
+    paths.added_tokens)
   if not raw then util.raise(code, "%s", message) end
   return wrap(raw, ends, function()
-    local config, why, what = {}, nil, nil
-    if has_config then config, why, what = core.read_json(config_path) end
-    if config == nil then util.raise(what, "%s", why) end
-    return templates_of(folder, config, config_path), special_tokens(config)
+    local config = configuration(paths)
+    return templates_of(folder, config, folder .. "/tokenizer_config.json"), special_tokens(config)
   end)
 end
 

@@ -59,7 +59,8 @@ static ml_status from_text(const char *text, size_t size, const char *config, ml
   *out = NULL;
   ML_TRY(ml_json_parse(text, size, "tokenizer.json", &doc));
   ml_status status = config ? ml_json_parse(config, strlen(config), "tokenizer_config.json", &config_doc) : ML_OK;
-  if (status == ML_OK) status = ml_tokenizer_from_json(doc, config_doc, out);
+  if (status == ML_OK)
+    status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = doc, .config = config_doc}, out);
   ml_json_close(doc);
   ml_json_close(config_doc);
   return status;
@@ -479,7 +480,7 @@ static ml_status json_life(void *argument) {
   ml_stream *s = NULL;
   ml_ids ids = {0};
   ml_text text = {0};
-  ml_status status = ml_tokenizer_from_json(argument, NULL, &t);
+  ml_status status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = argument}, &t);
   if (status == ML_OK) status = ml_tokenizer_encode(t, "ab e\xcc\x81 <s>\xff [x]", 14, whole, &ids);
   if (status == ML_OK) status = ml_tokenizer_decode(t, ids.items, ids.count, false, &text);
   if (status == ML_OK) status = ml_stream_open(t, true, &s);

@@ -231,11 +231,6 @@ const int32_t *ml_tokenizer_eos(const ml_tokenizer *t, size_t *count) {
   return t->eos.items;
 }
 
-const char *const *ml_tokenizer_absent(const ml_tokenizer *t, size_t *count) {
-  *count = t->n_absent;
-  return t->absent;
-}
-
 int32_t ml_tokenizer_id(const ml_tokenizer *t, const char *piece, size_t size) {
   return ml_vocab_find(&t->vocab, piece, size);
 }

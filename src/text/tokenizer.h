@@ -24,10 +24,15 @@ typedef struct ml_text { /* growing bytes; zero it first, free with ml_text_free
 } ml_text;
 void ml_text_free(ml_text *text);
 
-/* From tokenizer.json and, where there is one, tokenizer_config.json (NULL otherwise); neither is kept. A component
- * that is not known is ML_UNSUPPORTED and named; never skipped. Truncation and padding are the caller's business and
- * not read; ids of added tokens are those that the reference gives, which in sane files are the file's. */
-ml_status ml_tokenizer_from_json(const ml_json_doc *tokenizer, const ml_json_doc *config, ml_tokenizer **out);
+/* A tokenizer's files: tokenizer.json, and what lies beside it, NULL where there is none. */
+typedef struct ml_tokenizer_docs {
+  const ml_json_doc *tokenizer, *config; /* config: tokenizer_config.json */
+  const ml_json_doc *special_tokens_map, *added_tokens;
+} ml_tokenizer_docs;
+/* No document is kept. A component that is not known is ML_UNSUPPORTED and named; never skipped. Truncation and padding
+ * are the caller's business and not read. Tokens that any of the files adds are those of transformers' AutoTokenizer,
+ * with its flags; their ids are those that the reference gives, which in sane files are the file's. */
+ml_status ml_tokenizer_from_json(const ml_tokenizer_docs *docs, ml_tokenizer **out);
 /* From GGUF metadata: tokenizer.ggml.model `gpt2` (with its `pre`) or `llama`. The file is not kept. ML_NOT_FOUND when
  * it has no tokenizer. */
 ml_status ml_tokenizer_from_gguf(const ml_gguf *gguf, ml_tokenizer **out);
@@ -59,8 +64,6 @@ int32_t ml_tokenizer_bos(const ml_tokenizer *t);        /* -1 when there is none
 bool ml_tokenizer_adds_bos(const ml_tokenizer *t);      /* whether encoding with special tokens begins with BOS */
 /* The tokenizer's own end tokens (tokenizer_config's eos_token; GGUF's eos and eot keys): a borrowed list. */
 const int32_t *ml_tokenizer_eos(const ml_tokenizer *t, size_t *count);
-/* Keys of tokenizer_config.json whose tokens the vocabulary has not: a borrowed list. */
-const char *const *ml_tokenizer_absent(const ml_tokenizer *t, size_t *count);
 int32_t ml_tokenizer_id(const ml_tokenizer *t, const char *piece, size_t size); /* -1 when there is none */
 /* The piece as the vocabulary spells it, with a NUL behind it; NULL for an id without one. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *size);

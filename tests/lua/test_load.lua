@@ -403,13 +403,6 @@ t.test("a load without threads leaves their number as it is", function()
   ml.threads(was)
 end)
 
-t.test("a special token of the configuration that the vocabulary has not is warned of", function()
-  local config = '{"bos_token": "<none>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"}'
-  local path = tiny.write_directory("load/absent", {["tokenizer_config.json"] = config})
-  local m <close> = assert(ml.load(path))
-  t.eq(m.info.warnings, {path .. "/tokenizer_config.json: bos_token: the vocabulary has no such token"})
-end)
-
 t.test("the weights' dtype is told", function()
   local m <close> = assert(ml.load(tiny.write_directory "load/options"))
   t.eq(m.info.dtype, "float32")
