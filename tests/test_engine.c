@@ -282,6 +282,17 @@ static void test_text_generation(ml_model *model) {
   const char *at = strstr(text.text, stop_text);
   CHECK(at && strlen(stopped.text) == (size_t)(at - text.text) && m.finish_reason == ML_FINISH_STOP,
         "ends before itself");
+  const int32_t leads_to_special[] = {41, 90};
+  const char *const special[] = {"</s>"};
+  o = (ml_generate_options){
+      .struct_size = sizeof o, .ids = leads_to_special, .n_ids = 2, .max_tokens = 12, .ignore_eos = true};
+  heard whole = {.in_order = true}, cut = {.in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear, &whole, &m), "an answer with a special token in it");
+  CHECK(whole.count == 12 && whole.ids[7] == 2 && !strstr(whole.text, "</s>"), "which is not shown");
+  o.stop = special, o.n_stop = 1;
+  CHECK_OK(ml_generate(model, &o, hear, &cut, &m), "its text as a stop text");
+  CHECK(cut.count == 8 && m.finish_reason == ML_FINISH_STOP && strncmp(cut.text, whole.text, strlen(cut.text)) == 0,
+        "ends there");
 }
 
 /* ---- cancellation ---- */

@@ -64,6 +64,51 @@ t.test("stop strings: across tokens, at the very end, several, one within anothe
   t.eq(reason, "stop")
 end)
 
+-- Ids of texts and of ids in between.
+local function ids_of(...)
+  local list = {}
+  for _, part in ipairs {...} do
+    local more = type(part) == "string" and {part:byte(1, -1)} or {part}
+    table.move(more, 1, #more, #list + 1, list)
+  end
+  return list
+end
+
+t.test("stop strings see special tokens, which are not shown", function()
+  local START, END = bytes.START, bytes.END
+  local function check(stop, said, text, n, reason, opts)
+    opts = opts or {}
+    opts.stop, opts.ignore_eos, opts.max_tokens = stop, true, opts.max_tokens or #said
+    local got, ids, why, g = say(said, opts)
+    t.eq({got, #ids, why}, {text, n, reason}, tostring(stop))
+    return g
+  end
+  local said = ids_of("Hi", START, "user\nwell")
+  check("<|start|>", said, "Hi", 3, "stop")
+  check("<|start|>user", said, "Hi", 7, "stop")
+  check("i<|start|>us", said, "H", 5, "stop")
+  check("start|>u", said, "Hi", 4, "stop")
+  check("i<|", said, "H", 3, "stop")
+  check({"well", "<|start|>user"}, said, "Hi", 7, "stop")
+  check("<|start|>system", said, "Hiuser\nwell", 12, "length")
+  check("Hiuser", said, "Hiuser\nwell", 12, "length") -- the token stands between
+  check("<|end|>", ids_of("a", END, START), "a", 2, "stop")
+  check("<|end|><|start|>", ids_of("a", END, START, "b"), "a", 3, "stop")
+  check("<|end|><|start|>x", ids_of("a", END, START, "b"), "ab", 4, "length")
+  check("<|start|>", ids_of("a", START, "b"), "a", 2, "stop", {max_tokens = 2})
+  check("<|start|>", {START, 97}, "", 1, "stop")
+  check("<|start|>x", ids_of("\u{e9}", START), "\u{e9}", 3, "length")
+  check("\u{e9}<|start|>", ids_of("a\u{e9}", START), "a", 4, "stop")
+  -- nothing that may yet begin one is shown
+  local g = m:generate("x", {stop = "b<|start|>c", ignore_eos = true, sampler = bytes.says(ids_of("ab", START, "bc")),
+    max_tokens = 5})
+  local texts = {}
+  for tok in g do texts[#texts + 1] = tok.text end
+  t.eq(texts, {"a", "", "", "b", "bc"})
+  -- an end token that ends is no part of the text, and leaves what was held back
+  t.eq((say(ids_of("aST", START), {stop = "STOP", stop_tokens = {START}})), "aST")
+end)
+
 t.test("no token shows a part of a stop string before it is known to be none", function()
   local g = m:generate("x", {stop = "STOP", sampler = bytes.says "aSTxSTOP"})
   local texts = {}
