@@ -189,8 +189,8 @@ local function find_stop(text, stops)
 end
 
 -- Text is shown without special tokens, and stop strings are looked for in the text with them: `pending` is what may
--- yet begin one, `hidden` the places of special tokens in it, {first byte, last byte} each. Of all text, special tokens in
--- it, `text_size` bytes have come, and of `settled` it is known whether they are shown.
+-- yet begin one, `hidden` the places of special tokens in it, {first byte, last byte} each. Of all text, special tokens
+-- in it, `text_size` bytes have come, and of `settled` it is known whether they are shown.
 local function append(self, text, is_hidden)
   if text == "" then return end
   if is_hidden then self.hidden[#self.hidden + 1] = {#self.pending + 1, #self.pending + #text}

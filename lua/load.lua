@@ -56,14 +56,20 @@ local function builtin_families()
   return list
 end
 
+-- Where families are looked for, as messages say it.
+local function searched(name)
+  return ("built-in ones, %s.lua in the folders of $MOONLET_PATH (%s), ./models/%s.lua"):format(name,
+    os.getenv "MOONLET_PATH" or "not set", name)
+end
+
 ---The family that serves a model type.
 function M.family(model_type, what)
   for _, family in ipairs(builtin_families()) do
     if serves(family, model_type) then return family end
   end
   return user_family(model_type)
-    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)",
-      what or "load", model_type)
+    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (%s)", what or "load", model_type,
+      searched(model_type))
 end
 
 local function family_of_architecture(arch, path)
@@ -73,8 +79,13 @@ local function family_of_architecture(arch, path)
     end
   end
   local family = user_family(arch)
-  if family and family.gguf then return family end
-  util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it", path, arch)
+  for _, other in ipairs(builtin_families()) do
+    if not family and serves(other, arch) then family = other end
+  end
+  if not family then
+    util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it (%s)", path, arch, searched(arch))
+  end
+  return family -- whose table `gguf` is asked for by who reads it
 end
 
 local function family_module(name)
@@ -166,7 +177,7 @@ end
 local function check_leftover(family, source, used)
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
-    if not used[path] and not ignored(family, name) and not (path == "lm_head.weight" and source.tied) then
+    if not used[path] and not ignored(family, name) then
       util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name,
         family.model_types[1])
     end
@@ -192,6 +203,35 @@ local function load_weights(net, family, source, opts)
     if opts.progress then compile.unscoped(opts.progress, done / total, path) end
     if core.cancelled() then raise_cancelled() end
   end)
+end
+
+local HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+local COMPARED_ROWS = 4096
+
+-- Whether two matrices of the file hold the same numbers.
+local function same_numbers(source, a, b)
+  if not same_shape(a.shape, b.shape) or #a.shape ~= 2 then return false end
+  return compile.scope(function()
+    local x, y = util.must(source.file:load(a.name)), util.must(source.file:load(b.name))
+    for first = 1, a.shape[1], COMPARED_ROWS do
+      local rows = {first, math.min(first + COMPARED_ROWS - 1, a.shape[1])}
+      local same = ml.scope(function() return x:slice {rows}:eq(y:slice {rows}):all():item() end)
+      if not same then return false end
+      if core.cancelled() then raise_cancelled() end
+    end
+    return true
+  end)
+end
+
+-- What becomes of a head in the file of a configuration that ties it to the embedding, as in the reference: a head
+-- alone is the embedding too; one that says the same is not kept twice; one that differs is used. True in the last
+-- case, where the net must have a head.
+local function unties(source, tied)
+  local head, embedding = source.entries[HEAD], source.entries[EMBEDDING]
+  if not tied or not head then return false end
+  if embedding and not same_numbers(source, head, embedding) then return true end
+  source.entries[EMBEDDING], source.entries[HEAD] = embedding or head, nil
+  return false
 end
 
 -- Random weights at true shapes: matrices of deviation 1 / sqrt(inputs), norms near what leaves a vector as it is.
@@ -263,6 +303,7 @@ end
 
 local function gguf_source(made, path, family, c)
   local names = {}
+  local divides = made.raw.rope_scaling and made.raw.rope_scaling.rope_type == "factors"
   local source = {
     file = made.gguf, path = path, entries = {}, norm_offset = family.gguf.norm_offset,
     name_of = function(p) return names[p] or p end,
@@ -272,7 +313,7 @@ local function gguf_source(made, path, family, c)
     if target and gguf.is_permuted(family, part) then
       entry.heads = part == "attn_q" and c.num_attention_heads or c.num_key_value_heads
     end
-    if entry.name ~= "rope_freqs.weight" then -- which the configuration has read
+    if entry.name ~= "rope_freqs.weight" or not divides then -- else the configuration has read it
       add_entry(source, target or entry.name, entry)
       names[target or entry.name] = entry.name
     end
@@ -415,10 +456,11 @@ local function open_gguf(made, path, opts)
   end
   local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
   if not family.gguf then
-    util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path,
-      family.model_types[1])
+    util.raise("unsupported", "%s: general.architecture \"%s\": family %s has no table `gguf`, which says how GGUF "
+      .. "files name its tensors (%s)", path, arch, family.model_types[1], core.source(family.init) or "no file")
   end
   made.raw, made.family, made.what = gguf.config(file, family, path), family, path
+  made.ends = gguf.ends(file, path)
   config.check(path, made.raw, family)
   if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family, path)) end
 end
@@ -478,10 +520,18 @@ local function assemble(made, opts, given)
   open(made, path, opts)
   local c, unread, absent = config.wrap(made.raw, made.family, made.what)
   if made.source then check_layers(made, c.num_hidden_layers) end
+  local untied = made.source and unties(made.source, c.tie_word_embeddings)
+  if untied then
+    made.raw.tie_word_embeddings = false
+    c, unread, absent = config.wrap(made.raw, made.family, made.what)
+  end
   made.net = build_net(made, c, absent)
   local warnings = warn_of_unread(made, c, unread, opts.strict)
+  if untied then
+    warnings[#warnings + 1] = ("%s: tie_word_embeddings: true, but %s differs from the embedding: it is used"):format(
+      made.what, made.source.entries[HEAD].name)
+  end
   if made.source then
-    made.source.tied = c.tie_word_embeddings
     load_weights(made.net, made.family, made.source, opts)
   else
     random_weights(made.net, opts)

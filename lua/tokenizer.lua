@@ -266,6 +266,18 @@ local function open_directory(path, ends)
   return open_json(path .. "/tokenizer.json", path, ends)
 end
 
+-- The template of a GGUF file, and named ones beside it: tokenizer.chat_template.NAME.
+local function gguf_templates(metadata, path)
+  local what, key = path .. ": tokenizer", "tokenizer.chat_template"
+  local main = check_template(metadata[key], what)
+  local named = {default = main}
+  for _, name in ipairs(util.sorted_keys(metadata)) do
+    local title = name:sub(1, #key + 1) == key .. "." and name:sub(#key + 2) or ""
+    if title ~= "" then named[title] = check_template(metadata[name], what .. "." .. title) end
+  end
+  return next(named, next(named)) and named or main or next(named) and named or nil
+end
+
 local function open_gguf(file, path)
   local raw, message, code = core.tokenizer_from_gguf(file)
   if not raw then
@@ -278,7 +290,7 @@ local function open_gguf(file, path)
       local id = metadata["tokenizer.ggml." .. key]
       tokens[name] = math.type(id) == "integer" and id >= 0 and raw:piece(id) or nil
     end
-    return check_template(metadata["tokenizer.chat_template"], path .. ": tokenizer"), tokens
+    return gguf_templates(metadata, path), tokens
   end)
 end
 
