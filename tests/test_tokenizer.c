@@ -474,13 +474,13 @@ static ml_status gguf_life(void *argument) {
   return status;
 }
 
-/* The same with a document that is there already. */
+/* The same with documents that are there already. */
 static ml_status json_life(void *argument) {
   ml_tokenizer *t = NULL;
   ml_stream *s = NULL;
   ml_ids ids = {0};
   ml_text text = {0};
-  ml_status status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = argument}, &t);
+  ml_status status = ml_tokenizer_from_json(argument, &t);
   if (status == ML_OK) status = ml_tokenizer_encode(t, "ab e\xcc\x81 <s>\xff [x]", 14, whole, &ids);
   if (status == ML_OK) status = ml_tokenizer_decode(t, ids.items, ids.count, false, &text);
   if (status == ML_OK) status = ml_stream_open(t, true, &s);
@@ -493,14 +493,38 @@ static ml_status json_life(void *argument) {
   return status;
 }
 
+/* What lies beside a tokenizer.json: tokens by id, and the older files. */
+static const char listing[] = "{\"added_tokens_decoder\":{\"300\":{\"content\":\"[x]\",\"lstrip\":true}},"
+                              "\"eos_token\":\"[e]\",\"extra_special_tokens\":[\"[y]\"]}",
+                  older[] = "{\"eos_token\":\"[e]\",\"additional_special_tokens\":[\"[y]\"]}",
+                  numbers[] = "{\"[x]\":300,\"[y]\":301}";
+
+static ml_json_doc *parse(const char *text, size_t size, const char *name) {
+  ml_json_doc *doc = NULL;
+  CHECK_OK(ml_json_parse(text, size, name, &doc), "%s", name);
+  return doc;
+}
+
 static void check_json_refusals(const recipe *r, const char *name) {
   ml_text text = {0};
-  ml_json_doc *doc = NULL;
   write_json(r, &text);
-  if (CHECK_OK(ml_json_parse(text.bytes, text.size, "tokenizer.json", &doc), "%s: JSON", name)) {
-    check_refusals(json_life, doc, name);
+  ml_json_doc *doc = parse(text.bytes, text.size, "tokenizer.json"),
+              *config = parse(listing, strlen(listing), "tokenizer_config.json"),
+              *map = parse(older, strlen(older), "special_tokens_map.json"),
+              *added = parse(numbers, strlen(numbers), "added_tokens.json");
+  const ml_tokenizer_docs docs[] = {
+      {.tokenizer = doc},
+      {.tokenizer = doc, .config = config},
+      {.tokenizer = doc, .special_tokens_map = map, .added_tokens = added},
+  };
+  for (size_t i = 0; i < sizeof docs / sizeof *docs; i++) {
+    ml_tokenizer_docs copy = docs[i];
+    check_refusals(json_life, &copy, name);
   }
   ml_json_close(doc);
+  ml_json_close(config);
+  ml_json_close(map);
+  ml_json_close(added);
   ml_text_free(&text);
 }
 
