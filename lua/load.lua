@@ -174,17 +174,26 @@ local function ignored(family, name)
   return false
 end
 
+-- What belongs to no parameter is an error; what the family leaves out on purpose (the eyes of a model that reads text)
+-- is told in the warning that comes back. Rotary frequencies of older files are computed anyway.
 local function check_leftover(family, source, used)
+  local count, first = 0, nil
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
     if not used[path] and not ignored(family, name) then
       util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name,
         family.model_types[1])
+    elseif not used[path] and not name:find "%.inv_freq$" then
+      count, first = count + 1, first or name
     end
   end
+  if count == 0 then return nil end
+  return ("%s: family %s leaves out %d tensor%s, from \"%s\" on"):format(source.path, family.model_types[1], count,
+    count > 1 and "s" or "", first)
 end
 
----Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}.
+---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}. Returns a warning
+---where the family leaves tensors out.
 local function load_weights(net, family, source, opts)
   local used, done, total = {}, 0, 0
   -- All names first: a file that does not fit is refused before a byte is read.
@@ -196,13 +205,14 @@ local function load_weights(net, family, source, opts)
         shape_text(spec.shape))
     end
   end)
-  check_leftover(family, source, used)
+  local warning = check_leftover(family, source, used)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
     if opts.progress then compile.unscoped(opts.progress, done / total, path) end
     if core.cancelled() then raise_cancelled() end
   end)
+  return warning
 end
 
 local HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -532,7 +542,7 @@ local function assemble(made, opts, given)
       made.what, made.source.entries[HEAD].name)
   end
   if made.source then
-    load_weights(made.net, made.family, made.source, opts)
+    warnings[#warnings + 1] = load_weights(made.net, made.family, made.source, opts)
   else
     random_weights(made.net, opts)
   end

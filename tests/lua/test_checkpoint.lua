@@ -63,6 +63,22 @@ t.test("a tied head that differs is used, with a warning", function()
   end)))
 end)
 
+t.test("tensors that a family leaves out on purpose are told", function()
+  local family = assert(load(tiny.read "lua/models/llama.lua"))()
+  table.insert(family.ignore, "^eyes%.")
+  local function add(names)
+    return function(list)
+      for _, name in ipairs(names) do list[name] = {name, "F32", {1}, ("<f"):pack(1)} end
+    end
+  end
+  local path = with(false, add {"eyes.a", "eyes.b", "model.layers.0.self_attn.rotary_emb.inv_freq"})
+  local _, warnings = logits(path, {family = family, strict = true})
+  t.eq(warnings, {path .. ': family llama leaves out 2 tensors, from "eyes.a" on'})
+  t.fails('tensor "eyes.a" belongs to no parameter', "mismatch", ml.load(path))
+  _, warnings = logits(with(false, add {"model.layers.0.self_attn.rotary_emb.inv_freq"}))
+  t.eq(#warnings, 0)
+end)
+
 t.test("a tied head that is the embedding is not kept twice", function()
   local want = logits(with(true, without_head))
   local path = with(true, embedding_as_head)
