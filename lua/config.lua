@@ -21,6 +21,18 @@ function M.strip(value)
   return copy
 end
 
+local special_floats = {Infinity = math.huge, ["-Infinity"] = -math.huge, NaN = 0 / 0}
+
+---Puts numbers where a decoded file has {"__float__": "Infinity"}, as newer configurations write what JSON has not.
+---@return any value
+function M.floats(value)
+  if type(value) ~= "table" then return value end
+  local float = special_floats[value.__float__]
+  if float and next(value, next(value)) == nil then return float end
+  for _, key in ipairs(util.sorted_keys(value)) do value[key] = M.floats(value[key]) end
+  return value
+end
+
 -- ---- what values may be ----
 
 local function number_between(low, high, name)
@@ -50,20 +62,21 @@ for name in ([[
   sliding_window sliding_window_pattern _sliding_window_pattern max_position_embeddings
 ]]):gmatch "%S+" do kind_of[name] = "count" end
 for name in ([[
-  rope_theta rope_local_base_freq query_pre_attn_scalar final_logit_softcapping
+  rope_theta rope_local_base_freq query_pre_attn_scalar final_logit_softcapping partial_rotary_factor
 ]]):gmatch "%S+" do kind_of[name] = "positive" end
 for name in ([[
   attention_bias mlp_bias tie_word_embeddings use_sliding_window
 ]]):gmatch "%S+" do kind_of[name] = "boolean" end
 for name in ([[model_type hidden_act hidden_activation]]):gmatch "%S+" do kind_of[name] = "string" end
 
--- The value of a key, or an error that names it. A default tells the type of a key that is not in the list.
-local function checked(what, key, value, default)
+-- The value of a key, or an error that names it (`label`, where it stands inside a table). A default tells the type of
+-- a key that is not in the list.
+local function checked(what, key, value, default, label)
   if value == nil then return nil end
   local kind = kinds[kind_of[key] or type(default)]
   if not kind then return value end
   local read = kind.read(value)
-  if read == nil then util.unexpected(what .. ": " .. key, kind.name, value, "corrupt") end
+  if read == nil then util.unexpected(what .. ": " .. (label or key), kind.name, value, "corrupt") end
   return read
 end
 
@@ -86,6 +99,23 @@ for name in ([[
   exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
 ]]):gmatch "%S+" do meaningless[name] = true end
 
+-- The table that says how positions turn, and its name. Where a file has both, the older one counts, as in the
+-- reference.
+local function rope_table(raw)
+  for _, name in ipairs {"rope_scaling", "rope_parameters"} do
+    local value = plain(raw[name])
+    if type(value) == "table" and next(value) ~= nil then return value, name end
+  end
+end
+
+-- Whether the rope table says a key itself, so that the one outside does not count.
+local function said_inside(key)
+  return function(_, raw)
+    local inside = rope_table(raw)
+    return inside ~= nil and plain(inside[key]) ~= nil
+  end
+end
+
 local function absent_or_false(v) return v == false end
 local function plain_rope(v)
   local kind = type(v) == "table" and (plain(v.rope_type) or plain(v.type))
@@ -101,7 +131,8 @@ local neutral = {
   cross_attention_hidden_size = function() return false end,
   pruned_heads = function(v) return type(v) == "table" and next(v) == nil end,
   rope_scaling = function(v, raw) return plain_rope(v) or plain(raw.rope_parameters) ~= nil end,
-  rope_theta = function(_, raw) return plain(raw.rope_parameters) ~= nil end,
+  rope_theta = function(v, raw) return plain(raw.rope_parameters) ~= nil or said_inside "rope_theta"(v, raw) end,
+  partial_rotary_factor = function(v, raw) return v == 1 or said_inside "partial_rotary_factor"(v, raw) end,
   rope_local_base_freq = function(_, raw) return plain(raw.rope_parameters) ~= nil end,
   sliding_window = no_windows,
   use_sliding_window = function(v, raw) return v == false or plain(raw.layer_types) ~= nil end,
@@ -120,58 +151,114 @@ local neutral = {
 
 -- ---- rope ----
 
--- {theta, scaling} of a kind of layer, whichever way the file spells it.
-local function rope_of(c, raw, kind)
+-- These count inside the rope table before they do outside.
+local inner_first = {rope_theta = true, partial_rotary_factor = true}
+
+-- A rule that was trained on shorter texts, and does not say on how short ones, means the configuration's.
+local function complete(scaling, c)
+  if rope.needs_context(scaling) and scaling.original_max_position_embeddings == nil then
+    scaling.original_max_position_embeddings = c.max_position_embeddings
+  end
+  return scaling
+end
+
+local function is_object(x) return type(x) == "table" and x[1] == nil and next(x) ~= nil end
+
+-- A rope table as a family sees it: what is read from it is noted as "name.key".
+local function noted(value, name, read)
+  local view = setmetatable({}, {
+    __index = function(_, key)
+      local label, inner = ("%s.%s"):format(name, key), value[key]
+      read[label] = true
+      return is_object(inner) and noted(inner, label, read) or inner
+    end,
+    __pairs = function() return pairs(value) end,
+  })
+  return rope.name(view, name)
+end
+
+-- {theta, scaling, partial} of a kind of layer, whichever way the file spells it.
+local function rope_of(c, raw, kind, read)
   local nested, name = c.rope_parameters, "rope_parameters"
   if nested and type(nested[kind]) == "table" then nested, name = nested[kind], name .. "." .. kind
   elseif nested and (nested.full_attention or nested.sliding_attention) then nested = nil end
+  local own = {theta = c.rope_theta}
   if nested then
-    local theta = checked(name, "rope_theta", nested.rope_theta) or c.rope_theta
-    return {theta = theta, scaling = rope.name(nested, name)}
-  end
-  if kind == "sliding_attention" then
-    local theta = c.rope_local_base_freq
-    if theta then return {theta = theta} end
-  end
-  return {theta = c.rope_theta, scaling = plain(raw.rope_scaling) and c.rope_scaling or nil}
+    own.theta = checked(name, "rope_theta", nested.rope_theta) or own.theta
+    own.scaling = rope.name(complete(nested, c), name)
+  elseif kind == "sliding_attention" and c.rope_local_base_freq then own.theta = c.rope_local_base_freq
+  else own.scaling = plain(raw.rope_scaling) and c.rope_scaling or nil end
+  return setmetatable(own, {__index = function(_, key) -- so that only a family that asks counts as reading it
+    if key ~= "partial" then return nil end
+    read[name .. ".partial_rotary_factor"] = true
+    return nested and checked(name, "partial_rotary_factor", nested.partial_rotary_factor) or c.partial_rotary_factor
+  end})
 end
 
--- Names of keys inside rope tables that no rule of lua/rope.lua reads: "rope_scaling.key".
-local function unread_rope(raw)
+-- Names of keys inside the rope table that nobody reads: "rope_scaling.key".
+local function unread_rope(raw, read)
   local names = {}
   local function look(name, value)
-    if type(value) ~= "table" then return end
     for _, key in ipairs(util.sorted_keys(value)) do
-      if type(plain(value[key])) == "table" and name == "rope_parameters" then look(name .. "." .. key, value[key])
-      elseif plain(value[key]) ~= nil and not rope.reads(value, key) then names[#names + 1] = name .. "." .. key end
+      local inner, label = plain(value[key]), name .. "." .. key
+      if is_object(inner) then look(label, inner)
+      elseif inner ~= nil and not read[label] and not rope.reads(value, key) then names[#names + 1] = label end
     end
   end
-  look("rope_parameters", plain(raw.rope_parameters))
-  if plain(raw.rope_parameters) == nil then look("rope_scaling", plain(raw.rope_scaling)) end
+  local value, name = rope_table(raw)
+  if value then look(name, value) end
   return names
 end
 
 -- ---- the whole ----
 
+local function named(list, what)
+  local set = {}
+  if list ~= nil and type(list) ~= "table" then util.unexpected(what, "a list of keys", list) end
+  for _, key in ipairs(list or {}) do
+    if type(key) ~= "string" then util.unexpected(what, "a list of keys", key) end
+    set[key] = true
+  end
+  return set
+end
+
 ---What a family's init gets. Reading a key that neither file nor family has gives nil.
 ---@param raw table  the decoded file
----@param defaults table  key -> value, or function of the configuration and of whether the file says null
+---@param family table  its `config` (key -> value, or function of the configuration and of whether the file says null)
+---  and `ignore_keys`
 ---@param what string  the file, for messages
 ---@return table config
 ---@return fun(): string[] unread  keys that nobody read, sorted
 ---@return fun(): string[] absent  keys that were read and are nowhere, sorted
-function M.wrap(raw, defaults, what)
-  local read, missing = {}, {}
-  local c
+function M.wrap(raw, family, what)
+  local defaults = family.config
+  local read, missing, c = {}, {}, nil
+  local ignored = named(family.ignore_keys, ("family %s: ignore_keys"):format(family.model_types[1]))
+  local turns, turns_name = rope_table(raw)
+  local flat = turns and turns.full_attention == nil and turns.sliding_attention == nil
+
+  -- What the rope table says of a key, where one table is for all layers.
+  local function inside(key)
+    if not flat then return nil end
+    if key == "rope_scaling" then
+      read[turns_name] = true
+      return complete(rope.name(M.strip(turns), turns_name), c)
+    end
+    local value = M.strip(turns[key])
+    if value == nil then return nil end
+    local label = turns_name .. "." .. key
+    read[turns_name], read[label] = true, true
+    return checked(what, key, value, defaults[key], label)
+  end
+  local function outside(key) return checked(what, key, M.strip(raw[key]), defaults[key]) end
   local function find(key)
-    local flat = plain(raw.rope_parameters)
-    local value = checked(what, key, M.strip(raw[key]), defaults[key])
-    if value == nil and type(flat) == "table" then
-      if key == "rope_theta" then value = checked(what, "rope_parameters.rope_theta", plain(flat.rope_theta), 1.0)
-      elseif key == "rope_scaling" and plain(flat.rope_type) then
-        value = rope.name(M.strip(flat), "rope_parameters")
-      end
-      if value ~= nil then read.rope_parameters = true end
+    local value
+    if key == "rope_parameters" then value = outside(key) and noted(outside(key), key, read)
+    elseif key == "rope_scaling" then value = inside(key) or outside(key)
+    elseif inner_first[key] then value = inside(key) or outside(key)
+    else
+      value = outside(key)
+      if value == nil then value = inside(key) end
     end
     if value == nil then
       value = defaults[key]
@@ -181,7 +268,7 @@ function M.wrap(raw, defaults, what)
   end
   c = setmetatable({}, {
     __index = function(_, key)
-      if key == "rope_of" then return function(kind) return rope_of(c, raw, kind) end end
+      if key == "rope_of" then return function(kind) return rope_of(c, raw, kind, read) end end
       read[key] = true
       local value = find(key)
       if value == nil then missing[key] = true end
@@ -195,12 +282,12 @@ function M.wrap(raw, defaults, what)
     for _, key in ipairs(util.sorted_keys(raw)) do
       local value = plain(raw[key])
       local known = value == nil or read[key] or meaningless[key] or (neutral[key] and neutral[key](value, raw))
-      if not known then
-        names[#names + 1] = tostring(key)
-      end
+      if not known and not ignored[key] then names[#names + 1] = tostring(key) end
     end
-    local inside = unread_rope(raw)
-    return table.move(inside, 1, #inside, #names + 1, names)
+    for _, name in ipairs(unread_rope(raw, read)) do
+      if not ignored[name] then names[#names + 1] = name end
+    end
+    return names
   end
   return c, unread, function() return util.sorted_keys(missing) end
 end
@@ -225,7 +312,7 @@ end
 ---@param raw table  the decoded file
 ---@param family table
 function M.check(what, raw, family)
-  local read = M.wrap(raw, family.config, what) -- apart from the family's own, which records what is read
+  local read = M.wrap(raw, family, what) -- apart from the family's own, which records what is read
   for _, key in ipairs {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"} do
     if read[key] == nil then util.raise("corrupt", "%s: %s: expected a positive integer, found nothing", what, key) end
   end

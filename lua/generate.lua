@@ -149,6 +149,7 @@ function M.start(model, runtime, ids, o, release)
   if not o.ignore_eos then
     for _, id in ipairs(o.ends or tokenizer and tokenizer.text_ends or model.ends) do self.ends[id] = true end
   end
+  self.hidden, self.settled, self.shown_ends, self.shown_size = {}, 0, {}, 0 -- see take_text
   if tokenizer then
     self.stream = tokenizer:stream {skip_special_tokens = true}
   elseif #self.stops > 0 then
@@ -203,46 +204,80 @@ local function find_stop(text, stops)
   return nil, held
 end
 
+-- Text is shown without special tokens, and stop strings are looked for in the text with them: `pending` is what may
+-- yet begin one, `hidden` the places of special tokens in it, {first byte, last byte} each. Of all text, special tokens
+-- in it, `text_size` bytes have come, and of `settled` it is known whether they are shown.
+local function append(self, text, is_hidden)
+  if text == "" then return end
+  if is_hidden then self.hidden[#self.hidden + 1] = {#self.pending + 1, #self.pending + #text}
+  else self.shown_size = self.shown_size + #text end
+  self.pending = self.pending .. text
+  self.text_size = self.text_size + #text
+end
+
+-- Takes the first n pending bytes away; what of them is shown.
+local function take(self, n)
+  local parts, at, left = {}, 1, {}
+  for _, place in ipairs(self.hidden) do
+    local first, last = place[1], place[2]
+    if first <= n then
+      parts[#parts + 1] = self.pending:sub(at, first - 1)
+      at = math.min(last, n) + 1
+    end
+    if last > n then left[#left + 1] = {math.max(first - n, 1), last - n} end
+  end
+  parts[#parts + 1] = self.pending:sub(at, n)
+  self.pending, self.hidden, self.settled = self.pending:sub(n + 1), left, self.settled + n
+  return table.concat(parts)
+end
+
+-- What of the pending text can be shown, and whether a stop string was met.
+local function settle(self, last)
+  local at, held = find_stop(self.pending, self.stops)
+  if at then
+    local text = take(self, at - 1)
+    self.pending, self.hidden = "", {}
+    return text, true
+  end
+  return take(self, #self.pending - (last and 0 or held)), false
+end
+
 -- Text that the token completes, with stop strings looked for. Returns the text to show and whether a stop string was
 -- met.
 local function take_text(self, id, last)
   if not self.stream then return nil, false end
-  local new = self.stream:push(id)
-  if last then new = new .. self.stream:finish() end
-  self.text_size = self.text_size + #new
-  self.text_ends[#self.ids] = self.text_size
-  local text = self.pending .. new
-  local at, held = find_stop(text, self.stops)
-  if at then
-    self.pending = ""
-    return text:sub(1, at - 1), true
-  end
-  if last then held = 0 end
-  self.pending = text:sub(#text - held + 1)
-  return text:sub(1, #text - held), false
+  local new, tail = self.stream:push(id), last and self.stream:finish() or ""
+  if #self.stops == 0 then return new .. tail, false end
+  local tokenizer = self.model.tokenizer
+  append(self, new)
+  if tokenizer.raw:is_special(id) then append(self, tokenizer:piece(id), true) end
+  append(self, tail)
+  self.text_ends[#self.ids], self.shown_ends[#self.ids] = self.text_size, self.shown_size
+  return settle(self, last)
 end
 
 -- What is left of the text when an end token comes.
 local function rest(self)
   if not self.stream then return "" end
-  local text = self.pending .. self.stream:finish()
-  self.pending = ""
-  return text
+  local tail = self.stream:finish()
+  if #self.stops == 0 then return tail end
+  append(self, tail)
+  return (settle(self, true))
 end
 
 ---The ids that say what `text` says: of an answer that a stop string ended, those before it, a token of which only the
 ---beginning counts being written anew.
 function Generation:kept_ids()
-  if #self.stops == 0 then return table.move(self.ids, 1, #self.ids, 1, {}) end
-  local kept, size = {}, 0
-  for i, id in ipairs(self.ids) do
-    if self.text_ends[i] > #self.text then break end
-    kept[i], size = id, self.text_ends[i]
+  local n = #self.ids
+  if self.settled < self.text_size then
+    while n > 0 and self.text_ends[n] > self.settled do n = n - 1 end
+    while n > 0 and self.text_ends[n] == (self.text_ends[n - 1] or 0) do n = n - 1 end -- whose text came later
   end
-  if size < #self.text then
-    local tail = self.text:sub(size + 1)
+  local kept = table.move(self.ids, 1, n, 1, {})
+  if n < #self.ids then
+    local tail = self.text:sub((self.shown_ends[n] or 0) + 1)
     local more = self.model.tokenizer:encode(tail, {add_special_tokens = false, parse_special = false})
-    table.move(more, 1, #more, #kept + 1, kept)
+    table.move(more, 1, #more, n + 1, kept)
   end
   return kept
 end

@@ -62,7 +62,7 @@ function M.config(file, family, path)
   local prefix = meta["general.architecture"] .. "."
   local function of(key) return meta[prefix .. key] end
   local c, used = {model_type = family.model_types[1]}, {}
-  for _, keys in ipairs {config_keys, family.gguf.config} do
+  for _, keys in ipairs {config_keys, family.gguf.config or {}} do
     for name, key in pairs(keys) do c[name], used[key] = of(key), true end
   end
   c.rope_scaling = scaling_of(file, of, entries)
@@ -86,15 +86,32 @@ function M.config(file, family, path)
   return c
 end
 
+---The ids that the metadata ends texts with: what a model without a tokenizer goes by.
+---@param path string  for messages
+---@return integer[]
+function M.ends(file, path)
+  local meta, ends = file:metadata(0), {}
+  for _, name in ipairs {"eos", "eot"} do
+    local key = ("tokenizer.ggml.%s_token_id"):format(name)
+    local id = meta[key]
+    if id ~= nil and (math.type(id) ~= "integer" or id < 0) then
+      util.unexpected(path .. ": " .. key, "a token id", id, "corrupt")
+    end
+    ends[#ends + 1] = id
+  end
+  return ends
+end
+
 ---Module path of a tensor, or nil.
 function M.path(family, name)
+  local own = family.gguf.names or {}
   local block, part, kind = name:match "^blk%.(%d+)%.([%w_]+)%.(%w+)$"
   if block then
-    local path = family.gguf.names[part] or names[part]
+    local path = own[part] or names[part]
     return path and ("model.layers.%s.%s.%s"):format(block, path, kind), part
   end
   part, kind = name:match "^([%w_]+)%.(%w+)$"
-  local path = part and (family.gguf.names[part] or names[part])
+  local path = part and (own[part] or names[part])
   return path and path .. "." .. kind, part
 end
 

@@ -4,6 +4,7 @@ local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 local config = require "moonlet.config"
+local generation_config = require "moonlet.generation_config"
 local gguf = require "moonlet.gguf"
 local hub = require "moonlet.hub"
 local nn = require "moonlet.nn"
@@ -56,14 +57,20 @@ local function builtin_families()
   return list
 end
 
+-- Where families are looked for, as messages say it.
+local function searched(name)
+  return ("built-in ones, %s.lua in the folders of $MOONLET_PATH (%s), ./models/%s.lua"):format(name,
+    os.getenv "MOONLET_PATH" or "not set", name)
+end
+
 ---The family that serves a model type.
 function M.family(model_type, what)
   for _, family in ipairs(builtin_families()) do
     if serves(family, model_type) then return family end
   end
   return user_family(model_type)
-    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (built-in ones, $MOONLET_PATH, ./models)",
-      what or "load", model_type)
+    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (%s)", what or "load", model_type,
+      searched(model_type))
 end
 
 local function family_of_architecture(arch, path)
@@ -73,8 +80,13 @@ local function family_of_architecture(arch, path)
     end
   end
   local family = user_family(arch)
-  if family and family.gguf then return family end
-  util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it", path, arch)
+  for _, other in ipairs(builtin_families()) do
+    if not family and serves(other, arch) then family = other end
+  end
+  if not family then
+    util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it (%s)", path, arch, searched(arch))
+  end
+  return family -- whose table `gguf` is asked for by who reads it
 end
 
 local function family_module(name)
@@ -163,17 +175,26 @@ local function ignored(family, name)
   return false
 end
 
+-- What belongs to no parameter is an error; what the family leaves out on purpose (the eyes of a model that reads text)
+-- is told in the warning that comes back. Rotary frequencies of older files are computed anyway.
 local function check_leftover(family, source, used)
+  local count, first = 0, nil
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
-    if not used[path] and not ignored(family, name) and not (path == "lm_head.weight" and source.tied) then
+    if not used[path] and not ignored(family, name) then
       util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name,
         family.model_types[1])
+    elseif not used[path] and not name:find "%.inv_freq$" then
+      count, first = count + 1, first or name
     end
   end
+  if count == 0 then return nil end
+  return ("%s: family %s leaves out %d tensor%s, from \"%s\" on"):format(source.path, family.model_types[1], count,
+    count > 1 and "s" or "", first)
 end
 
----Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}.
+---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}. Returns a warning
+---where the family leaves tensors out.
 local function load_weights(net, family, source, opts)
   local used, done, total = {}, 0, 0
   -- All names first: a file that does not fit is refused before a byte is read.
@@ -185,13 +206,43 @@ local function load_weights(net, family, source, opts)
         shape_text(spec.shape))
     end
   end)
-  check_leftover(family, source, used)
+  local warning = check_leftover(family, source, used)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
     if opts.progress then compile.unscoped(opts.progress, done / total, path) end
     if core.cancelled() then raise_cancelled() end
   end)
+  return warning
+end
+
+local HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+local COMPARED_ROWS = 4096
+
+-- Whether two matrices of the file hold the same numbers.
+local function same_numbers(source, a, b)
+  if not same_shape(a.shape, b.shape) or #a.shape ~= 2 then return false end
+  return compile.scope(function()
+    local x, y = util.must(source.file:load(a.name)), util.must(source.file:load(b.name))
+    for first = 1, a.shape[1], COMPARED_ROWS do
+      local rows = {first, math.min(first + COMPARED_ROWS - 1, a.shape[1])}
+      local same = ml.scope(function() return x:slice {rows}:eq(y:slice {rows}):all():item() end)
+      if not same then return false end
+      if core.cancelled() then raise_cancelled() end
+    end
+    return true
+  end)
+end
+
+-- What becomes of a head in the file of a configuration that ties it to the embedding, as in the reference: a head
+-- alone is the embedding too; one that says the same is not kept twice; one that differs is used. True in the last
+-- case, where the net must have a head.
+local function unties(source, tied)
+  local head, embedding = source.entries[HEAD], source.entries[EMBEDDING]
+  if not tied or not head then return false end
+  if embedding and not same_numbers(source, head, embedding) then return true end
+  source.entries[EMBEDDING], source.entries[HEAD] = embedding or head, nil
+  return false
 end
 
 -- Random weights at true shapes: matrices of deviation 1 / sqrt(inputs), norms near what leaves a vector as it is.
@@ -228,7 +279,7 @@ local function read_json(path, optional)
     util.raise(code, "%s", message)
   end
   if type(value) ~= "table" or value[1] ~= nil then util.raise("corrupt", "%s: expected an object", path) end
-  return value
+  return config.floats(value)
 end
 
 -- Multimodal checkpoints keep the text model's weights under a name of their own.
@@ -263,6 +314,7 @@ end
 
 local function gguf_source(made, path, family, c)
   local names = {}
+  local divides = made.raw.rope_scaling and made.raw.rope_scaling.rope_type == "factors"
   local source = {
     file = made.gguf, path = path, entries = {}, norm_offset = family.gguf.norm_offset,
     name_of = function(p) return names[p] or p end,
@@ -272,7 +324,7 @@ local function gguf_source(made, path, family, c)
     if target and gguf.is_permuted(family, part) then
       entry.heads = part == "attn_q" and c.num_attention_heads or c.num_key_value_heads
     end
-    if entry.name ~= "rope_freqs.weight" then -- which the configuration has read
+    if entry.name ~= "rope_freqs.weight" or not divides then -- else the configuration has read it
       add_entry(source, target or entry.name, entry)
       names[target or entry.name] = entry.name
     end
@@ -320,7 +372,9 @@ end
 local tokenizer = require "moonlet.tokenizer"
 
 ---A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code
----when it cannot be.
+---when it cannot be. Tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json list beside a
+---tokenizer.json are added as transformers adds them: with their flags, and with the next free ids where the vocabulary
+---has none for them.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function M.tokenizer(path)
@@ -427,12 +481,13 @@ local function open_gguf(made, path, opts)
   end
   local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
   if not family.gguf then
-    util.raise("unsupported", "%s: family %s does not say how GGUF files name its tensors", path,
-      family.model_types[1])
+    util.raise("unsupported", "%s: general.architecture \"%s\": family %s has no table `gguf`, which says how GGUF "
+      .. "files name its tensors (%s)", path, arch, family.model_types[1], core.source(family.init) or "no file")
   end
   made.raw, made.family, made.what = gguf.config(file, family, path), family, path
+  made.ends = gguf.ends(file, path)
   config.check(path, made.raw, family)
-  if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family.config, path)) end
+  if not opts.random then made.source = gguf_source(made, path, family, config.wrap(made.raw, family, path)) end
 end
 
 -- A layer has a weight at the least: a count beyond that is refused before a net of so many layers is built.
@@ -472,10 +527,9 @@ local function warn_of_unread(made, c, unread, strict)
   return warnings
 end
 
-local function warn_of_absent(tokens, path, warnings)
-  for _, key in ipairs(tokens and tokens.raw:facts().absent or {}) do
-    warnings[#warnings + 1] = ("%s/tokenizer_config.json: %s: the vocabulary has no such token"):format(path, key)
-  end
+local function warn_of_generation(made, path, warnings)
+  local more = generation_config.warnings(made.generation or {}, path .. "/generation_config.json")
+  table.move(more, 1, #more, #warnings + 1, warnings)
 end
 
 -- What model.lua counts formats from: {dtype, bytes} of each matrix.
@@ -489,19 +543,27 @@ local function assemble(made, opts, given)
   local path, kind = resolve(given)
   local open = kind == "directory" and open_directory or open_gguf
   open(made, path, opts)
-  local c, unread, absent = config.wrap(made.raw, made.family.config, made.what)
+  local c, unread, absent = config.wrap(made.raw, made.family, made.what)
   if made.source then check_layers(made, c.num_hidden_layers) end
+  local untied = made.source and unties(made.source, c.tie_word_embeddings)
+  if untied then
+    made.raw.tie_word_embeddings = false
+    c, unread, absent = config.wrap(made.raw, made.family, made.what)
+  end
   made.net = build_net(made, c, absent)
   local warnings = warn_of_unread(made, c, unread, opts.strict)
+  if untied then
+    warnings[#warnings + 1] = ("%s: tie_word_embeddings: true, but %s differs from the embedding: it is used"):format(
+      made.what, made.source.entries[HEAD].name)
+  end
   if made.source then
-    made.source.tied = c.tie_word_embeddings
-    load_weights(made.net, made.family, made.source, opts)
+    warnings[#warnings + 1] = load_weights(made.net, made.family, made.source, opts)
   else
     random_weights(made.net, opts)
   end
   made.tokenizer = tokenizer.of_model(path, made.gguf, made.ends)
   if core.cancelled() then raise_cancelled() end
-  warn_of_absent(made.tokenizer, path, warnings)
+  warn_of_generation(made, path, warnings)
   if made.tokenizer and made.tokenizer.vocab_size > c.vocab_size then
     warnings[#warnings + 1] = ("%s: the tokenizer has %d ids, the embedding %d rows"):format(made.what,
       made.tokenizer.vocab_size, c.vocab_size)

@@ -4,6 +4,7 @@ local ml = require "moonlet.init"
 local util = require "moonlet.util"
 local compile = require "moonlet.compile"
 local generate = require "moonlet.generate"
+local generation_config = require "moonlet.generation_config"
 local runtime = require "moonlet.runtime"
 
 local M = {}
@@ -123,32 +124,25 @@ function Model:chat_ids(messages, o)
   })
 end
 
--- What generation_config says where the call says nothing.
-local function with_defaults(self, given)
-  if not given or given.defaults == nil then return given end
-  if given.defaults ~= "model" then
+---The options of a call of `chat` with `defaults = "model"`: `opts`, and where it has nothing what generation_config
+---says, as transformers takes it: `do_sample: true` draws, with a temperature of 1 and top_k = 50 where the file is
+---silent; else the likeliest token is taken. A repetition penalty holds either way, over the whole context. Beside a
+---`sampler` in `opts` the file says nothing.
+---@param opts table|nil  generate's or chat's
+---@return table options  a table of its own
+---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k,
+---  top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
+function Model:generation_defaults(opts)
+  local given = {}
+  if opts ~= nil and type(opts) ~= "table" then
+    util.unexpected("generation_defaults", "a table of options", opts)
+  end
+  for k, v in pairs(opts or {}) do given[k] = v end
+  if given.defaults ~= nil and given.defaults ~= "model" then
     util.unexpected("chat: defaults", "\"model\"", given.defaults)
   end
-  local merged, config = {}, self.generation_config
-  if config.do_sample ~= false and given.sampler == nil then
-    for _, name in ipairs {"temperature", "top_k", "top_p", "min_p"} do
-      if type(config[name]) == "number" then merged[name] = config[name] end
-    end
-    if type(config.repetition_penalty) == "number" then merged.repeat_penalty = config.repetition_penalty end
-  end
-  for k, v in pairs(given) do merged[k] = v end
-  return merged
-end
-
----The options of a call of `chat` with `defaults = "model"`: what generation_config says where `opts` has nothing.
----@param opts table|nil  chat's
----@return table
-function Model:generation_defaults(opts)
-  local given = {defaults = "model"}
-  for k, v in pairs(opts or {}) do given[k] = v end
-  local merged = with_defaults(self, given)
-  merged.defaults = nil
-  return merged
+  given.defaults = nil
+  return generation_config.options(self.generation_config, given, self.info.context)
 end
 
 -- ---- runtimes: kept for the next call ----
@@ -205,7 +199,8 @@ end
 ---@return moonlet.Generation ...  what a `for` wants
 function Model:chat(messages, opts)
   check_open(self, "chat")
-  local o = generate.options(with_defaults(self, opts), "chat", chat_options)
+  local asked = type(opts) == "table" and opts.defaults ~= nil
+  local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", chat_options)
   local ids = self:chat_ids(messages, o)
   o.ends = self.tokenizer:ends(o.template)
   local g = start(self, ids, o)
@@ -310,9 +305,25 @@ end
 
 -- ---- identity ----
 
+-- A configuration as JSON can say it: infinities and NaN, which Python writes, as text.
+local function sayable(value)
+  if type(value) == "number" and (value ~= value or math.abs(value) == math.huge) then return tostring(value) end
+  if type(value) ~= "table" then return value end
+  local copy
+  for _, key in ipairs(util.sorted_keys(value)) do
+    local said = sayable(value[key])
+    if said ~= value[key] and not copy then
+      copy = {}
+      for k, v in pairs(value) do copy[k] = v end
+    end
+    if copy then copy[key] = said end
+  end
+  return copy or value
+end
+
 -- A digest of the configuration and of values out of every parameter.
 local function digest_weights(self)
-  local h = core.hash(ml.json.encode(self.raw))
+  local h = core.hash(ml.json.encode(sayable(self.raw)))
   local samples = {}
   self.net:each_parameter(function(_, _, w, path)
     h = core.hash(path .. table.concat(w.shape, ","), h)

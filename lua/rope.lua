@@ -62,10 +62,16 @@ local needs = {
   default = {}, linear = {"factor"}, factors = {},
   llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
 }
+
 -- These stand beside the rule's own numbers: the base is read by whoever asks for frequencies.
 local beside = {rope_type = true, type = true, rope_theta = true, factors = true}
 
 local function kind_of(s) return s.rope_type or s.type or "default" end
+
+---Whether a scaling's rule asks how long the texts were that the model was trained on first.
+function M.needs_context(s)
+  return util.contains(needs[kind_of(s)] or {}, "original_max_position_embeddings")
+end
 
 ---Whether a key of a scaling table is read, or says nothing new.
 function M.reads(s, key)

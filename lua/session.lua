@@ -123,7 +123,8 @@ end
 function Session:send(text, opts)
   begin(self)
   if type(text) ~= "string" then util.unexpected("send", "text", text) end
-  local o = generate.options(opts and opts.defaults and self.model:generation_defaults(opts) or opts, "send")
+  local asked = type(opts) == "table" and opts.defaults ~= nil
+  local o = generate.options(asked and self.model:generation_defaults(opts) or opts, "send")
   local messages = table.move(self.messages, 1, #self.messages, 1, {})
   messages[#messages + 1] = {role = "user", content = text}
   local ids, left

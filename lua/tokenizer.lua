@@ -24,7 +24,7 @@ Tokenizer.__dir = {"vocab_size", "bos_id", "eos_ids", "chat_template"}
 ---@param opts table|nil  {add_special_tokens = true, parse_special = true}
 ---@return integer[]
 function Tokenizer:encode(text, opts) return self.raw:encode(text, opts) end
----Ids to text.
+---Ids to text. Ids from 0 that the vocabulary has not, as of rows that a model has beyond it, have none.
 ---@param ids integer[]
 ---@param opts table|nil  {skip_special_tokens = false}
 ---@return string
@@ -197,15 +197,15 @@ local function check_template(template, what)
   return template
 end
 
--- Texts of the special tokens that tokenizer_config.json names, which templates see.
+-- Texts of the special tokens that the files name, which templates see.
 local function special_tokens(config)
   local tokens = {}
   local function add(name, token)
     if type(token) == "table" then token = token.content end
     if type(token) == "string" then tokens[name] = token end
   end
-  for _, name in ipairs {"unk_token", "sep_token", "pad_token", "cls_token", "mask_token"} do
-    add(name, config[name])
+  for name, token in pairs(config) do
+    if name:match "_token$" and name ~= "bos_token" and name ~= "eos_token" then add(name, token) end
   end
   if type(config.extra_special_tokens) == "table" then
     for name, token in pairs(config.extra_special_tokens) do
@@ -230,22 +230,52 @@ local function templates_of(folder, config, config_path)
   return next(named) and named or nil
 end
 
+local function read_config(path)
+  local config, message, code = core.read_json(path)
+  return config or util.raise(code, "%s", message)
+end
+
+-- tokenizer_config.json, over which an older special_tokens_map.json counts where that one does not list added tokens
+-- itself, as in transformers.
+local function configuration(paths)
+  local config = paths.tokenizer_config and read_config(paths.tokenizer_config) or {}
+  local listed = config.added_tokens_decoder
+  if paths.special_tokens_map and (listed == nil or listed == core.json.null) then
+    for name, token in pairs(read_config(paths.special_tokens_map)) do config[name] = token end
+  end
+  return config
+end
+
 local function open_json(json, folder, ends)
-  local config_path = folder .. "/tokenizer_config.json"
-  local has_config = core.path_kind(config_path) == "file"
-  local raw, message, code = core.tokenizer_from_json(json, has_config and config_path or nil)
+  local paths = {}
+  for _, name in ipairs {"tokenizer_config", "special_tokens_map", "added_tokens"} do
+    local path = folder .. "/" .. name .. ".json"
+    if core.path_kind(path) == "file" then paths[name] = path end
+  end
+  local raw, message, code = core.tokenizer_from_json(json, paths.tokenizer_config, paths.special_tokens_map,
+    paths.added_tokens)
   if not raw then util.raise(code, "%s", message) end
   return wrap(raw, ends, function()
-    local config, why, what = {}, nil, nil
-    if has_config then config, why, what = core.read_json(config_path) end
-    if config == nil then util.raise(what, "%s", why) end
-    return templates_of(folder, config, config_path), special_tokens(config)
+    local config = configuration(paths)
+    return templates_of(folder, config, folder .. "/tokenizer_config.json"), special_tokens(config)
   end)
 end
 
 local function open_directory(path, ends)
   if core.path_kind(path .. "/tokenizer.json") ~= "file" then return nil end
   return open_json(path .. "/tokenizer.json", path, ends)
+end
+
+-- The template of a GGUF file, and named ones beside it: tokenizer.chat_template.NAME.
+local function gguf_templates(metadata, path)
+  local what, key = path .. ": tokenizer", "tokenizer.chat_template"
+  local main = check_template(metadata[key], what)
+  local named = {default = main}
+  for _, name in ipairs(util.sorted_keys(metadata)) do
+    local title = name:sub(1, #key + 1) == key .. "." and name:sub(#key + 2) or ""
+    if title ~= "" then named[title] = check_template(metadata[name], what .. "." .. title) end
+  end
+  return next(named, next(named)) and named or main or next(named) and named or nil
 end
 
 local function open_gguf(file, path)
@@ -260,7 +290,7 @@ local function open_gguf(file, path)
       local id = metadata["tokenizer.ggml." .. key]
       tokens[name] = math.type(id) == "integer" and id >= 0 and raw:piece(id) or nil
     end
-    return check_template(metadata["tokenizer.chat_template"], path .. ": tokenizer"), tokens
+    return gguf_templates(metadata, path), tokens
   end)
 end
 

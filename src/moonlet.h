@@ -167,8 +167,9 @@ enum {
 ML_API ml_status ml_tokenize(ml_model *model, const char *text, size_t length, unsigned flags, int32_t *ids,
                              size_t capacity, size_t *count);
 
-/* Text of `count` ids, with a 0 behind it. Writes at most `capacity` bytes, the 0 included; *length is what the whole
- * text has, without the 0. `text` may be NULL when capacity is 0. Flags: ML_SKIP_SPECIAL_TOKENS */
+/* Text of `count` ids, with a 0 behind it; an id from 0 that the vocabulary has not has no text. Writes at most
+ * `capacity` bytes, the 0 included; *length is what the whole text has, without the 0. `text` may be NULL when capacity
+ * is 0. Flags: ML_SKIP_SPECIAL_TOKENS */
 ML_API ml_status ml_detokenize(ml_model *model, const int32_t *ids, size_t count, unsigned flags, char *text,
                                size_t capacity, size_t *length);
 

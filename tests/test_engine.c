@@ -312,6 +312,11 @@ static void test_text(ml_model *model) {
   CHECK(length == 2 && strcmp(text, "H") == 0, "is cut, with its whole length told");
   CHECK_OK(ml_detokenize(model, NULL, 0, 0, NULL, 0, &length), "no ids, no room");
   CHECK(length == 0, "no text");
+  const int32_t beyond[] = {ids[0], INT32_MAX, ids[1]};
+  size_t plain;
+  CHECK_OK(ml_detokenize(model, ids, 2, 0, NULL, 0, &plain), "two ids");
+  CHECK_OK(ml_detokenize(model, beyond, 3, 0, NULL, 0, &length), "an id behind the vocabulary");
+  CHECK(length == plain, "which has no text");
   CHECK_FAILS(ml_tokenize(model, "a", 1, ML_SKIP_SPECIAL_TOKENS, ids, 2, &count), ML_USAGE, "flags",
               "a flag of another call");
 }
@@ -344,6 +349,17 @@ static void test_text_generation(ml_model *model) {
   const char *at = strstr(text.text, stop_text);
   CHECK(at && strlen(stopped.text) == (size_t)(at - text.text) && m.finish_reason == ML_FINISH_STOP,
         "ends before itself");
+  const int32_t leads_to_special[] = {41, 90};
+  const char *const special[] = {"</s>"};
+  o = (ml_generate_options){
+      .struct_size = sizeof o, .ids = leads_to_special, .n_ids = 2, .max_tokens = 12, .ignore_eos = true};
+  heard whole = {.in_order = true}, cut = {.in_order = true};
+  CHECK_OK(ml_generate(model, &o, hear, &whole, &m), "an answer with a special token in it");
+  CHECK(whole.count == 12 && whole.ids[7] == 2 && !strstr(whole.text, "</s>"), "which is not shown");
+  o.stop = special, o.n_stop = 1;
+  CHECK_OK(ml_generate(model, &o, hear, &cut, &m), "its text as a stop text");
+  CHECK(cut.count == 8 && m.finish_reason == ML_FINISH_STOP && strncmp(cut.text, whole.text, strlen(cut.text)) == 0,
+        "ends there");
 }
 
 /* ---- cancellation ---- */

@@ -59,7 +59,8 @@ static ml_status from_text(const char *text, size_t size, const char *config, ml
   *out = NULL;
   ML_TRY(ml_json_parse(text, size, "tokenizer.json", &doc));
   ml_status status = config ? ml_json_parse(config, strlen(config), "tokenizer_config.json", &config_doc) : ML_OK;
-  if (status == ML_OK) status = ml_tokenizer_from_json(doc, config_doc, out);
+  if (status == ML_OK)
+    status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = doc, .config = config_doc}, out);
   ml_json_close(doc);
   ml_json_close(config_doc);
   return status;
@@ -174,10 +175,11 @@ static void test_byte_level(void) {
   CHECK(ml_tokenizer_is_special(t, 260) && !ml_tokenizer_is_special(t, 262) && !ml_tokenizer_is_special(t, -1),
         "special or not");
   ml_text text = {0};
-  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', 263), false, &text), ML_USAGE, "id 263, expected 0 to 262",
-              "an id out of range");
+  CHECK_FAILS(ml_tokenizer_decode(t, IDS('a', -1), false, &text), ML_USAGE, "id -1, expected an id from 0",
+              "a negative id");
   CHECK(text.size == 0, "leaves the text alone");
   ml_text_free(&text);
+  check_decode(t, IDS('a', 263, 0xc3, INT32_MAX, 0xa9), false, "a\xc3\xa9", "ids behind the vocabulary have no text");
   ml_tokenizer_close(t);
 }
 
@@ -472,13 +474,13 @@ static ml_status gguf_life(void *argument) {
   return status;
 }
 
-/* The same with a document that is there already. */
+/* The same with documents that are there already. */
 static ml_status json_life(void *argument) {
   ml_tokenizer *t = NULL;
   ml_stream *s = NULL;
   ml_ids ids = {0};
   ml_text text = {0};
-  ml_status status = ml_tokenizer_from_json(argument, NULL, &t);
+  ml_status status = ml_tokenizer_from_json(argument, &t);
   if (status == ML_OK) status = ml_tokenizer_encode(t, "ab e\xcc\x81 <s>\xff [x]", 14, whole, &ids);
   if (status == ML_OK) status = ml_tokenizer_decode(t, ids.items, ids.count, false, &text);
   if (status == ML_OK) status = ml_stream_open(t, true, &s);
@@ -491,14 +493,38 @@ static ml_status json_life(void *argument) {
   return status;
 }
 
+/* What lies beside a tokenizer.json: tokens by id, and the older files. */
+static const char listing[] = "{\"added_tokens_decoder\":{\"300\":{\"content\":\"[x]\",\"lstrip\":true}},"
+                              "\"eos_token\":\"[e]\",\"extra_special_tokens\":[\"[y]\"]}",
+                  older[] = "{\"eos_token\":\"[e]\",\"additional_special_tokens\":[\"[y]\"]}",
+                  numbers[] = "{\"[x]\":300,\"[y]\":301}";
+
+static ml_json_doc *parse(const char *text, size_t size, const char *name) {
+  ml_json_doc *doc = NULL;
+  CHECK_OK(ml_json_parse(text, size, name, &doc), "%s", name);
+  return doc;
+}
+
 static void check_json_refusals(const recipe *r, const char *name) {
   ml_text text = {0};
-  ml_json_doc *doc = NULL;
   write_json(r, &text);
-  if (CHECK_OK(ml_json_parse(text.bytes, text.size, "tokenizer.json", &doc), "%s: JSON", name)) {
-    check_refusals(json_life, doc, name);
+  ml_json_doc *doc = parse(text.bytes, text.size, "tokenizer.json"),
+              *config = parse(listing, strlen(listing), "tokenizer_config.json"),
+              *map = parse(older, strlen(older), "special_tokens_map.json"),
+              *added = parse(numbers, strlen(numbers), "added_tokens.json");
+  const ml_tokenizer_docs docs[] = {
+      {.tokenizer = doc},
+      {.tokenizer = doc, .config = config},
+      {.tokenizer = doc, .special_tokens_map = map, .added_tokens = added},
+  };
+  for (size_t i = 0; i < sizeof docs / sizeof *docs; i++) {
+    ml_tokenizer_docs copy = docs[i];
+    check_refusals(json_life, &copy, name);
   }
   ml_json_close(doc);
+  ml_json_close(config);
+  ml_json_close(map);
+  ml_json_close(added);
   ml_text_free(&text);
 }
 

@@ -122,7 +122,7 @@ static void test_json(const char *name) {
   ml_status status = ml_json_load(path, &doc);
   snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
   if (status == ML_OK) status = ml_json_load(path, &config);
-  if (status == ML_OK) status = ml_tokenizer_from_json(doc, config, &t);
+  if (status == ML_OK) status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = doc, .config = config}, &t);
   ml_json_close(doc);
   ml_json_close(config);
   if (CHECK_OK(status, "%s loads", name)) check_golden(t, name, name, true);

@@ -186,9 +186,13 @@ function m:prompt_ids(prompt, what) end
 ---Ids of a conversation with the header of the answer behind it.
 function m:chat_ids(messages, o) end
 
----The options of a call of `chat` with `defaults = "model"`: what generation_config says where `opts` has nothing.
----@param opts table|nil  chat's
----@return table
+---The options of a call of `chat` with `defaults = "model"`: `opts`, and where it has nothing what generation_config
+---says, as transformers takes it: `do_sample: true` draws, with a temperature of 1 and top_k = 50 where the file is
+---silent; else the likeliest token is taken. A repetition penalty holds either way, over the whole context. Beside a
+---`sampler` in `opts` the file says nothing.
+---@param opts table|nil  generate's or chat's top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
+---@return table options  a table of its own
+---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k,
 function m:generation_defaults(opts) end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
@@ -1364,7 +1368,9 @@ function ml.is_tensor(x) end
 function ml.cancel_token() end
 
 ---A tokenizer from a directory, a tokenizer.json, a .gguf file, or a hub name in the local cache; nil, message, code
----when it cannot be.
+---when it cannot be. Tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json list beside a
+---tokenizer.json are added as transformers adds them: with their flags, and with the next free ids where the vocabulary
+---has none for them.
 ---@param path string
 ---@return moonlet.Tokenizer|nil
 function ml.tokenizer(path) end
@@ -1694,7 +1700,7 @@ local t = {}
 ---@return integer[]
 function t:encode(text, opts) end
 
----Ids to text.
+---Ids to text. Ids from 0 that the vocabulary has not, as of rows that a model has beyond it, have none.
 ---@param ids integer[]
 ---@param opts table|nil  {skip_special_tokens = false}
 ---@return string

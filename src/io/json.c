@@ -37,6 +37,7 @@ struct ml_json_doc {
 typedef struct parser {
   const char *start, *at, *end;
   const char *source;
+  bool python; /* takes NaN and infinities */
   int depth;
   size_t cost;
   char *scratch; /* the string or number being read, unescaped and NUL-terminated */
@@ -252,6 +253,23 @@ static ml_status read_literal(parser *p, const char *word, json_object *value, j
   return ML_OK;
 }
 
+/* What Python writes for numbers that JSON has not; false where none stands here. */
+static bool read_special(parser *p, ml_status *status, json_object **out) {
+  static const struct {
+    const char *word;
+    double value;
+  } words[] = {{"NaN", NAN}, {"Infinity", INFINITY}, {"-Infinity", -INFINITY}};
+  for (size_t i = 0; p->python && i < sizeof words / sizeof *words; i++) {
+    size_t n = strlen(words[i].word);
+    if ((size_t)(p->end - p->at) < n || memcmp(p->at, words[i].word, n) != 0) continue;
+    p->at += n;
+    *out = json_object_new_double(words[i].value);
+    *status = *out ? ML_OK : fail_memory(p);
+    return true;
+  }
+  return false;
+}
+
 static ml_status read_items(parser *p, json_object *array) {
   skip_space(p);
   if (accept(p, ']')) return ML_OK;
@@ -349,6 +367,8 @@ static ml_status read_value(parser *p, json_object **out) {
   *out = NULL;
   skip_space(p);
   ML_TRY(charge(p, COST_VALUE));
+  ml_status status;
+  if (read_special(p, &status, out)) return status;
   if (is_digit(p) || (p->at < p->end && *p->at == '-')) return read_number(p, out);
   switch (p->at < p->end ? *p->at : '\0') {
   case '{':
@@ -375,13 +395,13 @@ static ml_status read_document(parser *p, json_object **out) {
 
 /* ---- documents ---- */
 
-ml_status ml_json_parse(const char *text, size_t size, const char *source, ml_json_doc **out) {
+static ml_status parse(const char *text, size_t size, const char *source, bool python, ml_json_doc **out) {
   ml_json_doc *doc = ml_calloc(1, sizeof *doc);
   if (!doc) return ML_MEMORY;
   doc->source = ml_strdup(source);
   ml_status status = doc->source ? ML_OK : ML_MEMORY;
   if (status == ML_OK) {
-    parser p = {.start = text, .at = text, .end = text + size, .source = doc->source};
+    parser p = {.start = text, .at = text, .end = text + size, .source = doc->source, .python = python};
     ml_numeric n = ml_numeric_enter(); /* for strtod */
     status = read_document(&p, &doc->root);
     ml_numeric_leave(n);
@@ -396,14 +416,21 @@ ml_status ml_json_parse(const char *text, size_t size, const char *source, ml_js
   return ML_OK;
 }
 
-ml_status ml_json_load(const char *path, ml_json_doc **out) {
+ml_status ml_json_parse(const char *text, size_t size, const char *source, ml_json_doc **out) {
+  return parse(text, size, source, false, out);
+}
+
+static ml_status load(const char *path, bool python, ml_json_doc **out) {
   char *text;
   size_t size;
   ML_TRY(ml_file_slurp(path, MAX_TEXT, &text, &size));
-  ml_status status = ml_json_parse(text, size, path, out);
+  ml_status status = parse(text, size, path, python, out);
   ml_free(text);
   return status;
 }
+
+ml_status ml_json_load(const char *path, ml_json_doc **out) { return load(path, false, out); }
+ml_status ml_json_load_config(const char *path, ml_json_doc **out) { return load(path, true, out); }
 
 void ml_json_close(ml_json_doc *doc) {
   if (!doc) return;

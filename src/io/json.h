@@ -28,6 +28,8 @@ typedef enum ml_json_kind {
 ml_status ml_json_parse(const char *text, size_t size, const char *source, ml_json_doc **out);
 /* Opens, parses and checks; a missing file is ML_NOT_FOUND. */
 ml_status ml_json_load(const char *path, ml_json_doc **out);
+/* The same of a configuration, which Python's json module may have written: NaN, Infinity and -Infinity are floats. */
+ml_status ml_json_load_config(const char *path, ml_json_doc **out);
 void ml_json_close(ml_json_doc *doc);
 const ml_json *ml_json_root(const ml_json_doc *doc);
 const char *ml_json_source(const ml_json_doc *doc);

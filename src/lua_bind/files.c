@@ -201,7 +201,7 @@ static int read_json(lua_State *L) {
   lua_createtable(L, 0, 1);
   lb_set(L, "__gc", doc_gc);
   lua_setmetatable(L, -2);
-  ml_status status = ml_json_load(path, box);
+  ml_status status = ml_json_load_config(path, box);
   if (status != ML_OK) return lb_fail(L, status);
   lb_json_push(L, ml_json_root(*box));
   ml_json_close(*box);

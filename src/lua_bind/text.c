@@ -50,17 +50,24 @@ static ml_tokenizer **new_tokenizer(lua_State *L) {
   return box;
 }
 
-/* tokenizer_from_json(path, config_path or nil) -> tokenizer | nil, message, code */
+/* tokenizer_from_json(path, config_path, special_tokens_map_path, added_tokens_path, each but the first may be nil)
+ * -> tokenizer | nil, message, code */
 static int from_json(lua_State *L) {
-  const char *path = lb_check_path(L, 1, "tokenizer"),
-             *config_path = lua_isnoneornil(L, 2) ? NULL : lb_check_path(L, 2, "tokenizer");
+  enum { FILES = 4 };
+  const char *paths[FILES];
+  ml_json_doc *docs[FILES] = {NULL};
+  for (int i = 0; i < FILES; i++) {
+    paths[i] = i > 0 && lua_isnoneornil(L, i + 1) ? NULL : lb_check_path(L, i + 1, "tokenizer");
+  }
   ml_tokenizer **box = new_tokenizer(L);
-  ml_json_doc *doc = NULL, *config = NULL;
-  ml_status status = ml_json_load(path, &doc);
-  if (status == ML_OK && config_path) status = ml_json_load(config_path, &config);
-  if (status == ML_OK) status = ml_tokenizer_from_json(doc, config, box);
-  ml_json_close(doc);
-  ml_json_close(config);
+  ml_status status = ml_json_load(paths[0], &docs[0]);
+  for (int i = 1; status == ML_OK && i < FILES; i++) {
+    if (paths[i]) status = ml_json_load_config(paths[i], &docs[i]);
+  }
+  ml_tokenizer_docs all = {
+      .tokenizer = docs[0], .config = docs[1], .special_tokens_map = docs[2], .added_tokens = docs[3]};
+  if (status == ML_OK) status = ml_tokenizer_from_json(&all, box);
+  for (int i = 0; i < FILES; i++) ml_json_close(docs[i]);
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 
@@ -169,10 +176,10 @@ static int special_ids(lua_State *L) {
   return 1;
 }
 
-/* facts() -> {vocab_size, bos_id, adds_bos, eos_ids, absent} */
+/* facts() -> {vocab_size, bos_id, adds_bos, eos_ids} */
 static int facts(lua_State *L) {
   const ml_tokenizer *t = check_tokenizer(L, 1);
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 4);
   lua_pushinteger(L, ml_tokenizer_vocab_size(t));
   lua_setfield(L, -2, "vocab_size");
   if (ml_tokenizer_bos(t) >= 0) {
@@ -189,13 +196,6 @@ static int facts(lua_State *L) {
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   lua_setfield(L, -2, "eos_ids");
-  const char *const *absent = ml_tokenizer_absent(t, &n);
-  lua_createtable(L, (int)n, 0);
-  for (size_t i = 0; i < n; i++) {
-    lua_pushstring(L, absent[i]);
-    lua_rawseti(L, -2, (lua_Integer)i + 1);
-  }
-  lua_setfield(L, -2, "absent");
   return 1;
 }
 

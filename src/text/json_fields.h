@@ -19,4 +19,23 @@ ml_status ml_read_pretokenizer(const ml_json *json, ml_pretokenizer *out);
 ml_status ml_read_postprocessor(const ml_json *json, ml_tokenizer *t);
 ml_status ml_read_decoder(const ml_json *json, ml_decoder *out);
 
+/* Added tokens, brought together from all files before the tokenizer gets them; texts are borrowed from the documents.
+ */
+typedef struct ml_token_list ml_token_list;
+typedef struct ml_token_files {
+  const ml_json *tokenizer, *config, *map, *added; /* objects, or NULL where a file is absent */
+  const char *config_source, *map_source, *added_source;
+  bool older;                  /* found out: whether special_tokens_map.json and added_tokens.json count */
+  const ml_json *extra, *more; /* found out: special tokens without names, of config and map */
+  bool more_is_extra;
+} ml_token_files;
+/* When the tokenizer has its model's pieces and nothing else. */
+ml_status ml_token_list_new(ml_tokenizer *t, ml_token_list **out);
+void ml_token_list_free(ml_token_list *list);
+ml_status ml_token_list_read(ml_token_list *list, const ml_json *tokenizer);
+/* What lies beside tokenizer.json; BOS and the end of a text, too. */
+ml_status ml_token_list_read_beside(ml_token_list *list, ml_token_files *files);
+/* Hands the tokens over, whose normaliser is there. */
+ml_status ml_token_list_finish(ml_token_list *list);
+
 #endif

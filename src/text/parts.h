@@ -29,8 +29,6 @@ struct ml_tokenizer {
   int32_t bos;
   ml_ids eos;
   bool adds_bos;
-  const char *absent[2]; /* bos_token, eos_token of tokenizer_config.json, where the vocabulary has it not */
-  size_t n_absent;
   ml_text sanitized;     /* scratch: text that was not UTF-8 */
   ml_ids wrapped;        /* scratch of post-processing */
   ml_decoding *decoding; /* of whole decodes */

@@ -167,12 +167,11 @@ ml_status ml_tokenizer_encode(ml_tokenizer *t, const char *text, size_t size, ml
 
 /* --- decoding --- */
 
+/* Models may have more rows than the vocabulary has entries, and give their ids: those have no text. */
 static ml_status push_token(ml_tokenizer *t, ml_decoding *state, int32_t id, bool skip_special, ml_text *text) {
-  if (id < 0 || (size_t)id >= t->vocab.count) {
-    return ml_fail(ML_USAGE, "decode: id %d, expected 0 to %zu", (int)id, t->vocab.count ? t->vocab.count - 1 : 0);
-  }
-  unsigned flags = t->vocab.flags[id];
-  if (!(flags & ML_PIECE_EXISTS) || (skip_special && (flags & ML_PIECE_SPECIAL))) return ML_OK;
+  if (id < 0) return ml_fail(ML_USAGE, "decode: id %d, expected an id from 0", (int)id);
+  if (!ml_vocab_has(&t->vocab, id)) return ML_OK;
+  if (skip_special && (t->vocab.flags[id] & ML_PIECE_SPECIAL)) return ML_OK;
   size_t size;
   const char *piece = ml_vocab_piece(&t->vocab, id, &size);
   return ml_decoding_push(state, piece, size, text);
@@ -210,7 +209,6 @@ ml_status ml_stream_open(ml_tokenizer *t, bool skip_special, ml_stream **out) {
 }
 
 ml_status ml_stream_push(ml_stream *s, int32_t id, ml_text *text) {
-  if (id >= 0 && (size_t)id >= s->tokenizer->vocab.count) return ML_OK;
   return push_token(s->tokenizer, s->state, id, s->skip_special, text);
 }
 
@@ -231,11 +229,6 @@ bool ml_tokenizer_adds_bos(const ml_tokenizer *t) { return t->adds_bos; }
 const int32_t *ml_tokenizer_eos(const ml_tokenizer *t, size_t *count) {
   *count = t->eos.count;
   return t->eos.items;
-}
-
-const char *const *ml_tokenizer_absent(const ml_tokenizer *t, size_t *count) {
-  *count = t->n_absent;
-  return t->absent;
 }
 
 int32_t ml_tokenizer_id(const ml_tokenizer *t, const char *piece, size_t size) {

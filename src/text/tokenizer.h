@@ -24,10 +24,15 @@ typedef struct ml_text { /* growing bytes; zero it first, free with ml_text_free
 } ml_text;
 void ml_text_free(ml_text *text);
 
-/* From tokenizer.json and, where there is one, tokenizer_config.json (NULL otherwise); neither is kept. A component
- * that is not known is ML_UNSUPPORTED and named; never skipped. Truncation and padding are the caller's business and
- * not read; ids of added tokens are those that the reference gives, which in sane files are the file's. */
-ml_status ml_tokenizer_from_json(const ml_json_doc *tokenizer, const ml_json_doc *config, ml_tokenizer **out);
+/* A tokenizer's files: tokenizer.json, and what lies beside it, NULL where there is none. */
+typedef struct ml_tokenizer_docs {
+  const ml_json_doc *tokenizer, *config; /* config: tokenizer_config.json */
+  const ml_json_doc *special_tokens_map, *added_tokens;
+} ml_tokenizer_docs;
+/* No document is kept. A component that is not known is ML_UNSUPPORTED and named; never skipped. Truncation and padding
+ * are the caller's business and not read. Tokens that any of the files adds are those of transformers' AutoTokenizer,
+ * with its flags; their ids are those that the reference gives, which in sane files are the file's. */
+ml_status ml_tokenizer_from_json(const ml_tokenizer_docs *docs, ml_tokenizer **out);
 /* From GGUF metadata: tokenizer.ggml.model `gpt2` (with its `pre`) or `llama`. The file is not kept. ML_NOT_FOUND when
  * it has no tokenizer. */
 ml_status ml_tokenizer_from_gguf(const ml_gguf *gguf, ml_tokenizer **out);
@@ -41,15 +46,13 @@ typedef struct ml_encode_options {
 /* Appends to `ids`. On failure `ids` keeps what it held before. A text of 2 GiB or more is ML_LIMIT, and so is one on
  * which a pattern of the tokenizer takes for ever. */
 ml_status ml_tokenizer_encode(ml_tokenizer *t, const char *text, size_t size, ml_encode_options options, ml_ids *ids);
-/* Appends to `text`. An id out of range is ML_USAGE. */
+/* Appends to `text`. An id without a piece, as behind the vocabulary, where models may have rows that it has no entries
+ * for, has no text; a negative one is ML_USAGE. */
 ml_status ml_tokenizer_decode(ml_tokenizer *t, const int32_t *ids, size_t count, bool skip_special, ml_text *text);
 
 /* Decoding as tokens come: the concatenation of all pushes and the finish equals the whole decode, and no push ends
  * inside a UTF-8 character. What later tokens may still change is kept back: a run of byte pieces (<0xE2>) comes out
- * when it has ended. After the finish the stream is ready for another text. The tokenizer must outlive it.
- *
- * Ids behind the vocabulary, which models may give that have more rows than it has entries, have no text; a whole
- * decode refuses them. */
+ * when it has ended. After the finish the stream is ready for another text. The tokenizer must outlive it. */
 typedef struct ml_stream ml_stream;
 ml_status ml_stream_open(ml_tokenizer *t, bool skip_special, ml_stream **out);
 ml_status ml_stream_push(ml_stream *s, int32_t id, ml_text *text);
@@ -61,8 +64,6 @@ int32_t ml_tokenizer_bos(const ml_tokenizer *t);        /* -1 when there is none
 bool ml_tokenizer_adds_bos(const ml_tokenizer *t);      /* whether encoding with special tokens begins with BOS */
 /* The tokenizer's own end tokens (tokenizer_config's eos_token; GGUF's eos and eot keys): a borrowed list. */
 const int32_t *ml_tokenizer_eos(const ml_tokenizer *t, size_t *count);
-/* Keys of tokenizer_config.json whose tokens the vocabulary has not: a borrowed list. */
-const char *const *ml_tokenizer_absent(const ml_tokenizer *t, size_t *count);
 int32_t ml_tokenizer_id(const ml_tokenizer *t, const char *piece, size_t size); /* -1 when there is none */
 /* The piece as the vocabulary spells it, with a NUL behind it; NULL for an id without one. */
 const char *ml_tokenizer_piece(const ml_tokenizer *t, int32_t id, size_t *size);

@@ -313,7 +313,9 @@ static ml_status read_tokenizer(ml_tokenizer *t, const ml_gguf *g) {
   bool adds_bos = false, adds_eos = false;
   int32_t eos = -1, eot = -1;
   ML_TRY(string_key(g, "tokenizer.ggml.model", &model, &size));
-  if (!model) return ml_fail(ML_NOT_FOUND, "tokenizer.ggml.model: the file has no tokenizer");
+  bool none =
+      model && ((size == 4 && memcmp(model, "none", 4) == 0) || (size == 8 && memcmp(model, "no_vocab", 8) == 0));
+  if (!model || none) return ml_fail(ML_NOT_FOUND, "tokenizer.ggml.model: the file has no tokenizer");
   bool llama = size == 5 && memcmp(model, "llama", 5) == 0;
   if (!llama && !(size == 4 && memcmp(model, "gpt2", 4) == 0)) {
     return ml_fail(ML_UNSUPPORTED, "tokenizer.ggml.model: %.*s is not supported", (int)(size < 100 ? size : 100),

@@ -1,4 +1,4 @@
-/* tokenizer_json.c: a tokenizer from tokenizer.json and tokenizer_config.json.
+/* tokenizer_json.c: a tokenizer from tokenizer.json and the files beside it.
  *
  * Truncation and padding, which some files carry over from training, are not what a tokenizer is: as in transformers
  * they are left to the caller. */
@@ -118,71 +118,7 @@ static ml_status read_model(ml_tokenizer *t, const ml_json *model) {
   return t->bpe.unk >= 0 ? ML_OK : ml_fail(ML_CORRUPT, "model: unk_token: %.100s is not in the vocabulary", text);
 }
 
-/* --- added tokens --- */
-
-/* The id that the reference gives: the model's own, else the next free one. What the file says is not asked. */
-static int32_t added_id(const ml_tokenizer *t, const char *text, size_t size, size_t n_model, int64_t largest) {
-  int32_t id = ml_vocab_find(&t->vocab, text, size);
-  if (id >= 0) return id;
-  return largest >= (int64_t)n_model ? (int32_t)(largest + 1) : (int32_t)n_model;
-}
-
-/* A token that comes twice counts once, with the first's flags, but is special if either is. */
-static ml_status read_added(ml_tokenizer *t, const ml_json *json, size_t n_model, int64_t *largest) {
-  static const char where[] = "added_tokens";
-  ml_added_token token = {0};
-  const char *text;
-  size_t size;
-  bool normalized;
-  ML_TRY(ml_field_string(json, where, "content", &text, &size));
-  ML_TRY(ml_field_bool(json, where, "single_word", false, &token.single_word));
-  ML_TRY(ml_field_bool(json, where, "lstrip", false, &token.lstrip));
-  ML_TRY(ml_field_bool(json, where, "rstrip", false, &token.rstrip));
-  ML_TRY(ml_field_bool(json, where, "special", false, &token.special));
-  ML_TRY(ml_field_bool(json, where, "normalized", !token.special, &normalized));
-  if (size == 0) return ML_OK;
-  token.id = added_id(t, text, size, n_model, *largest);
-  if (!ml_vocab_has(&t->vocab, token.id)) ML_TRY(ml_vocab_set(&t->vocab, token.id, text, size, 0));
-  bool again = t->vocab.flags[token.id] & ML_PIECE_ADDED;
-  t->vocab.flags[token.id] |= (uint8_t)(ML_PIECE_ADDED | (token.special ? ML_PIECE_SPECIAL : 0));
-  if (token.id > *largest) *largest = token.id;
-  return again ? ML_OK : ml_tokenizer_add_token(t, normalized, text, size, token);
-}
-
-static ml_status read_added_tokens(ml_tokenizer *t, const ml_json *root) {
-  const ml_json *list;
-  int64_t largest = -1;
-  if (!ml_json_get(root, "added_tokens")) return ML_OK;
-  ML_TRY(ml_field_array(root, "tokenizer", "added_tokens", &list));
-  size_t n_model = 0;
-  for (size_t i = 0; i < t->vocab.count; i++) n_model += t->vocab.flags[i] & ML_PIECE_EXISTS;
-  for (size_t i = 0; i < ml_json_length(list); i++) {
-    if (ml_json_type(ml_json_at(list, i)) != ML_JSON_OBJECT) {
-      return ml_fail(ML_CORRUPT, "added_tokens: %zu: expected an object", i);
-    }
-    ML_TRY(read_added(t, ml_json_at(list, i), n_model, &largest));
-  }
-  return ML_OK;
-}
-
-/* --- tokenizer_config.json --- */
-
-/* A special token there is a string or an object with its content. One that the vocabulary has not is noted, no error:
- * nothing can ever give its id. `key` lives for ever. */
-static ml_status config_token(ml_tokenizer *t, const ml_json *config, const char *key, int32_t *id) {
-  const ml_json *value = ml_json_get(config, key);
-  size_t size;
-  *id = -1;
-  if (ml_json_type(value) == ML_JSON_OBJECT) value = ml_json_get(value, "content");
-  if (ml_json_type(value) == ML_JSON_NULL) return ML_OK;
-  if (ml_json_type(value) != ML_JSON_STRING) {
-    return ml_fail(ML_CORRUPT, "%s: expected a string, found %s", key, ml_json_type_name(ml_json_type(value)));
-  }
-  const char *text = ml_json_string(value, &size);
-  *id = ml_vocab_find(&t->vocab, text, size);
-  if (*id < 0 && size > 0) t->absent[t->n_absent++] = key;
-  return ML_OK;
-}
+/* --- the whole --- */
 
 /* Without a configuration BOS is what the post-processor puts first. */
 static void guess_bos(ml_tokenizer *t) {
@@ -192,39 +128,45 @@ static void guess_bos(ml_tokenizer *t) {
   }
 }
 
-static ml_status read_config(ml_tokenizer *t, const ml_json_doc *doc) {
-  int32_t eos;
-  if (!doc) {
-    guess_bos(t);
-    return ML_OK;
-  }
-  const ml_json *config = ml_json_root(doc);
-  if (ml_json_type(config) != ML_JSON_OBJECT) {
-    return ml_fail(ML_CORRUPT, "%s: expected an object", ml_json_source(doc));
-  }
-  ml_status status = config_token(t, config, "bos_token", &t->bos);
-  if (status == ML_OK) status = config_token(t, config, "eos_token", &eos);
-  if (status == ML_OK) status = ml_tokenizer_add_eos(t, eos);
-  return ml_fail_prefix(status, "%s", ml_json_source(doc));
-}
-
-static ml_status read_tokenizer(ml_tokenizer *t, const ml_json *root) {
+static ml_status read_tokenizer(ml_tokenizer *t, const ml_json *root, ml_token_list **list) {
   if (ml_json_type(root) != ML_JSON_OBJECT) return ml_fail(ML_CORRUPT, "expected an object");
   ML_TRY(ml_read_normalizer(ml_json_get(root, "normalizer"), &t->normalizer));
   ML_TRY(ml_read_pretokenizer(ml_json_get(root, "pre_tokenizer"), &t->pretokenizer));
   ML_TRY(read_model(t, ml_json_get(root, "model")));
-  ML_TRY(read_added_tokens(t, root));
+  ML_TRY(ml_token_list_new(t, list));
+  ML_TRY(ml_token_list_read(*list, root));
   ML_TRY(ml_read_postprocessor(ml_json_get(root, "post_processor"), t));
   return ml_read_decoder(ml_json_get(root, "decoder"), &t->decoder);
 }
 
-ml_status ml_tokenizer_from_json(const ml_json_doc *tokenizer, const ml_json_doc *config, ml_tokenizer **out) {
+/* The object in a file, or NULL where there is no such file. */
+static ml_status object_in(const ml_json_doc *doc, const ml_json **root, const char **source) {
+  *root = doc ? ml_json_root(doc) : NULL;
+  *source = doc ? ml_json_source(doc) : "";
+  if (!doc || ml_json_type(*root) == ML_JSON_OBJECT) return ML_OK;
+  return ml_fail(ML_CORRUPT, "%s: expected an object", *source);
+}
+
+static ml_status read_files(ml_tokenizer *t, const ml_tokenizer_docs *docs, ml_token_list **list) {
+  const char *source = ml_json_source(docs->tokenizer);
+  ml_token_files files = {.tokenizer = ml_json_root(docs->tokenizer)};
+  ML_TRY(ml_fail_prefix(read_tokenizer(t, files.tokenizer, list), "%s", source));
+  ML_TRY(object_in(docs->config, &files.config, &files.config_source));
+  ML_TRY(object_in(docs->special_tokens_map, &files.map, &files.map_source));
+  ML_TRY(object_in(docs->added_tokens, &files.added, &files.added_source));
+  ML_TRY(ml_token_list_read_beside(*list, &files));
+  if (!docs->config && t->bos < 0) guess_bos(t);
+  ML_TRY(ml_fail_prefix(ml_token_list_finish(*list), "%s", source));
+  return ml_tokenizer_finish(t);
+}
+
+ml_status ml_tokenizer_from_json(const ml_tokenizer_docs *docs, ml_tokenizer **out) {
   ml_tokenizer *t;
+  ml_token_list *list = NULL;
   *out = NULL;
   ML_TRY(ml_tokenizer_new(&t));
-  ml_status status = ml_fail_prefix(read_tokenizer(t, ml_json_root(tokenizer)), "%s", ml_json_source(tokenizer));
-  if (status == ML_OK) status = read_config(t, config);
-  if (status == ML_OK) status = ml_tokenizer_finish(t);
+  ml_status status = read_files(t, docs, &list);
+  ml_token_list_free(list);
   if (status != ML_OK) {
     ml_tokenizer_close(t);
     return status;

@@ -65,7 +65,7 @@ static ml_status load_gguf(const uint8_t *data, size_t size, ml_tokenizer **out)
 static ml_status load_json(const char *text, size_t size, ml_tokenizer **out) {
   ml_json_doc *doc;
   ML_TRY(ml_json_parse(text, size, "fuzz", &doc));
-  ml_status status = ml_tokenizer_from_json(doc, NULL, out);
+  ml_status status = ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = doc}, out);
   ml_json_close(doc);
   return status;
 }

@@ -103,8 +103,9 @@ local function in_directory(file, count, must_parse)
   local path = tiny.write_directory("damaged/" .. file:gsub("%W", "_"))
   local bytes = tiny.directory()[file]
   local list = damage.variants(bytes, count)
-  if not must_parse then
-    for _, variant in ipairs(list) do variant.must_fail = false end
+  for _, variant in ipairs(list) do -- Python's numbers may stand in a configuration, where nobody may read them
+    local python = file:match "config%.json$" and (variant.name:match "by NaN$" or variant.name:match "by Infinity$")
+    if not must_parse or python then variant.must_fail = false end
   end
   run(file, path, path .. "/" .. file, bytes, list)
 end

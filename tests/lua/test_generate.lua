@@ -64,6 +64,51 @@ t.test("stop strings: across tokens, at the very end, several, one within anothe
   t.eq(reason, "stop")
 end)
 
+-- Ids of texts and of ids in between.
+local function ids_of(...)
+  local list = {}
+  for _, part in ipairs {...} do
+    local more = type(part) == "string" and {part:byte(1, -1)} or {part}
+    table.move(more, 1, #more, #list + 1, list)
+  end
+  return list
+end
+
+t.test("stop strings see special tokens, which are not shown", function()
+  local START, END = bytes.START, bytes.END
+  local function check(stop, said, text, n, reason, opts)
+    opts = opts or {}
+    opts.stop, opts.ignore_eos, opts.max_tokens = stop, true, opts.max_tokens or #said
+    local got, ids, why, g = say(said, opts)
+    t.eq({got, #ids, why}, {text, n, reason}, tostring(stop))
+    return g
+  end
+  local said = ids_of("Hi", START, "user\nwell")
+  check("<|start|>", said, "Hi", 3, "stop")
+  check("<|start|>user", said, "Hi", 7, "stop")
+  check("i<|start|>us", said, "H", 5, "stop")
+  check("start|>u", said, "Hi", 4, "stop")
+  check("i<|", said, "H", 3, "stop")
+  check({"well", "<|start|>user"}, said, "Hi", 7, "stop")
+  check("<|start|>system", said, "Hiuser\nwell", 12, "length")
+  check("Hiuser", said, "Hiuser\nwell", 12, "length") -- the token stands between
+  check("<|end|>", ids_of("a", END, START), "a", 2, "stop")
+  check("<|end|><|start|>", ids_of("a", END, START, "b"), "a", 3, "stop")
+  check("<|end|><|start|>x", ids_of("a", END, START, "b"), "ab", 4, "length")
+  check("<|start|>", ids_of("a", START, "b"), "a", 2, "stop", {max_tokens = 2})
+  check("<|start|>", {START, 97}, "", 1, "stop")
+  check("<|start|>x", ids_of("\u{e9}", START), "\u{e9}", 3, "length")
+  check("\u{e9}<|start|>", ids_of("a\u{e9}", START), "a", 4, "stop")
+  -- nothing that may yet begin one is shown
+  local g = m:generate("x", {stop = "b<|start|>c", ignore_eos = true, sampler = bytes.says(ids_of("ab", START, "bc")),
+    max_tokens = 5})
+  local texts = {}
+  for tok in g do texts[#texts + 1] = tok.text end
+  t.eq(texts, {"a", "", "", "b", "bc"})
+  -- an end token that ends is no part of the text, and leaves what was held back
+  t.eq((say(ids_of("aST", START), {stop = "STOP", stop_tokens = {START}})), "aST")
+end)
+
 t.test("no token shows a part of a stop string before it is known to be none", function()
   local g = m:generate("x", {stop = "STOP", sampler = bytes.says "aSTxSTOP"})
   local texts = {}
@@ -370,7 +415,12 @@ t.test("ids that the tokenizer lacks have no text", function()
   for _ in s:send("Hello", {sampler = bytes.says {72, 300, 105}}) do end -- luacheck: ignore 542
   t.eq(s.messages[2].content, "Hi")
   for _ in s:send("again", {max_tokens = 4, ignore_eos = true}) do end -- luacheck: ignore 542
-  t.raises(function() wide.tokenizer:decode {72, 300} end, "decode: id 300, expected 0 to 257", "usage")
+  local tk = wide.tokenizer
+  t.eq({tk:decode {72, 300, 105}, tk:decode(said, {skip_special_tokens = true}), tk:decode {300}}, {"Hi", "Hi", ""})
+  t.eq(tk:decode {0xC3, 300, 0xA9}, "\u{e9}")
+  t.eq(tk:decode {72, 320, (1 << 31) - 1}, "H") -- the tokenizer does not know how many rows there are
+  t.eq({tk:piece(300), tk:piece(320)}, {})
+  t.raises(function() tk:decode {-1} end, "decode: ids: expected a token id from 0, found %-1", "usage")
   t.raises(function() wide.tokenizer:stream():push(-1) end, "push: id: expected a token id from 0, found %-1", "usage")
 end)
 

@@ -130,6 +130,36 @@ t.test("a stop string leaves what the text says", function()
   turn(m, s, "after chat", function() return s:send("and?", {max_tokens = 3}) end)
 end)
 
+t.test("a stop string of a special token leaves what the text says", function()
+  local function kept(said, stop, opts)
+    local s <close> = m:session()
+    opts = opts or {}
+    opts.sampler, opts.stop, opts.ignore_eos = bytes.says(said), stop, true
+    opts.max_tokens = opts.max_tokens or #said
+    local g = run((s:generate("x", opts)))
+    local ids = s.tokens
+    t.eq(table.remove(ids, 1), 120)
+    t.eq(m.tokenizer:decode(ids, {skip_special_tokens = true}), g.text)
+    turn(m, s, "after", function() return s:generate("y", {max_tokens = 2, ignore_eos = true}) end)
+    return ids
+  end
+  local START = bytes.START
+  local said = {97, START, 98, START, 99, 100}
+  t.eq(kept(said, "<|start|>"), {97})
+  t.eq(kept(said, "b<|start|>"), {97, START})
+  t.eq(kept(said, "<|start|>c"), {97, START, 98})
+  t.eq(kept(said, "start|>c"), {97, START, 98})
+  t.eq(kept(said, "nothing"), said)
+  t.eq(kept({97, START, 98}, "b<|start|>", {max_tokens = 3}), {97, START, 98})
+  -- a character of which not all bytes count does not count at all
+  t.eq(kept({97, 0xC3, 0xA9, START}, "\u{e9}<|start|>"), {97})
+  t.eq(kept({97, 0xC3, 0xA9, 98}, "\u{e9}"), {97})
+  local s <close> = m:session()
+  run((s:send("hello", {sampler = bytes.says {97, 98, START, 117}, stop = "<|start|>u"})))
+  t.eq(s.messages[2].content, "ab")
+  turn(m, s, "after chat", function() return s:send("and?", {max_tokens = 3}) end)
+end)
+
 t.test("an answer that is cancelled stays as far as it came; one that never began is taken back", function()
   local s <close> = m:session()
   for tok in s:send("hello", {sampler = bytes.says "abcdef"}) do

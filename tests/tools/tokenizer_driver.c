@@ -42,7 +42,7 @@ static ml_tokenizer *load(const char *path) {
   check(ml_json_load(file, &tokenizer));
   snprintf(file, sizeof file, "%s/tokenizer_config.json", path);
   if (ml_path_exists(file)) check(ml_json_load(file, &config));
-  check(ml_tokenizer_from_json(tokenizer, config, &t));
+  check(ml_tokenizer_from_json(&(ml_tokenizer_docs){.tokenizer = tokenizer, .config = config}, &t));
   ml_json_close(tokenizer);
   ml_json_close(config);
   return t;

@@ -159,9 +159,9 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
     for (int64_t i = 0; i < count; i++) {
       int64_t id = load_index(recent->data, recent->dtype, b * count + i);
       if (id < 0 || id >= n) continue;
-      int64_t times = 0;
+      int64_t times = 0, counted = t->step->attrs.v[2].f == 0 ? 0 : count; /* how often: only frequency asks */
       bool first = true;
-      for (int64_t j = 0; j < count; j++) {
+      for (int64_t j = 0; j < counted; j++) {
         bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
         times += same;
         if (same && j < i) first = false;
