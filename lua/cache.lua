@@ -5,8 +5,13 @@
 ---a layer.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local util = require "moonlet.util"
 
 local M = {}
+
+-- The forward that a runtime records now: by layer, the module that appended to its cache; `unturned`, the first
+-- module that took positions from no cache.
+local watched
 
 ---@class moonlet.CacheStore
 local Store = {}
@@ -49,8 +54,19 @@ end
 local View = {}
 View.__index = View
 
+-- Two layers in one cache: the second would write over the first.
+local function note_append(layer)
+  local first = watched.appended[layer]
+  if first then
+    util.raise("usage", "the cache of layer %s is appended to a second time, first by %s: each layer has its own",
+      tostring(layer), first)
+  end
+  watched.appended[layer] = core.module_path()
+end
+
 ---Appends k and v (B, KV heads, T, d) and returns the whole keys and values of the slots.
 function View:append(k, v)
+  if watched then note_append(self.layer) end
   if not self.store.layers[self.layer] then reserve(self.store, self.layer, k, v) end
   local layer = self.store.layers[self.layer]
   local slots, start, count = self.slots, self.start, self.count
@@ -67,6 +83,55 @@ function Store:view(slots, start, count)
     rawset(t, layer, view)
     return view
   end})
+end
+
+---Called where a module works out something causal without a cache: an error at the user's line while generation is
+---recorded, where it would see nothing of what came before. Positions are found out at the end, so that attention
+---speaks first.
+---@param what string  "attention", or "RoPE"
+function M.missing(what)
+  if not watched then return end
+  if what == "RoPE" then
+    watched.unturned = watched.unturned or core.module_path()
+    return
+  end
+  util.raise("usage", "%s: no cache, so that generation would forget all tokens before these: hand on what forward " ..
+    "gets, cache = caches[layer]", what)
+end
+
+-- Every layer that took its cache, now or in another plan, has appended to it.
+local function check_layers(store, caches)
+  for _, layers in ipairs {caches, store.layers} do
+    for layer in next, layers do
+      if not watched.appended[layer] then
+        util.raise("usage", "layer %s takes its cache and appends nothing: fn.attention wants it as cache = cache",
+          tostring(layer))
+      end
+    end
+  end
+  if watched.unturned then
+    util.raise("usage", "%s: RoPE: no cache, so that positions would begin at 0 with every token: hand it on, " ..
+      "self.rope(x, cache)", watched.unturned)
+  end
+end
+
+---What net(tokens, caches) gives, as a step of generation, which fails in silence where a layer goes without what came
+---before: that each has its cache, and appends to it once, is looked at.
+---@param net moonlet.Module
+---@param tokens moonlet.Tensor
+---@param caches table  a view of the store
+---@param store moonlet.CacheStore
+function M.forward(net, tokens, caches, store)
+  local outer = watched
+  watched = {appended = {}}
+  local ok, result = pcall(function()
+    local logits = net(tokens, caches)
+    check_layers(store, caches)
+    return logits
+  end)
+  watched = outer
+  if not ok then error(result, 0) end
+  return result
 end
 
 return M

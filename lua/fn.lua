@@ -1,5 +1,6 @@
 ---Functional helpers for model files.
 local ml = require "moonlet.init"
+local caches = require "moonlet.cache"
 local util = require "moonlet.util"
 
 local M = {}
@@ -11,6 +12,8 @@ end
 
 ---softmax(q k' scale) v by heads. q (B, H, T, d); k, v (B, KV heads, T, d).
 ---With `cache`, k and v are appended to it first and q attends to all that it holds; `window` counts the token itself.
+---A row does not see what is hidden from it (by causality, window, false or -inf in `mask`), were it infinite or NaN.
+---Causal attention without a cache is an error while a model generates: it would forget what came before.
 ---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
 function M.attention(q, k, v, opts)
   opts = util.options(opts, {
@@ -24,6 +27,8 @@ function M.attention(q, k, v, opts)
   if cache then
     k, v = cache:append(k, v)
     slots, start, count = cache.slots, cache.start, cache.count
+  elseif opts.causal then
+    caches.missing "attention"
   end
   return ml.attention(q, k, v, slots, start, count, opts.mask, opts.sinks, {
     scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,

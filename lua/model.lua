@@ -262,7 +262,7 @@ function Model:logits(ids)
   end
   return compile.scope(function()
     local tokens = ml.tensor(pad(lists), {dtype = "int32"})
-    local logits = self.net(tokens):astype "float32"
+    local logits = runtime.check_logits(self, tokens, self.net(tokens)):astype "float32"
     ml.eval(logits)
     return logits
   end)

@@ -14,14 +14,36 @@ local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
 
+-- What a constructor is given beyond what it reads would have no effect in silence.
+local function no_more(what, ...)
+  for i = 1, select("#", ...) do
+    local extra = select(i, ...)
+    if extra ~= nil then util.raise("usage", "%s: an argument too many: %s", what, util.show(extra)) end
+  end
+end
+
+local function one_of(what, choice, choices)
+  if util.contains(choices, choice) then return choice end
+  util.unexpected(what, '"' .. table.concat(choices, '", "') .. '"', choice)
+end
+
+local function flag(what, value)
+  if value ~= nil and type(value) ~= "boolean" then util.unexpected(what, "true or false", value) end
+  return value
+end
+
 local Parameter = {__name = "moonlet.Parameter"}
 ---A parameter that has a shape and no value yet, for a field of a module.
 ---@param shape integer[]
 ---@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
 ---@param init string|nil  "normal" unless given; "ones", "zeros"
-function M.parameter(shape, kind, init)
-  util.shape("parameter: shape", shape)
-  return setmetatable({shape = shape, kind = kind, init = init or "normal"}, Parameter)
+function M.parameter(shape, kind, init, ...)
+  shape = util.shape("parameter: shape", shape)
+  no_more("parameter", ...)
+  return setmetatable({
+    shape = shape, kind = one_of("parameter: kind", kind, {"matrix", "vector"}),
+    init = one_of("parameter: init", init or "normal", {"normal", "ones", "zeros"}),
+  }, Parameter)
 end
 local function is_parameter(x) return getmetatable(x) == Parameter end
 
@@ -31,7 +53,7 @@ local function value(self, name)
   if not is_parameter(v) then return v end
   if v.init == "ones" or v.init == "zeros" then v = ml[v.init](v.shape)
   else
-    local bound = (3 / v.shape[#v.shape]) ^ 0.5
+    local bound = (3 / (v.shape[#v.shape] or 1)) ^ 0.5
     v = require("moonlet.random").uniform(v.shape, {low = -bound, high = bound})
   end
   self[name] = ml.keep(v)
@@ -175,6 +197,7 @@ end
 ---Switches training on (Dropout drops), here and in all modules below.
 ---@param on boolean|nil  true unless given
 function Module:train(on)
+  flag("train", on)
   for _, entry in ipairs(self:named_modules()) do private[entry[2]].training = on ~= false end
   return self
 end
@@ -194,12 +217,13 @@ local function check_size(what, n) return util.integer(what, n, 1, (1 << 31) - 1
 
 ---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
 local Linear = M.class "Linear"
-function Linear:init(inputs, outputs, opts)
+function Linear:init(inputs, outputs, opts, ...)
+  no_more("Linear", ...)
   check_size("Linear: inputs", inputs)
   check_size("Linear: outputs", outputs)
   opts = util.options(opts, {bias = false}, "Linear")
   self.weight = M.parameter({outputs, inputs}, "matrix")
-  if opts.bias then self.bias = M.parameter({outputs}, "vector", "zeros") end
+  if flag("Linear: bias", opts.bias) then self.bias = M.parameter({outputs}, "vector", "zeros") end
 end
 function Linear:forward(x)
   local y = ml.linear(x, value(self, "weight"))
@@ -209,7 +233,8 @@ end
 
 ---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
 local Embedding = M.class "Embedding"
-function Embedding:init(count, size)
+function Embedding:init(count, size, ...)
+  no_more("Embedding", ...)
   check_size("Embedding: count", count)
   check_size("Embedding: size", size)
   self.weight = M.parameter({count, size}, "matrix")
@@ -222,9 +247,12 @@ end
 
 ---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
 local RMSNorm = M.class "RMSNorm"
-function RMSNorm:init(size, opts)
+function RMSNorm:init(size, opts, ...)
+  no_more("RMSNorm", ...)
   check_size("RMSNorm: size", size)
   opts = util.options(opts, {eps = 1e-5, offset = 0}, "RMSNorm")
+  util.number("RMSNorm: eps", opts.eps, 0)
+  util.number("RMSNorm: offset", opts.offset)
   rawset(self, "options", opts)
   self.weight = M.parameter({size}, "vector", opts.offset == 0 and "ones" or "zeros")
 end
@@ -232,12 +260,13 @@ function RMSNorm:forward(x) return ml.rms_norm(x, value(self, "weight"), self.op
 
 ---(x - mean) / deviation times weight, plus bias: opts {eps = 1e-5, bias = true}.
 local LayerNorm = M.class "LayerNorm"
-function LayerNorm:init(size, opts)
+function LayerNorm:init(size, opts, ...)
+  no_more("LayerNorm", ...)
   check_size("LayerNorm: size", size)
   opts = util.options(opts, {eps = 1e-5, bias = true}, "LayerNorm")
-  rawset(self, "eps", opts.eps)
+  rawset(self, "eps", util.number("LayerNorm: eps", opts.eps, 0))
   self.weight = M.parameter({size}, "vector", "ones")
-  if opts.bias then self.bias = M.parameter({size}, "vector", "zeros") end
+  if flag("LayerNorm: bias", opts.bias) then self.bias = M.parameter({size}, "vector", "zeros") end
 end
 function LayerNorm:forward(x)
   return ml.layer_norm(x, value(self, "weight"), self.bias and value(self, "bias"), {eps = self.eps})
@@ -274,27 +303,31 @@ end
 ---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
 ---`scaling` is the config's table; of each head the share `partial` is turned.
 local RoPE = M.class "RoPE"
-function RoPE:init(size, opts)
+function RoPE:init(size, opts, ...)
+  no_more("RoPE", ...)
   check_size("RoPE: size", size)
   local rope = require "moonlet.rope"
-  opts = util.options(opts, {
-    theta = 10000.0, scaling = false, partial = 1.0, interleaved = false, context = false,
-  }, "RoPE")
+  opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false}, "RoPE")
+  util.number("RoPE: partial", opts.partial, 0, 1)
   local frequencies, scale = rope.frequencies(size, opts)
   rawset(self, "frequencies", shared_table(frequencies))
   rawset(self, "scale", scale)
-  rawset(self, "interleaved", opts.interleaved)
+  rawset(self, "interleaved", flag("RoPE: interleaved", opts.interleaved))
 end
 ---x (B, H, T, d) at the positions of `cache`, or from 0.
 function RoPE:forward(x, cache)
   local shape = x.shape
+  if not cache then require("moonlet.cache").missing "RoPE" end
   local start = cache and cache.start or ml.full({shape[1]}, 0, {dtype = "int32"})
   return ml.rope(x, ml.rope_table(start, self.frequencies, shape[3], self.scale), self.interleaved)
 end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
 local Dropout = M.class "Dropout"
-function Dropout:init(p) rawset(self, "p", util.number("Dropout: p", p or 0.5, 0, 1)) end
+function Dropout:init(p, ...)
+  no_more("Dropout", ...)
+  rawset(self, "p", util.number("Dropout: p", p or 0.5, 0, 1))
+end
 function Dropout:forward(x)
   if not self:is_training() or self.p == 0 then return x end
   return require("moonlet.fn").dropout(x, self.p)

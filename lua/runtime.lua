@@ -74,18 +74,23 @@ local function chunk_state(T)
   return {tokens = int_state(T, 0), slot = int_state(1, 0), start = int_state(1, 0), count = int_state(1, 0)}
 end
 
--- Records the model's logits of tokens (rows, T). A cache that a layer asked for and did not append to would leave it
--- without what came before.
+---The logits that a family's forward gave for tokens (B, T): float (B, T, V), or an error that says what it is.
+---@param model moonlet.Model
+---@param tokens moonlet.Tensor
+---@param logits any
+---@return moonlet.Tensor
+function M.check_logits(model, tokens, logits)
+  local B, T, V = tokens.shape[1], tokens.shape[2], model.info.vocab_size
+  local shape = ml.is_tensor(logits) and table.concat(logits.shape, ", ")
+  if shape and shape == ("%d, %d, %d"):format(B, T, V) and logits.dtype:find "float" then return logits end
+  util.unexpected(("family %s: forward"):format(model.info.family),
+    ("float logits (B, T, V) of its tokens (B, T), here (%d, %d, %d)"):format(B, T, V), logits, "mismatch")
+end
+
+-- Records the model's logits of tokens (rows, T).
 local function net_logits(self, tokens, slots, start, count)
   local caches = self.store:view(slots, start, count)
-  local logits = self.model.net(tokens, caches)
-  for layer in next, caches do
-    if not self.store.layers[layer] then
-      util.raise("usage", "layer %s takes its cache and appends nothing: fn.attention wants it as cache = cache",
-        tostring(layer))
-    end
-  end
-  return logits
+  return M.check_logits(self.model, tokens, cache.forward(self.model.net, tokens, caches, self.store))
 end
 Runtime.net_logits = net_logits
 

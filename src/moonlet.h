@@ -11,8 +11,15 @@
  *
  * Contract. Everything belongs to an engine; several engines may live in one process and do not see each other.
  *
- * Threads: an engine and its models are used by one thread at a time, whichever it is; ml_cancel alone may be called
- * from any thread and from a signal handler. Different engines may run at once.
+ * Threads: an engine and its models are used by one thread at a time, whichever it is. A call that finds another thread
+ * in the engine does nothing and is ML_USAGE; a close function then closes nothing, and is to be called again. Only
+ * ml_cancel and ml_cancel_clear may be called from any thread, ml_cancel from a signal handler too. Different engines
+ * may run at once.
+ *
+ * Processes: a fork takes the memory of an engine into the child, and none of its threads. There every call with an
+ * engine of the parent, or a model of it, is ML_USAGE, and so is what a Lua state that loaded moonlet before the fork
+ * computes; the close functions of engine and Lua state may be called and free the child's memory. Engines that the
+ * child makes work.
  *
  * Errors: every call that can fail returns an ml_status. On failure the calling thread's error record
  * (ml_error_message) says what happened, what the call was to create does not exist, and its out parameter is NULL.
@@ -88,8 +95,9 @@ typedef struct ml_engine_options {
 /* Makes an engine with threads, memory counters, limits and a cancel flag of its own. */
 ML_API ml_status ml_engine_create(const ml_engine_options *options, ml_engine **out);
 
-/* Closes the engine's models, ends its threads and frees all its memory. Not to be called from one of its callbacks. */
-ML_API void ml_engine_close(ml_engine *engine);
+/* Closes the engine's models, ends its threads and frees all its memory. While a call runs in it (another thread's, or
+ * the one that called back) it stays open, and this is ML_USAGE: ml_cancel, wait for the call's end, close again. */
+ML_API ml_status ml_engine_close(ml_engine *engine);
 
 typedef struct ml_memory_info {
   size_t struct_size;

@@ -3,7 +3,9 @@
 #include "tiny.h"
 
 #include <pthread.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- what the tests share ---- */
 
@@ -404,6 +406,148 @@ static void test_cancel(ml_engine *engine, ml_model *model) {
   CHECK(m.finish_reason == ML_FINISH_LENGTH, "by the next");
 }
 
+/* ---- one thread at a time, one process ---- */
+
+/* A generation that stands still in its first token until it is let go. */
+typedef struct held {
+  ml_model *model;
+  pthread_barrier_t inside, let_go;
+  heard h;
+  ml_status status;
+} held;
+
+static bool stand_still(void *context, const ml_token *token) {
+  held *s = context;
+  if (token->index == 1) {
+    pthread_barrier_wait(&s->inside);
+    pthread_barrier_wait(&s->let_go);
+  }
+  return hear(&s->h, token);
+}
+
+static void *generate_held(void *context) {
+  held *s = context;
+  ml_generate_options o = greedy(TINY_ANSWER);
+  s->status = ml_generate(s->model, &o, stand_still, s, NULL);
+  return NULL;
+}
+
+static void test_second_thread(ml_engine *engine, ml_model *model, ml_model *speaking) {
+  held s = {.model = model};
+  ml_generate_options o = greedy(2);
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  ml_model_info info = {.struct_size = sizeof info};
+  ml_model *none;
+  int32_t id = 5;
+  size_t n;
+  pthread_t thread;
+  pthread_barrier_init(&s.inside, NULL, 2);
+  pthread_barrier_init(&s.let_go, NULL, 2);
+  pthread_create(&thread, NULL, generate_held, &s);
+  pthread_barrier_wait(&s.inside);
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "another thread", "a second thread's generation");
+  CHECK_FAILS(ml_generate(speaking, &o, NULL, NULL, NULL), ML_USAGE, "another thread", "with another model too");
+  CHECK_FAILS(ml_model_load(engine, TINY_MODEL, NULL, &none), ML_USAGE, "another thread", "its loading");
+  CHECK_FAILS(ml_model_describe(model, &info), ML_USAGE, "another thread", "its questions");
+  CHECK_FAILS(ml_tokenize(speaking, "x", 1, 0, NULL, 0, &n), ML_USAGE, "another thread", "its text");
+  CHECK_FAILS(ml_detokenize(speaking, &id, 1, 0, NULL, 0, &n), ML_USAGE, "another thread", "its ids");
+  CHECK_FAILS(ml_engine_memory(engine, &memory), ML_USAGE, "another thread", "its look at the counters");
+  CHECK_FAILS(ml_engine_close(engine), ML_USAGE, "at work", "its closing");
+  ml_model_close(model);
+  CHECK(strstr(ml_error_message(), "another thread"), "its closing of a model is refused");
+  pthread_barrier_wait(&s.let_go);
+  pthread_join(thread, NULL);
+  CHECK_OK(s.status, "the first thread's generation");
+  CHECK(memcmp(s.h.ids, tiny_answer, sizeof tiny_answer) == 0, "is right");
+  CHECK_OK(ml_generate(model, &o, NULL, NULL, NULL), "afterwards the engine works on this thread");
+  pthread_barrier_destroy(&s.inside);
+  pthread_barrier_destroy(&s.let_go);
+}
+
+typedef struct rival {
+  ml_model *model;
+  int right, refused, wrong;
+} rival;
+
+static void *generate_often(void *context) {
+  rival *r = context;
+  for (int i = 0; i < 40; i++) {
+    heard h = {0};
+    ml_generate_options o = greedy(TINY_ANSWER);
+    ml_status status = ml_generate(r->model, &o, hear, &h, NULL);
+    if (status == ML_USAGE && h.count == 0) r->refused++;
+    else if (status == ML_OK && memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0) r->right++;
+    else r->wrong++;
+  }
+  return NULL;
+}
+
+static void test_rivals(ml_engine *engine, ml_model *model) {
+  rival one = {.model = model}, two = one;
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  pthread_t thread;
+  pthread_create(&thread, NULL, generate_often, &one);
+  generate_often(&two);
+  ml_engine_memory(engine, &memory);
+  pthread_join(thread, NULL);
+  CHECK(one.wrong + two.wrong == 0, "two threads that meet: a right answer or a refusal (%d wrong)",
+        one.wrong + two.wrong);
+  CHECK(one.right + two.right > 0, "%d answers, %d refusals", one.right + two.right, one.refused + two.refused);
+}
+
+static bool close_engine(void *context, const ml_token *token) {
+  (void)token;
+  heard *h = context;
+  h->inner = ml_engine_close(*(ml_engine **)h->text);
+  return true;
+}
+
+static void test_close_inside(ml_engine *engine, ml_model *model) {
+  heard h = {0};
+  ml_generate_options o = greedy(2);
+  memcpy(h.text, &engine, sizeof engine);
+  CHECK_OK(ml_generate(model, &o, close_engine, &h, NULL), "a callback that closes its engine");
+  CHECK(h.inner == ML_USAGE, "is refused");
+}
+
+/* The child's exit code: 0, or the number of what went wrong. */
+static int in_child(ml_engine *engine, ml_model *model) {
+  ml_generate_options o = greedy(TINY_ANSWER);
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  ml_model *none;
+  heard h = {0};
+  if (ml_generate(model, &o, NULL, NULL, NULL) != ML_USAGE || !strstr(ml_error_message(), "fork")) return 1;
+  if (ml_model_load(engine, TINY_MODEL, NULL, &none) != ML_USAGE || ml_engine_memory(engine, &memory) != ML_USAGE)
+    return 2;
+  ml_model_close(model);
+  ml_cancel(engine);
+  if (ml_engine_close(engine) != ML_OK) return 3;
+  /* ThreadSanitizer allows no threads in such a child. */
+  ml_engine_options options = {.struct_size = sizeof options, .threads = check_sanitized() ? 1 : 2};
+  if (ml_engine_create(&options, &engine) != ML_OK || ml_model_load(engine, TINY_MODEL, NULL, &model) != ML_OK)
+    return 4;
+  if (ml_generate(model, &o, hear, &h, NULL) != ML_OK) return 5;
+  if (memcmp(h.ids, tiny_answer, sizeof tiny_answer) != 0) return 6;
+  return ml_engine_close(engine) == ML_OK ? 0 : 7;
+}
+
+/* A child that hangs is ended by its alarm, which is no exit code. */
+static void test_fork(ml_engine *engine, ml_model *model) {
+  int status = 0;
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    _exit(in_child(engine, model));
+  }
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child is refused its parent's engine and has its own (%#x)",
+        status);
+  ml_generate_options o = greedy(TINY_ANSWER);
+  heard h = {0};
+  CHECK_OK(ml_generate(model, &o, hear, &h, NULL), "the parent's engine goes on");
+  CHECK(memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0, "and is right");
+}
+
 /* ---- limits and refusals ---- */
 
 static void test_limit(void) {
@@ -470,8 +614,12 @@ int main(void) {
   test_text(speaking);
   test_text_generation(speaking);
   test_cancel(engine, bare);
+  test_second_thread(engine, bare, speaking);
+  test_rivals(engine, bare);
+  test_close_inside(engine, bare);
+  test_fork(engine, bare);
   ml_model_close(bare);
-  ml_engine_close(engine); /* and `speaking` with it */
+  CHECK_OK(ml_engine_close(engine), "an engine closes, and `speaking` with it");
   test_limit();
   test_refusals();
   check_no_leak(run_life, NULL, "an engine's whole life");

@@ -4,6 +4,8 @@
 
 #include <lauxlib.h>
 #include <lualib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* Refuses requests for more memory from the n-th on; -1: none. */
 static void *failing(void *state, void *block, size_t old, size_t wanted) {
@@ -118,6 +120,36 @@ static void test_two_states(void) {
   lua_close(two);
 }
 
+/* A state that loaded moonlet before a fork: in the child what it computes is an error, and closing it ends. */
+static void test_fork(void) {
+  lua_State *L = new_state();
+  int status = 0;
+  luaL_requiref(L, "moonlet", luaopen_moonlet, 1);
+  CHECK(run(L, "moonlet.threads(2) x = moonlet.ones{1000} f = moonlet.compile(function(x) return x + 1 end) "
+               "assert(f(x):tolist()[1] == 2)"),
+        "a state computes");
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    if (!run(L, "for _, fn in ipairs {function() return f(x):tolist() end, function() return (x * 2):tolist() end, "
+                "function() return moonlet.threads(1) end} do local ok, err = pcall(fn) "
+                "assert(not ok and err.code == 'usage' and err.message:find 'fork', err) end"))
+      _exit(1);
+    lua_close(L);
+    if (check_signals_wait()) _exit(0); /* ThreadSanitizer allows no threads in such a child */
+    L = new_state();
+    luaL_requiref(L, "moonlet", luaopen_moonlet, 1);
+    if (!run(L, "assert((moonlet.ones{3} + 1):tolist()[3] == 2)")) _exit(2);
+    lua_close(L);
+    _exit(0);
+  }
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "its child is refused, closes it and makes another (%#x)",
+        status);
+  CHECK(run(L, "assert(f(x):tolist()[1000] == 2)"), "and it goes on");
+  lua_close(L);
+}
+
 /* Another order of closing: handles that the collector frees after the module, and a state that never used it. */
 static void test_close(void) {
   lua_State *L = new_state();
@@ -181,6 +213,7 @@ int main(void) {
   test_few_libraries();
   test_empty_variable();
   test_two_states();
+  test_fork();
   test_close();
   test_refusals();
   check_refusals(open_core, NULL, "the core's own memory");

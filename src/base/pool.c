@@ -22,6 +22,7 @@ struct member {
 
 struct ml_pool {
   int members, started, spins;
+  pid_t process; /* where its threads are */
   _Alignas(CACHE_LINE) atomic_int arrived;
   _Alignas(CACHE_LINE) atomic_int phase; /* barrier generation; also the futex word */
   atomic_int phase_sleepers;
@@ -121,7 +122,7 @@ ml_status ml_pool_create(int members, ml_pool **out) {
   if (members > 1024) return ml_fail(ML_USAGE, "threads: expected at most 1024, found %d", members);
   ml_pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
   if (!p) return ml_fail(ML_MEMORY, "out of memory: thread pool");
-  *p = (ml_pool){.members = members, .started = 1, .spins = members <= processors ? SPINS : 0};
+  *p = (ml_pool){.members = members, .started = 1, .spins = members <= processors ? SPINS : 0, .process = getpid()};
   p->threads = ml_calloc((size_t)members, sizeof *p->threads);
   p->memberships = ml_calloc((size_t)members, sizeof *p->memberships);
   if (!p->threads || !p->memberships) {
@@ -144,7 +145,7 @@ void ml_pool_close(ml_pool *p) {
   if (!p) return;
   atomic_store(&p->stop, true);
   if (p->started > 1) change(&p->ticket, &p->ticket_sleepers);
-  for (int i = 1; i < p->started; i++) pthread_join(p->threads[i], NULL);
+  for (int i = 1; i < p->started && p->process == getpid(); i++) pthread_join(p->threads[i], NULL);
   ml_free(p->threads);
   ml_free(p->memberships);
   free(p);

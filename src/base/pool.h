@@ -14,6 +14,7 @@ typedef void (*ml_job)(void *context, int member);
 /* `members` >= 1; 0 means one a processor that this process may use. Members after the first are pinned, one a
  * processor. */
 ml_status ml_pool_create(int members, ml_pool **out);
+/* In a child that a fork made, where there are no threads to wait for, it frees the memory alone. */
 void ml_pool_close(ml_pool *pool);
 int ml_pool_members(const ml_pool *pool);
 /* Runs job(context, m) on every member m and returns when all have returned. Not reentrant. */

@@ -13,7 +13,8 @@ struct ml_model {
   bool closed; /* by a callback, while a call of ours still holds it */
 };
 
-/* Runs body(L) with `arguments` as its only argument, a light userdata. */
+/* Runs body(L) with `arguments` as its only argument, a light userdata. ML_USAGE while another thread is in the engine,
+ * and in a child of the process that made it. */
 ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments);
 /* Pushes the model of Lua. */
 void lb_push_model(lua_State *L, ml_model *model);

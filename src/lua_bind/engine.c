@@ -6,6 +6,25 @@
 
 const char *ml_version(void) { return ML_VERSION; }
 
+/* ---- who is in an engine ---- */
+
+/* Its address tells the calling thread from all others that run. */
+static _Thread_local char here;
+
+/* Takes the engine for the calling thread. *outer says whether lb_leave is due: a callback's calls are inside one that
+ * holds the engine already. */
+static ml_status enter(ml_engine *e, bool *outer) {
+  uintptr_t nobody = 0, me = (uintptr_t)&here;
+  ML_TRY(ml_engine_check_process(e));
+  *outer = atomic_compare_exchange_strong(&e->owner, &nobody, me);
+  if (*outer || nobody == me) return ML_OK;
+  return ml_fail(ML_USAGE, "the engine is at work on another thread: one thread at a time");
+}
+
+static void leave(ml_engine *e, bool outer) {
+  if (outer) atomic_store(&e->owner, 0);
+}
+
 /* ---- protected calls ---- */
 
 static lua_State *own_state(ml_engine *engine) { return ((lb_host *)engine->host)->own; }
@@ -31,9 +50,8 @@ static int record_error(lua_State *L) {
 
 static ml_status out_of_memory(void) { return ml_fail(ML_MEMORY, "out of memory: Lua was refused some"); }
 
-ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments) {
+static ml_status protected_call(ml_engine *engine, lua_CFunction body, void *arguments) {
   lua_State *L = own_state(engine);
-  if (!L) return ml_fail(ML_USAGE, "the engine belongs to a Lua state, which loads its models itself");
   if (!lua_checkstack(L, 4)) return out_of_memory();
   lua_pushcfunction(L, body);
   lua_pushlightuserdata(L, arguments);
@@ -49,6 +67,15 @@ ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments) {
   lua_pop(L, 1);
   if (outcome == LUA_ERRMEM) return out_of_memory();
   if (status == ML_CANCELLED) ml_cancel_clear(engine); /* the flag has become this status */
+  return status;
+}
+
+ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments) {
+  bool outer;
+  if (!own_state(engine)) return ml_fail(ML_USAGE, "the engine belongs to a Lua state, which loads its models itself");
+  ML_TRY(enter(engine, &outer));
+  ml_status status = protected_call(engine, body, arguments);
+  leave(engine, outer);
   return status;
 }
 
@@ -190,15 +217,27 @@ ml_status ml_engine_create(const ml_engine_options *given, ml_engine **out) {
   return status;
 }
 
-void ml_engine_close(ml_engine *engine) {
-  if (engine && own_state(engine)) lua_close(own_state(engine)); /* frees the engine with its last handle */
+/* Also in a child that a fork made, where there is memory to free but no thread to end: unless the fork came while the
+ * engine was at work, which left its state as nobody may find it. */
+ml_status ml_engine_close(ml_engine *engine) {
+  uintptr_t nobody = 0;
+  if (!engine) return ML_OK;
+  if (!own_state(engine))
+    return ml_fail(ML_USAGE, "ml_engine_close: the engine belongs to a Lua state, which frees it");
+  if (!atomic_compare_exchange_strong(&engine->owner, &nobody, (uintptr_t)&here))
+    return ml_fail(ML_USAGE, "ml_engine_close: the engine is at work: it stays open");
+  lua_close(own_state(engine)); /* frees the engine with its last handle */
+  return ML_OK;
 }
 
 ml_status ml_engine_memory(const ml_engine *engine, ml_memory_info *out) {
   if (!engine || !out) return ml_fail(ML_USAGE, "ml_engine_memory: %s is NULL", engine ? "out" : "engine");
   ML_TRY(lb_check_struct(out, "ml_memory_info"));
+  bool outer;
+  ML_TRY(enter((ml_engine *)engine, &outer)); /* the counters change under a call that runs */
   const ml_memory *m = &engine->device->memory;
   ml_memory_info info = {0, m->active, m->peak, m->cached, m->limit};
+  leave((ml_engine *)engine, outer);
   lb_write_struct(out, &info, sizeof info);
   return ML_OK;
 }

@@ -90,6 +90,7 @@ void lb_push_model(lua_State *L, ml_model *model) {
 /* Lets go of the model first: if closing it should fail, the collector frees it. */
 static int close_model(lua_State *L) {
   ml_model *model = lua_touserdata(L, 1);
+  if (model->closed) return 0;
   lb_push_model(L, model);
   model->closed = true;
   lua_pushnil(L);
@@ -102,7 +103,7 @@ static int close_model(lua_State *L) {
 }
 
 void ml_model_close(ml_model *model) {
-  if (model && !model->closed) lb_call(model->engine, close_model, model);
+  if (model) lb_call(model->engine, close_model, model);
 }
 
 /* ---- what it is ---- */

@@ -153,8 +153,7 @@ static int pack(lua_State *L) {
   lb_eval(L, &t, 1);
   lb_check(L, ml_tensor_read(t, data));
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, packed_tensor(t->device, t->dtype, t->shape[0], t->shape[1], lua_toboolean(L, 2), out));
-  lb_check(L, t->device->table->pack(t->device, ml_tensor_data(*out), t->dtype, t->shape[1], 0, t->shape[0], data));
+  lb_check(L, ml_tensor_pack(t, data, lua_toboolean(L, 2), out));
   return 1;
 }
 

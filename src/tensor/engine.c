@@ -4,11 +4,13 @@
 #include "tensor/ops.h"
 
 #include <string.h>
+#include <unistd.h>
 
 ml_status ml_engine_open(int threads, const char *isa, ml_engine **out) {
   ml_engine *e = ml_calloc(1, sizeof *e);
   if (!e) return ML_MEMORY;
   e->serial_step = ML_SERIAL_STEP;
+  e->process = getpid();
   ml_status status = ml_pool_create(threads, &e->pool);
   if (status == ML_OK) status = ml_cpu_device_open(e, isa, &e->devices[0]);
   if (status != ML_OK) {
@@ -33,8 +35,17 @@ void ml_engine_free(ml_engine *e) {
   ml_free(e);
 }
 
+ml_status ml_engine_check_process(const ml_engine *e) {
+  if (getpid() == e->process) return ML_OK;
+  return ml_fail(ML_USAGE,
+                 "the engine was made by process %ld, and its threads are not in this one, which a fork made: make "
+                 "another engine here",
+                 (long)e->process);
+}
+
 ml_status ml_engine_set_threads(ml_engine *e, int threads) {
   ml_pool *pool;
+  ML_TRY(ml_engine_check_process(e));
   ML_TRY(ml_pool_create(threads, &pool));
   ml_pool_close(e->pool);
   e->pool = pool;

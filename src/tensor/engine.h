@@ -1,12 +1,15 @@
 /* engine.h: everything that one engine owns: devices, threads, limits, cancel flag, counters. Nothing is global.
  *
- * An engine is used by one thread at a time; its cancel flag by any. */
+ * An engine is used by one thread at a time; its cancel flag by any. It works in the process that made it alone: a fork
+ * takes none of its threads along. */
 #ifndef ML_TENSOR_ENGINE_H
 #define ML_TENSOR_ENGINE_H
 
 #include "base/cancel.h"
 #include "base/pool.h"
 #include "tensor/buffer.h"
+
+#include <sys/types.h>
 
 enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256, ML_SERIAL_STEP = 65536 };
 
@@ -30,14 +33,18 @@ struct ml_engine {
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
-  int recording;        /* depth of ml_record_begin */
-  int64_t live_tensors; /* handles that exist, for leak checks */
-  void *host;           /* the Lua floor's own */
+  int recording;          /* depth of ml_record_begin */
+  int64_t live_tensors;   /* handles that exist, for leak checks */
+  void *host;             /* the Lua floor's own */
+  atomic_uintptr_t owner; /* the thread that is in a call of the C API, as that floor tells threads apart; 0: none */
+  pid_t process;          /* that made it */
 };
 
 /* `threads` 0: one a processor. `isa` NULL: the best. */
 ml_status ml_engine_open(int threads, const char *isa, ml_engine **out);
 void ml_engine_free(ml_engine *engine); /* all tensors and plans must be gone */
+/* ML_USAGE in another process than the one that made the engine. */
+ml_status ml_engine_check_process(const ml_engine *engine);
 /* Changes the size of the thread team. */
 ml_status ml_engine_set_threads(ml_engine *engine, int threads);
 /* NULL with ML_NOT_FOUND recorded when there is no such device. */

@@ -165,8 +165,37 @@ static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, m
   return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
 }
 
+/* Products and look-ups read packed weights: of a matrix of blocks, as a file has them, the packed copy stands in,
+ * which is made once. */
+static ml_status pack_blocks(ml_tensor *w) {
+  if (w->packed || w->layout != ML_LAYOUT_BLOCKS || !w->buffer || w->ndim != 2) return ML_OK;
+  void *data = ml_calloc(ml_tensor_nbytes(w) + 1, 1);
+  if (!data) return ML_MEMORY;
+  ml_status status = ml_tensor_read(w, data);
+  if (status == ML_OK) status = ml_tensor_pack(w, data, true, &w->packed);
+  ml_free(data);
+  return status;
+}
+
+static int weight_of(ml_op op) {
+  return op == ML_OP_linear || op == ML_OP_linear_transposed ? 1 : op == ML_OP_embedding ? 0 : -1;
+}
+
+static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
+                       ml_tensor **out);
+
 ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                    ml_tensor **out) {
+  int at = weight_of(op);
+  if (at < 0 || inputs[at]->layout != ML_LAYOUT_BLOCKS) return apply(e, op, inputs, n_inputs, attrs, out);
+  ML_TRY(prefix_path(e, op, pack_blocks(inputs[at])));
+  ml_tensor *both[2] = {inputs[0], inputs[1]};
+  if (inputs[at]->packed) both[at] = inputs[at]->packed;
+  return apply(e, op, both, n_inputs, attrs, out);
+}
+
+static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
+                       ml_tensor **out) {
   ml_attrs own = *attrs;
   ml_shape_query q = {.inputs = inputs, .n_inputs = n_inputs, .attrs = &own, .input_dtype = ML_DTYPE_COUNT};
   ML_TRY(prefix_path(e, op, ml_op_infos[op].shape(&q)));

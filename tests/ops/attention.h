@@ -6,20 +6,30 @@ typedef struct attend_case {
   int64_t window;
   int mask; /* 0 none, 1 bool (B, 1, T, S), 2 float32 (T, S), 3 float16 (H, 1, S) */
   view q, k;
+  int poison; /* 1 values, 2 keys: an infinity or a NaN here and there, which only rows that see it may show */
 } attend_case;
 
 static const char *case_text(const attend_case *c) {
   static char text[300];
-  snprintf(text, sizeof text, "B %lld H %lld/%lld T %lld S %lld d %lld/%lld slots %lld%s%s%s%s%s%s window %lld mask %d, q %s, k %s", (long long)c->B, (long long)c->H, (long long)c->KV,
+  snprintf(text, sizeof text, "B %lld H %lld/%lld T %lld S %lld d %lld/%lld slots %lld%s%s%s%s%s%s window %lld mask %d, q %s, k %s, poison %d", (long long)c->B, (long long)c->H, (long long)c->KV,
            (long long)c->T, (long long)c->S, (long long)c->d, (long long)c->dv, (long long)c->slots, c->causal ? " causal" : "", c->softcap ? " softcap" : "", c->sinks ? " sinks" : "",
-           c->half ? " float16" : "", c->starts ? " start" : "", c->counts ? " count" : "", (long long)c->window, c->mask, view_names[c->q], view_names[c->k]);
+           c->half ? " float16" : "", c->starts ? " start" : "", c->counts ? " count" : "", (long long)c->window, c->mask, view_names[c->q], view_names[c->k], c->poison);
   return text;
+}
+
+/* An infinity or a NaN in one of 24 places, and in the last of all. */
+static void poison(double *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    if (i == n - 1 || random_below(24) == 0) x[i] = random_below(2) ? (double)NAN : random_below(2) ? (double)INFINITY : -(double)INFINITY;
+  }
 }
 
 static void check_attention(ml_engine *e, const attend_case *c) {
   int64_t caches = c->slots ? c->slots : c->B;
   ml_dtype kt = c->half ? ML_F16 : ML_F32;
   double *q = random_values(ML_F32, c->B * c->H * c->T * c->d, -1, 1), *k = random_values(kt, caches * c->KV * c->S * c->d, -1, 1), *v = random_values(kt, caches * c->KV * c->S * c->dv, -1, 1);
+  if (c->poison & 1) poison(v, caches * c->KV * c->S * c->dv);
+  if (c->poison & 2) poison(k, caches * c->KV * c->S * c->d);
   double *slot = room((size_t)c->B, 8), *start = room((size_t)c->B, 8), *count = room((size_t)c->B, 8), *sink = random_values(ML_F32, c->H, -1, 1);
   for (int64_t b = 0; b < c->B; b++) {
     slot[b] = c->slots ? (double)((b * 2 + 1) % c->slots) : (double)b;
@@ -34,32 +44,40 @@ static void check_attention(ml_engine *e, const attend_case *c) {
     ml_dtype mt = c->mask == 1 ? ML_BOOL : c->mask == 2 ? ML_F32 : ML_F16;
     int skip = c->mask == 2 ? 2 : c->mask == 3 ? 1 : 0;
     mask = random_values(mt, ml_shape_size(4, mask_shape), c->mask == 1 ? 0 : -2, c->mask == 1 ? 1 : 2);
-    if (c->mask > 1) mask[0] = -INFINITY;
+    for (int64_t i = 0; c->mask > 1 && i < ml_shape_size(4, mask_shape); i++) {
+      if (i == 0 || random_below(4) == 0) mask[i] = -INFINITY;
+    }
     tm = view_tensor(e, mt, 4 - skip, mask_shape + skip, mask, c->k);
   }
   double scale = 0.3, softcap = c->softcap ? 1.5 : 0;
   int64_t group = c->H / c->KV, n = c->B * c->H * c->T * c->dv;
   double *wanted = room((size_t)n, 8), *p = room((size_t)c->S, 8);
+  bool *seen = room((size_t)c->S, 1);
   for (int64_t row = 0; row < c->B * c->H * c->T; row++) {
     int64_t b = row / (c->H * c->T), h = row / c->T % c->H, t = row % c->T, at = (int64_t)start[b] + t, head = (int64_t)slot[b] * c->KV + h / group;
     double most = c->sinks ? sink[h] : -INFINITY, sum = 0;
+    bool sees = false;
     for (int64_t j = 0; j < c->S; j++) {
       double s = 0;
       for (int64_t i = 0; i < c->d; i++) s += q[row * c->d + i] * k[(head * c->S + j) * c->d + i];
       s *= scale;
       if (c->softcap) s = softcap * tanh(s / softcap);
+      bool hidden = (c->causal && j > at) || (c->window && j <= at - c->window);
       if (mask) {
         double m = mask[ravel(4, mask_shape, (int64_t[]){mask_shape[0] == 1 ? 0 : b, mask_shape[1] == 1 ? 0 : h, mask_shape[2] == 1 ? 0 : t, j})];
-        s += c->mask == 1 ? (m != 0 ? 0 : -INFINITY) : m;
+        hidden = hidden || (c->mask == 1 ? m == 0 : isinf(m));
+        s += c->mask == 1 ? 0 : m;
       }
-      if ((c->causal && j > at) || (c->window && j <= at - c->window)) s = -INFINITY;
+      seen[j] = !hidden;
+      sees = sees || !hidden;
       p[j] = s;
-      most = fmax(most, s);
+      if (!hidden) most = fmax(most, s);
     }
-    for (int64_t j = 0; j < c->S; j++) sum += p[j] = isinf(most) ? 0 : exp(p[j] - most);
+    if (!sees) continue; /* zeros */
+    for (int64_t j = 0; j < c->S; j++) sum += seen[j] ? p[j] = exp(p[j] - most) : 0;
     if (c->sinks) sum += exp(sink[h] - most);
     for (int64_t i = 0; i < c->dv; i++) {
-      for (int64_t j = 0; j < c->S && sum > 0; j++) wanted[row * c->dv + i] += p[j] / sum * v[(head * c->S + j) * c->dv + i];
+      for (int64_t j = 0; j < c->S; j++) wanted[row * c->dv + i] += seen[j] ? p[j] / sum * v[(head * c->S + j) * c->dv + i] : 0;
     }
   }
   ml_tensor *inputs[8] = {tq, tk, tv, c->slots ? tensor(e, ML_I32, SHAPE(c->B), slot) : NULL, c->starts ? tensor(e, ML_I64, SHAPE(c->B), start) : NULL, c->counts ? tensor(e, ML_I32, SHAPE(c->B), count) : NULL,
@@ -93,12 +111,15 @@ static void check_attention(ml_engine *e, const attend_case *c) {
 
 static void test_attention(ml_engine *e) {
   static const attend_case fixed[] = {
-      {1, 1, 1, 1, 1, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},     {2, 6, 2, 5, 9, 24, 20, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
-      {1, 9, 3, 40, 40, 64, 64, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},   {3, 4, 4, 1, 70, 64, 64, 5, true, 0, 0, true, true, false, 0, 0, DENSE, DENSE},
-      {2, 4, 1, 17, 50, 256, 256, 3, true, 0, 0, true, true, true, 12, 0, DENSE, DENSE}, {1, 2, 1, 6, 6, 7, 5, 0, false, 0, 0, 0, 0, 0, 0, 0, SLICED, SLICED},
-      {2, 2, 2, 8, 3, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE}, /* more queries than keys: the first see nothing */
-      {1, 4, 2, 8, 3, 16, 16, 0, true, 0, true, 0, 0, 0, 2, 0, DENSE, DENSE},  {2, 2, 1, 0, 4, 8, 8, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
-      {2, 2, 1, 3, 0, 8, 8, 0, false, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE},
+      {1, 1, 1, 1, 1, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},     {2, 6, 2, 5, 9, 24, 20, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
+      {1, 9, 3, 40, 40, 64, 64, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},   {3, 4, 4, 1, 70, 64, 64, 5, true, 0, 0, true, true, false, 0, 0, DENSE, DENSE, 0},
+      {2, 4, 1, 17, 50, 256, 256, 3, true, 0, 0, true, true, true, 12, 0, DENSE, DENSE, 0}, {1, 2, 1, 6, 6, 7, 5, 0, false, 0, 0, 0, 0, 0, 0, 0, SLICED, SLICED, 0},
+      {2, 2, 2, 8, 3, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0}, /* more queries than keys: the first see nothing */
+      {1, 4, 2, 8, 3, 16, 16, 0, true, 0, true, 0, 0, 0, 2, 0, DENSE, DENSE, 0},  {2, 2, 1, 0, 4, 8, 8, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
+      {2, 2, 1, 3, 0, 8, 8, 0, false, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
+      {1, 2, 2, 33, 33, 32, 32, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 1}, {2, 6, 2, 9, 40, 16, 48, 3, true, 0, true, true, true, true, 0, 0, DENSE, DENSE, 3},
+      {3, 4, 1, 1, 60, 32, 32, 4, true, true, 0, true, true, 0, 0, 0, DENSE, DENSE, 3}, {1, 3, 3, 21, 21, 16, 16, 0, true, 0, 0, 0, 0, 0, 1, 0, DENSE, DENSE, 3}, /* a window of one: rows share no key */
+      {2, 2, 1, 20, 20, 16, 32, 0, false, 0, 0, 0, 0, 0, 0, 1, DENSE, DENSE, 1}, {1, 4, 2, 20, 24, 16, 32, 0, true, 0, 0, true, 0, 0, 0, 2, DENSE, DENSE, 3},
   };
   for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_attention(e, &fixed[i]);
   for (int trial = 0; trial < (quick ? 12 : 150); trial++) {
@@ -110,6 +131,7 @@ static void test_attention(ml_engine *e) {
     c.dv = random_below(2) ? c.d : 1 + random_below(40);
     c.slots = random_below(2) ? 0 : 3 + random_below(3);
     c.counts = c.starts && random_below(2);
+    c.poison = random_below(3) ? 0 : 1 + (int)random_below(3);
     check_attention(e, &c);
   }
   ml_tensor *q = random_tensor(e, ML_F32, SHAPE(1, 1, 1, 4), 0, 1), *k = random_tensor(e, ML_F32, SHAPE(2, 1, 3, 4), 0, 1), *wide = random_tensor(e, ML_F64, SHAPE(1, 1, 1, 3), 0, 1), *one = random_tensor(e, ML_F32, SHAPE(1), 0, 0);

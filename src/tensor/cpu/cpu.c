@@ -337,6 +337,7 @@ static void walk(void *context, int member) {
 
 static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs) {
   ml_engine *e = d->engine;
+  ML_TRY(ml_engine_check_process(e));
   int members = ml_pool_members(e->pool);
   if (!g->scratch_data || members > g->scratch_members) {
     free(g->scratch_data);

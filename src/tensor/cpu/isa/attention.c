@@ -2,7 +2,7 @@
  *
  * A unit of attention is one group of query rows that share a KV head: the rows of QUERY_BLOCK positions, taken ROWS at
  * a time so that each key and value loaded serves ROWS of them. A row's sums run over its own keys in order: they do
- * not depend on what is computed beside it. */
+ * not depend on what is computed beside it, nor on what keys and values hold that the row does not see. */
 #include "tensor/cpu/isa/norm.h"
 
 enum { ROWS = 4, QUERY_BLOCK = 16 };
@@ -163,14 +163,38 @@ ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool ha
   }
 }
 
-/* o_r = sum of p[r][j] v_j for keys lo..hi-1. */
-ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi,
-                              const float *p, int64_t pitch) {
+/* The probability of a key that a row may not see: a zero of its own, told from that of a key so unlikely that nothing
+ * is left of it. A hidden key's value is left out of the sum, since zero times an infinity would be seen. */
+static const float HIDDEN = -0.0f;
+ALWAYS_INLINE bool is_hidden(float p) { return p == 0 && signbit(p); }
+
+/* The keys of a group of rows: lo..hi-1 are those that any sees, and of them from..to-1 those that all see. */
+typedef struct keys {
+  int64_t lo, from, to, hi;
+} keys;
+
+/* o += sum of p[j] v_j over the keys lo..hi-1 that are not hidden. Apart from the loop over keys that all rows see,
+ * which it would slow down: those that only some see are few. */
+static __attribute__((noinline)) void add_seen(const span *s, const row *r, bool half, int64_t lo, int64_t hi,
+                                               const float *p) {
+  int64_t lanes = s->dv / LANES * LANES;
+  for (int64_t j = lo; j < hi; j++) {
+    if (is_hidden(p[j])) continue;
+    const char *v = s->v + j * s->v_step * (half ? 2 : 4);
+    for (int64_t i = 0; i < lanes; i += LANES)
+      v_store(r->o + i, v_fma(v_set1(p[j]), load_lanes(v, i, half), v_load(r->o + i)));
+    for (int64_t i = lanes; i < s->dv; i++) r->o[i] += p[j] * load_float(v, half ? ML_F16 : ML_F32, i);
+  }
+}
+
+/* o_r += sum of p[r][j] v_j for keys lo..hi-1, which all rows see; `first` says that o_r is not yet begun. */
+ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, bool first, int64_t lo,
+                              int64_t hi, const float *p, int64_t pitch) {
   int64_t i = 0;
   const int size = half ? 2 : 4;
   for (; i + LANES <= s->dv; i += LANES) {
     v16f acc[ROWS];
-    for (int r = 0; r < n; r++) acc[r] = v_set1(0);
+    for (int r = 0; r < n; r++) acc[r] = first ? v_set1(0) : v_load(rows[r].o + i);
     for (int64_t j = lo; j < hi; j++) {
       v16f v = load_lanes(s->v + j * s->v_step * size, i, half);
       for (int r = 0; r < n; r++) acc[r] = v_fma(v_set1(p[r * pitch + j]), v, acc[r]);
@@ -179,7 +203,7 @@ ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool 
   }
   for (; i < s->dv; i++) {
     for (int r = 0; r < n; r++) {
-      float sum = 0;
+      float sum = first ? 0 : rows[r].o[i];
       for (int64_t j = lo; j < hi; j++)
         sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, half ? ML_F16 : ML_F32, i);
       rows[r].o[i] = sum;
@@ -187,45 +211,88 @@ ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool 
   }
 }
 
-static float mask_at(const ml_arg *m, int64_t b, int64_t h, int64_t pos, int64_t j) {
-  int64_t index[4] = {b, h, pos, j}, at = 0;
-  for (int d = 0; d < m->ndim; d++) at += m->shape[d] == 1 ? 0 : index[d + 4 - m->ndim] * m->strides[d];
-  if (m->dtype == ML_BOOL) return ((const uint8_t *)m->data)[at] ? 0.0f : -INFINITY;
-  return load_float(m->data, m->dtype, at);
+/* What a mask says to one row: its entry for key j is number at + j * step. data is NULL where there is no mask. */
+typedef struct mask_row {
+  const char *data;
+  ml_dtype dtype;
+  int64_t at, step;
+} mask_row;
+
+static mask_row make_mask_row(const ml_arg *m, int64_t b, int64_t h, int64_t pos) {
+  mask_row r = {.data = m->data, .dtype = m->dtype};
+  if (!r.data) return r;
+  int64_t index[3] = {b, h, pos};
+  for (int d = 0; d < m->ndim - 1; d++) r.at += m->shape[d] == 1 ? 0 : index[d + 4 - m->ndim] * m->strides[d];
+  if (m->ndim && m->shape[m->ndim - 1] != 1) r.step = m->strides[m->ndim - 1];
+  return r;
 }
 
-/* Scores of one row to probabilities, zero outside its own keys; a row that may see nothing gives zeros. */
+/* What is added to the score of key j; -inf hides the key. */
+static float mask_at(const mask_row *m, int64_t j) {
+  int64_t i = m->at + j * m->step;
+  if (m->dtype == ML_BOOL) return ((const uint8_t *)m->data)[i] ? 0.0f : -INFINITY;
+  return load_float(m->data, m->dtype, i);
+}
+
+static void hide(float *p, int64_t lo, int64_t hi) {
+  for (int64_t j = lo; j < hi; j++) p[j] = HIDDEN;
+}
+
+/* Adds the mask to a row's scores. A hidden key's becomes -inf whatever it was: it may be infinite or NaN. False when
+ * all keys are hidden. */
+static bool add_mask(const mask_row *m, const row *r, float *scores) {
+  bool sees = false;
+  for (int64_t j = r->lo; j < r->hi; j++) {
+    float add = mask_at(m, j);
+    scores[j] = add == -INFINITY ? add : scores[j] + add;
+    sees = sees || add != -INFINITY;
+  }
+  return sees;
+}
+
+/* Scores of one row to probabilities, HIDDEN where it may not see; a row that may see nothing gives zeros. */
 static void normalise(const span *s, const row *r, float *scores, int64_t lo, int64_t hi) {
-  const ml_arg *mask = &s->t->in[6], *sinks = &s->t->in[7];
-  for (int64_t j = lo; j < r->lo; j++) scores[j] = 0;
-  for (int64_t j = ml_max64(r->hi, lo); j < hi; j++) scores[j] = 0;
+  const ml_arg *sinks = &s->t->in[7];
+  hide(scores, lo, r->lo);
+  hide(scores, ml_max64(r->hi, lo), hi);
   if (r->lo >= r->hi) return;
   float *own = scores + r->lo;
   int64_t n = r->hi - r->lo;
   if (s->softcap > 0) {
     for (int64_t i = 0; i < n; i++) own[i] = s->softcap * tanhf(own[i] / s->softcap);
   }
-  if (mask->data) {
-    for (int64_t i = 0; i < n; i++) own[i] += mask_at(mask, s->b, r->h, r->pos, r->lo + i);
+  mask_row mask = make_mask_row(&s->t->in[6], s->b, r->h, r->pos);
+  if (mask.data && !add_mask(&mask, r, scores)) {
+    hide(scores, r->lo, r->hi);
+    return;
   }
   float max = K(max_row)(own, n), sink = sinks->data ? load_float(sinks->data, sinks->dtype, r->h) : -INFINITY;
   if (sink > max) max = sink;
-  if (max == -INFINITY) {
-    memset(own, 0, (size_t)n * sizeof *own);
-    return;
-  }
   float sum = K(exp_row)(own, max, n, own);
   if (sinks->data) sum += expf(sink - max);
   float scale = 1.0f / sum;
   for (int64_t i = 0; i < n; i++) own[i] *= scale;
+  for (int64_t j = r->lo; mask.data && j < r->hi; j++) {
+    if (mask_at(&mask, j) == -INFINITY) scores[j] = HIDDEN;
+  }
 }
 
 ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool half, float *scores, int64_t pitch) {
-  int64_t lo = rows[0].lo, hi = rows[0].hi;
-  for (int r = 1; r < n; r++) lo = ml_min64(lo, rows[r].lo), hi = ml_max64(hi, rows[r].hi);
-  dot_keys(s, rows, n, half, lo, hi, scores, pitch);
-  for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, lo, hi);
-  sum_values(s, rows, n, half, lo, hi, scores, pitch);
+  keys k = {rows[0].lo, rows[0].lo, rows[0].hi, rows[0].hi};
+  for (int r = 1; r < n; r++) {
+    k.lo = ml_min64(k.lo, rows[r].lo), k.from = ml_max64(k.from, rows[r].lo);
+    k.to = ml_min64(k.to, rows[r].hi), k.hi = ml_max64(k.hi, rows[r].hi);
+  }
+  if (s->t->in[6].data) k.from = k.to = k.lo; /* a mask may hide any */
+  k.to = ml_max64(k.from, k.to);
+  dot_keys(s, rows, n, half, k.lo, k.hi, scores, pitch);
+  for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, k.lo, k.hi);
+  for (int r = 0; r < n && k.lo < k.from; r++) {
+    memset(rows[r].o, 0, (size_t)s->dv * sizeof *rows[r].o);
+    add_seen(s, &rows[r], half, k.lo, k.from, scores + r * pitch);
+  }
+  sum_values(s, rows, n, half, k.lo == k.from, k.from, k.to, scores, pitch);
+  for (int r = 0; r < n && k.to < k.hi; r++) add_seen(s, &rows[r], half, k.to, k.hi, scores + r * pitch);
 }
 
 static void attend(const span *s, const row *rows, int n, bool half, float *scores, int64_t pitch) {

@@ -1,0 +1,41 @@
+-- Weights as a GGUF file holds them, in products and look-ups: packed once, whatever reads them.
+local ml = require "moonlet"
+local core = require "moonlet.core"
+local t = require "tests.lua.harness"
+
+t.leak_check = function() return ml.memory.active() end
+
+-- Random blocks (outputs, inputs) in the order of a file, and their values.
+local function blocks(format, outputs, inputs)
+  local w = core.unpack(core.random_packed(format, outputs, inputs, 0.1, 3, true))
+  local rows = {}
+  for i = 1, outputs do rows[i] = i - 1 end
+  return w, ml.embedding(core.pack(w, true), ml.tensor(rows))
+end
+
+for _, format in ipairs {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"} do
+  t.test(format .. " as in the file: products and look-ups", function()
+    local w, values = blocks(format, 37, 512)
+    local x, y = ml.random.normal {3, 512}, ml.random.normal {3, 37}
+    t.close(ml.linear(x, w), x:matmul(values:transpose()), 2e-4)
+    t.close(ml.linear_transposed(y, w), y:matmul(values), 2e-4)
+    t.eq(ml.embedding(w, ml.tensor {36, 0, 5}):tolist(), values:take(ml.tensor {36, 0, 5}, 1):tolist())
+  end)
+end
+
+t.test("blocks are packed once, and stay what they are", function()
+  local w = blocks("q4_k", 64, 256)
+  local bytes = w:tobytes()
+  local x = ml.random.normal {2, 256}
+  local f = ml.compile(function(a) return ml.linear(a, w) end)
+  local first = f(x):tolist()
+  local held = ml.memory.active()
+  for _ = 1, 3 do t.eq(f(x):tolist(), first) end
+  t.eq(ml.linear(x, w):tolist(), first)
+  collectgarbage()
+  collectgarbage()
+  t.ok(ml.memory.active() <= held + 4096, "another copy was made")
+  t.eq(w:tobytes(), bytes)
+end)
+
+t.done()

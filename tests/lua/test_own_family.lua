@@ -1,0 +1,125 @@
+-- Families with a mistake in them: each is the library's Llama with one line changed. What would give wrong text in
+-- silence is an error that names the module.
+local ml = require "moonlet"
+local nn = require "moonlet.nn"
+local fn = require "moonlet.fn"
+local t = require "tests.lua.harness"
+local tiny = require "tests.tiny"
+
+t.leak_check = function() return ml.memory.active() end
+
+local folder = tiny.folder "own-family"
+local source = tiny.read "lua/models/llama.lua"
+local ids = {1, 5, 9, 20, 3}
+
+-- The tiny Llama served by a family in which `from` reads `to`.
+local function family(from, to)
+  local at, last = source:find(from, 1, true)
+  assert(at, from)
+  local path = folder .. "/family.lua"
+  tiny.write(path, source:sub(1, at - 1) .. to .. source:sub(last + 1))
+  return assert(ml.load("tests/goldens/tiny/llama", {family = path, precision = "exact"}))
+end
+
+local function generate(m) return select(2, m:complete(ids, {max_tokens = 4})).ids end
+
+local hand_on = "layer(x, caches and caches[i])"
+local append = "window = self.window, cache = cache}"
+
+for _, case in ipairs {
+  {"caches handed to nobody", hand_on, "layer(x)", "model.layers.0.self_attn: attention: no cache"},
+  {"a cache for some layers", hand_on, "layer(x, i == 1 and caches and caches[i] or nil)",
+    "model.layers.1.self_attn: attention: no cache"},
+  {"a cache for rope alone", append, "window = self.window}", "model.layers.0.self_attn: attention: no cache"},
+  {"a cache for attention alone", "self.rope(q, cache), self.rope(k, cache)", "self.rope(q), self.rope(k)",
+    "model.layers.0.self_attn.rope: RoPE: no cache"},
+  {"a cache for two layers", hand_on, "layer(x, caches and caches[1])",
+    "model.layers.1.self_attn: the cache of layer 1 is appended to a second time, first by .*layers.0.self_attn"},
+  {"a cache that attention does not see", append, "window = self.window, causal = false, cache = nil}",
+    "layer 1 takes its cache and appends nothing"},
+  {"a cache in prefill alone", append,
+    "window = self.window, causal = x.shape[2] > 1, cache = x.shape[2] > 1 and cache or nil}",
+    "layer 1 takes its cache and appends nothing"},
+} do
+  t.test(case[1] .. " is an error", function()
+    local m <close> = family(case[2], case[3])
+    for _ = 1, 2 do t.raises(function() generate(m) end, case[4], "usage") end
+    t.raises(function() for _ in m:generate(ids, {max_tokens = 3}) do end end, case[4], "usage")
+    m:logits(ids) -- needs no cache
+  end)
+end
+
+t.test("attention that needs no cache may go without", function()
+  local m <close> = family("local out = fn.attention", [[
+    local own = fn.attention(q, k, v, {scale = self.scale, causal = false})
+    local out = own * 0 + fn.attention]])
+  local right <close> = assert(ml.load("tests/goldens/tiny/llama", {precision = "exact"}))
+  t.eq(generate(m), generate(right))
+end)
+
+t.test("forward gives float logits (B, T, V), or is an error that says so", function()
+  local result = "return self.lm_head and self.lm_head(x) or self.model.embed_tokens:as_linear(x)"
+  local logits = result:gsub("return ", "local y = ") .. "\n  return "
+  for _, case in ipairs {
+    {"y:slice {{}, {-1, -1}}", "found a tensor %(1, 1, 131%), float32"},
+    {"y:reshape {-1, y.shape[3]}", "found a tensor %(%d+, 131%), float32"},
+    {"y:slice {{}, {}, {1, 100}}", "found a tensor %(1, %d+, 100%), float32"},
+    {"y:expand_dims(1)", "found a tensor %(1, 1, %d+, 131%), float32"},
+    {"y:astype 'int32'", "found a tensor %(1, %d+, 131%), int32"},
+    {"y:gt(0)", "found a tensor %(1, %d+, 131%), bool"},
+    {"nil", "found nothing"},
+    {"{y}", "found a table"},
+  } do
+    local m <close> = family(result, logits .. case[1])
+    local message = "family llama: forward: expected float logits %(B, T, V%) of its tokens .*" .. case[2]
+    t.raises(function() m:logits(ids) end, message, "mismatch")
+    t.raises(function() m:logits {ids, ids} end, "forward: expected float logits", "mismatch")
+    t.raises(function() generate(m) end, message, "mismatch")
+    t.raises(function() m:perplexity(ids) end, message, "mismatch")
+  end
+end)
+
+t.test("modules refuse what they would not read", function()
+  local function refused(pattern, f, ...)
+    local args = table.pack(...)
+    t.raises(function() f(table.unpack(args, 1, args.n)) end, pattern, "usage")
+  end
+  refused('parameter: kind: expected "matrix", "vector", found "matrx"', nn.parameter, {2}, "matrx")
+  refused("parameter: kind: expected .*, found nothing", nn.parameter, {2})
+  refused('parameter: init: expected .*, found "onse"', nn.parameter, {2}, "vector", "onse")
+  refused("parameter: an argument too many: 3", nn.parameter, {2}, "vector", "ones", 3)
+  refused("parameter: shape: size 1", nn.parameter, {-2}, "vector")
+  refused("Linear: an argument too many: true", nn.Linear, 2, 3, {bias = true}, true)
+  refused("Linear: bias: expected true or false, found 0", nn.Linear, 2, 3, {bias = 0})
+  refused("Embedding: an argument too many: a table", nn.Embedding, 4, 2, {padding = 1})
+  refused("RMSNorm: an argument too many", nn.RMSNorm, 4, {}, 1e-6)
+  refused("RMSNorm: eps: expected a number from 0", nn.RMSNorm, 4, {eps = "1e-6"})
+  refused("RMSNorm: offset: expected a number", nn.RMSNorm, 4, {offset = true})
+  refused("LayerNorm: eps: expected a number", nn.LayerNorm, 4, {eps = -1})
+  refused("LayerNorm: bias: expected true or false", nn.LayerNorm, 4, {bias = "no"})
+  refused("LayerNorm: an argument too many", nn.LayerNorm, 4, {}, false)
+  refused('RoPE: no option "context"', nn.RoPE, 4, {context = 100})
+  refused("RoPE: interleaved: expected true or false", nn.RoPE, 4, {interleaved = 1})
+  refused("RoPE: partial: expected a number from 0 to 1", nn.RoPE, 4, {partial = 2})
+  refused("Dropout: an argument too many", nn.Dropout, 0.1, {inplace = true})
+  refused("train: expected true or false", function() nn.Linear(2, 2):train "eval" end)
+  t.eq(nn.parameter(3, "vector").shape, {3})
+  nn.Linear(2, 3, nil, nil)
+end)
+
+t.test("attention does not see what is hidden from a row", function()
+  local inf, v = math.huge, {1.0, 2.0, math.huge, 0 / 0}
+  local function run(opts)
+    local x = ml.zeros {1, 1, 4, 1}
+    return fn.attention(x, x, ml.tensor(v, {dtype = "float32"}):reshape {1, 1, 4, 1}, opts):reshape {4}:tolist()
+  end
+  local causal = run {}
+  t.eq({causal[1], causal[2], causal[3]}, {1.0, 1.5, inf})
+  t.ok(causal[4] ~= causal[4])
+  t.eq(run {causal = false, mask = ml.tensor {true, true, false, false}}, {1.5, 1.5, 1.5, 1.5})
+  t.eq(run {causal = false, mask = ml.tensor {0.0, -inf, -inf, -inf}}, {1.0, 1.0, 1.0, 1.0})
+  v = {inf, 2.0, 4.0, 6.0}
+  t.eq({table.unpack(run {window = 1}, 2)}, {2.0, 4.0, 6.0})
+end)
+
+t.done()
