@@ -95,7 +95,9 @@ function chat.segments(template, messages, options) end
 local fn = {}
 
 ---softmax(q k' scale) v by heads. q (B, H, T, d); k, v (B, KV heads, T, d). With `cache`, k and v are appended to it
----first and q attends to all that it holds; `window` counts the token itself.
+---first and q attends to all that it holds; `window` counts the token itself. A row does not see what is hidden from it
+---(by causality, window, false or -inf in `mask`), were it infinite or NaN. Causal attention without a cache is an error
+---while a model generates: it would forget what came before.
 ---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
 function fn.attention(q, k, v, opts) end
 
@@ -1514,7 +1516,7 @@ local nn = {}
 ---@param shape integer[]
 ---@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
 ---@param init string|nil  "normal" unless given; "ones", "zeros"
-function nn.parameter(shape, kind, init) end
+function nn.parameter(shape, kind, init, ...) end
 
 ---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
 ---@param name string
@@ -1526,16 +1528,16 @@ function nn.class(name) end
 function nn.model(model_type, ...) end
 
 ---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
-function nn.Linear(inputs, outputs, opts) end
+function nn.Linear(inputs, outputs, opts, ...) end
 
 ---Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
-function nn.Embedding(count, size) end
+function nn.Embedding(count, size, ...) end
 
 ---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
-function nn.RMSNorm(size, opts) end
+function nn.RMSNorm(size, opts, ...) end
 
 ---(x - mean) / deviation times weight, plus bias: opts {eps = 1e-5, bias = true}.
-function nn.LayerNorm(size, opts) end
+function nn.LayerNorm(size, opts, ...) end
 
 ---Runs fn(...), which builds a model: what its modules share is shared with no other, so that it can be freed with it.
 ---@param fn function|table  what makes the model: a function, or a module's class
@@ -1543,10 +1545,10 @@ function nn.build(fn, ...) end
 
 ---Rotary embedding of heads of `size` elements: opts {theta = 10000, scaling, partial = 1, interleaved = false}.
 ---`scaling` is the config's table; of each head the share `partial` is turned.
-function nn.RoPE(size, opts) end
+function nn.RoPE(size, opts, ...) end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
-function nn.Dropout(p) end
+function nn.Dropout(p, ...) end
 
 ---Whether x is a module.
 ---@return boolean
