@@ -252,7 +252,8 @@ themselves; `tensor` of an integer beyond int32 is an error without a dtype, `ar
 **Functions of integers.** `/`, functions such as `exp`, `mean`, `var`, `std`, `norm` and `logsumexp` give float32 of
 integers and booleans, where NumPy gives float64 (float16 of small ones).
 
-**uint64 with signed integers.** The result is uint64, with int64 int64, where NumPy gives float64.
+**uint64 with signed integers.** Arithmetic of them is uint64, with int64 int64, where NumPy's is float64; comparisons
+are by value in both.
 
 **float16 with bfloat16.** They meet in float32, and bfloat16 meets every integer; NumPy refuses float16, and integers
 of more than 8 bits.
@@ -268,8 +269,8 @@ they are an error.
 
 **Negative powers.** An integer to a negative power is truncated towards zero, where NumPy raises.
 
-**Fractions.** `tensor`, `full` and `pad` refuse a plain number with a fraction, an infinite one and NaN for integers
-and booleans, where NumPy truncates some.
+**Fractions.** `tensor`, `full` and `pad` refuse a plain number with a fraction for integers and booleans, where NumPy
+truncates it.
 
 **In place.** `x:add_(y)` and the like convert the value to x's dtype, where NumPy refuses a value of another kind.
 

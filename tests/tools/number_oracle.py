@@ -318,7 +318,9 @@ def binary(op, a, b):
         result.other = np.power(x, y)
     if op == "logaddexp":
         largest = np.maximum(x, y).astype(wide_of(name))
-        result.slack = np.where(np.isfinite(largest), np.abs(largest) * eps_of(name) * 2, 0)
+        apart = np.abs(x.astype(wide_of(name)) - y.astype(wide_of(name)))  # whose rounding counts as well
+        slack = (np.abs(largest) * 2 + apart * np.exp(-apart)) * eps_of(name)
+        result.slack = np.where(np.isfinite(slack), slack, 0)
     if op in ("maximum", "minimum") and is_float(name) and np.any((x == 0) & (y == 0)):
         result.either_zero = True
         meant.add("zero-sign")

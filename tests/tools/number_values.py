@@ -164,5 +164,6 @@ def tensor(rng, name, shape=None, kind=None, view=None):
 def pair_of_shapes(rng):
     """Two shapes that broadcast."""
     pairs = [((17,), (17,)), ((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 5)), ((), (9,)), ((9,), ()),
-             ((2, 3, 4), (3, 1)), ((0,), (0,)), ((0,), (1,)), ((2, 0), (1,)), ((33,), (33,)), ((1,), (5,))]  # fmt: skip
+             ((2, 3, 4), (3, 1)), ((0,), (0,)), ((0,), (1,)), ((2, 0), (1,)), ((33,), (33,)), ((1,), (5,)),
+             ((130,), ())]  # fmt: skip
     return pairs[rng.integers(len(pairs))]
