@@ -233,6 +233,14 @@ Each elementwise operation has a form that ends in `_` (`x:add_(y)`, `x:clip_(0,
 scatter, scatter_add and put_along_axis: the handle holds the new value from then on, in its shape and dtype. Views
 and copies taken before keep what they had.
 
+Dtypes: where two meet, the result is the smallest that holds both integers (uint64 with a signed one: the larger of
+the two, uint64 where it is the larger), the wider float (float32 of float16 and bfloat16), and the float of an integer
+and a float. A plain number takes the tensor's dtype; but a float beside integers is float32, an integer beside booleans
+int32 (int64 where it has to be). A plain integer that the tensor's dtype does not hold is compared by its value, and an
+error where the result would have to hold it. Booleans count as int32 in arithmetic. Division and functions such as
+`exp` give float32 of integers and booleans. float16 and bfloat16 are computed in float32 and rounded once; integers
+wrap. [Beside NumPy](numpy.md) lists what differs there.
+
 Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
 value does not fit into memory.]]},
   {"elementwise", "Elementwise operations",
@@ -242,6 +250,52 @@ value does not fit into memory.]]},
     "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
   {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
   {"products", "Products", nil},
+  {"numpy", "Beside NumPy", [[
+Tensors compute what NumPy 2 computes (ml_dtypes for bfloat16): dtypes, shapes and bits, functions such as `exp` and
+sums of floats within a few units of the last place. This is all that is meant to differ; `make check-numbers` holds
+the two against each other and counts the cases of each entry.
+
+**Booleans.** They count as int32 in arithmetic, running extremes included, where NumPy keeps bool or refuses; of
+shifts of booleans the result is bool, where NumPy's is int8.
+
+**Integers with floats.** The result has the float's dtype: float32 of int32 and float32, float16 of int32 and float16,
+where NumPy goes to float64.
+
+**Plain numbers.** Beside booleans plain integers are int32 (int64 where they have to be), beside integers and booleans
+plain floats are float32; NumPy takes int64 and float64. So do `tensor`, `arange`, `linspace` and `tri` by
+themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes int64.
+
+**Functions of integers.** `/`, functions such as `exp`, `mean`, `var`, `std`, `norm` and `logsumexp` give float32 of
+integers and booleans, where NumPy gives float64 (float16 of small ones).
+
+**uint64 with signed integers.** Arithmetic of them is uint64, with int64 int64, where NumPy's is float64; comparisons
+are by value in both.
+
+**float16 with bfloat16.** They meet in float32, and bfloat16 meets every integer; NumPy refuses float16, and integers
+of more than 8 bits.
+
+**Sums and products.** `sum`, `prod`, `cumsum` and `cumprod` of booleans, int8, uint8, int16 and uint16 are int32; of
+other integers they keep the dtype. NumPy gives int64 or uint64.
+
+**Indices and counts.** `argmax`, `argsort`, `topk`, `searchsorted`, `unique` give int32, where NumPy gives int64.
+
+**Floats out of an integer dtype's range.** Converted, they become the nearest 64-bit integer, which wraps to the dtype,
+and NaN becomes 0; NumPy's result depends on the machine. Written as plain numbers (`slice_update` and the like)
+they are an error.
+
+**Negative powers.** An integer to a negative power is truncated towards zero, where NumPy raises.
+
+**Fractions.** `tensor`, `full` and `pad` refuse a plain number with a fraction for integers and booleans, where NumPy
+truncates it.
+
+**In place.** `x:add_(y)` and the like convert the value to x's dtype, where NumPy refuses a value of another kind.
+
+**Zeros.** Of 0.0 and -0.0 a maximum or minimum may be either; NumPy's depends on the machine.
+
+**Indices out of range.** They are errors, negative ones too, which NumPy counts from the end.
+
+**Matrix products of integers.** `matmul`, `einsum` and `tensordot` of integers are exact as long as sums of magnitudes
+stay below 2^53; NumPy's wrap.]]},
   {"evaluation", "Evaluation: plans, compiled functions, cancelling", [[
 Operations record what is to be computed; reading a value, or `ml.eval`, makes a plan of it and runs that. No
 operation has a gradient in this version: `grad`, `value_and_grad`, `vjp` and `jvp` raise "unsupported", and name the

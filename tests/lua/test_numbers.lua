@@ -1,0 +1,99 @@
+-- Operations on tensors against stored results of NumPy: a sample of what `make check-numbers` compares.
+local t = require "tests.lua.harness"
+local ml = require "moonlet"
+local driver = require "tests.tools.number_driver"
+
+t.leak_check = ml.memory.active
+
+local BYTES = {float32 = 4, float16 = 2, bfloat16 = 2, float64 = 8}
+
+local function half(bits)
+  local sign, exponent, fraction = bits >> 15 == 1 and -1.0 or 1.0, bits >> 10 & 31, bits & 1023
+  if exponent == 31 then return fraction == 0 and sign * math.huge or 0 / 0 end
+  return sign * (exponent == 0 and fraction * 2.0 ^ -24 or (1024 + fraction) * 2.0 ^ (exponent - 25))
+end
+
+-- Entry i of hexadecimal bytes, its hexadecimal digits too.
+local function entry(dtype, hex, i)
+  local size = BYTES[dtype]
+  local digits = hex:sub(2 * size * (i - 1) + 1, 2 * size * i)
+  local bytes = digits:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end)
+  if dtype == "float64" then return ("<d"):unpack(bytes), digits end
+  if dtype == "float32" then return ("<f"):unpack(bytes), digits end
+  if dtype == "bfloat16" then return ("<f"):unpack("\0\0" .. bytes), digits end
+  return half(("<I2"):unpack(bytes)), digits
+end
+
+-- Whether every float is the one expected (any NaN for NaN), or lies between two.
+local function within(dtype, got, low, high)
+  if #got ~= #low then return false end
+  for i = 1, #got // (2 * BYTES[dtype]) do
+    local value, digits = entry(dtype, got, i)
+    local least, exact = entry(dtype, low, i)
+    if least ~= least then
+      if value == value then return false end
+    elseif high then
+      if not (value >= least and value <= entry(dtype, high, i)) then return false end
+    elseif digits ~= exact then return false end
+  end
+  return true
+end
+
+local function matches(got, want)
+  if got == want then return true end
+  local dtype, shape, low, high = want:match "^~?(%w+);([%d,]*);(%x*);?(%x*)$"
+  if not BYTES[dtype] then return false end
+  local got_dtype, got_shape, values = got:match "^(%w+);([%d,]*);(%x*)$"
+  return got_dtype == dtype and got_shape == shape and within(dtype, values, low, want:find "^~" and high)
+end
+
+-- `!` expects an error that names the line of the expression, `!!` one that may come when values are read.
+local function right(got, wanted)
+  if wanted[1] == "!" then return got:find "^![um]" ~= nil end
+  if wanted[1] == "!!" then return got:find "^!!?[um]" ~= nil end
+  if #wanted == 1 then return matches(got, wanted[1]) end
+  local n = 0
+  for part in got:gmatch "[^|]+" do
+    n = n + 1
+    if not wanted[n] or not matches(part, wanted[n]) then return false end
+  end
+  return n == #wanted
+end
+
+local function check(cases)
+  local wrong, first = 0, nil
+  for _, case in ipairs(cases) do
+    local got = driver.evaluate(case.expression)
+    if not right(got, case.results) then
+      wrong = wrong + 1
+      local wanted = table.concat(case.results, " ")
+      first = first or ("%s\n  gives    %s\n  expected %s"):format(case.expression, got, wanted)
+    end
+  end
+  t.ok(wrong == 0, ("%d of %d cases differ; the first: %s\n "):format(wrong, #cases, tostring(first)))
+end
+
+local sections = {}
+for line in io.lines "tests/goldens/numbers/cases.txt" do
+  local name = line:match "^# (.*)$"
+  if name then sections[#sections + 1] = {name = name}
+  else
+    local case = {results = {}}
+    for part in line:gmatch "[^\t]+" do
+      if not case.expression then case.expression = part else case.results[#case.results + 1] = part end
+    end
+    table.insert(sections[#sections], case)
+  end
+end
+
+for _, cases in ipairs(sections) do
+  t.test(("%s, %d cases"):format(cases.name, #cases), function() check(cases) end)
+end
+
+t.test("the sample is whole", function()
+  local count = 0
+  for _, cases in ipairs(sections) do count = count + #cases end
+  t.ok(count > 3000, count .. " cases")
+end)
+
+t.done()
