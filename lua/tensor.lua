@@ -31,7 +31,7 @@ end
 -- ---- making ----
 
 ---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
----float float32, booleans bool.
+---float float32, booleans bool. A number that the dtype does not hold, a fraction among integers too, is an error.
 ---@param values any
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor

@@ -272,7 +272,7 @@ function memory.reset_peak() end
 local ml = {}
 
 ---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
----float float32, booleans bool.
+---float float32, booleans bool. A number that the dtype does not hold, a fraction among integers too, is an error.
 ---@param values any
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor
@@ -865,19 +865,19 @@ function ml.floordiv(a, b) end
 ---@return moonlet.Tensor
 function ml.mod(a, b) end
 
----a to the power b.
+---a to the power b; an integer to a negative power is truncated towards zero.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function ml.pow(a, b) end
 
----The larger; NaN when either is NaN.
+---The larger; NaN when either is NaN; of 0.0 and -0.0 either.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function ml.maximum(a, b) end
 
----The smaller; NaN when either is NaN.
+---The smaller; NaN when either is NaN; of 0.0 and -0.0 either.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
@@ -2202,17 +2202,17 @@ function x:floordiv(b) end
 ---@return moonlet.Tensor
 function x:mod(b) end
 
----a to the power b.
+---a to the power b; an integer to a negative power is truncated towards zero.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:pow(b) end
 
----The larger; NaN when either is NaN.
+---The larger; NaN when either is NaN; of 0.0 and -0.0 either.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:maximum(b) end
 
----The smaller; NaN when either is NaN.
+---The smaller; NaN when either is NaN; of 0.0 and -0.0 either.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function x:minimum(b) end
