@@ -159,10 +159,16 @@ static void test_linear(ml_engine *e) {
   expect(attempt(e, ML_OP_linear, NO_ATTRS, x, wide) != ML_OK, "float32 with a float64 weight is refused");
   expect(attempt(e, ML_OP_linear, NO_ATTRS, wide, x) != ML_OK, "float64 with a float32 weight is refused");
   expect(attempt(e, ML_OP_linear, NO_ATTRS, x, whole) != ML_OK, "an int32 weight is refused");
-  must(ml_tensor_create(e->device, ML_Q8_0, SHAPE(2, 32), &blocks), "blocks");
-  memset(ml_tensor_data(keep(blocks)), 0, ml_tensor_nbytes(blocks));
-  expect(attempt(e, ML_OP_linear, NO_ATTRS, x, blocks) != ML_OK, "a weight in the file's blocks is refused");
-  expect(attempt(e, ML_OP_embedding, NO_ATTRS, blocks, INDICES(e, 0)) != ML_OK, "rows of the file's blocks are refused");
+  struct {
+    uint16_t scale; /* of q8_0: a float16, here 1 */
+    int8_t codes[32];
+  } rows[2] = {{.scale = 0x3c00}, {.scale = 0x3c00}};
+  double ones[64];
+  for (int k = 0; k < 64; k++) rows[k / 32].codes[k % 32] = (int8_t)(k / 32 + 1), ones[k] = 1;
+  must(ml_tensor_from_host(e->device, ML_Q8_0, SHAPE(2, 32), rows, sizeof rows, &blocks), "blocks");
+  keep(blocks); /* a weight in the file's own order is taken as it is */
+  expect_values(apply(e, ML_OP_linear, NO_ATTRS, tensor(e, ML_F32, SHAPE(2, 32), ones), blocks), SHAPE(2, 2), (double[]){32, 64, 32, 64}, 1e-6, 0, "a weight in the file's blocks");
+  expect_values(apply(e, ML_OP_embedding, NO_ATTRS, blocks, INDICES(e, 0)), SHAPE(1, 32), ones, 0, 0, "rows of the file's blocks");
   drop_all();
 }
 
