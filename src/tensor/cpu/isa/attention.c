@@ -116,7 +116,8 @@ ml_status K(attention_prepare)(ml_task *t) {
   int64_t blocks = (q->shape[2] + QUERY_BLOCK - 1) / QUERY_BLOCK;
   t->units = q->shape[0] * k->shape[1] * blocks;
   t->grain = 1;
-  t->scratch = (size_t)ROWS * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float);
+  t->scratch =
+      (size_t)(ROWS + 1) * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float); /* rows of scores, and a mask's */
   t->cost = 1e9; /* the keys to read are known by the data alone */
   return ML_OK;
 }
@@ -168,7 +169,8 @@ ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool ha
 static const float HIDDEN = -0.0f;
 ALWAYS_INLINE bool is_hidden(float p) { return p == 0 && signbit(p); }
 
-/* The keys of a group of rows: lo..hi-1 are those that any sees, and of them from..to-1 those that all see. */
+/* The keys of a group of rows: lo..hi-1 are those that any sees, and of them from..to-1 those that all see but for a
+ * mask. */
 typedef struct keys {
   int64_t lo, from, to, hi;
 } keys;
@@ -211,48 +213,40 @@ ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool 
   }
 }
 
-/* What a mask says to one row: its entry for key j is number at + j * step. data is NULL where there is no mask. */
-typedef struct mask_row {
-  const char *data;
-  ml_dtype dtype;
-  int64_t at, step;
-} mask_row;
-
-static mask_row make_mask_row(const ml_arg *m, int64_t b, int64_t h, int64_t pos) {
-  mask_row r = {.data = m->data, .dtype = m->dtype};
-  if (!r.data) return r;
-  int64_t index[3] = {b, h, pos};
-  for (int d = 0; d < m->ndim - 1; d++) r.at += m->shape[d] == 1 ? 0 : index[d + 4 - m->ndim] * m->strides[d];
-  if (m->ndim && m->shape[m->ndim - 1] != 1) r.step = m->strides[m->ndim - 1];
-  return r;
-}
-
-/* What is added to the score of key j; -inf hides the key. */
-static float mask_at(const mask_row *m, int64_t j) {
-  int64_t i = m->at + j * m->step;
-  if (m->dtype == ML_BOOL) return ((const uint8_t *)m->data)[i] ? 0.0f : -INFINITY;
-  return load_float(m->data, m->dtype, i);
-}
-
 static void hide(float *p, int64_t lo, int64_t hi) {
   for (int64_t j = lo; j < hi; j++) p[j] = HIDDEN;
 }
 
-/* Adds the mask to a row's scores. A hidden key's becomes -inf whatever it was: it may be infinite or NaN. False when
- * all keys are hidden. */
-static bool add_mask(const mask_row *m, const row *r, float *scores) {
-  bool sees = false;
-  for (int64_t j = r->lo; j < r->hi; j++) {
-    float add = mask_at(m, j);
-    scores[j] = add == -INFINITY ? add : scores[j] + add;
-    sees = sees || add != -INFINITY;
+/* What the mask adds to the scores of a row's keys, from its first key on; -inf hides a key. */
+static void load_mask(const ml_arg *m, int64_t b, const row *r, float *add) {
+  int64_t index[3] = {b, r->h, r->pos}, at = 0, n = r->hi - r->lo, step = 0;
+  for (int d = 0; d < m->ndim - 1; d++) at += m->shape[d] == 1 ? 0 : index[d + 4 - m->ndim] * m->strides[d];
+  if (m->ndim && m->shape[m->ndim - 1] != 1) step = m->strides[m->ndim - 1];
+  at += r->lo * step;
+  if (m->dtype == ML_BOOL) {
+    for (int64_t j = 0; j < n; j++) add[j] = ((const uint8_t *)m->data)[at + j * step] ? 0.0f : -INFINITY;
+  } else if (m->dtype == ML_F32) {
+    for (int64_t j = 0; j < n; j++) add[j] = ((const float *)m->data)[at + j * step];
+  } else {
+    for (int64_t j = 0; j < n; j++) add[j] = load_float(m->data, m->dtype, at + j * step);
   }
-  return sees;
 }
 
-/* Scores of one row to probabilities, HIDDEN where it may not see; a row that may see nothing gives zeros. */
-static void normalise(const span *s, const row *r, float *scores, int64_t lo, int64_t hi) {
-  const ml_arg *sinks = &s->t->in[7];
+/* Adds a mask to a row's scores. A hidden key's becomes -inf whatever it was: it may be infinite or NaN. False when all
+ * keys are hidden. */
+static bool add_mask(float *own, const float *add, int64_t n) {
+  int32_t seen = 0;
+  for (int64_t j = 0; j < n; j++) {
+    own[j] = add[j] == -INFINITY ? add[j] : own[j] + add[j];
+    seen |= add[j] != -INFINITY;
+  }
+  return seen;
+}
+
+/* Scores of one row to probabilities, HIDDEN where it may not see; a row that may see nothing gives zeros. `add` has
+ * room for a row of the mask. */
+static void normalise(const span *s, const row *r, float *scores, int64_t lo, int64_t hi, float *add) {
+  const ml_arg *mask = &s->t->in[6], *sinks = &s->t->in[7];
   hide(scores, lo, r->lo);
   hide(scores, ml_max64(r->hi, lo), hi);
   if (r->lo >= r->hi) return;
@@ -261,10 +255,12 @@ static void normalise(const span *s, const row *r, float *scores, int64_t lo, in
   if (s->softcap > 0) {
     for (int64_t i = 0; i < n; i++) own[i] = s->softcap * tanhf(own[i] / s->softcap);
   }
-  mask_row mask = make_mask_row(&s->t->in[6], s->b, r->h, r->pos);
-  if (mask.data && !add_mask(&mask, r, scores)) {
-    hide(scores, r->lo, r->hi);
-    return;
+  if (mask->data) {
+    load_mask(mask, s->b, r, add);
+    if (!add_mask(own, add, n)) {
+      hide(own, 0, n);
+      return;
+    }
   }
   float max = K(max_row)(own, n), sink = sinks->data ? load_float(sinks->data, sinks->dtype, r->h) : -INFINITY;
   if (sink > max) max = sink;
@@ -272,9 +268,24 @@ static void normalise(const span *s, const row *r, float *scores, int64_t lo, in
   if (sinks->data) sum += expf(sink - max);
   float scale = 1.0f / sum;
   for (int64_t i = 0; i < n; i++) own[i] *= scale;
-  for (int64_t j = r->lo; mask.data && j < r->hi; j++) {
-    if (mask_at(&mask, j) == -INFINITY) scores[j] = HIDDEN;
+  for (int64_t i = 0; mask->data && i < n; i++) own[i] = add[i] == -INFINITY ? HIDDEN : own[i];
+}
+
+/* Whether a mask hides key j from none of the rows. */
+ALWAYS_INLINE bool all_see(const float *p, int n, int64_t pitch, int64_t j) {
+  bool hidden = false;
+  for (int r = 0; r < n; r++) hidden |= is_hidden(p[r * pitch + j]);
+  return !hidden;
+}
+
+/* The next keys from `at` on that all rows see, in from..to of k: empty and at the end when there are none. */
+static void next_seen(keys *k, bool masked, const float *p, int n, int64_t pitch, int64_t at) {
+  if (!masked) {
+    if (at > k->from || k->from >= k->to) k->from = k->to = k->hi;
+    return;
   }
+  for (k->from = at; k->from < k->hi && !all_see(p, n, pitch, k->from);) k->from++;
+  for (k->to = k->from; k->to < k->hi && all_see(p, n, pitch, k->to);) k->to++;
 }
 
 ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool half, float *scores, int64_t pitch) {
@@ -283,16 +294,20 @@ ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool
     k.lo = ml_min64(k.lo, rows[r].lo), k.from = ml_max64(k.from, rows[r].lo);
     k.to = ml_min64(k.to, rows[r].hi), k.hi = ml_max64(k.hi, rows[r].hi);
   }
-  if (s->t->in[6].data) k.from = k.to = k.lo; /* a mask may hide any */
-  k.to = ml_max64(k.from, k.to);
+  bool masked = s->t->in[6].data != NULL;
   dot_keys(s, rows, n, half, k.lo, k.hi, scores, pitch);
-  for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, k.lo, k.hi);
-  for (int r = 0; r < n && k.lo < k.from; r++) {
-    memset(rows[r].o, 0, (size_t)s->dv * sizeof *rows[r].o);
-    add_seen(s, &rows[r], half, k.lo, k.from, scores + r * pitch);
-  }
-  sum_values(s, rows, n, half, k.lo == k.from, k.from, k.to, scores, pitch);
-  for (int r = 0; r < n && k.to < k.hi; r++) add_seen(s, &rows[r], half, k.to, k.hi, scores + r * pitch);
+  for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, k.lo, k.hi, scores + ROWS * pitch);
+  int64_t at = k.lo;
+  do {
+    next_seen(&k, masked, scores, n, pitch, at);
+    bool first = at == k.lo && k.from == k.lo;
+    for (int r = 0; r < n && at < k.from; r++) {
+      if (at == k.lo) memset(rows[r].o, 0, (size_t)s->dv * sizeof *rows[r].o);
+      add_seen(s, &rows[r], half, at, k.from, scores + r * pitch);
+    }
+    if (first || k.from < k.to) sum_values(s, rows, n, half, first, k.from, k.to, scores, pitch);
+    at = k.to;
+  } while (at < k.hi);
 }
 
 static void attend(const span *s, const row *rows, int n, bool half, float *scores, int64_t pitch) {

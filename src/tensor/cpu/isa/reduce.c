@@ -6,12 +6,21 @@
 /* Elements to add before a partial sum is put aside. */
 enum { SUM_BLOCK = 128 };
 
-/* Axes split into kept ones and reduced ones. */
+/* Axes split into kept ones and reduced ones; neighbours of either that lie evenly in memory are one. */
 typedef struct reduce_plan {
   int n_kept, n_reduced;
   int64_t kept_shape[ML_MAX_DIMS], kept_strides[ML_MAX_DIMS], shape[ML_MAX_DIMS], strides[ML_MAX_DIMS];
   int64_t count; /* elements reduced into one */
 } reduce_plan;
+
+/* Adds an axis behind n others, or makes the last one longer by it. */
+static int add_axis(int n, int64_t *shape, int64_t *strides, int64_t length, int64_t stride) {
+  bool joins = n > 0 && strides[n - 1] == length * stride;
+  int at = joins ? n - 1 : n;
+  shape[at] = joins ? shape[at] * length : length;
+  strides[at] = stride;
+  return at + 1;
+}
 
 ml_status K(reduce_prepare)(ml_task *t) {
   reduce_plan *r = ml_calloc(1, sizeof *r);
@@ -23,12 +32,10 @@ ml_status K(reduce_prepare)(ml_task *t) {
   r->count = 1;
   for (int d = 0; d < x->ndim; d++) {
     if (reduced & 1u << d) {
-      r->shape[r->n_reduced] = x->shape[d];
-      r->strides[r->n_reduced++] = x->strides[d];
+      r->n_reduced = add_axis(r->n_reduced, r->shape, r->strides, x->shape[d], x->strides[d]);
       r->count *= x->shape[d];
     } else {
-      r->kept_shape[r->n_kept] = x->shape[d];
-      r->kept_strides[r->n_kept++] = x->strides[d];
+      r->n_kept = add_axis(r->n_kept, r->kept_shape, r->kept_strides, x->shape[d], x->strides[d]);
     }
   }
   t->units = ml_shape_size(t->out[0].ndim, t->out[0].shape);
@@ -39,11 +46,11 @@ ml_status K(reduce_prepare)(ml_task *t) {
 
 static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64_t *strides) {
   int64_t offset = 0;
-  for (int d = n - 1; d >= 0; d--) {
+  for (int d = n - 1; d > 0; d--) {
     offset += index % shape[d] * strides[d];
     index /= shape[d];
   }
-  return offset;
+  return n > 0 ? offset + index * strides[0] : 0;
 }
 
 ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
@@ -93,15 +100,43 @@ static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
   return total;
 }
 
+/* n elements of those that are reduced into one, from number `first` on, as float64. */
+static void load_block(const ml_arg *x, const reduce_plan *r, int64_t base, int64_t first, int n, double *to) {
+  if (r->n_reduced > 1 || !ml_dtype_is_float(x->dtype)) {
+    for (int i = 0; i < n; i++) to[i] = get_double(x, base + offset_of(first + i, r->n_reduced, r->shape, r->strides));
+    return;
+  }
+  int64_t step = r->n_reduced ? r->strides[0] : 0, at = base + first * step;
+  if (x->dtype == ML_F32) {
+    for (int i = 0; i < n; i++) to[i] = ((const float *)x->data)[at + i * step];
+  } else {
+    for (int i = 0; i < n; i++) to[i] = get_double(x, at + i * step);
+  }
+}
+
+/* Sum in float64 of d, or of its square, for d = each element - centre: eight sums at a time. */
+ALWAYS_INLINE double sum_wide(const ml_arg *x, const reduce_plan *r, int64_t base, double centre, bool squares) {
+  enum { SUMS = 8 };
+  double sums[SUMS] = {0}, block[SUM_BLOCK], total = 0;
+  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
+    int n = (int)ml_min64(SUM_BLOCK, r->count - b);
+    load_block(x, r, base, b, n, block);
+    for (int i = 0; i < n; i += SUMS) {
+      int lanes = n - i < SUMS ? n - i : SUMS;
+      for (int k = 0; k < lanes; k++) {
+        double d = block[i + k] - centre;
+        sums[k] += squares ? d * d : d;
+      }
+    }
+  }
+  for (int k = 0; k < SUMS; k++) total += sums[k];
+  return total;
+}
+
 /* The mean of integers, and of what var and std measure distances from. Float sums are in float64 here, so that two
  * passes over float32 differ by rounding alone. */
 static double mean_of(const ml_arg *x, const reduce_plan *r, int64_t base) {
-  if (ml_dtype_is_float(x->dtype)) {
-    double sum = 0;
-    for (int64_t i = 0; i < r->count; i++)
-      sum += get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides));
-    return sum / (double)r->count;
-  }
+  if (ml_dtype_is_float(x->dtype)) return sum_wide(x, r, base, 0, false) / (double)r->count;
   __int128 sum = 0;
   for (int64_t i = 0; i < r->count; i++) {
     int64_t k = load_index(x->data, x->dtype, base + offset_of(i, r->n_reduced, r->shape, r->strides));
@@ -110,18 +145,9 @@ static double mean_of(const ml_arg *x, const reduce_plan *r, int64_t base) {
   return (double)sum / (double)r->count;
 }
 
-/* Sum of squared distances from `centre`, in float64. */
+/* Sum of squared distances from `centre`. */
 static double sum_squares(const ml_arg *x, const reduce_plan *r, int64_t base, double centre) {
-  double total = 0;
-  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
-    double part = 0;
-    for (int64_t i = b; i < ml_min64(b + SUM_BLOCK, r->count); i++) {
-      double d = get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - centre;
-      part += d * d;
-    }
-    total += part;
-  }
-  return total;
+  return sum_wide(x, r, base, centre, true);
 }
 
 /* norm, var and std. The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
