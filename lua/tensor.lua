@@ -308,7 +308,8 @@ function methods.split(x, parts, axis)
   axis = axis_of(axis or 1, x.ndim)
   local size, ends = x.shape[axis], {}
   if type(parts) == "number" then
-    if parts < 1 or parts > math.max(size, 1) or size % parts ~= 0 then
+    parts = util.integer("split: parts", parts, 1)
+    if size % parts ~= 0 then
       util.raise("usage", "split: size %d does not divide into %s parts", size, util.text(parts))
     end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end

@@ -47,6 +47,7 @@ group("operations", {
   {function() ml.zeros {2}:norm(7) end, "norm: axis 7 is out of range for 1 axes"},
   {function() ml.zeros {2}:to(3) end, "to: expected a dtype or a device, found 3"},
   {function() ml.zeros {4}:split "a" end, 'split: parts: expected a count or a list of positions, found "a"'},
+  {function() ml.zeros {5}:split(2.5) end, "split: parts: expected an integer from 1, found 2.5"},
   {function() ml.zeros {4}:squeeze "a" end, 'squeeze: axes: expected an integer or a list of them, found "a"'},
   {function() ml.scope(3) end, "scope: expected a function, found 3"},
   {function() ml.grad(function(x) return (x * 2):sum() end)(ml.zeros {2}) end,

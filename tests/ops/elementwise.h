@@ -335,11 +335,10 @@ static void test_casts(ml_engine *e) {
 
 /* Integers of every two dtypes at their limits: compared by value, whatever they are cast to elsewhere. */
 static __int128 integer_at(ml_dtype t, const uint64_t *bits, int i) {
-  ml_dtype wide = t == ML_U64 ? ML_I64 : t;
   int64_t n = 0;
   memcpy(&n, (const char *)bits + (size_t)i * (size_t)ml_dtype_infos[t].bytes, (size_t)ml_dtype_infos[t].bytes);
   if (t == ML_U64) return (__int128)(uint64_t)n;
-  return (__int128)(wide == ML_I8 ? (int8_t)n : wide == ML_I16 ? (int16_t)n : wide == ML_I32 ? (int32_t)n : n);
+  return (__int128)(t == ML_I8 ? (int8_t)n : t == ML_I16 ? (int16_t)n : t == ML_I32 ? (int32_t)n : n);
 }
 
 static bool compared(ml_op op, __int128 x, __int128 y) {
