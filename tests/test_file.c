@@ -1,7 +1,9 @@
 /* test_file.c: mapping, reading and replacing files. */
 #include "scratch.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 static void test_open(void) {
   ml_file *file;
@@ -112,6 +114,30 @@ static void test_write(void) {
   CHECK(ml_path_is_directory(folder) && !ml_path_is_directory(path), "which are directories");
 }
 
+/* What is no regular file is written to, or refused, and stays what it is. */
+static void test_write_elsewhere(void) {
+  const char *pipe = scratch_path("out/pipe"), *target = scratch_path("out/target"), *link = scratch_path("out/link");
+  struct stat info;
+  char text[8] = "";
+  CHECK(mkfifo(pipe, 0600) == 0, "a pipe");
+  int fd = open(pipe, O_RDONLY | O_NONBLOCK);
+  CHECK_OK(ml_file_write(pipe, "text", 4), "write to a pipe");
+  CHECK(read(fd, text, sizeof text) == 4 && memcmp(text, "text", 4) == 0, "the pipe carried the text");
+  CHECK(lstat(pipe, &info) == 0 && S_ISFIFO(info.st_mode), "it is a pipe still");
+  close(fd);
+  unlink(pipe);
+  CHECK_OK(ml_file_write(target, "first", 5), "a file");
+  CHECK(symlink("target", link) == 0, "a link to it");
+  CHECK_OK(ml_file_write(link, "second", 6), "write through the link");
+  CHECK(lstat(link, &info) == 0 && S_ISLNK(info.st_mode) && holds(target, "second"), "the link stays, the file changed");
+  unlink(link);
+  unlink(target);
+  if (mknod(pipe, S_IFCHR | 0600, makedev(1, 7)) != 0) return; /* a full disk, which only root can make */
+  CHECK_FAILS(ml_file_write(pipe, "text", 4), ML_IO, pipe, "write to a full device");
+  CHECK(lstat(pipe, &info) == 0 && S_ISCHR(info.st_mode), "it is a device still");
+  unlink(pipe);
+}
+
 static ml_status refused(void *path) {
   ml_file *file;
   char *text;
@@ -129,6 +155,7 @@ int main(void) {
   test_odd_files();
   test_slurp();
   test_write();
+  test_write_elsewhere();
   char path[512];
   snprintf(path, sizeof path, "%s", scratch_path("refused"));
   check_refusals(refused, path, "files");

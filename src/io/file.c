@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -180,10 +181,34 @@ static ml_status create_temporary(ml_file_writer *w, size_t capacity) {
   return fail_errno(w->path, "cannot create");
 }
 
+/* The file that a path stands for: at the end of symbolic links, so that they stay. From ml_alloc. */
+static char *target_of(const char *path) {
+  char *real = realpath(path, NULL), *copy = ml_strdup(real ? real : path);
+  free(real); /* realpath's, not ours to count */
+  return copy;
+}
+
+/* A device or a pipe is written to as it stands: a rename would put a file in its place. */
+static bool is_stream(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+static ml_status open_stream(ml_file_writer *w) {
+  w->fd = open(w->path, O_WRONLY | O_CLOEXEC);
+  return w->fd >= 0 ? ML_OK : fail_errno(w->path, "cannot open");
+}
+
 ml_status ml_file_writer_open(ml_file_writer *w, const char *path) {
-  size_t capacity = strlen(path) + 48;
-  *w = (ml_file_writer){.fd = -1, .path = ml_strdup(path), .temporary = ml_alloc(capacity)};
-  ml_status status = w->path && w->temporary ? create_temporary(w, capacity) : ML_MEMORY;
+  *w = (ml_file_writer){.fd = -1, .path = target_of(path)};
+  ml_status status = w->path ? ML_OK : ML_MEMORY;
+  if (status == ML_OK && is_stream(w->path)) {
+    status = open_stream(w);
+  } else if (status == ML_OK) {
+    size_t capacity = strlen(w->path) + 48;
+    w->temporary = ml_alloc(capacity);
+    status = w->temporary ? create_temporary(w, capacity) : ML_MEMORY;
+  }
   if (status != ML_OK) writer_free(w);
   return status;
 }
@@ -215,8 +240,10 @@ ml_status ml_file_writer_commit(ml_file_writer *w) {
   int fd = w->fd;
   w->fd = -1;
   if (close(fd) != 0) return fail_errno(w->path, "cannot close");
-  if (rename(w->temporary, w->path) != 0) return fail_errno(w->path, "cannot replace");
-  sync_directory(w->path);
+  if (w->temporary) {
+    if (rename(w->temporary, w->path) != 0) return fail_errno(w->path, "cannot replace");
+    sync_directory(w->path);
+  }
   writer_free(w);
   return ML_OK;
 }
@@ -224,7 +251,7 @@ ml_status ml_file_writer_commit(ml_file_writer *w) {
 void ml_file_writer_abort(ml_file_writer *w) {
   if (!w->path) return; /* zeroed or committed */
   if (w->fd >= 0) close(w->fd);
-  unlink(w->temporary);
+  if (w->temporary) unlink(w->temporary);
   writer_free(w);
 }
 

@@ -30,13 +30,14 @@ void ml_file_forget(const ml_file *file, size_t offset, size_t bytes);
 /* Reads a whole small file (at most `limit` bytes, else ML_LIMIT) into memory from ml_alloc, with a NUL behind it that
  * `*size` does not count. */
 ml_status ml_file_slurp(const char *path, size_t limit, char **text, size_t *size);
-/* Writes `bytes` to a temporary beside `path` and renames it over `path`: readers see the old file or the new one. */
+/* Writes `bytes` to a temporary beside `path` and renames it over `path`: readers see the old file or the new one. A
+ * symbolic link stays, and what it leads to is replaced; a device or a pipe is written to. */
 ml_status ml_file_write(const char *path, const void *data, size_t bytes);
 
 /* The same in pieces: what is put goes to the temporary; commit syncs and renames it, abort (harmless after a commit,
  * or on a zeroed writer) removes it. After a failure only abort is of use. */
 typedef struct ml_file_writer {
-  char *path, *temporary;
+  char *path, *temporary; /* NULL: the path is no regular file, and is written itself */
   int fd;
 } ml_file_writer;
 ml_status ml_file_writer_open(ml_file_writer *w, const char *path);

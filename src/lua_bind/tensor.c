@@ -260,15 +260,19 @@ static int make_state(lua_State *L) {
   return 1;
 }
 
-/* x:write_(values): writes host numbers (a flat list) over a state tensor; x is dense int32, uint32 or float32. */
+/* x:write_(values): writes host numbers (a flat list) over a dense state tensor of any dtype but the half floats. */
 static int tensor_write(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "write_");
   if (!x->state || !x->buffer || !ml_tensor_is_dense(x)) lb_usage(L, "write_: the tensor is no dense state");
   int64_t n = lb_length(L, 2, "write_"), size = ml_tensor_size(x);
   if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
+  if (x->dtype == ML_F16 || x->dtype == ML_BF16)
+    lb_usage(L, "write_: no values of dtype %s can be written here; assign takes a tensor of them",
+             ml_dtype_name(x->dtype));
   nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
   values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
   lua_pushvalue(L, 2);
+  measure(L, &values, 0);
   fill(L, &values, 0);
   lb_check(L, x->device->table->upload(x->device, ml_tensor_data(x), values.data, ml_tensor_nbytes(x)));
   lua_settop(L, 1);

@@ -142,6 +142,12 @@ static ml_status shape_floating(query *q) {
   return ML_OK;
 }
 
+static ml_status shape_quantile(query *q) {
+  double low = q->attrs->v[0].f, high = q->attrs->v[1].f;
+  if (!(low <= high)) return ml_fail(ML_USAGE, "expected low <= high, found %g and %g", low, high);
+  return shape_floating(q);
+}
+
 static ml_status shape_predicate(query *q) {
   ML_TRY(shape_same(q));
   q->dtype = ML_BOOL;
@@ -167,10 +173,17 @@ static ml_status shape_quotient(query *q) {
   return ML_OK;
 }
 
-/* Integers are compared by value, each in its own dtype; a float among them makes both floats. */
+static bool is_number(const ml_tensor *t) { return t->node && t->node->op == ML_OP_constant; }
+
+/* Integers are compared by value, each in its own dtype, and with a plain float as float64; a float tensor among them
+ * makes both floats of its kind. */
 static ml_status shape_compare(query *q) {
   ML_TRY(two_operands(q));
+  const ml_tensor *a = q->inputs[0], *b = q->inputs[1];
+  bool plain_float =
+      is_float_class(a->dtype) ? is_number(a) && !is_float_class(b->dtype) : is_number(b) && is_float_class(b->dtype);
   if (!is_float_class(q->input_dtype)) q->input_dtype = ML_DTYPE_COUNT;
+  else if (plain_float) q->input_dtype = ML_F64;
   q->dtype = ML_BOOL;
   return ML_OK;
 }

@@ -100,6 +100,23 @@ t.test("plain numbers are written as they are", function()
   end
 end)
 
+t.test("plain floats beside integers are compared as float64", function()
+  t.eq(x({2147483647}, "int32"):lt(2.0 ^ 31):item(), true)
+  t.eq(x({2147483647}, "int32"):eq(2.0 ^ 31):item(), false)
+  t.eq(x({16777217}, "int32"):eq(16777216.0):item(), false)
+  t.eq(x({4294967295}, "uint32"):ge(2.0 ^ 32):item(), false)
+  t.eq(ml.gt(2.0 ^ 31, x({2147483647}, "int32")):item(), true)
+  for _, dtype in ipairs(integers) do
+    local three = x({3}, dtype)
+    t.eq(three:lt(3.5):item(), true, dtype)
+    t.eq(three:eq(3.0):item(), true, dtype)
+    t.eq(three:le(-math.huge):item(), false, dtype)
+    t.eq(three:ne(0 / 0):item(), true, dtype)
+    t.eq(ml.compile(function(v) return v:lt(3.25) end)(three):item(), true, dtype)
+  end
+  t.eq(x({true}, "bool"):gt(0.5):item(), true)
+end)
+
 t.test("numbers are rounded to half precision once", function()
   local near = 1 + 2.0 ^ -11 + 2.0 ^ -40 -- beyond halfway, which float32 forgets
   local up = 1 + 2.0 ^ -10
@@ -109,6 +126,15 @@ t.test("numbers are rounded to half precision once", function()
   t.eq(x({0}, "float16"):slice_update({{}}, near):item(), up)
   t.eq(x({65519.99}, "float64"):astype "float16":item(), 65504.0)
   t.eq(x({1 + 2.0 ^ -8 + 2.0 ^ -45}, "bfloat16"):item(), 1 + 2.0 ^ -7)
+  for e = 30, 62 do -- beyond halfway by 1, which neither float32 nor, in the end, float64 holds
+    local n = (1 << e) + (1 << e - 8) + 1
+    for _, dtype in ipairs(e < 31 and {"int32", "uint32", "int64", "uint64"} or {"int64", "uint64"}) do
+      t.eq(x({n}, dtype):astype "bfloat16":item(), (1.0 + 2.0 ^ -7) * 2.0 ^ e, dtype)
+      if dtype == "int64" then t.eq(x({-n}, dtype):astype "bfloat16":item(), -(1.0 + 2.0 ^ -7) * 2.0 ^ e) end
+    end
+  end
+  local top = ml.from_bytes(string.pack("<I8", (1 << 63) + (1 << 55) + 1), {1}, "uint64")
+  t.eq(top:astype "bfloat16":item(), (1.0 + 2.0 ^ -7) * 2.0 ^ 63)
 end)
 
 -- ---- sums ----
@@ -122,6 +148,18 @@ t.test("sums of squares are wider than any dtype", function()
   t.eq(x({-300, 300}, "float16"):var():item(), math.huge) -- 90000 is no float16
   t.eq(ml.full({3}, 1 << 62, {dtype = "int64"}):std():item(), 0.0)
   t.eq(x({{3, 4}, {6, 8}}, "int32"):norm(2, true):tolist(), {{5.0}, {10.0}})
+end)
+
+t.test("norms of rows whose squares float32 does not hold", function()
+  local function near(a, b) for i, v in ipairs(b) do t.close(a:tolist()[i], v, 2.0 ^ -9 * math.abs(v)) end end
+  for _, dtype in ipairs {"float32", "bfloat16"} do
+    near(ml.rms_norm(x({1e20, 1e20}, dtype)), {1, 1})
+    near(ml.rms_norm(x({-1e-30, 1e-30}, dtype), nil, 0.0), {-1, 1})
+    near(ml.rms_norm(x({1e20, 0}, dtype), x({2, 1}, dtype)), {2 * 2 ^ 0.5, 0})
+    near(ml.layer_norm(x({1e30, -1e30}, dtype)), {1, -1})
+    near(ml.layer_norm(x({3e38, 3e38, -3e38}, dtype)), {0.5 ^ 0.5, 0.5 ^ 0.5, -2 * 0.5 ^ 0.5})
+  end
+  near(ml.layer_norm(x({1e8, 1e8 + 8, 1e8 + 16}, "float32")), {-1.5 ^ 0.5, 0, 1.5 ^ 0.5}) -- the mean is no float32
 end)
 
 t.test("means of integers do not wrap", function()
@@ -158,6 +196,13 @@ t.test("uint64 is unsigned everywhere", function()
   local top, half = 2.0 ^ 64, 2.0 ^ 63
   t.eq(tostring(u):match "^[^\n]*", "[18446744073709551615, 1, 9223372036854775808]")
   t.eq(u:tolist(), {-1, 1, math.mininteger}) -- the 64 bits
+  for _, name in ipairs {"take", "embedding", "take_along_axis"} do
+    t.raises(function()
+      local from = name == "embedding" and ml.zeros {5, 2} or ml.arange(5)
+      local result = ml[name](from, u:slice {{1, 1}})
+      ml.eval(result)
+    end, name .. ": index 18446744073709551615 is out of range")
+  end
   t.eq({u:max():item(), u:min():item(), u:argmax():item(), u:argmin():item()}, {-1, 1, 0, 1})
   t.eq(u:sort():tolist(), {1, math.mininteger, -1})
   t.eq(u:argsort():tolist(), {1, 2, 0})

@@ -62,7 +62,7 @@ static void check_attention(ml_engine *e, const attend_case *c) {
       for (int64_t i = 0; i < c->d; i++) s += q[row * c->d + i] * k[(head * c->S + j) * c->d + i];
       s *= scale;
       if (c->softcap) s = softcap * tanh(s / softcap);
-      bool hidden = (c->causal && j > at) || (c->window && j <= at - c->window);
+      bool hidden = (c->causal && j > at) || (c->starts && j >= (int64_t)start[b] + (c->counts ? (int64_t)count[b] : c->T)) || (c->window && j <= at - c->window);
       if (mask) {
         double m = mask[ravel(4, mask_shape, (int64_t[]){mask_shape[0] == 1 ? 0 : b, mask_shape[1] == 1 ? 0 : h, mask_shape[2] == 1 ? 0 : t, j})];
         hidden = hidden || (c->mask == 1 ? m == 0 : isinf(m));

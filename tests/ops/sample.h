@@ -99,14 +99,16 @@ static void test_top_p_mask(ml_engine *e) {
   for (int i = 0; i < 4; i++) v[i] = rounded(ML_F32, v[i]);
   expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.49}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], low, low, low}, 0, 0, "0.49 keeps the first");
   expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.51}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], v[1], low, low}, 0, 0, "0.51 keeps two");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.76}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), v, 0, 0, "0.76 keeps both equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.76}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], v[1], v[2], low}, 0, 0, "0.76 keeps the first of two equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.9}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), v, 0, 0, "0.9 keeps both");
   double equal[4] = {3, 3, 3, 3}, halves[2] = {1, 1};
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), equal, 0, 0, "equal ones stay or go together");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), (double[]){3, low, low, low}, 0, 0, "0 keeps the first of equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.3}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), (double[]){3, 3, low, low}, 0, 0, "0.3 keeps two of four equal ones");
   expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), halves)), SHAPE(1, 2), halves, 0, 0, "an exclusive probability of exactly p is kept");
   double odd[] = {1, INFINITY, low, INFINITY, 3}, broken[] = {1, NAN, 0, 2}, none[] = {low, low, low, low}, huge[] = {3e38, -3e38, 2.9e38, 0};
   for (int i = 0; i < 4; i++) huge[i] = rounded(ML_F32, huge[i]);
   for (int i = 0; i < 7; i++) {
-    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, low}, 0, 0, "p %g: +inf has all of the probability", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, ps[i] < 0.5 ? low : INFINITY, low}, 0, 0, "p %g: +inf has all of the probability", ps[i]);
     expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), broken, 0, 0, "p %g: a row with NaN stays", ps[i]);
     expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), none)), SHAPE(1, 4), none, 0, 0, "p %g: so does one of -inf", ps[i]);
     expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), huge)), SHAPE(1, 4), (double[]){huge[0], low, low, low}, 0, 0, "p %g: huge logits", ps[i]);
@@ -295,15 +297,34 @@ static void test_normal_quantile(ml_engine *e) {
       {0.5, -0.5, 0.25, -0.11651567430093142},
       {0.9375, -0.5, 0.25, 0.20335387747306864},
       {9.5367431640625e-07, -0.5, 0.25, -0.49999921399114275},
+      {1e-20, -INFINITY, INFINITY, -9.2623400897984076},
+      {1e-12, -INFINITY, INFINITY, -7.0344838253011319},
+      {0.25, -INFINITY, INFINITY, -0.67448975019608174},
+      {1e-20, -38, 38, -9.2623400897984076},
+      {1e-12, -38, 38, -7.0344838253011319},
+      {0.25, -38, 38, -0.67448975019608174},
+      {1e-20, 0, 1e-20, 9.9999999999999989e-41},
+      {1e-12, 0, 1e-20, 9.9999999999999993e-33},
+      {0.25, 0, 1e-20, 2.4999999999999999e-21},
+      {1e-20, 0, 1e-8, 9.9999999999999995e-29},
+      {1e-12, 0, 1e-8, 9.9999999999999998e-21},
+      {0.25, 0, 1e-8, 2.5e-9},
+      {1e-20, -2, 0.5, -2.0},
+      {1e-12, -2, 0.5, -1.9999999999876144},
+      {0.25, -2, 0.5, -0.87816086117129082},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     const double *r = rows[i];
     double x = r[3];
     ml_attrs cut = INTS({.f = r[1]}, {.f = r[2]});
-    expect_values(apply(e, ML_OP_normal_quantile, cut, scalar(e, ML_F64, r[0])), 0, NULL, &x, 1e-12, 1e-13,
+    double near = fmin(1e-13, 1e-9 * (r[2] - r[1])); /* beside what the interval spans */
+    expect_values(apply(e, ML_OP_normal_quantile, cut, scalar(e, ML_F64, r[0])), 0, NULL, &x, 1e-12, near,
                   "%g of %g..%g", r[0], r[1], r[2]);
     expect_values(apply(e, ML_OP_normal_quantile, cut, tensor(e, ML_F32, 0, NULL, r)), 0, NULL, &x, 1.3e-7, 1e-7,
                   "%g of %g..%g, float32", r[0], r[1], r[2]);
     drop_all();
   }
+  static const double none[] = {-0.25, 1.25, NAN}, nans[] = {NAN, NAN, NAN};
+  expect_values(apply(e, ML_OP_normal_quantile, INTS({.f = -1}, {.f = 2}), tensor(e, ML_F64, SHAPE(3), none)), SHAPE(3), nans, 0, 0, "no probability");
+  expect(attempt(e, ML_OP_normal_quantile, INTS({.f = 2}, {.f = 1}), tensor(e, ML_F64, SHAPE(3), none)) != ML_OK, "2..1 is refused");
 }

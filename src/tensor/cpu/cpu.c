@@ -360,8 +360,10 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
   if (status == ML_DEADLINE) return ml_fail(status, "the deadline has passed");
   int step = atomic_load(&g->fault.raised);
   if (!step) return ML_OK;
-  return ml_fail(ML_USAGE, "%s: index %lld is out of range for size %lld", ml_op_name((ml_op)step),
-                 (long long)g->fault.value, (long long)g->fault.limit);
+  char value[24];
+  snprintf(value, sizeof value, g->fault.is_unsigned ? "%llu" : "%lld", (long long)g->fault.value);
+  return ml_fail(ML_USAGE, "%s: index %s is out of range for size %lld", ml_op_name((ml_op)step), value,
+                 (long long)g->fault.limit);
 }
 
 static ml_status cpu_synchronize(ml_device *d) {

@@ -27,14 +27,21 @@ typedef struct ml_arg {
 
 /* A failure found inside a kernel (an index out of range): the first one is reported after the run. */
 typedef struct ml_fault {
-  atomic_int raised;
+  atomic_int raised; /* ml_op; 0: none */
   int64_t value, limit;
+  bool is_unsigned; /* the value's 64 bits are a uint64 */
 } ml_fault;
 
 typedef struct ml_worker {
   char *scratch; /* ml_task.scratch bytes, aligned to 64, of this thread's own */
   ml_fault *fault;
 } ml_worker;
+
+/* Reports that `value`, an entry of `index`, is not in 0..limit-1. */
+static inline void ml_raise_fault(ml_worker *w, int op, const ml_arg *index, int64_t value, int64_t limit) {
+  if (atomic_exchange(&w->fault->raised, op) != 0) return;
+  w->fault->value = value, w->fault->limit = limit, w->fault->is_unsigned = index->dtype == ML_U64;
+}
 
 typedef struct ml_task ml_task;
 typedef void (*ml_kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);

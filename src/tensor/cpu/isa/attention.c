@@ -82,10 +82,6 @@ ml_status K(cache_append_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-static void fault(ml_worker *w, int op, int64_t value, int64_t limit) {
-  if (atomic_exchange(&w->fault->raised, op) == 0) w->fault->value = value, w->fault->limit = limit;
-}
-
 void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *cache = &t->in[0], *x = &t->in[1];
   int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3];
@@ -95,8 +91,9 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
     int64_t slot = load_index(t->in[2].data, t->in[2].dtype, b),
             at = ml_min64(FAR, load_index(t->in[3].data, t->in[3].dtype, b)) + pos;
     if (slot < 0 || slot >= cache->shape[0] || at < 0 || at >= cache->shape[2]) {
-      fault(w, ML_OP_cache_append, slot < 0 || slot >= cache->shape[0] ? slot : at,
-            slot < 0 || slot >= cache->shape[0] ? cache->shape[0] : cache->shape[2]);
+      bool no_slot = slot < 0 || slot >= cache->shape[0];
+      ml_raise_fault(w, ML_OP_cache_append, &t->in[no_slot ? 2 : 3], no_slot ? slot : at,
+                     cache->shape[no_slot ? 0 : 2]);
       continue;
     }
     int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2];
@@ -126,7 +123,7 @@ ml_status K(attention_prepare)(ml_task *t) {
 typedef struct span {
   const ml_task *t;
   int64_t b, kv, group, offset; /* offset: position of query 0 among the keys */
-  int64_t keys;                 /* keys that exist */
+  int64_t keys;                 /* keys that exist: of a cache, those that it holds after what it was given last */
   const char *k, *v;            /* this slot's and head's */
   int64_t k_step, v_step, d, dv;
   float scale, softcap;
@@ -353,14 +350,18 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
               .softcap = (float)a->v[3].f};
   int64_t slot = t->in[3].data ? load_index(t->in[3].data, t->in[3].dtype, s->b) : s->b;
   if (slot < 0 || slot >= k->shape[0]) {
-    fault(w, ML_OP_attention, slot, k->shape[0]);
+    ml_raise_fault(w, ML_OP_attention, &t->in[3], slot, k->shape[0]);
     return false;
   }
   int size = ml_dtype_infos[k->dtype].bytes;
   s->k = k->data + (slot * k->strides[0] + s->kv * k->strides[1]) * size;
   s->v = v->data + (slot * v->strides[0] + s->kv * v->strides[1]) * size;
   s->offset = k->shape[2] - q->shape[2];
-  if (t->in[4].data) s->offset = ml_min64(FAR, load_index(t->in[4].data, t->in[4].dtype, s->b));
+  if (t->in[4].data) {
+    int64_t count = t->in[5].data ? load_index(t->in[5].data, t->in[5].dtype, s->b) : q->shape[2];
+    s->offset = ml_min64(FAR, load_index(t->in[4].data, t->in[4].dtype, s->b));
+    s->keys = ml_max64(0, ml_min64(s->keys, s->offset + ml_max64(0, ml_min64(count, q->shape[2]))));
+  }
   return true;
 }
 

@@ -369,6 +369,21 @@ static float to_odd(double d) {
 
 static float narrow(double d, ml_dtype to) { return to == ML_F32 ? (float)d : to_odd(d); }
 
+/* The same of integers. Those that float64 does not hold lose low bits first, of which one is set for all: far below
+ * the last bit that a half float keeps. */
+static float narrow_int(int64_t x, ml_dtype to) {
+  const int64_t exact = INT64_C(1) << 53, low = 0xffff;
+  if (to == ML_F32) return (float)x;
+  if (x > exact || x < -exact) x = (x & ~low) | (x & low ? (low + 1) / 2 : 0);
+  return to_odd((double)x);
+}
+
+static float narrow_uint(uint64_t x, ml_dtype to) {
+  if (to == ML_F32) return (float)x;
+  if (x >> 63 == 0) return narrow_int((int64_t)x, to);
+  return 2 * narrow_int((int64_t)(x >> 1 | (x & 1)), to);
+}
+
 #define CONVERT(TO, FROM, expr)                                                                                        \
   do {                                                                                                                 \
     EACH_TILE {                                                                                                        \
@@ -385,8 +400,8 @@ static void convert(void *o, ml_dtype to, const void *a, ml_dtype from, int n) {
   switch (ct) {
   case CF:
     if (cf == CD) CONVERT(float, double, narrow(x, to));
-    if (cf == CI) CONVERT(float, int64_t, x);
-    if (cf == CU) CONVERT(float, uint64_t, x);
+    if (cf == CI) CONVERT(float, int64_t, narrow_int(x, to));
+    if (cf == CU) CONVERT(float, uint64_t, narrow_uint(x, to));
     break;
   case CD:
     if (cf == CF) CONVERT(double, float, x);

@@ -3,10 +3,6 @@
 
 #include <stdlib.h>
 
-static void fault(ml_worker *w, int op, int64_t value, int64_t limit) {
-  if (atomic_exchange(&w->fault->raised, op) == 0) w->fault->value = value, w->fault->limit = limit;
-}
-
 static int64_t size_of(const ml_arg *x) { return ml_shape_size(x->ndim, x->shape); }
 static size_t item_bytes(const ml_arg *x) { return (size_t)ml_dtype_infos[x->dtype].bytes; }
 
@@ -90,7 +86,7 @@ void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int64_t i = begin; i < end; i++) {
     int64_t at = load_index(index->data, index->dtype, i);
     if (at < 0 || at >= length) {
-      fault(w, ML_OP_take, at, length);
+      ml_raise_fault(w, ML_OP_take, index, at, length);
       continue;
     }
     for (int64_t k = 0; k < outer; k++)
@@ -116,7 +112,7 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int64_t i = 0; i < n; i++) {
     int64_t at = load_index(index->data, index->dtype, i);
     if (at < 0 || at >= length) {
-      fault(w, t->step->op, at, length);
+      ml_raise_fault(w, t->step->op, index, at, length);
       continue;
     }
     int64_t place = (i / (inner * count) * length + at) * inner + i % inner;

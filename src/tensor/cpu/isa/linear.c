@@ -297,8 +297,7 @@ void K(embedding)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t id = load_index(ids->data, ids->dtype, i);
     float *o = (float *)t->out[0].data + i * l->K;
     if (id < 0 || id >= weight->shape[0]) {
-      if (atomic_exchange(&w->fault->raised, ML_OP_embedding) == 0)
-        w->fault->value = id, w->fault->limit = weight->shape[0];
+      ml_raise_fault(w, ML_OP_embedding, &t->in[1], id, weight->shape[0]);
       continue;
     }
     if (weight->layout == ML_LAYOUT_STRIDED) {

@@ -54,8 +54,26 @@ static float sum_row(const float *x, int64_t n) {
   return total;
 }
 
+/* Whether float32 holds a sum of squares well: it neither overflowed nor lost small ones that eps does not hide. */
+ALWAYS_INLINE bool holds(float sum, float eps) { return sum < 1e38f && (sum > 1e-30f || eps > 1e-20f); }
+
+/* (x - mean) / sqrt(variance + eps) in float64, for rows whose squares float32 does not hold. */
+static __attribute__((noinline)) void normalise_wide(const float *x, bool centred, float eps, int64_t n, float *o) {
+  double mean = 0, sum = 0;
+  for (int64_t i = 0; i < n && centred; i++) mean += x[i];
+  mean /= (double)n;
+  for (int64_t i = 0; i < n; i++) sum += (x[i] - mean) * (x[i] - mean);
+  double scale = 1 / sqrt(sum / (double)n + eps);
+  for (int64_t i = 0; i < n; i++) o[i] = (float)((x[i] - mean) * scale);
+}
+
 void K(rms_norm_row)(const float *x, const float *weight, float offset, float eps, int64_t n, float *o) {
-  float r = 1.0f / sqrtf(sum_squares(x, n) / (float)n + eps);
+  float sum = sum_squares(x, n), r = 1.0f / sqrtf(sum / (float)n + eps);
+  if (!holds(sum, eps)) {
+    normalise_wide(x, false, eps, n, o);
+    for (int64_t i = 0; i < n && weight; i++) o[i] *= offset + weight[i];
+    return;
+  }
   if (!weight) {
     for (int64_t i = 0; i < n; i++) o[i] = x[i] * r;
   } else if (offset == 0) {
@@ -93,9 +111,15 @@ void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     const float *row = float_row(x, row_offset(x, r), n, room);
     float mean = sum_row(row, n) / (float)n;
     for (int64_t i = 0; i < n; i++) result[i] = row[i] - mean;
-    float scale = 1.0f / sqrtf(sum_squares(result, n) / (float)n + eps);
-    for (int64_t i = 0; i < n; i++)
-      result[i] = result[i] * scale * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+    float rest = sum_row(result, n) / (float)n; /* what rounding took from a mean that is large beside the distances */
+    for (int64_t i = 0; i < n; i++) result[i] -= rest;
+    float sum = sum_squares(result, n), scale = 1.0f / sqrtf(sum / (float)n + eps);
+    if (holds(sum, eps)) {
+      for (int64_t i = 0; i < n; i++) result[i] *= scale;
+    } else {
+      normalise_wide(row, true, eps, n, result);
+    }
+    for (int64_t i = 0; i < n; i++) result[i] = result[i] * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
     store_row(o, row_offset(o, r), result, n);
   }
 }

@@ -5,6 +5,8 @@
  * wholly in the lower tail. */
 #include "tensor/cpu/isa/simd.h"
 
+static const double LOG_HALF = -0.69314718055994530942;
+
 /* log Q(x). Beyond 30 by the asymptotic series of Mills' ratio (Abramowitz and Stegun 26.2.12), whose terms are then
  * below 1e-16 after the fifth. */
 static double log_tail(double x) {
@@ -26,7 +28,7 @@ static double log_tail_and_hazard(double x, double *hazard) {
  * good to 4.5e-4. */
 static double above_tail_quantile(double t) {
   double y = sqrt(-2 * t);
-  if (y > 8) return sqrt(fmax(0, -2 * (t + 0.69314718055994530942)));
+  if (y > 8) return sqrt(fmax(0, -2 * (t - LOG_HALF)));
   double x = y - (2.515517 + y * (0.802853 + y * 0.010328)) / (1 + y * (1.432788 + y * (0.189269 + y * 0.001308)));
   return fmax(0, x + 4.6e-4);
 }
@@ -44,23 +46,37 @@ static double tail_quantile(double t) {
   return x;
 }
 
-/* An interval, mirrored where more of it lies below 0 than above. */
+/* An interval [low, high] by the logarithms of what lies above and below it; where it lies below 0 as a whole it is
+ * mirrored, so that low is not below 0 unless high is above. */
 typedef struct interval {
-  double low, high, top, rest; /* top: log Q(low); rest: Q(high) / Q(low) */
-  bool mirrored;
+  double low, high, width;
+  double above, rest; /* log Q(low); Q(high) / Q(low) */
+  double below, mass; /* P(low); P(high) - P(low) */
+  bool mirrored, narrow;
 } interval;
 
 static interval make_interval(double low, double high) {
-  interval s = {.low = low, .high = high, .mirrored = low + high < 0};
+  interval s = {.low = low, .high = high, .mirrored = high <= 0};
   if (s.mirrored) s.low = -high, s.high = -low;
-  s.top = log_tail(s.low), s.rest = exp(log_tail(s.high) - s.top);
+  s.width = s.high - s.low;
+  s.narrow = (fabs(s.low) + s.width) * s.width < 1e-10;
+  s.above = log_tail(s.low), s.rest = exp(log_tail(s.high) - s.above);
+  s.below = exp(log_tail(-s.low)), s.mass = 1 - s.below - exp(log_tail(s.high));
   return s;
 }
 
+/* Where u of the interval's probability lies below. Over a narrow one the density falls evenly. Otherwise what is
+ * sought is known best by the smaller of what lies below it and above it. */
 static double quantile(double u, const interval *s) {
-  double share = s->mirrored ? u : 1 - u;                   /* of the probability, the part above what is sought */
-  double t = s->top + log(s->rest + share * (1 - s->rest)); /* log Q of it */
-  double x = t <= -0.69314718055994530942 ? tail_quantile(t) : -tail_quantile(log(-expm1(t)));
+  if (!(u >= 0 && u <= 1)) return NAN;
+  double share = s->mirrored ? 1 - u : u, above = s->mirrored ? u : 1 - u, x;
+  if (s->narrow) {
+    x = s->low + share * s->width * (1 - 0.5 * s->low * s->width * above);
+  } else {
+    double under = s->low < 0 ? s->below + share * s->mass : 1;
+    double log_over = s->above + log(s->rest + above * (1 - s->rest));
+    x = under < 0.5 ? -tail_quantile(log(under)) : tail_quantile(fmin(log_over, LOG_HALF));
+  }
   x = fmin(fmax(x, s->low), s->high);
   return s->mirrored ? -x : x;
 }

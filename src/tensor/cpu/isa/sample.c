@@ -44,11 +44,12 @@ static uint32_t order_of(float f) {
 
 static const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
 
-/* The order of the entry at which the weight of all larger entries (1 each, or mass[i]) first exceeds `limit`; 0 when
- * it never does. */
-static uint32_t threshold(const float *x, const float *mass, int64_t n, double limit, double *bins) {
+/* The order of the entry with which the weight of the largest entries (1 each, or mass[i]) first exceeds `limit`, and
+ * in *before the weight of those that are larger than it; 0 when it never does. */
+static uint32_t threshold(const float *x, const float *mass, int64_t n, double limit, double *bins, double *before) {
   uint32_t prefix = 0, mask = 0;
   double above = 0;
+  *before = 0;
   for (int level = 0; level < 3; level++) {
     int size = 1 << widths[level];
     memset(bins, 0, (size_t)size * sizeof *bins);
@@ -58,10 +59,11 @@ static uint32_t threshold(const float *x, const float *mass, int64_t n, double l
     }
     int bin = size - 1;
     while (bin > 0 && above + bins[bin] <= limit) above += bins[bin--];
-    if (bin == 0 && above + bins[0] <= limit) return prefix; /* all of them fit */
+    if (bin == 0 && above + bins[0] <= limit) return 0; /* all of them fit */
     prefix |= (uint32_t)bin << shifts[level];
     mask |= (uint32_t)(size - 1) << shifts[level];
   }
+  *before = above;
   return prefix;
 }
 
@@ -75,8 +77,20 @@ void K(top_k_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
     /* the k-th largest is where the count of larger ones first exceeds k - 1 */
-    uint32_t least = k > 0 && k < n ? threshold(x, NULL, n, (double)k - 1, (double *)w->scratch) : 0;
+    double before;
+    uint32_t least = k > 0 && k < n ? threshold(x, NULL, n, (double)k - 1, (double *)w->scratch, &before) : 0;
     keep_from(x, o, n, least);
+  }
+}
+
+/* Entries larger than `least`, and of those that equal it, in the order of ids, as many as have at most `limit` before
+ * them; `before` is what the larger ones weigh. */
+static void keep_nucleus(const float *x, const float *mass, float *o, int64_t n, uint32_t least, double before,
+                         double limit) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t order = order_of(x[i]);
+    o[i] = order > least || (order == least && before <= limit) ? x[i] : -INFINITY;
+    if (order == least) before += mass[i];
   }
 }
 
@@ -88,7 +102,10 @@ void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
     float sum = p < 1 ? weigh(x, n, mass) : NAN;
-    keep_from(x, o, n, sum == sum ? threshold(x, mass, n, p * (double)sum, bins) : 0);
+    double limit = p * (double)sum, before;
+    uint32_t least = sum > 0 ? threshold(x, mass, n, limit, bins, &before) : 0; /* 0 for NaN, and where all are -inf */
+    if (least) keep_nucleus(x, mass, o, n, least, before, limit);
+    else keep_from(x, o, n, 0);
   }
 }
 

@@ -43,7 +43,7 @@ void K(scatter_add)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
   for (int64_t i = 0; i < n; i++) {
     int64_t at = load_index(index->data, index->dtype, i);
     if (at < 0 || at >= length) {
-      if (atomic_exchange(&w->fault->raised, t->step->op) == 0) w->fault->value = at, w->fault->limit = length;
+      ml_raise_fault(w, t->step->op, &t->in[1], at, length);
       continue;
     }
     add_entry(o->data, x->dtype, (i / (inner * count) * length + at) * inner + i % inner, t->in[2].data, i);
