@@ -99,6 +99,25 @@ function M.missing(what)
     "gets, cache = caches[layer]", what)
 end
 
+-- Caches are known by layer: those that are taken are 1 to n. Returns n.
+local function check_names(store, caches)
+  local n = 0
+  for _, layers in ipairs {caches, store.layers} do
+    for layer in next, layers do
+      if math.type(layer) ~= "integer" or layer < 1 then
+        util.raise("usage", "caches[%s]: expected the number of a layer, from 1", util.text(layer))
+      end
+      n = math.max(n, layer)
+    end
+  end
+  for layer = 1, n do
+    if not rawget(caches, layer) and not store.layers[layer] then
+      util.raise("usage", "caches[%d] was taken and caches[%d] was not: layers are counted from 1", n, layer)
+    end
+  end
+  return n
+end
+
 -- Every layer that took its cache, now or in another plan, has appended to it.
 local function check_layers(store, caches)
   for _, layers in ipairs {caches, store.layers} do
@@ -127,11 +146,30 @@ function M.forward(net, tokens, caches, store)
   local ok, result = pcall(function()
     local logits = net(tokens, caches)
     check_layers(store, caches)
+    store.unused = check_names(store, caches) == 0
     return logits
   end)
   watched = outer
   if not ok then error(result, 0) end
   return result
+end
+
+---A net that takes no cache remembers nothing: right where its tokens do not see each other, and an error where the last
+---of a few has other logits than it has alone.
+---@param net moonlet.Module
+---@param vocabulary integer
+function M.check_memoryless(net, vocabulary)
+  local n = math.min(vocabulary, 4)
+  local differ = ml.scope(function()
+    local ids = ml.arange(n):reshape {1, n}
+    local among = net(ids)[1][n]:astype "float32"
+    local alone = net(ids:slice {{}, {n, n}})[1][1]:astype "float32"
+    return (among - alone):abs():gt(alone:abs():max() * 1e-3):any():item()
+  end)
+  if differ then
+    util.raise("usage", "forward took none of its caches, and its tokens see each other or their positions: " ..
+      "generation would forget all of them but the last; hand caches[layer] to fn.attention")
+  end
 end
 
 return M

@@ -116,6 +116,10 @@ local function prefill_plan(self, T, last)
     entry.plan = core.plan({}, {})
     return entry
   end)
+  if self.store.unused and not self.memoryless then
+    cache.check_memoryless(self.model.net, self.model.info.vocab_size)
+    self.memoryless = true
+  end
   self.prefills[key] = entry
   return entry
 end

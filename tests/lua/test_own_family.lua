@@ -12,12 +12,15 @@ local folder = tiny.folder "own-family"
 local source = tiny.read "lua/models/llama.lua"
 local ids = {1, 5, 9, 20, 3}
 
--- The tiny Llama served by a family in which `from` reads `to`.
-local function family(from, to)
-  local at, last = source:find(from, 1, true)
-  assert(at, from)
-  local path = folder .. "/family.lua"
-  tiny.write(path, source:sub(1, at - 1) .. to .. source:sub(last + 1))
+-- The tiny Llama served by a family in which texts are replaced by others: pairs of from, to.
+local function family(...)
+  local path, text, changes = folder .. "/family.lua", source, {...}
+  for i = 1, #changes, 2 do
+    local at, last = text:find(changes[i], 1, true)
+    assert(at, changes[i])
+    text = text:sub(1, at - 1) .. changes[i + 1] .. text:sub(last + 1)
+  end
+  tiny.write(path, text)
   return assert(ml.load("tests/goldens/tiny/llama", {family = path, precision = "exact"}))
 end
 
@@ -28,6 +31,12 @@ local append = "window = self.window, cache = cache}"
 
 for _, case in ipairs {
   {"caches handed to nobody", hand_on, "layer(x)", "model.layers.0.self_attn: attention: no cache"},
+  {"caches by other numbers than the layers'", hand_on, "layer(x, caches and caches[i + 1])",
+    "caches%[%d+%] was taken and caches%[1%] was not"},
+  {"caches by names", hand_on, "layer(x, caches and caches['layer' .. i])",
+    "caches%[layer%d%]: expected the number of a layer"},
+  {"attention of one's own without caches", append, "window = self.window, causal = false}",
+    "forward took none of its caches", hand_on, "layer(x)", "self.rope(q, cache), self.rope(k, cache)", "q, k"},
   {"a cache for some layers", hand_on, "layer(x, i == 1 and caches and caches[i] or nil)",
     "model.layers.1.self_attn: attention: no cache"},
   {"a cache for rope alone", append, "window = self.window}", "model.layers.0.self_attn: attention: no cache"},
@@ -42,7 +51,7 @@ for _, case in ipairs {
     "layer 1 takes its cache and appends nothing"},
 } do
   t.test(case[1] .. " is an error", function()
-    local m <close> = family(case[2], case[3])
+    local m <close> = family(case[2], case[3], table.unpack(case, 5))
     for _ = 1, 2 do t.raises(function() generate(m) end, case[4], "usage") end
     t.raises(function() for _ in m:generate(ids, {max_tokens = 3}) do end end, case[4], "usage")
     m:logits(ids) -- needs no cache

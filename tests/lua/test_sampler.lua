@@ -190,7 +190,7 @@ t.test("logits and biases of +inf: one of them, evenly", function()
     return counts
   end
   for what, opts in pairs {
-    plain = {}, cold = {temperature = 0.01}, hot = {temperature = 1e30}, top_k = {top_k = 2}, top_p = {top_p = 0},
+    plain = {}, cold = {temperature = 0.01}, hot = {temperature = 1e30}, top_k = {top_k = 2}, top_p = {top_p = 0.7},
     min_p = {min_p = 1}, xtc = {xtc_probability = 1, xtc_threshold = 0.2}, penalty = {repeat_penalty = 1e30},
     banned = {logit_bias = {[id "f"] = 30}},
   } do
@@ -204,6 +204,8 @@ t.test("logits and biases of +inf: one of them, evenly", function()
   for _, certain in ipairs {3, 5, 100} do t.ok(math.abs(counts[certain] - 100) < 40) end
   t.eq(count("E", {temperature = 1, logit_bias = {[0] = -inf, [7] = -inf}}), {[200] = 300})
   t.eq(count("E", {logit_bias = {[0] = -inf}}), {[7] = 300})
+  t.eq(count("E", {temperature = 1, top_p = 0}), {[0] = 300}) -- the first, as without a temperature
+  t.eq(count("E", {temperature = 1, top_p = 0.5, logit_bias = {[0] = -inf}})[0], nil)
   for _, temperature in ipairs {0, 1e-38, 0.5, 1, 1e30, inf} do
     t.eq(count("a", {temperature = temperature, logit_bias = {[100] = inf}}), {[100] = 300})
     t.eq(count("a", {temperature = temperature, presence_penalty = 1, logit_bias = {[100] = inf}}), {[100] = 300})
