@@ -154,8 +154,8 @@ function M.forward(net, tokens, caches, store)
   return result
 end
 
----A net that takes no cache remembers nothing: right where its tokens do not see each other, and an error where the last
----of a few has other logits than it has alone.
+---A net that takes no cache remembers nothing: right where its tokens do not see each other, and an error where the
+---last of a few has other logits than it has alone.
 ---@param net moonlet.Module
 ---@param vocabulary integer
 function M.check_memoryless(net, vocabulary)
