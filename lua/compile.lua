@@ -9,11 +9,20 @@ local function is_tensor(x)
   return meta and meta.__name == "moonlet.Tensor" or false
 end
 
+-- A value that the key knows by its address, which must not come to stand for another one: `key.held` keeps it alive.
+local function by_address(value, key)
+  key[#key + 1] = ("%s%p;"):format(type(value), value)
+  key.held = key.held or {}
+  table.insert(key.held, value)
+  return function() return value end
+end
+
 -- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder
--- that puts other tensors in their places.
+-- that puts other tensors in their places. Weights in a layout of products or of files are constants of a plan.
 local function describe(value, tensors, key, depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
   if is_tensor(value) then
+    if value.layout ~= "strided" then return by_address(value, key) end
     tensors[#tensors + 1] = value
     key[#key + 1] = "t" .. value.dtype .. "," .. table.concat(value.shape, ",") .. ";"
     local index = #tensors
@@ -38,7 +47,7 @@ local function describe(value, tensors, key, depth)
   elseif kind == "number" then key[#key + 1] = "n" .. string.format("%a", value) .. ";"
   elseif kind == "string" then key[#key + 1] = "s" .. #value .. ":" .. value
   elseif kind == "boolean" or kind == "nil" then key[#key + 1] = tostring(value) .. ";"
-  else key[#key + 1] = ("%s%p;"):format(kind, value) end
+  else return by_address(value, key) end
   return function() return value end
 end
 
@@ -150,7 +159,7 @@ function M.compile(fn, opts)
     local entry = plans[name]
     if not entry then
       local plan, build = M.unscoped(trace, fn, args, n)
-      entry = {plan = plan, build = build} -- build holds the values whose addresses are in the key
+      entry = {plan = plan, build = build, held = key.held}
       plans[name] = entry
     end
     return entry.build {entry.plan:run(table.unpack(tensors))}

@@ -221,7 +221,8 @@ order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
 
-Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`. `#x` is the size of the
+Fields: `x.shape` (a fresh table), `x.ndim`, `x.size`, `x.dtype`, `x.device`, `x.nbytes`, and
+`x.layout` ("strided"; of weights also "packed" for products and "blocks" as files have them). `#x` is the size of the
 first axis, and `x[i]` its i-th entry, a tensor; `x[#x + 1]` is nil, so that `ipairs` ends, and other positions out of
 range raise, as do both for a tensor without axes, whose value is `x:item()`. Operators: `+ - * / // % ^` and unary
 minus, elementwise, broadcasting; comparisons are methods (`x:lt(y)`). Lua's own `==` and `~=` ask whether two handles

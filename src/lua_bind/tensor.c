@@ -473,6 +473,8 @@ static int index_entry(lua_State *L, ml_tensor *t) {
   return 1;
 }
 
+static const char *const layouts[] = {"strided", "packed", "blocks"}; /* of ml_layout */
+
 /* Upvalue 1: methods. */
 static int tensor_index(lua_State *L) {
   if (lua_type(L, 2) == LUA_TNUMBER) return index_entry(L, lb_check_tensor(L, 1, "x[i]"));
@@ -486,6 +488,7 @@ static int tensor_index(lua_State *L) {
   else if (strcmp(key, "size") == 0) lua_pushinteger(L, ml_tensor_size(t));
   else if (strcmp(key, "dtype") == 0) lua_pushstring(L, ml_dtype_name(t->dtype));
   else if (strcmp(key, "device") == 0) lua_pushstring(L, t->device->name);
+  else if (strcmp(key, "layout") == 0) lua_pushstring(L, layouts[t->layout]);
   else if (strcmp(key, "nbytes") == 0) lua_pushinteger(L, (lua_Integer)ml_tensor_nbytes(t));
   else lua_pushnil(L);
   return 1;
@@ -506,7 +509,7 @@ static int tensor_len(lua_State *L) {
 /* ---- opening ---- */
 
 static int tensor_names(lua_State *L) { /* __dir: for completion */
-  static const char *const fields[] = {"shape", "ndim", "size", "dtype", "device", "nbytes"};
+  static const char *const fields[] = {"shape", "ndim", "size", "dtype", "device", "layout", "nbytes"};
   lua_createtable(L, 100, 0);
   int n = 0;
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {

@@ -38,4 +38,35 @@ t.test("blocks are packed once, and stay what they are", function()
   t.eq(w:tobytes(), bytes)
 end)
 
+t.test("weights are arguments of a compiled function too, one plan each", function()
+  local x, y, ids = ml.random.normal {3, 512}, ml.random.normal {3, 37}, ml.tensor {36, 0, 5}
+  local linear = ml.compile(function(a, tree) return ml.linear(a, tree.w) end)
+  local transposed, look_up = ml.compile(ml.linear_transposed), ml.compile(ml.embedding)
+  for _, format in ipairs {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"} do
+    local w = blocks(format, 37, 512)
+    t.eq(w.layout, "blocks")
+    for _, weight in ipairs {w, core.pack(w, true)} do
+      for _ = 1, 2 do
+        t.eq(linear(x, {w = weight}):tolist(), ml.linear(x, weight):tolist(), format)
+        t.eq(transposed(y, weight):tolist(), ml.linear_transposed(y, weight):tolist(), format)
+        t.eq(look_up(weight, ids):tolist(), ml.embedding(weight, ids):tolist(), format)
+      end
+    end
+    t.eq(core.pack(w, true).layout, "packed")
+    t.ok(ml.explain(ml.linear, x, w):find("linear", 1, true))
+  end
+  t.eq(x.layout, "strided")
+end)
+
+t.test("a plan knows its weights from others that come to lie where they lay", function()
+  local f = ml.compile(function(a, w) return ml.linear(a, w) end)
+  local x = ml.ones {1, 64}
+  for seed = 1, 40 do
+    local w = core.random_packed("q4_0", 4, 64, 0.1, seed, true)
+    t.eq(f(x, w):tolist(), ml.linear(x, w):tolist())
+    w = nil -- luacheck: ignore
+    collectgarbage()
+  end
+end)
+
 t.done()
