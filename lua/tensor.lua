@@ -541,8 +541,27 @@ end
 ---@return moonlet.Tensor
 function methods.dequantize(w)
   if w.ndim ~= 2 then util.raise("mismatch", "dequantize: expected 2 axes, found %d", w.ndim) end
-  local packed = core.is_packed(w) and w or core.pack(w)
-  return ml.embedding(packed, ml.arange(w.shape[1]))
+  return ml.embedding(w.layout == "strided" and core.pack(w) or w, ml.arange(w.shape[1]))
+end
+
+---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
+---floats, or of blocks as a file has them.
+---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
+---@return moonlet.Tensor
+function methods.pack(w, opts)
+  opts = util.options(opts, {precision = "exact"}, "pack")
+  if opts.precision ~= "exact" and opts.precision ~= "fast" then
+    util.unexpected("pack: precision", '"exact" or "fast"', opts.precision)
+  end
+  return core.pack(w, opts.precision == "exact")
+end
+
+---A packed weight in the layout that it had before: floats, or a file's blocks.
+---@return moonlet.Tensor
+function methods.unpack(w)
+  if w.layout ~= "packed" then util.unexpected("unpack", "a packed weight", w) end
+  return core.unpack(w)
 end
 
 -- Softmax over any axis; kernels know the last.

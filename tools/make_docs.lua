@@ -113,7 +113,7 @@ local function read_file(path, area, owners)
   end
 end
 
-local types = {T = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]", f = "number",
+local types = {T = "moonlet.Tensor", W = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]", f = "number",
   i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string",
   L = "integer[][]"}
 local meanings = {A = "axis", X = "axis or axes; all unless given", S = "sizes", D = "dtype",
@@ -133,7 +133,7 @@ local function read_operations()
       entry.params[#entry.params + 1] = {name = name, type = type_text, note = note}
     end
     entry.args = "(" .. table.concat(names, ", ") .. ")"
-    entry.tensor_first = op.signature:find "^[%w_]+:T%f[^%w*?]" ~= nil
+    entry.tensor_first = op.signature:find "^[%w_]+:[TW]%f[^%w*?]" ~= nil
     if entry.text ~= "" and not by_name["ml:" .. entry.name] and not by_name["x:" .. entry.name] then add(entry) end
   end
 end

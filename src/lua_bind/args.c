@@ -286,7 +286,7 @@ int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_at
   while (next_parameter(&s, &p)) {
     int index = fetch(&r, &p);
     if (lua_isnil(L, index) && !p.optional) lb_usage(L, "%s: %s is missing", ml_op_name(op), p.name);
-    if (p.type[0] != 'T') read_attribute(&r, &p, index);
+    if (p.type[0] != 'T' && p.type[0] != 'W') read_attribute(&r, &p, index);
     else if (p.type[1] == '*') read_tensors(&r, index);
     else add_input(&r, lua_isnil(L, index) ? NULL : lb_check_operand(L, index, ml_op_name(op), p.name));
   }

@@ -1,6 +1,7 @@
 /* graph.c: recording operations: checks, casts of operands, views made at once, nodes otherwise. */
 #include "tensor/ops.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Strides of a row-major reshape of a strided array, without a copy where it exists: axes are matched in groups of
@@ -177,20 +178,52 @@ static ml_status pack_blocks(ml_tensor *w) {
   return status;
 }
 
-static int weight_of(ml_op op) {
-  return op == ML_OP_linear || op == ML_OP_linear_transposed ? 1 : op == ML_OP_embedding ? 0 : -1;
-}
-
 static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                        ml_tensor **out);
 
+/* Name and type of operand k, as the row of ops.def has them. */
+static void operand_of(ml_op op, int k, char *name, size_t bytes, char *type) {
+  const char *s = ml_op_infos[op].signature;
+  for (int at = 0; *s; s += strspn(s, " ")) {
+    size_t word = strcspn(s, " "), colon = strcspn(s, ":");
+    bool operand = s[colon + 1] == 'T' || s[colon + 1] == 'W', list = operand && s[colon + 2] == '*';
+    if (operand && (at == k || list)) {
+      snprintf(name, bytes, "%.*s", (int)colon, s);
+      *type = s[colon + 1];
+      return;
+    }
+    at += operand;
+    s += word;
+  }
+}
+
+/* Operands of type W (ops.def) are weights in any layout, all others are strided. Rows of other bytes read in their
+ * place would be silently wrong, so that this is asked before anything else. *weight is the operand that is to be
+ * packed first, or -1. */
+static ml_status check_layouts(ml_op op, ml_tensor *const *inputs, int n, int *weight) {
+  *weight = -1;
+  for (int k = 0; k < n; k++) {
+    if (!inputs[k] || inputs[k]->layout == ML_LAYOUT_STRIDED) continue;
+    char name[32] = "", type = 'T';
+    operand_of(op, k, name, sizeof name, &type);
+    bool packed = inputs[k]->layout == ML_LAYOUT_PANELS;
+    if (type != 'W')
+      return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (products and look-ups take it as it is)", name,
+                     ml_dtype_name(inputs[k]->dtype), packed ? "packed for products" : "in blocks",
+                     packed && !ml_dtype_is_block(inputs[k]->dtype) ? "unpack" : "dequantize");
+    if (!packed) *weight = k;
+  }
+  return ML_OK;
+}
+
 ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                    ml_tensor **out) {
-  int at = weight_of(op);
-  if (at < 0 || inputs[at]->layout != ML_LAYOUT_BLOCKS) return apply(e, op, inputs, n_inputs, attrs, out);
-  ML_TRY(prefix_path(e, op, pack_blocks(inputs[at])));
+  int weight;
+  ML_TRY(prefix_path(e, op, check_layouts(op, inputs, n_inputs, &weight)));
+  if (weight < 0) return apply(e, op, inputs, n_inputs, attrs, out);
+  ML_TRY(prefix_path(e, op, pack_blocks(inputs[weight])));
   ml_tensor *both[2] = {inputs[0], inputs[1]};
-  if (inputs[at]->packed) both[at] = inputs[at]->packed;
+  if (inputs[weight]->packed) both[weight] = inputs[weight]->packed;
   return apply(e, op, both, n_inputs, attrs, out);
 }
 

@@ -1,0 +1,78 @@
+-- Layouts of weights: what reads them as they are, and that everything else refuses them at the user's line.
+local ml = require "moonlet"
+local core = require "moonlet.core"
+local t = require "tests.lua.harness"
+
+t.leak_check = function() return ml.memory.active() end
+
+local attributes = {f = 0.5, i = 1, b = false, A = 1, S = {64}, D = "float32", L = {}}
+
+-- Calls operation `op` with w as its k-th tensor and x as all others; nothing where it has no k-th.
+local function call(op, k, w, x)
+  local args, n, tensors = {}, 0, 0
+  for kind in op.signature:gmatch ":(%S+)" do
+    n = n + 1
+    local letter = kind:sub(1, 1)
+    if letter == "T" or letter == "W" then
+      tensors = tensors + 1
+      args[n] = tensors == k and w or not kind:find "?" and x or nil
+      if kind:sub(2, 2) == "*" then args[n] = {x, args[n]} end
+      if tensors == k and letter == "W" then return nil end
+    elseif letter ~= "X" then
+      args[n] = attributes[letter]
+    end
+  end
+  if tensors < k then return nil end
+  return table.pack(pcall(core.ops[op.name], table.unpack(args, 1, n)))
+end
+
+t.test("every operation but products and look-ups refuses a weight in another layout", function()
+  local x = ml.arange(64):astype "float32":reshape {32, 2}
+  local blocks = core.unpack(core.random_packed("q8_0", 32, 64, 0.1, 1, true))
+  local calls = 0
+  for what, w in pairs {["float32 packed for products: unpack"] = ml.pack(x), ["q8_0 in blocks: dequantize"] = blocks,
+    ["q8_0 packed for products: dequantize"] = ml.pack(blocks)} do
+    for _, op in ipairs(core.op_list()) do
+      for k = 1, 8 do
+        local result = call(op, k, w, x)
+        if result then
+          calls = calls + 1
+          t.eq(result[1], false, op.name)
+          local message = tostring(result[2])
+          local says = op.name .. ": [%w_]+: a weight of " .. what .. " it first"
+          t.ok(message:find(says) or message:find "no cast from float32 to q8_0", message) -- put_along_axis casts
+        end
+      end
+    end
+  end
+  t.ok(calls > 300, "calls")
+end)
+
+t.test("packing and unpacking change no value", function()
+  for _, dtype in ipairs {"float32", "float16", "bfloat16"} do
+    local x = ml.random.normal({33, 20}):astype(dtype)
+    local w = ml.pack(x)
+    t.eq(w.layout, "packed")
+    t.eq(w:tobytes(), x:tobytes(), dtype)
+    t.eq(w:unpack().layout, "strided")
+    t.eq(w:unpack():tobytes(), x:tobytes())
+    t.eq(x:transpose():pack():unpack():tobytes(), x:transpose():tobytes(), "a view is packed as it reads")
+    t.eq(w:dequantize():tolist(), x:astype "float32":tolist())
+  end
+  local blocks = core.unpack(core.random_packed("q4_k", 8, 256, 0.1, 1, true))
+  t.eq(ml.pack(blocks):unpack():tobytes(), blocks:tobytes())
+  t.eq(ml.pack(blocks):unpack().layout, "blocks")
+  t.raises(function() ml.unpack(ml.zeros {2, 2}) end, "unpack: expected a packed weight", "usage")
+  t.raises(function() ml.pack(ml.zeros {2, 2}, {precision = "half"}) end, "pack: precision: expected", "usage")
+  t.raises(function() ml.pack(ml.zeros {2}) end, "pack: expected 2 axes", "usage")
+end)
+
+t.test("a loaded model's weights read as what they are, or not at all", function()
+  local m <close> = assert(ml.load("tests/goldens/tiny/llama", {precision = "exact"}))
+  local w = m.net.model.layers[1].mlp.up_proj.weight
+  t.eq(w.layout, "packed")
+  t.raises(function() local _ = w * 1 end, "mul: a: a weight of %S+ packed for products: unpack it first", "usage")
+  t.eq((w:unpack() * 1):astype "float32":tolist(), w:dequantize():tolist())
+end)
+
+t.done()
