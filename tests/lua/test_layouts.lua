@@ -5,7 +5,7 @@ local t = require "tests.lua.harness"
 
 t.leak_check = function() return ml.memory.active() end
 
-local attributes = {f = 0.5, i = 1, b = false, A = 1, S = {64}, D = "float32", L = {}}
+local attributes = {f = 0.5, i = 1, b = false, A = 1, S = {2048}, D = "float32", L = {}}
 
 -- Calls operation `op` with w as its k-th tensor and x as all others; nothing where it has no k-th.
 local function call(op, k, w, x)
@@ -27,7 +27,7 @@ local function call(op, k, w, x)
 end
 
 t.test("every operation but products and look-ups refuses a weight in another layout", function()
-  local x = ml.arange(64):astype "float32":reshape {32, 2}
+  local x = ml.arange(2048):astype "float32":reshape {32, 64}
   local blocks = core.unpack(core.random_packed("q8_0", 32, 64, 0.1, 1, true))
   local calls = 0
   for what, w in pairs {["float32 packed for products: unpack"] = ml.pack(x), ["q8_0 in blocks: dequantize"] = blocks,
