@@ -80,6 +80,7 @@ static int plan_run(lua_State *L) {
   if (n > 64) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
   if (p->n_outputs > 64) out = lua_newuserdatauv(L, (size_t)p->n_outputs * sizeof *out, 0);
   for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2, "run");
+  if (p->engine->n_effects) lb_eval(L, NULL, 0); /* what was written before is seen */
   luaL_checkstack(L, p->n_outputs + 4, "too many outputs");
   int first = lua_gettop(L) + 1;
   ml_tensor **slots[64];

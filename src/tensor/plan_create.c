@@ -175,7 +175,8 @@ static ml_status evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count,
       settle(lazy[i], results[i]);
       ml_tensor_release(results[i]);
     }
-    if (effects) ml_effects_drop(e, 0);
+    /* All memory is obtained before the first step: effects that lacked it are pending still. */
+    if (effects && status != ML_MEMORY && status != ML_LIMIT) ml_effects_drop(e, 0);
   }
   ml_plan_free(plan);
   for (size_t i = 0; i < n; i++) ml_tensor_release(lazy[i]);
