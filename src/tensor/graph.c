@@ -80,6 +80,7 @@ static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q,
   if (!t) return ML_MEMORY;
   *t = *x;
   t->references = 1;
+  t->mark = 0; /* the walker's, of x */
   t->ndim = q->ndim;
   memcpy(t->shape, q->shape, sizeof t->shape);
   memcpy(t->strides, strides, sizeof t->strides);

@@ -13,6 +13,7 @@ typedef struct pusher {
   const ml_vgraph *g;
   bool *whole;        /* nodes whose every row somebody needs */
   ml_tensor **pushed; /* the selected rows of each node, for one index; owned */
+  bool *wanted;       /* nodes whose selected rows are wanted, for one index */
   ml_tensor *index;
 } pusher;
 
@@ -42,21 +43,16 @@ static ml_status take_rows(pusher *p, ml_tensor *x, ml_tensor **out) {
   return status;
 }
 
-static ml_status push(pusher *p, int v, ml_tensor **out);
-
-/* An operand of an elementwise operation: its own rows selected, or, where it has one row for all, that row. */
-static ml_status push_operand(pusher *p, int v, const ml_tensor *result, ml_tensor **out) {
+/* An operand of an elementwise operation: its own rows as selected, or, where it has one row for all, that row. */
+static ml_status push_operand(pusher *p, int v, ml_tensor **out) {
   ml_tensor *x = p->g->nodes[v].tensor;
-  if (rows_of(x) == 1) {
-    if (x->ndim < 2) {
-      *out = ml_tensor_retain(x);
-      return ML_OK;
-    }
-    return reshape(p, x, 1, (int64_t[]){last_of(x)}, out);
+  if (rows_of(x) != 1) {
+    *out = ml_tensor_retain(p->pushed[v]);
+    return ML_OK;
   }
-  if (x->ndim == result->ndim && memcmp(x->shape, result->shape, (size_t)(x->ndim - 1) * sizeof *x->shape) == 0)
-    return push(p, v, out);
-  return ml_fail(ML_UNSUPPORTED, "rows of another shape");
+  if (x->ndim >= 2) return reshape(p, x, 1, (int64_t[]){last_of(x)}, out);
+  *out = ml_tensor_retain(x);
+  return ML_OK;
 }
 
 static bool can_push(const pusher *p, const ml_vnode *n) {
@@ -75,30 +71,56 @@ static bool can_push(const pusher *p, const ml_vnode *n) {
   return true;
 }
 
-/* (n, last): the selected rows of node v; a new reference. */
-static ml_status push(pusher *p, int v, ml_tensor **out) {
+/* Whether the rows of node v are computed from the rows of its inputs. */
+static bool passes_on(const pusher *p, int v) { return !p->whole[v] && can_push(p, &p->g->nodes[v]); }
+
+/* Inputs of node v whose selected rows are wanted for its own. */
+static bool wants_rows_of(const pusher *p, const ml_vnode *n, int k) {
+  if (n->inputs[k] < 0) return false;
+  return ml_op_is_elementwise((ml_op)n->op) ? rows_of(p->g->nodes[n->inputs[k]].tensor) != 1 : k == 0;
+}
+
+/* pushed[v], (n, last): the selected rows of node v, whose inputs have theirs. */
+static ml_status push_node(pusher *p, int v) {
   const ml_vnode *n = &p->g->nodes[v];
-  if (p->pushed[v]) {
-    *out = ml_tensor_retain(p->pushed[v]);
+  if (!passes_on(p, v)) return take_rows(p, n->tensor, &p->pushed[v]);
+  if (n->op == ML_OP_reshape) {
+    p->pushed[v] = ml_tensor_retain(p->pushed[n->inputs[0]]);
     return ML_OK;
   }
-  ml_status status;
-  if (p->whole[v] || !can_push(p, n)) status = take_rows(p, n->tensor, out);
-  else if (n->op == ML_OP_reshape) status = push(p, n->inputs[0], out);
-  else {
-    ml_tensor *inputs[4] = {0};
-    bool elementwise = ml_op_is_elementwise((ml_op)n->op);
-    status = ML_OK;
-    for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
-      if (n->inputs[k] < 0) continue;
-      if (elementwise) status = push_operand(p, n->inputs[k], n->tensor, &inputs[k]);
-      else if (k == 0) status = push(p, n->inputs[0], &inputs[0]);
-      else inputs[k] = ml_tensor_retain(p->g->nodes[n->inputs[k]].tensor);
-    }
-    if (status == ML_OK) status = ml_apply(p->engine, (ml_op)n->op, inputs, n->n_inputs, &n->tensor->node->attrs, out);
-    for (int k = 0; k < n->n_inputs; k++) ml_tensor_release(inputs[k]);
+  ml_tensor *inputs[4] = {0};
+  bool elementwise = ml_op_is_elementwise((ml_op)n->op);
+  ml_status status = ML_OK;
+  for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
+    int input = n->inputs[k];
+    if (input < 0) continue;
+    if (elementwise) status = push_operand(p, input, &inputs[k]);
+    else inputs[k] = ml_tensor_retain(k == 0 ? p->pushed[input] : p->g->nodes[input].tensor);
   }
-  if (status == ML_OK) p->pushed[v] = ml_tensor_retain(*out);
+  if (status == ML_OK)
+    status = ml_apply(p->engine, (ml_op)n->op, inputs, n->n_inputs, &n->tensor->node->attrs, &p->pushed[v]);
+  for (int k = 0; k < n->n_inputs; k++) ml_tensor_release(inputs[k]);
+  return status;
+}
+
+/* The selected rows of node v and of all that they are computed from: first which those are, users before what they
+ * use, then their rows in the order of the graph. Depth costs no stack. */
+static ml_status push(pusher *p, int v) {
+  const ml_vgraph *g = p->g;
+  int first = v;
+  memset(p->wanted, 0, g->n_nodes * sizeof *p->wanted);
+  p->wanted[v] = true;
+  for (int u = v; u >= 0; u--) {
+    if (!p->wanted[u]) continue;
+    first = u;
+    for (int k = 0; k < g->nodes[u].n_inputs && passes_on(p, u); k++) {
+      if (wants_rows_of(p, &g->nodes[u], k)) p->wanted[g->nodes[u].inputs[k]] = true;
+    }
+  }
+  ml_status status = ML_OK;
+  for (int u = first; u <= v && status == ML_OK; u++) {
+    if (p->wanted[u]) status = push_node(p, u);
+  }
   return status;
 }
 
@@ -135,15 +157,14 @@ static ml_status push_all(pusher *p) {
     if (!p->whole[v] || !selects_rows(n) || p->whole[n->inputs[0]]) continue;
     ml_engine *e = p->engine;
     uint64_t serial = e->serial;
-    ml_tensor *rows;
     p->index = n->tensor->node->inputs[1];
     /* What is recorded now runs in the place of the selection. */
     e->serial = n->tensor->node->serial - ML_SERIAL_STEP;
     e->serial_step = 1;
-    status = push(p, n->inputs[0], &rows);
+    status = push(p, n->inputs[0]);
     e->serial = serial;
     e->serial_step = ML_SERIAL_STEP;
-    if (status == ML_OK) rewrite(n->tensor, rows);
+    if (status == ML_OK) rewrite(n->tensor, ml_tensor_retain(p->pushed[n->inputs[0]]));
     for (size_t i = 0; i < g->n_nodes; i++) {
       ml_tensor_release(p->pushed[i]);
       p->pushed[i] = NULL;
@@ -161,11 +182,13 @@ ml_status ml_plan_push_selections(ml_engine *e, ml_tensor *const *roots, size_t 
   if (any) {
     p.whole = ml_calloc(g.n_nodes, sizeof *p.whole);
     p.pushed = ml_calloc(g.n_nodes, sizeof(ml_tensor *));
-    status = p.whole && p.pushed ? find_whole(&p, roots, n_roots) : ML_MEMORY;
+    p.wanted = ml_calloc(g.n_nodes, sizeof *p.wanted);
+    status = p.whole && p.pushed && p.wanted ? find_whole(&p, roots, n_roots) : ML_MEMORY;
     if (status == ML_OK) status = push_all(&p);
   }
   ml_vgraph_free(&g);
   ml_free(p.whole);
   ml_free(p.pushed);
+  ml_free(p.wanted);
   return status;
 }
