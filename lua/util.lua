@@ -256,6 +256,28 @@ function M.axis_of(axis, ndim)
   return a
 end
 
+---The dtype that tensors meet at in arithmetic, and the one to compute in what is rounded once: float32 for float16 and
+---bfloat16. Anything but tensors is passed over.
+---@param ... any
+---@return string dtype
+---@return string wide
+function M.common_dtype(...)
+  local meeting
+  for _, x in ipairs {...} do
+    if core.ops.is_tensor(x) then
+      local zero = core.make_tensor(0, x.dtype)
+      meeting = meeting and meeting + zero or zero
+    end
+  end
+  local dtype = meeting.dtype
+  return dtype, (dtype == "float16" or dtype == "bfloat16") and "float32" or dtype
+end
+
+---A tensor in another dtype; anything else, and a tensor that has it, as it is.
+function M.in_dtype(x, dtype)
+  return core.ops.is_tensor(x) and x.dtype ~= dtype and x:astype(dtype) or x
+end
+
 ---Ranges for `slice`: `range` for one axis, all of the others.
 function M.whole_slice(ndim, axis, range)
   local ranges = {}

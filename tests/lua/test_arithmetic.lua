@@ -199,6 +199,29 @@ end)
 
 -- ---- ranges ----
 
+t.test("products are computed in the dtype that all operands meet at", function()
+  local function einsum(equation, ...) return ml.einsum(equation, {...}) end
+  local function of(dtype, values) return ml.tensor(values, {dtype = dtype}) end
+  local one = of("int64", {1})
+  t.eq(einsum("ab,b->", ml.tensor {{2147483647}, {1}}, one):item(), 2147483648)
+  local big = ml.tensor {2000000000}
+  t.eq(einsum("a,a,a->", big, big, one):item(), 4000000000000000000)
+  t.eq(einsum("a,a->a", of("int64", {(1 << 60) + 1}), of("int64", {3})):item(), 3 * ((1 << 60) + 1))
+  t.eq(einsum("ab,bc->", of("uint64", {{9, 7}}), of("int8", {{-7}, {9}})):item(), 0)
+  local high = ml.full({3, 1}, 60000.0, {dtype = "float16"})
+  local half = einsum("ab,b->", high, of("float16", {0.001}))
+  t.eq({half.dtype, half:item()}, {"float16", 180.125})
+  t.close(einsum("ab,b->", high, of("float32", {0.001})):item(), 180.00002, 1e-4)
+  half = einsum("a,a,a->", of("bfloat16", {3e38}), of("bfloat16", {3e38}), of("bfloat16", {1e-38})):item()
+  t.eq(half, 1 / 0, "what float32 does not hold") -- as NumPy's
+  t.eq({einsum("a,a->", of("int8", {100, 100}), of("int8", {1, 1})).dtype, einsum("ab,b->", of("int8", {{1}}),
+    of("int8", {1})).dtype}, {"int8", "int8"})
+  local c = ml.full({2, 2}, 300.0, {dtype = "float16"})
+  t.close(c:addmm(c, c, {alpha = 1e-3}):tolist(), {{480, 480}, {480, 480}}, 0.5)
+  local w = of("float16", {{{1.0}, {1.0}, {-1.0}}})
+  t.eq(ml.full({1, 3, 1}, 60000.0, {dtype = "float16"}):conv1d(w):item(), 60000.0, "a sum that is large on its way")
+end)
+
 t.test("ranges of integers are exact", function()
   local function range(...)
     local r = ml.arange(...)
@@ -219,6 +242,8 @@ t.test("ranges of integers are exact", function()
   t.eq(range(5, 0, -2), {"int32", {5, 3, 1}})
   t.eq(range(3, 3), {"int32", {}})
   t.eq(range(0, 2, 0.5), {"float32", {0.0, 0.5, 1.0, 1.5}})
+  t.eq(range(0.0, 3.0, 1.0, {dtype = "int32"}), {"int32", {0, 1, 2}})
+  t.eq(range(0.0, 0.5, 0.7, {dtype = "uint8"}), {"uint8", {0}})
 end)
 
 -- ---- draws ----
