@@ -140,11 +140,18 @@ function methods.topk(x, k, axis)
   return raw_take_along(x, best, axis), best
 end
 
----Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+-- Raises unless an axis has an entry k.
+local function check_place(name, x, k, axis)
+  util.integer(name .. ": k", k, 0, x.shape[axis_of(axis, x.ndim)] - 1)
+end
+
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
+---axis does not have is an error.
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.partition(x, k, axis) -- luacheck: ignore k
+function methods.partition(x, k, axis)
+  check_place("partition", x, k, axis or -1)
   return ml.sort(x, axis or -1)
 end
 
@@ -152,22 +159,35 @@ end
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.argpartition(x, k, axis) -- luacheck: ignore k
+function methods.argpartition(x, k, axis)
+  check_place("argpartition", x, k, axis or -1)
   return ml.argsort(x, axis or -1)
 end
 
+-- A table of values to look for in x: in x's own float dtype, as plain numbers are; beside integers as integers where
+-- they are such.
+local function sought(x, values)
+  if x.dtype:find "float" then return ml.tensor(values, {dtype = x.dtype}) end
+  local whole, list = pcall(ml.tensor, values, {dtype = "int64"})
+  return whole and list or ml.tensor(values, {dtype = "float64"})
+end
+
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller
----entries, int32.
----@param values moonlet.Tensor|number
+---entries, int32. Plain numbers, and those of a table, are compared as they are.
+---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
 function methods.searchsorted(x, values, opts)
   opts = util.options(opts, {right = false}, "searchsorted")
   if x.ndim ~= 1 then util.raise("mismatch", "searchsorted: expected 1 axis, found %d", x.ndim) end
-  if not ml.is_tensor(values) then values = ml.tensor(values) end
-  values = values:expand_dims(-1)
+  if type(values) == "table" then values = sought(x, values) end
+  local behind -- NaN is behind all numbers, and beside its like
+  if ml.is_tensor(values) then
+    values = values:expand_dims(-1)
+    behind = values:isnan()
+  elseif type(values) == "number" or type(values) == "boolean" then behind = core.make_tensor(values ~= values, "bool")
+  else util.unexpected("searchsorted: values", "a tensor or a number", values) end
   local before = opts.right and x:le(values) or x:lt(values)
-  local behind = values:isnan() -- NaN is behind all numbers, and beside its like
   if not opts.right then behind = behind:logical_and(x:isnan():logical_not()) end
   before = before:logical_or(behind)
   return before:sum(-1):astype "int32"

@@ -222,6 +222,19 @@ t.test("products are computed in the dtype that all operands meet at", function(
   t.eq(ml.full({1, 3, 1}, 60000.0, {dtype = "float16"}):conv1d(w):item(), 60000.0, "a sum that is large on its way")
 end)
 
+t.test("plain numbers are looked up as they are", function()
+  local function find(dtype, list, ...) return ml.tensor(list, {dtype = dtype}):searchsorted(...):tolist() end
+  t.eq(find("float64", {0.1}, 0.1), 0)
+  t.eq(find("float64", {1.0, 1e300}, 1e299), 1)
+  t.eq(find("float64", {0.1, 0.2}, {0.1, 0.2}, {right = true}), {1, 2})
+  t.eq(find("int64", {1, 1 << 41}, 1 << 40), 1)
+  t.eq(find("int64", {1, 1 << 41}, {1 << 40, 0}), {1, 0})
+  t.eq(find("int32", {1, 2, 3}, {1.5, 2.0}), {1, 1})
+  t.eq(find("int8", {1, 2, 3}, 1000), 3)
+  t.eq({find("float32", {1.0, 0 / 0}, 0 / 0), find("float32", {1.0, 0 / 0}, 0 / 0, {right = true})}, {1, 2})
+  t.raises(function() find("int32", {1}, "a") end, "searchsorted: values: expected a tensor or a number", "usage")
+end)
+
 t.test("ranges of integers are exact", function()
   local function range(...)
     local r = ml.arange(...)
