@@ -496,9 +496,9 @@ local largest = {float16 = 65504.0, bfloat16 = 0x1.fep127, float32 = 0x1.fffffep
 function methods.nan_to_num(x, nan, high, low)
   local most = largest[x.dtype]
   if not most then return x end
-  x = ml.where(x:isnan(), nan or 0.0, x)
-  x = ml.where(x:eq(math.huge), high or most, x)
-  return ml.where(x:eq(-math.huge), low or -most, x)
+  local infinite, negative = x:eq(math.huge), x:eq(-math.huge) -- of x itself: what stands for NaN stays
+  local y = ml.where(infinite, high or most, ml.where(negative, low or -most, x))
+  return ml.where(x:isnan(), nan or 0.0, y)
 end
 
 -- Giles 2010, "Approximating the erfinv function", single precision; highest power first.

@@ -235,6 +235,12 @@ t.test("plain numbers are looked up as they are", function()
   t.raises(function() find("int32", {1}, "a") end, "searchsorted: values: expected a tensor or a number", "usage")
 end)
 
+t.test("nan_to_num replaces each by its own", function()
+  local all = ml.tensor {0 / 0, 1.0, 1 / 0, -1 / 0}
+  t.eq(all:nan_to_num(1 / 0, 5, 6):tolist(), {1 / 0, 1.0, 5.0, 6.0})
+  t.eq(all:nan_to_num(0, -1 / 0, 6):tolist(), {0.0, 1.0, -1 / 0, 6.0})
+end)
+
 t.test("ranges of integers are exact", function()
   local function range(...)
     local r = ml.arange(...)
