@@ -179,13 +179,14 @@ end
 
 ---Sums of products by labels: einsum("bij,bjk->bik", {a, b}). A letter names an axis; letters that the result does not
 ---name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...`
----stands for leading axes that broadcast. Operands are multiplied in turn from the left.
+---stands for leading axes that broadcast. Operands are multiplied in turn from the left, in the dtype that all of them
+---meet at, which is the result's; for float16 and bfloat16 in float32, rounded once.
 ---@param equation string
 ---@param operands moonlet.Tensor[]
 ---@return moonlet.Tensor
 function ml.einsum(equation, operands)
   if type(equation) ~= "string" then util.unexpected("einsum: equation", "a string", equation) end
-  if type(operands) ~= "table" then util.unexpected("einsum: operands", "a list of tensors, {a, b}", operands) end
+  util.list("einsum: operands", operands, "a list of tensors, {a, b}")
   for i, x in ipairs(operands) do
     if not ml.is_tensor(x) then util.unexpected(("einsum: operand %d"):format(i), "a tensor", x) end
   end

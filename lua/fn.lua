@@ -122,4 +122,4 @@ function M.dropout(x, p)
   return ml.where(keep, x * (1 / (1 - p)), 0.0)
 end
 
-return util.guard(M, "fn.", true)
+return util.guard(M, "fn.", true, true)

@@ -37,14 +37,14 @@ end
 ---@param index moonlet.Tensor|table|integer
 ---@param axis integer|nil  1 unless given
 ---@return moonlet.Tensor
-function methods.take(x, index, ...) return raw_take(x, indices(index), ...) end
+function methods.take(x, index, axis) return raw_take(x, indices(index), axis) end
 ml.take = methods.take
 
 ---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
 ---@param index moonlet.Tensor|table
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.take_along_axis(x, index, ...) return raw_take_along(x, indices(index), ...) end
+function methods.take_along_axis(x, index, axis) return raw_take_along(x, indices(index), axis) end
 ml.take_along_axis = methods.take_along_axis
 
 ---The same as take_along_axis.

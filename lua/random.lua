@@ -298,4 +298,4 @@ function M.permutation(n, opts)
   return x and x:take(order, 1) or order
 end
 
-return util.guard(M, "random.")
+return util.guard(M, "random.", false, true)

@@ -216,7 +216,8 @@ local pages = {
   {"tensors", "Tensors", [[
 `local ml = require "moonlet"`. A function `ml.NAME(x, ...)` whose first argument is a tensor is also the method
 `x:NAME(...)`. Operations are lazy: a value is computed when it is read, or by `ml.eval`. Parameters can be given in
-order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
+order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`. Names that a function does not know,
+arguments beyond its last and names in a table that is a list (`ml.zeros {3, dtype = "int8"}`) are errors.
 
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
