@@ -248,15 +248,16 @@ end
 ---@return moonlet.Tensor
 function methods.tensordot(a, b, axes)
   axes = axes or 2
+  if not ml.is_tensor(b) then util.unexpected("tensordot: b", "a tensor", b) end
   local from, to = {}, {}
   if type(axes) == "number" then
-    if axes < 0 or axes > a.ndim or axes > b.ndim then util.raise("usage", "tensordot: %s axes", tostring(axes)) end
+    axes = util.integer("tensordot: axes", axes, 0, math.min(a.ndim, b.ndim))
     for i = 1, axes do from[i], to[i] = a.ndim - axes + i, i end
   else
-    if #axes[1] ~= #axes[2] then util.raise("usage", "tensordot: %d axes against %d", #axes[1], #axes[2]) end
-    for i = 1, #axes[1] do
-      from[i], to[i] = util.axis_of(axes[1][i], a.ndim), util.axis_of(axes[2][i], b.ndim)
-    end
+    local expected = "a count, or a list of axes of each, {{1}, {2}}"
+    util.list("tensordot: axes", axes, expected)
+    from, to = axis_list(axes[1], a.ndim, expected), axis_list(axes[2], b.ndim, expected)
+    if #from ~= #to or #axes ~= 2 then util.raise("usage", "tensordot: %d axes against %d", #from, #to) end
   end
   local la, lb, needed = {}, {}, {}
   for d = 1, a.ndim do la[d] = "a" .. d end

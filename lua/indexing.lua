@@ -105,15 +105,23 @@ end
 ---@return moonlet.Tensor
 function methods.as_strided(x, shape, strides, offset)
   shape = util.shape("as_strided: shape", shape)
-  if strides and #strides ~= #shape then
+  if strides and #util.list("as_strided: strides", strides) ~= #shape then
     util.raise("usage", "as_strided: %d strides for %d axes", #strides, #shape)
   end
-  local at, step = ml.full({}, offset or 0, {dtype = "int32"}), 1
+  local first = util.integer("as_strided: offset", offset or 0)
+  local at, step, least, most = ml.full({}, first, {dtype = "int64"}), 1, first + 0.0, first + 0.0
+  local count = 1.0
   for d = #shape, 1, -1 do
-    local sizes = {}
-    for i = 1, #shape do sizes[i] = i == d and shape[d] or 1 end
-    at = at + (ml.arange(shape[d]) * (strides and strides[d] or step)):reshape(sizes)
-    step = step * shape[d]
+    local n, sizes = shape[d], {}
+    local stride = util.integer(("as_strided: stride %d"):format(d), strides and strides[d] or step)
+    for i = 1, #shape do sizes[i] = i == d and n or 1 end
+    at = at + (ml.arange(n, {dtype = "int64"}) * stride):reshape(sizes)
+    local reach = (n - 1.0) * stride
+    least, most = least + math.min(reach, 0.0), most + math.max(reach, 0.0)
+    step, count = step * n, count * n
+  end
+  if count > 0 and (least < 0 or most >= x.size) then
+    util.raise("usage", "as_strided: entries %.0f to %.0f of %d", least, most, x.size)
   end
   return raw_take(x:flatten(), at, 1)
 end

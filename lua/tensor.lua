@@ -141,8 +141,11 @@ function ml.arange(start, stop, step, opts)
   end
   local x = raw_arange(0, 1, count, "float64") * (step + 0.0) + (start + 0.0)
   local dtype = opts.dtype or "float32"
-  if dtype:find "int" and count > 0 then -- truncated, as a cast does
-    for _, v in ipairs {start, start + (count - 1) * step} do raw_tensor(v, dtype, true):close() end
+  local whole_dtype = type(dtype) == "string" and (dtype:find "int" or dtype == "bool")
+  if whole_dtype and count > 0 then
+    for _, i in ipairs {0, math.min(count, 2) - 1, count - 1} do -- raises
+      raw_tensor(start + i * step, dtype):close()
+    end
   end
   return x:astype(dtype)
 end

@@ -136,6 +136,7 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   }
   int64_t step = v[2];
   if (step == 0) lb_usage(L, "slice: a step of 0");
+  if (given[0] && v[0] == 0) lb_usage(L, "slice: expected a first position from 1, or from -1 at the end, found 0");
   int64_t first = given[0] ? v[0] : step > 0 ? 1 : -1, last = given[1] ? v[1] : step > 0 ? -1 : 1;
   if (first < 0) first += size + 1;
   if (last < 0) last += size + 1;

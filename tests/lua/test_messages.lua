@@ -132,6 +132,27 @@ group("arguments that a function does not have", {
   {function() square:expand_dims {1, 1} end, "expand_dims: axis 1 is named twice"},
 })
 
+group("positions and counts that there are not", {
+  {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
+  {function() v:partition(7) end, "partition: k: expected an integer from 0 to 2, found 7"},
+  {function() v:argpartition(-1) end, "argpartition: k: expected an integer from 0 to 2, found -1"},
+  {function() ml.zeros {1, 5, 2}:conv1d(ml.zeros {3, 2, 2}, {padding = -1}) end,
+    "conv1d: padding: expected an integer from 0, found -1"},
+  {function() ml.zeros {1, 5, 2}:conv1d(ml.zeros {3, 2, 2}, {stride = 0}) end,
+    "conv1d: stride: expected an integer from 1, found 0"},
+  {function() square:tensordot(square, {1, 1}) end,
+    "tensordot: axes: expected a count, or a list of axes of each, {{1}, {2}}, found 1"},
+  {function() square:tensordot(square, {{1, 1}, {1, 2}}) end, "tensordot: axis 1 is named twice"},
+  {function() square:tensordot(square, 3) end, "tensordot: axes: expected an integer from 0 to 2, found 3"},
+  {function() v:as_strided({5}, {1 << 30}) end, "as_strided: entries 0 to 4294967296 of 3"},
+  {function() ml.arange(0, 2.5, 0.5, {dtype = "int32"}) end, "arange: 0.5 is no value of dtype int32"},
+  {function() ml.random.categorical(T {{}}) end,
+    "random.categorical: logits: expected a last axis with entries, found shape (1, 0)"},
+  {function() ml.random.normal({2}, {std = -1}) end, "random.normal: std: expected a number from 0, found -1"},
+  {function() ml.random.bernoulli(2.0) end, "random.bernoulli: p: expected a number from 0 to 1, found 2.0"},
+  {function() ml.random.randint(0, 5, {3}, {dtype = "bool"}) end, "random.randint: 4 does not fit dtype bool"},
+})
+
 group("a tensor's entries", {
   {function() return ml.zeros {2, 2}[{1, 2}] end,
     "x[i]: expected an integer (x:at(i, j) and x:slice take several positions), found a table"},
