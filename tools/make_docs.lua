@@ -263,8 +263,9 @@ shifts of booleans the result is bool, where NumPy's is int8.
 where NumPy goes to float64.
 
 **Plain numbers.** Beside booleans plain integers are int32 (int64 where they have to be), beside integers and booleans
-plain floats are float32; NumPy takes int64 and float64. So do `tensor`, `arange`, `linspace` and `tri` by
-themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes int64.
+plain floats are float32, but float64 in comparisons; NumPy takes int64 and float64. So do `tensor`, `arange`,
+`linspace` and `tri` by themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes
+int64.
 
 **Functions of integers.** `/`, functions such as `exp`, `mean`, `var`, `std`, `norm` and `logsumexp` give float32 of
 integers and booleans, where NumPy gives float64 (float16 of small ones).
