@@ -520,11 +520,13 @@ end
 ---Inverse of the error function, to about 1e-6 of the value; infinite at -1 and 1, NaN beyond.
 ---@return moonlet.Tensor
 function methods.erfinv(x)
-  if not x.dtype:find "float" then x = x:astype "float32" end
+  local dtype, wide = util.common_dtype(x)
+  if not dtype:find "float" then dtype, wide = "float32", "float32" end
+  x = util.in_dtype(x, wide)
   local w = -((1 - x) * (1 + x)):log()
   local near = polynomial(CENTRE, w - 2.5)
   local far = polynomial(TAIL, w:sqrt() - 3.0)
-  return ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x)
+  return util.in_dtype(ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x), dtype)
 end
 
 ---The device or dtype named: x:to "float16", x:to "cpu".
