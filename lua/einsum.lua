@@ -256,8 +256,9 @@ function methods.tensordot(a, b, axes)
   else
     local expected = "a count, or a list of axes of each, {{1}, {2}}"
     util.list("tensordot: axes", axes, expected)
+    if #axes ~= 2 then util.raise("usage", "tensordot: axes: expected two lists, found %d", #axes) end
     from, to = axis_list(axes[1], a.ndim, expected), axis_list(axes[2], b.ndim, expected)
-    if #from ~= #to or #axes ~= 2 then util.raise("usage", "tensordot: %d axes against %d", #from, #to) end
+    if #from ~= #to then util.raise("usage", "tensordot: %d axes against %d", #from, #to) end
   end
   local la, lb, needed = {}, {}, {}
   for d = 1, a.ndim do la[d] = "a" .. d end

@@ -426,6 +426,7 @@ function methods.pad(x, widths, value)
   for d = 1, x.ndim do
     local w = each and util.list("pad: widths", widths[d] or {0, 0}, expected) or widths
     local parts, shape = {}, x.shape
+    if #w > 2 then util.raise("usage", "pad: widths: expected %s, found %d entries", expected, #w) end
     for _, part in ipairs {w[1] or 0, false, w[2] or 0} do
       if not part then parts[#parts + 1] = x
       elseif util.integer("pad: a width", part, 0) > 0 then

@@ -130,6 +130,8 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   int64_t v[3] = {0, 0, 1};
   bool given[3] = {false, false, false};
   if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "{first, last, step} for each axis");
+  lua_Integer n = lb_length(L, index, "slice");
+  if (n > 3) lb_usage(L, "slice: expected {first, last, step}, found %lld entries", (long long)n);
   for (int i = 0; i < 3; i++) {
     if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
     lua_pop(L, 1);

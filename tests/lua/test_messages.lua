@@ -134,6 +134,11 @@ group("arguments that a function does not have", {
 
 group("positions and counts that there are not", {
   {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
+  {function() v:slice {{1, -1, step = 2}} end, 'slice: expected a list, found the name "step" in it'},
+  {function() v:slice {{1, 2, 1, 1}} end, "slice: expected {first, last, step}, found 4 entries"},
+  {function() v:pad {1, 2, 3} end,
+    "pad: widths: expected {before, after}, or such a pair an axis, found 3 entries"},
+  {function() square:tensordot(square, {{1}, {1}, {2}}) end, "tensordot: axes: expected two lists, found 3"},
   {function() v:partition(7) end, "partition: k: expected an integer from 0 to 2, found 7"},
   {function() v:argpartition(-1) end, "argpartition: k: expected an integer from 0 to 2, found -1"},
   {function() ml.zeros {1, 5, 2}:conv1d(ml.zeros {3, 2, 2}, {padding = -1}) end,
