@@ -392,7 +392,10 @@ the names that checkpoints use, and the i-th member of a list has the component 
   {"fn", "fn: functions of model files", [[
 `local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
 log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},
-  {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
+  {"random", "Random numbers", [[
+`ml.random`, or `require "moonlet.random"`. Each function takes `{key = k}`: the same key gives the same numbers. Of a
+draw in float64 each number has 53 random bits, and all that follows is computed in float64; of other dtypes it has 24,
+is computed in float32, and rounded to float16 or bfloat16 once.]]},
   {"files", "Files and JSON", [[
 What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has
 `json.null` as well.]]},
