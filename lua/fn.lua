@@ -64,8 +64,9 @@ end
 
 -- The float dtype of a loss of tensors, and the one that it is computed in: float32 for narrow ones, float64 for
 -- integers, whose differences need not fit their own.
-local function loss_dtypes(...)
-  local dtype, wide = util.common_dtype(...)
+local function loss_dtypes(what, x, y)
+  if not ml.is_tensor(x) and not ml.is_tensor(y) then util.unexpected(what, "a tensor", x) end
+  local dtype, wide = util.common_dtype(x, y)
   if dtype:find "float" then return dtype, wide end
   return "float32", "float64"
 end
@@ -86,7 +87,7 @@ function M.cross_entropy(logits, targets, opts)
     util.unexpected("cross_entropy: reduction", '"mean", "sum" or "none"', opts.reduction)
   end
   util.number("cross_entropy: label_smoothing", opts.label_smoothing, 0, 1)
-  local dtype, wide = loss_dtypes(logits)
+  local dtype, wide = loss_dtypes("cross_entropy: logits", logits)
   local weights = opts.mask and weights_of(opts.mask, targets.shape, wide)
   if weights then targets = ml.where(weights:ne(0), targets, 0) end
   local log_p = util.in_dtype(logits, wide):log_softmax()
@@ -102,14 +103,14 @@ end
 
 ---Mean of squared differences, computed in float32 or float64; of integers float32.
 function M.mse(x, y)
-  local dtype, wide = loss_dtypes(x, y)
+  local dtype, wide = loss_dtypes("mse: x", x, y)
   return util.in_dtype((util.in_dtype(x, wide) - util.in_dtype(y, wide)):square():mean(), dtype)
 end
 
 ---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities. What has probability
 ---0 in p adds nothing. Computed in float32 or float64.
 function M.kl_div(log_q, log_p)
-  local dtype, wide = loss_dtypes(log_q, log_p)
+  local dtype, wide = loss_dtypes("kl_div: log_q", log_q, log_p)
   log_q, log_p = util.in_dtype(log_q, wide), util.in_dtype(log_p, wide)
   local each = ml.where(log_p:eq(-math.huge), 0, log_p:exp() * (log_p - log_q))
   return util.in_dtype(each:sum(-1):mean(), dtype)

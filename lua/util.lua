@@ -343,7 +343,8 @@ end
 ---@return string wide
 function M.common_dtype(...)
   local meeting
-  for _, x in ipairs {...} do
+  for i = 1, select("#", ...) do
+    local x = select(i, ...)
     if core.ops.is_tensor(x) then
       local zero = core.make_tensor(0, x.dtype)
       meeting = meeting and meeting + zero or zero

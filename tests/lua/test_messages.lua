@@ -110,6 +110,7 @@ group("arguments that a function does not have", {
   {function() ml.stack({v}, 1, {junk = 1}) end, 'stack: no option "junk"'},
   {function() ml.from_bytes("a", {1}, "int8", {junk = 1}) end, 'from_bytes: no option "junk"'},
   {function() fn.mse(v, v, {junk = 1}) end, 'mse: no option "junk"'},
+  {function() fn.mse(1, 2) end, "mse: x: expected a tensor, found 1"},
   {function() ml.zeros({1}, {}, 3) end, "zeros: 1 arguments too many"},
   {function() ml.ones({1}, nil, 3) end, "ones: 1 arguments too many"},
   {function() ml.full({1}, 1, {}, 3) end, "full: 1 arguments too many"},
