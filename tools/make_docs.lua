@@ -216,7 +216,8 @@ local pages = {
   {"tensors", "Tensors", [[
 `local ml = require "moonlet"`. A function `ml.NAME(x, ...)` whose first argument is a tensor is also the method
 `x:NAME(...)`. Operations are lazy: a value is computed when it is read, or by `ml.eval`. Parameters can be given in
-order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
+order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`. Names that a function does not know,
+arguments beyond its last and names in a table that is a list (`ml.zeros {3, dtype = "int8"}`) are errors.
 
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
@@ -263,8 +264,9 @@ shifts of booleans the result is bool, where NumPy's is int8.
 where NumPy goes to float64.
 
 **Plain numbers.** Beside booleans plain integers are int32 (int64 where they have to be), beside integers and booleans
-plain floats are float32; NumPy takes int64 and float64. So do `tensor`, `arange`, `linspace` and `tri` by
-themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes int64.
+plain floats are float32, but float64 in comparisons; NumPy takes int64 and float64. So do `tensor`, `arange`,
+`linspace` and `tri` by themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes
+int64.
 
 **Functions of integers.** `/`, functions such as `exp`, `mean`, `var`, `std`, `norm` and `logsumexp` give float32 of
 integers and booleans, where NumPy gives float64 (float16 of small ones).
@@ -391,7 +393,10 @@ the names that checkpoints use, and the i-th member of a list has the component 
   {"fn", "fn: functions of model files", [[
 `local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
 log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},
-  {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
+  {"random", "Random numbers", [[
+`ml.random`, or `require "moonlet.random"`. Each function takes `{key = k}`: the same key gives the same numbers. Of a
+draw in float64 each number has 53 random bits, and all that follows is computed in float64; of other dtypes it has 24,
+is computed in float32, and rounded to float16 or bfloat16 once.]]},
   {"files", "Files and JSON", [[
 What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has
 `json.null` as well.]]},
