@@ -342,14 +342,35 @@ local function advance(self)
   return token
 end
 
+local function raise_failure(self)
+  local message = self.failure
+  self.failure = nil
+  util.raise("usage", "%s", message)
+end
+
+---Ends a generation with an error, which the next call raises, or the one that runs when it returns. One that has
+---ended stays as it is.
+---@param g moonlet.Generation
+---@param message string
+function M.abort(g, message)
+  if g.finish_reason then return end
+  g.failure = message
+  if not g.running then finish(g, "error") end
+end
+
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
 function Generation:next()
+  if self.failure and not self.running then raise_failure(self) end
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
   self.running = true
   local ok, token = pcall(compile.unscoped, advance, self)
   self.running = nil
+  if self.failure then
+    finish(self, "error")
+    raise_failure(self)
+  end
   if self.closing then finish(self, "cancelled") end
   if ok then return not self.closing and token or nil end
   local err = token

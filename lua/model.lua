@@ -353,12 +353,14 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime
--- when that returns.
+-- Ends generations and sessions: what is on its way fails. One that makes a token now, and closes the model from a
+-- callback, frees its runtime when that returns.
 local function close_users(self)
   local users, at_work = {}, {}
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
+    local answer = user.answer or user -- a session's, or a generation
+    if answer.next then generate.abort(answer, "the model was closed while it generates") end
     user:close()
     if user.running then at_work[user.runtime] = true end
   end
@@ -367,7 +369,8 @@ local function close_users(self)
   end
 end
 
----Frees everything, generations and sessions included; twice is harmless.
+---Frees everything, generations and sessions included; twice is harmless. What still generates, if it is asked for
+---another token, or closed its model from a sampler, raises "usage" and has the finish_reason "error".
 function Model:close()
   local net = self.net
   if not net then return end

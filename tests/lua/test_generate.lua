@@ -465,7 +465,11 @@ for name, use in pairs(uses) do
     local after = ml.memory.active()
     collectgarbage "restart"
     t.eq(after, before)
-    if g then t.eq({g.finish_reason, g()}, {"cancelled"}) end
+    if g then
+      t.eq(g.finish_reason, "error")
+      t.raises(g, "the model was closed while it generates", "usage")
+      t.eq(g(), nil)
+    end
     other:close()
     t.raises(function() other:generate("Hello") end, "the model is closed", "usage")
     t.raises(function() other:session() end, "the model is closed", "usage")
@@ -483,11 +487,26 @@ t.test("a model that its own sampler closes frees its memory when that returns",
     if n == 3 then other:close() end
     return id
   end})
-  pcall(g.complete, g)
-  t.ok(g.finish_reason, "it has ended")
-  t.eq(n, 3)
+  t.raises(function() g:complete() end, "the model was closed while it generates", "usage")
+  t.eq({g.finish_reason, g.metrics.finish_reason, n, g()}, {"error", "error", 3})
   collectgarbage()
   t.eq(ml.memory.active(), before)
+end)
+
+t.test("a session, or a loop, whose model is closed inside it ends with an error", function()
+  for _, door in ipairs {"session", "loop"} do
+    local other = assert(ml.load(path, {random = 8}))
+    local s = other:session()
+    local g = door == "loop" and other:generate("Hello") or s:generate("Hello", {sampler = function(logits)
+      other:close()
+      return logits
+    end})
+    t.raises(function()
+      for _ in g do other:close() end
+    end, "the model was closed while it generates", "usage")
+    t.eq({g.finish_reason, g()}, {"error"})
+    g:close()
+  end
 end)
 
 m:close()
