@@ -17,6 +17,9 @@ local KEPT = 8 -- decoders of different sampling chains
 
 -- ---- what steps see ----
 
+-- How many recent ids a step sees: there are never more than the context holds.
+local function window_of(self, s) return s.last_n and math.min(s.last_n, self.capacity) end
+
 -- Fresh random numbers (B) in [0, 1). Every call moves the random state on.
 local function uniform(self)
   local bits = ml.random_bits(self.rng, {self.slots})
@@ -86,7 +89,7 @@ local function follow(self, entry, from, to, logits)
   for i = from, to do
     local s, last = steps[i], i == #steps
     if s.greedy and last then break end -- `draw` takes the likeliest
-    local given, ids = s.apply(logits, recorded_state(self, entry, s.last_n)), nil
+    local given, ids = s.apply(logits, recorded_state(self, entry, window_of(self, s))), nil
     if s.traced then given, ids = outcome(self, s, given, last) end
     if ids then return nil, ids:astype "int32" end
     logits = given
@@ -179,10 +182,10 @@ local function record_decoder(self, entry)
 end
 
 -- How many recent ids recorded steps look at: each number has a ring.
-local function ring_sizes(chain)
+local function ring_sizes(self, chain)
   local sizes = {}
   for _, s in ipairs(chain.steps) do
-    if s.last_n and not s.custom then sizes[s.last_n] = true end
+    if s.last_n and not s.custom then sizes[window_of(self, s)] = true end
   end
   return util.sorted_keys(sizes)
 end
@@ -196,7 +199,7 @@ local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(chain), rings = {}, windows = {}}
+  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}, windows = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
   plans.record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
@@ -253,7 +256,7 @@ local function call(self, part, first, last)
   return compile.scope(function()
     local logits = (first and self.logits or self.work):copy()
     ml.eval(logits)
-    local left, id = outcome(self, part.fn, part.fn.apply(logits, lua_state(self, part.fn.last_n)), last)
+    local left, id = outcome(self, part.fn, part.fn.apply(logits, lua_state(self, window_of(self, part.fn))), last)
     if left then
       ml.assign(self.work, left)
       ml.eval()

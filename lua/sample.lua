@@ -6,7 +6,7 @@
 ---
 ---A function of the user's own runs exactly once for every token of every sequence, in Lua, with values to read: logits
 ---(1, V) float32; `state.ids`, the list of the sequence's ids so far, the prompt's first; `state.recent` (1, n) int32,
----the last n of them, newest last, -1 where there are none; `state.uniform()` -> (1) float32, fresh random numbers in
+---the last n of them (never more than the context), newest last, -1 where there are none; `state.uniform()` -> (1) float32, fresh random numbers in
 ---[0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps for later goes through `ml.keep`),
 ---yield and raise. The last step may also give the id, as a number or as integers (1). It costs a synchronisation for
 ---every token.
@@ -230,7 +230,8 @@ end
 
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the
 ---likeliest is taken). A chain may stand in a chain. Printed, a chain says which steps run in Lua.
----@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own (64)
+---@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own: 64
+---  unless given, and never more than the model's context
 ---@return moonlet.SampleChain
 function M.chain(steps)
   if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
