@@ -509,7 +509,9 @@ local function build_net(made, c, absent)
     local own = (core.source(made.family.init) or "") .. ":" -- what the family's own lines raise says where
     local message = tostring(net.message)
     local told = net.code == "usage" or message:sub(1, #own) == own
-    util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
+    local text = told and message or net.reason or message
+    if text:find(made.what .. ": ", 1, true) then util.raise(net.code, "%s", text) end -- it says the file itself
+    util.raise(net.code, "%s: %s", made.what, text)
   end
   local keys = table.concat(absent(), ", ")
   util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",

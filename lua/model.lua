@@ -125,9 +125,10 @@ function Model:chat_ids(messages, o)
 end
 
 ---The options of a call of `chat` with `defaults = "model"`: `opts`, and where it has nothing what generation_config
----says, as transformers takes it: `do_sample: true` draws, with a temperature of 1 and top_k = 50 where the file is
----silent; else the likeliest token is taken. A repetition penalty holds either way, over the whole context. Beside a
----`sampler` in `opts` the file says nothing.
+---says, as transformers takes it: `do_sample: true`, or a `temperature` in `opts` above 0, draws, by the file's
+---temperature, top_k, top_p and min_p, with a temperature of 1 and top_k = 50 where it is silent; else the likeliest
+---token is taken. A repetition penalty holds either way, over the whole context. Beside a `sampler` in `opts` the file
+---says nothing; nor does one that has none of the keys below.
 ---@param opts table|nil  generate's or chat's
 ---@return table options  a table of its own
 ---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k,

@@ -227,7 +227,8 @@ typedef struct ml_generate_options {
   size_t n_stop_tokens;
   double deadline_seconds; /* 0: none */
   bool ignore_eos;         /* the model's own end tokens do not end the answer */
-  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend */
+  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend, which a
+                            * temperature here asks to sample where they would not */
   uint64_t zeros;          /* ML_ZERO_...: of these options 0 is meant, and not their default */
 } ml_generate_options;
 
