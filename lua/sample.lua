@@ -21,12 +21,19 @@ local util = require "moonlet.util"
 
 local M = {}
 
+-- The options that a chain stands for, with what they are unless given; false: nothing.
+M.defaults = {
+  temperature = 0, top_k = 0, top_p = 1, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
+  repeat_penalty = 1, repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
+}
+
 ---@class moonlet.SampleStep
 ---@field name string
 ---@field last_n integer|nil  how many recent ids it looks at
 ---@field greedy boolean|nil  it leaves the likeliest alone
 ---@field custom boolean|nil  a function of the user's, which runs in Lua
 ---@field traced boolean|nil  a function of the user's, which is recorded
+---@field forces boolean|nil  it may choose an id whatever its logit is
 ---@field of moonlet.SampleStep|nil  what S.traced gave, whose address may name plans
 local Step = {}
 Step.__index = Step
@@ -139,6 +146,8 @@ end
 ---@param bias table<integer, number>
 function M.logit_bias(bias)
   if type(bias) ~= "table" then util.unexpected("logit_bias", "a table {[id] = number}", bias) end
+  local forces = false
+  for _, v in pairs(bias) do forces = forces or type(v) == "number" and v > LARGEST end
   local made, added, forced -- for a vocabulary of `made` ids
   return step("logit_bias", function(logits)
     local vocab = logits.shape[2]
@@ -149,7 +158,7 @@ function M.logit_bias(bias)
     if not forced then return logits + added end
     local known = logits:eq(logits) -- a NaN stays one
     return ml.where(ml.logical_and(forced:ne(0.0), known), forced, logits + added)
-  end)
+  end, {forces = forces})
 end
 
 ---With the given probability, drops all but the least likely of the entries whose own probability is above the
@@ -257,9 +266,10 @@ function M.is_chain(x) return getmetatable(x) == Chain end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
----@param o table
+---@param o table|nil  options of m:generate by name, those of sampling alone
 ---@return moonlet.SampleChain
 function M.from_options(o)
+  o = util.options(o, M.defaults, "from_options")
   local steps = {}
   local function add(s) steps[#steps + 1] = s end
   local function on(name) return o[name] and o[name] ~= 0 end
