@@ -420,6 +420,11 @@ t.test("ids that the tokenizer lacks have no text", function()
   t.eq(tk:decode {0xC3, 300, 0xA9}, "\u{e9}")
   t.eq(tk:decode {72, 320, (1 << 31) - 1}, "H") -- the tokenizer does not know how many rows there are
   t.eq({tk:piece(300), tk:piece(320)}, {})
+  for _, far in ipairs {1 << 31, 1 << 40, math.maxinteger} do
+    t.eq({tk:decode {72, far, 105}, tk:decode {far}, tk:piece(far), tk.raw:is_special(far)}, {"Hi", "", nil, false})
+    local stream <close> = tk:stream()
+    t.eq(stream:push(far), "")
+  end
   t.raises(function() tk:decode {-1} end, "decode: ids: expected a token id from 0, found %-1", "usage")
   t.raises(function() wide.tokenizer:stream():push(-1) end, "push: id: expected a token id from 0, found %-1", "usage")
 end)
