@@ -47,15 +47,21 @@ for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elem
 -- One block of --- lines.
 local function parse_block(lines)
   local entry = {params = {}, returns = {}, text = {}}
+  local in_return = false
   for _, line in ipairs(lines) do
     local name, optional, rest = line:match "^@param%s+([%w_.]+)(%??)%s+(.*)$"
     local returned = line:match "^@return%s+(.*)$"
     local kind = line:match "^@type%s+(.*)$"
     if name then
+      in_return = false
       local type_text, note = rest:match "^(.-)%s%s+(.*)$"
       entry.params[#entry.params + 1] = {name = name .. optional, type = type_text or rest, note = note}
-    elseif returned then entry.returns[#entry.returns + 1] = returned
+    elseif returned then
+      entry.returns[#entry.returns + 1] = returned
+      in_return = true
     elseif kind then entry.kind = kind
+    elseif line:find "^%s%s" and in_return then -- goes on with the value above
+      entry.returns[#entry.returns] = entry.returns[#entry.returns] .. " " .. line:match "^%s*(.*)$"
     elseif line:find "^%s%s" and #entry.params > 0 then -- goes on with the parameter above
       local last = entry.params[#entry.params]
       last.note = (last.note and last.note .. " " or "") .. line:match "^%s*(.*)$"
