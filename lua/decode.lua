@@ -248,8 +248,8 @@ end
 
 -- ---- tokens ----
 
--- Raises for an id that is none; -1 may be one that a function gave (`given`). `stale` says that `logits` are not those that it came from: these are computed again,
--- so that a plan need not keep them.
+-- Raises for an id that is none; -1 may be one that a function gave (`given`). `stale` says that `logits` are not those
+-- that it came from: these are computed again, so that a plan need not keep them.
 local function refuse(self, id, stale, given)
   local held, V = self.ids[1], self.logits.shape[2]
   local function no_id() util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end

@@ -1,6 +1,7 @@
 ---The local cache of the Hugging Face hub: where it is, and what it holds. Nothing is ever downloaded.
 ---
----A repository org/name is the folder models--org--name, one without an organisation models--name; refs/main in it names the folder of snapshots/ that is used.
+---A repository org/name is the folder models--org--name, one without an organisation models--name; refs/main in it
+---names the folder of snapshots/ that is used.
 local core = require "moonlet.core"
 
 local M = {}

@@ -179,12 +179,12 @@ end
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
----  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context), presence_penalty,
----  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many of
----  the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a
----  function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other
----  sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p
----  and xtc do nothing, and `metrics.warnings`, a list of texts, says so
+---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context),
+---  presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids of the
+---  model's), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties),
+---  sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}.
+---  top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a
+---  temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
 ---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
   check_open(self, "generate")
@@ -270,7 +270,8 @@ function Model:logits(ids)
 end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
----predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
+---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
+---hold a NaN, or nothing but -inf, is an error of code "corrupt".
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens
 ---  to predict at most}

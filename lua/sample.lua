@@ -6,10 +6,10 @@
 ---
 ---A function of the user's own runs exactly once for every token of every sequence, in Lua, with values to read: logits
 ---(1, V) float32; `state.ids`, the list of the sequence's ids so far, the prompt's first; `state.recent` (1, n) int32,
----the last n of them (never more than the context), newest last, -1 where there are none; `state.uniform()` -> (1) float32, fresh random numbers in
----[0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps for later goes through `ml.keep`),
----yield and raise. The last step may also give the id, as a number or as integers (1). It costs a synchronisation for
----every token.
+---the last n of them (never more than the context), newest last, -1 where there are none; `state.uniform()` -> (1)
+---float32, fresh random numbers in [0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps
+---for later goes through `ml.keep`), yield and raise. The last step may also give the id, as a number or as integers
+---(1). It costs a synchronisation for every token.
 ---
 ---`S.traced(fn)` marks one that is made of tensor operations alone: it is recorded once, over B rows (logits (B, V),
 ---`state.recent` (B, n), `state.uniform()` (B)), and is part of the plan. What it reads that is no tensor is read when

@@ -55,8 +55,7 @@ local function begin(self, name)
   if self.closed then util.raise("usage", "the session is closed") end
   if not self.answer then return end
   if self.answer.running then
-    util.raise("usage", "%s: the session makes a token: in a sampler of its own it can be read, and closed, not changed",
-      name)
+    util.raise("usage", "%s: the session makes a token: its own sampler can read and close it, not change it", name)
   end
   self.answer:close()
 end

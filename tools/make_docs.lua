@@ -359,7 +359,7 @@ makes live until it returns; `ml.keep(x)` keeps one for the next token. It gets
 - `state.ids`, a list of the sequence's ids so far, the prompt's first;
 
 - `state.recent` (1, n) int32, the last n of them, newest last, -1 where there are none yet; n is the chain's `last_n`,
-  64 unless given;
+  64 unless given, or the context's length where that is less;
 
 - `state.uniform()` (1) float32, fresh random numbers in [0, 1) from the call's seed.
 
@@ -381,8 +381,9 @@ had then. It works on B rows, one a sequence: logits (B, V), `state.recent` (B, 
 With the option `logprobs = n` a token has `logprob` and `top_logprobs`, a list of the n likeliest `{id, logprob}`, and
 the result of `complete` has `logprobs`, a list of `{id, logprob, top_logprobs}` for its ids. They are natural
 logarithms of the model's own probabilities, before bias, penalties, temperature and every other step, whatever token
-was chosen. In fast mode, where activations are rounded to 8 bits against quantised weights, they are those of the model
-so computed: they differ a little from the exact ones, which `load`'s `precision = "exact"` gives.]]},
+was chosen; beside logits of +inf, which share alike, others have -inf. In fast mode, where activations are rounded to
+8 bits against quantised weights, they are those of the model so computed: they differ a little
+from the exact ones, which `load`'s `precision = "exact"` gives.]]},
   {"text", "Tokenizers and templates", [[
 `t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
 ends a text), `t.chat_template`. Ids are 0-based.

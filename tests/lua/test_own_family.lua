@@ -106,7 +106,8 @@ t.test("modules refuse what they would not read", function()
   refused('rope_scaling: the rule "default" reads no "factor"', nn.RoPE, 4, {scaling = {factor = 2}})
   refused('rope_scaling: the rule "linear" reads no "rope_theta"', nn.RoPE, 4,
     {scaling = {type = "linear", factor = 2, rope_theta = 5}})
-  refused('rope_scaling: the rule "factors" reads no 1', nn.RoPE, 4, {scaling = {type = "factors", factors = {2, 2}, 7}})
+  refused('rope_scaling: the rule "factors" reads no 1', nn.RoPE, 4,
+    {scaling = {type = "factors", factors = {2, 2}, 7}})
   nn.RoPE(4, {theta = 5, scaling = {type = "linear", factor = 2, rope_theta = 5}})
   nn.RoPE(4, {scaling = {type = "factors", factors = {2, 2}}})
   refused("Dropout: an argument too many", nn.Dropout, 0.1, {inplace = true})

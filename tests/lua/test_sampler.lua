@@ -385,9 +385,9 @@ t.test("what a traced function cannot do is an error that says so", function()
     function(logits) return logits:argmax(-1) end, S.top_k(2))
   refused("sampler: an id: expected an integer from 0 to 257, found 300",
     function(logits) return logits:argmax(-1) * 0 + 300 end)
-  for _, id in ipairs {-1, -2} do
-    refused("sampler: an id: expected an integer from 0 to 257, found %" .. id,
-      function(logits) return logits:argmax(-1) * 0 + id end)
+  for _, none in ipairs {-1, -2} do
+    refused("sampler: an id: expected an integer from 0 to 257, found %" .. none,
+      function(logits) return logits:argmax(-1) * 0 + none end)
   end
   refused("the sampler left nothing", function(logits) return logits * 0 - inf end)
   t.raises(function() S.traced(5) end, "traced: expected a function, found 5", "usage")
