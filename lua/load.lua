@@ -175,6 +175,8 @@ local function ignored(family, name)
   return false
 end
 
+local MOST_FREQUENCIES = 1 << 16 -- of a table that is looked at
+
 -- How far apart two numbers are that a dtype holds as one.
 local rounding = {float32 = 2.0 ^ -20, float16 = 2.0 ^ -10, bfloat16 = 2.0 ^ -7}
 
@@ -182,7 +184,8 @@ local rounding = {float32 = 2.0 ^ -20, float16 = 2.0 ^ -10, bfloat16 = 2.0 ^ -7}
 local function is_computed(net, source, entry)
   local near = rounding[entry.dtype] or rounding.float32
   local values = compile.scope(function()
-    local x = #entry.shape == 1 and float_types[entry.dtype] and source.file:load(entry.name)
+    local is_table = #entry.shape == 1 and entry.shape[1] <= MOST_FREQUENCIES and float_types[entry.dtype]
+    local x = is_table and source.file:load(entry.name)
     return x and x:astype "float32":tolist()
   end)
   local function is(table_)

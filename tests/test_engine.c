@@ -579,6 +579,30 @@ static int in_child(ml_engine *engine, ml_model *model) {
   return ml_engine_close(engine) == ML_OK ? 0 : 7;
 }
 
+/* Forks inside the callback: the child is in the call as well, and leaves it by an error. */
+static bool fork_inside(void *context, const ml_token *token) {
+  heard *h = context;
+  if (token->index == 2 && (h->last_index = fork()) == 0) {
+    alarm(60);
+    h->inner = ml_engine_close(*(ml_engine **)h->text);
+  }
+  return true;
+}
+
+static void test_fork_inside(ml_engine *engine, ml_model *model) {
+  heard h = {.last_index = -1};
+  int status = 0;
+  ml_generate_options o = greedy(TINY_ANSWER);
+  memcpy(h.text, &engine, sizeof engine);
+  ml_status outcome = ml_generate(model, &o, fork_inside, &h, NULL);
+  if (h.last_index == 0)
+    _exit(outcome != ML_USAGE || h.inner != ML_USAGE ? 1 : ml_engine_close(engine) == ML_OK ? 0 : 2);
+  waitpid((pid_t)h.last_index, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of a callback leaves the engine, and closes it (%#x)",
+        status);
+  CHECK_OK(outcome, "the parent's generation goes on");
+}
+
 /* A child that hangs is ended by its alarm, which is no exit code. */
 static void test_fork(ml_engine *engine, ml_model *model) {
   int status = 0;
@@ -667,6 +691,7 @@ int main(void) {
   test_rivals(engine, bare);
   test_close_inside(engine, bare);
   test_fork(engine, bare);
+  test_fork_inside(engine, bare);
   ml_model_close(bare);
   CHECK_OK(ml_engine_close(engine), "an engine closes, and `speaking` with it");
   test_limit();
