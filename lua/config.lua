@@ -254,7 +254,9 @@ function M.wrap(raw, family, what)
   local function find(key)
     local value
     if key == "rope_parameters" then value = outside(key) and noted(outside(key), key, read)
-    elseif key == "rope_scaling" then value = inside(key) or outside(key)
+    elseif key == "rope_scaling" then
+      value = inside(key)
+      if value == nil then value = outside(key) and rope.name(outside(key), key) end
     elseif inner_first[key] then value = inside(key) or outside(key)
     else
       value = outside(key)

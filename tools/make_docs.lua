@@ -47,15 +47,21 @@ for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elem
 -- One block of --- lines.
 local function parse_block(lines)
   local entry = {params = {}, returns = {}, text = {}}
+  local in_return = false
   for _, line in ipairs(lines) do
     local name, optional, rest = line:match "^@param%s+([%w_.]+)(%??)%s+(.*)$"
     local returned = line:match "^@return%s+(.*)$"
     local kind = line:match "^@type%s+(.*)$"
     if name then
+      in_return = false
       local type_text, note = rest:match "^(.-)%s%s+(.*)$"
       entry.params[#entry.params + 1] = {name = name .. optional, type = type_text or rest, note = note}
-    elseif returned then entry.returns[#entry.returns + 1] = returned
+    elseif returned then
+      entry.returns[#entry.returns + 1] = returned
+      in_return = true
     elseif kind then entry.kind = kind
+    elseif line:find "^%s%s" and in_return then -- goes on with the value above
+      entry.returns[#entry.returns] = entry.returns[#entry.returns] .. " " .. line:match "^%s*(.*)$"
     elseif line:find "^%s%s" and #entry.params > 0 then -- goes on with the parameter above
       local last = entry.params[#entry.params]
       last.note = (last.note and last.note .. " " or "") .. line:match "^%s*(.*)$"
@@ -356,7 +362,7 @@ makes live until it returns; `ml.keep(x)` keeps one for the next token. It gets
 - `state.ids`, a list of the sequence's ids so far, the prompt's first;
 
 - `state.recent` (1, n) int32, the last n of them, newest last, -1 where there are none yet; n is the chain's `last_n`,
-  64 unless given;
+  64 unless given, or the context's length where that is less;
 
 - `state.uniform()` (1) float32, fresh random numbers in [0, 1) from the call's seed.
 
@@ -378,8 +384,9 @@ had then. It works on B rows, one a sequence: logits (B, V), `state.recent` (B, 
 With the option `logprobs = n` a token has `logprob` and `top_logprobs`, a list of the n likeliest `{id, logprob}`, and
 the result of `complete` has `logprobs`, a list of `{id, logprob, top_logprobs}` for its ids. They are natural
 logarithms of the model's own probabilities, before bias, penalties, temperature and every other step, whatever token
-was chosen. In fast mode, where activations are rounded to 8 bits against quantised weights, they are those of the model
-so computed: they differ a little from the exact ones, which `load`'s `precision = "exact"` gives.]]},
+was chosen; beside logits of +inf, which share alike, others have -inf. In fast mode, where activations are rounded to
+8 bits against quantised weights, they are those of the model so computed: they differ a little
+from the exact ones, which `load`'s `precision = "exact"` gives.]]},
   {"text", "Tokenizers and templates", [[
 `t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
 ends a text), `t.chat_template`. Ids are 0-based.

@@ -110,6 +110,15 @@ t.test("modules refuse what they would not read", function()
   refused('RoPE: no option "context"', nn.RoPE, 4, {context = 100})
   refused("RoPE: interleaved: expected true or false", nn.RoPE, 4, {interleaved = 1})
   refused("RoPE: partial: expected a number from 0 to 1", nn.RoPE, 4, {partial = 2})
+  refused('rope_scaling: the rule "linear" reads no "fctor"', nn.RoPE, 4,
+    {scaling = {rope_type = "linear", factor = 2, fctor = 3}})
+  refused('rope_scaling: the rule "default" reads no "factor"', nn.RoPE, 4, {scaling = {factor = 2}})
+  refused('rope_scaling: the rule "linear" reads no "rope_theta"', nn.RoPE, 4,
+    {scaling = {type = "linear", factor = 2, rope_theta = 5}})
+  refused('rope_scaling: the rule "factors" reads no 1', nn.RoPE, 4,
+    {scaling = {type = "factors", factors = {2, 2}, 7}})
+  nn.RoPE(4, {theta = 5, scaling = {type = "linear", factor = 2, rope_theta = 5}})
+  nn.RoPE(4, {scaling = {type = "factors", factors = {2, 2}}})
   refused("Dropout: an argument too many", nn.Dropout, 0.1, {inplace = true})
   refused("train: expected true or false", function() nn.Linear(2, 2):train "eval" end)
   t.eq(nn.parameter(3, "vector").shape, {3})
