@@ -259,6 +259,13 @@ t.test("no entries", function()
   t.eq(ml.linspace(1, 2, 0):tolist(), {})
 end)
 
+t.test("many lists without entries", function()
+  local none = ml.zeros {1 << 40, 0}
+  t.ok(tostring(none):find("...", 1, true), "a summary")
+  t.raises(function() none:tolist() end, "too many lists without entries", "limit")
+  t.eq(ml.zeros({3, 0}):tolist(), {{}, {}, {}})
+end)
+
 t.test("erfinv at the ends", function()
   local x = ml.tensor {1.0, -1.0, 2.0}:erfinv()
   t.eq(x[1]:item(), 1 / 0)
