@@ -113,6 +113,22 @@ local function given_family(option)
   util.unexpected("load: family", FAMILY, family)
 end
 
+-- What a family's file has to define, so that a slip of the pen is told by its name.
+local function check_family(family)
+  local name = "family " .. family.model_types[1]
+  for _, method in ipairs {"init", "forward"} do
+    local source = core.source(rawget(family, method == "init" and "forward" or "init") or print)
+    if type(family[method]) ~= "function" then
+      util.unexpected(("%s%s: %s"):format(name, source and " (" .. source .. ")" or "", method), "a function",
+        family[method])
+    end
+  end
+  for _, field in ipairs {"config", "ignore", "lora"} do
+    if type(family[field]) ~= "table" then util.unexpected(name .. ": " .. field, "a table", family[field]) end
+  end
+  return family
+end
+
 -- ---- weights ----
 
 local function shape_text(shape) return "(" .. table.concat(shape, ", ") .. ")" end
@@ -499,7 +515,7 @@ local function open_directory(made, path, opts)
   if type(model_type) ~= "string" then
     util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type))
   end
-  local family = opts.family and given_family(opts.family) or M.family(model_type, what)
+  local family = check_family(opts.family and given_family(opts.family) or M.family(model_type, what))
   local whole = raw
   if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
   if not opts.random then check_quantization(raw, what) end
@@ -520,7 +536,7 @@ local function open_gguf(made, path, opts)
   if type(arch) ~= "string" then
     util.raise("corrupt", "%s: general.architecture: expected a string, found %s", path, type(arch))
   end
-  local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
+  local family = check_family(opts.family and given_family(opts.family) or family_of_architecture(arch, path))
   if not family.gguf then
     util.raise("unsupported", "%s: general.architecture \"%s\": family %s has no table `gguf`, which says how GGUF "
       .. "files name its tensors (%s)", path, arch, family.model_types[1], core.source(family.init) or "no file")

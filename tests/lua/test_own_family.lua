@@ -140,4 +140,20 @@ t.test("attention does not see what is hidden from a row", function()
   t.eq({table.unpack(run {window = 1}, 2)}, {2.0, 4.0, 6.0})
 end)
 
+t.test("slips of the pen in a family are told by their names", function()
+  local more = "Llama.lora = {"
+  for _, case in ipairs {
+    {"function Llama:init(c)", "function Llama:int(c)",
+      "family llama %(.*family.lua%): init: expected a function, found nothing"},
+    {"function Llama:forward(", "function Llama:foward(", "family llama %(.*family.lua%): forward: expected a function"},
+    {more, "Llama.config = function() end\n" .. more, "family llama: config: expected a table, found a function"},
+    {more, "Llama.config.head_dim = function(c) return c.head_dim or 8 end\n" .. more,
+      "config.json: the family's default of head_dim reads head_dim itself"},
+  } do
+    local ok, message = pcall(family, case[1], case[2])
+    t.eq(ok, false)
+    t.ok(tostring(message):find(case[3]), tostring(message))
+  end
+end)
+
 t.done()
