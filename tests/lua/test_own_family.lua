@@ -145,12 +145,14 @@ t.test("slips of the pen in a family are told by their names", function()
   for _, case in ipairs {
     {"function Llama:init(c)", "function Llama:int(c)",
       "family llama %(.*family.lua%): init: expected a function, found nothing"},
-    {"function Llama:forward(", "function Llama:foward(", "family llama %(.*family.lua%): forward: expected a function"},
+    {"function Llama:forward(", "function Llama:foward(",
+      "family llama %(.*family.lua%): forward: expected a function"},
     {more, "Llama.config = function() end\n" .. more, "family llama: config: expected a table, found a function"},
-    {more, "Llama.config.head_dim = function(c) return c.head_dim or 8 end\n" .. more,
-      "config.json: the family's default of head_dim reads head_dim itself"},
+    {more, "Llama.config.extra = function(c) return c.extra or 8 end\n" .. more,
+      "config.json: the family's default of extra reads extra itself", "function Llama:init(c)",
+      "function Llama:init(c) self.extra = c.extra"},
   } do
-    local ok, message = pcall(family, case[1], case[2])
+    local ok, message = pcall(family, case[1], case[2], table.unpack(case, 4))
     t.eq(ok, false)
     t.ok(tostring(message):find(case[3]), tostring(message))
   end
