@@ -233,6 +233,7 @@ end
 function M.wrap(raw, family, what)
   local defaults = family.config
   local read, missing, c = {}, {}, nil
+  local asked = {} -- keys whose defaults are being worked out
   local ignored = named(family.ignore_keys, ("family %s: ignore_keys"):format(family.model_types[1]))
   local turns, turns_name = rope_table(raw)
   local flat = turns and turns.full_attention == nil and turns.sliding_attention == nil
@@ -254,7 +255,9 @@ function M.wrap(raw, family, what)
   local function find(key)
     local value
     if key == "rope_parameters" then value = outside(key) and noted(outside(key), key, read)
-    elseif key == "rope_scaling" then value = inside(key) or outside(key)
+    elseif key == "rope_scaling" then
+      value = inside(key)
+      if value == nil then value = outside(key) and rope.name(outside(key), key) end
     elseif inner_first[key] then value = inside(key) or outside(key)
     else
       value = outside(key)
@@ -262,7 +265,12 @@ function M.wrap(raw, family, what)
     end
     if value == nil then
       value = defaults[key]
-      if type(value) == "function" then value = value(c, raw[key] ~= nil) end
+      if type(value) == "function" then
+        if asked[key] then util.raise("usage", "%s: the family's default of %s reads %s itself", what, key, key) end
+        asked[key] = true
+        value = value(c, raw[key] ~= nil)
+        asked[key] = nil
+      end
     end
     return value
   end

@@ -17,6 +17,9 @@ local KEPT = 8 -- decoders of different sampling chains
 
 -- ---- what steps see ----
 
+-- How many recent ids a step sees: there are never more than the context holds.
+local function window_of(self, s) return s.last_n and math.min(s.last_n, self.capacity) end
+
 -- Fresh random numbers (B) in [0, 1). Every call moves the random state on.
 local function uniform(self)
   local bits = ml.random_bits(self.rng, {self.slots})
@@ -86,7 +89,7 @@ local function follow(self, entry, from, to, logits)
   for i = from, to do
     local s, last = steps[i], i == #steps
     if s.greedy and last then break end -- `draw` takes the likeliest
-    local given, ids = s.apply(logits, recorded_state(self, entry, s.last_n)), nil
+    local given, ids = s.apply(logits, recorded_state(self, entry, window_of(self, s))), nil
     if s.traced then given, ids = outcome(self, s, given, last) end
     if ids then return nil, ids:astype "int32" end
     logits = given
@@ -111,7 +114,10 @@ end
 local function pick(self, entry, from, to, logits)
   local left, ids = follow(self, entry, from, to, logits)
   ids = ids or draw(self, entry, left)
-  if entry.parts then ids = ml.where(self.usable:gt(0), ids, -1) end -- a function may hide what the model gave
+  entry.gives_ids = left == nil
+  -- A function, or a bias without end, may hide what the model gave.
+  if entry.parts then ids = ml.where(self.usable:gt(0), ids, -1)
+  elseif entry.forces then ids = ml.where(logits:max(-1):gt(-math.huge), ids, -1) end
   ml.assign(self.tokens, ids)
   push(self, entry, ids)
 end
@@ -135,12 +141,21 @@ end
 
 local function state_like(logits) return compile.keep(core.ops.state(logits.shape, "float32")) end
 
+---Logits (.., V) that say the same without +inf: where there are any, these share alike, and the others have nothing.
+---@param logits moonlet.Tensor  float32
+---@return moonlet.Tensor
+function M.shares(logits)
+  local certain = logits:eq(math.huge)
+  local others = ml.where(ml.logical_and(certain:any(-1, true), logits:eq(logits)), -math.huge, logits) -- a NaN stays
+  return ml.where(certain, 0.0, others)
+end
+
 -- Records what the caller wants to know of the model's own logits, and where functions follow, those and whether
 -- they mean anything: a number among them, and no NaN.
 local function tell(self, entry, logits)
   if entry.wanted then
     self.log_p = self.log_p or state_like(logits)
-    ml.assign(self.log_p, logits:log_softmax())
+    ml.assign(self.log_p, M.shares(logits):log_softmax())
   end
   if entry.parts then ml.assign(self.usable, logits:max(-1):gt(-math.huge):astype "int32") end
 end
@@ -179,10 +194,10 @@ local function record_decoder(self, entry)
 end
 
 -- How many recent ids recorded steps look at: each number has a ring.
-local function ring_sizes(chain)
+local function ring_sizes(self, chain)
   local sizes = {}
   for _, s in ipairs(chain.steps) do
-    if s.last_n and not s.custom then sizes[s.last_n] = true end
+    if s.last_n and not s.custom then sizes[window_of(self, s)] = true end
   end
   return util.sorted_keys(sizes)
 end
@@ -196,8 +211,9 @@ local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(chain), rings = {}, windows = {}}
+  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}, windows = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
+  for _, s in ipairs(chain.steps) do entry.forces = entry.forces or s.forces end
   plans.record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
@@ -232,11 +248,12 @@ end
 
 -- ---- tokens ----
 
--- Raises for an id that is none. `stale` says that `logits` are not those that it came from: these are computed again,
--- so that a plan need not keep them.
-local function refuse(self, id, stale)
+-- Raises for an id that is none; -1 may be one that a function gave (`given`). `stale` says that `logits` are not those
+-- that it came from: these are computed again, so that a plan need not keep them.
+local function refuse(self, id, stale, given)
   local held, V = self.ids[1], self.logits.shape[2]
-  if id ~= -1 then util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end
+  local function no_id() util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end
+  if id ~= -1 then no_id() end
   if stale then self:prefill(1, table.move(held, 1, #held, 1, {})) end
   local nans, most = compile.scope(function() return self.logits:isnan():sum():item(), self.logits:max():item() end)
   local behind = ("behind %d token%s"):format(#held, #held == 1 and "" or "s")
@@ -244,6 +261,7 @@ local function refuse(self, id, stale)
     local what = nans > 0 and ("%d of %d are NaN"):format(nans, V) or ("all %d are -inf"):format(V)
     util.raise("corrupt", "the model gives no logits to choose a token from: %s, %s", what, behind)
   end
+  if given then no_id() end
   util.raise("usage", "the sampler left nothing to choose from, %s: all of the logits are -inf, or one is NaN", behind)
 end
 
@@ -253,7 +271,7 @@ local function call(self, part, first, last)
   return compile.scope(function()
     local logits = (first and self.logits or self.work):copy()
     ml.eval(logits)
-    local left, id = outcome(self, part.fn, part.fn.apply(logits, lua_state(self, part.fn.last_n)), last)
+    local left, id = outcome(self, part.fn, part.fn.apply(logits, lua_state(self, window_of(self, part.fn))), last)
     if left then
       ml.assign(self.work, left)
       ml.eval()
@@ -282,7 +300,7 @@ end
 local function chosen(self, entry, stepped)
   if entry.parts then pick_in_parts(self, entry) end
   local id = self.tokens:read(1)
-  if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts) end
+  if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts, entry.gives_ids) end
   return id
 end
 

@@ -3,7 +3,7 @@ local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local raw_matmul = ml.matmul
+local raw_matmul, in_dtype = ml.matmul, util.in_dtype
 
 ---Matrix product over the last two axes, leading axes broadcast; a vector is a row on the left, a column on the right.
 ---Integers give integers (exact below 2^53), integers with floats floats.
@@ -108,7 +108,7 @@ local function contract(a, la, b, lb, needed)
     if not index_of(la, label) then columns[#columns + 1] = label end
   end
   local left, right = arrange(a, la, sizes, {batch, rows, inner}), arrange(b, lb, sizes, {batch, inner, columns})
-  local x = ml.matmul(left, right)
+  local x = #inner > 0 and ml.matmul(left, right) or left * right -- exact for all integers
   local labels, shape = {}, {}
   for _, list in ipairs {batch, rows, columns} do
     for _, label in ipairs(list) do
@@ -179,13 +179,14 @@ end
 
 ---Sums of products by labels: einsum("bij,bjk->bik", {a, b}). A letter names an axis; letters that the result does not
 ---name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...`
----stands for leading axes that broadcast. Operands are multiplied in turn from the left.
+---stands for leading axes that broadcast. Operands are multiplied in turn from the left, in the dtype that all of them
+---meet at, which is the result's; for float16 and bfloat16 in float32, rounded once.
 ---@param equation string
 ---@param operands moonlet.Tensor[]
 ---@return moonlet.Tensor
 function ml.einsum(equation, operands)
   if type(equation) ~= "string" then util.unexpected("einsum: equation", "a string", equation) end
-  if type(operands) ~= "table" then util.unexpected("einsum: operands", "a list of tensors, {a, b}", operands) end
+  util.list("einsum: operands", operands, "a list of tensors, {a, b}")
   for i, x in ipairs(operands) do
     if not ml.is_tensor(x) then util.unexpected(("einsum: operand %d"):format(i), "a tensor", x) end
   end
@@ -203,9 +204,11 @@ function ml.einsum(equation, operands)
     util.raise("usage", "einsum: expected an equation, found \"%s\"", equation)
   end
   local output = right == "" and implied_output(terms) or stated_output(right:sub(3), terms)
+  local dtype, wide = util.common_dtype(table.unpack(operands, 1, n))
+  if dtype == "uint64" then wide = "int64" end -- the same bits, and small negative numbers stay small
   local x, labels
   for i = 1, n do
-    local y, ly = diagonal(operands[i], terms[i])
+    local y, ly = diagonal(n > 1 and in_dtype(in_dtype(operands[i], dtype), wide) or operands[i], terms[i])
     local needed, later = {}, {} -- labels of the result and of operands to come
     for _, label in ipairs(output) do later[label] = true end
     for k = i + 1, n do
@@ -225,7 +228,18 @@ function ml.einsum(equation, operands)
   end
   local order = {}
   for i, label in ipairs(output) do order[i] = index_of(labels, label) end
-  return #order > 0 and x:transpose(order) or x
+  if #order > 0 then x = x:transpose(order) end
+  return n > 1 and in_dtype(x, dtype) or x
+end
+
+-- The axes of one operand of tensordot, each once.
+local function axis_list(axes, ndim, expected)
+  local out = {}
+  for i, axis in ipairs(util.list("tensordot: axes", axes, expected)) do
+    out[i] = util.axis_of(axis, ndim)
+    if index_of(out, out[i]) < i then util.raise("usage", "tensordot: axis %d is named twice", out[i]) end
+  end
+  return out
 end
 
 ---Sum of products over pairs of axes: the last n of a with the first n of b, or {{axes of a}, {axes of b}}.
@@ -234,15 +248,17 @@ end
 ---@return moonlet.Tensor
 function methods.tensordot(a, b, axes)
   axes = axes or 2
+  if not ml.is_tensor(b) then util.unexpected("tensordot: b", "a tensor", b) end
   local from, to = {}, {}
   if type(axes) == "number" then
-    if axes < 0 or axes > a.ndim or axes > b.ndim then util.raise("usage", "tensordot: %s axes", tostring(axes)) end
+    axes = util.integer("tensordot: axes", axes, 0, math.min(a.ndim, b.ndim))
     for i = 1, axes do from[i], to[i] = a.ndim - axes + i, i end
   else
-    if #axes[1] ~= #axes[2] then util.raise("usage", "tensordot: %d axes against %d", #axes[1], #axes[2]) end
-    for i = 1, #axes[1] do
-      from[i], to[i] = util.axis_of(axes[1][i], a.ndim), util.axis_of(axes[2][i], b.ndim)
-    end
+    local expected = "a count, or a list of axes of each, {{1}, {2}}"
+    util.list("tensordot: axes", axes, expected)
+    if #axes ~= 2 then util.raise("usage", "tensordot: axes: expected two lists, found %d", #axes) end
+    from, to = axis_list(axes[1], a.ndim, expected), axis_list(axes[2], b.ndim, expected)
+    if #from ~= #to then util.raise("usage", "tensordot: %d axes against %d", #from, #to) end
   end
   local la, lb, needed = {}, {}, {}
   for d = 1, a.ndim do la[d] = "a" .. d end
@@ -270,28 +286,39 @@ function methods.inner(x, y)
   return methods.tensordot(x, y, {{-1}, {-1}})
 end
 
----alpha a b + beta c, a b being the matrix product.
+---alpha a b + beta c, a b being the matrix product; float16 and bfloat16 are computed in float32 and rounded once.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@param alpha number|nil  1 unless given
 ---@param beta number|nil  1 unless given
 ---@return moonlet.Tensor
 function methods.addmm(c, a, b, alpha, beta)
-  local product = ml.matmul(a, b)
-  if alpha and alpha ~= 1 then product = product * alpha end
-  return product + (beta and beta ~= 1 and c * beta or c)
+  local dtype, wide = util.common_dtype(c, a, b)
+  local half = wide ~= dtype
+  if half then a, b, c = in_dtype(a, wide), in_dtype(b, wide), in_dtype(c, wide) end
+  local x = ml.matmul(a, b)
+  if alpha and alpha ~= 1 then x = x * alpha end
+  x = x + (beta and beta ~= 1 and c * beta or c)
+  return half and x:astype(dtype) or x
 end
 
 ---Convolution along the middle axis: x (B, T, inputs), weight (outputs, width, inputs / groups) -> (B, T', outputs),
 ---with T' = (T + 2 padding - dilation (width - 1) - 1) // stride + 1. The weight is not reversed (cross-correlation).
+---float16 and bfloat16 are computed in float32 and rounded once.
 ---@param weight moonlet.Tensor
 ---@param opts table|nil  {stride = 1, padding = 0, dilation = 1, groups = 1}
 ---@return moonlet.Tensor
 function methods.conv1d(x, weight, opts)
   opts = util.options(opts, {stride = 1, padding = 0, dilation = 1, groups = 1}, "conv1d")
+  for _, name in ipairs {"stride", "padding", "dilation", "groups"} do
+    opts[name] = util.integer("conv1d: " .. name, opts[name], name == "padding" and 0 or 1)
+  end
+  if not ml.is_tensor(weight) then util.unexpected("conv1d: weight", "a tensor", weight) end
   if x.ndim ~= 3 or weight.ndim ~= 3 then
     util.raise("mismatch", "conv1d: expected 3 axes each, found %d and %d", x.ndim, weight.ndim)
   end
+  local dtype, wide = util.common_dtype(x, weight)
+  if wide ~= dtype then x, weight = in_dtype(x, wide), in_dtype(weight, wide) end
   local groups, outputs, width = opts.groups, weight.shape[1], weight.shape[2]
   if x.shape[3] ~= weight.shape[3] * groups or outputs % groups ~= 0 then
     util.raise("mismatch", "conv1d: %d inputs and %d groups do not fit weight (%s)", x.shape[3], groups,
@@ -315,7 +342,8 @@ function methods.conv1d(x, weight, opts)
     end
     parts[g] = sum
   end
-  return groups == 1 and parts[1] or ml.concat(parts, 3)
+  local y = groups == 1 and parts[1] or ml.concat(parts, 3)
+  return wide ~= dtype and y:astype(dtype) or y
 end
 
 return ml

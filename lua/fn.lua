@@ -62,7 +62,23 @@ function M.activation(name, key)
     or util.unexpected(key or "activation", table.concat(util.sorted_keys(activations), ", "), name, "unsupported")
 end
 
----Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
+-- The float dtype of a loss of tensors, and the one that it is computed in: float32 for narrow ones, float64 for
+-- integers, whose differences need not fit their own.
+local function loss_dtypes(what, x, y)
+  if not ml.is_tensor(x) and not ml.is_tensor(y) then util.unexpected(what, "a tensor", x) end
+  local dtype, wide = util.common_dtype(x, y)
+  if dtype:find "float" then return dtype, wide end
+  return "float32", "float64"
+end
+
+-- How much each position counts, in the shape of what is counted.
+local function weights_of(mask, shape, dtype)
+  if not ml.is_tensor(mask) then util.unexpected("cross_entropy: mask", "a tensor", mask) end
+  return mask:astype(dtype):broadcast_to(shape)
+end
+
+---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts; where it is
+---0, logits and target may be anything. Computed in float32 or float64 and given in the dtype of the logits.
 ---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
 function M.cross_entropy(logits, targets, opts)
   opts = util.options(opts, {mask = false, reduction = "mean", label_smoothing = 0}, "cross_entropy")
@@ -70,23 +86,35 @@ function M.cross_entropy(logits, targets, opts)
   if not reductions[opts.reduction] then
     util.unexpected("cross_entropy: reduction", '"mean", "sum" or "none"', opts.reduction)
   end
-  local log_p = logits:log_softmax()
-  local nll = -log_p:take_along_axis(targets:expand_dims(-1), -1):squeeze(-1)
+  util.number("cross_entropy: label_smoothing", opts.label_smoothing, 0, 1)
+  local dtype, wide = loss_dtypes("cross_entropy: logits", logits)
+  local weights = opts.mask and weights_of(opts.mask, targets.shape, wide)
+  if weights then targets = ml.where(weights:ne(0), targets, 0) end
+  local log_p = util.in_dtype(logits, wide):log_softmax()
+  local loss = -log_p:take_along_axis(targets:expand_dims(-1), -1):squeeze(-1)
   if opts.label_smoothing > 0 then
-    nll = nll * (1 - opts.label_smoothing) - log_p:mean(-1) * opts.label_smoothing
+    loss = loss * (1 - opts.label_smoothing) - log_p:mean(-1) * opts.label_smoothing
   end
-  if opts.mask then nll = nll * opts.mask end
-  if opts.reduction == "none" then return nll end
-  if opts.reduction == "sum" then return nll:sum() end
-  if opts.mask then return nll:sum() / ml.maximum(opts.mask:sum(), 1) end
-  return nll:mean()
+  if weights then loss = ml.where(weights:ne(0), loss * weights, 0) end
+  if opts.reduction == "sum" then loss = loss:sum()
+  elseif opts.reduction == "mean" then loss = weights and loss:sum() / ml.maximum(weights:sum(), 1) or loss:mean() end
+  return util.in_dtype(loss, dtype)
 end
 
----Mean of squared differences.
-function M.mse(x, y) return (x - y):square():mean() end
+---Mean of squared differences, computed in float32 or float64; of integers float32.
+function M.mse(x, y)
+  local dtype, wide = loss_dtypes("mse: x", x, y)
+  return util.in_dtype((util.in_dtype(x, wide) - util.in_dtype(y, wide)):square():mean(), dtype)
+end
 
----sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities.
-function M.kl_div(log_q, log_p) return (log_p:exp() * (log_p - log_q)):sum(-1):mean() end
+---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities. What has probability
+---0 in p adds nothing. Computed in float32 or float64.
+function M.kl_div(log_q, log_p)
+  local dtype, wide = loss_dtypes("kl_div: log_q", log_q, log_p)
+  log_q, log_p = util.in_dtype(log_q, wide), util.in_dtype(log_p, wide)
+  local each = ml.where(log_p:eq(-math.huge), 0, log_p:exp() * (log_p - log_q))
+  return util.in_dtype(each:sum(-1):mean(), dtype)
+end
 
 ---Each entry zero with probability p, the others divided by 1 - p.
 function M.dropout(x, p)
@@ -95,4 +123,4 @@ function M.dropout(x, p)
   return ml.where(keep, x * (1 / (1 - p)), 0.0)
 end
 
-return util.guard(M, "fn.", true)
+return util.guard(M, "fn.", true, true)

@@ -7,18 +7,13 @@ local util = require "moonlet.util"
 
 local M = {}
 
--- What a chain replaces.
-local sampling = {
-  temperature = 0, top_k = 0, top_p = 1, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
-  repeat_penalty = 1, repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
-}
-local sampling_names = util.sorted_keys(sampling)
+local sampling_names = util.sorted_keys(sample.defaults)
 
 M.known = {
   max_tokens = 256, seed = false, stop = false, stop_tokens = false, logprobs = false, sampler = false,
   cancel = false, deadline = false, ignore_eos = false,
 }
-for name, default in pairs(sampling) do M.known[name] = default end
+for name, default in pairs(sample.defaults) do M.known[name] = default end
 
 -- ---- options ----
 
@@ -31,6 +26,11 @@ local integers = {"max_tokens", "top_k", "repeat_last_n", "logprobs"}
 
 local function check_list(what, v, expected, is)
   if type(v) ~= "table" then v = {v} end
+  for key in pairs(v) do
+    if math.type(key) ~= "integer" or key < 1 or key > #v then
+      util.raise("usage", "%s: expected %s, found the key %s", what, expected, util.show(key))
+    end
+  end
   for _, entry in ipairs(v) do
     if not is(entry) then util.unexpected(what, expected, entry) end
   end
@@ -38,6 +38,7 @@ local function check_list(what, v, expected, is)
 end
 
 local function is_text(s) return type(s) == "string" and s ~= "" end
+local function is_id(id) return type(id) == "number" and (math.tointeger(id) or -1) >= 0 end
 
 local function check_bias(what, bias)
   if type(bias) ~= "table" then util.unexpected(what, "a table {[id] = number}", bias) end
@@ -64,7 +65,7 @@ function M.options(given, what, more)
   for _, name in ipairs(integers) do o[name] = check(name, util.integer, 0) end
   o.seed = check("seed", util.integer)
   o.stop = check("stop", check_list, "a string or a list of strings", is_text)
-  o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", math.tointeger)
+  o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", is_id)
   if o.repeat_penalty == 0 then util.unexpected(what .. ": repeat_penalty", "a number above 0", o.repeat_penalty) end
   check("logit_bias", check_bias)
   if o.cancel ~= nil and not cancel.is_token(o.cancel) then
@@ -94,7 +95,9 @@ local function chain_of(o)
   if o.logit_bias then
     for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. exactly(o.logit_bias[id]) end
   end
-  return sample.from_options(o), table.concat(key, " ")
+  local chosen = {}
+  for _, name in ipairs(sampling_names) do chosen[name] = o[name] end
+  return sample.from_options(chosen), table.concat(key, " ")
 end
 
 -- What choosing the likeliest token leaves without effect.
@@ -144,7 +147,9 @@ function M.start(model, runtime, ids, o, release)
       prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0, warnings = warnings_of(o, chain),
     },
   }, Generation)
-  for _, id in ipairs(o.stop_tokens or {}) do self.ends[math.tointeger(id)] = true end
+  for _, id in ipairs(o.stop_tokens or {}) do
+    self.ends[util.integer("stop_tokens: an id", id, 0, model.info.vocab_size - 1)] = true
+  end
   local tokenizer = model.tokenizer
   if not o.ignore_eos then
     for _, id in ipairs(o.ends or tokenizer and tokenizer.text_ends or model.ends) do self.ends[id] = true end
@@ -342,14 +347,35 @@ local function advance(self)
   return token
 end
 
+local function raise_failure(self)
+  local message = self.failure
+  self.failure = nil
+  util.raise("usage", "%s", message)
+end
+
+---Ends a generation with an error, which the next call raises, or the one that runs when it returns. One that has
+---ended stays as it is.
+---@param g moonlet.Generation
+---@param message string
+function M.abort(g, message)
+  if g.finish_reason then return end
+  g.failure = message
+  if not g.running then finish(g, "error") end
+end
+
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
 function Generation:next()
+  if self.failure and not self.running then raise_failure(self) end
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
   self.running = true
   local ok, token = pcall(compile.unscoped, advance, self)
   self.running = nil
+  if self.failure then
+    finish(self, "error")
+    raise_failure(self)
+  end
   if self.closing then finish(self, "cancelled") end
   if ok then return not self.closing and token or nil end
   local err = token

@@ -62,10 +62,19 @@ function M.warnings(config, what)
   return list
 end
 
----Options of generate: `given`, and what the file says where `given` has nothing. With `do_sample: true` that is a
----temperature of 1 and top_k = 50 where the file is silent; without it the likeliest token is taken, whatever else the
----file says of drawing, as in transformers. A repetition penalty holds either way, over all of the context. Beside a
----sampler of one's own the file says nothing.
+-- The temperature that tokens are drawn with, as transformers has it: `do_sample: true` in the file, or a temperature
+-- of the caller's, which asks for drawing where the file does not. Nil where the likeliest is taken.
+local function heat_of(config, given, present)
+  local heat = given.temperature
+  if heat == nil and config.do_sample == true then heat = value_of(config, "temperature") or 1.0 end
+  if not present or heat == 0 then return nil end
+  return heat
+end
+
+---Options of generate: `given`, and what the file says where `given` has nothing. With `do_sample: true`, or a
+---temperature in `given`, that is a temperature of 1 and top_k = 50 where the file is silent; else the likeliest token
+---is taken, whatever else the file says of drawing, as in transformers. A repetition penalty holds either way, over all
+---of the context. Beside a sampler of one's own the file says nothing; nor does one without any of these keys.
 ---@param config table
 ---@param given table
 ---@param context integer  ids that a penalty looks back on
@@ -75,8 +84,8 @@ function M.options(config, given, context)
   local merged, present = {}, false
   for key in pairs(sampling) do present = present or has(config, key) end
   if given.sampler == nil then
-    local heat = given.temperature or value_of(config, "temperature") or 1.0
-    if config.do_sample == true and heat ~= 0 then
+    local heat = heat_of(config, given, present)
+    if heat then
       merged.temperature, merged.top_k = heat, 50
       for _, name in ipairs {"top_k", "top_p", "min_p"} do merged[name] = value_of(config, name) or merged[name] end
     end

@@ -1,6 +1,7 @@
 ---The local cache of the Hugging Face hub: where it is, and what it holds. Nothing is ever downloaded.
 ---
----A repository org/name is the folder models--org--name; refs/main in it names the folder of snapshots/ that is used.
+---A repository org/name is the folder models--org--name, one without an organisation models--name; refs/main in it
+---names the folder of snapshots/ that is used.
 local core = require "moonlet.core"
 
 local M = {}
@@ -22,10 +23,10 @@ function M.folder()
   return (environment "XDG_CACHE_HOME" or (environment "HOME" or "") .. "/.cache") .. "/huggingface/hub"
 end
 
----Whether a path can be the name of a repository.
+---Whether a path can be the name of a repository: with an organisation, or as the oldest ones without.
 ---@param path string
 ---@return boolean
-function M.is_name(path) return path:find "^[%w%-_.]+/[%w%-_.]+$" ~= nil end
+function M.is_name(path) return path:find "^[%w%-_.]+$" ~= nil or path:find "^[%w%-_.]+/[%w%-_.]+$" ~= nil end
 
 ---The name of a repository by its folder in the cache, or nil: "models--org--name" is "org/name".
 ---@param folder string

@@ -37,14 +37,14 @@ end
 ---@param index moonlet.Tensor|table|integer
 ---@param axis integer|nil  1 unless given
 ---@return moonlet.Tensor
-function methods.take(x, index, ...) return raw_take(x, indices(index), ...) end
+function methods.take(x, index, axis) return raw_take(x, indices(index), axis) end
 ml.take = methods.take
 
 ---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
 ---@param index moonlet.Tensor|table
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.take_along_axis(x, index, ...) return raw_take_along(x, indices(index), ...) end
+function methods.take_along_axis(x, index, axis) return raw_take_along(x, indices(index), axis) end
 ml.take_along_axis = methods.take_along_axis
 
 ---The same as take_along_axis.
@@ -105,15 +105,23 @@ end
 ---@return moonlet.Tensor
 function methods.as_strided(x, shape, strides, offset)
   shape = util.shape("as_strided: shape", shape)
-  if strides and #strides ~= #shape then
+  if strides and #util.list("as_strided: strides", strides) ~= #shape then
     util.raise("usage", "as_strided: %d strides for %d axes", #strides, #shape)
   end
-  local at, step = ml.full({}, offset or 0, {dtype = "int32"}), 1
+  local first = util.integer("as_strided: offset", offset or 0)
+  local at, step, least, most = ml.full({}, first, {dtype = "int64"}), 1, first + 0.0, first + 0.0
+  local count = 1.0
   for d = #shape, 1, -1 do
-    local sizes = {}
-    for i = 1, #shape do sizes[i] = i == d and shape[d] or 1 end
-    at = at + (ml.arange(shape[d]) * (strides and strides[d] or step)):reshape(sizes)
-    step = step * shape[d]
+    local n, sizes = shape[d], {}
+    local stride = util.integer(("as_strided: stride %d"):format(d), strides and strides[d] or step)
+    for i = 1, #shape do sizes[i] = i == d and n or 1 end
+    at = at + (ml.arange(n, {dtype = "int64"}) * stride):reshape(sizes)
+    local reach = (n - 1.0) * stride
+    least, most = least + math.min(reach, 0.0), most + math.max(reach, 0.0)
+    step, count = step * n, count * n
+  end
+  if count > 0 and (least < 0 or most >= x.size) then
+    util.raise("usage", "as_strided: entries %.0f to %.0f of %d", least, most, x.size)
   end
   return raw_take(x:flatten(), at, 1)
 end
@@ -140,11 +148,18 @@ function methods.topk(x, k, axis)
   return raw_take_along(x, best, axis), best
 end
 
----Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+-- Raises unless an axis has an entry k.
+local function check_place(name, x, k, axis)
+  util.integer(name .. ": k", k, 0, x.shape[axis_of(axis, x.ndim)] - 1)
+end
+
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
+---axis does not have is an error.
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.partition(x, k, axis) -- luacheck: ignore k
+function methods.partition(x, k, axis)
+  check_place("partition", x, k, axis or -1)
   return ml.sort(x, axis or -1)
 end
 
@@ -152,22 +167,35 @@ end
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function methods.argpartition(x, k, axis) -- luacheck: ignore k
+function methods.argpartition(x, k, axis)
+  check_place("argpartition", x, k, axis or -1)
   return ml.argsort(x, axis or -1)
 end
 
+-- A table of values to look for in x: in x's own float dtype, as plain numbers are; beside integers as integers where
+-- they are such.
+local function sought(x, values)
+  if x.dtype:find "float" then return ml.tensor(values, {dtype = x.dtype}) end
+  local whole, list = pcall(ml.tensor, values, {dtype = "int64"})
+  return whole and list or ml.tensor(values, {dtype = "float64"})
+end
+
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller
----entries, int32.
----@param values moonlet.Tensor|number
+---entries, int32. Plain numbers, and those of a table, are compared as they are.
+---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
 function methods.searchsorted(x, values, opts)
   opts = util.options(opts, {right = false}, "searchsorted")
   if x.ndim ~= 1 then util.raise("mismatch", "searchsorted: expected 1 axis, found %d", x.ndim) end
-  if not ml.is_tensor(values) then values = ml.tensor(values) end
-  values = values:expand_dims(-1)
+  if type(values) == "table" then values = sought(x, values) end
+  local behind -- NaN is behind all numbers, and beside its like
+  if ml.is_tensor(values) then
+    values = values:expand_dims(-1)
+    behind = values:isnan()
+  elseif type(values) == "number" or type(values) == "boolean" then behind = core.make_tensor(values ~= values, "bool")
+  else util.unexpected("searchsorted: values", "a tensor or a number", values) end
   local before = opts.right and x:le(values) or x:lt(values)
-  local behind = values:isnan() -- NaN is behind all numbers, and beside its like
   if not opts.right then behind = behind:logical_and(x:isnan():logical_not()) end
   before = before:logical_or(behind)
   return before:sum(-1):astype "int32"

@@ -113,6 +113,22 @@ local function given_family(option)
   util.unexpected("load: family", FAMILY, family)
 end
 
+-- What a family's file has to define, so that a slip of the pen is told by its name.
+local function check_family(family)
+  local name = "family " .. family.model_types[1]
+  for _, method in ipairs {"init", "forward"} do
+    local source = core.source(rawget(family, method == "init" and "forward" or "init") or print)
+    if type(family[method]) ~= "function" then
+      util.unexpected(("%s%s: %s"):format(name, source and " (" .. source .. ")" or "", method), "a function",
+        family[method])
+    end
+  end
+  for _, field in ipairs {"config", "ignore", "lora"} do
+    if type(family[field]) ~= "table" then util.unexpected(name .. ": " .. field, "a table", family[field]) end
+  end
+  return family
+end
+
 -- ---- weights ----
 
 local function shape_text(shape) return "(" .. table.concat(shape, ", ") .. ")" end
@@ -175,22 +191,63 @@ local function ignored(family, name)
   return false
 end
 
+local MOST_FREQUENCIES = 1 << 16 -- of a table that is looked at
+
+-- How far apart two numbers are that a dtype holds as one.
+local rounding = {float32 = 2.0 ^ -20, float16 = 2.0 ^ -10, bfloat16 = 2.0 ^ -7}
+
+-- Whether a table of rotary frequencies, as older files have them, is one that the net computes anyway.
+local function is_computed(net, source, entry)
+  local near = rounding[entry.dtype] or rounding.float32
+  local values = compile.scope(function()
+    local is_table = #entry.shape == 1 and entry.shape[1] <= MOST_FREQUENCIES and float_types[entry.dtype]
+    local x = is_table and source.file:load(entry.name)
+    return x and x:astype "float32":tolist()
+  end)
+  local function is(table_)
+    local numbers = table_:tolist()
+    for i, f in ipairs(numbers) do
+      local same = values[i] and math.abs(values[i] - f) <= near * math.abs(f) + 2.0 ^ -24
+      if not same then return false end
+    end
+    return #numbers == #values
+  end
+  local seen = {}
+  for _, module in ipairs(values and net:named_modules() or {}) do
+    local frequencies = rawget(module[2], "frequencies")
+    if ml.is_tensor(frequencies) and not seen[frequencies] then
+      if is(frequencies) then return true end
+      seen[frequencies] = true
+    end
+  end
+  return false
+end
+
 -- What belongs to no parameter is an error; what the family leaves out on purpose (the eyes of a model that reads text)
--- is told in the warning that comes back. Rotary frequencies of older files are computed anyway.
-local function check_leftover(family, source, used)
-  local count, first = 0, nil
+-- is told in the warning that comes back, but for rotary frequencies of older files, which are computed anyway.
+local function check_leftover(net, family, source, used)
+  local count, first, tables = 0, nil, {}
   for _, path in ipairs(util.sorted_keys(source.entries)) do
     local name = source.entries[path].name
     if not used[path] and not ignored(family, name) then
       util.raise("mismatch", "%s: tensor \"%s\" belongs to no parameter of family %s", source.path, name,
         family.model_types[1])
-    elseif not used[path] and not name:find "%.inv_freq$" then
+    elseif not used[path] and name:find "%.inv_freq$" then
+      tables[#tables + 1] = source.entries[path]
+    elseif not used[path] then
       count, first = count + 1, first or name
     end
   end
+  local others = 0
+  for _, entry in ipairs(tables) do
+    if not is_computed(net, source, entry) then
+      count, others, first = count + 1, others + 1, first or entry.name
+    end
+  end
   if count == 0 then return nil end
-  return ("%s: family %s leaves out %d tensor%s, from \"%s\" on"):format(source.path, family.model_types[1], count,
-    count > 1 and "s" or "", first)
+  local why = others == 0 and "" or ("; of these %d rotary frequencies that are not what it computes"):format(others)
+  return ("%s: family %s leaves out %d tensor%s that its list `ignore` names, from \"%s\" on%s"):format(source.path,
+    family.model_types[1], count, count > 1 and "s" or "", first, why)
 end
 
 ---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}. Returns a warning
@@ -206,7 +263,7 @@ local function load_weights(net, family, source, opts)
         shape_text(spec.shape))
     end
   end)
-  local warning = check_leftover(family, source, used)
+  local warning = check_leftover(net, family, source, used)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
@@ -458,7 +515,7 @@ local function open_directory(made, path, opts)
   if type(model_type) ~= "string" then
     util.raise("corrupt", "%s: model_type: expected a string, found %s", what, type(model_type))
   end
-  local family = opts.family and given_family(opts.family) or M.family(model_type, what)
+  local family = check_family(opts.family and given_family(opts.family) or M.family(model_type, what))
   local whole = raw
   if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
   if not opts.random then check_quantization(raw, what) end
@@ -479,7 +536,7 @@ local function open_gguf(made, path, opts)
   if type(arch) ~= "string" then
     util.raise("corrupt", "%s: general.architecture: expected a string, found %s", path, type(arch))
   end
-  local family = opts.family and given_family(opts.family) or family_of_architecture(arch, path)
+  local family = check_family(opts.family and given_family(opts.family) or family_of_architecture(arch, path))
   if not family.gguf then
     util.raise("unsupported", "%s: general.architecture \"%s\": family %s has no table `gguf`, which says how GGUF "
       .. "files name its tensors (%s)", path, arch, family.model_types[1], core.source(family.init) or "no file")
@@ -509,7 +566,9 @@ local function build_net(made, c, absent)
     local own = (core.source(made.family.init) or "") .. ":" -- what the family's own lines raise says where
     local message = tostring(net.message)
     local told = net.code == "usage" or message:sub(1, #own) == own
-    util.raise(net.code, "%s: %s", made.what, told and message or net.reason or message)
+    local text = told and message or net.reason or message
+    if text:find(made.what .. ": ", 1, true) then util.raise(net.code, "%s", text) end -- it says the file itself
+    util.raise(net.code, "%s: %s", made.what, text)
   end
   local keys = table.concat(absent(), ", ")
   util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",

@@ -125,9 +125,10 @@ function Model:chat_ids(messages, o)
 end
 
 ---The options of a call of `chat` with `defaults = "model"`: `opts`, and where it has nothing what generation_config
----says, as transformers takes it: `do_sample: true` draws, with a temperature of 1 and top_k = 50 where the file is
----silent; else the likeliest token is taken. A repetition penalty holds either way, over the whole context. Beside a
----`sampler` in `opts` the file says nothing.
+---says, as transformers takes it: `do_sample: true`, or a `temperature` in `opts` above 0, draws, by the file's
+---temperature, top_k, top_p and min_p, with a temperature of 1 and top_k = 50 where it is silent; else the likeliest
+---token is taken. A repetition penalty holds either way, over the whole context. Beside a `sampler` in `opts` the file
+---says nothing; nor does one that has none of the keys below.
 ---@param opts table|nil  generate's or chat's
 ---@return table options  a table of its own
 ---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k,
@@ -178,12 +179,12 @@ end
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p,
----  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty,
----  frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many of
----  the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a
----  function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other
----  sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p
----  and xtc do nothing, and `metrics.warnings`, a list of texts, says so
+---  xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context),
+---  presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids of the
+---  model's), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties),
+---  sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}.
+---  top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a
+---  temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
 ---@return moonlet.Generation ...  what a `for` wants
 function Model:generate(prompt, opts)
   check_open(self, "generate")
@@ -269,7 +270,8 @@ function Model:logits(ids)
 end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
----predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
+---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
+---hold a NaN, or nothing but -inf, is an error of code "corrupt".
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens
 ---  to predict at most}
@@ -353,12 +355,14 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions. One that makes a token now, and closes the model from a callback, frees its runtime
--- when that returns.
+-- Ends generations and sessions: what is on its way fails. One that makes a token now, and closes the model from a
+-- callback, frees its runtime when that returns.
 local function close_users(self)
   local users, at_work = {}, {}
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
+    local answer = user.answer or user -- a session's, or a generation
+    if answer.next then generate.abort(answer, "the model was closed while it generates") end
     user:close()
     if user.running then at_work[user.runtime] = true end
   end
@@ -367,7 +371,8 @@ local function close_users(self)
   end
 end
 
----Frees everything, generations and sessions included; twice is harmless.
+---Frees everything, generations and sessions included; twice is harmless. What still generates, if it is asked for
+---another token, or closed its model from a sampler, raises "usage" and has the finish_reason "error".
 function Model:close()
   local net = self.net
   if not net then return end

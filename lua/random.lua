@@ -1,7 +1,9 @@
 ---Random numbers from counters: the same key gives the same numbers on every device. Each function takes `{key = k}`;
 ---calls without a key draw from a sequence that `seed` begins anew.
 ---
----A key is two uint32 words. Numbers are Philox 4x32-10 of key, stream and position; see random_bits.
+---A key is two uint32 words. Numbers are Philox 4x32-10 of key, stream and position; see random_bits. Of a draw in
+---float64 each number has 53 random bits, and all that follows is computed in float64; of other dtypes it has 24, is
+---computed in float32 and rounded to float16 or bfloat16 once.
 local ml = require "moonlet.init"
 local util = require "moonlet.util"
 
@@ -35,7 +37,8 @@ end
 function M.split(key, n)
   n = util.integer("split: n", n or 2, 1, 65536)
   local stream = ml.tensor({SPLIT_STREAM}, {dtype = "uint32"})
-  local bits = ml.random_bits(ml.concat({check_key(key):slice {{1, 2}}, stream}), {n, 2})
+  if check_key(key).size == 3 then key = ml.random_bits(key, {2}) end -- which names a stream: two words of it
+  local bits = ml.random_bits(ml.concat {key, stream}, {n, 2})
   local out = {}
   for i = 1, n do out[i] = bits[i]:copy() end
   ml.eval(table.unpack(out))
@@ -49,19 +52,53 @@ local function next_key(opts)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})
 end
 
--- [0, 1) with 24 bits
+local function with_front(n, shape)
+  shape = util.shape("shape", shape)
+  return table.move(shape, 1, #shape, 2, {n})
+end
+
+-- [0, 1) with 24 bits, float32
 local function unit(shape, opts)
   return ml.right_shift(ml.random_bits(next_key(opts), util.shape("shape", shape)), 8):astype "float32" * 2.0 ^ -24
+end
+
+-- n words for each number of a shape, uint32 tensors of that shape. Those of one number stand side by side, so that it
+-- does not depend on how many are drawn at once.
+local function words_for(shape, opts, n)
+  local size, out = 1, {}
+  for _, count in ipairs(util.shape("shape", shape)) do size = size * count end
+  local bits = ml.random_bits(next_key(opts), {size, n})
+  for i = 1, n do out[i] = bits:slice {{}, {i, i}}:reshape(shape) end
+  return out
+end
+
+-- [0, 1) with 53 bits, float64, of two words; `inside` gives the middles of 2^52 steps: never 0.
+local function fraction(high, low, inside)
+  low = ml.right_shift(low, 11)
+  if inside then low = ml.bitwise_or(low, 1) end
+  return high:astype "float64" * 2.0 ^ -32 + low:astype "float64" * 2.0 ^ -53
+end
+
+local function unit64(shape, opts, inside)
+  local w = words_for(shape, opts, 2)
+  return fraction(w[1], w[2], inside)
+end
+
+-- The middles of the steps of [0, 1), float64 or float32: neither 0 nor 1.
+local function unit_inside(shape, opts)
+  if opts.dtype == "float64" then return unit64(shape, opts, true) end
+  return ml.minimum(unit(shape, opts) + 2.0 ^ -25, 1 - 2.0 ^ -24) -- the last would be rounded to 1
+end
+
+-- [0, 1) with 53 bits, of which the first 24 are those of `unit`: to be compared with a probability.
+local function chance(shape, opts)
+  local bits = ml.random_bits(next_key(opts), with_front(2, shape))
+  return fraction(bits[1], bits[2])
 end
 
 local function read(opts, known, what)
   known.key = false
   return util.options(opts, known, what)
-end
-
-local function with_front(n, shape)
-  shape = util.shape("shape", shape)
-  return table.move(shape, 1, #shape, 2, {n})
 end
 
 local patterns = {float16 = "<I2", bfloat16 = "<I2", float32 = "<I4", float64 = "<I8"} -- of a float's bits
@@ -98,7 +135,8 @@ local function finite(what, x)
   return x + 0.0
 end
 
----Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number.
+---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number. Of float64
+---numbers in [0, 1) all multiples of 2^-53 occur, of others those of 2^-24.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {low = 0, high = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
@@ -107,23 +145,36 @@ function M.uniform(shape, opts)
   local dtype = float_dtype("uniform", opts.dtype)
   local low, high = finite("uniform: low", opts.low), finite("uniform: high", opts.high)
   if low > high then util.raise("usage", "uniform: expected low <= high, found %s and %s", low, high) end
-  local u = unit(shape, opts)
+  local u = dtype == "float64" and unit64(shape, opts) or unit(shape, opts)
   if low == high then return ml.full(u.shape, low, {dtype = dtype}) end
   local least, most = bounds("uniform", low, high, dtype)
-  if dtype == "float64" or math.max(-low, high, high - low) > 3e38 then u = u:astype "float64" end
-  return ml.clip((u * (high - low) + low):astype(dtype), least, most)
+  if math.max(-low, high, high - low) > 3e38 then u = u:astype "float64" end
+  local x = high - low < math.huge and u * (high - low) + low or u * high + (1 - u) * low
+  return ml.clip(x:astype(dtype), least, most)
 end
 
----Normally distributed.
+-- Two numbers in [0, 1) for each of a shape.
+local function two_units(shape, opts)
+  if opts.dtype ~= "float64" then
+    local u = unit(with_front(2, shape), opts)
+    return u[1], u[2]
+  end
+  local w = words_for(shape, opts, 4)
+  return fraction(w[1], w[2]), fraction(w[3], w[4])
+end
+
+---Normally distributed. A negative `std` is an error.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {mean = 0, std = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
 function M.normal(shape, opts)
   opts = read(opts, {mean = 0.0, std = 1.0, dtype = "float32"}, "normal")
   float_dtype("normal", opts.dtype)
-  local u = unit(with_front(2, shape), opts) -- Box and Muller 1958
-  local radius = ((1 - u[1]):log() * -2):sqrt()
-  return (radius * (u[2] * (2 * math.pi)):cos() * opts.std + opts.mean):astype(opts.dtype)
+  if not ml.is_tensor(opts.mean) then util.number("normal: mean", opts.mean) end
+  if not ml.is_tensor(opts.std) then util.number("normal: std", opts.std, 0) end
+  local a, b = two_units(shape, opts) -- Box and Muller 1958
+  local radius = ((1 - a):log() * -2):sqrt()
+  return (radius * (b * (2 * math.pi)):cos() * opts.std + opts.mean):astype(opts.dtype)
 end
 
 ---Of the standard normal distribution between low and high, both included; exact in the tails too.
@@ -139,21 +190,42 @@ function M.truncated_normal(low, high, shape, opts)
   util.number("truncated_normal: high", high)
   if low >= high then util.raise("usage", "truncated_normal: expected low < high, found %s and %s", low, high) end
   local least, most = bounds("truncated_normal", low, high, dtype, true)
-  local u = unit(shape, opts) + 2.0 ^ -25 -- the middle of each step, so that no infinite bound is met
-  return ml.clip(ml.normal_quantile(u:astype "float64", low, high):astype(dtype), least, most)
+  local u = unit_inside(shape, opts):astype "float64" -- so that no infinite bound is met
+  return ml.clip(ml.normal_quantile(u, low, high):astype(dtype), least, most)
 end
 
 -- Integers of an integer dtype, and floats up to which every integer is one.
 local whole_floats = {float16 = 11, bfloat16 = 8, float32 = 24, float64 = 53}
 local function check_holds(what, dtype, number)
   local bits = whole_floats[dtype]
-  if not bits then ml.tensor(number, {dtype = dtype}):close() -- raises
+  if dtype == "bool" and number ~= 0 and number ~= 1 then
+    util.raise("usage", "%s: %d does not fit dtype bool", what, number)
+  elseif not bits then ml.tensor(number, {dtype = dtype}):close() -- raises
   elseif math.abs(number) > 1 << bits then
     util.raise("usage", "%s: %d does not fit dtype %s, whose integers end at 2^%d", what, number, dtype, bits)
   end
 end
 
----Integers from low up to, not including, high; a dtype that does not hold them all is an error.
+-- floor(w n / 2^128) of 128 random bits w, uint64: each of 0 .. n-1 with probability 1/n to within 2^-128. From the
+-- lowest word of w upwards, so that what is carried stays below n.
+local function scaled(bits, n)
+  local low, high = n & 0xffffffff, n >> 32
+  local carried
+  for i, word in ipairs(bits) do
+    word = word:astype "uint64"
+    local product = word * low
+    local up = ml.right_shift(product, 32)
+    if i > 1 then
+      local rest = ml.bitwise_and(carried, 0xffffffff) + ml.bitwise_and(product, 0xffffffff)
+      up = up + ml.right_shift(carried, 32) + ml.right_shift(rest, 32)
+    end
+    carried = word * high + up
+  end
+  return carried
+end
+
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error. Of n < 2^32 integers
+---any set has its share of the probability to within 2^-33, of more to within 2^-67.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
@@ -166,12 +238,16 @@ function M.randint(low, high, shape, opts)
   if high - low <= 0 then util.raise("usage", "randint: from %d to %d there are too many integers", low, high) end
   check_holds("randint", opts.dtype, low)
   check_holds("randint", opts.dtype, high - 1)
+  if high - low >= 1 << 32 then
+    return (scaled(words_for(shape, opts, 4), high - low):astype "int64" + low):astype(opts.dtype)
+  end
   local bits = ml.random_bits(next_key(opts), with_front(2, shape)):astype "int64"
-  local wide = ml.left_shift(bits[1], 31) + ml.right_shift(bits[2], 1) -- 63 bits: no value is visibly likelier
+  local wide = ml.left_shift(bits[1], 31) + ml.right_shift(bits[2], 1) -- 63 bits
   return (wide % (high - low) + low):astype(opts.dtype)
 end
 
----True with probability p.
+---True with probability p, which is compared with 53 random bits. A number that is no probability is an error; of a
+---tensor, entries above 1 count as 1, and those below 0 and NaN as 0.
 ---@param p number|moonlet.Tensor
 ---@param shape integer[]|integer|nil  p's unless given
 ---@param opts table|nil  {key}
@@ -179,17 +255,17 @@ end
 function M.bernoulli(p, shape, opts)
   opts = read(opts, {}, "bernoulli")
   if not ml.is_tensor(p) then util.number("bernoulli: p", p, 0, 1) end
-  return unit(shape or (ml.is_tensor(p) and p.shape or {}), opts):lt(p)
+  return chance(shape or (ml.is_tensor(p) and p.shape or {}), opts):lt(p)
 end
 
 ---Of the Gumbel distribution: -log(-log(u)).
 ---@param shape integer[]|integer
----@param opts table|nil  {key}
+---@param opts table|nil  {dtype = "float32", key}
 ---@return moonlet.Tensor
 function M.gumbel(shape, opts)
-  opts = read(opts, {}, "gumbel")
-  local u = ml.minimum(unit(shape, opts) + 2.0 ^ -25, 1 - 2.0 ^ -24) -- never 0, and never rounded to 1
-  return -((-(u:log())):log())
+  opts = read(opts, {dtype = "float32"}, "gumbel")
+  float_dtype("gumbel", opts.dtype)
+  return (-((-(unit_inside(shape, opts):log())):log())):astype(opts.dtype)
 end
 
 ---Per row of logits (..., V) one 0-based id, with the probabilities of softmax; entries of +inf share all of the
@@ -202,8 +278,12 @@ function M.categorical(logits, opts)
   if not ml.is_tensor(logits) then util.unexpected("categorical: logits", "a tensor", logits) end
   local shape = logits.shape
   local vocab = table.remove(shape)
-  local rows = logits:reshape {-1, vocab}
-  return ml.categorical(rows, unit({rows.shape[1]}, opts)):reshape(shape)
+  if not vocab or vocab == 0 then
+    util.raise("mismatch", "categorical: logits: expected a last axis with entries, found shape (%s)",
+      table.concat(logits.shape, ", "))
+  end
+  local rows = logits.size // vocab
+  return ml.categorical(logits:reshape {rows, vocab}, unit({rows}, opts)):reshape(shape)
 end
 
 ---0 .. n-1 in random order (int32), or the entries of a tensor along its first axis.
@@ -218,4 +298,4 @@ function M.permutation(n, opts)
   return x and x:take(order, 1) or order
 end
 
-return util.guard(M, "random.")
+return util.guard(M, "random.", false, true)

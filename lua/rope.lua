@@ -97,6 +97,17 @@ local function check_numbers(s, kind)
   end
 end
 
+-- Every key of a table that was written in Lua means something; of one that a configuration holds, the configuration
+-- tells what nobody reads.
+local function check_keys(s, kind, theta)
+  if names[s] then return end
+  for _, key in ipairs(util.sorted_keys(s)) do
+    local known = key == "rope_type" or key == "type" or key == kind or util.contains(needs[kind], key)
+      or key == "rope_theta" and s[key] == theta
+    if not known then util.raise("usage", "rope_scaling: the rule \"%s\" reads no %s", kind, util.show(key)) end
+  end
+end
+
 ---The list of n/2 frequencies (radians a position) of heads of `size` elements, and the factor on cosines and sines.
 ---@param opts table  {theta, scaling = {rope_type, ...}, partial}
 function M.frequencies(size, opts)
@@ -118,6 +129,7 @@ function M.frequencies(size, opts)
     util.raise("unsupported", "%s: \"%s\" is not supported", key, tostring(kind))
   end
   check_numbers(s, kind)
+  check_keys(s, kind, opts.theta)
   return rule(f, s)
 end
 

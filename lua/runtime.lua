@@ -188,7 +188,7 @@ local function score_plan(self, T)
   plans.record(function()
     entry = chunk_state(T)
     entry.targets, entry.nll = int_state(T, 0), core.ops.state(ml.zeros {T})
-    local logits = chunk_logits(self, entry, T):astype "float32"
+    local logits = decode.shares(chunk_logits(self, entry, T):astype "float32")
     local own = ml.take_along_axis(logits, entry.targets:reshape {T, 1}, -1):reshape {T}
     ml.assign(entry.nll, logits:logsumexp(-1) - own)
     entry.plan = core.plan({}, {})
@@ -219,6 +219,12 @@ function Runtime:score(slot, ids)
     entry.targets:write_(targets)
     plans.run(self, entry.plan)
     table.move(entry.nll:tolist(), 1, count, at + 1, nll)
+    for i = at + 1, at + count do
+      if nll[i] ~= nll[i] then
+        util.raise("corrupt", "the model gives no probabilities: its logits hold a NaN, or nothing but -inf, behind %d "
+          .. "token%s", i, i == 1 and "" or "s")
+      end
+    end
     at = at + count
   end
   return nll

@@ -6,10 +6,10 @@
 ---
 ---A function of the user's own runs exactly once for every token of every sequence, in Lua, with values to read: logits
 ---(1, V) float32; `state.ids`, the list of the sequence's ids so far, the prompt's first; `state.recent` (1, n) int32,
----the last n of them, newest last, -1 where there are none; `state.uniform()` -> (1) float32, fresh random numbers in
----[0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps for later goes through `ml.keep`),
----yield and raise. The last step may also give the id, as a number or as integers (1). It costs a synchronisation for
----every token.
+---the last n of them (never more than the context), newest last, -1 where there are none; `state.uniform()` -> (1)
+---float32, fresh random numbers in [0, 1) from the call's seed. It may keep state of its own (a tensor that it keeps
+---for later goes through `ml.keep`), yield and raise. The last step may also give the id, as a number or as integers
+---(1). It costs a synchronisation for every token.
 ---
 ---`S.traced(fn)` marks one that is made of tensor operations alone: it is recorded once, over B rows (logits (B, V),
 ---`state.recent` (B, n), `state.uniform()` (B)), and is part of the plan. What it reads that is no tensor is read when
@@ -21,12 +21,19 @@ local util = require "moonlet.util"
 
 local M = {}
 
+-- The options that a chain stands for, with what they are unless given; false: nothing.
+M.defaults = {
+  temperature = 0, top_k = 0, top_p = 1, min_p = 0, xtc_probability = 0, xtc_threshold = 0.1,
+  repeat_penalty = 1, repeat_last_n = 64, presence_penalty = 0, frequency_penalty = 0, logit_bias = false,
+}
+
 ---@class moonlet.SampleStep
 ---@field name string
 ---@field last_n integer|nil  how many recent ids it looks at
 ---@field greedy boolean|nil  it leaves the likeliest alone
 ---@field custom boolean|nil  a function of the user's, which runs in Lua
 ---@field traced boolean|nil  a function of the user's, which is recorded
+---@field forces boolean|nil  it may choose an id whatever its logit is
 ---@field of moonlet.SampleStep|nil  what S.traced gave, whose address may name plans
 local Step = {}
 Step.__index = Step
@@ -139,6 +146,8 @@ end
 ---@param bias table<integer, number>
 function M.logit_bias(bias)
   if type(bias) ~= "table" then util.unexpected("logit_bias", "a table {[id] = number}", bias) end
+  local forces = false
+  for _, v in pairs(bias) do forces = forces or type(v) == "number" and v > LARGEST end
   local made, added, forced -- for a vocabulary of `made` ids
   return step("logit_bias", function(logits)
     local vocab = logits.shape[2]
@@ -149,7 +158,7 @@ function M.logit_bias(bias)
     if not forced then return logits + added end
     local known = logits:eq(logits) -- a NaN stays one
     return ml.where(ml.logical_and(forced:ne(0.0), known), forced, logits + added)
-  end)
+  end, {forces = forces})
 end
 
 ---With the given probability, drops all but the least likely of the entries whose own probability is above the
@@ -230,7 +239,8 @@ end
 
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the
 ---likeliest is taken). A chain may stand in a chain. Printed, a chain says which steps run in Lua.
----@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own (64)
+---@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own: 64
+---  unless given, and never more than the model's context
 ---@return moonlet.SampleChain
 function M.chain(steps)
   if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
@@ -256,9 +266,10 @@ function M.is_chain(x) return getmetatable(x) == Chain end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
----@param o table
+---@param o table|nil  options of m:generate by name, those of sampling alone
 ---@return moonlet.SampleChain
 function M.from_options(o)
+  o = util.options(o, M.defaults, "from_options")
   local steps = {}
   local function add(s) steps[#steps + 1] = s end
   local function on(name) return o[name] and o[name] ~= 0 end

@@ -3,7 +3,8 @@
 ---
 ---A conversation is what its messages say: each turn renders them anew, and the cache serves as far as the ids are the
 ---same. `tokens` are the ids of the session so far, the answer's last among them, which the cache gets with the next
----turn. A turn is what a user says and all that follows it.
+---turn. A turn is what a user says and all that follows it. A sampler may read the session whose token it chooses; a
+---call that would change it, or save or fork it, is a "usage" error there.
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
@@ -47,11 +48,16 @@ function M.new(model, opts)
   return setmetatable(self, Session)
 end
 
--- Every call ends an answer that is still on its way.
-local function begin(self)
+-- Every call ends an answer that is still on its way; but not while it makes a token, which changes the session when
+-- it ends: what a sampler asks for then would be lost.
+local function begin(self, name)
   if not self.model.net then util.raise("usage", "the model is closed") end
   if self.closed then util.raise("usage", "the session is closed") end
-  if self.answer then self.answer:close() end
+  if not self.answer then return end
+  if self.answer.running then
+    util.raise("usage", "%s: the session makes a token: its own sampler can read and close it, not change it", name)
+  end
+  self.answer:close()
 end
 
 -- Starts an answer to ids; nothing of the session has changed when this raises.
@@ -121,7 +127,7 @@ end
 ---@param text string
 ---@param opts table|nil  as of m:generate, and {defaults = "model"}
 function Session:send(text, opts)
-  begin(self)
+  begin(self, "send")
   if type(text) ~= "string" then util.unexpected("send", "text", text) end
   local asked = type(opts) == "table" and opts.defaults ~= nil
   local o = generate.options(asked and self.model:generation_defaults(opts) or opts, "send")
@@ -151,7 +157,7 @@ end
 ---@param prompt string|integer[]
 ---@param opts table|nil  as of m:generate
 function Session:generate(prompt, opts)
-  begin(self)
+  begin(self, "generate")
   local o = generate.options(opts, "generate")
   local ids = self.tokens
   local more
@@ -169,7 +175,7 @@ end
 ---Keeps the first n tokens. Messages stay: the next `send` computes again what they need.
 ---@param n integer
 function Session:trim(n)
-  begin(self)
+  begin(self, "trim")
   local whole = util.integer("trim", n, 0)
   whole = math.min(whole, #self.ids)
   for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
@@ -180,7 +186,7 @@ end
 ---stay.
 ---@return string|nil
 function Session:undo()
-  begin(self)
+  begin(self, "undo")
   local at = last_turn(self.messages)
   if not at then return nil end
   local said = self.messages[at].content
@@ -204,7 +210,7 @@ end
 
 ---A session that goes on from here on its own, with a copy of the cache.
 function Session:fork()
-  begin(self)
+  begin(self, "fork")
   local copy = M.new(self.model, {})
   copy.options, copy.forgotten = self.options, self.forgotten
   table.move(self.messages, 1, #self.messages, 1, copy.messages)
@@ -241,7 +247,7 @@ end
 ---message, code.
 ---@param path string
 function Session:save(path)
-  begin(self)
+  begin(self, "save")
   util.path("save: path", path)
   local n = cached(self)
   return util.soft(function()
@@ -348,7 +354,7 @@ end
 ---again.
 ---@param path string
 function Session:load(path)
-  begin(self)
+  begin(self, "load")
   util.path("load: path", path)
   return util.soft(ml.scope, function() return read_file(self, path) end)
 end

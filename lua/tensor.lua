@@ -19,8 +19,19 @@ end
 -- One axis or count, or a list of them, as a list; nil stays.
 local function list_of(what, x)
   if type(x) == "number" then return {x} end
-  if x ~= nil and type(x) ~= "table" then util.unexpected(what, "an integer or a list of them", x) end
-  return x
+  return x ~= nil and util.list(what, x, "an integer or a list of them") or x
+end
+
+-- The axes that an argument names, each once, as a set; nil stays.
+local function axes_of(name, axes, ndim)
+  if axes == nil then return nil end
+  local set = {}
+  for _, a in ipairs(list_of(name .. ": axes", axes)) do
+    a = axis_of(a, ndim)
+    if set[a] then util.raise("usage", "%s: axis %d is named twice", name, a) end
+    set[a] = true
+  end
+  return set
 end
 
 local function check_device(opts)
@@ -130,8 +141,11 @@ function ml.arange(start, stop, step, opts)
   end
   local x = raw_arange(0, 1, count, "float64") * (step + 0.0) + (start + 0.0)
   local dtype = opts.dtype or "float32"
-  if dtype:find "int" and count > 0 then -- truncated, as a cast does
-    for _, v in ipairs {start, start + (count - 1) * step} do raw_tensor(v, dtype, true):close() end
+  local whole_dtype = type(dtype) == "string" and (dtype:find "int" or dtype == "bool")
+  if whole_dtype and count > 0 then
+    for _, i in ipairs {0, math.min(count, 2) - 1, count - 1} do -- raises
+      raw_tensor(start + i * step, dtype):close()
+    end
   end
   return x:astype(dtype)
 end
@@ -221,7 +235,7 @@ end
 ---@return moonlet.Tensor
 function methods.unflatten(x, axis, shape)
   axis = axis_of(axis, x.ndim)
-  if type(shape) ~= "table" then util.unexpected("unflatten: shape", "a list of sizes", shape) end
+  util.list("unflatten: shape", shape, "a list of sizes")
   local known, sizes = 1, table.move(shape, 1, #shape, 1, {})
   for _, n in ipairs(sizes) do known = known * (n == -1 and 1 or n) end
   for i, n in ipairs(sizes) do
@@ -238,16 +252,10 @@ end
 ---@param axes integer|integer[]|nil
 ---@return moonlet.Tensor
 function methods.squeeze(x, axes)
-  local gone = {}
-  axes = list_of("squeeze: axes", axes)
-  for _, a in ipairs(axes or {}) do
-    a = axis_of(a, x.ndim)
-    if x.shape[a] ~= 1 then util.raise("usage", "squeeze: axis %d has size %d", a, x.shape[a]) end
-    gone[a] = true
-  end
-  local shape = {}
+  local gone, shape = axes_of("squeeze", axes, x.ndim), {}
   for i, n in ipairs(x.shape) do
-    if not (gone[i] or (not axes and n == 1)) then shape[#shape + 1] = n end
+    if gone and gone[i] and n ~= 1 then util.raise("usage", "squeeze: axis %d has size %d", i, n) end
+    if gone and not gone[i] or not gone and n ~= 1 then shape[#shape + 1] = n end
   end
   return x:reshape(shape)
 end
@@ -257,12 +265,9 @@ end
 ---@return moonlet.Tensor
 function methods.expand_dims(x, axes)
   axes = list_of("expand_dims: axes", axes)
-  local ndim, new, shape, from = x.ndim + #axes, {}, {}, 1
-  for _, a in ipairs(axes) do
-    a = axis_of(a, ndim)
-    if new[a] then util.raise("usage", "expand_dims: axis %d is named twice", a) end
-    new[a] = true
-  end
+  if not axes then util.unexpected("expand_dims: axes", "an integer or a list of them", axes) end
+  local ndim, shape, from = x.ndim + #axes, {}, 1
+  local new = axes_of("expand_dims", axes, ndim)
   for i = 1, ndim do
     if new[i] then shape[i] = 1 else shape[i], from = x.shape[from], from + 1 end
   end
@@ -314,7 +319,7 @@ function methods.split(x, parts, axis)
     end
     for i = 1, parts - 1 do ends[i] = i * (size // parts) end
   else
-    if type(parts) ~= "table" then util.unexpected("split: parts", "a count or a list of positions", parts) end
+    util.list("split: parts", parts, "a count or a list of positions")
     table.move(parts, 1, #parts, 1, ends)
   end
   ends[#ends + 1] = size
@@ -335,7 +340,7 @@ end
 ---@param axis integer|nil  the place of the new axis, 1 unless given
 ---@return moonlet.Tensor
 function ml.stack(tensors, axis)
-  if type(tensors) ~= "table" then util.unexpected("stack", "a list of tensors", tensors) end
+  util.list("stack", tensors, "a list of tensors")
   local out = {}
   for i, t in ipairs(tensors) do
     if not ml.is_tensor(t) then util.unexpected(("stack: entry %d"):format(i), "a tensor", t) end
@@ -352,10 +357,8 @@ end
 ---@param axes integer|integer[]|nil
 ---@return moonlet.Tensor
 function methods.flip(x, axes)
-  axes = list_of("flip: axes", axes)
-  local ranges = {}
-  for d = 1, x.ndim do ranges[d] = axes and {} or {-1, 1, -1} end
-  for _, a in ipairs(axes or {}) do ranges[axis_of(a, x.ndim)] = {-1, 1, -1} end
+  local turned, ranges = axes_of("flip", axes, x.ndim), {}
+  for d = 1, x.ndim do ranges[d] = turned and not turned[d] and {} or {-1, 1, -1} end
   return x:slice(ranges)
 end
 
@@ -391,6 +394,7 @@ end
 ---@return moonlet.Tensor
 function methods.tile(x, counts)
   counts = list_of("tile: counts", counts)
+  if not counts then util.unexpected("tile: counts", "an integer or a list of them", counts) end
   for i, count in ipairs(counts) do util.integer(("tile: count %d"):format(i), count, 0) end
   while x.ndim < #counts do x = x:expand_dims(1) end
   for d, count in ipairs(counts) do x = repeated(x, d - #counts + x.ndim, count) end
@@ -415,12 +419,14 @@ end
 ---@param value number|nil  0 unless given
 ---@return moonlet.Tensor
 function methods.pad(x, widths, value)
-  if type(widths) ~= "table" then util.unexpected("pad: widths", "{before, after}, or such a pair an axis", widths) end
+  local expected = "{before, after}, or such a pair an axis"
+  util.list("pad: widths", widths, expected)
   local each = type(widths[1]) == "table"
   if each and #widths > x.ndim then util.raise("usage", "pad: %d pairs for %d axes", #widths, x.ndim) end
   for d = 1, x.ndim do
-    local w = each and (widths[d] or {0, 0}) or widths
+    local w = each and util.list("pad: widths", widths[d] or {0, 0}, expected) or widths
     local parts, shape = {}, x.shape
+    if #w > 2 then util.raise("usage", "pad: widths: expected %s, found %d entries", expected, #w) end
     for _, part in ipairs {w[1] or 0, false, w[2] or 0} do
       if not part then parts[#parts + 1] = x
       elseif util.integer("pad: a width", part, 0) > 0 then
@@ -496,9 +502,9 @@ local largest = {float16 = 65504.0, bfloat16 = 0x1.fep127, float32 = 0x1.fffffep
 function methods.nan_to_num(x, nan, high, low)
   local most = largest[x.dtype]
   if not most then return x end
-  x = ml.where(x:isnan(), nan or 0.0, x)
-  x = ml.where(x:eq(math.huge), high or most, x)
-  return ml.where(x:eq(-math.huge), low or -most, x)
+  local infinite, negative = x:eq(math.huge), x:eq(-math.huge) -- of x itself: what stands for NaN stays
+  local y = ml.where(infinite, high or most, ml.where(negative, low or -most, x))
+  return ml.where(x:isnan(), nan or 0.0, y)
 end
 
 -- Giles 2010, "Approximating the erfinv function", single precision; highest power first.
@@ -515,11 +521,13 @@ end
 ---Inverse of the error function, to about 1e-6 of the value; infinite at -1 and 1, NaN beyond.
 ---@return moonlet.Tensor
 function methods.erfinv(x)
-  if not x.dtype:find "float" then x = x:astype "float32" end
+  local dtype, wide = util.common_dtype(x)
+  if not dtype:find "float" then dtype, wide = "float32", "float32" end
+  x = util.in_dtype(x, wide)
   local w = -((1 - x) * (1 + x)):log()
   local near = polynomial(CENTRE, w - 2.5)
   local far = polynomial(TAIL, w:sqrt() - 3.0)
-  return ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x)
+  return util.in_dtype(ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x), dtype)
 end
 
 ---The device or dtype named: x:to "float16", x:to "cpu".
@@ -567,8 +575,7 @@ end
 -- Softmax over any axis; kernels know the last.
 for _, name in ipairs {"softmax", "log_softmax"} do
   local last = ml[name]
-  methods[name] = function(x, ...)
-    local axis = util.arguments(name, {"axis"}, ...)
+  methods[name] = function(x, axis)
     if not axis or axis == -1 then return last(x) end
     axis = axis_of(axis, x.ndim)
     if axis == x.ndim then return last(x) end
@@ -584,11 +591,11 @@ require "moonlet.einsum"
 
 -- x:add_(y) gives the handle x another value of the same shape and dtype; views and copies taken before keep theirs.
 local function in_place(name, fn)
-  methods[name .. "_"] = function(x, ...)
+  methods[name .. "_"] = util.declare(function(x, ...)
     local value = fn(x, ...)
     if value.dtype ~= x.dtype then value = value:astype(x.dtype) end
     return core.rebind(x, value)
-  end
+  end, util.parameters(fn))
 end
 local made_elsewhere = {astype = true, copy = true, where = true}
 for _, op in ipairs(core.op_list()) do
@@ -605,11 +612,12 @@ for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] =
 -- The tensor that a method is called with.
 for name, fn in pairs(methods) do
   if core.source(fn) then
-    methods[name] = function(x, ...) return fn(operand(name .. ": x", x), ...) end
+    local function method(x, ...) return fn(operand(name .. ": x", x), ...) end
+    methods[name] = util.declare(method, util.parameters(fn))
   end
 end
-util.guard(methods, "")
-util.guard(ml, "")
+util.guard(methods, "", false, true)
+util.guard(ml, "", false, true)
 for name, fn in pairs(methods) do
   if rawget(ml, name) == nil and not name:find "_$" then ml[name] = fn end
 end

@@ -207,11 +207,7 @@ local function special_tokens(config)
   for name, token in pairs(config) do
     if name:match "_token$" and name ~= "bos_token" and name ~= "eos_token" then add(name, token) end
   end
-  if type(config.extra_special_tokens) == "table" then
-    for name, token in pairs(config.extra_special_tokens) do
-      if type(name) == "string" then add(name, token) end
-    end
-  end
+  for name, token in pairs(config.extra_special_tokens) do add(name, token) end
   return tokens
 end
 
@@ -235,14 +231,34 @@ local function read_config(path)
   return config or util.raise(code, "%s", message)
 end
 
+local common = {}
+for name in ("bos eos unk sep pad cls mask"):gmatch "%a+" do common[name .. "_token"] = true end
+
+-- A token of a name that a model has of its own.
+local function is_own(name, token)
+  if type(token) == "table" then token = token.content end
+  return name:find "_token$" and not common[name] and type(token) == "string"
+end
+
 -- tokenizer_config.json, over which an older special_tokens_map.json counts where that one does not list added tokens
--- itself, as in transformers.
+-- itself, as in transformers; names of a model's own stay, and objects that name tokens are brought together.
 local function configuration(paths)
   local config = paths.tokenizer_config and read_config(paths.tokenizer_config) or {}
-  local listed = config.added_tokens_decoder
-  if paths.special_tokens_map and (listed == nil or listed == core.json.null) then
-    for name, token in pairs(read_config(paths.special_tokens_map)) do config[name] = token end
+  local listed, names = config.added_tokens_decoder, {}
+  local function note(extra)
+    for name, token in pairs(type(extra) == "table" and extra or {}) do
+      if type(name) == "string" then names[name] = token end
+    end
   end
+  note(config.extra_special_tokens)
+  if paths.special_tokens_map and (listed == nil or listed == core.json.null) then
+    local map = read_config(paths.special_tokens_map)
+    note(map.extra_special_tokens)
+    for name, token in pairs(map) do
+      if not is_own(name, config[name]) then config[name] = token end
+    end
+  end
+  config.extra_special_tokens = names
   return config
 end
 

@@ -88,12 +88,30 @@ function M.path(what, value)
   return value
 end
 
+---A list: a table that has no names beside its entries, which would be lost. What `table.pack` gives is one.
+---@param what string  function and argument, for messages
+---@param value any
+---@param expected string|nil  for messages; "a list" unless given
+---@return table
+function M.list(what, value, expected)
+  if type(value) ~= "table" then M.unexpected(what, expected or "a list", value) end
+  local n = rawlen(value)
+  local key = next(value, n > 0 and n or nil) -- behind the last entry
+  while key ~= nil do
+    if type(key) == "string" and not (key == "n" and value.n == n) then
+      M.raise("usage", "%s: expected %s, found the name \"%s\" in it", what, expected or "a list", key)
+    end
+    key = next(value, key)
+  end
+  return value
+end
+
 ---A shape: a list of sizes, or one size.
 ---@param what string  function and argument, for messages
 ---@return integer[]
 function M.shape(what, shape)
   if type(shape) == "number" then shape = {shape} end
-  if type(shape) ~= "table" then M.unexpected(what, "a list of sizes", shape) end
+  M.list(what, shape, "a list of sizes")
   for i, n in ipairs(shape) do M.integer(("%s: size %d"):format(what, i), n, 0) end
   return shape
 end
@@ -197,6 +215,66 @@ function M.interface(name, fn, callbacks)
   return call
 end
 
+-- Parameters of functions that take theirs as `...`.
+local declared = setmetatable({}, {__mode = "k"})
+
+---Names of a function's parameters, nil where they have none.
+---@param fn function
+---@return string[]|nil
+function M.parameters(fn) return declared[fn] or core.parameters(fn) end
+
+---Says what the parameters are called of a function that takes them as `...` and hands them on.
+---@param fn function
+---@param names string[]|nil
+---@return function fn
+function M.declare(fn, names)
+  declared[fn] = names
+  return fn
+end
+
+local function index_of(list, item)
+  for i, v in ipairs(list) do
+    if v == item then return i end
+  end
+end
+
+-- Arguments in the order of `names`: by position, or by name in a last table, as operations of the core take them.
+-- Names that are no parameter's are options, where the last parameter is `opts`.
+local function in_order(what, names, ...)
+  local given, n, most = {...}, select("#", ...), #names
+  while n > 0 and given[n] == nil do n = n - 1 end -- nil at the end is what is not given
+  local last = given[n]
+  local named = type(last) == "table" and type(next(last)) == "string"
+  local count = named and n - 1 or n
+  if count > most then M.raise("usage", "%s: %d arguments too many", what, count - most) end
+  if not named then return table.unpack(given, 1, n) end
+  local opts = names[most] == "opts" and {} or nil
+  given[n] = nil
+  for name, value in next, last do
+    local at = index_of(names, name)
+    if at and not (opts and at == most) then
+      if given[at] ~= nil then M.raise("usage", "%s: %s is given twice", what, name) end
+      given[at] = value
+    elseif not opts or n > most then M.raise("usage", "%s: no option \"%s\"", what, M.text(name))
+    else opts[name] = value end
+  end
+  if opts and next(opts) ~= nil then given[most] = opts end
+  return table.unpack(given, 1, most)
+end
+
+-- A function whose arguments can be given by name, and that takes no others.
+local function by_name(what, fn)
+  local names = M.parameters(fn)
+  if not names then return fn end
+  local most = #names
+  return function(...)
+    local n = select("#", ...)
+    local last = n > 0 and select(n, ...)
+    if n <= most and last ~= nil and type(last) ~= "table" then return fn(...) end
+    return fn(in_order(what, names, ...))
+  end
+end
+
 -- A method that says so when it is called without its object: m.generate("x").
 local function method(class, prefix, name, fn)
   return function(self, ...)
@@ -212,11 +290,13 @@ end
 ---@param functions table
 ---@param prefix string  "random."; "model:" where they are the methods of the class `functions`
 ---@param callbacks boolean|nil
-function M.guard(functions, prefix, callbacks)
+---@param named boolean|nil  arguments can be given by name in a last table, and there are no others: as of operations
+function M.guard(functions, prefix, callbacks, named)
   local is_class = prefix:sub(-1) == ":"
   for name, fn in next, functions do
     if type(fn) == "function" and core.source(fn) then
       if is_class then fn = method(functions, prefix, name, fn) end
+      if named then fn = by_name(name, fn) end
       functions[name] = M.interface(prefix .. name, fn, callbacks)
     end
   end
@@ -256,33 +336,34 @@ function M.axis_of(axis, ndim)
   return a
 end
 
+---The dtype that tensors meet at in arithmetic, and the one to compute in what is rounded once: float32 for float16 and
+---bfloat16. Anything but tensors is passed over.
+---@param ... any
+---@return string dtype
+---@return string wide
+function M.common_dtype(...)
+  local meeting
+  for i = 1, select("#", ...) do
+    local x = select(i, ...)
+    if core.ops.is_tensor(x) then
+      local zero = core.make_tensor(0, x.dtype)
+      meeting = meeting and meeting + zero or zero
+    end
+  end
+  local dtype = meeting.dtype
+  return dtype, (dtype == "float16" or dtype == "bfloat16") and "float32" or dtype
+end
+
+---A tensor in another dtype; anything else, and a tensor that has it, as it is.
+function M.in_dtype(x, dtype)
+  return core.ops.is_tensor(x) and x.dtype ~= dtype and x:astype(dtype) or x
+end
+
 ---Ranges for `slice`: `range` for one axis, all of the others.
 function M.whole_slice(ndim, axis, range)
   local ranges = {}
   for d = 1, ndim do ranges[d] = d == axis and range or {} end
   return ranges
-end
-
----Arguments by position, or by name in a last table: what operations of the core take, for those made of others.
----@param what string
----@param names string[]
-function M.arguments(what, names, ...)
-  local n = select("#", ...)
-  local last = n > 0 and select(n, ...)
-  if type(last) ~= "table" or type(next(last)) ~= "string" then
-    if n > #names then M.raise("usage", "%s: %d arguments too many", what, n - #names) end
-    return ...
-  end
-  local values, left = {...}, {}
-  values[n] = nil
-  for name, value in pairs(last) do left[name] = value end
-  for i, name in ipairs(names) do
-    if i >= n and left[name] ~= nil then values[i] = left[name] end
-    if i >= n then left[name] = nil end
-  end
-  local unknown = next(left)
-  if unknown then M.raise("usage", "%s: no option \"%s\"", what, tostring(unknown)) end
-  return table.unpack(values, 1, #names)
 end
 
 ---Keys of a table in a fixed order.

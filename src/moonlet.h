@@ -18,8 +18,9 @@
  *
  * Processes: a fork takes the memory of an engine into the child, and none of its threads. There every call with an
  * engine of the parent, or a model of it, is ML_USAGE, and so is what a Lua state that loaded moonlet before the fork
- * computes; the close functions of engine and Lua state may be called and free the child's memory. Engines that the
- * child makes work.
+ * computes; the close functions of engine and Lua state may be called and free the child's memory. If another thread
+ * was in the engine when the fork came, ml_engine_close is ML_OK and frees nothing: no thread will ever finish what
+ * that one had begun, and the memory is the child's until it ends. Engines that the child makes work.
  *
  * Errors: every call that can fail returns an ml_status. On failure the calling thread's error record
  * (ml_error_message) says what happened, what the call was to create does not exist, and its out parameter is NULL.
@@ -75,7 +76,8 @@ typedef enum ml_status {
 /* The name of a status as scripts see it: "not_found", "corrupt", ... Never NULL. */
 ML_API const char *ml_status_name(ml_status status);
 
-/* The text of the calling thread's last failure; "" when there was none. Valid until this thread's next failure. */
+/* The text of the calling thread's last failure; "" when there was none, or when a call that returns a status has
+ * succeeded since. Valid until this thread's next call. */
 ML_API const char *ml_error_message(void);
 
 /* The version of the library, which may be newer than ML_VERSION of the header: "0.1.0". */
@@ -144,7 +146,8 @@ typedef struct ml_load_options {
  * cache. Files are not needed afterwards. */
 ML_API ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_options *options, ml_model **out);
 
-/* Frees the model. In a callback of the same model it ends the generation with an error. */
+/* Frees the model. While it generates, in a callback, the generation then fails, with ML_USAGE and the finish reason
+ * "error"; until ml_generate returns, what is asked of the closed model is ML_USAGE too. */
 ML_API void ml_model_close(ml_model *model);
 
 typedef struct ml_model_info {
@@ -224,7 +227,8 @@ typedef struct ml_generate_options {
   size_t n_stop_tokens;
   double deadline_seconds; /* 0: none */
   bool ignore_eos;         /* the model's own end tokens do not end the answer */
-  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend */
+  bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend, which a
+                            * temperature here asks to sample where they would not */
   uint64_t zeros;          /* ML_ZERO_...: of these options 0 is meant, and not their default */
 } ml_generate_options;
 

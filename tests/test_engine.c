@@ -280,7 +280,16 @@ static bool hear_and_call(void *context, const ml_token *token) {
 
 static bool hear_and_close(void *context, const ml_token *token) {
   heard *h = context;
-  if (h->count == 2) ml_model_close(h->model);
+  ml_generate_options o = greedy(2);
+  ml_model_info info = {.struct_size = sizeof info};
+  size_t n;
+  if (h->count == 2) {
+    ml_model_close(h->model);
+    ml_model_close(h->model);
+    CHECK_FAILS(ml_generate(h->model, &o, NULL, NULL, NULL), ML_USAGE, "the model is closed", "a generation then");
+    CHECK_FAILS(ml_model_describe(h->model, &info), ML_USAGE, "the model is closed", "a question then");
+    CHECK_FAILS(ml_tokenize(h->model, "a", 1, 0, NULL, 0, &n), ML_USAGE, "the model is closed", "text then");
+  }
   return hear(context, token);
 }
 
@@ -292,9 +301,34 @@ static void test_callbacks(ml_engine *engine) {
   CHECK_OK(ml_generate(model, &o, hear_and_call, &h, &m), "a callback that generates itself");
   CHECK_OK(h.inner, "gets what it asked for");
   CHECK(h.count == TINY_ANSWER && memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0, "and disturbs nothing");
-  h = (heard){.model = model, .in_order = true};
-  CHECK_OK(ml_generate(model, &o, hear_and_close, &h, &m), "a callback that closes its model");
-  CHECK(h.count == 3 && m.finish_reason == ML_FINISH_CANCELLED, "ends the generation");
+  for (int enough = 0; enough <= 3; enough += 3) {
+    h = (heard){.model = enough ? load(engine, TINY_MODEL) : model, .in_order = true, .enough = enough};
+    CHECK_FAILS(ml_generate(h.model, &o, hear_and_close, &h, &m), ML_USAGE, "the model was closed",
+                "a callback that closes its model");
+    CHECK(h.count == 3 && m.finish_reason == ML_FINISH_ERROR, "ends the generation with an error");
+  }
+}
+
+/* What a call copes with leaves no message behind. */
+static void test_error_record(ml_engine *engine) {
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  size_t n;
+  CHECK_FAILS(ml_model_load(engine, "nowhere", NULL, &(ml_model *){NULL}), ML_NOT_FOUND, "nowhere", "a failure");
+  ml_model *model = load(engine, tiny_with_text()); /* which has no generation_config.json */
+  CHECK(!*ml_error_message(), "a load that succeeds leaves no message: %s", ml_error_message());
+  CHECK_FAILS(ml_tokenize(model, "a", 1, 1u << 20, NULL, 0, &n), ML_USAGE, "flags", "a failure");
+  CHECK_OK(ml_tokenize(model, "a", 1, 0, NULL, 0, &n), "a success");
+  CHECK(!*ml_error_message(), "nor does ml_tokenize");
+  CHECK_FAILS(ml_engine_memory(engine, NULL), ML_USAGE, "NULL", "a failure");
+  CHECK_OK(ml_engine_memory(engine, &memory), "a success");
+  CHECK(!*ml_error_message(), "nor do the counters");
+  CHECK_FAILS(ml_engine_memory(engine, NULL), ML_USAGE, "NULL", "a failure");
+  ml_engine *other = open_engine();
+  CHECK(!*ml_error_message(), "nor does an engine that is made");
+  CHECK_FAILS(ml_engine_memory(engine, NULL), ML_USAGE, "NULL", "a failure");
+  CHECK_OK(ml_engine_close(other), "closing it");
+  CHECK(!*ml_error_message(), "nor does one that is closed");
+  ml_model_close(model);
 }
 
 /* ---- text ---- */
@@ -432,6 +466,19 @@ static void *generate_held(void *context) {
   return NULL;
 }
 
+/* A child of a process whose other thread is in the engine: that thread is not in the child. */
+static void test_fork_at_work(ml_engine *engine, ml_model *model) {
+  int status = 0;
+  pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    ml_model_close(model);
+    _exit(ml_engine_close(engine) == ML_OK && !*ml_error_message() ? 0 : 1);
+  }
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child lets go of an engine at work (%#x)", status);
+}
+
 static void test_second_thread(ml_engine *engine, ml_model *model, ml_model *speaking) {
   held s = {.model = model};
   ml_generate_options o = greedy(2);
@@ -455,6 +502,7 @@ static void test_second_thread(ml_engine *engine, ml_model *model, ml_model *spe
   CHECK_FAILS(ml_engine_close(engine), ML_USAGE, "at work", "its closing");
   ml_model_close(model);
   CHECK(strstr(ml_error_message(), "another thread"), "its closing of a model is refused");
+  test_fork_at_work(engine, model);
   pthread_barrier_wait(&s.let_go);
   pthread_join(thread, NULL);
   CHECK_OK(s.status, "the first thread's generation");
@@ -529,6 +577,30 @@ static int in_child(ml_engine *engine, ml_model *model) {
   if (ml_generate(model, &o, hear, &h, NULL) != ML_OK) return 5;
   if (memcmp(h.ids, tiny_answer, sizeof tiny_answer) != 0) return 6;
   return ml_engine_close(engine) == ML_OK ? 0 : 7;
+}
+
+/* Forks inside the callback: the child is in the call as well, and leaves it by an error. */
+static bool fork_inside(void *context, const ml_token *token) {
+  heard *h = context;
+  if (token->index == 2 && (h->last_index = fork()) == 0) {
+    alarm(60);
+    h->inner = ml_engine_close(*(ml_engine **)h->text);
+  }
+  return true;
+}
+
+static void test_fork_inside(ml_engine *engine, ml_model *model) {
+  heard h = {.last_index = -1};
+  int status = 0;
+  ml_generate_options o = greedy(TINY_ANSWER);
+  memcpy(h.text, &engine, sizeof engine);
+  ml_status outcome = ml_generate(model, &o, fork_inside, &h, NULL);
+  if (h.last_index == 0)
+    _exit(outcome != ML_USAGE || h.inner != ML_USAGE ? 1 : ml_engine_close(engine) == ML_OK ? 0 : 2);
+  waitpid((pid_t)h.last_index, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of a callback leaves the engine, and closes it (%#x)",
+        status);
+  CHECK_OK(outcome, "the parent's generation goes on");
 }
 
 /* A child that hangs is ended by its alarm, which is no exit code. */
@@ -611,6 +683,7 @@ int main(void) {
   test_zeros(bare);
   test_no_logits(engine);
   test_callbacks(engine);
+  test_error_record(engine);
   test_text(speaking);
   test_text_generation(speaking);
   test_cancel(engine, bare);
@@ -618,6 +691,7 @@ int main(void) {
   test_rivals(engine, bare);
   test_close_inside(engine, bare);
   test_fork(engine, bare);
+  test_fork_inside(engine, bare);
   ml_model_close(bare);
   CHECK_OK(ml_engine_close(engine), "an engine closes, and `speaking` with it");
   test_limit();

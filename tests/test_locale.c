@@ -71,7 +71,7 @@ static void with_commas(void) {
             "says('found 1e+15', function() return ml.zeros {2}:astype(1e15) end)\n"
             "says('found 3.0', function() return ml.zeros {2}:astype(3.0) end)\n"
             "says('found 0.5', function() return ml.zeros {2}[0.5] end)\n"
-            "says('1.5 parts', function() return ml.zeros {5}:split(1.5) end)\n"
+            "says('found 1.5', function() return ml.zeros {5}:split(1.5) end)\n"
             "local m <close> = assert(ml.load('tests/goldens/tiny/qwen3', {precision = 'exact'}))\n"
             "says('from 0 to 0.5, found 0.75', m.generate, m, {1}, {xtc_threshold = 0.75})\n"
             "says('found 1.5', m.generate, m, {1}, {max_tokens = 1.5})\n"

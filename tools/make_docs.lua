@@ -47,15 +47,21 @@ for name in ("clip power nan_to_num erfinv"):gmatch "%S+" do areas[name] = "elem
 -- One block of --- lines.
 local function parse_block(lines)
   local entry = {params = {}, returns = {}, text = {}}
+  local in_return = false
   for _, line in ipairs(lines) do
     local name, optional, rest = line:match "^@param%s+([%w_.]+)(%??)%s+(.*)$"
     local returned = line:match "^@return%s+(.*)$"
     local kind = line:match "^@type%s+(.*)$"
     if name then
+      in_return = false
       local type_text, note = rest:match "^(.-)%s%s+(.*)$"
       entry.params[#entry.params + 1] = {name = name .. optional, type = type_text or rest, note = note}
-    elseif returned then entry.returns[#entry.returns + 1] = returned
+    elseif returned then
+      entry.returns[#entry.returns + 1] = returned
+      in_return = true
     elseif kind then entry.kind = kind
+    elseif line:find "^%s%s" and in_return then -- goes on with the value above
+      entry.returns[#entry.returns] = entry.returns[#entry.returns] .. " " .. line:match "^%s*(.*)$"
     elseif line:find "^%s%s" and #entry.params > 0 then -- goes on with the parameter above
       local last = entry.params[#entry.params]
       last.note = (last.note and last.note .. " " or "") .. line:match "^%s*(.*)$"
@@ -216,7 +222,8 @@ local pages = {
   {"tensors", "Tensors", [[
 `local ml = require "moonlet"`. A function `ml.NAME(x, ...)` whose first argument is a tensor is also the method
 `x:NAME(...)`. Operations are lazy: a value is computed when it is read, or by `ml.eval`. Parameters can be given in
-order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`.
+order, or the last ones by name in a table: `x:sum {axis = 2, keepdims = true}`. Names that a function does not know,
+arguments beyond its last and names in a table that is a list (`ml.zeros {3, dtype = "int8"}`) are errors.
 
 Positions are 1-based, and -1 is the last: axes, `x[i]`, slices (inclusive). What a tensor holds is data and
 0-based: `argmax`, `topk`'s indices, the index tensors of `take`, `gather`, `scatter`.
@@ -263,8 +270,9 @@ shifts of booleans the result is bool, where NumPy's is int8.
 where NumPy goes to float64.
 
 **Plain numbers.** Beside booleans plain integers are int32 (int64 where they have to be), beside integers and booleans
-plain floats are float32; NumPy takes int64 and float64. So do `tensor`, `arange`, `linspace` and `tri` by
-themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes int64.
+plain floats are float32, but float64 in comparisons; NumPy takes int64 and float64. So do `tensor`, `arange`,
+`linspace` and `tri` by themselves; `tensor` of an integer beyond int32 is an error without a dtype, `arange` takes
+int64.
 
 **Functions of integers.** `/`, functions such as `exp`, `mean`, `var`, `std`, `norm` and `logsumexp` give float32 of
 integers and booleans, where NumPy gives float64 (float16 of small ones).
@@ -354,7 +362,7 @@ makes live until it returns; `ml.keep(x)` keeps one for the next token. It gets
 - `state.ids`, a list of the sequence's ids so far, the prompt's first;
 
 - `state.recent` (1, n) int32, the last n of them, newest last, -1 where there are none yet; n is the chain's `last_n`,
-  64 unless given;
+  64 unless given, or the context's length where that is less;
 
 - `state.uniform()` (1) float32, fresh random numbers in [0, 1) from the call's seed.
 
@@ -376,8 +384,9 @@ had then. It works on B rows, one a sequence: logits (B, V), `state.recent` (B, 
 With the option `logprobs = n` a token has `logprob` and `top_logprobs`, a list of the n likeliest `{id, logprob}`, and
 the result of `complete` has `logprobs`, a list of `{id, logprob, top_logprobs}` for its ids. They are natural
 logarithms of the model's own probabilities, before bias, penalties, temperature and every other step, whatever token
-was chosen. In fast mode, where activations are rounded to 8 bits against quantised weights, they are those of the model
-so computed: they differ a little from the exact ones, which `load`'s `precision = "exact"` gives.]]},
+was chosen; beside logits of +inf, which share alike, others have -inf. In fast mode, where activations are rounded to
+8 bits against quantised weights, they are those of the model so computed: they differ a little
+from the exact ones, which `load`'s `precision = "exact"` gives.]]},
   {"text", "Tokenizers and templates", [[
 `t = m.tokenizer`, or `t = assert(ml.tokenizer(path))`. Fields: `t.vocab_size`, `t.bos_id`, `t.eos_ids` (every id that
 ends a text), `t.chat_template`. Ids are 0-based.
@@ -391,7 +400,10 @@ the names that checkpoints use, and the i-th member of a list has the component 
   {"fn", "fn: functions of model files", [[
 `local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
 log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},
-  {"random", "Random numbers", "`ml.random`, or `require \"moonlet.random\"`."},
+  {"random", "Random numbers", [[
+`ml.random`, or `require "moonlet.random"`. Each function takes `{key = k}`: the same key gives the same numbers. Of a
+draw in float64 each number has 53 random bits, and all that follows is computed in float64; of other dtypes it has 24,
+is computed in float32, and rounded to float16 or bfloat16 once.]]},
   {"files", "Files and JSON", [[
 What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has
 `json.null` as well.]]},

@@ -56,7 +56,7 @@ function S.traced(fn) end
 
 ---Steps in the order written; of what remains behind the last, one id is drawn at random (behind `greedy`, the likeliest
 ---is taken). A chain may stand in a chain. Printed, a chain says which steps run in Lua.
----@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own (64)
+---@param steps table  of steps; {last_n = n} says how many ids `state.recent` has in functions of one's own: 64 unless given, and never more than the model's context
 ---@return moonlet.SampleChain
 function S.chain(steps) end
 
@@ -66,7 +66,7 @@ function S.is_chain(x) end
 
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
----@param o table
+---@param o table|nil  options of m:generate by name, those of sampling alone
 ---@return moonlet.SampleChain
 function S.from_options(o) end
 
@@ -114,14 +114,16 @@ function fn.layer_norm(x, weight, bias, opts) end
 ---@param key string|nil  the configuration's key, for messages
 function fn.activation(name, key) end
 
----Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts.
+---Mean negative log likelihood of 0-based targets (...); logits (..., V). mask: 1 where a position counts; where it is
+---0, logits and target may be anything. Computed in float32 or float64 and given in the dtype of the logits.
 ---@param opts table|nil  {mask, reduction = "mean", label_smoothing = 0}
 function fn.cross_entropy(logits, targets, opts) end
 
----Mean of squared differences.
+---Mean of squared differences, computed in float32 or float64; of integers float32.
 function fn.mse(x, y) end
 
----sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities.
+---sum(p (log p - log q)) over the last axis, mean over the rest; arguments are log probabilities. What has probability 0
+---in p adds nothing. Computed in float32 or float64.
 function fn.kl_div(log_q, log_p) end
 
 ---Each entry zero with probability p, the others divided by 1 - p.
@@ -189,17 +191,18 @@ function m:prompt_ids(prompt, what) end
 function m:chat_ids(messages, o) end
 
 ---The options of a call of `chat` with `defaults = "model"`: `opts`, and where it has nothing what generation_config
----says, as transformers takes it: `do_sample: true` draws, with a temperature of 1 and top_k = 50 where the file is
----silent; else the likeliest token is taken. A repetition penalty holds either way, over the whole context. Beside a
----`sampler` in `opts` the file says nothing.
----@param opts table|nil  generate's or chat's top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
+---says, as transformers takes it: `do_sample: true`, or a `temperature` in `opts` above 0, draws, by the file's
+---temperature, top_k, top_p and min_p, with a temperature of 1 and top_k = 50 where it is silent; else the likeliest
+---token is taken. A repetition penalty holds either way, over the whole context. Beside a `sampler` in `opts` the file
+---says nothing; nor does one that has none of the keys below.
+---@param opts table|nil  generate's or chat's
 ---@return table options  a table of its own
----@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k,
+---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
 function m:generation_defaults(opts) end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
----@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
+---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids of the model's), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
 ---@return moonlet.Generation ...  what a `for` wants
 function m:generate(prompt, opts) end
 
@@ -228,7 +231,8 @@ function m:session(opts) end
 function m:logits(ids) end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
----predicts the ids that none before it held. nll is the mean natural logarithm a predicted token.
+---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
+---hold a NaN, or nothing but -inf, is an error of code "corrupt".
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens to predict at most}
 function m:perplexity(text, opts) end
@@ -237,7 +241,8 @@ function m:perplexity(text, opts) end
 ---rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
 function m:fingerprint() end
 
----Frees everything, generations and sessions included; twice is harmless.
+---Frees everything, generations and sessions included; twice is harmless. What still generates, if it is asked for
+---another token, or closed its model from a sampler, raises "usage" and has the finish_reason "error".
 function m:close() end
 
 ---@class moonlet.memory
@@ -502,14 +507,16 @@ function ml.at(x, ...) end
 ---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
 ---@param x moonlet.Tensor
 ---@param index moonlet.Tensor|table|integer
+---@param axis integer|nil  1 unless given
 ---@return moonlet.Tensor
-function ml.take(x, index, ...) end
+function ml.take(x, index, axis) end
 
 ---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
 ---@param x moonlet.Tensor
 ---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function ml.take_along_axis(x, index, ...) end
+function ml.take_along_axis(x, index, axis) end
 
 ---The same as take_along_axis.
 ---@param x moonlet.Tensor
@@ -566,7 +573,8 @@ function ml.as_strided(x, shape, strides, offset) end
 ---@return moonlet.Tensor indices
 function ml.topk(x, k, axis) end
 
----Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
+---axis does not have is an error.
 ---@param x moonlet.Tensor
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
@@ -581,9 +589,9 @@ function ml.partition(x, k, axis) end
 function ml.argpartition(x, k, axis) end
 
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
----int32.
+---int32. Plain numbers, and those of a table, are compared as they are.
 ---@param x moonlet.Tensor
----@param values moonlet.Tensor|number
+---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
 function ml.searchsorted(x, values, opts) end
@@ -605,7 +613,8 @@ function ml.matmul(x, b) end
 
 ---Sums of products by labels: einsum("bij,bjk->bik", {a, b}). A letter names an axis; letters that the result does not
 ---name are summed over; without an arrow the result has the letters that stand once, in alphabetical order; `...` stands
----for leading axes that broadcast. Operands are multiplied in turn from the left.
+---for leading axes that broadcast. Operands are multiplied in turn from the left, in the dtype that all of them meet at,
+---which is the result's; for float16 and bfloat16 in float32, rounded once.
 ---@param equation string
 ---@param operands moonlet.Tensor[]
 ---@return moonlet.Tensor
@@ -630,7 +639,7 @@ function ml.outer(x, y) end
 ---@return moonlet.Tensor
 function ml.inner(x, y) end
 
----alpha a b + beta c, a b being the matrix product.
+---alpha a b + beta c, a b being the matrix product; float16 and bfloat16 are computed in float32 and rounded once.
 ---@param x moonlet.Tensor
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
@@ -641,6 +650,7 @@ function ml.addmm(x, a, b, alpha, beta) end
 
 ---Convolution along the middle axis: x (B, T, inputs), weight (outputs, width, inputs / groups) -> (B, T', outputs),
 ---with T' = (T + 2 padding - dilation (width - 1) - 1) // stride + 1. The weight is not reversed (cross-correlation).
+---float16 and bfloat16 are computed in float32 and rounded once.
 ---@param x moonlet.Tensor
 ---@param weight moonlet.Tensor
 ---@param opts table|nil  {stride = 1, padding = 0, dilation = 1, groups = 1}
@@ -1076,7 +1086,7 @@ function ml.argmin(x, axis, keepdims) end
 ---@return moonlet.Tensor
 function ml.var(x, axis, keepdims, ddof) end
 
----Standard deviation over axes: the square root of `var`, which need not fit the dtype itself.
+---Standard deviation over axes: the square root of `var`, which a dtype narrower than float64 need not hold itself.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
@@ -1084,7 +1094,8 @@ function ml.var(x, axis, keepdims, ddof) end
 ---@return moonlet.Tensor
 function ml.std(x, axis, keepdims, ddof) end
 
----Euclidean norm over axes: the square root of the sum of squares, which need not fit the dtype itself.
+---Euclidean norm over axes: the square root of the sum of squares, which a dtype narrower than float64 need not hold
+---itself.
 ---@param x moonlet.Tensor
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
@@ -1202,7 +1213,8 @@ function ml.rope_table(start, frequencies, length, scale) end
 ---@return moonlet.Tensor
 function ml.rope(x, table, interleaved) end
 
----softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d).
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
+---+ count[b] (T unless given) on are none.
 ---@param q moonlet.Tensor
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
@@ -1281,8 +1293,8 @@ function ml.temperature(logits, t) end
 ---@return moonlet.Tensor
 function ml.random_bits(key, shape) end
 
----Where the standard normal distribution, cut to low..high, has u (0 to 1) of its probability below it; exact in the
----tails.
+---Where the standard normal distribution, cut to low..high, has u (0 to 1, else NaN) of its probability below it; as
+---exact in the tails as u is.
 ---@param u moonlet.Tensor
 ---@param low number|nil  -inf unless given
 ---@param high number|nil  inf unless given
@@ -1576,13 +1588,14 @@ function random.seed(seed) end
 ---@return moonlet.Tensor[]
 function random.split(key, n) end
 
----Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number.
+---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number. Of float64
+---numbers in [0, 1) all multiples of 2^-53 occur, of others those of 2^-24.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {low = 0, high = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
 function random.uniform(shape, opts) end
 
----Normally distributed.
+---Normally distributed. A negative `std` is an error.
 ---@param shape integer[]|integer
 ---@param opts table|nil  {mean = 0, std = 1, dtype = "float32", key}
 ---@return moonlet.Tensor
@@ -1596,7 +1609,8 @@ function random.normal(shape, opts) end
 ---@return moonlet.Tensor
 function random.truncated_normal(low, high, shape, opts) end
 
----Integers from low up to, not including, high; a dtype that does not hold them all is an error.
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error. Of n < 2^32 integers
+---any set has its share of the probability to within 2^-33, of more to within 2^-67.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
@@ -1604,7 +1618,8 @@ function random.truncated_normal(low, high, shape, opts) end
 ---@return moonlet.Tensor
 function random.randint(low, high, shape, opts) end
 
----True with probability p.
+---True with probability p, which is compared with 53 random bits. A number that is no probability is an error; of a
+---tensor, entries above 1 count as 1, and those below 0 and NaN as 0.
 ---@param p number|moonlet.Tensor
 ---@param shape integer[]|integer|nil  p's unless given
 ---@param opts table|nil  {key}
@@ -1613,7 +1628,7 @@ function random.bernoulli(p, shape, opts) end
 
 ---Of the Gumbel distribution: -log(-log(u)).
 ---@param shape integer[]|integer
----@param opts table|nil  {key}
+---@param opts table|nil  {dtype = "float32", key}
 ---@return moonlet.Tensor
 function random.gumbel(shape, opts) end
 
@@ -1907,13 +1922,15 @@ function x:at(...) end
 
 ---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
 ---@param index moonlet.Tensor|table|integer
+---@param axis integer|nil  1 unless given
 ---@return moonlet.Tensor
-function x:take(index, ...) end
+function x:take(index, axis) end
 
 ---Per position, the entry of x along `axis` that `index` (0-based, as many axes as x) names.
 ---@param index moonlet.Tensor|table
+---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
-function x:take_along_axis(index, ...) end
+function x:take_along_axis(index, axis) end
 
 ---The same as take_along_axis.
 ---@param index moonlet.Tensor|table
@@ -1963,7 +1980,8 @@ function x:as_strided(shape, strides, offset) end
 ---@return moonlet.Tensor indices
 function x:topk(k, axis) end
 
----Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here.
+---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
+---axis does not have is an error.
 ---@param k integer
 ---@param axis integer|nil  -1 unless given
 ---@return moonlet.Tensor
@@ -1976,8 +1994,8 @@ function x:partition(k, axis) end
 function x:argpartition(k, axis) end
 
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
----int32.
----@param values moonlet.Tensor|number
+---int32. Plain numbers, and those of a table, are compared as they are.
+---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
 function x:searchsorted(values, opts) end
@@ -2011,7 +2029,7 @@ function x:outer(y) end
 ---@return moonlet.Tensor
 function x:inner(y) end
 
----alpha a b + beta c, a b being the matrix product.
+---alpha a b + beta c, a b being the matrix product; float16 and bfloat16 are computed in float32 and rounded once.
 ---@param a moonlet.Tensor
 ---@param b moonlet.Tensor
 ---@param alpha number|nil  1 unless given
@@ -2021,6 +2039,7 @@ function x:addmm(a, b, alpha, beta) end
 
 ---Convolution along the middle axis: x (B, T, inputs), weight (outputs, width, inputs / groups) -> (B, T', outputs),
 ---with T' = (T + 2 padding - dilation (width - 1) - 1) // stride + 1. The weight is not reversed (cross-correlation).
+---float16 and bfloat16 are computed in float32 and rounded once.
 ---@param weight moonlet.Tensor
 ---@param opts table|nil  {stride = 1, padding = 0, dilation = 1, groups = 1}
 ---@return moonlet.Tensor
@@ -2380,14 +2399,15 @@ function x:argmin(axis, keepdims) end
 ---@return moonlet.Tensor
 function x:var(axis, keepdims, ddof) end
 
----Standard deviation over axes: the square root of `var`, which need not fit the dtype itself.
+---Standard deviation over axes: the square root of `var`, which a dtype narrower than float64 need not hold itself.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@param ddof number|nil  0 unless given
 ---@return moonlet.Tensor
 function x:std(axis, keepdims, ddof) end
 
----Euclidean norm over axes: the square root of the sum of squares, which need not fit the dtype itself.
+---Euclidean norm over axes: the square root of the sum of squares, which a dtype narrower than float64 need not hold
+---itself.
 ---@param axis integer|integer[]|nil  axis or axes; all unless given
 ---@param keepdims boolean|nil  false unless given
 ---@return moonlet.Tensor
@@ -2482,7 +2502,8 @@ function x:rope_table(frequencies, length, scale) end
 ---@return moonlet.Tensor
 function x:rope(table, interleaved) end
 
----softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d).
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
+---+ count[b] (T unless given) on are none.
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
 ---@param slots moonlet.Tensor|nil
@@ -2551,8 +2572,8 @@ function x:temperature(t) end
 ---@return moonlet.Tensor
 function x:random_bits(shape) end
 
----Where the standard normal distribution, cut to low..high, has u (0 to 1) of its probability below it; exact in the
----tails.
+---Where the standard normal distribution, cut to low..high, has u (0 to 1, else NaN) of its probability below it; as
+---exact in the tails as u is.
 ---@param low number|nil  -inf unless given
 ---@param high number|nil  inf unless given
 ---@return moonlet.Tensor

@@ -13,7 +13,8 @@ local M = {
 With -p it answers one question and ends. Without a terminal, each line of stdin is a turn. --json prints
 one object an answer: {text, ids, finish_reason, metrics}; an end token counts in metrics.generated_tokens
 and is not among the ids. Answers are sampled as the model's generation_config.json says; where it has none,
-with temperature 0.8, top-k 40, top-p 0.95 and min-p 0.05. --temp 0 takes the likeliest token each time.
+with temperature 0.8, top-k 40, top-p 0.95 and min-p 0.05. --temp 0 takes the likeliest token each time; any
+other --temp samples, by the file's other values, where the file itself does not ask for it.
 When the context is full, the oldest turns leave the conversation, never the system message.]],
   example = 'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf\n' ..
     'moonlet chat -m checkpoints/SmolLM2-135M-Instruct.gguf -p "Why do tides rise?"',
@@ -121,7 +122,7 @@ for _, option in ipairs(M.options) do
 end
 
 function commands.set(chat, text)
-  if text == "" then return print(chat:sampling_text()) end
+  if text == "" then return print(("%s\nmax_tokens %d"):format(chat:sampling_text(), chat.given.max_tokens)) end
   local name, value = text:match "^([^%s=]+)[%s=]*(.*)$"
   if not name then return report("/set needs a name; /help lists what it knows") end
   local bare = name:gsub("_", "-"):gsub("^%-+", "")
@@ -244,10 +245,11 @@ local function converse(chat)
       return 0
     elseif text and text:find("%S") then
       console.remember(text)
-      if text:find("^/[^/]") or text == "/" then
-        if obey(chat, text) then return 0 end
+      local slashed = text:match "^%s*(/.*)$"
+      if slashed and slashed:sub(1, 2) ~= "//" then
+        if obey(chat, slashed) then return 0 end
       else
-        answer(chat, (text:gsub("^//", "/")))
+        answer(chat, slashed and slashed:sub(2) or text)
       end
     end
   end

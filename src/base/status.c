@@ -19,6 +19,8 @@ const char *ml_status_name(ml_status status) { return (unsigned)status < ML_STAT
 
 const char *ml_error_message(void) { return record; }
 
+void ml_error_clear(void) { record[0] = '\0'; }
+
 ml_status ml_failv(ml_status status, const char *format, va_list args) {
   char text[RECORD_BYTES]; /* the arguments may point into the record itself */
   ml_numeric n = ml_numeric_enter();

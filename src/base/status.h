@@ -20,6 +20,9 @@
 ml_status ml_fail(ml_status status, const char *format, ...) ML_PRINTF(2, 3);
 ml_status ml_failv(ml_status status, const char *format, va_list args);
 
+/* Empties the error record, of a failure that a call coped with. */
+void ml_error_clear(void);
+
 /* Puts "prefix: " before the record's text (a file name, a module path), returns `status`; ML_OK passes untouched. */
 ml_status ml_fail_prefix(ml_status status, const char *format, ...) ML_PRINTF(2, 3);
 

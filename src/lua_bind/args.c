@@ -62,9 +62,25 @@ void *lb_check_handle(lua_State *L, int index, const char *class) {
   return handle;
 }
 
+/* Names beside the entries of a list would be lost: they are an error. The n of table.pack is none. */
+static void refuse_names(lua_State *L, int index, lua_Integer n, const char *what) {
+  index = lua_absindex(L, index);
+  luaL_checkstack(L, 4, "nested too deep");
+  if (n > 0) lua_pushinteger(L, n); /* behind the last entry */
+  else lua_pushnil(L);
+  while (lua_next(L, index)) {
+    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+    bool packed = key && strcmp(key, "n") == 0 && lua_isinteger(L, -1) && lua_tointeger(L, -1) == n;
+    if (key && !packed) lb_usage(L, "%s: expected a list, found the name \"%s\" in it", what, key);
+    lua_pop(L, 1);
+  }
+}
+
 lua_Integer lb_length(lua_State *L, int index, const char *what) {
   if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a list");
-  return (lua_Integer)lua_rawlen(L, index);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, index);
+  refuse_names(L, index, n, what);
+  return n;
 }
 
 int64_t lb_check_integer(lua_State *L, int index, const char *what) {
@@ -114,12 +130,15 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   int64_t v[3] = {0, 0, 1};
   bool given[3] = {false, false, false};
   if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "{first, last, step} for each axis");
+  lua_Integer n = lb_length(L, index, "slice");
+  if (n > 3) lb_usage(L, "slice: expected {first, last, step}, found %lld entries", (long long)n);
   for (int i = 0; i < 3; i++) {
     if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
     lua_pop(L, 1);
   }
   int64_t step = v[2];
   if (step == 0) lb_usage(L, "slice: a step of 0");
+  if (given[0] && v[0] == 0) lb_usage(L, "slice: expected a first position from 1, or from -1 at the end, found 0");
   int64_t first = given[0] ? v[0] : step > 0 ? 1 : -1, last = given[1] ? v[1] : step > 0 ? -1 : 1;
   if (first < 0) first += size + 1;
   if (last < 0) last += size + 1;
@@ -200,8 +219,11 @@ typedef struct reader {
 
 /* Pushes the argument for a parameter: by position, else by name; nil when it is absent. */
 static int fetch(reader *r, const parameter *p) {
-  if (r->next <= r->top) {
-    lua_pushvalue(r->L, r->next++);
+  if (r->next <= r->top && !lua_isnil(r->L, r->next++)) {
+    lua_pushvalue(r->L, r->next - 1);
+    if (r->options && lua_getfield(r->L, r->options, p->name) != LUA_TNIL)
+      lb_usage(r->L, "%s: %s is given twice", ml_op_name(r->op), p->name);
+    if (r->options) lua_pop(r->L, 1);
     return lua_gettop(r->L);
   }
   if (!r->options) lua_pushnil(r->L);

@@ -76,6 +76,7 @@ ml_status lb_call(ml_engine *engine, lua_CFunction body, void *arguments) {
   ML_TRY(enter(engine, &outer));
   ml_status status = protected_call(engine, body, arguments);
   leave(engine, outer);
+  if (status == ML_OK) ml_error_clear();
   return status;
 }
 
@@ -210,6 +211,7 @@ ml_status ml_engine_create(const ml_engine_options *given, ml_engine **out) {
   ml_status status = L ? start_state(L, &unowned) : out_of_memory();
   if (status == ML_OK) {
     *out = engine;
+    ml_error_clear();
     return ML_OK;
   }
   if (L) lua_close(L);
@@ -217,16 +219,17 @@ ml_status ml_engine_create(const ml_engine_options *given, ml_engine **out) {
   return status;
 }
 
-/* Also in a child that a fork made, where there is memory to free but no thread to end: unless the fork came while the
- * engine was at work, which left its state as nobody may find it. */
+/* Also in a child that a fork made, where there is memory to free but no thread to end. If the fork came while another
+ * thread was in the engine, nobody will ever leave it, and its state is as nobody may find it: then it is let go of. */
 ml_status ml_engine_close(ml_engine *engine) {
-  uintptr_t nobody = 0;
-  if (!engine) return ML_OK;
-  if (!own_state(engine))
+  uintptr_t owner = 0, me = (uintptr_t)&here;
+  if (engine && !own_state(engine))
     return ml_fail(ML_USAGE, "ml_engine_close: the engine belongs to a Lua state, which frees it");
-  if (!atomic_compare_exchange_strong(&engine->owner, &nobody, (uintptr_t)&here))
+  bool free = engine && atomic_compare_exchange_strong(&engine->owner, &owner, me);
+  if (engine && !free && (owner == me || ml_engine_check_process(engine) == ML_OK))
     return ml_fail(ML_USAGE, "ml_engine_close: the engine is at work: it stays open");
-  lua_close(own_state(engine)); /* frees the engine with its last handle */
+  if (free) lua_close(own_state(engine)); /* frees the engine with its last handle */
+  ml_error_clear();
   return ML_OK;
 }
 
@@ -239,5 +242,6 @@ ml_status ml_engine_memory(const ml_engine *engine, ml_memory_info *out) {
   ml_memory_info info = {0, m->active, m->peak, m->cached, m->limit};
   leave((ml_engine *)engine, outer);
   lb_write_struct(out, &info, sizeof info);
+  ml_error_clear();
   return ML_OK;
 }

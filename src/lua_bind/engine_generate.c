@@ -142,7 +142,7 @@ static int generate(lua_State *L) {
     lua_pushvalue(L, GENERATION);
     outcome = lua_pcall(L, 0, 1, 0);
     if (outcome != LUA_OK || lua_isnil(L, -1)) break;
-    if (show(L, c) && !c->model->closed) continue;
+    if (show(L, c) || c->model->closed) continue; /* of a closed model the next call raises */
     close_generation(L, GENERATION);
     break;
   }
@@ -176,6 +176,7 @@ ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_to
   if (status == ML_CANCELLED) { /* before the first token was asked for */
     c.metrics.finish_reason = ML_FINISH_CANCELLED;
     status = ML_OK;
+    ml_error_clear();
   }
   if (metrics) lb_write_struct(metrics, &c.metrics, sizeof c.metrics);
   return status;

@@ -82,6 +82,7 @@ ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_optio
 }
 
 void lb_push_model(lua_State *L, ml_model *model) {
+  if (model->closed) lb_usage(L, "the model is closed");
   lua_rawgetp(L, LUA_REGISTRYINDEX, model);
   lua_getiuservalue(L, -1, 1);
   lua_remove(L, -2);

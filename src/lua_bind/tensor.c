@@ -368,8 +368,18 @@ static int64_t push_list(lua_State *L, const ml_tensor *t, const char *data, int
   return at;
 }
 
+/* How many entries a tensor has, or lists that hold none: axes of size 0 count as 1. */
+static double entries(const ml_tensor *t) {
+  double n = 1;
+  for (int d = 0; d < t->ndim; d++) n *= t->shape[d] > 0 ? (double)t->shape[d] : 1;
+  return n;
+}
+
 static int tensor_tolist(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "tolist");
+  if (ml_tensor_size(t) == 0 && entries(t) > 1 << 20)
+    lb_check(L, ml_fail(ML_LIMIT, "tolist: shape %s has too many lists without entries",
+                        ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160)));
   push_list(L, t, read_bytes(L, t), 0, 0);
   return 1;
 }
@@ -434,7 +444,7 @@ static int tensor_tostring(lua_State *L) {
   luaL_Buffer b;
   luaL_buffinit(L, &b);
   if (readable) {
-    add_axis(&b, data, t, 0, 0, ml_tensor_size(t) > SUMMARY);
+    add_axis(&b, data, t, 0, 0, entries(t) > SUMMARY);
     luaL_addchar(&b, '\n');
   }
   lua_pushfstring(L, "tensor %s %s on %s%s", shape, ml_dtype_name(t->dtype), t->device->name,

@@ -119,10 +119,11 @@ static int encode(lua_State *L) {
   return 1;
 }
 
+/* An id beyond all vocabularies is as good as any other that this one has not. */
 static int32_t check_id(lua_State *L, int index, const char *what) {
   int64_t id = lb_check_integer(L, index, what);
-  if (id < 0 || id > INT32_MAX) lb_usage(L, "%s: expected a token id from 0, found %lld", what, (long long)id);
-  return (int32_t)id;
+  if (id < 0) lb_usage(L, "%s: expected a token id from 0, found %lld", what, (long long)id);
+  return id < INT32_MAX ? (int32_t)id : INT32_MAX;
 }
 
 static int decode(lua_State *L) {

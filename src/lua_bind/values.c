@@ -1,5 +1,5 @@
 /* values.c: facts about values that the host wants without making tensors for them: the largest entries, digests, where
- * a function comes from. */
+ * a function comes from and what its parameters are called. */
 #include "lua_bind/lua_bind.h"
 
 typedef struct entry {
@@ -75,8 +75,28 @@ static int source(lua_State *L) {
   return 1;
 }
 
+/* parameters(fn): names of a Lua function's parameters in order; nil where it takes `...`, and of a C function. */
+static int parameters(lua_State *L) {
+  lua_Debug info;
+  if (!lua_isfunction(L, 1)) lb_unexpected(L, 1, "parameters", "a function");
+  lua_settop(L, 1);
+  lua_pushvalue(L, 1);
+  lua_getinfo(L, ">u", &info);
+  if (info.isvararg) return 0;
+  lua_createtable(L, info.nparams, 0);
+  lua_insert(L, 1); /* the function stays at the top, where lua_getlocal looks */
+  for (int i = 1; i <= info.nparams; i++) {
+    const char *name = lua_getlocal(L, NULL, i);
+    lua_pushstring(L, name ? name : "?");
+    lua_rawseti(L, 1, i);
+  }
+  lua_settop(L, 1);
+  return 1;
+}
+
 int lb_open_values(lua_State *L) {
-  static const luaL_Reg functions[] = {{"top", top}, {"hash", hash}, {"source", source}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"top", top}, {"hash", hash}, {"source", source}, {"parameters", parameters}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -25,9 +25,10 @@ typedef struct ml_token_list ml_token_list;
 typedef struct ml_token_files {
   const ml_json *tokenizer, *config, *map, *added; /* objects, or NULL where a file is absent */
   const char *config_source, *map_source, *added_source;
-  bool older;                  /* found out: whether special_tokens_map.json and added_tokens.json count */
-  const ml_json *extra, *more; /* found out: special tokens without names, of config and map */
-  bool more_is_extra;
+  /* Found out: whether special_tokens_map.json and added_tokens.json count; lists of special tokens without names, of
+   * config, of map, and under an older key; objects that give names, of config and map. */
+  bool older, late_of_map;
+  const ml_json *extra, *more, *late, *names, *map_names;
 } ml_token_files;
 /* When the tokenizer has its model's pieces and nothing else. */
 ml_status ml_token_list_new(ml_tokenizer *t, ml_token_list **out);

@@ -16,7 +16,9 @@ typedef struct listed { /* borrows its text from a document */
   ml_added_token token;
   const char *text;
   size_t size;
-  bool normalized, beside; /* beside: some file but tokenizer.json had a say */
+  bool normalized;
+  bool numbered; /* a file gave it an id, or all of tokenizer.json's count as if one had: its name makes it special */
+  bool named;    /* it came with its name or in a list: the last of several that are one token counts */
 } listed;
 
 struct ml_token_list {
@@ -189,11 +191,24 @@ static bool is_in_list(const ml_json *array, const char *text, size_t size) {
   return false;
 }
 
-/* The value of a key, by special_tokens_map.json where that counts and has it. */
-static const ml_json *named(const ml_token_files *f, const char *key, bool *of_map) {
-  const ml_json *value = f->older ? ml_json_get(f->map, key) : NULL;
-  *of_map = value != NULL;
-  return value ? value : ml_json_get(f->config, key);
+/* Where a value stands, for messages. */
+typedef struct place {
+  const ml_json *value;
+  bool of_map;
+} place;
+
+/* The value of a key, by special_tokens_map.json where that counts and has it, be it null. */
+static place standing(const ml_token_files *f, const char *key) {
+  if (f->older && ml_json_has(f->map, key)) return (place){ml_json_get(f->map, key), true};
+  return (place){ml_json_get(f->config, key), false};
+}
+
+/* The token of a name: what extra_special_tokens says as an object replaces what stands outside of it. */
+static place named(const ml_token_files *f, const char *key) {
+  const ml_json *value = ml_json_get(f->map_names, key);
+  if (value) return (place){value, true};
+  value = ml_json_get(f->names, key);
+  return value ? (place){value, false} : standing(f, key);
 }
 
 static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
@@ -203,13 +218,12 @@ enum { N_NAMES = sizeof names / sizeof *names };
 static bool is_special(const ml_token_files *f, const char *text, size_t size) {
   for (size_t i = 0; i < N_NAMES; i++) {
     listed item;
-    bool of_map;
-    if (read_special(named(f, names[i], &of_map), names[i], true, &item) == ML_OK && item.size == size &&
+    if (read_special(standing(f, names[i]).value, names[i], true, &item) == ML_OK && item.size == size &&
         memcmp(item.text, text, size) == 0) {
       return true;
     }
   }
-  return is_in_list(f->extra, text, size) || (f->more_is_extra && is_in_list(f->more, text, size));
+  return is_in_list(f->extra, text, size) || is_in_list(f->more, text, size);
 }
 
 /* added_tokens.json: {"<x>": 32000}. */
@@ -251,10 +265,10 @@ static ml_status list_numbered(ml_token_list *l, numbered_list *n) {
   for (size_t i = 0; i < n->count; i++) {
     listed *item = &n->items[i].item;
     if (i + 1 < n->count && n->items[i + 1].id == n->items[i].id) continue;
-    const listed *old = find(l, item->text, item->size);
-    if (old && same_flags(old, item)) continue;
-    item->beside = true;
-    ML_TRY(list(l, *item));
+    listed *old = find(l, item->text, item->size);
+    item->numbered = true;
+    if (old && same_flags(old, item)) old->numbered = true;
+    else ML_TRY(list(l, *item));
   }
   return ML_OK;
 }
@@ -265,10 +279,10 @@ static ml_status list_numbered(ml_token_list *l, numbered_list *n) {
 static ml_status list_named(ml_token_list *l, const ml_json *json, const char *name, bool special) {
   listed item;
   ML_TRY(read_special(json, name, special, &item));
-  item.token.special = item.beside = true;
+  item.token.special = item.named = true;
   listed *old = find(l, item.text, item.size);
-  if (!old) return list(l, item);
-  if (!old->beside || old->token.special) return ML_OK;
+  if (!old || old->named) return list(l, item);
+  if (!old->numbered || old->token.special) return ML_OK;
   item = *old;
   item.token.special = true;
   return list(l, item);
@@ -280,32 +294,53 @@ static bool ends_with(const char *text, const char *end) {
 }
 
 /* image_token and the like, which a model has of its own. */
-static ml_status list_own_names(ml_token_list *l, const ml_json *config) {
+static bool is_own_name(const char *key, const ml_json *value) {
+  ml_json_kind kind = ml_json_type(value);
+  for (size_t i = 0; i < N_NAMES; i++) {
+    if (strcmp(key, names[i]) == 0) return false;
+  }
+  return ends_with(key, "_token") &&
+         (kind == ML_JSON_STRING || (kind == ML_JSON_OBJECT && ml_json_has(value, "content")));
+}
+
+static ml_status list_place(ml_token_list *l, const ml_token_files *f, place p, const char *name) {
+  const char *source = p.of_map ? f->map_source : f->config_source;
+  return ml_fail_prefix(list_named(l, p.value, name, p.of_map), "%s", source);
+}
+
+/* Own names in a file: what the configuration says of one replaces what special_tokens_map.json says, other than of
+ * the names that all models have. */
+static ml_status list_own_names(ml_token_list *l, const ml_token_files *f, const ml_json *file) {
   ml_json_iter it = {0};
-  while (ml_json_next(config, &it)) {
-    bool known = false;
-    for (size_t i = 0; i < N_NAMES; i++) known = known || strcmp(it.key, names[i]) == 0;
-    ml_json_kind kind = ml_json_type(it.value);
-    bool token = kind == ML_JSON_STRING || (kind == ML_JSON_OBJECT && ml_json_has(it.value, "content"));
-    if (!known && token && ends_with(it.key, "_token")) ML_TRY(list_named(l, it.value, it.key, false));
+  while (ml_json_next(file, &it)) {
+    if (!is_own_name(it.key, it.value)) continue;
+    place p = named(f, it.key);
+    const ml_json *value = ml_json_get(f->config, it.key);
+    if (p.value == ml_json_get(f->map, it.key) && is_own_name(it.key, value)) p = (place){value, false};
+    ML_TRY(list_place(l, f, p, it.key));
   }
   return ML_OK;
 }
 
-/* A list of tokens without names, or an object of tokens with names of their own. */
-static ml_status list_extra(ml_token_list *l, const ml_json *extra, const char *where, bool special) {
+/* Names in an object, whose values are tokens one and all. */
+static ml_status list_names(ml_token_list *l, const ml_token_files *f, const ml_json *object) {
   ml_json_iter it = {0};
-  if (ml_json_type(extra) == ML_JSON_OBJECT) {
-    while (ml_json_next(extra, &it)) ML_TRY(list_named(l, it.value, it.key, false));
-    return ML_OK;
-  }
+  while (ml_json_next(object, &it)) ML_TRY(list_place(l, f, named(f, it.key), it.key));
+  return ML_OK;
+}
+
+/* A list of tokens without names. */
+static ml_status list_extra(ml_token_list *l, const ml_json *extra, bool special) {
+  static const char where[] = "extra_special_tokens";
   if (ml_json_type(extra) != ML_JSON_ARRAY && ml_json_type(extra) != ML_JSON_NULL) {
     return ml_fail(ML_CORRUPT, "%s: expected an array, found %s", where, ml_json_type_name(ml_json_type(extra)));
   }
   for (size_t i = 0; i < ml_json_length(extra); i++) {
     listed item;
     ML_TRY(read_special(ml_json_at(extra, i), where, special, &item));
-    if (!find(l, item.text, item.size)) ML_TRY(list(l, item));
+    const listed *old = find(l, item.text, item.size);
+    item.named = true;
+    if (!old || old->named) ML_TRY(list(l, item));
   }
   return ML_OK;
 }
@@ -315,35 +350,54 @@ static bool is_empty(const ml_json *value) {
   return kind == ML_JSON_NULL || ((kind == ML_JSON_ARRAY || kind == ML_JSON_OBJECT) && ml_json_length(value) == 0);
 }
 
-/* Which lists of tokens without names count: additional_special_tokens is the old name of extra_special_tokens. Under
- * that name, in special_tokens_map.json, it comes too late to say which tokens of added_tokens.json are special. */
+/* Which lists of tokens without names count. additional_special_tokens is the old name of extra_special_tokens, and
+ * stands for it where the configuration has none; where the new name is taken by an object, which gives names, or by
+ * nothing, the old one counts as well, of special_tokens_map.json before the configuration, but comes too late to say
+ * which tokens of added_tokens.json are special. */
 static void choose_extra(ml_token_files *f) {
-  f->extra = ml_json_get(f->config, "extra_special_tokens");
-  if (is_empty(f->extra)) f->extra = ml_json_get(f->config, "additional_special_tokens");
-  if (!f->older) return;
-  f->more = ml_json_get(f->map, "extra_special_tokens");
-  f->more_is_extra = !is_empty(f->more);
-  if (is_empty(f->extra) && is_empty(f->more)) f->more = ml_json_get(f->map, "additional_special_tokens");
+  static const char new_key[] = "extra_special_tokens", old_key[] = "additional_special_tokens";
+  const ml_json *old = ml_json_get(f->config, old_key);
+  bool taken = ml_json_has(f->config, new_key);
+  f->extra = ml_json_get(f->config, new_key);
+  if (ml_json_has(f->config, old_key) && is_empty(f->extra)) {
+    f->extra = old;
+    old = NULL;
+    taken = true;
+  }
+  if (ml_json_type(f->extra) == ML_JSON_OBJECT) {
+    f->names = f->extra;
+    f->extra = NULL;
+    taken = false;
+  }
+  if (f->older && ml_json_has(f->map, new_key)) {
+    f->more = ml_json_get(f->map, new_key);
+    if (ml_json_type(f->more) != ML_JSON_ARRAY) f->extra = NULL; /* what is no list replaces one */
+    taken = ml_json_type(f->more) != ML_JSON_OBJECT;
+    if (!taken) f->map_names = f->more;
+    if (!taken) f->more = NULL;
+  }
+  if (taken) return;
+  f->late_of_map = f->older && ml_json_has(f->map, old_key);
+  f->late = f->late_of_map ? ml_json_get(f->map, old_key) : old;
 }
 
 static ml_status list_specials(ml_token_list *l, const ml_token_files *f) {
-  for (size_t i = 0; i < N_NAMES; i++) {
-    bool of_map;
-    const ml_json *value = named(f, names[i], &of_map);
-    ML_TRY(ml_fail_prefix(list_named(l, value, names[i], of_map), "%s", of_map ? f->map_source : f->config_source));
-  }
-  ML_TRY(ml_fail_prefix(list_own_names(l, f->config), "%s", f->config_source));
-  if (f->older) ML_TRY(ml_fail_prefix(list_own_names(l, f->map), "%s", f->map_source));
-  ML_TRY(ml_fail_prefix(list_extra(l, f->extra, "extra_special_tokens", false), "%s", f->config_source));
-  return ml_fail_prefix(list_extra(l, f->more, "extra_special_tokens", true), "%s", f->map_source);
+  for (size_t i = 0; i < N_NAMES; i++) ML_TRY(list_place(l, f, named(f, names[i]), names[i]));
+  if (f->older) ML_TRY(list_own_names(l, f, f->map));
+  ML_TRY(list_own_names(l, f, f->config));
+  ML_TRY(list_names(l, f, f->names));
+  ML_TRY(list_names(l, f, f->map_names));
+  ML_TRY(ml_fail_prefix(list_extra(l, f->extra, false), "%s", f->config_source));
+  ML_TRY(ml_fail_prefix(list_extra(l, f->more, true), "%s", f->map_source));
+  return ml_fail_prefix(list_extra(l, f->late, f->late_of_map), "%s",
+                        f->late_of_map ? f->map_source : f->config_source);
 }
 
 /* The id of bos_token or eos_token; -1 where the files name none. */
 static ml_status special_id(const ml_token_list *l, const ml_token_files *f, const char *name, int32_t *id) {
   listed item;
-  bool of_map;
-  const ml_json *value = named(f, name, &of_map);
-  ML_TRY(read_special(value, name, of_map, &item));
+  place p = named(f, name);
+  ML_TRY(read_special(p.value, name, p.of_map, &item));
   *id = item.size > 0 ? ml_vocab_find(&l->t->vocab, item.text, item.size) : -1;
   return ML_OK;
 }

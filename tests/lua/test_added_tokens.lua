@@ -63,6 +63,19 @@ t.test("named special tokens reach templates from either file", function()
   t.eq(tk.eos_ids, {tk:id "<e>"})
 end)
 
+t.test("named special tokens of both files reach templates as the tokenizer has them", function()
+  local path = tiny.write_directory("added_tokens/names", {
+    ["tokenizer_config.json"] = '{"image_token": "<i>", "extra_special_tokens": {"a_token": "<a>", "b_token": "<b>"}, '
+      .. '"chat_template": "{{ image_token }} {{ a_token }} {{ b_token }} {{ c_token }}"}',
+    ["special_tokens_map.json"] = '{"image_token": "<j>", "extra_special_tokens": {"b_token": "<B>"}, '
+      .. '"c_token": "<c>"}',
+  })
+  local tk <close> = assert(ml.tokenizer(path))
+  t.eq(tk:apply_chat_template {{role = "user", content = "x"}}, "<i> <a> <B> <c>")
+  for _, piece in ipairs {"<i>", "<a>", "<B>", "<c>"} do t.ok(tk:id(piece), piece) end
+  for _, piece in ipairs {"<j>", "<b>"} do t.eq(tk:id(piece), nil) end
+end)
+
 t.test("what is no token is named, with its file", function()
   for text, message in pairs {
     ['{"added_tokens_decoder": []}'] = "_config.json: added_tokens_decoder: expected an object, found an array",

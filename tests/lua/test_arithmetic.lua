@@ -244,6 +244,48 @@ end)
 
 -- ---- ranges ----
 
+t.test("products are computed in the dtype that all operands meet at", function()
+  local function einsum(equation, ...) return ml.einsum(equation, {...}) end
+  local function of(dtype, values) return ml.tensor(values, {dtype = dtype}) end
+  local one = of("int64", {1})
+  t.eq(einsum("ab,b->", ml.tensor {{2147483647}, {1}}, one):item(), 2147483648)
+  local big = ml.tensor {2000000000}
+  t.eq(einsum("a,a,a->", big, big, one):item(), 4000000000000000000)
+  t.eq(einsum("a,a->a", of("int64", {(1 << 60) + 1}), of("int64", {3})):item(), 3 * ((1 << 60) + 1))
+  t.eq(einsum("ab,bc->", of("uint64", {{9, 7}}), of("int8", {{-7}, {9}})):item(), 0)
+  local high = ml.full({3, 1}, 60000.0, {dtype = "float16"})
+  local half = einsum("ab,b->", high, of("float16", {0.001}))
+  t.eq({half.dtype, half:item()}, {"float16", 180.125})
+  t.close(einsum("ab,b->", high, of("float32", {0.001})):item(), 180.00002, 1e-4)
+  half = einsum("a,a,a->", of("bfloat16", {3e38}), of("bfloat16", {3e38}), of("bfloat16", {1e-38})):item()
+  t.eq(half, 1 / 0, "what float32 does not hold") -- as NumPy's
+  t.eq({einsum("a,a->", of("int8", {100, 100}), of("int8", {1, 1})).dtype, einsum("ab,b->", of("int8", {{1}}),
+    of("int8", {1})).dtype}, {"int8", "int8"})
+  local c = ml.full({2, 2}, 300.0, {dtype = "float16"})
+  t.close(c:addmm(c, c, {alpha = 1e-3}):tolist(), {{480, 480}, {480, 480}}, 0.5)
+  local w = of("float16", {{{1.0}, {1.0}, {-1.0}}})
+  t.eq(ml.full({1, 3, 1}, 60000.0, {dtype = "float16"}):conv1d(w):item(), 60000.0, "a sum that is large on its way")
+end)
+
+t.test("plain numbers are looked up as they are", function()
+  local function find(dtype, list, ...) return ml.tensor(list, {dtype = dtype}):searchsorted(...):tolist() end
+  t.eq(find("float64", {0.1}, 0.1), 0)
+  t.eq(find("float64", {1.0, 1e300}, 1e299), 1)
+  t.eq(find("float64", {0.1, 0.2}, {0.1, 0.2}, {right = true}), {1, 2})
+  t.eq(find("int64", {1, 1 << 41}, 1 << 40), 1)
+  t.eq(find("int64", {1, 1 << 41}, {1 << 40, 0}), {1, 0})
+  t.eq(find("int32", {1, 2, 3}, {1.5, 2.0}), {1, 1})
+  t.eq(find("int8", {1, 2, 3}, 1000), 3)
+  t.eq({find("float32", {1.0, 0 / 0}, 0 / 0), find("float32", {1.0, 0 / 0}, 0 / 0, {right = true})}, {1, 2})
+  t.raises(function() find("int32", {1}, "a") end, "searchsorted: values: expected a tensor or a number", "usage")
+end)
+
+t.test("nan_to_num replaces each by its own", function()
+  local all = ml.tensor {0 / 0, 1.0, 1 / 0, -1 / 0}
+  t.eq(all:nan_to_num(1 / 0, 5, 6):tolist(), {1 / 0, 1.0, 5.0, 6.0})
+  t.eq(all:nan_to_num(0, -1 / 0, 6):tolist(), {0.0, 1.0, -1 / 0, 6.0})
+end)
+
 t.test("ranges of integers are exact", function()
   local function range(...)
     local r = ml.arange(...)
@@ -264,6 +306,8 @@ t.test("ranges of integers are exact", function()
   t.eq(range(5, 0, -2), {"int32", {5, 3, 1}})
   t.eq(range(3, 3), {"int32", {}})
   t.eq(range(0, 2, 0.5), {"float32", {0.0, 0.5, 1.0, 1.5}})
+  t.eq(range(0.0, 3.0, 1.0, {dtype = "int32"}), {"int32", {0, 1, 2}})
+  t.eq(range(0.0, 0.5, 0.7, {dtype = "uint8"}), {"uint8", {0}})
 end)
 
 -- ---- draws ----

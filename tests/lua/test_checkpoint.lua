@@ -71,12 +71,39 @@ t.test("tensors that a family leaves out on purpose are told", function()
       for _, name in ipairs(names) do list[name] = {name, "F32", {1}, ("<f"):pack(1)} end
     end
   end
-  local path = with(false, add {"eyes.a", "eyes.b", "model.layers.0.self_attn.rotary_emb.inv_freq"})
+  local path = with(false, add {"eyes.a", "eyes.b"})
   local _, warnings = logits(path, {family = family, strict = true})
-  t.eq(warnings, {path .. ': family llama leaves out 2 tensors, from "eyes.a" on'})
+  t.eq(warnings, {path .. ': family llama leaves out 2 tensors that its list `ignore` names, from "eyes.a" on'})
   t.fails('tensor "eyes.a" belongs to no parameter', "mismatch", ml.load(path))
-  _, warnings = logits(with(false, add {"model.layers.0.self_attn.rotary_emb.inv_freq"}))
-  t.eq(#warnings, 0)
+end)
+
+t.test("a table of rotary frequencies is told of where it is not what the model computes", function()
+  local m <close> = assert(ml.load(with(false, nothing)))
+  local own
+  for _, module in ipairs(m.net:named_modules()) do own = own or rawget(module[2], "frequencies") end
+  own = own:tolist()
+  local first, second = "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"
+  local function tables(changes, dtype)
+    return with(false, function(list)
+      for name, by in pairs(changes) do
+        local x = ml.tensor(own, {dtype = "float32"}) * ml.tensor(by, {dtype = "float32"})
+        list[name] = {name, dtype == "bfloat16" and "BF16" or "F32", {#by}, x:astype(dtype or "float32"):tobytes()}
+      end
+    end)
+  end
+  local one, off = {}, {}
+  for i = 1, #own do one[i], off[i] = 1, i == #own and 1.001 or 1 end
+  local function warnings(path) return select(2, logits(path)) end
+  t.eq(#warnings(tables {[first] = one, [second] = one}), 0)
+  local near = {}
+  for i = 1, #own do near[i] = 1 + 2.0 ^ -23 end
+  t.eq(#warnings(tables {[first] = near}), 0)
+  t.eq(#warnings(tables({[first] = one}, "bfloat16")), 0)
+  local path = tables {[first] = one, [second] = off}
+  t.eq(warnings(path), {path .. ': family llama leaves out 1 tensor that its list `ignore` names, from "' .. second
+    .. '" on; of these 1 rotary frequencies that are not what it computes'})
+  path = with(false, function(list) list[first] = {first, "F32", {1}, ("<f"):pack(1)} end)
+  t.eq(#warnings(path), 1)
 end)
 
 t.test("a tied head that is the embedding is not kept twice", function()

@@ -506,6 +506,12 @@ t.test("chat: errors and Ctrl-C end an answer, not the conversation", function()
   t.ok(select(3, talk({"long story"}, "-n", "10")):find "%[cut after 10 tokens; %-n raises the limit%]")
 end)
 
+t.test("chat: blanks before a slash do not make it a question", function()
+  local _, out, err = talk {"  /set", " /nothing", "\t//x", " y"}
+  t.ok(out:find "^temperature 0.8[^\n]*\nmax_tokens 1024\n/X\n\n Y\n", out)
+  t.ok(err:find "there is no command /nothing", err)
+end)
+
 t.test("chat: the banner says how answers are sampled, /set changes it", function()
   local function banner(...) return select(3, talk({}, ...)):match "\nsampling: ([^\n]*)\n/help" end
   t.eq(banner(), "temperature 0.8, top_k 40, top_p 0.95, min_p 0.05; moonlet's own, since the model brings none")
@@ -519,7 +525,7 @@ t.test("chat: the banner says how answers are sampled, /set changes it", functio
     "two", "/set temperature default", "/set max-tokens default", "three", "/set temp", "/set temp hot", "/set top-p 2",
     "/set stop x", "/set temp 0", "four"})
   t.ok(out:find("^temperature 0.8, top_k 40, top_p 0.95, min_p 0.05; moonlet's own, since the model brings none\n"
-    .. "temperature 0.2 %(as you set it%), top_k 40"), out)
+    .. "max_tokens 1024\ntemperature 0.2 %(as you set it%), top_k 40"), out)
   t.ok(out:find("greedy (as you set it), top_k 5 (as you set it), min_p 0 (as you set it)\n", 1, true), out)
   for _, line in ipairs {"/set temp needs a value, or \"default\"", "/set temp wants a number, not 'hot'",
     "/set top-p must be at most 1, not 2", "/set knows no 'stop'; /help lists what it knows"} do

@@ -178,6 +178,13 @@ t.test("numbers that JSON has not", function()
     ml.load(with {rope_parameters = "={\"rope_theta\": Infinity}"}))
 end)
 
+t.test("a message says its file once", function()
+  local path = with {rms_norm_eps = "x"}
+  t.fails("^[^:]*/config.json: rms_norm_eps: expected a number from 0 to 1, found \"x\"$", "corrupt", ml.load(path))
+  path = with {rope_scaling = {rope_type = "linear", factor = "x"}}
+  t.fails("^[^:]*/config.json: rope_scaling.factor: expected a positive number, found x$", "corrupt", ml.load(path))
+end)
+
 -- ---- generation_config.json ----
 
 local function generating(text) return with({}, {["generation_config.json"] = text}) end
@@ -195,11 +202,18 @@ for _, case in ipairs {
   {'{"do_sample": null, "top_p": 0.6}', nil, {}, true},
   {'{"do_sample": null, "top_p": null, "eos_token_id": 2, "max_length": 20}', nil, {}, false},
   {"{}", {temperature = 0.3}, {temperature = 0.3}, false},
+  {'{"temperature": 0.6, "top_p": 0.9, "top_k": 5}', {temperature = 0.5},
+    {temperature = 0.5, top_p = 0.9, top_k = 5}, true},
+  {'{"do_sample": false, "top_p": 0.9}', {temperature = 0.5, min_p = 0.1},
+    {temperature = 0.5, top_p = 0.9, top_k = 50, min_p = 0.1}, true},
+  {'{"top_p": 0.9}', {temperature = 0.5, top_k = 0}, {temperature = 0.5, top_p = 0.9, top_k = 0}, true},
+  {'{"top_p": 0.9}', {temperature = 0}, {temperature = 0}, true},
+  {'{"top_p": 0.9}', {top_k = 7}, {top_k = 7}, true},
+  {'{"eos_token_id": 2}', {temperature = 0.5}, {temperature = 0.5}, false},
   {'{"do_sample": true, "top_p": 0.9}', {top_p = 0.5, max_tokens = 3, defaults = "model"},
     {temperature = 1.0, top_k = 50, top_p = 0.5, max_tokens = 3}, true},
   {'{"do_sample": true, "top_p": 0.9}', {temperature = 0}, {temperature = 0}, true},
   {'{"do_sample": true, "temperature": 0.0, "top_p": 0.9}', nil, {}, true},
-  {'{"top_p": 0.9}', {temperature = 0.7}, {temperature = 0.7}, true},
   {'{"repetition_penalty": 1.1}', nil, {repeat_penalty = 1.1, repeat_last_n = 128}, true},
   {'{"do_sample": true, "repetition_penalty": 1.1}', {temperature = 0},
     {temperature = 0, repeat_penalty = 1.1, repeat_last_n = 128}, true},

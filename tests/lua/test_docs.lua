@@ -45,6 +45,13 @@ t.test("generated pages are those that `make docs` writes now", function()
   t.ok(count > 10, "pages were written")
 end)
 
+t.test("what a comment says on further lines stays with its parameter or result", function()
+  local page = read "docs/lua/models.md"
+  t.ok(page:find("- `opts` table|nil: generate's or chat's\n- returns table options: a table of its own\n"
+    .. "- returns boolean present: whether the file says anything of how tokens are chosen (do_sample, temperature, "
+    .. "top_k,\n  top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)\n", 1, true))
+end)
+
 t.test("what the reference names is there", function()
   local ml = require "moonlet"
   local owners = {ml = ml, fn = require "moonlet.fn", nn = require "moonlet.nn", S = require "moonlet.sample",

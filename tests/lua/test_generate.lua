@@ -420,6 +420,11 @@ t.test("ids that the tokenizer lacks have no text", function()
   t.eq(tk:decode {0xC3, 300, 0xA9}, "\u{e9}")
   t.eq(tk:decode {72, 320, (1 << 31) - 1}, "H") -- the tokenizer does not know how many rows there are
   t.eq({tk:piece(300), tk:piece(320)}, {})
+  for _, far in ipairs {1 << 31, 1 << 40, math.maxinteger} do
+    t.eq({tk:decode {72, far, 105}, tk:decode {far}, tk:piece(far), tk.raw:is_special(far)}, {"Hi", "", nil, false})
+    local stream <close> = tk:stream()
+    t.eq(stream:push(far), "")
+  end
   t.raises(function() tk:decode {-1} end, "decode: ids: expected a token id from 0, found %-1", "usage")
   t.raises(function() wide.tokenizer:stream():push(-1) end, "push: id: expected a token id from 0, found %-1", "usage")
 end)
@@ -465,7 +470,11 @@ for name, use in pairs(uses) do
     local after = ml.memory.active()
     collectgarbage "restart"
     t.eq(after, before)
-    if g then t.eq({g.finish_reason, g()}, {"cancelled"}) end
+    if g then
+      t.eq(g.finish_reason, "error")
+      t.raises(g, "the model was closed while it generates", "usage")
+      t.eq(g(), nil)
+    end
     other:close()
     t.raises(function() other:generate("Hello") end, "the model is closed", "usage")
     t.raises(function() other:session() end, "the model is closed", "usage")
@@ -483,11 +492,26 @@ t.test("a model that its own sampler closes frees its memory when that returns",
     if n == 3 then other:close() end
     return id
   end})
-  pcall(g.complete, g)
-  t.ok(g.finish_reason, "it has ended")
-  t.eq(n, 3)
+  t.raises(function() g:complete() end, "the model was closed while it generates", "usage")
+  t.eq({g.finish_reason, g.metrics.finish_reason, n, g()}, {"error", "error", 3})
   collectgarbage()
   t.eq(ml.memory.active(), before)
+end)
+
+t.test("a session, or a loop, whose model is closed inside it ends with an error", function()
+  for _, door in ipairs {"session", "loop"} do
+    local other = assert(ml.load(path, {random = 8}))
+    local s = other:session()
+    local g = door == "loop" and other:generate("Hello") or s:generate("Hello", {sampler = function(logits)
+      other:close()
+      return logits
+    end})
+    t.raises(function()
+      for _ in g do other:close() end
+    end, "the model was closed while it generates", "usage")
+    t.eq({g.finish_reason, g()}, {"error"})
+    g:close()
+  end
 end)
 
 m:close()

@@ -41,6 +41,8 @@ make("models--tiny--half/refs/main", "0123abc") -- a download that never came
 make("models--tiny--bare/blobs/x", "")
 make("models--old/refs/main", "7")
 make("models--old/snapshots/7/config.json", '{"model_type": "gpt2"}')
+copy("tests/goldens/tiny/qwen3/config.json", "models--solo/snapshots/8/config.json")
+make("models--solo/refs/main", "8")
 make("datasets--tiny--qwen3/refs/main", "0123abc")
 make("version.txt", "1")
 
@@ -76,7 +78,8 @@ t.test("what the cache does not hold: where was searched, and that nothing is do
   t.eq(why "tiny/half", "tiny/half" .. cache_says:format "holds no files of its main revision")
   t.eq(why("a/b", {HOME = "/nowhere"}), "a/b: no such file or directory, and the hub cache "
     .. "/nowhere/.cache/huggingface/hub does not hold it (nothing is downloaded)")
-  for _, path in ipairs {"none", "./none/x/y", "/none/x", "none.gguf"} do
+  for _, name in ipairs {"none", "none.gguf"} do t.eq(why(name), name .. cache_says:format "does not hold it") end
+  for _, path in ipairs {"./none/x/y", "/none/x", "none/", "a b"} do
     t.eq(why(path), path .. ": no such file or directory")
   end
 end)
@@ -96,10 +99,12 @@ t.test("discover lists the cache", function()
   local list = assert(with(here, ml.discover))
   local names = {}
   for i, entry in ipairs(list) do names[i] = ("%s %s %s"):format(entry.name, entry.format, entry.model_type) end
-  t.eq(names, {"old safetensors gpt2", "tiny/files gguf llama", "tiny/files gguf llama",
+  t.eq(names, {"old safetensors gpt2", "solo safetensors qwen3", "tiny/files gguf llama", "tiny/files gguf llama",
     "tiny/qwen3 safetensors qwen3"})
-  t.eq(list[4].path, cache .. "/" .. model)
-  t.eq(#assert(ml.discover(cache)), 4, "as a directory that is named")
+  t.eq(list[5].path, cache .. "/" .. model)
+  local m <close> = assert(with(here, ml.load, list[2].name, {random = 1}))
+  t.eq(m.info.path, list[2].path)
+  t.eq(#assert(ml.discover(cache)), 5, "as a directory that is named")
   t.fails("/nowhere/hub", "not_found", with({HF_HOME = "/nowhere"}, ml.discover))
 end)
 
@@ -115,7 +120,7 @@ t.test("moonlet ls", function()
   local text = ls ""
   t.ok(text:find "\nqwen3 +safetensors +tiny/qwen3\n", text)
   t.ok(text:find "gguf +/.*/models%-%-tiny%-%-files/snapshots/1/b%.gguf\n", text)
-  t.eq(select(2, text:gsub("\n", "")), 4, text)
+  t.eq(select(2, text:gsub("\n", "")), 5, text)
   t.ok(ls "--json":find('"name":"tiny/qwen3"', 1, true))
   t.eq(ls "-q /tmp/../nowhere", "moonlet ls: /tmp/../nowhere: No such file or directory\n")
   t.ok(ls "--help":find "Nothing is downloaded")

@@ -42,6 +42,8 @@ group("operations", {
   {function() return ml.zeros {2} + {} end, "add: b: expected a tensor or a number, found a table"},
   {function() ml.zeros {2}:matmul(ml.zeros {3}) end, "matmul: shapes (2) and (3): inner sizes 2 and 3 differ"},
   {function() ml.einsum("ij,jk->ik", ml.zeros {2, 2}, ml.zeros {2, 2}) end,
+    "einsum: 1 arguments too many"},
+  {function() ml.einsum("ij", ml.zeros {2, 2}) end,
     "einsum: operands: expected a list of tensors, {a, b}, found a tensor (2, 2), float32"},
   {function() ml.zeros {2}:sum "a" end, 'sum: axis: expected an integer, found "a"'},
   {function() ml.zeros {2}:norm(7) end, "norm: axis 7 is out of range for 1 axes"},
@@ -53,6 +55,108 @@ group("operations", {
   {function() ml.grad(function(x) return (x * 2):sum() end)(ml.zeros {2}) end,
     "grad: operation sum has no gradient in this version"},
   {function() fn.attention(3) end, "attention: q: expected a tensor (B, heads, T, d), found 3"},
+})
+
+local T = ml.tensor
+local v, square = T {3, 1, 2}, T {{1, 2}, {3, 4}}
+
+t.test("functions in Lua take arguments by name as operations do", function()
+  local function same(a, b) t.eq(a:tolist(), b:tolist()) end
+  same(v:flip {axes = 1}, T {2, 1, 3})
+  same(T({{1}, {2}}):squeeze {axes = 2}, T {1, 2})
+  same(v:pad {widths = {1, 0}, value = 7}, T {7, 3, 1, 2})
+  same(v:pad({1, 0}, {value = 7}), T {7, 3, 1, 2})
+  same(v:expand_dims {axes = 1}, T {{3, 1, 2}})
+  same(v:tile {counts = 2}, T {3, 1, 2, 3, 1, 2})
+  same(v:take {index = 1}, T(1))
+  same(v:gather {index = {0}}, T {3})
+  same(v:roll {shift = 1}, T {2, 3, 1})
+  same(square:roll(1, {axis = 2}), T {{2, 1}, {4, 3}})
+  same(v:topk(2, {axis = 1}), T {3, 2})
+  same(v:clip {low = 2}, T {3, 2, 2})
+  same(T {3, 1, 2}:clip_ {high = 1}, T {1, 1, 1})
+  same(square:tril {k = -1}, T {{0, 0}, {3, 0}})
+  same(T {0 / 0, 2.0}:nan_to_num {nan = 1}, T {1.0, 2.0})
+  same(T {1, 2, 2}:searchsorted {values = 2, right = true}, T(3))
+  same(T {1.0, 1.0}:softmax {axis = 1}, T {0.5, 0.5})
+  same(ml.eye(2, {m = 3, dtype = "int8"}), T {{1, 0, 0}, {0, 1, 0}})
+  same(ml.arange(1, {stop = 4, dtype = "int8"}), T {1, 2, 3})
+  same(ml.full({2}, {value = 4, dtype = "int8"}), T {4, 4})
+  same(fn.mse(T {1.0}, {y = T {3.0}}), T(4.0))
+  t.eq(ml.random.bernoulli(1, {shape = {2}, key = ml.random.key(1)}):tolist(), {true, true})
+  same(ml.concat(table.pack(v, v)), T {3, 1, 2, 3, 1, 2})
+  same(v:sum(nil, {axis = 1}), T(6))
+end)
+
+t.test("nil at the end is what is not given", function()
+  t.eq(T {1.0, 1.0}:softmax(1, nil):tolist(), {0.5, 0.5})
+  t.eq(ml.log_softmax(T {1.0}, nil, nil):tolist(), {0.0})
+  t.eq(v:flip(1, nil):tolist(), {2, 1, 3})
+  t.eq(ml.zeros({1}, nil, nil):tolist(), {0.0})
+end)
+
+group("arguments that a function does not have", {
+  {function() v:flip {bogus = 1} end, 'flip: no option "bogus"'},
+  {function() v:unique {axis = 1} end, 'unique: no option "axis"'},
+  {function() v:flip(1, 2) end, "flip: 1 arguments too many"},
+  {function() v:flip(1, {junk = 1}) end, 'flip: no option "junk"'},
+  {function() v:flip(1, {axes = 1}) end, "flip: axes is given twice"},
+  {function() v:sum(1, {axis = 1}) end, "sum: axis is given twice"},
+  {function() v:clip_ {bogus = 1} end, 'clip_: no option "bogus"'},
+  {function() ml.linspace(0, 1, 3, {dtype = "uint8"}) end, 'linspace: no option "dtype"'},
+  {function() ml.tri(2, 2, 0, {junk = 1}) end, 'tri: no option "junk"'},
+  {function() square:tril(0, {junk = 1}) end, 'tril: no option "junk"'},
+  {function() square:triu(0, {junk = 1}) end, 'triu: no option "junk"'},
+  {function() ml.stack({v}, 1, {junk = 1}) end, 'stack: no option "junk"'},
+  {function() ml.from_bytes("a", {1}, "int8", {junk = 1}) end, 'from_bytes: no option "junk"'},
+  {function() fn.mse(v, v, {junk = 1}) end, 'mse: no option "junk"'},
+  {function() fn.mse(1, 2) end, "mse: x: expected a tensor, found 1"},
+  {function() ml.zeros({1}, {}, 3) end, "zeros: 1 arguments too many"},
+  {function() ml.ones({1}, nil, 3) end, "ones: 1 arguments too many"},
+  {function() ml.full({1}, 1, {}, 3) end, "full: 1 arguments too many"},
+  {function() ml.arange(1, 2, 1, {}, 3) end, "arange: 1 arguments too many"},
+  {function() ml.eye(1, 2, {}, 3) end, "eye: 1 arguments too many"},
+  {function() ml.tensor(1, {}, 3) end, "tensor: 1 arguments too many"},
+  {function() ml.random.uniform({2}, {low = 0}, 3) end, "random.uniform: 1 arguments too many"},
+  {function() ml.random.permutation(2, {}, 3, 4) end, "random.permutation: 2 arguments too many"},
+  {function() ml.zeros {3, dtype = "int8"} end,
+    'zeros: shape: expected a list of sizes, found the name "dtype" in it'},
+  {function() ml.tensor {1, 2, dtype = "int8"} end, 'tensor: expected a list, found the name "dtype" in it'},
+  {function() ml.tensor {{1}, {2, x = 1}} end, 'tensor: expected a list, found the name "x" in it'},
+  {function() v:pad {{1, 1}, value = 7} end,
+    'pad: widths: expected {before, after}, or such a pair an axis, found the name "value" in it'},
+  {function() v:tile {2, axis = 1} end,
+    'tile: counts: expected an integer or a list of them, found the name "axis" in it'},
+  {function() v:reshape {3, 1, order = "C"} end, 'reshape: shape: expected a list, found the name "order" in it'},
+  {function() ml.zeros {1}:squeeze {1, 1} end, "squeeze: axis 1 is named twice"},
+  {function() square:flip {2, -1} end, "flip: axis 2 is named twice"},
+  {function() square:expand_dims {1, 1} end, "expand_dims: axis 1 is named twice"},
+})
+
+group("positions and counts that there are not", {
+  {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
+  {function() v:slice {{1, -1, step = 2}} end, 'slice: expected a list, found the name "step" in it'},
+  {function() v:slice {{1, 2, 1, 1}} end, "slice: expected {first, last, step}, found 4 entries"},
+  {function() v:pad {1, 2, 3} end,
+    "pad: widths: expected {before, after}, or such a pair an axis, found 3 entries"},
+  {function() square:tensordot(square, {{1}, {1}, {2}}) end, "tensordot: axes: expected two lists, found 3"},
+  {function() v:partition(7) end, "partition: k: expected an integer from 0 to 2, found 7"},
+  {function() v:argpartition(-1) end, "argpartition: k: expected an integer from 0 to 2, found -1"},
+  {function() ml.zeros {1, 5, 2}:conv1d(ml.zeros {3, 2, 2}, {padding = -1}) end,
+    "conv1d: padding: expected an integer from 0, found -1"},
+  {function() ml.zeros {1, 5, 2}:conv1d(ml.zeros {3, 2, 2}, {stride = 0}) end,
+    "conv1d: stride: expected an integer from 1, found 0"},
+  {function() square:tensordot(square, {1, 1}) end,
+    "tensordot: axes: expected a count, or a list of axes of each, {{1}, {2}}, found 1"},
+  {function() square:tensordot(square, {{1, 1}, {1, 2}}) end, "tensordot: axis 1 is named twice"},
+  {function() square:tensordot(square, 3) end, "tensordot: axes: expected an integer from 0 to 2, found 3"},
+  {function() v:as_strided({5}, {1 << 30}) end, "as_strided: entries 0 to 4294967296 of 3"},
+  {function() ml.arange(0, 2.5, 0.5, {dtype = "int32"}) end, "arange: 0.5 is no value of dtype int32"},
+  {function() ml.random.categorical(T {{}}) end,
+    "random.categorical: logits: expected a last axis with entries, found shape (1, 0)"},
+  {function() ml.random.normal({2}, {std = -1}) end, "random.normal: std: expected a number from 0, found -1"},
+  {function() ml.random.bernoulli(2.0) end, "random.bernoulli: p: expected a number from 0 to 1, found 2.0"},
+  {function() ml.random.randint(0, 5, {3}, {dtype = "bool"}) end, "random.randint: 4 does not fit dtype bool"},
 })
 
 group("a tensor's entries", {

@@ -110,6 +110,15 @@ t.test("modules refuse what they would not read", function()
   refused('RoPE: no option "context"', nn.RoPE, 4, {context = 100})
   refused("RoPE: interleaved: expected true or false", nn.RoPE, 4, {interleaved = 1})
   refused("RoPE: partial: expected a number from 0 to 1", nn.RoPE, 4, {partial = 2})
+  refused('rope_scaling: the rule "linear" reads no "fctor"', nn.RoPE, 4,
+    {scaling = {rope_type = "linear", factor = 2, fctor = 3}})
+  refused('rope_scaling: the rule "default" reads no "factor"', nn.RoPE, 4, {scaling = {factor = 2}})
+  refused('rope_scaling: the rule "linear" reads no "rope_theta"', nn.RoPE, 4,
+    {scaling = {type = "linear", factor = 2, rope_theta = 5}})
+  refused('rope_scaling: the rule "factors" reads no 1', nn.RoPE, 4,
+    {scaling = {type = "factors", factors = {2, 2}, 7}})
+  nn.RoPE(4, {theta = 5, scaling = {type = "linear", factor = 2, rope_theta = 5}})
+  nn.RoPE(4, {scaling = {type = "factors", factors = {2, 2}}})
   refused("Dropout: an argument too many", nn.Dropout, 0.1, {inplace = true})
   refused("train: expected true or false", function() nn.Linear(2, 2):train "eval" end)
   t.eq(nn.parameter(3, "vector").shape, {3})
@@ -129,6 +138,24 @@ t.test("attention does not see what is hidden from a row", function()
   t.eq(run {causal = false, mask = ml.tensor {0.0, -inf, -inf, -inf}}, {1.0, 1.0, 1.0, 1.0})
   v = {inf, 2.0, 4.0, 6.0}
   t.eq({table.unpack(run {window = 1}, 2)}, {2.0, 4.0, 6.0})
+end)
+
+t.test("slips of the pen in a family are told by their names", function()
+  local more = "Llama.lora = {"
+  for _, case in ipairs {
+    {"function Llama:init(c)", "function Llama:int(c)",
+      "family llama %(.*family.lua%): init: expected a function, found nothing"},
+    {"function Llama:forward(", "function Llama:foward(",
+      "family llama %(.*family.lua%): forward: expected a function"},
+    {more, "Llama.config = function() end\n" .. more, "family llama: config: expected a table, found a function"},
+    {more, "Llama.config.extra = function(c) return c.extra or 8 end\n" .. more,
+      "config.json: the family's default of extra reads extra itself", "function Llama:init(c)",
+      "function Llama:init(c) self.extra = c.extra"},
+  } do
+    local ok, message = pcall(family, case[1], case[2], table.unpack(case, 4))
+    t.eq(ok, false)
+    t.ok(tostring(message):find(case[3]), tostring(message))
+  end
 end)
 
 t.done()

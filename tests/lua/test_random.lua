@@ -37,6 +37,28 @@ t.test("random_bits is Philox of key, stream and position", function()
   end
 end)
 
+-- 128 bits of words, the lowest first, times n < 2^63: what lies above 2^128. In limbs of 16 bits.
+local function scaled(words, n)
+  local sums = {}
+  for k = 0, 12 do sums[k] = 0 end
+  for i = 0, 7 do
+    for k = 0, 3 do
+      sums[i + k] = sums[i + k] + (words[i // 2 + 1] >> i % 2 * 16 & 0xffff) * (n >> 16 * k & 0xffff)
+    end
+  end
+  for k = 0, 11 do sums[k], sums[k + 1] = sums[k] & 0xffff, sums[k + 1] + (sums[k] >> 16) end
+  return sums[8] | sums[9] << 16 | sums[10] << 32 | sums[11] << 48
+end
+
+t.test("wide ranges of integers are a share of 128 bits", function()
+  for _, range in ipairs {{0, 1 << 32}, {-5, 3 << 61}, {-(1 << 62), (1 << 62) - 1}, {7, (1 << 40) + 12345}} do
+    local low, n = range[1], range[2] - range[1]
+    local words, want = ml.random_bits(random.key(13), {5, 4}):tolist(), {}
+    for i = 1, 5 do want[i] = low + scaled(words[i], n) end
+    t.eq(random.randint(low, low + n, {5}, {dtype = "int64", key = random.key(13)}):tolist(), want)
+  end
+end)
+
 t.test("numbers do not depend on how many are drawn at once", function()
   local many = ml.random_bits(random.key(7), {5000}):tolist()
   for i, v in ipairs(ml.random_bits(random.key(7), {10}):tolist()) do t.eq(v, many[i]) end
@@ -93,6 +115,43 @@ t.test("normal: moments and tails", function()
   t.eq(random.normal({2}, {dtype = "bfloat16"}).dtype, "bfloat16")
 end)
 
+t.test("draws in float64 are computed in float64", function()
+  local function wide(opts)
+    opts.dtype, opts.key = "float64", random.key(11)
+    return opts
+  end
+  local _, std = moments(random.normal({N}, wide {mean = 1e9}) - 1e9)
+  t.close(std, 1, 0.02, "a deviation that float32 loses beside the mean")
+  t.ok(random.normal({9}, wide {mean = 1e300}):isfinite():all():item(), "a large mean")
+  t.ok(random.normal({9}, wide {std = 1e-300}):abs():gt(0):all():item(), "a small deviation")
+  local units = random.uniform({N}, wide {}) * 2.0 ^ 53
+  near((units % 2):mean():item(), 0.5, 0.5, "bit 53")
+  t.eq((units % 1):max():item(), 0.0, "no bit beyond")
+  near((units * 2.0 ^ -53):mean():item(), 0.5, 12 ^ -0.5, "mean")
+  local few = random.uniform({4}, {dtype = "float64", key = random.key(3)}):tolist()
+  t.eq(random.uniform({9}, {dtype = "float64", key = random.key(3)}):slice({{1, 4}}):tolist(), few, "as many drawn")
+  local cut = random.truncated_normal(0, 1e-3, {N}, wide {})
+  t.ok((cut:astype "float32":astype "float64"):ne(cut):any():item(), "bits that float32 does not have")
+  local values = cut:unique()
+  t.ok(#values > 0.99 * N, "hardly any number twice")
+  near(random.gumbel({N}, wide {}):mean():item(), 0.5772157, math.pi / 6 ^ 0.5, "Euler's constant")
+end)
+
+t.test("numbers of float32 are what they were", function()
+  local function hex(x) return (x:tobytes():gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
+  local o = {key = random.key(1)}
+  t.eq(hex(random.uniform({2}, o)), "06e8633f0e0a653f")
+  t.eq(hex(random.normal({2}, o)), "b8fbe6bf82e102bf")
+  t.eq(random.randint(0, 1 << 31, {2}, o):tolist(), {1257836896, 1527436563})
+  t.eq(hex(random.gumbel({2}, o)), "99bb0940dd850c40")
+end)
+
+t.test("a span that float64 does not hold", function()
+  local x = random.uniform({N}, {low = -1e308, high = 1e308, dtype = "float64", key = random.key(12)})
+  t.ok(x:ge(-1e308):all():item() and x:lt(1e308):all():item(), "bounds")
+  near((x / 1e308):mean():item(), 0, 3 ^ -0.5, "mean")
+end)
+
 t.test("truncated_normal: bounds and moments", function()
   local x = random.truncated_normal(-1, 2, {N}, {key = random.key(3)})
   t.ok(x:min():item() >= -1 and x:max():item() <= 2, "bounds")
@@ -106,6 +165,8 @@ t.test("randint: bounds, every value, large ranges", function()
   for _, n in ipairs(counts:tolist()) do t.close(n, N / 7, 5 * (N / 7) ^ 0.5, "count") end
   local wide = random.randint(-(1 << 40), 1 << 40, {1000}, {dtype = "int64", key = random.key(5)})
   t.ok(wide:max():item() > 1 << 39 and wide:min():item() < -(1 << 39), "uses the whole range")
+  local third = random.randint(0, 3 << 61, {N}, {dtype = "int64", key = random.key(6)}):lt(1 << 61)
+  near(third:astype("float64"):mean():item(), 1 / 3, 0.471, "below a third of the range")
   t.eq(random.randint(5, 6, {3}):tolist(), {5, 5, 5})
   t.raises(function() random.randint(3, 3, {1}) end, "low < high", "usage")
 end)
@@ -113,6 +174,9 @@ end)
 t.test("bernoulli, gumbel", function()
   near(random.bernoulli(0.3, {N}, {key = random.key(6)}):astype("float32"):mean():item(), 0.3, 0.46, "share")
   t.eq(random.bernoulli(ml.tensor {0.0, 1.0}):tolist(), {false, true})
+  t.eq(random.bernoulli(ml.tensor {-1.0, 2.0, 0 / 0}):tolist(), {false, true, false})
+  t.eq(random.bernoulli(1e-12, {1 << 22}, {key = random.key(9)}):any():item(), false, "a rare event")
+  t.raises(function() random.bernoulli(0 / 0) end, "bernoulli: p: expected a number from 0 to 1", "usage")
   near(random.gumbel({N}, {key = random.key(7)}):mean():item(), 0.5772157, math.pi / 6 ^ 0.5, "Euler's constant")
   local rare = random.gumbel({39759}, {key = random.key(207)}) -- the last comes of the largest uniform number
   t.close(rare:max():item(), 24 * math.log(2), 1e-3)
@@ -157,6 +221,12 @@ t.test("keys of a split are independent of each other and of their key's numbers
   t.eq(#random.split(key, 5), 5)
   t.eq(random.split(key, 5)[1]:tolist(), a:tolist(), "a longer split begins alike")
   t.ok(not pcall(t.eq, a:tolist(), ml.random_bits(key, {2}):tolist()), "no number of the key")
+  local seen = {}
+  for _, words in ipairs {{1, 2}, {1, 2, 0}, {1, 2, 3}, {1, 2, 4}} do
+    local first = table.concat(random.split(uint32(words))[1]:tolist(), " ")
+    t.ok(not seen[first], "a stream of its own")
+    seen[first] = true
+  end
 end)
 
 t.test("misuse is named", function()

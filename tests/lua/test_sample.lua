@@ -133,6 +133,32 @@ t.test("repeat penalties see the prompt and what was generated, in their window"
   end
 end)
 
+t.test("a window beyond the context is the context", function()
+  local m <close> = assert(ml.load("tests/goldens/tiny/qwen3", {precision = "exact", max_context = 24}))
+  local prompt, far = {3, 48, 85, 47, 20}, 1 << 40
+  local function ids(opts)
+    opts.max_tokens, opts.ignore_eos = 40, true
+    local before = ml.memory.active()
+    local _, r = m:complete(prompt, opts)
+    t.ok(ml.memory.active() - before < 1 << 20, "no ring beyond the context")
+    return r.ids
+  end
+  local want = ids {presence_penalty = 1e9, repeat_last_n = 24}
+  t.eq(#want, 20)
+  t.eq(ids {presence_penalty = 1e9, repeat_last_n = far}, want)
+  t.eq(ids {sampler = S.chain {S.presence(1e9, 0, far), S.greedy()}}, want)
+  t.eq(ids {repeat_penalty = 1.5, repeat_last_n = far}, ids {repeat_penalty = 1.5, repeat_last_n = 24})
+  t.eq(ids {sampler = S.chain {S.repeat_penalty(1.5, far), S.greedy()}}, ids {repeat_penalty = 1.5, repeat_last_n = 24})
+  local seen = {}
+  local function look(logits, state)
+    seen[#seen + 1] = state.recent.shape[2]
+    return logits
+  end
+  ids {sampler = S.chain {last_n = far, look, S.traced(look), S.greedy()}}
+  for _, n in ipairs(seen) do t.eq(n, 24) end
+  t.eq(#seen, 21) -- recorded once
+end)
+
 t.test("a step that looks at values gives what a recorded one gives", function()
   local m <close> = assert(ml.load("tests/goldens/tiny/qwen3", {precision = "exact"}))
   local function ids(...)

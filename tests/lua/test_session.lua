@@ -185,6 +185,36 @@ t.test("a new turn ends the answer before it", function()
   t.eq({g.finish_reason, s.messages[2].content, #s.messages}, {"cancelled", "a", 2})
 end)
 
+t.test("a session is not changed while it makes a token", function()
+  local file = bytes.make "session-small" .. "/other.safetensors"
+  do
+    local other <close> = m:session()
+    other:generate({80, 81}, {max_tokens = 2, ignore_eos = true}):complete()
+    assert(other:save(file))
+  end
+  local want
+  for name, change in pairs {
+    nothing = false,
+    load = function(s) return s:load(file) end, save = function(s) return s:save(file .. ".2") end,
+    trim = function(s) return s:trim(0) end, undo = function(s) return s:undo() end,
+    fork = function(s) return s:fork() end, send = function(s) return s:send "x" end,
+    generate = function(s) return s:generate {1} end,
+  } do
+    local s <close> = m:session()
+    s:generate({5, 6}, {max_tokens = 2, ignore_eos = true}):complete()
+    local held = s.tokens
+    local _, result = s:generate({7}, {max_tokens = 4, ignore_eos = true, sampler = function(logits, state)
+      t.eq({s.tokens, s.length, #s.messages, s:is_saved(file)}, {held, #held, 0, true})
+      if change then t.raises(function() change(s) end, name .. ": the session makes a token", "usage") end
+      return logits:argmax(-1):item() + #state.ids % 2
+    end}):complete()
+    t.eq({result.finish_reason, #result.ids, s.length}, {"length", 4, #held + 5}, name)
+    want = want or s.tokens
+    t.eq(s.tokens, want, name)
+  end
+  for _, suffix in ipairs {"", ".2"} do os.remove(file .. suffix) end
+end)
+
 t.test("a full context raises \"limit\" and loses nothing", function()
   local small <close> = assert(ml.load(bytes.make "session-full", {random = 5, precision = "exact", max_context = 48}))
   local s <close> = small:session()

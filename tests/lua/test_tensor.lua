@@ -259,11 +259,26 @@ t.test("no entries", function()
   t.eq(ml.linspace(1, 2, 0):tolist(), {})
 end)
 
+t.test("many lists without entries", function()
+  local none = ml.zeros {1 << 40, 0}
+  t.ok(tostring(none):find("...", 1, true), "a summary")
+  t.raises(function() none:tolist() end, "too many lists without entries", "limit")
+  t.eq(ml.zeros({3, 0}):tolist(), {{}, {}, {}})
+end)
+
 t.test("erfinv at the ends", function()
   local x = ml.tensor {1.0, -1.0, 2.0}:erfinv()
   t.eq(x[1]:item(), 1 / 0)
   t.eq(x[2]:item(), -1 / 0)
   t.ok(x[3]:isnan():item(), "erfinv(2)")
+end)
+
+t.test("erfinv of narrow floats is rounded once", function()
+  for _, dtype in ipairs {"float16", "bfloat16"} do
+    local x = (ml.arange(199) / 100 - 0.99):astype(dtype)
+    local once = x:astype "float32":erfinv():astype(dtype)
+    t.eq(x:erfinv():tolist(), once:tolist(), dtype)
+  end
 end)
 
 t.test("infinities become the largest number of the dtype", function()

@@ -1,7 +1,7 @@
 -- number_driver.lua IN OUT: evaluates one Lua expression a line and writes what it gives, a line each.
 --
--- An expression sees `ml` and `T(dtype, shape, hex)`, a tensor of bytes. Several results are joined by |. A tensor is
--- written DTYPE;SHAPE;HEX, a number i;N or f;HEX (of a float64), a boolean b;true, a string s;HEX, a list as
+-- An expression sees `ml`, `unpack` and `T(dtype, shape, hex)`, a tensor of bytes. Several results are joined by |. A
+-- tensor is written DTYPE;SHAPE;HEX, a number i;N or f;HEX (of a float64), a boolean b;true, a string s;HEX, a list as
 -- [a|b], nothing as nil, and an error as !CODE;MESSAGE, or !!CODE;MESSAGE when it names another line: that of the
 -- driver where values are read, for what only they can show.
 -- tests/tools/compare_numbers.py writes IN and reads OUT; tests/lua/test_numbers.lua reads the functions.
@@ -15,7 +15,7 @@ for i = 0, 255 do
   to_hex[string.char(i)], from_hex[text] = text, string.char(i)
 end
 
-local env = {ml = ml, math = math}
+local env = {ml = ml, math = math, unpack = table.unpack}
 
 ---A tensor of the bytes that a text of hexadecimal digits names.
 function env.T(dtype, shape, hex) return ml.from_bytes(hex:gsub("%x%x", from_hex), shape, dtype) end

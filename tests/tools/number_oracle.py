@@ -276,6 +276,12 @@ def plain_outside(a, b):
     return None, None, None
 
 
+def beside_plain_float(a, b):
+    """Whether one is a plain float and the other a tensor of integers or booleans: compared in float64."""
+    number, other = (a, b) if a.name is None else (b, a)
+    return number.name is None and number.kind == "float" and other.name is not None and not is_float(other.name)
+
+
 def binary(op, a, b):
     """-> Expected or ERROR, the differences that are meant."""
     meant = set()
@@ -292,6 +298,8 @@ def binary(op, a, b):
             return Expected(np.asarray(LOGICAL[op](a.value != 0, b.value != 0))), meant
     if op in COMPARE and {x.value.dtype.kind for x in (a, b) if x.name} == {"i", "u"}:
         return Expected(np.asarray(COMPARE[op](a.value, b.value))), meant  # by value, uint64 with int64 too
+    if op in COMPARE and beside_plain_float(a, b):
+        return Expected(np.asarray(COMPARE[op](*[np.asarray(x.value).astype(np.float64) for x in (a, b)]))), meant
     name = meet(a, b, meant)
     if op in BITS and is_float(name):
         return ERROR, set()

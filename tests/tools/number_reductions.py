@@ -242,7 +242,7 @@ def indices(value, meant):
 
 def order_cases(rng):
     for name in PLAIN:
-        for op in ("sort", "argsort", "topk", "unique", "searchsorted"):
+        for op in ("sort", "argsort", "topk", "partition", "argpartition", "unique", "searchsorted"):
             for _ in range(4):
                 meant = set()
                 if op == "searchsorted":
@@ -261,7 +261,14 @@ def order_cases(rng):
                     yield case("order", op, f"{x.lua}:topk({k}, {text})", results, meant, (name,))
                     continue
                 at = order(x.value, axis)
-                result = indices(at, meant) if op == "argsort" else Expected(np.take_along_axis(x.value, at, axis))
+                result = Expected(np.take_along_axis(x.value, at, axis))
+                if op.startswith("arg"):
+                    result = indices(at, meant)
+                if op.endswith("partition"):  # sorted as a whole, which is one right answer
+                    k, n = int(rng.integers(-2, 8)), x.value.shape[axis]
+                    if not 0 <= k < n:
+                        result, meant = ERROR, {"range"}
+                    text = f"{k}, {text}"
                 yield case("order", op, f"{x.lua}:{op}({text})", result, meant, (name,))
 
 

@@ -131,6 +131,9 @@ def make_cases(rng):
         yield from linspace(rng)
     for name in PLAIN:
         n, m, k = (int(v) for v in rng.integers(0, 5, 3))
+        for op in ("zeros", "ones"):
+            value = getattr(np, op)((n, m), DTYPES[name])
+            yield case("make", op, f'ml.{op}({{{n}, {m}}}, {{dtype = "{name}"}})', Expected(value), (), (name,))
         lua = f'ml.eye({n}, {m}, {{dtype = "{name}"}})'
         yield case("make", "eye", lua, Expected(np.eye(n, m).astype(DTYPES[name])), (), (name,))
         value = Expected(np.tri(n, m, k - 2, np.float32))
@@ -323,6 +326,7 @@ PRODUCTS = {
 }  # fmt: skip
 AXES = [(1, "1"), (0, "0"), ([[0, 1], [1, 0]], "{{1, 2}, {2, 1}}"), ([[1], [0]], "{{-1}, {1}}")]
 EQUATIONS = ["ij,jk->ik", "ij,jk", "ij,kj->ik", "ii,ij->j", "ij,ij->", "ij,ij->ij", "ij,jk->ki", "ij,jj->i"]
+SUMMED_FIRST = ["ij,jk->j", "ij,jk->k", "ij,kl->", "ij,kl->il"]  # which hides infinities times 0
 
 
 def view_for_product(rng, name, shape):
@@ -349,8 +353,11 @@ def product_cases(rng):
         result = multiplied(function, [a, b], meant)
         if result:
             yield case("product", op, f"{a.lua}:{op}({b.lua})", result, meant, (left, right))
-        equation = EQUATIONS[rng.integers(len(EQUATIONS))]
         a, b, meant = view_for_product(rng, left, (3, 3)), view_for_product(rng, right, (3, 3)), set()
+        name = promote(left, right, set())
+        finite = all(np.all(np.isfinite(cast(x, name).astype(np.float64))) for x in (a, b))
+        equations = EQUATIONS + SUMMED_FIRST if finite else EQUATIONS
+        equation = equations[rng.integers(len(equations))]
         result = multiplied(lambda x, y, e=equation: np.einsum(e, x, y), [a, b], meant)
         if result:
             lua = f'ml.einsum("{equation}", {{{a.lua}, {b.lua}}})'

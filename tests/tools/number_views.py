@@ -1,7 +1,7 @@
-"""Cases of operations that move values without computing with them: views, repetitions, edges."""
+"""Cases of operations that move values without computing with them: views, repetitions, edges, parts."""
 
 import numpy as np
-from number_oracle import Expected, case
+from number_oracle import ERROR, Expected, case
 from number_values import PLAIN, braces, tensor
 
 
@@ -66,4 +66,40 @@ def view_cases(rng):
                 yield case("view", method, f"{x.lua}:{method}({arguments})", Expected(np.asarray(value)), (), (name,))
 
 
-FAMILIES = [view_cases]
+def split(rng, x):
+    """(arguments, parts): a count, which has to divide the size, or rising positions."""
+    axis = int(rng.integers(x.value.ndim))
+    size, at = x.value.shape[axis], place(rng, axis, x.value.ndim)
+    if rng.integers(2):
+        n = int(rng.integers(1, 5))
+        return f"{n}, {at}", np.split(x.value, n, axis) if size % n == 0 else None
+    ends = sorted(int(n) for n in rng.integers(0, size + 1, rng.integers(1, 4)))
+    return f"{braces(ends)}, {at}", np.split(x.value, ends, axis)
+
+
+def as_strided(rng, x):
+    """(arguments, value) of entries of the row-major values; now and then one lies outside."""
+    flat = x.value.ravel()
+    shape, strides = [int(n) for n in rng.integers(1, 4, 2)], [int(n) for n in rng.integers(-2, 4, 2)]
+    offset = int(rng.integers(0, 4))
+    at = offset + np.arange(shape[0])[:, None] * strides[0] + np.arange(shape[1]) * strides[1]
+    inside = np.all((at >= 0) & (at < flat.size))
+    return f"{braces(shape)}, {braces(strides)}, {offset}", flat[at] if inside else None
+
+
+def part_cases(rng):
+    shapes = [(6,), (4, 3), (2, 3, 2), (12,), (0,)]
+    for name in PLAIN:
+        for _ in range(3):
+            x = tensor(rng, name, shapes[rng.integers(len(shapes))])
+            arguments, parts = split(rng, x)
+            results = ERROR if parts is None else [Expected(p) for p in parts]
+            yield case("view", "split", f"unpack({x.lua}:split({arguments}))", results, (), (name,))
+            x = tensor(rng, name, shapes[rng.integers(len(shapes))])
+            arguments, value = as_strided(rng, x)
+            result = ERROR if value is None else Expected(value)
+            meant = {"range"} if value is None else ()
+            yield case("view", "as_strided", f"{x.lua}:as_strided({arguments})", result, meant, (name,))
+
+
+FAMILIES = [view_cases, part_cases]
