@@ -122,7 +122,23 @@ function M.record(fn, ...)
   error(results[2], 0)
 end
 
--- Records fn over placeholders; returns the plan and a builder of its results.
+-- The trace that is under way: `index`, of the plan's input behind all arguments; `key`, the placeholder there once
+-- something was drawn; `draws`, how many times.
+local tracing
+
+---The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
+---draws anew, what it would draw if it were run op by op.
+---@return moonlet.Tensor
+function M.next_key()
+  if not tracing then
+    util.raise("usage", "a draw without a key in a step that is recorded would be the same each time: give it a key")
+  end
+  tracing.key = tracing.key or core.input(tracing.index, "uint32", {3})
+  tracing.draws = tracing.draws + 1
+  return tracing.key + core.make_tensor({0, 0, tracing.draws & 0xffffffff}, "uint32")
+end
+
+-- Records fn over placeholders; returns the plan, a builder of its results, and how many draws it makes.
 local function trace(fn, args, n)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = describe(args[i], tensors, {}, 0) end
@@ -130,21 +146,26 @@ local function trace(fn, args, n)
   for i, t in ipairs(tensors) do inputs[i] = core.input(i, t.dtype, t.shape) end
   local traced = {}
   for i = 1, n do traced[i] = build[i](inputs) end
+  local own = {index = #inputs + 1, draws = 0}
+  local _ <close> = setmetatable({}, {__close = function() tracing = nil end})
+  tracing = own
   return M.record(function()
     local results = table.pack(fn(table.unpack(traced, 1, n)))
     local outputs, parts = {}, {}
     for i = 1, results.n do parts[i] = describe(results[i], outputs, {}, 0) end
+    inputs[own.index] = own.key
     return core.plan(inputs, outputs), function(values)
       local out = {}
       for i, part in ipairs(parts) do out[i] = part(values) end
       return table.unpack(out, 1, results.n)
-    end
+    end, own.draws
   end)
 end
 
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
 ---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants
----of the plan: to see a new value, give them as arguments, or make them state that is written in place.
+---of the plan: to see a new value, give them as arguments, or make them state that is written in place. What fn draws
+---it draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
@@ -158,10 +179,11 @@ function M.compile(fn, opts)
     local name = table.concat(key)
     local entry = plans[name]
     if not entry then
-      local plan, build = M.unscoped(trace, fn, args, n)
-      entry = {plan = plan, build = build, held = key.held}
+      local plan, build, draws = M.unscoped(trace, fn, args, n)
+      entry = {plan = plan, build = build, draws = draws, held = key.held}
       plans[name] = entry
     end
+    if entry.draws > 0 then tensors[#tensors + 1] = require "moonlet.random".advance(entry.draws) end
     return entry.build {entry.plan:run(table.unpack(tensors))}
   end
 end

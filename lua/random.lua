@@ -4,7 +4,9 @@
 ---A key is two uint32 words. Numbers are Philox 4x32-10 of key, stream and position; see random_bits. Of a draw in
 ---float64 each number has 53 random bits, and all that follows is computed in float64; of other dtypes it has 24, is
 ---computed in float32 and rounded to float16 or bfloat16 once.
+local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local compile = require "moonlet.compile"
 local util = require "moonlet.util"
 
 local M = {}
@@ -21,7 +23,10 @@ function M.key(seed) return ml.tensor(words(util.integer("key: seed", seed)), {d
 
 ---Begins the sequence of calls that name no key anew.
 ---@param seed integer
-function M.seed(seed) state = {seed = util.integer("seed", seed), count = 0} end
+function M.seed(seed)
+  if core.recording() then util.raise("usage", "seed: a plan is recorded, which would set it once and not again") end
+  state = {seed = util.integer("seed", seed), count = 0}
+end
 
 local function check_key(key)
   if not ml.is_tensor(key) or key.dtype ~= "uint32" or key.ndim ~= 1 or key.size < 2 or key.size > 3 then
@@ -41,12 +46,22 @@ function M.split(key, n)
   local bits = ml.random_bits(ml.concat {key, stream}, {n, 2})
   local out = {}
   for i = 1, n do out[i] = bits[i]:copy() end
-  ml.eval(table.unpack(out))
+  if not core.recording() then ml.eval(table.unpack(out)) end
   return out
+end
+
+---The key before the next draw of the sequence, which then goes on behind n draws.
+---@param n integer
+---@return moonlet.Tensor
+function M.advance(n)
+  local w, count = words(state.seed), state.count
+  state.count = count + n
+  return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32"})
 end
 
 local function next_key(opts)
   if opts and opts.key then return check_key(opts.key) end
+  if core.recording() then return compile.next_key() end
   state.count = state.count + 1
   local w = words(state.seed)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})
