@@ -1,8 +1,8 @@
 /* buffer.c: counted storage with a cache of free blocks.
  *
  * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size
- * and at most a fifth is waste. A free block keeps its link in host memory, since its bytes may be on another device.
- */
+ * and at most a fifth is waste. Each class has a list of its own: however many blocks are free, finding one takes one
+ * step. A free block keeps its link in host memory, since its bytes may be on another device. */
 #include "tensor/buffer.h"
 
 #include <stdlib.h>
@@ -25,27 +25,34 @@ static size_t size_class(size_t bytes) {
   return (bytes + step - 1) & ~(step - 1);
 }
 
+/* The list of a capacity that size_class gave, at most CACHED_BLOCK_BYTES: 64 is the first, 80, 96, 112, 128 follow. */
+static int class_index(size_t capacity) {
+  if (capacity <= MIN_BLOCK) return 0;
+  int top = 63 - __builtin_clzll(capacity - 1);
+  return 4 * (top - 6) + (int)((capacity - 1) >> (top - 2) & 3) + 1;
+}
+
+/* The first block of a list, out of it; NULL when it is empty. */
+static void *pop(ml_device *d, int class) {
+  struct ml_block *b = d->cache[class];
+  if (!b) return NULL;
+  void *address = b->address;
+  d->cache[class] = b->next;
+  d->memory.cached -= b->capacity;
+  ml_free(b);
+  return address;
+}
+
 static void *take_cached(ml_device *d, size_t capacity) {
-  for (struct ml_block **link = &d->cache; *link; link = &(*link)->next) {
-    struct ml_block *b = *link;
-    if (b->capacity != capacity) continue;
-    void *address = b->address;
-    *link = b->next;
-    d->memory.cached -= capacity;
-    ml_free(b);
-    return address;
-  }
-  return NULL;
+  return capacity <= CACHED_BLOCK_BYTES ? pop(d, class_index(capacity)) : NULL;
 }
 
 void ml_memory_trim(ml_device *d, size_t keep) {
-  struct ml_block **link = &d->cache;
-  while (*link && d->memory.cached > keep) {
-    struct ml_block *b = *link;
-    *link = b->next;
-    d->memory.cached -= b->capacity;
-    d->table->release(d, b->address, b->capacity);
-    ml_free(b);
+  for (int class = ML_CACHE_CLASSES - 1; class >= 0; class--) { /* the largest first: fewest are given back */
+    while (d->cache[class] && d->memory.cached > keep) {
+      size_t capacity = d->cache[class]->capacity;
+      d->table->release(d, pop(d, class), capacity);
+    }
   }
 }
 
@@ -121,8 +128,9 @@ static bool keep_block(ml_device *d, ml_buffer *b) {
   if (b->capacity > CACHED_BLOCK_BYTES || d->memory.cached + b->capacity > d->memory.cache_limit) return false;
   struct ml_block *block = malloc(sizeof *block); /* a refusal here is no failure of the caller's */
   if (!block) return false;
-  *block = (struct ml_block){d->cache, b->address, b->capacity};
-  d->cache = block;
+  struct ml_block **list = &d->cache[class_index(b->capacity)];
+  *block = (struct ml_block){*list, b->address, b->capacity};
+  *list = block;
   d->memory.cached += b->capacity;
   return true;
 }

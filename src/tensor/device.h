@@ -14,7 +14,7 @@ typedef struct ml_device ml_device;
 typedef struct ml_plan ml_plan;
 typedef struct ml_program ml_program; /* a plan as a device wants it */
 
-enum { ML_PACK_ROWS = 16 };
+enum { ML_PACK_ROWS = 16, ML_CACHE_CLASSES = 81 };
 
 typedef struct ml_device_table {
   /* Fresh memory, aligned to 64 bytes or more, contents undefined. */
@@ -57,7 +57,7 @@ struct ml_device {
   char name[32];        /* "cpu", "cuda:0" */
   char description[96]; /* processor or board, instruction set */
   ml_memory memory;
-  struct ml_block *cache; /* free blocks, by size class (buffer.c) */
+  struct ml_block *cache[ML_CACHE_CLASSES]; /* free blocks, a list a size class (buffer.c) */
   void *state;
 };
 
