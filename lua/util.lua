@@ -98,8 +98,9 @@ function M.list(what, value, expected)
   local n = rawlen(value)
   local key = next(value, n > 0 and n or nil) -- behind the last entry
   while key ~= nil do
-    if type(key) == "string" and not (key == "n" and value.n == n) then
-      M.raise("usage", "%s: expected %s, found the name \"%s\" in it", what, expected or "a list", key)
+    if not (key == "n" and value.n == n) then
+      M.raise("usage", "%s: expected %s, found the %s in it", what, expected or "a list",
+        type(key) == "string" and ("name \"%s\""):format(key) or "key " .. M.text(key))
     end
     key = next(value, key)
   end
@@ -346,6 +347,9 @@ function M.common_dtype(...)
   for i = 1, select("#", ...) do
     local x = select(i, ...)
     if core.ops.is_tensor(x) then
+      if x.layout ~= "strided" then
+        M.raise("usage", "a weight of %s: dequantize it first (products and look-ups take it as it is)", x.dtype)
+      end
       local zero = core.make_tensor(0, x.dtype)
       meeting = meeting and meeting + zero or zero
     end

@@ -72,6 +72,7 @@ static void refuse_names(lua_State *L, int index, lua_Integer n, const char *wha
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
     bool packed = key && strcmp(key, "n") == 0 && lua_isinteger(L, -1) && lua_tointeger(L, -1) == n;
     if (key && !packed) lb_usage(L, "%s: expected a list, found the name \"%s\" in it", what, key);
+    if (!key) lb_usage(L, "%s: expected a list, found the key %s in it", what, luaL_tolstring(L, -2, NULL));
     lua_pop(L, 1);
   }
 }
