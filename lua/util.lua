@@ -98,7 +98,8 @@ function M.list(what, value, expected)
   local n = rawlen(value)
   local key = next(value, n > 0 and n or nil) -- behind the last entry
   while key ~= nil do
-    if not (key == "n" and value.n == n) then
+    local entry = math.type(key) == "integer" and key >= 1 and key <= n -- of a list filled in another order
+    if not entry and not (key == "n" and value.n == n) then
       M.raise("usage", "%s: expected %s, found the %s in it", what, expected or "a list",
         type(key) == "string" and ("name \"%s\""):format(key) or "key " .. M.text(key))
     end
