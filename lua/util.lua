@@ -217,20 +217,21 @@ function M.interface(name, fn, callbacks)
   return call
 end
 
--- Parameters of functions that take theirs as `...`.
-local declared = setmetatable({}, {__mode = "k"})
+-- Of functions that take their parameters as `...`: the one that they hand them on to.
+local handed_to = setmetatable({}, {__mode = "k"})
 
----Names of a function's parameters, nil where they have none.
----@param fn function
----@return string[]|nil
-function M.parameters(fn) return declared[fn] or core.parameters(fn) end
+-- Names of a function's parameters, nil where they have none.
+local function parameters(fn)
+  while handed_to[fn] do fn = handed_to[fn] end
+  return core.parameters(fn)
+end
 
----Says what the parameters are called of a function that takes them as `...` and hands them on.
+---Says that a function takes its parameters as `...` and hands them on to another, whose names for them hold.
 ---@param fn function
----@param names string[]|nil
+---@param inner function
 ---@return function fn
-function M.declare(fn, names)
-  declared[fn] = names
+function M.hands_to(fn, inner)
+  handed_to[fn] = inner
   return fn
 end
 
@@ -264,12 +265,16 @@ local function in_order(what, names, ...)
   return table.unpack(given, 1, most)
 end
 
--- A function whose arguments can be given by name, and that takes no others.
+-- A function whose arguments can be given by name, and that takes no others. What they are called is asked when it is
+-- called first: few of all functions are, in one process.
 local function by_name(what, fn)
-  local names = M.parameters(fn)
-  if not names then return fn end
-  local most = #names
+  local names, most
   return function(...)
+    if names == nil then
+      names = parameters(fn) or false
+      most = names and #names
+    end
+    if not names then return fn(...) end
     local n = select("#", ...)
     local last = n > 0 and select(n, ...)
     if n <= most and last ~= nil and type(last) ~= "table" then return fn(...) end
