@@ -268,8 +268,10 @@ function M.wrap(raw, family, what)
       if type(value) == "function" then
         if asked[key] then util.raise("usage", "%s: the family's default of %s reads %s itself", what, key, key) end
         asked[key] = true
-        value = value(c, raw[key] ~= nil)
+        local ok, result = pcall(value, c, raw[key] ~= nil)
         asked[key] = nil
+        if not ok then error(result, 0) end
+        value = result
       end
     end
     return value

@@ -87,6 +87,7 @@ function M.cross_entropy(logits, targets, opts)
     util.unexpected("cross_entropy: reduction", '"mean", "sum" or "none"', opts.reduction)
   end
   util.number("cross_entropy: label_smoothing", opts.label_smoothing, 0, 1)
+  if not ml.is_tensor(targets) then util.unexpected("cross_entropy: targets", "a tensor", targets) end
   local dtype, wide = loss_dtypes("cross_entropy: logits", logits)
   local weights = opts.mask and weights_of(opts.mask, targets.shape, wide)
   if weights then targets = ml.where(weights:ne(0), targets, 0) end
@@ -104,6 +105,11 @@ end
 ---Mean of squared differences, computed in float32 or float64; of integers float32.
 function M.mse(x, y)
   local dtype, wide = loss_dtypes("mse: x", x, y)
+  if ml.is_tensor(x) and ml.is_tensor(y) and x.dtype == "int64" and y.dtype == "int64" then
+    local far = util.in_dtype(x, wide) - util.in_dtype(y, wide) -- near ones differ by what float64 does not hold
+    local d = ml.where(far:abs():lt(2.0 ^ 62), (x - y):astype(wide), far)
+    return util.in_dtype(d:square():mean(), dtype)
+  end
   return util.in_dtype((util.in_dtype(x, wide) - util.in_dtype(y, wide)):square():mean(), dtype)
 end
 

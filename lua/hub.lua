@@ -26,7 +26,10 @@ end
 ---Whether a path can be the name of a repository: with an organisation, or as the oldest ones without.
 ---@param path string
 ---@return boolean
-function M.is_name(path) return path:find "^[%w%-_.]+$" ~= nil or path:find "^[%w%-_.]+/[%w%-_.]+$" ~= nil end
+function M.is_name(path)
+  if path:find "^%.%.?/" or path:find "^%.%.?$" then return false end -- a folder
+  return path:find "^[%w%-_.]+$" ~= nil or path:find "^[%w%-_.]+/[%w%-_.]+$" ~= nil
+end
 
 ---The name of a repository by its folder in the cache, or nil: "models--org--name" is "org/name".
 ---@param folder string

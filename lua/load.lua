@@ -116,12 +116,9 @@ end
 -- What a family's file has to define, so that a slip of the pen is told by its name.
 local function check_family(family)
   local name = "family " .. family.model_types[1]
-  for _, method in ipairs {"init", "forward"} do
-    local source = core.source(rawget(family, method == "init" and "forward" or "init") or print)
-    if type(family[method]) ~= "function" then
-      util.unexpected(("%s%s: %s"):format(name, source and " (" .. source .. ")" or "", method), "a function",
-        family[method])
-    end
+  if type(family.init) ~= "function" then
+    local source = type(family.forward) == "function" and core.source(family.forward)
+    util.unexpected(("%s%s: init"):format(name, source and " (" .. source .. ")" or ""), "a function", family.init)
   end
   for _, field in ipairs {"config", "ignore", "lora"} do
     if type(family[field]) ~= "table" then util.unexpected(name .. ": " .. field, "a table", family[field]) end

@@ -591,11 +591,11 @@ require "moonlet.einsum"
 
 -- x:add_(y) gives the handle x another value of the same shape and dtype; views and copies taken before keep theirs.
 local function in_place(name, fn)
-  methods[name .. "_"] = util.declare(function(x, ...)
+  methods[name .. "_"] = util.hands_to(function(x, ...)
     local value = fn(x, ...)
     if value.dtype ~= x.dtype then value = value:astype(x.dtype) end
     return core.rebind(x, value)
-  end, util.parameters(fn))
+  end, fn)
 end
 local made_elsewhere = {astype = true, copy = true, where = true}
 for _, op in ipairs(core.op_list()) do
@@ -613,7 +613,7 @@ for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] =
 for name, fn in pairs(methods) do
   if core.source(fn) then
     local function method(x, ...) return fn(operand(name .. ": x", x), ...) end
-    methods[name] = util.declare(method, util.parameters(fn))
+    methods[name] = util.hands_to(method, fn)
   end
 end
 util.guard(methods, "", false, true)

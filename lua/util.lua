@@ -98,8 +98,10 @@ function M.list(what, value, expected)
   local n = rawlen(value)
   local key = next(value, n > 0 and n or nil) -- behind the last entry
   while key ~= nil do
-    if type(key) == "string" and not (key == "n" and value.n == n) then
-      M.raise("usage", "%s: expected %s, found the name \"%s\" in it", what, expected or "a list", key)
+    local entry = math.type(key) == "integer" and key >= 1 and key <= n -- of a list filled in another order
+    if not entry and not (key == "n" and value.n == n) then
+      M.raise("usage", "%s: expected %s, found the %s in it", what, expected or "a list",
+        type(key) == "string" and ("name \"%s\""):format(key) or "key " .. M.text(key))
     end
     key = next(value, key)
   end
@@ -215,20 +217,21 @@ function M.interface(name, fn, callbacks)
   return call
 end
 
--- Parameters of functions that take theirs as `...`.
-local declared = setmetatable({}, {__mode = "k"})
+-- Of functions that take their parameters as `...`: the one that they hand them on to.
+local handed_to = setmetatable({}, {__mode = "k"})
 
----Names of a function's parameters, nil where they have none.
----@param fn function
----@return string[]|nil
-function M.parameters(fn) return declared[fn] or core.parameters(fn) end
+-- Names of a function's parameters, nil where they have none.
+local function parameters(fn)
+  while handed_to[fn] do fn = handed_to[fn] end
+  return core.parameters(fn)
+end
 
----Says what the parameters are called of a function that takes them as `...` and hands them on.
+---Says that a function takes its parameters as `...` and hands them on to another, whose names for them hold.
 ---@param fn function
----@param names string[]|nil
+---@param inner function
 ---@return function fn
-function M.declare(fn, names)
-  declared[fn] = names
+function M.hands_to(fn, inner)
+  handed_to[fn] = inner
   return fn
 end
 
@@ -262,12 +265,16 @@ local function in_order(what, names, ...)
   return table.unpack(given, 1, most)
 end
 
--- A function whose arguments can be given by name, and that takes no others.
+-- A function whose arguments can be given by name, and that takes no others. What they are called is asked when it is
+-- called first: few of all functions are, in one process.
 local function by_name(what, fn)
-  local names = M.parameters(fn)
-  if not names then return fn end
-  local most = #names
+  local names, most
   return function(...)
+    if names == nil then
+      names = parameters(fn) or false
+      most = names and #names
+    end
+    if not names then return fn(...) end
     local n = select("#", ...)
     local last = n > 0 and select(n, ...)
     if n <= most and last ~= nil and type(last) ~= "table" then return fn(...) end
@@ -346,6 +353,9 @@ function M.common_dtype(...)
   for i = 1, select("#", ...) do
     local x = select(i, ...)
     if core.ops.is_tensor(x) then
+      if x.layout ~= "strided" then
+        M.raise("usage", "a weight of %s: dequantize it first (products and look-ups take it as it is)", x.dtype)
+      end
       local zero = core.make_tensor(0, x.dtype)
       meeting = meeting and meeting + zero or zero
     end

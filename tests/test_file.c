@@ -125,13 +125,29 @@ static void test_write_elsewhere(void) {
   CHECK(read(fd, text, sizeof text) == 4 && memcmp(text, "text", 4) == 0, "the pipe carried the text");
   CHECK(lstat(pipe, &info) == 0 && S_ISFIFO(info.st_mode), "it is a pipe still");
   close(fd);
+  char *much = calloc(1, 1 << 20); /* more than a pipe holds, and its reader leaves */
+  fd = open(pipe, O_RDONLY | O_NONBLOCK);
+  ml_file_writer w;
+  CHECK_OK(ml_file_writer_open(&w, pipe), "open the pipe");
+  close(fd);
+  CHECK_FAILS(ml_file_writer_put(&w, much, 1 << 20), ML_IO, pipe, "write to a pipe that nobody reads");
+  ml_file_writer_abort(&w);
+  free(much);
   unlink(pipe);
   CHECK_OK(ml_file_write(target, "first", 5), "a file");
   CHECK(symlink("target", link) == 0, "a link to it");
   CHECK_OK(ml_file_write(link, "second", 6), "write through the link");
-  CHECK(lstat(link, &info) == 0 && S_ISLNK(info.st_mode) && holds(target, "second"), "the link stays, the file changed");
+  CHECK(lstat(link, &info) == 0 && S_ISLNK(info.st_mode) && holds(target, "second"),
+        "the link stays, the file changed");
+  unlink(target);
+  CHECK_OK(ml_file_write(link, "third", 5), "write through a link to nothing");
+  CHECK(lstat(link, &info) == 0 && S_ISLNK(info.st_mode) && holds(target, "third"),
+        "the link stays, the file is there");
   unlink(link);
   unlink(target);
+  CHECK(symlink("link", link) == 0, "a link to itself");
+  CHECK_FAILS(ml_file_write(link, "x", 1), ML_IO, link, "write through it");
+  unlink(link);
   if (mknod(pipe, S_IFCHR | 0600, makedev(1, 7)) != 0) return; /* a full disk, which only root can make */
   CHECK_FAILS(ml_file_write(pipe, "text", 4), ML_IO, pipe, "write to a full device");
   CHECK(lstat(pipe, &info) == 0 && S_ISCHR(info.st_mode), "it is a device still");

@@ -281,7 +281,7 @@ integers and booleans, where NumPy gives float64 (float16 of small ones).
 are by value in both.
 
 **float16 with bfloat16.** They meet in float32, and bfloat16 meets every integer; NumPy refuses float16, and integers
-of more than 8 bits.
+of more than 8 bits. Integers and float64 become bfloat16 in one rounding; ml_dtypes rounds them to float32 first.
 
 **Sums and products.** `sum`, `prod`, `cumsum` and `cumprod` of booleans, int8, uint8, int16 and uint16 are int32; of
 other integers they keep the dtype. NumPy gives int64 or uint64.

@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_TEMPORARIES = 1000 }; /* names tried beside a path before giving up */
@@ -181,11 +183,25 @@ static ml_status create_temporary(ml_file_writer *w, size_t capacity) {
   return fail_errno(w->path, "cannot create");
 }
 
-/* The file that a path stands for: at the end of symbolic links, so that they stay. From ml_alloc. */
-static char *target_of(const char *path) {
-  char *real = realpath(path, NULL), *copy = ml_strdup(real ? real : path);
-  free(real); /* realpath's, not ours to count */
-  return copy;
+/* The file that a path stands for: at the end of symbolic links, so that they stay, though it may not exist yet. */
+static ml_status find_target(const char *path, char **target) {
+  enum { MOST_LINKS = 40 };
+  char at[PATH_MAX], link[PATH_MAX];
+  if (strlen(path) >= sizeof at) return ml_fail(ML_IO, "%s: %s", path, strerror(ENAMETOOLONG));
+  strcpy(at, path);
+  for (int i = 0; i <= MOST_LINKS; i++) {
+    ssize_t n = strncmp(at, "/dev/", 5) == 0 ? -1 : readlink(at, link, sizeof link - 1); /* /dev/stdout is no path */
+    if (n < 0) {
+      *target = ml_strdup(at);
+      return *target ? ML_OK : ML_MEMORY;
+    }
+    link[n] = 0;
+    char *slash = link[0] == '/' ? NULL : strrchr(at, '/'); /* a relative link begins where it lies */
+    size_t folder = slash ? (size_t)(slash - at) + 1 : 0;
+    if (folder + (size_t)n >= sizeof at) break;
+    memcpy(at + folder, link, (size_t)n + 1);
+  }
+  return ml_fail(ML_IO, "%s: %s", path, strerror(ELOOP));
 }
 
 /* A device or a pipe is written to as it stands: a rename would put a file in its place. */
@@ -200,8 +216,8 @@ static ml_status open_stream(ml_file_writer *w) {
 }
 
 ml_status ml_file_writer_open(ml_file_writer *w, const char *path) {
-  *w = (ml_file_writer){.fd = -1, .path = target_of(path)};
-  ml_status status = w->path ? ML_OK : ML_MEMORY;
+  *w = (ml_file_writer){.fd = -1};
+  ml_status status = find_target(path, &w->path);
   if (status == ML_OK && is_stream(w->path)) {
     status = open_stream(w);
   } else if (status == ML_OK) {
@@ -213,10 +229,25 @@ ml_status ml_file_writer_open(ml_file_writer *w, const char *path) {
   return status;
 }
 
+/* write, but a pipe that nobody reads any more is an error and no signal, which would end the host. */
+static ssize_t write_quietly(int fd, const char *from, size_t bytes) {
+  sigset_t pipe, old, pending;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  sigpending(&pending);
+  pthread_sigmask(SIG_BLOCK, &pipe, &old);
+  ssize_t n = write(fd, from, bytes);
+  int code = errno;
+  if (n < 0 && code == EPIPE && !sigismember(&pending, SIGPIPE)) sigtimedwait(&pipe, NULL, &(struct timespec){0});
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  errno = code;
+  return n;
+}
+
 ml_status ml_file_writer_put(ml_file_writer *w, const void *data, size_t bytes) {
   const char *from = data;
   while (bytes > 0) {
-    ssize_t n = write(w->fd, from, bytes);
+    ssize_t n = w->temporary ? write(w->fd, from, bytes) : write_quietly(w->fd, from, bytes);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno(w->path, "cannot write");
     from += n;

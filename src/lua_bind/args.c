@@ -62,7 +62,8 @@ void *lb_check_handle(lua_State *L, int index, const char *class) {
   return handle;
 }
 
-/* Names beside the entries of a list would be lost: they are an error. The n of table.pack is none. */
+/* Keys beside the entries of a list would be lost: they are an error. The n of table.pack is none. Only what lies
+ * behind the last entry is looked at, where in a list that was filled in another order some entries lie too. */
 static void refuse_names(lua_State *L, int index, lua_Integer n, const char *what) {
   index = lua_absindex(L, index);
   luaL_checkstack(L, 4, "nested too deep");
@@ -72,6 +73,8 @@ static void refuse_names(lua_State *L, int index, lua_Integer n, const char *wha
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
     bool packed = key && strcmp(key, "n") == 0 && lua_isinteger(L, -1) && lua_tointeger(L, -1) == n;
     if (key && !packed) lb_usage(L, "%s: expected a list, found the name \"%s\" in it", what, key);
+    bool entry = lua_isinteger(L, -2) && lua_tointeger(L, -2) >= 1 && lua_tointeger(L, -2) <= n;
+    if (!key && !entry) lb_usage(L, "%s: expected a list, found the key %s in it", what, luaL_tolstring(L, -2, NULL));
     lua_pop(L, 1);
   }
 }

@@ -6,7 +6,7 @@
 
 typedef struct ml_embedded_file {
   const char *path; /* relative to lua/: "models/llama.lua" */
-  const char *text;
+  const char *code; /* compiled */
   size_t size;
 } ml_embedded_file;
 

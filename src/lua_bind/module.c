@@ -39,7 +39,7 @@ static int load_embedded(lua_State *L, const char *relative) {
   for (const ml_embedded_file *f = ml_embedded_files; f->path; f++) {
     if (strncmp(f->path, relative, length) != 0 || strcmp(f->path + length, ".lua") != 0) continue;
     lua_pushfstring(L, "=moonlet/%s", f->path);
-    if (luaL_loadbufferx(L, f->text, f->size, lua_tostring(L, -1), "t") != LUA_OK) lua_error(L);
+    if (luaL_loadbufferx(L, f->code, f->size, lua_tostring(L, -1), "b") != LUA_OK) lua_error(L);
     return 1;
   }
   return 0;

@@ -308,15 +308,17 @@ static ml_status list_place(ml_token_list *l, const ml_token_files *f, place p, 
   return ml_fail_prefix(list_named(l, p.value, name, p.of_map), "%s", source);
 }
 
-/* Own names in a file: what the configuration says of one replaces what special_tokens_map.json says, other than of
- * the names that all models have. */
+/* Own names in a file. The configuration's count as texts, and as objects that say their type; a text there replaces
+ * what special_tokens_map.json says, other than of the names that all models have. */
 static ml_status list_own_names(ml_token_list *l, const ml_token_files *f, const ml_json *file) {
   ml_json_iter it = {0};
   while (ml_json_next(file, &it)) {
     if (!is_own_name(it.key, it.value)) continue;
     place p = named(f, it.key);
     const ml_json *value = ml_json_get(f->config, it.key);
-    if (p.value == ml_json_get(f->map, it.key) && is_own_name(it.key, value)) p = (place){value, false};
+    bool is_text = ml_json_type(value) == ML_JSON_STRING, of_map = p.value == ml_json_get(f->map, it.key);
+    if (of_map && is_text && is_own_name(it.key, value)) p = (place){value, false};
+    else if (file == f->config && !is_text && (of_map || !ml_json_has(it.value, "__type"))) continue;
     ML_TRY(list_place(l, f, p, it.key));
   }
   return ML_OK;

@@ -52,6 +52,25 @@ for name, files in pairs {
   end)
 end
 
+-- {tokenizer_config.json, special_tokens_map.json, what of <a> and <b> AutoTokenizer adds}
+local plain, typed = '{"content": "%s"}', '{"content": "%s", "__type": "AddedToken"}'
+for i, case in ipairs {
+  {plain:format "<a>", false, ""}, {typed:format "<a>", false, "<a>"}, {typed:format "<a>", '"<b>"', "<b>"},
+  {'"<a>"', '"<b>"', "<a>"}, {plain:format "<a>", '"<b>"', "<b>"}, {'"<a>"', typed:format "<b>", "<a>"},
+  {false, plain:format "<b>", "<b>"}, {false, '"<b>"', "<b>"}, {typed:format "<a>", typed:format "<b>", "<b>"},
+  {plain:format "<a>", plain:format "<b>", "<b>"},
+} do
+  t.test(("a name of a model's own in both files, %d"):format(i), function()
+    local function file(value) return value and ('{"own_token": %s}'):format(value) or "{}" end
+    local tk <close> = assert(ml.tokenizer(tiny.write_directory("added_tokens/own", {
+      ["tokenizer_config.json"] = file(case[1]), ["special_tokens_map.json"] = file(case[2]),
+    })))
+    local added = ""
+    for _, piece in ipairs {"<a>", "<b>"} do added = added .. (tk:id(piece) and piece or "") end
+    t.eq(added, case[3])
+  end)
+end
+
 t.test("named special tokens reach templates from either file", function()
   local path = tiny.write_directory("added_tokens/names", {
     ["tokenizer_config.json"] = '{"image_token": "<i>", "pad_token": "</s>", "chat_template": '

@@ -187,6 +187,7 @@ t.test("a variance of fewer values than its divisor wants", function()
     t.ok(nan(x({2, 2}, dtype):var {ddof = 3}:item()), dtype)
   end
   t.ok(nan(ml.zeros {0}:var():item()), "of nothing")
+  t.ok(nan(x({1, 2}, "float32"):var {ddof = 0 / 0}:item()), "by nothing")
 end)
 
 -- ---- uint64 ----

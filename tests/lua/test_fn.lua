@@ -65,4 +65,12 @@ t.test("kl_div: what has no probability adds nothing", function()
   t.eq(fn.kl_div(of("float16", {{-1, -1}}), of("float16", {{-1, -2}})).dtype, "float16")
 end)
 
+t.test("squares of int64 are of the difference itself", function()
+  local function x(...) return ml.tensor({...}, {dtype = "int64"}) end
+  t.eq(fn.mse(x((1 << 53) + 1), x(1 << 53)):item(), 1.0)
+  t.eq(fn.mse(x(math.maxinteger), x(math.maxinteger - 3)):item(), 9.0)
+  t.close(fn.mse(x(math.maxinteger), x(-1 << 62)):item(), 2.25 * 2.0 ^ 126, 2.0 ^ 104)
+  t.raises(function() fn.cross_entropy(ml.tensor {{1.0, 2}}, {1}) end, "cross_entropy: targets: expected a tensor")
+end)
+
 t.done()

@@ -482,7 +482,7 @@ t.test("options that mean nothing are refused by name", function()
   end
   refused("stop: expected a string or a list of strings, found the key \"a\"", {stop = {a = "x"}})
   refused("stop: expected .*, found the key 3", {stop = {"x", [3] = "y"}})
-  refused("stop_tokens: expected a token id or a list of them, found the key \"n\"", {stop_tokens = {1, n = 1}})
+  refused("stop_tokens: expected a token id or a list of them, found the key \"n\"", {stop_tokens = {1, n = 2}})
   refused("stop_tokens: expected a token id or a list of them, found %-5", {stop_tokens = {-5}})
   refused("stop_tokens: expected a token id or a list of them, found \"5\"", {stop_tokens = {"5"}})
   refused("stop_tokens: an id: expected an integer from 0 to 257, found 258", {stop_tokens = {5, 258}})

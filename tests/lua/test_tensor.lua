@@ -403,4 +403,20 @@ t.test("errors name the operation, what it expected and what it found", function
   t.raises(function() a:to "floaty" end, "dtype", "usage")
 end)
 
+t.test("a list is one in whatever order it was filled", function()
+  for n = 1, 40 do
+    for _, step in ipairs {41, -1, 37} do -- by any of which every place is filled once
+      local list, wanted = {}, {}
+      for i = 1, n do wanted[i] = i end
+      for i = 1, step == -1 and n or 41 do
+        local place = step == -1 and n + 1 - i or i * step % 41 + (step == 41 and i or 0)
+        if place >= 1 and place <= n then list[place] = place end
+      end
+      t.eq(ml.tensor(list):tolist(), wanted)
+    end
+  end
+  local bytes = ml.from_bytes("\3\0\100\7\9\7\7\1\1\127\255\255\255\128\3", {3, 5}, "uint8")
+  t.eq(select(2, bytes:slice {{1, -1, 2}}:unique()):tolist()[1], {1, 0, 4, 2, 3})
+end)
+
 t.done()

@@ -298,8 +298,8 @@ def binary(op, a, b):
             return Expected(np.asarray(LOGICAL[op](a.value != 0, b.value != 0))), meant
     if op in COMPARE and {x.value.dtype.kind for x in (a, b) if x.name} == {"i", "u"}:
         return Expected(np.asarray(COMPARE[op](a.value, b.value))), meant  # by value, uint64 with int64 too
-    if op in COMPARE and beside_plain_float(a, b):
-        return Expected(np.asarray(COMPARE[op](*[np.asarray(x.value).astype(np.float64) for x in (a, b)]))), meant
+    if (op in COMPARE or op in LOGICAL) and beside_plain_float(a, b):
+        return Expected(np.asarray(BINARY[op](*[np.asarray(x.value).astype(np.float64) for x in (a, b)]))), meant
     name = meet(a, b, meant)
     if op in BITS and is_float(name):
         return ERROR, set()

@@ -69,6 +69,10 @@ static interval make_interval(double low, double high) {
  * sought is known best by the smaller of what lies below it and above it. */
 static double quantile(double u, const interval *s) {
   if (!(u >= 0 && u <= 1)) return NAN;
+  if (u == 0 || u == 1) { /* the bounds themselves */
+    bool low = (u == 0) != s->mirrored;
+    return (s->mirrored ? -1 : 1) * (low ? s->low : s->high);
+  }
   double share = s->mirrored ? 1 - u : u, above = s->mirrored ? u : 1 - u, x;
   if (s->narrow) {
     x = s->low + share * s->width * (1 - 0.5 * s->low * s->width * above);

@@ -156,7 +156,7 @@ static double spread(const ml_task *t, int64_t base) {
   const ml_arg *x = &t->in[0];
   if (t->step->op == ML_OP_norm) return sqrt(sum_squares(x, r, base, 0));
   double n = (double)r->count - t->step->attrs.v[1].f;
-  double variance = sum_squares(x, r, base, mean_of(x, r, base)) / (n > 0 ? n : 0);
+  double variance = sum_squares(x, r, base, mean_of(x, r, base)) / (n > 0 || n != n ? n : 0);
   return t->step->op == ML_OP_std ? sqrt(variance) : variance;
 }
 
