@@ -498,6 +498,19 @@ function ml.to(x, what) end
 ---@return moonlet.Tensor
 function ml.dequantize(x) end
 
+---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
+---floats, or of blocks as a file has them.
+---@param x moonlet.Tensor
+---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
+---@return moonlet.Tensor
+function ml.pack(x, opts) end
+
+---A packed weight in the layout that it had before: floats, or a file's blocks.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.unpack(x) end
+
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param x moonlet.Tensor
 ---@param ... integer
@@ -1326,9 +1339,15 @@ function ml.unscoped(fn, ...) end
 ---@return any ...  what fn returns
 function ml.record(fn, ...) end
 
+---The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
+---draws anew, what it would draw if it were run op by op.
+---@return moonlet.Tensor
+function ml.next_key() end
+
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
 ---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of
----the plan: to see a new value, give them as arguments, or make them state that is written in place.
+---the plan: to see a new value, give them as arguments, or make them state that is written in place. What fn draws it
+---draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function ml.compile(fn, opts) end
@@ -1587,6 +1606,11 @@ function random.seed(seed) end
 ---@param n integer|nil  2 unless given
 ---@return moonlet.Tensor[]
 function random.split(key, n) end
+
+---The key before the next draw of the sequence, which then goes on behind n draws.
+---@param n integer
+---@return moonlet.Tensor
+function random.advance(n) end
 
 ---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number. Of float64
 ---numbers in [0, 1) all multiples of 2^-53 occur, of others those of 2^-24.
@@ -1914,6 +1938,17 @@ function x:to(what) end
 ---Values of a quantised or packed weight as float32.
 ---@return moonlet.Tensor
 function x:dequantize() end
+
+---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
+---floats, or of blocks as a file has them.
+---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
+---@return moonlet.Tensor
+function x:pack(opts) end
+
+---A packed weight in the layout that it had before: floats, or a file's blocks.
+---@return moonlet.Tensor
+function x:unpack() end
 
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param ... integer
