@@ -3,7 +3,7 @@ local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local raw_matmul, in_dtype = ml.matmul, util.in_dtype
+local raw_matmul, in_dtype, index_of = ml.matmul, util.in_dtype, util.index_of
 
 ---Matrix product over the last two axes, leading axes broadcast; a vector is a row on the left, a column on the right.
 ---Integers give integers (exact below 2^53), integers with floats floats.
@@ -30,12 +30,6 @@ end
 ml.matmul = methods.matmul
 
 -- ---- labelled tensors: {x, labels}, a label (a letter) an axis ----
-
-local function index_of(list, item)
-  for i, v in ipairs(list) do
-    if v == item then return i end
-  end
-end
 
 -- One axis a label: the diagonal of axes that share one.
 local function diagonal(x, labels)

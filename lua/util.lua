@@ -108,6 +108,13 @@ function M.list(what, value, expected)
   return value
 end
 
+---The place of an item in a list, nil where it is not there.
+function M.index_of(list, item)
+  for i, v in ipairs(list) do
+    if v == item then return i end
+  end
+end
+
 ---A shape: a list of sizes, or one size.
 ---@param what string  function and argument, for messages
 ---@return integer[]
@@ -235,12 +242,6 @@ function M.hands_to(fn, inner)
   return fn
 end
 
-local function index_of(list, item)
-  for i, v in ipairs(list) do
-    if v == item then return i end
-  end
-end
-
 -- Arguments in the order of `names`: by position, or by name in a last table, as operations of the core take them.
 -- Names that are no parameter's are options, where the last parameter is `opts`.
 local function in_order(what, names, ...)
@@ -254,7 +255,7 @@ local function in_order(what, names, ...)
   local opts = names[most] == "opts" and {} or nil
   given[n] = nil
   for name, value in next, last do
-    local at = index_of(names, name)
+    local at = M.index_of(names, name)
     if at and not (opts and at == most) then
       if given[at] ~= nil then M.raise("usage", "%s: %s is given twice", what, name) end
       given[at] = value

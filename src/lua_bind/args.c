@@ -64,7 +64,7 @@ void *lb_check_handle(lua_State *L, int index, const char *class) {
 
 /* Keys beside the entries of a list would be lost: they are an error. The n of table.pack is none. Only what lies
  * behind the last entry is looked at, where in a list that was filled in another order some entries lie too. */
-static void refuse_names(lua_State *L, int index, lua_Integer n, const char *what) {
+static void refuse_keys(lua_State *L, int index, lua_Integer n, const char *what) {
   index = lua_absindex(L, index);
   luaL_checkstack(L, 4, "nested too deep");
   if (n > 0) lua_pushinteger(L, n); /* behind the last entry */
@@ -82,7 +82,7 @@ static void refuse_names(lua_State *L, int index, lua_Integer n, const char *wha
 lua_Integer lb_length(lua_State *L, int index, const char *what) {
   if (!lua_istable(L, index)) lb_unexpected(L, index, what, "a list");
   lua_Integer n = (lua_Integer)lua_rawlen(L, index);
-  refuse_names(L, index, n, what);
+  refuse_keys(L, index, n, what);
   return n;
 }
 

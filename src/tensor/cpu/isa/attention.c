@@ -113,8 +113,8 @@ ml_status K(attention_prepare)(ml_task *t) {
   int64_t blocks = (q->shape[2] + QUERY_BLOCK - 1) / QUERY_BLOCK;
   t->units = q->shape[0] * k->shape[1] * blocks;
   t->grain = 1;
-  t->scratch =
-      (size_t)(ROWS + 1) * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float); /* rows of scores, and a mask's */
+  /* rows of scores, and one of a mask */
+  t->scratch = (size_t)(ROWS + 1) * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float);
   t->cost = 1e9; /* the keys to read are known by the data alone */
   return ML_OK;
 }

@@ -1,26 +1,30 @@
 /* quantile.c: quantiles of the normal distribution between two bounds, in float64.
  *
  * Everything is said in the logarithm of the upper tail, log Q(x) = log P(X > x): far out it neither underflows nor
- * cancels. Where more lies above the middle of the interval than below, the interval is mirrored, so that it is never
- * wholly in the lower tail. */
+ * cancels. What lies below 0 is sought as its mirror image above. */
 #include "tensor/cpu/isa/simd.h"
 
 static const double LOG_HALF = -0.69314718055994530942;
 
-/* log Q(x). Beyond 30 by the asymptotic series of Mills' ratio (Abramowitz and Stegun 26.2.12), whose terms are then
- * below 1e-16 after the fifth. */
+/* x times Mills' ratio, for x from FAR_OUT on: its asymptotic series (Abramowitz and Stegun 26.2.12), whose terms are
+ * there below 1e-16 after the fifth. */
+static const double FAR_OUT = 30;
+static double mills_series(double x) {
+  double s = 1 / (x * x);
+  return 1 - s * (1 - 3 * s * (1 - 5 * s * (1 - 7 * s * (1 - 9 * s))));
+}
+
+/* log Q(x). */
 static double log_tail(double x) {
-  if (x < 30) return log(0.5 * erfc(x * 0.70710678118654752440));
+  if (x < FAR_OUT) return log(0.5 * erfc(x * 0.70710678118654752440));
   if (isinf(x)) return -INFINITY;
-  double s = 1 / (x * x), series = 1 - s * (1 - 3 * s * (1 - 5 * s * (1 - 7 * s * (1 - 9 * s))));
-  return -0.5 * x * x - log(x * 2.50662827463100050242) + log(series);
+  return -0.5 * x * x - log(x * 2.50662827463100050242) + log(mills_series(x));
 }
 
 /* log Q(x) for x >= 0, and its hazard -d/dx log Q(x). */
 static double log_tail_and_hazard(double x, double *hazard) {
-  double log_q = log_tail(x), s = 1 / (x * x);
-  if (x < 30) *hazard = exp(-0.5 * x * x - log_q) * 0.39894228040143267794;
-  else *hazard = x / (1 - s * (1 - 3 * s * (1 - 5 * s * (1 - 7 * s * (1 - 9 * s)))));
+  double log_q = log_tail(x);
+  *hazard = x < FAR_OUT ? exp(-0.5 * x * x - log_q) * 0.39894228040143267794 : x / mills_series(x);
   return log_q;
 }
 
@@ -28,7 +32,7 @@ static double log_tail_and_hazard(double x, double *hazard) {
  * good to 4.5e-4. */
 static double above_tail_quantile(double t) {
   double y = sqrt(-2 * t);
-  if (y > 8) return sqrt(fmax(0, -2 * (t - LOG_HALF)));
+  if (y > 8) return sqrt(-2 * (t - LOG_HALF));
   double x = y - (2.515517 + y * (0.802853 + y * 0.010328)) / (1 + y * (1.432788 + y * (0.189269 + y * 0.001308)));
   return fmax(0, x + 4.6e-4);
 }
