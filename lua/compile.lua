@@ -18,11 +18,12 @@ local function by_address(value, key)
 end
 
 -- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder
--- that puts other tensors in their places. Weights in a layout of products or of files are constants of a plan.
+-- that puts other tensors in their places. Weights in a layout of products or of files are constants of a plan, and a
+-- state is the same storage inside and outside.
 local function describe(value, tensors, key, depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
   if is_tensor(value) then
-    if value.layout ~= "strided" then return by_address(value, key) end
+    if value.layout ~= "strided" or core.is_state(value) then return by_address(value, key) end
     tensors[#tensors + 1] = value
     key[#key + 1] = "t" .. value.dtype .. "," .. table.concat(value.shape, ",") .. ";"
     local index = #tensors
@@ -116,9 +117,9 @@ function M.record(fn, ...)
   core.record(true)
   local before = core.effects()
   local results = table.pack(pcall(fn, ...))
+  if not results[1] then core.drop_effects(before) end
   core.record(false)
   if results[1] then return table.unpack(results, 2, results.n) end
-  core.drop_effects(before)
   error(results[2], 0)
 end
 
@@ -183,7 +184,7 @@ function M.compile(fn, opts)
       entry = {plan = plan, build = build, draws = draws, held = key.held}
       plans[name] = entry
     end
-    if entry.draws > 0 then tensors[#tensors + 1] = require "moonlet.random".advance(entry.draws) end
+    if entry.draws > 0 then tensors[#tensors + 1] = M.advance(entry.draws) end
     return entry.build {entry.plan:run(table.unpack(tensors))}
   end
 end

@@ -23,7 +23,6 @@ local function window_of(self, s) return s.last_n and math.min(s.last_n, self.ca
 -- Fresh random numbers (B) in [0, 1). Every call moves the random state on.
 local function uniform(self)
   local bits = ml.random_bits(self.rng, {self.slots})
-  if not core.recording() then ml.eval(bits) end -- before the state moves on
   ml.assign(self.rng, self.rng + ml.tensor({0, 0, 1}, {dtype = "uint32"}))
   return ml.right_shift(bits, 8):astype "float32" * 2.0 ^ -24
 end
@@ -37,7 +36,7 @@ end
 
 -- Of a step that is recorded. `ring` is for steps that do not ask for the order.
 local function recorded_state(self, entry, n)
-  local ring = entry.windows[n]
+  local ring = entry.rings[n]
   return setmetatable({ring = ring, uniform = function() return uniform(self) end}, {__index = function(_, key)
     if key == "recent" and ring then return in_order(self, ring) end
     if key == "ids" then
@@ -107,7 +106,7 @@ end
 
 -- Records: the ids are the tokens to go on with, and the last of each ring.
 local function push(self, entry, ids)
-  for _, n in ipairs(entry.sizes) do ml.ring_push(entry.windows[n], ids, self.start) end
+  for _, n in ipairs(entry.sizes) do ml.ring_push(entry.rings[n], ids, self.start) end
 end
 
 -- Records: the steps from .. to, and the choice from what they leave.
@@ -175,10 +174,7 @@ end
 -- Plans of one sampling chain: `first` begins with the prefill's logits, `step` runs the model on the last token.
 local function record_decoder(self, entry)
   local steps = entry.chain.steps
-  for i, n in ipairs(entry.sizes) do
-    entry.rings[i] = plans.int_state(self.slots * n, -1)
-    entry.windows[n] = entry.rings[i]:reshape {self.slots, n}
-  end
+  for _, n in ipairs(entry.sizes) do entry.rings[n] = plans.int_state(n, -1, self.slots) end
   if entry.parts then self.usable = self.usable or compile.keep(plans.int_state(self.slots, 1)) end
   tell(self, entry, self.logits)
   if not entry.parts then pick(self, entry, 1, #steps, self.logits) end
@@ -190,7 +186,7 @@ local function record_decoder(self, entry)
   if entry.parts then ml.assign(self.logits, logits) else pick(self, entry, 1, #steps, logits) end
   entry.step = core.plan({}, {})
   if entry.parts then record_parts(self, entry) end
-  return entry.rings, entry.windows
+  return entry.rings
 end
 
 -- How many recent ids recorded steps look at: each number has a ring.
@@ -204,14 +200,14 @@ end
 
 local function close_entry(entry)
   for _, part in ipairs(entry.parts or {}) do plans.close_fields(part) end
-  for _, t in ipairs {entry, entry.rings, entry.windows} do plans.close_fields(t) end
+  for _, t in ipairs {entry, entry.rings} do plans.close_fields(t) end
 end
 
 local function decoder(self, key, chain, wanted)
   key = key .. (wanted and "+logprobs" or "")
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}, windows = {}}
+  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
   for _, s in ipairs(chain.steps) do entry.forces = entry.forces or s.forces end
   plans.record(function() return record_decoder(self, entry) end)
@@ -235,11 +231,11 @@ end
 ---@return table  to hand to `first` and `step`
 function M.begin(self, key, chain, wanted, seed, prompt)
   local entry = decoder(self, key, chain, wanted)
-  for i, n in ipairs(entry.sizes) do
+  for _, n in ipairs(entry.sizes) do
     local ring = {}
     for k = 1, n do ring[k] = -1 end
     for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
-    entry.rings[i]:write_(ring)
+    entry.rings[n]:write_(ring)
   end
   self.start:write_ {#prompt}
   self.rng:write_ {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0}

@@ -5,14 +5,13 @@ local compile = require "moonlet.compile"
 
 local M = {}
 
----State of n integers.
+---State of n integers, or of rows of n.
 ---@param n integer
 ---@param fill integer
----@return moonlet.Tensor  (n) int32
-function M.int_state(n, fill)
-  local values = {}
-  for i = 1, n do values[i] = fill end
-  return core.ops.state(ml.tensor(values, {dtype = "int32"}))
+---@param rows integer|nil
+---@return moonlet.Tensor  (n) or (rows, n) int32
+function M.int_state(n, fill, rows)
+  return core.ops.state(ml.full(rows and {rows, n} or {n}, fill, {dtype = "int32"}))
 end
 
 ---Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.

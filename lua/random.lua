@@ -50,10 +50,8 @@ function M.split(key, n)
   return out
 end
 
----The key before the next draw of the sequence, which then goes on behind n draws.
----@param n integer
----@return moonlet.Tensor
-function M.advance(n)
+-- The key before the next draw of the sequence, which then goes on behind n draws: those of a compiled function.
+function compile.advance(n)
   local w, count = words(state.seed), state.count
   state.count = count + n
   return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32"})

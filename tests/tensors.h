@@ -8,7 +8,7 @@
 
 #include "check.h"
 
-#include "tensor/plan.h"
+#include "tensor/plan/plan.h"
 
 #include <math.h>
 
@@ -222,7 +222,7 @@ CHECK_UNUSED static ml_tensor *tensor(ml_engine *e, ml_dtype t, int ndim, const 
 /* A tensor that effects may write. */
 CHECK_UNUSED static ml_tensor *state(ml_engine *e, ml_dtype t, int ndim, const int64_t *shape, const double *values) {
   ml_tensor *s = tensor(e, t, ndim, shape, values);
-  s->state = true;
+  must(ml_tensor_make_state(s), "a state");
   return s;
 }
 

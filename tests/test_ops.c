@@ -22,6 +22,7 @@ typedef void (*op_test)(ml_engine *e);
 #define TEST_VIEW(id) test_##id
 #define TEST_KERNEL(id) test_##id
 #define TEST_EFFECT(id) test_##id
+#define TEST_APPEND(id) TEST_EFFECT(id)
 
 static const op_test op_tests[ML_OP_COUNT] = {
 #define OP(id, signature, shape, kind, access, gradient, doc) [ML_OP_##id] = TEST_##kind(id),

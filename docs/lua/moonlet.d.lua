@@ -1607,11 +1607,6 @@ function random.seed(seed) end
 ---@return moonlet.Tensor[]
 function random.split(key, n) end
 
----The key before the next draw of the sequence, which then goes on behind n draws.
----@param n integer
----@return moonlet.Tensor
-function random.advance(n) end
-
 ---Uniform in [low, high): high never occurs, whatever the dtype rounds to. With low = high that one number. Of float64
 ---numbers in [0, 1) all multiples of 2^-53 occur, of others those of 2^-24.
 ---@param shape integer[]|integer

@@ -6,7 +6,7 @@
 #ifndef ML_LUA_BIND_H
 #define ML_LUA_BIND_H
 
-#include "tensor/plan.h"
+#include "tensor/plan/plan.h"
 
 #include <lauxlib.h>
 #include <lua.h>

@@ -73,28 +73,28 @@ static int make_plan(lua_State *L) {
 
 /* plan:run(...): tensors for its inputs; returns tensors. */
 static int plan_run(lua_State *L) {
+  enum { FEW = 64 };
   ml_plan *p = check_plan(L);
-  int n = lua_gettop(L) - 1;
+  int n = lua_gettop(L) - 1, n_out = p->n_outputs;
   if (n != p->n_inputs) lb_usage(L, "a plan of %d inputs was given %d", p->n_inputs, n);
-  ml_tensor *small_in[64], *small_out[64], **in = small_in, **out = small_out;
-  if (n > 64) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
-  if (p->n_outputs > 64) out = lua_newuserdatauv(L, (size_t)p->n_outputs * sizeof *out, 0);
+  ml_tensor *few_in[FEW], *few_out[FEW], **few_slots[FEW], **in = few_in, **out = few_out, ***slots = few_slots;
+  if (n > FEW) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
+  if (n_out > FEW) {
+    out = lua_newuserdatauv(L, (size_t)n_out * sizeof *out, 0);
+    slots = lua_newuserdatauv(L, (size_t)n_out * sizeof *slots, 0);
+  }
   for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2, "run");
-  if (p->engine->n_effects) lb_eval(L, NULL, 0); /* what was written before is seen */
-  luaL_checkstack(L, p->n_outputs + 4, "too many outputs");
-  int first = lua_gettop(L) + 1;
-  ml_tensor **slots[64];
-  if (p->n_outputs > 64) lb_usage(L, "a plan gives at most 64 tensors");
-  for (int i = 0; i < p->n_outputs; i++) slots[i] = lb_new_tensor(L);
+  luaL_checkstack(L, n_out + 4, "too many outputs");
+  for (int i = 0; i < n_out; i++) slots[i] = lb_new_tensor(L);
   ml_status status = ml_plan_run(p, in, out);
   if (status == ML_MEMORY || status == ML_LIMIT) {
     lb_collect(L);
     status = ml_plan_run(p, in, out);
   }
   lb_check(L, status);
-  for (int i = 0; i < p->n_outputs; i++) *slots[i] = out[i];
+  for (int i = 0; i < n_out; i++) *slots[i] = out[i];
   lb_charge(L);
-  return lua_gettop(L) - first + 1;
+  return n_out;
 }
 
 static int plan_explain(lua_State *L) {
@@ -162,6 +162,12 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
+/* is_state(tensor): whether it is the handle on a state. */
+static int is_state(lua_State *L) {
+  lua_pushboolean(L, lb_check_tensor(L, 1, "is_state")->state);
+  return 1;
+}
+
 /* op_of(tensor): the name of the operation whose recorded result it is, or nil. */
 static int op_of(lua_State *L) {
   const ml_tensor *t = lb_check_tensor(L, 1, "op_of");
@@ -188,6 +194,7 @@ int lb_open_plan(lua_State *L) {
                                        {"recording", recording},
                                        {"module_path", module_path},
                                        {"op_of", op_of},
+                                       {"is_state", is_state},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_newuserdatauv(L, 1, 0);

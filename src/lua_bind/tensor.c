@@ -76,10 +76,9 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
 }
 
 /* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end
- * here. Other handles keep the old value, since views of it are values of their own. */
+ * here. Other handles keep the old value, since views of it are values of their own. A state is assigned. */
 int lb_rebind(lua_State *L) {
   ml_tensor *old = lb_check_tensor(L, 1, "in place"), *value = lb_check_tensor(L, 2, "in place");
-  if (old->state) lb_usage(L, "the tensor is state, which plans write; use assign");
   bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
   for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
   if (!fits) {
@@ -88,9 +87,16 @@ int lb_rebind(lua_State *L) {
              ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
              ml_shape_text(old->ndim, old->shape, to, sizeof to), ml_dtype_name(old->dtype));
   }
-  handle *h = lua_touserdata(L, 1);
-  h->tensor = ml_tensor_retain(value);
-  ml_tensor_release(old);
+  if (old->state) {
+    ml_tensor *both[2] = {old, value}, *same;
+    ml_attrs none = {.n_list = -1};
+    lb_check(L, ml_apply(lb_engine(L), ML_OP_assign, both, 2, &none, &same));
+    ml_tensor_release(same);
+  } else {
+    handle *h = lua_touserdata(L, 1);
+    h->tensor = ml_tensor_retain(value);
+    ml_tensor_release(old);
+  }
   lua_settop(L, 1);
   return 1;
 }
@@ -238,7 +244,7 @@ static int make_state(lua_State *L) {
     ml_tensor **out = lb_new_tensor(L);
     lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
     lb_eval(L, out, 1);
-    (*out)->state = true;
+    lb_check(L, ml_tensor_make_state(*out));
     return 1;
   }
   int64_t shape[ML_MAX_DIMS];
@@ -256,14 +262,14 @@ static int make_state(lua_State *L) {
   ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
   ml_buffer_release(buffer);
   lb_check(L, status);
-  (*out)->state = true;
+  lb_check(L, ml_tensor_make_state(*out));
   return 1;
 }
 
-/* x:write_(values): writes host numbers (a flat list) over a dense state tensor of any dtype but the half floats. */
+/* x:write_(values): writes host numbers (a flat list) over a state of any dtype but the half floats. */
 static int tensor_write(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "write_");
-  if (!x->state || !x->buffer || !ml_tensor_is_dense(x)) lb_usage(L, "write_: the tensor is no dense state");
+  if (!x->state) lb_usage(L, "write_: the tensor is no state");
   int64_t n = lb_length(L, 2, "write_"), size = ml_tensor_size(x);
   if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
   if (x->dtype == ML_F16 || x->dtype == ML_BF16)
@@ -274,7 +280,7 @@ static int tensor_write(lua_State *L) {
   lua_pushvalue(L, 2);
   measure(L, &values, 0);
   fill(L, &values, 0);
-  lb_check(L, x->device->table->upload(x->device, ml_tensor_data(x), values.data, ml_tensor_nbytes(x)));
+  lb_check(L, ml_state_write(x, values.data, ml_tensor_nbytes(x)));
   lua_settop(L, 1);
   return 1;
 }
@@ -296,6 +302,7 @@ static int tensor_read_at(lua_State *L) {
   int64_t i = lb_check_integer(L, 2, "read: position");
   if (!x->buffer || x->dtype != ML_I32 || !ml_tensor_is_dense(x) || i < 1 || i > ml_tensor_size(x))
     lb_usage(L, "read: expected a position of a dense int32 tensor with storage");
+  if (x->state) lb_eval(L, &x, 1);
   int32_t value;
   lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * (i - 1), 4));
   lua_pushinteger(L, value);
@@ -438,7 +445,7 @@ static int tensor_tostring(lua_State *L) {
   ml_tensor *t = h->tensor;
   char shape[160];
   ml_shape_text(t->ndim, t->shape, shape, sizeof shape);
-  bool recorded = t->engine->recording && (t->node || t->state);
+  bool recorded = t->engine->recording && (t->node || t->cell);
   bool readable = !recorded && ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL;
   const char *data = readable ? read_bytes(L, t) : NULL;
   luaL_Buffer b;

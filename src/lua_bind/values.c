@@ -36,6 +36,7 @@ static int top(lua_State *L) {
   int64_t n = lb_check_integer(L, 2, "n"), id = lb_check_integer(L, 3, "id"), size = ml_tensor_size(x);
   if (!x->buffer || x->dtype != ML_F32 || !ml_tensor_is_dense(x))
     lb_usage(L, "top: expected a float32 tensor with dense storage");
+  if (x->state) lb_eval(L, &x, 1);
   if (n < 0) lb_usage(L, "top: expected 0 or more entries, found %lld", (long long)n);
   if (id < 0 || id >= size)
     lb_usage(L, "top: index %lld is out of range for size %lld", (long long)id, (long long)size);

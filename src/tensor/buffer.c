@@ -48,7 +48,7 @@ static void *take_cached(ml_device *d, size_t capacity) {
 }
 
 void ml_memory_trim(ml_device *d, size_t keep) {
-  for (int class = ML_CACHE_CLASSES - 1; class >= 0; class--) { /* the largest first: fewest are given back */
+  for (int class = ML_CACHE_CLASSES - 1; class >= 0; class --) { /* the largest first: fewest are given back */
     while (d->cache[class] && d->memory.cached > keep) {
       size_t capacity = d->cache[class]->capacity;
       d->table->release(d, pop(d, class), capacity);

@@ -38,8 +38,9 @@ typedef struct ml_device_table {
                       void *to);
   /* Turns a plan into a program; an operation without a kernel is ML_UNSUPPORTED and named. */
   ml_status (*lower)(ml_device *d, const ml_plan *plan, ml_program **out);
-  /* Runs it on these input and output addresses; polls the engine's cancel flag. */
-  ml_status (*run)(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs);
+  /* Runs it on these input and output addresses; polls the engine's cancel flag. *began: steps may have run, so that
+   * what they write is not what it was. */
+  ml_status (*run)(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs, bool *began);
   void (*drop)(ml_device *d, ml_program *program);
   ml_status (*synchronize)(ml_device *d);
   void (*close)(ml_device *d);

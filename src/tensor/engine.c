@@ -2,6 +2,7 @@
 #include "tensor/engine.h"
 
 #include "tensor/ops.h"
+#include "tensor/state.h"
 
 #include <string.h>
 #include <unistd.h>

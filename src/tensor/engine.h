@@ -34,6 +34,7 @@ struct ml_engine {
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
   int recording;          /* depth of ml_record_begin */
+  struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */
   void *host;             /* the Lua floor's own */
   atomic_uintptr_t owner; /* the thread that is in a call of the C API, as that floor tells threads apart; 0: none */

@@ -1,5 +1,6 @@
 /* graph.c: recording operations: checks, casts of operands, views made at once, nodes otherwise. */
 #include "tensor/ops.h"
+#include "tensor/state.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -91,23 +92,6 @@ static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q,
   return ML_OK;
 }
 
-/* Effects run even if nobody reads their result: the next plan takes them all. */
-static ml_status remember_effect(ml_engine *e, ml_tensor *t) {
-  if (!t->node->inputs[0]->state) {
-    ml_tensor_release(t);
-    return ml_fail(ML_USAGE, "the target is not state");
-  }
-  t->state = true;
-  ml_status status = ML_GROW(e->effects, e->effects_capacity, e->n_effects + 1);
-  if (status == ML_OK) e->effects[e->n_effects++] = ml_tensor_retain(t);
-  else ml_tensor_release(t);
-  return status;
-}
-
-void ml_effects_drop(ml_engine *e, size_t keep) {
-  while (e->n_effects > keep) ml_tensor_release(e->effects[--e->n_effects]);
-}
-
 static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q,
                         ml_tensor **out) {
   ml_node *n = ml_calloc(1, sizeof *n + (size_t)n_inputs * sizeof *inputs);
@@ -132,10 +116,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   e->live_tensors++;
   e->stats.traces++;
   *out = t;
-  if (ml_op_infos[op].kind != ML_KIND_EFFECT) return ML_OK;
-  ml_status status = remember_effect(e, t);
-  if (status != ML_OK) *out = NULL; /* it is released already */
-  return status;
+  return ML_OK;
 }
 
 static bool same_shape(const ml_tensor *t, const ml_shape_query *q) {
@@ -217,15 +198,54 @@ static ml_status check_layouts(ml_op op, ml_tensor *const *inputs, int n, int *w
   return ML_OK;
 }
 
+/* Of the effect `op` on inputs[0], the first of n that are no handles: its result is the next version of the state, and
+ * *out the target as it is of that one. */
+static ml_status apply_effect(ml_engine *e, ml_op op, ml_tensor *target, ml_tensor **inputs, int n,
+                              const ml_attrs *attrs, ml_tensor **out) {
+  ml_cell *cell = ml_cell_of(target);
+  ml_tensor *latest, *window, *version;
+  if (!cell) return prefix_path(e, op, ml_fail(ML_USAGE, "the target is not state"));
+  ML_TRY(prefix_path(e, op, ml_cell_latest(cell, &latest)));
+  ML_TRY(prefix_path(e, op, ml_state_rebase(target->state ? latest : target, latest, &window)));
+  inputs[0] = window;
+  ml_status status = apply(e, op, inputs, n, attrs, &version);
+  ml_tensor_release(window);
+  ML_TRY(status);
+  version->ndim = latest->ndim; /* of the whole state */
+  memcpy(version->shape, latest->shape, sizeof version->shape);
+  ML_TRY(ml_effect_remember(cell, version));
+  if (!target->state) return ml_state_rebase(target, version, out);
+  *out = ml_tensor_retain(target);
+  return ML_OK;
+}
+
+/* Operands as nodes have them: of a state its latest version, of blocks the packed copy. */
+static ml_status resolve(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n, const ml_attrs *attrs, int weight,
+                         ml_tensor **out) {
+  enum { FEW = 8 };
+  ml_tensor *few[FEW], **own = n > FEW ? ml_calloc((size_t)n, sizeof *own) : few;
+  if (!own) return ML_MEMORY;
+  ml_status status = weight < 0 ? ML_OK : pack_blocks(inputs[weight]);
+  for (int k = 0; k < n && status == ML_OK; k++) {
+    own[k] = inputs[k];
+    if (k == weight && inputs[k]->packed) own[k] = inputs[k]->packed;
+    if (inputs[k] && inputs[k]->state) status = ml_cell_latest(inputs[k]->cell, &own[k]);
+  }
+  status = prefix_path(e, op, status);
+  if (status == ML_OK)
+    status =
+        ml_op_is_effect(op) ? apply_effect(e, op, inputs[0], own, n, attrs, out) : apply(e, op, own, n, attrs, out);
+  if (own != few) ml_free(own);
+  return status;
+}
+
 ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                    ml_tensor **out) {
   int weight;
   ML_TRY(prefix_path(e, op, check_layouts(op, inputs, n_inputs, &weight)));
-  if (weight < 0) return apply(e, op, inputs, n_inputs, attrs, out);
-  ML_TRY(prefix_path(e, op, pack_blocks(inputs[weight])));
-  ml_tensor *both[2] = {inputs[0], inputs[1]};
-  if (inputs[weight]->packed) both[weight] = inputs[weight]->packed;
-  return apply(e, op, both, n_inputs, attrs, out);
+  bool plain = weight < 0 && !ml_op_is_effect(op);
+  for (int k = 0; k < n_inputs && plain; k++) plain = !inputs[k] || !inputs[k]->state;
+  return plain ? apply(e, op, inputs, n_inputs, attrs, out) : resolve(e, op, inputs, n_inputs, attrs, weight, out);
 }
 
 static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
@@ -241,7 +261,7 @@ static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_i
       *out = ml_tensor_retain(inputs[0]);
       return ML_OK;
     }
-    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED) {
+    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED && !inputs[0]->cell) {
       *out = NULL;
       ML_TRY(view_now(op, inputs[0], &q, out));
       if (*out) return ML_OK;

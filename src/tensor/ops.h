@@ -18,7 +18,8 @@ typedef enum ml_kind {
   ML_KIND_TERNARY,
   ML_KIND_VIEW,
   ML_KIND_KERNEL,
-  ML_KIND_EFFECT
+  ML_KIND_EFFECT,
+  ML_KIND_APPEND
 } ml_kind;
 typedef enum ml_access { ML_ACCESS_ANY, ML_ACCESS_ROWS, ML_ACCESS_DENSE } ml_access;
 
@@ -49,15 +50,14 @@ static inline const char *ml_op_name(ml_op op) { return ml_op_infos[op].name; }
 static inline bool ml_op_is_elementwise(ml_op op) {
   return ml_op_infos[op].kind >= ML_KIND_UNARY && ml_op_infos[op].kind <= ML_KIND_TERNARY;
 }
+static inline bool ml_op_is_effect(ml_op op) { return ml_op_infos[op].kind >= ML_KIND_EFFECT; }
 
 /* Records an operation. Shape and dtype errors are found here, in a message that begins with the module path and the
  * op's name. The result is lazy, save for views of tensors that have storage, which are made at once. Inputs are
- * retained. */
+ * retained; a state's handle stands for its latest version. The result of an effect is its target as it is then: the
+ * handle, or the same window. */
 ml_status ml_apply(ml_engine *engine, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                    ml_tensor **out);
-
-/* Forgets pending effects after the first `keep`: a trace that failed must not act later. */
-void ml_effects_drop(ml_engine *engine, size_t keep);
 
 /* Strides of a view of something with the given shape and strides (elements; offset in elements added to *offset).
  * False when a reshape needs a copy. `shape` is the view's, from its shape rule. */

@@ -2,6 +2,7 @@
 #include "tensor/tensor.h"
 
 #include "tensor/ops.h"
+#include "tensor/state.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -156,6 +157,35 @@ ml_tensor *ml_tensor_retain(ml_tensor *t) {
   return t;
 }
 
+void ml_tensor_kill(ml_tensor *t, ml_fate fate) {
+  ml_node *n = t->node;
+  t->fate = fate;
+  t->node = NULL;
+  if (!n) return;
+  while (n->n_inputs > 0) ml_tensor_release(n->inputs[--n->n_inputs]);
+  ml_free(n->path);
+  ml_free(n);
+}
+
+ml_status ml_tensor_fate_error(const ml_tensor *t) {
+  if (t->fate == ML_FATE_TRACED) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+  return ml_fail(ML_USAGE, "the value was lost with an evaluation that failed while it wrote a state");
+}
+
+/* A handle that goes takes along what later operations on the state would have begun with. */
+static void drop_cell(ml_tensor *t) {
+  ml_cell *cell = t->cell;
+  if (!cell) return;
+  t->cell = NULL;
+  if (t->state) {
+    ml_tensor *latest = cell->latest, *outside = cell->outside;
+    cell->handle = cell->latest = cell->outside = NULL;
+    ml_tensor_release(latest);
+    ml_tensor_release(outside);
+  }
+  ml_cell_release(cell);
+}
+
 /* Graphs may be deep: what a freed node held is chained through `buffer` and freed in a loop. */
 void ml_tensor_release(ml_tensor *t) {
   ml_tensor *pending = NULL;
@@ -163,6 +193,7 @@ void ml_tensor_release(ml_tensor *t) {
     if (--t->references == 0) {
       t->engine->live_tensors--;
       ml_tensor_release(t->packed); /* which has no node, nor a packed copy of its own */
+      drop_cell(t);
       ml_buffer_release(t->buffer);
       t->buffer = (void *)pending;
       pending = t;

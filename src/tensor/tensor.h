@@ -25,8 +25,11 @@ typedef struct ml_attrs {
  * (quant/panel.h). BLOCKS: block formats in the order of the file. */
 typedef enum ml_layout { ML_LAYOUT_STRIDED, ML_LAYOUT_PANELS, ML_LAYOUT_BLOCKS } ml_layout;
 
+typedef enum ml_fate { ML_FATE_NONE, ML_FATE_TRACED, ML_FATE_FAILED } ml_fate;
+
 typedef struct ml_tensor ml_tensor;
 typedef struct ml_node ml_node;
+typedef struct ml_cell ml_cell; /* state.h */
 
 struct ml_tensor {
   int references;
@@ -41,7 +44,9 @@ struct ml_tensor {
   ml_buffer *buffer;            /* NULL while lazy */
   ml_node *node;                /* NULL once it has storage */
   bool exact;                   /* of packed weights: products leave activations in float32 */
-  bool state;                   /* storage that effects write: never folded as a constant */
+  ml_cell *cell;                /* retained; of a state, and of its versions and their like (state.h); else NULL */
+  bool state;                   /* the handle on a state, which stands for its latest version */
+  ml_fate fate;                 /* why a result has no value and never will, see ml_tensor_kill */
   ml_tensor *packed;            /* of blocks: the same weight as products read it, once one asked; retained */
   int mark;                     /* scratch of whoever walks the graph; 0 in between */
 };
@@ -84,6 +89,11 @@ static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffe
  * runs the effects that are pending, which are not the plan's; the plan is made before end. */
 ml_status ml_record_begin(ml_engine *engine);
 void ml_record_end(ml_engine *engine);
+
+/* A result that will never be: of an effect that failed, or of a trace that is over. Its node goes, and evaluating
+ * what depends on it is an error. */
+void ml_tensor_kill(ml_tensor *t, ml_fate fate);
+ml_status ml_tensor_fate_error(const ml_tensor *t);
 
 /* Storage for every tensor of the list: plans and runs what they need, and pending effects. */
 ml_status ml_eval(ml_engine *engine, ml_tensor *const *tensors, size_t count);

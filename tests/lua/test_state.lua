@@ -42,4 +42,179 @@ t.test("a compiled function sees what was written before it was called", functio
   t.eq(s:tolist(), {11.0, 11.0})
 end)
 
+-- ---- versions ----
+
+t.test("a reader keeps the version that it was given", function()
+  local s = ml.state(ml.tensor {1.0, 2})
+  local y, row = s + 1, s:slice {{2, 2}}
+  ml.assign(s, s * 100)
+  t.eq(s:tolist(), {100.0, 200.0})
+  t.eq(y:tolist(), {2.0, 3.0})
+  t.eq(row:tolist(), {2.0})
+  local versions = {}
+  for i = 1, 5 do
+    versions[i] = s:reshape {1, 2}
+    ml.assign(s, s + i)
+  end
+  t.eq(s:tolist(), {115.0, 215.0})
+  local wanted = 100.0
+  for i = 1, 5 do
+    t.eq(versions[i]:tolist(), {{wanted, wanted + 100}}, "version " .. i)
+    wanted = wanted + i
+  end
+end)
+
+t.test("in one evaluation, readers of every version see their own", function()
+  local s = ml.state(ml.tensor {{1.0, 2}, {3, 4}})
+  local whole, turned, window = s:copy(), s:transpose(), s:slice {{2, 2}, {}}
+  ml.assign(s, turned)
+  local after = s + 0
+  ml.assign(s, s * 10 + window)
+  local late = turned + window -- written after both effects
+  ml.eval(whole, turned, window, after, late, s)
+  t.eq(whole:tolist(), {{1.0, 2.0}, {3.0, 4.0}})
+  t.eq(turned:tolist(), {{1.0, 3.0}, {2.0, 4.0}})
+  t.eq(window:tolist(), {{3.0, 4.0}})
+  t.eq(after:tolist(), {{1.0, 3.0}, {2.0, 4.0}})
+  t.eq(late:tolist(), {{4.0, 7.0}, {5.0, 8.0}})
+  t.eq(s:tolist(), {{13.0, 34.0}, {23.0, 44.0}})
+end)
+
+t.test("a selection does not move past a write", function()
+  local x, id = ml.random.normal({4, 8}), ml.tensor({2}, {dtype = "int32"})
+  local function step(w)
+    return function()
+      local y = ml.linear(x, w)
+      ml.assign(w, w * 100)
+      return y:take(id, 1)
+    end
+  end
+  local start = ml.random.normal({16, 8})
+  local wanted = ml.linear(x, start):take(id, 1):tolist()
+  t.eq(ml.compile(step(ml.state(start)))():tolist(), wanted)
+  t.eq(step(ml.state(start))():tolist(), wanted)
+end)
+
+t.test("a state that is an argument is the same storage inside", function()
+  local s = ml.state(ml.zeros {4})
+  local f = ml.compile(function(x)
+    local before = x + 1
+    ml.assign(s, x + 10)
+    return before, x * 2, s
+  end)
+  for i = 0, 20 do
+    local before, after, same = f(s)
+    t.eq(before:tolist(), {10.0 * i + 1, 10.0 * i + 1, 10.0 * i + 1, 10.0 * i + 1})
+    t.eq(after:tolist(), (s * 2):tolist())
+    t.ok(rawequal(same, s))
+    t.eq(s:tolist(), {10.0 * i + 10, 10.0 * i + 10, 10.0 * i + 10, 10.0 * i + 10})
+  end
+  local other = ml.state(ml.ones {4})
+  local seen, twice = f(other)
+  t.eq(seen:tolist(), {2.0, 2.0, 2.0, 2.0})
+  t.eq(twice:tolist(), {2.0, 2.0, 2.0, 2.0})
+  t.eq(other:tolist(), {1.0, 1.0, 1.0, 1.0})
+  t.eq(s:tolist(), {11.0, 11.0, 11.0, 11.0})
+end)
+
+t.test("a replay leaves what was read before as it was", function()
+  local s = ml.state(ml.zeros {3})
+  local count = ml.compile(function() ml.assign(s, s + 1) end)
+  local seen = {}
+  for i = 1, 4 do
+    seen[i] = s * 1
+    count()
+  end
+  for i = 1, 4 do t.eq(seen[i]:tolist(), {i - 1.0, i - 1.0, i - 1.0}) end
+  t.eq(s:tolist(), {4.0, 4.0, 4.0})
+end)
+
+t.test("windows and in-place forms write the state", function()
+  local s = ml.state(ml.zeros {3, 2})
+  local row = s:slice {{2, 2}, {}}
+  t.eq(ml.assign(row, ml.tensor {{5.0, 6}}):tolist(), {{5.0, 6.0}})
+  t.eq(row:tolist(), {{0.0, 0.0}})
+  t.eq(s:tolist(), {{0.0, 0.0}, {5.0, 6.0}, {0.0, 0.0}})
+  local before = s + 0
+  s:add_(1)
+  s:mul_(s)
+  t.eq(s:tolist(), {{1.0, 1.0}, {36.0, 49.0}, {1.0, 1.0}})
+  t.eq(before:tolist(), {{0.0, 0.0}, {5.0, 6.0}, {0.0, 0.0}})
+  t.raises(function() ml.assign(s:broadcast_to {2, 3, 2}, ml.zeros {2, 3, 2}) end, "no window", "usage")
+  t.raises(function() ml.assign(s:transpose():reshape {6}, ml.zeros {6}) end, "no window", "usage")
+  t.raises(function() ml.assign(s + 1, ml.zeros {3, 2}) end, "not state", "usage")
+  t.raises(function() ml.assign(ml.zeros {2}, ml.zeros {2}) end, "not state", "usage")
+end)
+
+t.test("a run that fails leaves the states that it replaces without values", function()
+  local s, other = ml.state(ml.zeros {2}), ml.state(ml.ones {2})
+  local id = ml.tensor({7}, {dtype = "int32"})
+  local f = ml.compile(function(x, i)
+    ml.assign(s, s + 1)
+    return x:take(i, 1)
+  end)
+  local kept = s + 5
+  t.raises(function() f(ml.zeros {3}, id) end, "out of range", "usage")
+  t.raises(function() s:tolist() end, "no values since", "usage")
+  t.raises(function() (s + 1):tolist() end, "no values since", "usage")
+  t.raises(function() f(ml.zeros {3}, id - 6) end, "no values since", "usage")
+  t.eq(kept:tolist(), {5.0, 5.0})
+  t.eq(other:tolist(), {1.0, 1.0})
+  ml.assign(s, other)
+  t.eq(s:tolist(), {1.0, 1.0})
+  t.eq(f(ml.zeros {3}, id - 6):tolist(), {0.0})
+  t.eq(s:tolist(), {2.0, 2.0})
+  -- the same of an evaluation
+  ml.assign(s, s + 1)
+  t.raises(function() ml.eval(ml.zeros({3}):take(id, 1)) end, "out of range", "usage")
+  t.raises(function() s:tolist() end, "no values since", "usage")
+  ml.assign(s, other * 3)
+  t.eq(s:tolist(), {3.0, 3.0})
+end)
+
+t.test("an evaluation that cannot begin leaves effects pending", function()
+  local s, leaked = ml.state(ml.zeros {2}), nil
+  ml.compile(function(x) leaked = x * 2 return x end)(ml.ones {2})
+  ml.assign(s, s + 1)
+  t.raises(function() ml.eval(leaked) end, "outside it", "usage")
+  t.eq(s:tolist(), {1.0, 1.0})
+end)
+
+t.test("values of a trace have none outside it", function()
+  local s, leaked, written = ml.state(ml.zeros {2}), nil, nil
+  local f = ml.compile(function()
+    leaked = s + 1
+    ml.assign(s, leaked)
+    written = s * 2
+    return written
+  end)
+  t.eq(f():tolist(), {2.0, 2.0})
+  t.raises(function() leaked:tolist() end, "outside it", "usage")
+  t.raises(function() written:tolist() end, "outside it", "usage")
+  t.raises(function() ml.compile(function() ml.assign(s, s + 1) error "stop" end)() end, "stop")
+  t.eq(s:tolist(), {1.0, 1.0})
+  t.eq(f():tolist(), {4.0, 4.0})
+end)
+
+t.test("a value that somebody holds is computed once", function()
+  local x = ml.random.normal({64, 64})
+  local y = x:matmul(x)
+  local z = y:slice {{1, 1}, {}}
+  z:tolist()
+  local before = ml.stats().plans
+  local text = ml.explain(function() return y + 1 end)
+  t.ok(not text:find "matmul", text)
+  t.ok(ml.stats().plans > before)
+end)
+
+t.test("a state that is closed, or only its readers are left", function()
+  local s = ml.state(ml.ones {2})
+  local y = s + 1
+  ml.assign(s, s * 5)
+  local z = s + 1
+  s:close()
+  t.eq(y:tolist(), {2.0, 2.0})
+  t.eq(z:tolist(), {6.0, 6.0})
+end)
+
 t.done()

@@ -121,7 +121,7 @@ static ml_arg make_arg(const ml_plan *p, int value) {
   memcpy(a.shape, v->shape, sizeof a.shape);
   memcpy(a.strides, v->strides, sizeof a.strides);
   if (s->place == ML_PLACE_ARENA) a.data = (char *)p->arena->address + s->offset + v->offset;
-  else if (s->place == ML_PLACE_TENSOR) a.data = ml_tensor_data(s->tensor) + v->offset;
+  else if (s->place == ML_PLACE_TENSOR) a.data = (char *)s->buffer->address + s->offset + v->offset;
   return a;
 }
 
@@ -177,7 +177,7 @@ static region region_of(const ml_plan *p, int value, bool written) {
   const ml_storage *s = &p->storages[v->storage];
   if (s->place == ML_PLACE_ARENA) return (region){ML_PLACE_ARENA, s->offset, s->offset + s->bytes, written, false};
   if (s->place == ML_PLACE_TENSOR) {
-    uintptr_t base = (uintptr_t)s->tensor->buffer->address;
+    uintptr_t base = (uintptr_t)s->buffer->address;
     return (region){ML_PLACE_TENSOR, base, base + 1, written, false};
   }
   return (region){(int)s->place, (uintptr_t)s->index, (uintptr_t)s->index + 1, written, false};
@@ -199,7 +199,7 @@ static bool conflicts(const regions *since, region r) {
 
 static ml_status task_regions(const ml_plan *p, const ml_task *t, regions *out) {
   const ml_step *s = t->step;
-  bool effect = s->op < ML_OP_COUNT && ml_op_infos[s->op].kind == ML_KIND_EFFECT;
+  bool effect = s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op);
   out->count = 0;
   ML_TRY(ML_GROW(out->items, out->capacity, (size_t)(s->n_inputs + s->n_outputs) + 1));
   for (int i = 0; i < s->n_inputs; i++) {
@@ -335,7 +335,7 @@ static void walk(void *context, int member) {
   }
 }
 
-static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs) {
+static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs, bool *began) {
   ml_engine *e = d->engine;
   ML_TRY(ml_engine_check_process(e));
   int members = ml_pool_members(e->pool);
@@ -353,6 +353,7 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
     atomic_store(&g->stop, 0);
     atomic_store(&g->stop_at, g->n_tasks);
     atomic_store(&g->fault.raised, 0);
+    *began = true;
     ml_pool_run(e->pool, walk, g);
     status = (ml_status)atomic_load(&g->stop);
   }

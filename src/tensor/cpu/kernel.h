@@ -6,7 +6,7 @@
 #ifndef ML_CPU_KERNEL_H
 #define ML_CPU_KERNEL_H
 
-#include "tensor/plan.h"
+#include "tensor/plan/plan.h"
 
 #define ML_CAT_(a, b) a##_##b
 #define ML_CAT(a, b) ML_CAT_(a, b)

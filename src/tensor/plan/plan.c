@@ -1,5 +1,5 @@
 /* plan.c: the plan as an object: its lists, running it, explaining it. */
-#include "tensor/plan.h"
+#include "tensor/plan/plan.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +26,7 @@ ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
   ML_TRY(ML_GROW(p->storages, p->storages_capacity, p->n_storages + 1));
   s.first = s.last = -1;
-  if (s.tensor) ml_tensor_retain(s.tensor);
+  if (s.buffer) ml_buffer_retain(s.buffer);
   p->storages[p->n_storages] = s;
   *out = (int)p->n_storages++;
   return ML_OK;
@@ -48,6 +48,16 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
   return ML_OK;
 }
 
+ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
+  if (!cell->slot || cell->slot > p->n_cells || p->cells[cell->slot - 1].cell != cell) {
+    ML_TRY(ML_GROW(p->cells, p->cells_capacity, p->n_cells + 1));
+    p->cells[p->n_cells++] = (ml_plan_cell){.cell = ml_cell_retain(cell)};
+    cell->slot = p->n_cells;
+  }
+  *out = &p->cells[cell->slot - 1];
+  return ML_OK;
+}
+
 void ml_plan_free(ml_plan *p) {
   if (!p) return;
   if (p->program) p->device->table->drop(p->device, p->program);
@@ -59,8 +69,10 @@ void ml_plan_free(ml_plan *p) {
     ml_free(s->inputs);
     ml_free(s->path);
   }
-  for (size_t i = 0; i < p->n_storages; i++) ml_tensor_release(p->storages[i].tensor);
+  for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
+  for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
   ml_buffer_release(p->arena);
+  ml_free(p->cells);
   ml_free(p->values);
   ml_free(p->storages);
   ml_free(p->steps);
@@ -81,57 +93,79 @@ static ml_status check_input(const ml_plan *p, int i, const ml_tensor *t) {
                  ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
 }
 
-/* A dense tensor with storage and the values of t; a new reference. */
-static ml_status dense_input(ml_engine *e, ml_tensor *t, ml_tensor **out) {
-  ML_TRY(ml_eval(e, &t, 1));
-  if (t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) {
+/* Whether a run would overwrite what t holds. */
+static bool writes_over(const ml_plan *p, const ml_tensor *t) {
+  for (size_t i = 0; i < p->n_cells && t->cell; i++) {
+    if (p->cells[i].written && p->cells[i].cell->buffer == t->buffer) return true;
+  }
+  return false;
+}
+
+/* A dense tensor with storage and the values of t, which the run leaves alone; a new reference. */
+static ml_status dense_input(const ml_plan *p, ml_tensor *t, ml_tensor **out) {
+  ML_TRY(ml_eval(p->engine, &t, 1));
+  if ((t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) && !writes_over(p, t)) {
     *out = ml_tensor_retain(t);
     return ML_OK;
   }
   ml_attrs none = {.n_list = -1};
-  ML_TRY(ml_apply(e, ML_OP_copy, &t, 1, &none, out));
-  ml_status status = ml_eval(e, out, 1);
+  ML_TRY(ml_apply(p->engine, ML_OP_copy, &t, 1, &none, out));
+  ml_status status = ml_eval(p->engine, out, 1);
   if (status != ML_OK) ml_tensor_release(*out);
   return status;
 }
 
 static ml_status make_output(const ml_plan *p, int i, ml_tensor **out) {
   const ml_value *v = &p->values[p->outputs[i]];
-  const ml_storage *s = &p->storages[v->storage];
-  if (s->place == ML_PLACE_OUTPUT) return ml_tensor_create(p->device, v->dtype, v->ndim, v->shape, out);
-  *out = ml_tensor_retain(s->tensor); /* the result of an effect is its target */
+  ML_TRY(ml_tensor_create(p->device, v->dtype, v->ndim, v->shape, out));
+  memcpy((*out)->strides, v->strides, sizeof v->strides);
   return ML_OK;
 }
 
-ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs) {
-  enum { SMALL = 64 };
-  ml_tensor *held[SMALL] = {0};
-  void *in[SMALL], *out[SMALL];
-  if (p->n_inputs > SMALL || p->n_outputs > SMALL) {
-    if (p->n_inputs > SMALL) return ml_fail(ML_LIMIT, "a plan takes at most %d inputs, found %d", SMALL, p->n_inputs);
-  }
-  void **addresses = p->n_outputs > SMALL ? ml_calloc((size_t)p->n_outputs, sizeof *addresses) : out;
-  if (!addresses) return ML_MEMORY;
-  ml_status status = ML_OK;
-  int made = 0, taken = 0;
-  for (; taken < p->n_inputs && status == ML_OK; taken++) {
-    status = check_input(p, taken, inputs[taken]);
-    if (status == ML_OK) status = dense_input(p->engine, inputs[taken], &held[taken]);
+ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs, bool *began) {
+  enum { FEW = 32 };
+  ml_tensor *few[FEW];
+  void *few_addresses[2 * FEW];
+  size_t n_in = (size_t)p->n_inputs, n = n_in + (size_t)p->n_outputs, taken = 0, made = 0;
+  ml_tensor **held = n_in > FEW ? ml_calloc(n_in, sizeof *held) : few;
+  void **addresses = n > 2 * FEW ? ml_calloc(n, sizeof *addresses) : few_addresses;
+  ml_status status = held && addresses ? ML_OK : ML_MEMORY;
+  *began = false;
+  for (; taken < n_in && status == ML_OK; taken++) {
+    status = check_input(p, (int)taken, inputs[taken]);
+    if (status == ML_OK) status = dense_input(p, inputs[taken], &held[taken]);
     if (status != ML_OK) break;
-    in[taken] = ml_tensor_data(held[taken]);
+    addresses[taken] = ml_tensor_data(held[taken]);
   }
-  for (; made < p->n_outputs && status == ML_OK; made++) {
-    status = make_output(p, made, &outputs[made]);
+  for (; n_in + made < n && status == ML_OK; made++) {
+    status = make_output(p, (int)made, &outputs[made]);
     if (status != ML_OK) break;
-    addresses[made] = ml_tensor_data(outputs[made]);
+    addresses[n_in + made] = ml_tensor_data(outputs[made]);
   }
   if (status == ML_OK) {
     p->engine->stats.replays++;
-    status = p->device->table->run(p->device, p->program, in, addresses);
+    status = p->device->table->run(p->device, p->program, addresses, addresses + n_in, began);
   }
-  for (int i = 0; i < taken; i++) ml_tensor_release(held[i]);
-  for (int i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
-  if (addresses != out) ml_free(addresses);
+  for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
+  for (size_t i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
+  if (held != few) ml_free(held);
+  if (addresses != few_addresses) ml_free(addresses);
+  return status;
+}
+
+ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs) {
+  if (p->engine->n_effects && !p->engine->recording) ML_TRY(ml_eval(p->engine, NULL, 0));
+  for (size_t i = 0; i < p->n_cells; i++) {
+    const ml_plan_cell *c = &p->cells[i];
+    if (c->needed) ML_TRY(ml_cell_check(c->cell));
+    if (c->written) ML_TRY(ml_cell_detach(c->cell));
+  }
+  bool began;
+  ml_status status = ml_plan_execute(p, inputs, outputs, &began);
+  for (size_t i = 0; i < p->n_cells && began; i++) {
+    const ml_plan_cell *c = &p->cells[i];
+    if (c->replaced) c->cell->invalid = status != ML_OK;
+  }
   return status;
 }
 

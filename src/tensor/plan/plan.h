@@ -1,23 +1,31 @@
 /* plan.h: a graph turned into a flat list of steps that a device can lower.
  *
- * A plan names its storage abstractly: an arena of fixed addresses for intermediates, tensors that it holds (weights
- * and state), inputs and outputs that each run brings. Steps run in the order in which a person wrote the operations,
- * so that effects on state are seen by what was written after them. */
-#ifndef ML_TENSOR_PLAN_H
-#define ML_TENSOR_PLAN_H
+ * A plan names its storage abstractly: an arena of fixed addresses for intermediates, buffers that it holds (weights
+ * and states), inputs and outputs that each run brings. */
+#ifndef ML_PLAN_PLAN_H
+#define ML_PLAN_PLAN_H
 
 #include "tensor/ops.h"
+#include "tensor/state.h"
 
 typedef enum ml_place { ML_PLACE_ARENA, ML_PLACE_TENSOR, ML_PLACE_INPUT, ML_PLACE_OUTPUT } ml_place;
 
 typedef struct ml_storage {
   ml_place place;
   int index;         /* of the input or output */
-  ml_tensor *tensor; /* retained; of ML_PLACE_TENSOR */
+  ml_buffer *buffer; /* retained; of ML_PLACE_TENSOR */
   size_t bytes;
-  size_t offset;   /* in the arena */
+  size_t offset;   /* in the arena or the buffer */
   int first, last; /* steps that touch it */
 } ml_storage;
+
+/* A state that a plan uses. */
+typedef struct ml_plan_cell {
+  ml_cell *cell; /* retained */
+  bool needed;   /* what it holds before the run is read, or stays in part */
+  bool written;
+  bool replaced; /* written by more than appending: a run that fails leaves it without values */
+} ml_plan_cell;
 
 /* One operand: a strided (or packed) window on a storage. */
 typedef struct ml_value {
@@ -92,19 +100,27 @@ struct ml_plan {
   size_t n_steps, steps_capacity;
   int n_inputs, n_outputs;
   ml_value *input_values; /* dtype and shape that each input must have */
-  int *outputs; /* value of each output; its storage is the output's own, or a tensor for results of effects */
+  int *outputs;           /* value of each output, in storage of its own */
+  ml_plan_cell *cells;
+  size_t n_cells, cells_capacity;
   size_t arena_bytes;
   ml_buffer *arena;
   ml_program *program;
 };
 
-/* Plans the outputs and all pending effects. `inputs` are placeholders from ml_tensor_input, in order of index. */
+/* Plans the outputs and all pending effects, which are those of a recording. `inputs` are placeholders from
+ * ml_tensor_input, in order of index. */
 ml_status ml_plan_create(ml_engine *engine, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs,
                          int n_outputs, ml_plan **out);
 void ml_plan_free(ml_plan *plan);
-/* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first. outputs[i] are fresh tensors.
- */
+/* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first, as are states that the plan
+ * writes. outputs[i] are fresh tensors. What was written to its states before is seen, and later versions of them are
+ * what they hold afterwards; a run that fails once it has begun leaves those that it replaces without values. */
 ml_status ml_plan_run(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs);
+/* The plan's steps alone: its states are the caller's business. *began: some of them may have run. */
+ml_status ml_plan_execute(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs, bool *began);
+/* Storage for the tensors, and with `effects` what is pending. */
+ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects);
 /* The plan as text, a line a step, with the bytes that it moves. From ml_alloc. */
 ml_status ml_plan_explain(const ml_plan *plan, char **text);
 const char *ml_step_name(const ml_step *step);
@@ -114,7 +130,8 @@ ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out);
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out);
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
                            ml_step **out);
-ml_status ml_plan_place(ml_plan *p); /* plan_memory.c: lifetimes and the arena */
+ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out); /* found, or added */
+ml_status ml_plan_place(ml_plan *p);                                      /* place.c: lifetimes and the arena */
 
 /* Bytes of a value's own elements (packed ones included). */
 size_t ml_value_bytes(const ml_value *v);

@@ -1,5 +1,5 @@
-/* plan_emit.c: from the planner's graph to steps: where values lie, copies where a kernel cannot take strides. */
-#include "tensor/plan_graph.h"
+/* emit.c: from the planner's graph to steps: where values lie, copies where a kernel cannot take strides. */
+#include "tensor/plan/graph.h"
 
 #include <string.h>
 
@@ -8,22 +8,38 @@ typedef struct emitter {
   ml_plan *p;
 } emitter;
 
-static ml_value shaped(const ml_tensor *t) {
-  ml_value v = {.dtype = t->dtype, .layout = t->layout, .ndim = t->ndim, .exact = t->exact};
-  memcpy(v.shape, t->shape, sizeof v.shape);
-  ml_strides_dense(t->ndim, t->shape, v.strides);
+static ml_value shaped(const ml_vnode *n) {
+  ml_value v = {.dtype = n->dtype, .layout = n->layout, .ndim = n->ndim};
+  memcpy(v.shape, n->shape, (size_t)n->ndim * sizeof *n->shape);
+  ml_strides_dense(n->ndim, n->shape, v.strides);
   return v;
+}
+
+/* What somebody may still ask for becomes an output where it is computed anyway. */
+static ml_status keep_result(emitter *m, ml_vnode *n) {
+  ml_vgraph *g = m->g;
+  int *outputs = ml_realloc(m->p->outputs, (size_t)m->p->n_outputs + 1, sizeof *outputs);
+  if (!outputs) return ML_MEMORY;
+  m->p->outputs = outputs;
+  ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+  g->kept[g->n_kept++] = n->tensor;
+  n->output = m->p->n_outputs++;
+  return ML_OK;
 }
 
 /* A fresh value for a node's result: in its output where it is one, else in the arena. */
 static ml_status new_result(emitter *m, int v, const ml_value *like, int *out) {
-  const ml_vnode *n = &m->g->nodes[v];
-  ml_value value = shaped(n->tensor);
+  ml_vnode *n = &m->g->nodes[v];
+  bool asked = n->output >= 0;
+  if (!asked && n->keep) ML_TRY(keep_result(m, n));
+  ml_value value = shaped(n);
   ml_storage s = {.place = n->output >= 0 ? ML_PLACE_OUTPUT : ML_PLACE_ARENA, .index = n->output};
-  if (like && n->output < 0) memcpy(value.strides, like->strides, sizeof value.strides);
+  if (like && !asked) memcpy(value.strides, like->strides, sizeof value.strides);
   s.bytes = ml_value_bytes(&value);
   ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
-  return ml_plan_add_value(m->p, &value, out);
+  ML_TRY(ml_plan_add_value(m->p, &value, out));
+  if (n->output >= 0) m->p->outputs[n->output] = *out;
+  return ML_OK;
 }
 
 static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
@@ -36,8 +52,8 @@ static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
 }
 
 static ml_status set_path(ml_step *s, const ml_vnode *n) {
-  if (!n->tensor->node || !n->tensor->node->path) return ML_OK;
-  s->path = ml_strdup(n->tensor->node->path);
+  if (!n->path) return ML_OK;
+  s->path = ml_strdup(n->path);
   return s->path ? ML_OK : ML_MEMORY;
 }
 
@@ -58,13 +74,20 @@ static ml_status emit_copy(emitter *m, int from, int to) {
   return ML_OK;
 }
 
+static ml_status copied(emitter *m, int *value) {
+  int copy;
+  ML_TRY(new_temporary(m, &m->p->values[*value], &copy));
+  ML_TRY(emit_copy(m, *value, copy));
+  *value = copy;
+  return ML_OK;
+}
+
 static ml_status emit_constant(emitter *m, int v) {
   const ml_vnode *n = &m->g->nodes[v];
-  const ml_attrs *a = &n->tensor->node->attrs;
+  const ml_attrs *a = n->attrs;
   ml_fused *f = ml_calloc(1, sizeof *f);
   if (!f) return ML_MEMORY;
-  *f = (ml_fused){.n_code = 1,
-                  .code = {{.op = ML_OP_constant, .dtype = n->tensor->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
+  *f = (ml_fused){.n_code = 1, .code = {{.op = ML_OP_constant, .dtype = n->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
   int out;
   ml_step *s;
   ml_status status = new_result(m, v, NULL, &out);
@@ -160,19 +183,17 @@ static bool permuted_dense(const ml_value *v) {
 static void write_program(const ml_vgraph *g, const int *members, int n, const int *inputs, int n_inputs, ml_fused *f) {
   int reg[ML_FUSED_MAX_CODE]; /* of each member */
   f->n_inputs = n_inputs;
-  for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].tensor->dtype;
+  for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].dtype;
   for (int i = 0; i < n; i++) {
     const ml_vnode *node = &g->nodes[members[i]];
     int operands[3] = {0, 0, 0};
     for (int k = 0; k < node->n_inputs; k++) {
       int v = node->inputs[k];
-      const ml_node *constant = ml_vnode_constant(g, v);
-      if (constant) {
+      if (g->nodes[v].constant >= 0) {
+        const ml_attrs *constant = g->nodes[g->nodes[v].constant].attrs;
         operands[k] = n_inputs + f->n_code;
-        f->code[f->n_code++] = (ml_fused_op){.op = ML_OP_constant,
-                                             .dtype = g->nodes[v].tensor->dtype,
-                                             .f = constant->attrs.v[0].f,
-                                             .i = constant->attrs.v[1].i};
+        f->code[f->n_code++] = (ml_fused_op){
+            .op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = constant->v[0].f, .i = constant->v[1].i};
         continue;
       }
       for (int j = 0; j < n_inputs; j++) {
@@ -183,18 +204,9 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
       }
     }
     reg[i] = n_inputs + f->n_code;
-    f->code[f->n_code++] = (ml_fused_op){
-        .op = node->op, .dtype = node->tensor->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
+    f->code[f->n_code++] =
+        (ml_fused_op){.op = node->op, .dtype = node->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
   }
-}
-
-static int members_of(const ml_vgraph *g, int root, int *members) {
-  int n = 0;
-  for (int v = 0; v <= root; v++) {
-    const ml_vnode *node = &g->nodes[v];
-    if (node->group == root && node->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)node->op)) members[n++] = v;
-  }
-  return n;
 }
 
 /* Outside nodes that members read, after the `n` that are listed already. */
@@ -203,7 +215,7 @@ static int outside(const ml_vgraph *g, const int *members, int n_members, int *i
     const ml_vnode *node = &g->nodes[members[i]];
     for (int k = 0; k < node->n_inputs; k++) {
       int v = node->inputs[k];
-      bool known = ml_vnode_constant(g, v) != NULL;
+      bool known = g->nodes[v].constant >= 0;
       for (int j = 0; j < n_members && !known; j++) known = members[j] == v;
       for (int j = 0; j < n && !known; j++) known = inputs[j] == v;
       if (!known) inputs[n++] = v;
@@ -214,9 +226,9 @@ static int outside(const ml_vgraph *g, const int *members, int n_members, int *i
 
 static ml_status emit_elementwise(emitter *m, int root) {
   ml_vgraph *g = m->g;
-  int members[ML_FUSED_MAX_CODE], inputs[ML_FUSED_MAX_INPUTS + 3], values[ML_FUSED_MAX_INPUTS + 3];
-  int n = members_of(g, root, members), n_inputs = outside(g, members, n, inputs, 0);
-  const ml_tensor *t = g->nodes[root].tensor;
+  int inputs[ML_FUSED_MAX_INPUTS + 3], values[ML_FUSED_MAX_INPUTS + 3];
+  const ml_vnode *t = &g->nodes[root];
+  int n_inputs = outside(g, t->members, t->n_members, inputs, 0);
   const ml_value *like = NULL;
   int like_value = -1;
   for (int i = 0; i < n_inputs; i++) {
@@ -226,13 +238,13 @@ static ml_status emit_elementwise(emitter *m, int root) {
     if (full && like_value < 0 && permuted_dense(v)) like_value = values[i];
     ML_TRY(broadcast_value(m, values[i], t->ndim, t->shape, &values[i]));
   }
-  if (like_value >= 0 && g->nodes[root].op != ML_OP_copy) like = &m->p->values[like_value];
+  if (like_value >= 0 && t->op != ML_OP_copy) like = &m->p->values[like_value];
   int out;
   ml_value keep = like ? *like : (ml_value){0};
   ML_TRY(new_result(m, root, like ? &keep : NULL, &out));
   ml_fused *f = ml_calloc(1, sizeof *f);
   if (!f) return ML_MEMORY;
-  write_program(g, members, n, inputs, n_inputs, f);
+  write_program(g, t->members, t->n_members, inputs, n_inputs, f);
   ml_step *s;
   ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, values, n_inputs, &out, 1, &s);
   if (status != ML_OK) {
@@ -251,14 +263,13 @@ enum { MAX_STEP_INPUTS = 2 + ML_LINEARS_MAX_UNITS * (ML_UNIT_MAX_WEIGHTS + ML_FU
 static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *unit, int *inputs, int *n_inputs) {
   const ml_vgraph *g = m->g;
   if (u->root == u->products[0]) return ML_OK;
-  int members[ML_FUSED_MAX_CODE], outer[2 * ML_FUSED_MAX_INPUTS];
-  int n = members_of(g, u->root, members);
+  int outer[2 * ML_FUSED_MAX_INPUTS];
+  const ml_vnode *t = &g->nodes[u->root];
   memcpy(outer, u->products, sizeof u->products);
-  int n_outer = outside(g, members, n, outer, u->n_products);
+  int n_outer = outside(g, t->members, t->n_members, outer, u->n_products);
   unit->epilogue = ml_calloc(1, sizeof *unit->epilogue);
   if (!unit->epilogue) return ML_MEMORY;
-  write_program(g, members, n, outer, n_outer, unit->epilogue);
-  const ml_tensor *t = g->nodes[u->root].tensor;
+  write_program(g, t->members, t->n_members, outer, n_outer, unit->epilogue);
   for (int i = u->n_products; i < n_outer; i++) {
     int value;
     ML_TRY(value_of(m, outer[i], &value));
@@ -279,8 +290,8 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   if (l->norm >= 0) {
     const ml_vnode *norm = &g->nodes[l->norm];
     units->norm = true;
-    units->eps = norm->tensor->node->attrs.v[0].f;
-    units->norm_offset = norm->tensor->node->attrs.v[1].f;
+    units->eps = norm->attrs->v[0].f;
+    units->norm_offset = norm->attrs->v[1].f;
     if (norm->inputs[1] >= 0) ML_TRY(operand(m, norm->inputs[1], ML_ACCESS_DENSE, &inputs[1]));
   }
   for (int i = 0; i < l->n_units; i++) {
@@ -316,26 +327,31 @@ static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
 /* ---- the rest ---- */
 
 /* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
-static ml_status check_placeholder(const ml_value *input, const ml_tensor *t) {
-  if (input->dtype == t->dtype && input->ndim == t->ndim &&
-      memcmp(input->shape, t->shape, (size_t)t->ndim * sizeof *t->shape) == 0)
+static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
+  if (input->dtype == n->dtype && input->ndim == n->ndim &&
+      memcmp(input->shape, n->shape, (size_t)n->ndim * sizeof *n->shape) == 0)
     return ML_OK;
   return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype or shape");
 }
 
-static ml_status emit_leaf(emitter *m, int v) {
-  ml_vnode *n = &m->g->nodes[v];
-  ml_value value = shaped(n->tensor);
-  ml_storage s = {.place = ML_PLACE_INPUT};
-  if (n->op == ML_OP_input) {
-    s.index = (int)n->tensor->node->attrs.v[0].i;
-    if (s.index < 0 || s.index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
-    ML_TRY(check_placeholder(&m->p->input_values[s.index], n->tensor));
-  } else {
-    s = (ml_storage){.place = ML_PLACE_TENSOR, .tensor = n->tensor};
-    memcpy(value.strides, n->tensor->strides, sizeof value.strides);
-  }
-  s.bytes = ml_value_bytes(&value);
+static ml_status emit_input(emitter *m, ml_vnode *n) {
+  ml_value value = shaped(n);
+  int64_t index = n->attrs->v[0].i;
+  if (index < 0 || index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+  ML_TRY(check_placeholder(&m->p->input_values[index], n));
+  ml_storage s = {.place = ML_PLACE_INPUT, .index = (int)index, .bytes = ml_value_bytes(&value)};
+  ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
+  return ml_plan_add_value(m->p, &value, &n->value);
+}
+
+static ml_status emit_leaf(emitter *m, ml_vnode *n) {
+  ml_value value = shaped(n);
+  value.exact = n->tensor->exact;
+  memcpy(value.strides, n->tensor->strides, sizeof value.strides);
+  ml_storage s = {.place = ML_PLACE_TENSOR,
+                  .buffer = n->tensor->buffer,
+                  .offset = n->tensor->offset,
+                  .bytes = ml_value_bytes(&value)};
   ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
   return ml_plan_add_value(m->p, &value, &n->value);
 }
@@ -344,24 +360,71 @@ static ml_status emit_view(emitter *m, int v) {
   ml_vnode *n = &m->g->nodes[v];
   int from;
   ML_TRY(value_of(m, n->inputs[0], &from));
-  if (m->p->values[from].layout != ML_LAYOUT_STRIDED)
-    return ml_fail(ML_UNSUPPORTED, "%s: a packed weight has no views; dequantize it", ml_op_name((ml_op)n->op));
-  for (int attempt = 0;; attempt++) {
+  for (;;) {
     const ml_value *x = &m->p->values[from];
-    ml_value value = shaped(n->tensor);
+    ml_value value = shaped(n);
     int64_t offset = 0;
     value.storage = x->storage;
-    if (ml_view_strides((ml_op)n->op, &n->tensor->node->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape,
-                        value.strides, &offset)) {
+    if (ml_view_strides((ml_op)n->op, n->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape, value.strides,
+                        &offset)) {
       value.offset = x->offset + offset * ml_dtype_infos[x->dtype].bytes;
       return ml_plan_add_value(m->p, &value, &n->value);
     }
-    int copy;
-    ML_TRY(new_temporary(m, x, &copy));
-    ML_TRY(emit_copy(m, from, copy));
-    from = copy;
+    ML_TRY(copied(m, &from));
   }
 }
+
+/* ---- states ---- */
+
+static bool lies_in(const ml_plan *p, int value, const ml_buffer *buffer) {
+  const ml_storage *s = &p->storages[p->values[value].storage];
+  return s->place == ML_PLACE_TENSOR && s->buffer == buffer;
+}
+
+/* Whether somebody reads x after this: an output, or a node whose step is not there yet, `writer` aside, which takes
+ * care of its own operands. */
+static bool is_awaited(const ml_vgraph *g, int x, int writer) {
+  for (int i = 0; i < g->nodes[x].n_users; i++) {
+    int user = g->users[g->nodes[x].first_user + i];
+    if (user == writer) continue;
+    if (user < 0 || g->nodes[g->nodes[user].group].value < 0) return true;
+  }
+  return false;
+}
+
+/* A version is about to be overwritten: what is still read of it gets a place of its own. */
+static ml_status save_readers(emitter *m, int version, int writer, const ml_buffer *buffer) {
+  ml_vgraph *g = m->g;
+  for (int x = version; x >= 0; x = g->nodes[x].next_view) {
+    ml_vnode *n = &g->nodes[x];
+    if (n->group < 0 || n->value < 0 || !lies_in(m->p, n->value, buffer) || !is_awaited(g, x, writer)) continue;
+    int copy;
+    ML_TRY(new_result(m, x, NULL, &copy));
+    ML_TRY(emit_copy(m, n->value, copy));
+    n->value = copy;
+  }
+  return ML_OK;
+}
+
+static ml_status note_cell(emitter *m, ml_cell *cell, const ml_vnode *effect, bool needed) {
+  ml_plan_cell *c;
+  ML_TRY(ml_plan_cell_of(m->p, cell, &c));
+  c->needed |= needed;
+  if (effect) {
+    c->written = true;
+    c->replaced |= ml_op_infos[effect->op].kind != ML_KIND_APPEND;
+  }
+  return ML_OK;
+}
+
+/* What reads the first version of a state, or a view of it, needs what the state holds. */
+static ml_status note_reader(emitter *m, int v) {
+  int version = m->g->nodes[v].version;
+  if (version < 0 || !ml_vnode_is_leaf(&m->g->nodes[version])) return ML_OK;
+  return note_cell(m, m->g->nodes[version].tensor->cell, NULL, true);
+}
+
+/* ---- the rest ---- */
 
 /* Attention writes (B, T, H, d) in memory, so that heads merge by a view. */
 static void heads_last(ml_value *v) {
@@ -371,85 +434,90 @@ static void heads_last(ml_value *v) {
   v->strides[0] = v->shape[2] * v->strides[2];
 }
 
-/* Whether an effect's operand lies in the storage that the effect writes. */
-static bool in_target(const ml_plan *p, int value, int target) {
-  const ml_tensor *a = p->storages[p->values[value].storage].tensor, *b = p->storages[p->values[target].storage].tensor;
-  return a && b && a->buffer == b->buffer;
+static ml_status add_kernel(emitter *m, ml_vnode *n, const int *values, int output) {
+  ml_step *s;
+  ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, &output, 1, &s));
+  s->attrs = *n->attrs;
+  return set_path(s, n);
 }
 
-static ml_status copied(emitter *m, int *value) {
-  int copy;
-  ML_TRY(new_temporary(m, &m->p->values[*value], &copy));
-  ML_TRY(emit_copy(m, *value, copy));
-  *value = copy;
+static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) {
+  for (int k = from; k < n->n_inputs; k++) {
+    values[k] = -1;
+    if (n->inputs[k] < 0) continue;
+    ML_TRY(operand(m, n->inputs[k], ml_op_infos[n->op].access, &values[k]));
+  }
   return ML_OK;
 }
 
-static ml_status emit_kernel(emitter *m, int v) {
+static ml_status emit_kernel(emitter *m, int v, int *values) {
   ml_vnode *n = &m->g->nodes[v];
-  const ml_op_info *info = &ml_op_infos[n->op];
-  int *values = ml_calloc((size_t)n->n_inputs + 1, sizeof *values);
-  if (!values) return ML_MEMORY;
-  ml_status status = ML_OK;
-  for (int k = 0; k < n->n_inputs && status == ML_OK; k++) {
-    values[k] = -1;
-    if (n->inputs[k] >= 0)
-      status =
-          operand(m, n->inputs[k], info->kind == ML_KIND_EFFECT && k == 0 ? ML_ACCESS_ANY : info->access, &values[k]);
-  }
-  for (int k = 1; k < n->n_inputs && status == ML_OK && info->kind == ML_KIND_EFFECT; k++) {
-    if (values[k] >= 0 && in_target(m->p, values[k], values[0])) status = copied(m, &values[k]);
-  }
+  ML_TRY(operands(m, n, 0, values));
   ml_value like = {0};
-  bool keep = false;
-  if (status == ML_OK && (n->op == ML_OP_rope || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm)) {
+  bool keeps = false;
+  if (n->op == ML_OP_rope || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm) {
     like = m->p->values[values[0]];
-    keep = permuted_dense(&like);
-  } else if (status == ML_OK && n->op == ML_OP_attention) {
-    like = shaped(n->tensor);
+    keeps = permuted_dense(&like);
+  } else if (n->op == ML_OP_attention) {
+    like = shaped(n);
     heads_last(&like);
-    keep = true;
+    keeps = true;
   }
-  if (status == ML_OK) {
-    if (info->kind == ML_KIND_EFFECT) n->value = values[0];
-    else status = new_result(m, v, keep ? &like : NULL, &n->value);
+  ML_TRY(new_result(m, v, keeps ? &like : NULL, &n->value));
+  return add_kernel(m, n, values, n->value);
+}
+
+/* The step writes where the target lies; the effect's value is the whole state. */
+static ml_status emit_effect(emitter *m, int v, int *values) {
+  ml_vgraph *g = m->g;
+  ml_vnode *n = &g->nodes[v];
+  int version = g->nodes[n->inputs[0]].version, whole = g->nodes[version].value, target = g->nodes[n->inputs[0]].value;
+  const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
+  if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
+  ML_TRY(save_readers(m, version, v, buffer));
+  bool part = n->op != ML_OP_assign || n->inputs[0] != version;
+  ML_TRY(note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version])));
+  ML_TRY(operands(m, n, 1, values));
+  for (int k = 1; k < n->n_inputs; k++) {
+    if (values[k] >= 0 && lies_in(m->p, values[k], buffer)) ML_TRY(copied(m, &values[k]));
   }
-  ml_step *s;
-  if (status == ML_OK) status = ml_plan_add_step(m->p, n->op, values, n->n_inputs, &n->value, 1, &s);
-  if (status == ML_OK) {
-    s->attrs = n->tensor->node->attrs;
-    status = set_path(s, n);
-  }
-  ml_free(values);
-  return status;
+  values[0] = target;
+  n->value = whole;
+  return add_kernel(m, n, values, target);
 }
 
 static ml_status emit_node(emitter *m, int v) {
   ml_vgraph *g = m->g;
-  for (size_t i = 0; i < g->n_linears; i++) {
-    if (g->linears[i].at == v) ML_TRY(emit_linears(m, &g->linears[i]));
-  }
+  if (g->nodes[v].linears >= 0) ML_TRY(emit_linears(m, &g->linears[g->nodes[v].linears]));
   ml_vnode *n = &g->nodes[v];
+  if (n->group < 0) return ML_OK;
+  if (!ml_vnode_is_view(n)) {
+    for (int k = ml_vnode_is_effect(n) ? 1 : 0; k < n->n_inputs; k++) {
+      if (n->inputs[k] >= 0) ML_TRY(note_reader(m, n->inputs[k]));
+    }
+  }
   if (n->group != v || n->unit >= 0 || n->value >= 0) return ML_OK;
-  if (n->op == ML_OP_COUNT || n->op == ML_OP_input) return emit_leaf(m, v);
+  if (ml_vnode_is_leaf(n)) return emit_leaf(m, n);
+  if (n->op == ML_OP_input) return emit_input(m, n);
   if (n->op == ML_OP_constant) return ML_OK;
-  if (ml_op_infos[n->op].kind == ML_KIND_VIEW) return emit_view(m, v);
-  if (ml_op_is_elementwise((ml_op)n->op)) return emit_elementwise(m, v);
-  return emit_kernel(m, v);
+  if (ml_vnode_is_view(n)) return emit_view(m, v);
+  if (ml_vnode_is_elementwise(n)) return emit_elementwise(m, v);
+  int *values = ml_vgraph_alloc(g, (size_t)n->n_inputs, sizeof *values);
+  if (!values) return ML_MEMORY;
+  return ml_vnode_is_effect(n) ? emit_effect(m, v, values) : emit_kernel(m, v, values);
 }
 
-/* An output whose value lies elsewhere (a view, an input, a constant, another output) is copied to a place of its own;
- * the result of an effect is the state itself. */
+/* An output whose value lies elsewhere (a view, an input, a constant, a state, another output) is copied to a place of
+ * its own. */
 static ml_status emit_output(emitter *m, int i, int v) {
   int value;
   ML_TRY(value_of(m, v, &value));
+  ML_TRY(note_reader(m, v));
   const ml_vnode *n = &m->g->nodes[v];
-  bool effect = n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_EFFECT;
   const ml_storage *s = &m->p->storages[m->p->values[value].storage];
   m->p->outputs[i] = value;
-  if ((s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->tensor->ndim) || effect)
-    return ML_OK;
-  ml_value out = shaped(n->tensor);
+  if (s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->ndim) return ML_OK;
+  ml_value out = shaped(n);
   ML_TRY(ml_plan_add_storage(m->p, (ml_storage){.place = ML_PLACE_OUTPUT, .index = i, .bytes = ml_value_bytes(&out)},
                              &out.storage));
   ML_TRY(ml_plan_add_value(m->p, &out, &m->p->outputs[i]));
@@ -458,8 +526,7 @@ static ml_status emit_output(emitter *m, int i, int v) {
 
 ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p) {
   emitter m = {g, p};
-  int *roots = p->outputs;
   for (size_t v = 0; v < g->n_nodes; v++) ML_TRY(emit_node(&m, (int)v));
-  for (int i = 0; i < p->n_outputs; i++) ML_TRY(emit_output(&m, i, roots[i]));
+  for (size_t i = 0; i < g->n_outputs; i++) ML_TRY(emit_output(&m, (int)i, g->roots[i]));
   return ML_OK;
 }

@@ -1,22 +1,16 @@
-/* plan_fuse.c: which nodes are computed inside another node's step.
+/* group.c: which nodes are computed inside another node's step.
  *
  * Products (linear with packed weights): a product and the elementwise work on its result become one unit, which saves
  * the result's trip to memory and a barrier; two products of one input that meet in an elementwise expression (gate and
  * up) become one unit too. Units that share their input share a step, which saves the input's rounding and a barrier
  * each; a norm that only they read is done inside for few rows, which saves another barrier. Elementwise: a producer
  * whose users are all in one expression moves into it, which saves writing and reading it. */
-#include "tensor/plan_graph.h"
+#include "tensor/plan/graph.h"
 
 #include <string.h>
 
 /* Rows up to which every thread repeats the norm rather than wait for it. */
 enum { NORM_INSIDE_ROWS = 4 };
-
-static bool is_elementwise(const ml_vnode *n) { return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op); }
-
-static bool same_shape(const ml_tensor *a, const ml_tensor *b) {
-  return a->ndim == b->ndim && memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof *a->shape) == 0;
-}
 
 static bool listed(const int *list, int n, int v) {
   for (int i = 0; i < n; i++) {
@@ -25,15 +19,19 @@ static bool listed(const int *list, int n, int v) {
   return false;
 }
 
+/* Members of a group, and what they read from outside. */
+enum { MAX_MEMBERS = ML_FUSED_MAX_CODE / 2 };
+
 static bool can_join(const ml_vgraph *g, int v, int root, const int *members, int n) {
   const ml_vnode *p = &g->nodes[v];
-  if (!is_elementwise(p) || p->group != v || p->unit >= 0 || !same_shape(p->tensor, g->nodes[root].tensor))
+  if (!ml_vnode_is_elementwise(p) || p->group != v || p->unit >= 0 || p->n_users > 3 * n ||
+      !ml_vnode_same_shape(p, &g->nodes[root]))
     return false;
   for (int i = 0; i < p->n_users; i++) {
     int user = g->users[p->first_user + i];
     if (user < 0 || !listed(members, n, user)) return false;
   }
-  return !ml_vgraph_crosses_effect(g, v, root);
+  return !ml_vgraph_is_late(g, v, root);
 }
 
 /* Inputs that a set of members reads from outside, constants aside. */
@@ -43,7 +41,7 @@ static int outside_inputs(const ml_vgraph *g, const int *members, int n, int *in
     const ml_vnode *m = &g->nodes[members[i]];
     for (int k = 0; k < m->n_inputs; k++) {
       int v = m->inputs[k];
-      if (listed(members, n, v) || ml_vnode_constant(g, v) || listed(inputs, count, v)) continue;
+      if (listed(members, n, v) || g->nodes[v].constant >= 0 || listed(inputs, count, v)) continue;
       if (count == max) return max + 1;
       inputs[count++] = v;
     }
@@ -56,12 +54,13 @@ static int code_size(const ml_vgraph *g, const int *members, int n) {
   int size = n;
   for (int i = 0; i < n; i++) {
     const ml_vnode *m = &g->nodes[members[i]];
-    for (int k = 0; k < m->n_inputs; k++) size += ml_vnode_constant(g, m->inputs[k]) != NULL;
+    for (int k = 0; k < m->n_inputs; k++) size += g->nodes[m->inputs[k]].constant >= 0;
   }
   return size;
 }
 
-int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max) {
+/* Elementwise nodes of the same shape that can move into root's step: writes their vnodes, ascending, root last. */
+static int gather(const ml_vgraph *g, int root, int *members, int max) {
   int n = 0, inputs[ML_FUSED_MAX_INPUTS + 1];
   members[n++] = root;
   for (bool grown = true; grown;) {
@@ -92,12 +91,20 @@ int ml_vgraph_gather(const ml_vgraph *g, int root, int *members, int max) {
 
 static bool is_product(const ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
-  return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].tensor->layout == ML_LAYOUT_PANELS &&
-         n->tensor->dtype == ML_F32;
+  return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].layout == ML_LAYOUT_PANELS &&
+         n->dtype == ML_F32;
 }
 
-/* Members and outside inputs of an elementwise expression over products. */
-enum { MAX_MEMBERS = ML_FUSED_MAX_CODE / 2 };
+/* The nodes are computed in the step of the last of them. */
+static ml_status make_group(ml_vgraph *g, const int *members, int n) {
+  ml_vnode *root = &g->nodes[members[n - 1]];
+  root->members = ml_vgraph_alloc(g, (size_t)n, sizeof *members);
+  if (!root->members) return ML_MEMORY;
+  memcpy(root->members, members, (size_t)n * sizeof *members);
+  root->n_members = n;
+  for (int i = 0; i < n; i++) g->nodes[members[i]].group = members[n - 1];
+  return ML_OK;
+}
 
 /* The last node of the chain of single elementwise users that begins at a product, and to which it can move. */
 static int chain_end(const ml_vgraph *g, int v) {
@@ -106,44 +113,42 @@ static int chain_end(const ml_vgraph *g, int v) {
     const ml_vnode *n = &g->nodes[v];
     if (n->n_users != 1 || n->output >= 0) return v;
     int user = g->users[n->first_user];
-    if (user < 0 || !is_elementwise(&g->nodes[user]) || g->nodes[user].tensor->dtype != ML_F32) return v;
+    if (user < 0 || !ml_vnode_is_elementwise(&g->nodes[user]) || g->nodes[user].dtype != ML_F32) return v;
     if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
-        !same_shape(g->nodes[user].tensor, g->nodes[first].tensor))
+        !ml_vnode_same_shape(&g->nodes[user], &g->nodes[first]))
       return v;
-    if (ml_vgraph_crosses_effect(g, first, user)) return v;
+    if (ml_vgraph_is_late(g, first, user)) return v;
     v = user;
   }
 }
 
 /* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other
  * user. */
-static void fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
+static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   int root = chain_end(g, first), members[MAX_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1];
   *u = (ml_vunit){.root = first, .n_products = 1, .products = {first}};
-  if (root == first) return;
-  int n = ml_vgraph_gather(g, root, members, MAX_MEMBERS);
+  if (root == first) return ML_OK;
+  int n = gather(g, root, members, MAX_MEMBERS);
   int n_inputs = outside_inputs(g, members, n, inputs, ML_FUSED_MAX_INPUTS);
-  if (!listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return;
+  if (!listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
   const ml_vnode *p = &g->nodes[first];
   for (int i = 0; i < n_inputs; i++) {
     const ml_vnode *o = &g->nodes[inputs[i]];
     if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
-    if (o->inputs[0] == p->inputs[0] && same_shape(o->tensor, p->tensor) &&
-        g->nodes[o->inputs[1]].tensor->dtype == g->nodes[p->inputs[1]].tensor->dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_crosses_effect(g, inputs[i], root))
+    if (o->inputs[0] == p->inputs[0] && ml_vnode_same_shape(o, p) &&
+        g->nodes[o->inputs[1]].dtype == g->nodes[p->inputs[1]].dtype) {
+      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root))
         u->products[u->n_products++] = inputs[i];
     } else if (inputs[i] > first) {
       u->n_products = 1;
-      return; /* that product comes later: the expression is its epilogue */
+      return ML_OK; /* that product comes later: the expression is its epilogue */
     }
   }
   u->root = root;
-  for (int i = 0; i < n; i++) g->nodes[members[i]].group = root;
+  return make_group(g, members, n);
 }
 
-static int64_t rows_of(const ml_tensor *x) {
-  return x->shape[x->ndim - 1] ? ml_tensor_size(x) / x->shape[x->ndim - 1] : 0;
-}
+static int64_t rows_of(const ml_vnode *x) { return ml_vnode_last(x) ? ml_vnode_size(x) / ml_vnode_last(x) : 0; }
 
 /* The turn at which a node's value is there. */
 static int made_at(const ml_vgraph *g, int v) { return g->nodes[v].unit >= 0 ? g->linears[g->nodes[v].unit].at : v; }
@@ -154,12 +159,13 @@ static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) 
   const ml_vnode *m = &g->nodes[v];
   for (int k = 0; k < m->n_inputs; k++) {
     int i = m->inputs[k];
-    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) || ml_vnode_constant(g, i))
+    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) ||
+        g->nodes[i].constant >= 0)
       continue;
     if (made_at(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0))
       return false; /* such a product has no turn yet */
   }
-  return !ml_vgraph_crosses_effect(g, v, at);
+  return !ml_vgraph_is_late(g, v, at);
 }
 
 /* A step that takes the unit: same input, nobody needs the result before the step runs, and everything that the unit
@@ -174,35 +180,47 @@ static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *
   for (int i = 0; i < u->n_products; i++) {
     if (!can_move(g, u->products[i], l->at, u)) return false;
   }
-  for (size_t v = 0; v < g->n_nodes && u->root != u->products[0]; v++) {
-    if (g->nodes[v].group == u->root && is_elementwise(&g->nodes[v]) && !can_move(g, (int)v, l->at, u)) return false;
+  for (int i = 0; i < root->n_members; i++) {
+    if (!can_move(g, root->members[i], l->at, u)) return false;
   }
   return true;
 }
 
-static ml_status add_unit(ml_vgraph *g, const ml_vunit *u) {
-  size_t index = 0;
-  while (index < g->n_linears && !unit_fits(g, &g->linears[index], u)) index++;
-  if (index == g->n_linears) {
+/* Steps that are looked at for a unit, of those that share its input. */
+enum { MAX_OPEN = 8 };
+
+/* `open`: of a node the last step made that has it as its input, and `before`, of a step the one made before that. */
+static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **before, size_t *capacity) {
+  int x = g->nodes[u->products[0]].inputs[0], index = open[x] - 1, fits = -1;
+  for (int looked = 0; index >= 0 && looked < MAX_OPEN; looked++, index = (*before)[index] - 1) {
+    if (unit_fits(g, &g->linears[index], u)) fits = index; /* the first one, if several do */
+  }
+  index = fits;
+  if (index < 0) {
     ML_TRY(ML_GROW(g->linears, g->linears_capacity, g->n_linears + 1));
-    g->linears[g->n_linears++] = (ml_vlinears){.at = u->root, .x = g->nodes[u->products[0]].inputs[0], .norm = -1};
+    ML_TRY(ML_GROW(*before, *capacity, g->n_linears + 1));
+    index = (int)g->n_linears++;
+    g->linears[index] = (ml_vlinears){.at = u->root, .x = x, .norm = -1, .next = g->nodes[u->root].linears};
+    g->nodes[u->root].linears = index;
+    (*before)[index] = open[x];
+    open[x] = index + 1;
   }
   ml_vlinears *l = &g->linears[index];
   l->units[l->n_units++] = *u;
   for (int i = 0; i < u->n_products; i++) {
-    g->nodes[u->products[i]].unit = (int)index;
+    g->nodes[u->products[i]].unit = index;
     g->nodes[u->products[i]].group = u->root;
   }
-  g->nodes[u->root].unit = (int)index;
+  g->nodes[u->root].unit = index;
   g->nodes[u->root].group = u->root;
   return ML_OK;
 }
 
 static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   const ml_vnode *x = &g->nodes[l->x];
-  if (x->op != ML_OP_rms_norm || x->tensor->dtype != ML_F32 || rows_of(x->tensor) > NORM_INSIDE_ROWS) return;
-  if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].tensor->dtype != ML_F32) return;
-  if (ml_vgraph_crosses_effect(g, l->x, l->at)) return;
+  if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || rows_of(x) > NORM_INSIDE_ROWS) return;
+  if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].dtype != ML_F32) return;
+  if (ml_vgraph_is_late(g, l->x, l->at)) return;
   for (int i = 0; i < x->n_users; i++) {
     int user = g->users[x->first_user + i];
     if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
@@ -212,18 +230,28 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   l->x = x->inputs[0];
 }
 
-ml_status ml_vgraph_fuse(ml_vgraph *g) {
-  for (size_t v = 0; v < g->n_nodes; v++) {
+static ml_status group_products(ml_vgraph *g) {
+  int *open = ml_vgraph_alloc(g, g->n_nodes, sizeof *open), *before = NULL;
+  size_t capacity = 0;
+  ml_status status = open ? ML_OK : ML_MEMORY;
+  for (size_t v = 0; v < g->n_nodes && status == ML_OK; v++) {
     if (!is_product(g, (int)v) || g->nodes[v].unit >= 0) continue;
     ml_vunit u;
-    fill_unit(g, (int)v, &u);
-    ML_TRY(add_unit(g, &u));
+    status = fill_unit(g, (int)v, &u);
+    if (status == ML_OK) status = add_unit(g, &u, open, &before, &capacity);
   }
+  ml_free(before);
   for (size_t i = 0; i < g->n_linears; i++) absorb_norm(g, &g->linears[i]);
+  return status;
+}
+
+ml_status ml_vgraph_group(ml_vgraph *g) {
+  ML_TRY(group_products(g));
   for (size_t i = g->n_nodes; i-- > 0;) {
-    if (!is_elementwise(&g->nodes[i]) || g->nodes[i].group != (int)i || g->nodes[i].unit >= 0) continue;
-    int members[MAX_MEMBERS], n = ml_vgraph_gather(g, (int)i, members, MAX_MEMBERS);
-    for (int k = 0; k < n; k++) g->nodes[members[k]].group = (int)i;
+    ml_vnode *n = &g->nodes[i];
+    if (!ml_vnode_is_elementwise(n) || n->group != (int)i || n->unit >= 0) continue;
+    int members[MAX_MEMBERS];
+    ML_TRY(make_group(g, members, gather(g, (int)i, members, MAX_MEMBERS)));
   }
   return ML_OK;
 }

@@ -1,0 +1,339 @@
+/* collect.c: from tensors to the planner's nodes.
+ *
+ * Saves the work of nodes that nobody needs, and of those that repeat an earlier one. */
+#include "tensor/plan/graph.h"
+#include "tensor/state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory ---- */
+
+typedef struct ml_chunk {
+  struct ml_chunk *next;
+  size_t used, size;
+} ml_chunk;
+
+enum { CHUNK_BYTES = 1 << 14 };
+
+void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size) {
+  size_t bytes, header = (sizeof(ml_chunk) + 15) & ~(size_t)15;
+  if (!ml_mul_size(count, size, &bytes) || bytes > SIZE_MAX / 2) {
+    ml_fail(ML_MEMORY, "out of memory: %zu items of %zu bytes", count, size);
+    return NULL;
+  }
+  bytes = (bytes + 15) & ~(size_t)15;
+  ml_chunk *c = g->chunks;
+  if (!c || c->size - c->used < bytes) {
+    size_t room = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
+    c = ml_calloc(1, header + room);
+    if (!c) return NULL;
+    c->size = header + room;
+    c->used = header;
+    c->next = g->chunks;
+    g->chunks = c;
+  }
+  void *out = (char *)c + c->used;
+  c->used += bytes;
+  return out;
+}
+
+/* ---- collecting ---- */
+
+typedef struct item {
+  uint64_t serial;
+  ml_tensor *tensor;
+} item;
+
+typedef struct items {
+  item *list;
+  size_t count, capacity;
+  ml_tensor **stack;
+  size_t depth, stack_capacity;
+} items;
+
+static ml_status push(items *s, ml_tensor *t) {
+  if (!t || t->mark) return ML_OK;
+  if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
+  ML_TRY(ML_GROW(s->stack, s->stack_capacity, s->depth + 1));
+  ML_TRY(ML_GROW(s->list, s->capacity, s->count + 1));
+  t->mark = 1;
+  s->stack[s->depth++] = t;
+  s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};
+  return ML_OK;
+}
+
+static ml_status walk(items *s, const ml_roots *r) {
+  for (size_t i = 0; i < r->n_outputs + r->n_effects; i++) {
+    ML_TRY(push(s, i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs]));
+  }
+  while (s->depth) {
+    const ml_node *n = s->stack[--s->depth]->node;
+    for (int k = 0; n && k < n->n_inputs; k++) ML_TRY(push(s, n->inputs[k]));
+  }
+  return ML_OK;
+}
+
+/* In the order in which they were written; leaves, of serial 0, as they were found. */
+static int by_serial(const void *a, const void *b) {
+  const item *x = a, *y = b;
+  if (x->serial != y->serial) return x->serial < y->serial ? -1 : 1;
+  return x->tensor->mark < y->tensor->mark ? -1 : x->tensor->mark > y->tensor->mark;
+}
+
+static ml_status make_nodes(ml_vgraph *g, const items *s) {
+  size_t edges = 0;
+  for (size_t i = 0; i < s->count; i++) {
+    s->list[i].tensor->mark = (int)i + 1;
+    if (s->list[i].tensor->node) edges += (size_t)s->list[i].tensor->node->n_inputs;
+  }
+  for (size_t i = 1, sorted = 1; i < s->count && sorted; i++) {
+    if (s->list[i].serial >= s->list[i - 1].serial) continue;
+    sorted = 0;
+    qsort(s->list, s->count, sizeof *s->list, by_serial);
+  }
+  ML_TRY(ML_GROW(g->nodes, g->capacity, s->count));
+  int *inputs = ml_vgraph_alloc(g, edges, sizeof *inputs);
+  if (!inputs) return ML_MEMORY;
+  g->n_nodes = s->count;
+  for (size_t i = 0; i < s->count; i++) {
+    ml_tensor *t = s->list[i].tensor;
+    const ml_node *n = t->node;
+    t->mark = (int)i + 1;
+    g->nodes[i] = (ml_vnode){.op = n ? n->op : ML_OP_COUNT,
+                             .tensor = t,
+                             .attrs = n ? &n->attrs : NULL,
+                             .path = n ? n->path : NULL,
+                             .dtype = t->dtype,
+                             .layout = t->layout,
+                             .ndim = t->ndim,
+                             .shape = t->shape,
+                             .n_inputs = n ? n->n_inputs : 0,
+                             .inputs = inputs,
+                             .output = -1};
+    for (int k = 0; n && k < n->n_inputs; k++) *inputs++ = n->inputs[k] ? n->inputs[k]->mark - 1 : -1;
+  }
+  return ML_OK;
+}
+
+static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
+  g->n_outputs = r->n_outputs;
+  g->n_roots = r->n_outputs + r->n_effects;
+  g->roots = ml_calloc(g->n_roots, sizeof *g->roots);
+  if (!g->roots) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_roots; i++) {
+    g->roots[i] = (i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs])->mark - 1;
+  }
+  return ML_OK;
+}
+
+/* ---- who may still ask ---- */
+
+/* Of a plan that runs once. A tensor with references beside those of the graph may be asked for later: it is kept where
+ * it is computed anyway. If it is not, its node stays, with all that it is computed from; a version among that, or one
+ * that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
+static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
+  int *known = ml_vgraph_alloc(g, g->n_nodes, sizeof *known);
+  bool *stays = ml_vgraph_alloc(g, g->n_nodes, sizeof *stays);
+  if (!known || !stays) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    for (int k = 0; k < g->nodes[i].n_inputs; k++) {
+      if (g->nodes[i].inputs[k] >= 0) known[g->nodes[i].inputs[k]]++;
+    }
+  }
+  for (size_t i = 0; i < r->n_effects; i++) known[g->roots[r->n_outputs + i]]++;
+  bool *output = ml_vgraph_alloc(g, g->n_nodes, sizeof *output);
+  if (!output) return ML_MEMORY;
+  for (size_t i = 0; i < r->n_outputs; i++) output[g->roots[i]] = true;
+  size_t first = g->n_roots;
+  for (size_t i = g->n_nodes; i-- > 0;) {
+    ml_vnode *n = &g->nodes[i];
+    ml_tensor *t = n->tensor;
+    if (output[i]) continue;
+    if (t->cell && t->cell->latest == t) known[i]++;
+    n->keep = t->references > known[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
+              n->op != ML_OP_constant;
+    stays[i] = stays[i] || t->references > known[i];
+    for (int k = 0; k < n->n_inputs && stays[i] && !ml_vnode_is_effect(n); k++) {
+      if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
+    }
+    if (!stays[i] || n->writer < 0) continue;
+    if (ml_vnode_is_leaf(n) && t->cell->invalid) {
+      ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
+      continue;
+    }
+    ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+    g->kept[g->n_kept++] = t;
+  }
+  if (!g->n_kept) return ML_OK;
+  int *roots = ml_calloc(g->n_roots + g->n_kept, sizeof *roots);
+  if (!roots) return ML_MEMORY;
+  memcpy(roots, g->roots, g->n_outputs * sizeof *roots);
+  for (size_t i = 0; i < g->n_kept; i++) roots[g->n_outputs + i] = g->kept[i]->mark - 1;
+  memcpy(roots + g->n_outputs + g->n_kept, g->roots + g->n_outputs, (first - g->n_outputs) * sizeof *roots);
+  ml_free(g->roots);
+  g->roots = roots;
+  g->n_outputs += g->n_kept;
+  g->n_roots += g->n_kept;
+  return ML_OK;
+}
+
+/* ---- equal nodes ---- */
+
+static uint64_t mix(uint64_t h, uint64_t v) {
+  h ^= v + 0x9e3779b97f4a7c15u + (h << 6) + (h >> 2);
+  return h * 0xff51afd7ed558ccdu;
+}
+
+static uint64_t hash_node(const ml_vnode *n) {
+  uint64_t h = mix((uint64_t)n->op, n->dtype);
+  for (int k = 0; k < n->n_inputs; k++) h = mix(h, (uint64_t)(int64_t)n->inputs[k]);
+  for (int k = 0; k < ML_MAX_ATTRS; k++) h = mix(h, (uint64_t)n->attrs->v[k].i);
+  for (int k = 0; k < n->attrs->n_list; k++) h = mix(h, (uint64_t)n->attrs->list[k]);
+  return h ^ h >> 32;
+}
+
+static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
+  if (a->op != b->op || a->n_inputs != b->n_inputs || a->dtype != b->dtype) return false;
+  if (memcmp(a->inputs, b->inputs, (size_t)a->n_inputs * sizeof *a->inputs) != 0) return false;
+  const ml_attrs *x = a->attrs, *y = b->attrs;
+  return memcmp(x->v, y->v, sizeof x->v) == 0 && x->n_list == y->n_list &&
+         (x->n_list <= 0 || memcmp(x->list, y->list, (size_t)x->n_list * sizeof *x->list) == 0);
+}
+
+/* Users of a node that repeats an earlier one use that. */
+static ml_status merge_equal(ml_vgraph *g) {
+  size_t buckets = 16;
+  while (buckets < 2 * g->n_nodes) buckets *= 2;
+  int *table = ml_vgraph_alloc(g, buckets, sizeof *table), *same = ml_vgraph_alloc(g, g->n_nodes, sizeof *same);
+  if (!table || !same) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    ml_vnode *n = &g->nodes[i];
+    same[i] = (int)i;
+    for (int k = 0; k < n->n_inputs; k++) n->inputs[k] = n->inputs[k] < 0 ? -1 : same[n->inputs[k]];
+    if (ml_vnode_is_leaf(n) || n->op == ML_OP_input || ml_vnode_is_effect(n)) continue;
+    size_t slot = hash_node(n) & (buckets - 1);
+    while (table[slot] && !equal_nodes(n, &g->nodes[table[slot] - 1])) slot = (slot + 1) & (buckets - 1);
+    if (table[slot]) same[i] = table[slot] - 1;
+    else table[slot] = (int)i + 1;
+  }
+  for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = same[g->roots[i]];
+  return ML_OK;
+}
+
+/* ---- versions and constants ---- */
+
+void ml_vgraph_find_versions(ml_vgraph *g) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    ml_vnode *n = &g->nodes[i];
+    n->version = n->writer = n->next_view = n->constant = -1;
+    if (n->op == ML_OP_constant) n->constant = (int)i;
+    if (n->op == ML_OP_reshape || n->op == ML_OP_broadcast_to) n->constant = g->nodes[n->inputs[0]].constant;
+    if (ml_vnode_is_leaf(n)) n->version = ml_tensor_is_attached(n->tensor) ? (int)i : -1;
+    else if (ml_vnode_is_effect(n)) {
+      n->version = (int)i;
+      g->nodes[g->nodes[n->inputs[0]].version].writer = (int)i;
+    } else if (ml_vnode_is_view(n) && g->nodes[n->inputs[0]].version >= 0) {
+      n->version = g->nodes[n->inputs[0]].version;
+      n->next_view = g->nodes[n->version].next_view;
+      g->nodes[n->version].next_view = (int)i;
+    }
+  }
+}
+
+bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to) {
+  for (int k = 0; k < g->nodes[v].n_inputs; k++) {
+    int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version;
+    int writer = version < 0 ? -1 : g->nodes[version].writer;
+    if (v < writer && writer < to) return true;
+  }
+  return false;
+}
+
+/* ---- users ---- */
+
+static void find_dead(ml_vgraph *g) {
+  for (size_t i = 0; i < g->n_nodes; i++) g->nodes[i].group = -1;
+  for (size_t i = 0; i < g->n_roots; i++) g->nodes[g->roots[i]].group = g->roots[i];
+  for (size_t i = g->n_nodes; i-- > 0;) {
+    const ml_vnode *n = &g->nodes[i];
+    if (n->group < 0) continue;
+    for (int k = 0; k < n->n_inputs; k++) {
+      if (n->inputs[k] >= 0) g->nodes[n->inputs[k]].group = n->inputs[k];
+    }
+  }
+}
+
+ml_status ml_vgraph_link(ml_vgraph *g) {
+  ml_vgraph_find_versions(g);
+  find_dead(g);
+  int total = 0;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    ml_vnode *n = &g->nodes[i];
+    n->n_users = 0;
+    n->output = n->value = n->unit = n->linears = -1;
+  }
+  for (size_t i = 0; i < g->n_outputs; i++) {
+    ml_vnode *n = &g->nodes[g->roots[i]];
+    n->n_users++;
+    total++;
+    if (n->output < 0) n->output = (int)i;
+  }
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const ml_vnode *n = &g->nodes[i];
+    for (int k = 0; k < n->n_inputs && n->group >= 0; k++) {
+      if (n->inputs[k] >= 0) g->nodes[n->inputs[k]].n_users++, total++;
+    }
+  }
+  g->users = ml_vgraph_alloc(g, (size_t)total, sizeof *g->users);
+  if (!g->users) return ML_MEMORY;
+  int at = 0;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    g->nodes[i].first_user = at;
+    at += g->nodes[i].n_users;
+    g->nodes[i].n_users = 0;
+  }
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const ml_vnode *n = &g->nodes[i];
+    for (int k = 0; k < n->n_inputs && n->group >= 0; k++) {
+      if (n->inputs[k] < 0) continue;
+      ml_vnode *u = &g->nodes[n->inputs[k]];
+      g->users[u->first_user + u->n_users++] = (int)i;
+    }
+  }
+  for (size_t i = 0; i < g->n_outputs; i++) {
+    ml_vnode *u = &g->nodes[g->roots[i]];
+    g->users[u->first_user + u->n_users++] = -1;
+  }
+  return ML_OK;
+}
+
+/* ---- the graph ---- */
+
+ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
+  *g = (ml_vgraph){.engine = e};
+  items s = {0};
+  ml_status status = walk(&s, r);
+  if (status == ML_OK) status = make_nodes(g, &s);
+  if (status == ML_OK) status = find_roots(g, r);
+  if (status == ML_OK && r->once) {
+    ml_vgraph_find_versions(g);
+    status = find_kept(g, r);
+  }
+  for (size_t i = 0; i < s.count; i++) s.list[i].tensor->mark = 0;
+  ml_free(s.list);
+  ml_free(s.stack);
+  return status == ML_OK ? merge_equal(g) : status;
+}
+
+void ml_vgraph_free(ml_vgraph *g) {
+  while (g->chunks) {
+    ml_chunk *c = g->chunks;
+    g->chunks = c->next;
+    ml_free(c);
+  }
+  ml_free(g->nodes);
+  ml_free(g->roots);
+  ml_free(g->kept);
+  ml_free(g->linears);
+}

@@ -1,0 +1,252 @@
+/* evaluate.c: making plans, and evaluating, which makes one, runs it once and drops it. */
+#include "tensor/plan/graph.h"
+
+#include <string.h>
+
+/* ---- making ---- */
+
+static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
+  ML_TRY(ml_vgraph_collect(g, p->engine, r));
+  ML_TRY(ml_vgraph_select(g));
+  if (!r->once) ML_TRY(ml_vgraph_fold(g));
+  ML_TRY(ml_vgraph_link(g));
+  p->n_outputs = (int)g->n_outputs;
+  p->outputs = ml_calloc(g->n_outputs, sizeof *p->outputs);
+  if (!p->outputs) return ML_MEMORY;
+  ML_TRY(ml_vgraph_group(g));
+  ML_TRY(ml_vgraph_emit(g, p));
+  ML_TRY(ml_plan_place(p));
+  return p->device->table->lower(p->device, p, &p->program);
+}
+
+/* A plan, and with roots->once the tensors that its outputs behind those asked for belong to, for the caller to free.
+ */
+static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const ml_roots *r, ml_plan **out,
+                        ml_tensor ***kept) {
+  ml_plan *p = ml_calloc(1, sizeof *p);
+  if (!p) return ML_MEMORY;
+  *p = (ml_plan){.engine = e, .device = e->device, .n_inputs = n_inputs};
+  if (r->n_outputs) p->device = r->outputs[0]->device;
+  p->input_values = ml_calloc((size_t)n_inputs, sizeof *p->input_values);
+  ml_status status = p->input_values ? ML_OK : ML_MEMORY;
+  for (int i = 0; i < n_inputs && status == ML_OK; i++) {
+    p->input_values[i] = (ml_value){.dtype = inputs[i]->dtype, .ndim = inputs[i]->ndim};
+    memcpy(p->input_values[i].shape, inputs[i]->shape, sizeof inputs[i]->shape);
+  }
+  ml_vgraph g = {0};
+  if (status == ML_OK) status = build(p, &g, r);
+  if (status == ML_OK && kept) {
+    *kept = g.kept;
+    g.kept = NULL;
+  }
+  ml_vgraph_free(&g);
+  if (status != ML_OK) {
+    ml_plan_free(p);
+    return status;
+  }
+  e->stats.plans++;
+  *out = p;
+  return ML_OK;
+}
+
+/* The tensors that stand for a list: of a state its latest version. */
+static ml_status resolve(ml_tensor *const *tensors, size_t n, ml_tensor ***out) {
+  ml_tensor **list = ml_calloc(n, sizeof *list);
+  if (!list) return ML_MEMORY;
+  ml_status status = ML_OK;
+  for (size_t i = 0; i < n && status == ML_OK; i++) {
+    list[i] = tensors[i];
+    if (tensors[i]->state) status = ml_cell_latest(tensors[i]->cell, &list[i]);
+  }
+  if (status == ML_OK) *out = list;
+  else ml_free(list);
+  return status;
+}
+
+ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs, int n_outputs,
+                         ml_plan **out) {
+  ml_tensor **list;
+  ML_TRY(resolve(outputs, (size_t)n_outputs, &list));
+  ml_roots r = {.outputs = list, .n_outputs = (size_t)n_outputs, .effects = e->effects, .n_effects = e->n_effects};
+  ml_status status = create(e, inputs, n_inputs, &r, out, NULL);
+  ml_free(list);
+  if (e->recording) ml_effects_planned(e);
+  else ml_effects_drop(e, 0);
+  return status;
+}
+
+/* ---- recording ---- */
+
+ml_status ml_record_begin(ml_engine *e) {
+  if (e->recording == 0 && e->n_effects > 0) ML_TRY(ml_eval(e, NULL, 0));
+  e->recording++;
+  return ML_OK;
+}
+
+void ml_record_end(ml_engine *e) {
+  if (--e->recording > 0) return;
+  ml_effects_drop(e, 0); /* that no plan took */
+  ml_states_end_trace(e);
+}
+
+static ml_status no_value(void) {
+  return ml_fail(ML_USAGE,
+                 "a value is read while a plan is recorded, which happens once for each shape and before there "
+                 "are values");
+}
+
+/* Whether what is recorded has values now: it depends on weights and constants alone. */
+static ml_status check_known(ml_engine *e, const ml_roots *r) {
+  ml_vgraph g;
+  ml_status status = ml_vgraph_collect(&g, e, r);
+  bool known = true;
+  for (size_t i = 0; status == ML_OK && i < g.n_nodes; i++) {
+    const ml_vnode *n = &g.nodes[i];
+    known = known && n->op != ML_OP_input && !(ml_vnode_is_leaf(n) && ml_tensor_is_attached(n->tensor));
+  }
+  ml_vgraph_free(&g);
+  return known ? status : no_value();
+}
+
+/* ---- evaluating ---- */
+
+/* Gives a tensor the storage of `from`, which is new; its node goes. */
+static void settle(ml_tensor *t, const ml_tensor *from) {
+  ml_buffer *old = t->buffer;
+  t->buffer = ml_buffer_retain(from->buffer);
+  t->offset = from->offset;
+  memcpy(t->strides, from->strides, sizeof t->strides);
+  ml_buffer_release(old);
+  ml_tensor_kill(t, ML_FATE_NONE);
+}
+
+/* Effects have happened: the last version of each state is what its storage holds. What is before it has storage of its
+ * own, or nobody who asks. */
+static void settle_effects(ml_engine *e) {
+  for (size_t i = 0; i < e->n_effects; i++) {
+    ml_tensor *t = e->effects[i];
+    ml_cell *cell = t->cell;
+    if (!t->node || (cell->latest && cell->latest != t)) continue;
+    t->buffer = ml_buffer_retain(cell->buffer);
+    ml_strides_dense(t->ndim, t->shape, t->strides);
+    ml_tensor_kill(t, ML_FATE_NONE);
+  }
+}
+
+/* Effects have failed half way. */
+static void lose_effects(ml_engine *e) {
+  for (size_t i = e->n_effects; i-- > 0;) {
+    ml_tensor *t = e->effects[i], *before = t->node ? t->node->inputs[0] : NULL;
+    ml_cell *cell = t->cell;
+    while (before && before->node && ml_op_infos[before->node->op].kind == ML_KIND_VIEW)
+      before = before->node->inputs[0];
+    if (t->node && ml_op_infos[t->node->op].kind != ML_KIND_APPEND) cell->invalid = true;
+    if (before && !before->node) ml_tensor_kill(before, ML_FATE_FAILED);
+    if (cell->latest == t) {
+      cell->latest = NULL;
+      ml_tensor_release(t);
+    }
+    ml_tensor_kill(t, ML_FATE_FAILED);
+  }
+}
+
+static ml_status check_cells(const ml_plan *p) {
+  for (size_t i = 0; i < p->n_cells; i++) {
+    if (p->cells[i].needed) ML_TRY(ml_cell_check(p->cells[i].cell));
+  }
+  return ML_OK;
+}
+
+/* The first step may come later: all memory is obtained before it, so that what lacked some changed nothing. */
+static bool is_put_off(ml_status status) {
+  return status == ML_MEMORY || status == ML_LIMIT || status == ML_CANCELLED || status == ML_DEADLINE;
+}
+
+/* With effects: those that happened, or never will, are pending no more. */
+static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
+  ml_plan *plan = NULL;
+  ml_tensor **kept = NULL, **results = NULL;
+  bool began = false;
+  ml_status status = create(e, NULL, 0, r, &plan, &kept);
+  if (status == ML_OK) status = check_cells(plan);
+  if (status == ML_OK && !(results = ml_calloc((size_t)plan->n_outputs, sizeof *results))) status = ML_MEMORY;
+  if (status == ML_OK) status = ml_plan_execute(plan, NULL, results, &began);
+  for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) {
+    settle(i < r->n_outputs ? r->outputs[i] : kept[i - r->n_outputs], results[i]);
+    ml_tensor_release(results[i]);
+  }
+  for (size_t i = 0; status == ML_OK && i < plan->n_cells; i++) {
+    if (plan->cells[i].replaced) plan->cells[i].cell->invalid = false;
+  }
+  ml_plan_free(plan);
+  ml_free(results);
+  ml_free(kept);
+  if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
+  if (status == ML_OK) settle_effects(e);
+  else lose_effects(e);
+  while (e->n_effects > 0) ml_tensor_release(e->effects[--e->n_effects]);
+  return status;
+}
+
+/* Lazy tensors of a list, once each, retained. */
+static ml_status lazy_ones(ml_tensor *const *tensors, size_t count, ml_tensor **lazy, size_t *n) {
+  ml_status status = ML_OK;
+  for (size_t i = 0; i < count && status == ML_OK; i++) {
+    ml_tensor *t = tensors[i];
+    if (t->fate != ML_FATE_NONE) status = ml_tensor_fate_error(t);
+    else if (t->node && !t->mark && !ml_op_is_effect((ml_op)t->node->op)) {
+      t->mark = 1;
+      lazy[(*n)++] = ml_tensor_retain(t);
+    }
+  }
+  for (size_t i = 0; i < *n; i++) lazy[i]->mark = 0;
+  return status;
+}
+
+ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {
+  enum { FEW = 8 };
+  ml_tensor *few[FEW], **lazy = count > FEW ? ml_calloc(count, sizeof *lazy) : few;
+  if (!lazy) return ML_MEMORY;
+  ml_roots r = {.outputs = lazy, .effects = e->effects, .n_effects = effects ? e->n_effects : 0, .once = true};
+  ml_status status = lazy_ones(tensors, count, lazy, &r.n_outputs);
+  if (status == ML_OK && e->recording && r.n_outputs) status = check_known(e, &r);
+  size_t n = r.n_outputs;
+  if (status == ML_OK && n + r.n_effects) status = run_once(e, &r, effects);
+  if (status != ML_OK && n && effects && e->n_effects && !is_put_off(status)) {
+    r.n_outputs = 0; /* what cannot be evaluated is no reason that effects wait; those that cannot be either are lost */
+    run_once(e, &r, true);
+  }
+  for (size_t i = 0; i < n; i++) ml_tensor_release(lazy[i]);
+  if (lazy != few) ml_free(lazy);
+  for (size_t i = 0; i < count && status == ML_OK; i++) {
+    if (tensors[i]->state) status = ml_cell_check(tensors[i]->cell);
+  }
+  return status;
+}
+
+ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) {
+  return ml_evaluate(e, tensors, count, !e->recording);
+}
+
+/* ---- reading ---- */
+
+static ml_status read_dense(ml_tensor *t, void *to) {
+  size_t bytes = ml_tensor_nbytes(t);
+  t->engine->stats.bytes_moved += bytes;
+  return bytes ? t->device->table->download(t->device, to, ml_tensor_data(t), bytes) : ML_OK;
+}
+
+ml_status ml_tensor_read(ml_tensor *t, void *to) {
+  if (t->cell && t->engine->recording) return no_value();
+  ML_TRY(ml_eval(t->engine, &t, 1));
+  if (t->layout == ML_LAYOUT_PANELS)
+    return t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], to);
+  if (t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) return read_dense(t, to);
+  ml_tensor *dense;
+  ml_attrs none = {.n_list = -1};
+  ML_TRY(ml_apply(t->engine, ML_OP_copy, &t, 1, &none, &dense));
+  ml_status status = ml_eval(t->engine, &dense, 1);
+  if (status == ML_OK) status = read_dense(dense, to);
+  ml_tensor_release(dense);
+  return status;
+}

@@ -1,0 +1,113 @@
+/* graph.h: the planner's own view of a graph, between collecting it and emitting steps. Private to tensor/plan.
+ *
+ * Passes change this graph alone, never the nodes that users hold. Nodes stand in an order in which they can be
+ * computed: that in which they were written. */
+#ifndef ML_PLAN_GRAPH_H
+#define ML_PLAN_GRAPH_H
+
+#include "tensor/plan/plan.h"
+
+typedef struct ml_vnode {
+  int op;            /* ml_op; ML_OP_COUNT for a tensor with storage */
+  ml_tensor *tensor; /* borrowed, the roots hold it; NULL of a node that a pass made */
+  const ml_attrs *attrs;
+  const char *path;
+  ml_dtype dtype;
+  ml_layout layout;
+  int ndim;
+  const int64_t *shape;
+  int n_inputs, *inputs;   /* vnodes; -1 where absent */
+  int first_user, n_users; /* range in ml_vgraph.users */
+  int version;             /* the version of a state that it is or views, or -1 */
+  int writer;              /* of a version: the effect that makes the next one, or -1 */
+  int next_view;           /* of a version or a view of one: another view of it, or -1 */
+  int constant;            /* the constant node that it shows through views, or -1 */
+  bool keep;               /* somebody may still ask for its tensor: what is computed anyway is kept */
+  int output;              /* the plan output that it is, or -1 */
+  int value;               /* the plan's value once emitted, or -1 */
+  int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
+  int *members, n_members; /* of the last node of a group of elementwise nodes: those, ascending */
+  int unit;                /* of a product and of a unit's root: the step (ml_vgraph.linears) that holds it, or -1 */
+  int linears;             /* the first of the steps that are emitted at its turn, or -1 */
+} ml_vnode;
+
+/* Products that share one step: filled by group.c. */
+typedef struct ml_vunit {
+  int root; /* vnode of the unit's result */
+  int n_products, products[ML_UNIT_MAX_WEIGHTS];
+} ml_vunit;
+typedef struct ml_vlinears {
+  int at;   /* vnode at whose turn the step is emitted */
+  int x;    /* vnode of the shared input, before the norm where there is one */
+  int norm; /* vnode of the fused rms_norm, or -1 */
+  int n_units;
+  ml_vunit units[ML_LINEARS_MAX_UNITS];
+  int next; /* another step emitted at that turn, or -1 */
+} ml_vlinears;
+
+typedef struct ml_vgraph {
+  ml_engine *engine;
+  ml_vnode *nodes;
+  size_t n_nodes, capacity;
+  int *roots; /* vnodes: n_outputs outputs, then effects */
+  size_t n_roots, n_outputs;
+  ml_tensor **kept; /* of outputs behind those that were asked for: the tensors that get them; borrowed */
+  size_t n_kept, kept_capacity;
+  int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
+  ml_vlinears *linears;
+  size_t n_linears, linears_capacity;
+  struct ml_chunk *chunks; /* memory of the passes, freed with the graph */
+} ml_vgraph;
+
+/* What a plan is made for: outputs and effects, each lazy or with storage. */
+typedef struct ml_roots {
+  ml_tensor *const *outputs;
+  size_t n_outputs;
+  ml_tensor *const *effects;
+  size_t n_effects;
+  bool once; /* the plan runs once, now: tensors get values of their own, and versions that it overwrites are kept where
+                somebody may read them later */
+} ml_roots;
+
+/* collect.c: the nodes that the roots need, equal ones merged. */
+ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *roots);
+void ml_vgraph_free(ml_vgraph *g);
+/* Versions, constants, what is dead, users: after the last pass that changes nodes. */
+ml_status ml_vgraph_link(ml_vgraph *g);
+/* Versions and constants alone. */
+void ml_vgraph_find_versions(ml_vgraph *g);
+/* Zeroed memory that lives as long as the graph. */
+void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size);
+/* select.c: moves selections of rows up to where all rows are needed. */
+ml_status ml_vgraph_select(ml_vgraph *g);
+/* fold.c: nodes that depend on weights and constants alone and feed others are computed, and become leaves. */
+ml_status ml_vgraph_fold(ml_vgraph *g);
+/* group.c: decides which nodes are computed inside another's step. */
+ml_status ml_vgraph_group(ml_vgraph *g);
+/* emit.c: writes the steps. */
+ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p);
+
+/* Whether node v, computed in the place of node `to`, would come after the write to a state that it reads: it would
+ * then read a copy. */
+bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to);
+
+static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
+static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {
+  return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op);
+}
+static inline bool ml_vnode_is_view(const ml_vnode *n) {
+  return n->op != ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_VIEW;
+}
+static inline bool ml_vnode_is_effect(const ml_vnode *n) {
+  return n->op != ML_OP_COUNT && ml_op_is_effect((ml_op)n->op);
+}
+static inline int64_t ml_vnode_size(const ml_vnode *n) { return ml_shape_size(n->ndim, n->shape); }
+static inline int64_t ml_vnode_last(const ml_vnode *n) { return n->ndim ? n->shape[n->ndim - 1] : 1; }
+static inline bool ml_vnode_same_shape(const ml_vnode *a, const ml_vnode *b) {
+  for (int i = 0; i < a->ndim && a->ndim == b->ndim; i++) {
+    if (a->shape[i] != b->shape[i]) return false;
+  }
+  return a->ndim == b->ndim;
+}
+
+#endif

@@ -1,0 +1,292 @@
+/* place.c: lifetimes, and one arena for all intermediates.
+ *
+ * A sweep over the steps gives each storage, where its life begins, the free block that fits best, and takes the block
+ * back where it ends; forwards and backwards in time, of which the smaller arena is kept. Where neither reaches the
+ * bytes that live at once, and storages are few enough for a search of all pairs, they are also placed largest first,
+ * each at the lowest offset where it meets none that lives at the same time. Saves memory: one address serves many. */
+#include "tensor/plan/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+/* Up to so many storages, all pairs are looked at. */
+enum { FEW = 2048 };
+
+static void touch(ml_plan *p, int value, int step) {
+  if (value < 0) return;
+  ml_storage *s = &p->storages[p->values[value].storage];
+  if (s->first < 0) s->first = step;
+  s->last = step;
+}
+
+static void find_lifetimes(ml_plan *p) {
+  for (size_t i = 0; i < p->n_steps; i++) {
+    for (int k = 0; k < p->steps[i].n_inputs; k++) touch(p, p->steps[i].inputs[k], (int)i);
+    for (int k = 0; k < p->steps[i].n_outputs; k++) touch(p, p->steps[i].outputs[k], (int)i);
+  }
+}
+
+/* ---- free blocks ---- */
+
+enum { BINS = 256, LOOKED_AT = 16 };
+
+/* A stretch of the arena, in a list by address; free ones also in the list of their bin. */
+typedef struct block {
+  size_t offset, bytes;
+  int before, after;  /* by address; -1 */
+  int previous, next; /* in its bin; -1 */
+  bool free;
+} block;
+
+typedef struct arena {
+  block *blocks;
+  int n_blocks, top; /* the last by address, or -1 */
+  size_t bytes;
+  int bins[BINS];
+} arena;
+
+/* Sizes in multiples of ALIGN, four bins a power of two. */
+static int bin_of(size_t bytes) {
+  size_t n = bytes / ALIGN;
+  if (n < 4) return (int)n;
+  int log = 63 - __builtin_clzll(n);
+  return 4 * (log - 1) + (int)(n >> (log - 2) & 3);
+}
+
+static void take(arena *a, int b) {
+  block *x = &a->blocks[b];
+  if (x->previous >= 0) a->blocks[x->previous].next = x->next;
+  else a->bins[bin_of(x->bytes)] = x->next;
+  if (x->next >= 0) a->blocks[x->next].previous = x->previous;
+  x->free = false;
+}
+
+static void put(arena *a, int b) {
+  block *x = &a->blocks[b];
+  int *bin = &a->bins[bin_of(x->bytes)];
+  x->free = true;
+  x->previous = -1;
+  x->next = *bin;
+  if (*bin >= 0) a->blocks[*bin].previous = b;
+  *bin = b;
+}
+
+static int new_block(arena *a, size_t offset, size_t bytes, int before, int after) {
+  int b = a->n_blocks++;
+  a->blocks[b] = (block){.offset = offset, .bytes = bytes, .before = before, .after = after};
+  if (before >= 0) a->blocks[before].after = b;
+  if (after >= 0) a->blocks[after].before = b;
+  else a->top = b;
+  return b;
+}
+
+/* The smallest of the first blocks of a bin that hold so many bytes, or -1. */
+static int best_of(const arena *a, int bin, size_t bytes) {
+  int best = -1, looked = 0;
+  for (int b = a->bins[bin]; b >= 0 && looked < LOOKED_AT; b = a->blocks[b].next, looked++) {
+    if (a->blocks[b].bytes >= bytes && (best < 0 || a->blocks[b].bytes < a->blocks[best].bytes)) best = b;
+  }
+  return best;
+}
+
+static int get(arena *a, size_t bytes) {
+  int b = -1;
+  for (int bin = bin_of(bytes); bin < BINS && b < 0; bin++) b = best_of(a, bin, bytes);
+  if (b < 0 && a->top >= 0 && a->blocks[a->top].free) { /* the end of the arena, moved on */
+    b = a->top;
+    take(a, b);
+    a->blocks[b].bytes = bytes;
+  } else if (b < 0) {
+    b = new_block(a, a->bytes, bytes, a->top, -1);
+  } else {
+    take(a, b);
+    block *x = &a->blocks[b];
+    if (x->bytes > bytes) {
+      int rest = new_block(a, x->offset + bytes, x->bytes - bytes, b, x->after);
+      a->blocks[b].bytes = bytes;
+      put(a, rest);
+    }
+  }
+  size_t end = a->blocks[b].offset + bytes;
+  if (end > a->bytes) a->bytes = end;
+  return b;
+}
+
+/* Block b takes in the one behind it. */
+static void join(arena *a, int b) {
+  block *x = &a->blocks[b], *after = &a->blocks[x->after];
+  x->bytes += after->bytes;
+  x->after = after->after;
+  if (x->after >= 0) a->blocks[x->after].before = b;
+  else a->top = b;
+}
+
+static void give_back(arena *a, int b) {
+  int after = a->blocks[b].after, before = a->blocks[b].before;
+  if (after >= 0 && a->blocks[after].free) {
+    take(a, after);
+    join(a, b);
+  }
+  if (before >= 0 && a->blocks[before].free) {
+    take(a, before);
+    join(a, before);
+    b = before;
+  }
+  put(a, b);
+}
+
+/* ---- a sweep ---- */
+
+typedef struct placing {
+  ml_storage **list; /* what is placed */
+  size_t n;
+  size_t n_steps;
+  int *next;              /* of a storage: the next that begins at the same step */
+  int *block_of;          /* of a storage */
+  size_t *offsets, *best; /* of this try, and of the best one so far */
+  size_t bytes, live;     /* of the best one; what lives at once at most */
+  arena arena;
+} placing;
+
+static int begin_of(const placing *p, size_t i, bool backwards) {
+  return backwards ? (int)p->n_steps - 1 - p->list[i]->last : p->list[i]->first;
+}
+
+static int end_of(const placing *p, size_t i, bool backwards) {
+  return backwards ? (int)p->n_steps - 1 - p->list[i]->first : p->list[i]->last;
+}
+
+static void keep_best(placing *p, size_t bytes) {
+  if (bytes >= p->bytes) return;
+  p->bytes = bytes;
+  memcpy(p->best, p->offsets, p->n * sizeof *p->best);
+}
+
+/* Lists storages by the step at which they begin, so that the one that was made first comes first. */
+static void list_begins(placing *p, bool backwards, int *heads) {
+  for (size_t i = 0; i < p->n_steps; i++) heads[i] = -1;
+  for (size_t i = p->n; i-- > 0;) {
+    int at = begin_of(p, i, backwards);
+    p->next[i] = heads[at];
+    heads[at] = (int)i;
+  }
+}
+
+static void sweep(placing *p, bool backwards, int *begins, int *ends, int *next_end) {
+  arena *a = &p->arena;
+  *a = (arena){.blocks = a->blocks, .top = -1};
+  for (int i = 0; i < BINS; i++) a->bins[i] = -1;
+  list_begins(p, backwards, begins);
+  for (size_t i = 0; i < p->n_steps; i++) ends[i] = -1;
+  size_t live = 0;
+  for (size_t step = 0; step < p->n_steps; step++) {
+    for (int i = begins[step]; i >= 0; i = p->next[i]) {
+      p->block_of[i] = get(a, p->list[i]->bytes);
+      p->offsets[i] = a->blocks[p->block_of[i]].offset;
+      int end = end_of(p, (size_t)i, backwards);
+      next_end[i] = ends[end];
+      ends[end] = i;
+      live += p->list[i]->bytes;
+    }
+    if (live > p->live) p->live = live;
+    for (int i = ends[step]; i >= 0; i = next_end[i]) {
+      give_back(a, p->block_of[i]);
+      live -= p->list[i]->bytes;
+    }
+  }
+  keep_best(p, a->bytes);
+}
+
+/* ---- largest first ---- */
+
+typedef struct ranked {
+  size_t bytes, offset;
+  int index;
+} ranked;
+
+static int by_size(const void *a, const void *b) {
+  const ranked *x = a, *y = b;
+  if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+  return x->index < y->index ? -1 : 1;
+}
+
+static int by_offset(const void *a, const void *b) {
+  const ranked *x = a, *y = b;
+  return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static ml_status largest_first(placing *p) {
+  ranked *order = ml_calloc(2 * p->n, sizeof *order), *live = order + p->n;
+  if (!order) return ML_MEMORY;
+  size_t bytes = 0;
+  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){p->list[i]->bytes, 0, (int)i};
+  qsort(order, p->n, sizeof *order, by_size);
+  for (size_t i = 0; i < p->n; i++) {
+    const ml_storage *s = p->list[order[i].index];
+    size_t n_live = 0, at = 0;
+    for (size_t k = 0; k < i; k++) {
+      const ml_storage *o = p->list[order[k].index];
+      if (o->first <= s->last && s->first <= o->last) live[n_live++] = order[k];
+    }
+    qsort(live, n_live, sizeof *live, by_offset);
+    for (size_t k = 0; k < n_live; k++) {
+      if (live[k].offset >= at + s->bytes) break;
+      if (live[k].offset + live[k].bytes > at) at = live[k].offset + live[k].bytes;
+    }
+    order[i].offset = p->offsets[order[i].index] = at;
+    if (at + s->bytes > bytes) bytes = at + s->bytes;
+  }
+  keep_best(p, bytes);
+  ml_free(order);
+  return ML_OK;
+}
+
+/* ---- the arena ---- */
+
+static ml_status place(placing *p, ml_plan *plan) {
+  size_t n = p->n, steps = plan->n_steps;
+  int *numbers = ml_calloc(3 * n + 2 * steps, sizeof *numbers);
+  size_t *offsets = ml_calloc(2 * n, sizeof *offsets);
+  p->arena.blocks = ml_calloc(2 * n + 1, sizeof *p->arena.blocks);
+  ml_status status = numbers && offsets && p->arena.blocks ? ML_OK : ML_MEMORY;
+  if (status == ML_OK) {
+    p->n_steps = steps;
+    p->next = numbers;
+    p->block_of = numbers + n;
+    p->offsets = offsets;
+    p->best = offsets + n;
+    p->bytes = SIZE_MAX;
+    int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
+    sweep(p, false, begins, ends, next_end);
+    if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
+    if (p->bytes > p->live && n <= FEW) status = largest_first(p);
+    for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
+    plan->arena_bytes = p->bytes;
+  }
+  ml_free(numbers);
+  ml_free(offsets);
+  ml_free(p->arena.blocks);
+  return status;
+}
+
+ml_status ml_plan_place(ml_plan *plan) {
+  find_lifetimes(plan);
+  placing p = {0};
+  for (size_t i = 0; i < plan->n_storages; i++) p.n += plan->storages[i].place == ML_PLACE_ARENA;
+  if (p.n == 0) return ML_OK;
+  p.list = ml_calloc(p.n, sizeof(ml_storage *));
+  if (!p.list) return ML_MEMORY;
+  p.n = 0;
+  for (size_t i = 0; i < plan->n_storages; i++) {
+    ml_storage *s = &plan->storages[i];
+    if (s->place != ML_PLACE_ARENA || s->first < 0) continue;
+    s->bytes = s->bytes ? (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN; /* empty ones have an address too */
+    p.list[p.n++] = s;
+  }
+  ml_status status = p.n ? place(&p, plan) : ML_OK;
+  ml_free(p.list);
+  if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
+  return status;
+}

@@ -1,0 +1,198 @@
+/* state.c: states and their versions. */
+#include "tensor/state.h"
+
+#include "tensor/ops.h"
+
+#include <string.h>
+
+ml_cell *ml_cell_retain(ml_cell *cell) {
+  cell->references++;
+  return cell;
+}
+
+void ml_cell_release(ml_cell *cell) {
+  if (!cell || --cell->references > 0) return;
+  ml_buffer_release(cell->buffer);
+  ml_free(cell);
+}
+
+ml_status ml_tensor_make_state(ml_tensor *t) {
+  if (t->node || t->offset || t->layout != ML_LAYOUT_STRIDED || !ml_tensor_is_dense(t) || t->cell)
+    return ml_fail(ML_USAGE, "a state is made of a dense tensor with storage of its own");
+  ml_cell *cell = ml_calloc(1, sizeof *cell);
+  if (!cell) return ML_MEMORY;
+  *cell = (ml_cell){.references = 1, .engine = t->engine, .buffer = ml_buffer_retain(t->buffer), .handle = t};
+  t->cell = cell;
+  t->state = true;
+  return ML_OK;
+}
+
+ml_status ml_cell_check(const ml_cell *cell) {
+  if (!cell->invalid) return ML_OK;
+  return ml_fail(ML_USAGE, "the state has had no values since an evaluation that wrote it failed: assign it first");
+}
+
+/* ---- versions ---- */
+
+static ml_status attach(ml_cell *cell, ml_tensor **out) {
+  const ml_tensor *handle = cell->handle;
+  if (!handle) return ml_fail(ML_USAGE, "the state is closed");
+  ML_TRY(ml_tensor_wrap(cell->buffer, 0, handle->dtype, ML_LAYOUT_STRIDED, handle->ndim, handle->shape, out));
+  (*out)->cell = ml_cell_retain(cell);
+  return ML_OK;
+}
+
+ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out) {
+  ml_engine *e = cell->engine;
+  if (e->recording && !cell->traced) {
+    cell->outside = cell->latest;
+    cell->latest = NULL;
+    cell->traced = true;
+    cell->next = e->traced;
+    e->traced = ml_cell_retain(cell);
+  }
+  if (!cell->latest) ML_TRY(attach(cell, &cell->latest));
+  *out = cell->latest;
+  return ML_OK;
+}
+
+static bool is_view(const ml_tensor *t) { return t->node && ml_op_infos[t->node->op].kind == ML_KIND_VIEW; }
+
+ml_cell *ml_cell_of(const ml_tensor *t) {
+  while (is_view(t)) t = t->node->inputs[0];
+  return t->cell;
+}
+
+/* Whether a view of a dense tensor names each of its elements once, and none beside. */
+static ml_status check_window(const ml_tensor *view, int ndim, const int64_t *shape, int64_t *strides) {
+  int64_t from[ML_MAX_DIMS], offset = 0;
+  memcpy(from, strides, sizeof from);
+  bool places =
+      view->node->op != ML_OP_broadcast_to && ml_view_strides((ml_op)view->node->op, &view->node->attrs, ndim, shape,
+                                                              from, view->ndim, view->shape, strides, &offset);
+  return places ? ML_OK : ml_fail(ML_USAGE, "the target is no window on the state's own storage");
+}
+
+ml_status ml_state_rebase(ml_tensor *view, ml_tensor *version, ml_tensor **out) {
+  size_t n = 0;
+  const ml_tensor *base = view;
+  for (; is_view(base); base = base->node->inputs[0]) n++;
+  ml_tensor **views = ml_calloc(n, sizeof(ml_tensor *)), *at = ml_tensor_retain(version);
+  ml_status status = views ? ML_OK : ML_MEMORY;
+  int64_t strides[ML_MAX_DIMS];
+  ml_strides_dense(version->ndim, version->shape, strides);
+  for (size_t i = n; status == ML_OK && i-- > 0; view = view->node->inputs[0]) views[i] = view;
+  for (size_t i = 0; i < n && status == ML_OK; i++) {
+    ml_tensor *next;
+    status = check_window(views[i], at->ndim, at->shape, strides);
+    if (status == ML_OK)
+      status = ml_apply(version->engine, (ml_op)views[i]->node->op, &at, 1, &views[i]->node->attrs, &next);
+    if (status != ML_OK) break;
+    ml_tensor_release(at);
+    at = next;
+  }
+  ml_free(views);
+  if (status == ML_OK) *out = at;
+  else ml_tensor_release(at);
+  return status;
+}
+
+/* ---- writing past the graph ---- */
+
+/* Gives a version storage of its own. */
+static ml_status copy_out(ml_tensor *version) {
+  ml_tensor *copy;
+  ml_attrs none = {.n_list = -1};
+  ML_TRY(ml_apply(version->engine, ML_OP_copy, &version, 1, &none, &copy));
+  ml_status status = ml_eval(version->engine, &copy, 1);
+  if (status == ML_OK) {
+    ml_buffer_release(version->buffer);
+    version->buffer = ml_buffer_retain(copy->buffer);
+  }
+  ml_tensor_release(copy);
+  return status;
+}
+
+ml_status ml_cell_detach(ml_cell *cell) {
+  ml_engine *e = cell->engine;
+  if (e->recording) return ml_fail(ML_USAGE, "a state is written while a plan is recorded");
+  if (cell->latest && cell->latest->node) ML_TRY(ml_eval(e, NULL, 0));
+  ml_tensor *v = cell->latest;
+  if (!v || v->references == 1) return ML_OK;
+  if (cell->invalid) ml_tensor_kill(v, ML_FATE_FAILED);
+  else ML_TRY(copy_out(v));
+  cell->latest = NULL;
+  ml_tensor_release(v);
+  return ML_OK;
+}
+
+ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes) {
+  if (bytes != ml_tensor_nbytes(handle))
+    return ml_fail(ML_MISMATCH, "expected %zu bytes, found %zu", ml_tensor_nbytes(handle), bytes);
+  ML_TRY(ml_cell_detach(handle->cell));
+  ML_TRY(handle->device->table->upload(handle->device, ml_tensor_data(handle), from, bytes));
+  handle->engine->stats.bytes_moved += bytes;
+  handle->cell->invalid = false;
+  return ML_OK;
+}
+
+/* ---- pending effects ---- */
+
+ml_status ml_effect_remember(ml_cell *cell, ml_tensor *version) {
+  ml_engine *e = cell->engine;
+  ml_status status = ML_GROW(e->effects, e->effects_capacity, e->n_effects + 1);
+  if (status != ML_OK) {
+    ml_tensor_release(version);
+    return status;
+  }
+  version->cell = ml_cell_retain(cell);
+  e->effects[e->n_effects++] = ml_tensor_retain(version);
+  ml_tensor_release(cell->latest);
+  cell->latest = version;
+  return ML_OK;
+}
+
+void ml_effects_drop(ml_engine *e, size_t keep) {
+  while (e->n_effects > keep) {
+    ml_tensor *version = e->effects[--e->n_effects], *before = version->node->inputs[0];
+    while (is_view(before)) before = before->node->inputs[0];
+    ml_cell *cell = version->cell;
+    if (cell->latest == version) {
+      cell->latest = ml_tensor_retain(before);
+      ml_tensor_release(version);
+    }
+    ml_tensor_kill(version, ML_FATE_TRACED);
+    ml_tensor_release(version);
+  }
+}
+
+/* What a recording made of a cell has no value outside of it. */
+static void forget(ml_cell *cell) {
+  if (!cell->latest) return;
+  ml_tensor_kill(cell->latest, ML_FATE_TRACED);
+  ml_tensor_release(cell->latest);
+  cell->latest = NULL;
+}
+
+void ml_effects_planned(ml_engine *e) {
+  while (e->n_effects > 0) {
+    ml_tensor *version = e->effects[--e->n_effects], *before = version->node->inputs[0];
+    while (is_view(before)) before = before->node->inputs[0];
+    if (!before->node) before->fate = ML_FATE_TRACED; /* the first one; the others are effects themselves */
+    if (version->cell->latest == version) forget(version->cell);
+    else ml_tensor_kill(version, ML_FATE_TRACED);
+    ml_tensor_release(version);
+  }
+}
+
+void ml_states_end_trace(ml_engine *e) {
+  while (e->traced) {
+    ml_cell *cell = e->traced;
+    e->traced = cell->next;
+    forget(cell);
+    cell->latest = cell->outside;
+    cell->outside = NULL;
+    cell->traced = false;
+    ml_cell_release(cell);
+  }
+}

@@ -1,0 +1,65 @@
+/* state.h: states and their versions.
+ *
+ * A state is storage that effects write. Its handle (ml_tensor.state) is what users hold; it is never the input of a
+ * node. An operation on it gets its latest *version* instead: a tensor of its own that says what the state held then.
+ * An effect takes the latest version and makes the next, so that the versions of a state are a chain and each has one
+ * effect at most behind it. A version lies in the state's storage (is *attached*) while nothing later was written
+ * there; whoever writes copies it out before, if somebody may still read it.
+ *
+ * While a plan is recorded, a state that it uses has versions of its own, which begin with whatever the storage holds
+ * when the plan is run. They die with the recording. */
+#ifndef ML_TENSOR_STATE_H
+#define ML_TENSOR_STATE_H
+
+#include "tensor/tensor.h"
+
+struct ml_cell {
+  int references; /* of the handle, of versions, of plans */
+  ml_engine *engine;
+  ml_buffer *buffer;  /* the storage, dense, from its first byte on; retained */
+  ml_tensor *handle;  /* NULL once it is gone */
+  ml_tensor *latest;  /* version; retained; NULL where nobody asked for it since the last write */
+  ml_tensor *outside; /* while traced: the latest version of those that are none of the recording's; retained */
+  bool traced;        /* the plan that is recorded uses it */
+  bool invalid;       /* an evaluation failed while it wrote: no values until it is assigned whole */
+  ml_cell *next;      /* of ml_engine.traced */
+  size_t slot;        /* its place in the cells of the plan that was made last with it, plus one */
+};
+
+/* Turns a dense tensor with storage of its own into the handle of a state. */
+ml_status ml_tensor_make_state(ml_tensor *t);
+
+ml_cell *ml_cell_retain(ml_cell *cell);
+void ml_cell_release(ml_cell *cell); /* NULL is allowed */
+
+/* The version that an operation on the state gets now; borrowed. */
+ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out);
+/* `t` lies in the storage that effects write now. */
+static inline bool ml_tensor_is_attached(const ml_tensor *t) {
+  return t->cell && !t->state && t->buffer && t->buffer == t->cell->buffer;
+}
+/* ML_USAGE where the state has no values. */
+ml_status ml_cell_check(const ml_cell *cell);
+
+/* Before the storage is written by other means than an effect that is recorded with what it reads: what was written
+ * before is evaluated, and the latest version, if somebody may still read it, gets storage of its own. Afterwards the
+ * storage is what the next reader gets. */
+ml_status ml_cell_detach(ml_cell *cell);
+/* Writes row-major bytes over the whole state. */
+ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes);
+
+/* The cell behind a handle, a version, or views of one that have no storage of their own; NULL for all else. */
+ml_cell *ml_cell_of(const ml_tensor *t);
+/* `view` (a handle, a version, or views of one) as it is of another version of the same state; a new reference. A
+ * window whose elements have no places of their own in the state is ML_USAGE. */
+ml_status ml_state_rebase(ml_tensor *view, ml_tensor *version, ml_tensor **out);
+/* An effect's result becomes the latest version of the cell, and is pending; takes the reference over. */
+ml_status ml_effect_remember(ml_cell *cell, ml_tensor *version);
+/* Forgets pending effects after the first `keep`: a trace that failed must not act later. */
+void ml_effects_drop(ml_engine *e, size_t keep);
+/* A plan has taken all pending effects of the recording: the next plan begins with what the storage holds then. */
+void ml_effects_planned(ml_engine *e);
+/* The recording is over: states have the versions that they had before it. */
+void ml_states_end_trace(ml_engine *e);
+
+#endif
