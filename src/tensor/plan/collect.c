@@ -7,37 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- memory ---- */
-
-typedef struct ml_chunk {
-  struct ml_chunk *next;
-  size_t used, size;
-} ml_chunk;
-
-enum { CHUNK_BYTES = 1 << 14 };
-
-void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size) {
-  size_t bytes, header = (sizeof(ml_chunk) + 15) & ~(size_t)15;
-  if (!ml_mul_size(count, size, &bytes) || bytes > SIZE_MAX / 2) {
-    ml_fail(ML_MEMORY, "out of memory: %zu items of %zu bytes", count, size);
-    return NULL;
-  }
-  bytes = (bytes + 15) & ~(size_t)15;
-  ml_chunk *c = g->chunks;
-  if (!c || c->size - c->used < bytes) {
-    size_t room = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
-    c = ml_calloc(1, header + room);
-    if (!c) return NULL;
-    c->size = header + room;
-    c->used = header;
-    c->next = g->chunks;
-    g->chunks = c;
-  }
-  void *out = (char *)c + c->used;
-  c->used += bytes;
-  return out;
-}
-
 /* ---- collecting ---- */
 
 typedef struct item {
@@ -93,7 +62,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
     qsort(s->list, s->count, sizeof *s->list, by_serial);
   }
   ML_TRY(ML_GROW(g->nodes, g->capacity, s->count));
-  int *inputs = ml_vgraph_alloc(g, edges, sizeof *inputs);
+  int *inputs = ml_bump_alloc(&g->memory, edges, sizeof *inputs);
   if (!inputs) return ML_MEMORY;
   g->n_nodes = s->count;
   for (size_t i = 0; i < s->count; i++) {
@@ -133,8 +102,8 @@ static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
  * it is computed anyway. If it is not, its node stays, with all that it is computed from; a version among that, or one
  * that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
 static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
-  int *known = ml_vgraph_alloc(g, g->n_nodes, sizeof *known);
-  bool *stays = ml_vgraph_alloc(g, g->n_nodes, sizeof *stays);
+  int *known = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *known);
+  bool *stays = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *stays);
   if (!known || !stays) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     for (int k = 0; k < g->nodes[i].n_inputs; k++) {
@@ -142,7 +111,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     }
   }
   for (size_t i = 0; i < r->n_effects; i++) known[g->roots[r->n_outputs + i]]++;
-  bool *output = ml_vgraph_alloc(g, g->n_nodes, sizeof *output);
+  bool *output = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *output);
   if (!output) return ML_MEMORY;
   for (size_t i = 0; i < r->n_outputs; i++) output[g->roots[i]] = true;
   size_t first = g->n_roots;
@@ -205,7 +174,7 @@ static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
 static ml_status merge_equal(ml_vgraph *g) {
   size_t buckets = 16;
   while (buckets < 2 * g->n_nodes) buckets *= 2;
-  int *table = ml_vgraph_alloc(g, buckets, sizeof *table), *same = ml_vgraph_alloc(g, g->n_nodes, sizeof *same);
+  int *table = ml_bump_alloc(&g->memory, buckets, sizeof *table), *same = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *same);
   if (!table || !same) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];
@@ -285,7 +254,7 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
       if (n->inputs[k] >= 0) g->nodes[n->inputs[k]].n_users++, total++;
     }
   }
-  g->users = ml_vgraph_alloc(g, (size_t)total, sizeof *g->users);
+  g->users = ml_bump_alloc(&g->memory, (size_t)total, sizeof *g->users);
   if (!g->users) return ML_MEMORY;
   int at = 0;
   for (size_t i = 0; i < g->n_nodes; i++) {
@@ -327,11 +296,7 @@ ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
 }
 
 void ml_vgraph_free(ml_vgraph *g) {
-  while (g->chunks) {
-    ml_chunk *c = g->chunks;
-    g->chunks = c->next;
-    ml_free(c);
-  }
+  ml_bump_free(&g->memory);
   ml_free(g->nodes);
   ml_free(g->roots);
   ml_free(g->kept);

@@ -51,27 +51,33 @@ static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
   return ml_plan_add_value(m->p, &value, out);
 }
 
-static ml_status set_path(ml_step *s, const ml_vnode *n) {
+static ml_status set_path(emitter *m, ml_step *s, const ml_vnode *n) {
   if (!n->path) return ML_OK;
-  s->path = ml_strdup(n->path);
+  s->path = ml_bump_strdup(&m->p->memory, n->path);
   return s->path ? ML_OK : ML_MEMORY;
 }
 
 /* ---- operands ---- */
 
-static ml_status emit_copy(emitter *m, int from, int to) {
-  ml_fused *f = ml_calloc(1, sizeof *f);
-  if (!f) return ML_MEMORY;
-  ml_dtype dtype = m->p->values[from].dtype;
-  *f = (ml_fused){.n_inputs = 1, .n_code = 1, .input_dtypes = {dtype}, .code = {{.op = ML_OP_copy, .dtype = dtype}}};
-  ml_step *s;
-  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, &from, 1, &to, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
-  }
-  s->fused = f;
+static ml_fused *new_program(emitter *m, int n_code) {
+  return ml_bump_alloc(&m->p->memory, 1, sizeof(ml_fused) + (size_t)n_code * sizeof(ml_fused_op));
+}
+
+static ml_status add_program(emitter *m, ml_fused *f, const int *values, int n, int out, ml_step **s) {
+  ML_TRY(ml_plan_add_step(m->p, ML_STEP_FUSED, values, n, &out, 1, s));
+  (*s)->fused = f;
   return ML_OK;
+}
+
+static ml_status emit_copy(emitter *m, int from, int to) {
+  ml_fused *f = new_program(m, 1);
+  if (!f) return ML_MEMORY;
+  ml_step *s;
+  ml_dtype dtype = m->p->values[from].dtype;
+  f->n_inputs = f->n_code = 1;
+  f->input_dtypes[0] = dtype;
+  f->code[0] = (ml_fused_op){.op = ML_OP_copy, .dtype = dtype};
+  return add_program(m, f, &from, 1, to, &s);
 }
 
 static ml_status copied(emitter *m, int *value) {
@@ -82,23 +88,19 @@ static ml_status copied(emitter *m, int *value) {
   return ML_OK;
 }
 
+static ml_fused_op constant_op(const ml_vgraph *g, int v) {
+  const ml_attrs *a = g->nodes[g->nodes[v].constant].attrs;
+  return (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = a->v[0].f, .i = a->v[1].i};
+}
+
 static ml_status emit_constant(emitter *m, int v) {
-  const ml_vnode *n = &m->g->nodes[v];
-  const ml_attrs *a = n->attrs;
-  ml_fused *f = ml_calloc(1, sizeof *f);
+  ml_fused *f = new_program(m, 1);
   if (!f) return ML_MEMORY;
-  *f = (ml_fused){.n_code = 1, .code = {{.op = ML_OP_constant, .dtype = n->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
-  int out;
+  f->n_code = 1;
+  f->code[0] = constant_op(m->g, v);
   ml_step *s;
-  ml_status status = new_result(m, v, NULL, &out);
-  if (status == ML_OK) status = ml_plan_add_step(m->p, ML_STEP_FUSED, NULL, 0, &out, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
-  }
-  s->fused = f;
-  m->g->nodes[v].value = out;
-  return ML_OK;
+  ML_TRY(new_result(m, v, NULL, &m->g->nodes[v].value));
+  return add_program(m, f, NULL, 0, m->g->nodes[v].value, &s);
 }
 
 /* The value of a node; constants are written out on demand. */
@@ -190,10 +192,8 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
     for (int k = 0; k < node->n_inputs; k++) {
       int v = node->inputs[k];
       if (g->nodes[v].constant >= 0) {
-        const ml_attrs *constant = g->nodes[g->nodes[v].constant].attrs;
         operands[k] = n_inputs + f->n_code;
-        f->code[f->n_code++] = (ml_fused_op){
-            .op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = constant->v[0].f, .i = constant->v[1].i};
+        f->code[f->n_code++] = constant_op(g, v);
         continue;
       }
       for (int j = 0; j < n_inputs; j++) {
@@ -207,6 +207,16 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
     f->code[f->n_code++] =
         (ml_fused_op){.op = node->op, .dtype = node->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
   }
+}
+
+/* Instructions of the program of a group: its members, and one for each operand that is a constant. */
+static int code_size(const ml_vgraph *g, const ml_vnode *root) {
+  int size = root->n_members;
+  for (int i = 0; i < root->n_members; i++) {
+    const ml_vnode *n = &g->nodes[root->members[i]];
+    for (int k = 0; k < n->n_inputs; k++) size += g->nodes[n->inputs[k]].constant >= 0;
+  }
+  return size;
 }
 
 /* Outside nodes that members read, after the `n` that are listed already. */
@@ -242,18 +252,13 @@ static ml_status emit_elementwise(emitter *m, int root) {
   int out;
   ml_value keep = like ? *like : (ml_value){0};
   ML_TRY(new_result(m, root, like ? &keep : NULL, &out));
-  ml_fused *f = ml_calloc(1, sizeof *f);
+  ml_fused *f = new_program(m, code_size(g, t));
   if (!f) return ML_MEMORY;
   write_program(g, t->members, t->n_members, inputs, n_inputs, f);
   ml_step *s;
-  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, values, n_inputs, &out, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
-  }
-  s->fused = f;
+  ML_TRY(add_program(m, f, values, n_inputs, out, &s));
   g->nodes[root].value = out;
-  return set_path(s, &g->nodes[root]);
+  return set_path(m, s, &g->nodes[root]);
 }
 
 /* ---- products ---- */
@@ -267,7 +272,7 @@ static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *un
   const ml_vnode *t = &g->nodes[u->root];
   memcpy(outer, u->products, sizeof u->products);
   int n_outer = outside(g, t->members, t->n_members, outer, u->n_products);
-  unit->epilogue = ml_calloc(1, sizeof *unit->epilogue);
+  unit->epilogue = new_program(m, code_size(g, t));
   if (!unit->epilogue) return ML_MEMORY;
   write_program(g, t->members, t->n_members, outer, n_outer, unit->epilogue);
   for (int i = u->n_products; i < n_outer; i++) {
@@ -309,22 +314,16 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, inputs, n_inputs, outputs, l->n_units, &s));
   s->linears = units;
-  return set_path(s, &g->nodes[l->units[0].products[0]]);
+  return set_path(m, s, &g->nodes[l->units[0].products[0]]);
 }
 
 static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
-  ml_linears *units = ml_calloc(1, sizeof *units);
+  ml_linears *units = ml_bump_alloc(&m->p->memory, 1, sizeof *units);
   if (!units) return ML_MEMORY;
-  size_t steps = m->p->n_steps;
-  ml_status status = emit_units(m, l, units);
-  if (status != ML_OK && (m->p->n_steps == steps || m->p->steps[m->p->n_steps - 1].linears != units)) {
-    for (int i = 0; i < units->n_units; i++) ml_free(units->units[i].epilogue);
-    ml_free(units);
-  }
-  return status;
+  return emit_units(m, l, units);
 }
 
-/* ---- the rest ---- */
+/* ---- leaves and views ---- */
 
 /* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
 static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
@@ -438,7 +437,7 @@ static ml_status add_kernel(emitter *m, ml_vnode *n, const int *values, int outp
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, &output, 1, &s));
   s->attrs = *n->attrs;
-  return set_path(s, n);
+  return set_path(m, s, n);
 }
 
 static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) {
@@ -502,7 +501,7 @@ static ml_status emit_node(emitter *m, int v) {
   if (n->op == ML_OP_constant) return ML_OK;
   if (ml_vnode_is_view(n)) return emit_view(m, v);
   if (ml_vnode_is_elementwise(n)) return emit_elementwise(m, v);
-  int *values = ml_vgraph_alloc(g, (size_t)n->n_inputs, sizeof *values);
+  int *values = ml_bump_alloc(&g->memory, (size_t)n->n_inputs, sizeof *values);
   if (!values) return ML_MEMORY;
   return ml_vnode_is_effect(n) ? emit_effect(m, v, values) : emit_kernel(m, v, values);
 }

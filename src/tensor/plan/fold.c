@@ -27,8 +27,8 @@ static void find_feeding(const ml_vgraph *g, const bool *fixed, bool *feeds) {
 
 ml_status ml_vgraph_fold(ml_vgraph *g) {
   ML_TRY(ml_vgraph_link(g));
-  bool *fixed = ml_vgraph_alloc(g, g->n_nodes, sizeof *fixed), *feeds = ml_vgraph_alloc(g, g->n_nodes, sizeof *feeds);
-  ml_tensor **folded = ml_vgraph_alloc(g, g->n_nodes, sizeof(ml_tensor *));
+  bool *fixed = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *fixed), *feeds = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *feeds);
+  ml_tensor **folded = ml_bump_alloc(&g->memory, g->n_nodes, sizeof(ml_tensor *));
   if (!fixed || !feeds || !folded) return ML_MEMORY;
   size_t n = 0;
   for (size_t i = 0; i < g->n_nodes; i++) fixed[i] = is_fixed(fixed, &g->nodes[i]);

@@ -56,7 +56,7 @@ typedef struct ml_vgraph {
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
-  struct ml_chunk *chunks; /* memory of the passes, freed with the graph */
+  ml_bump memory; /* of the passes, freed with the graph */
 } ml_vgraph;
 
 /* What a plan is made for: outputs and effects, each lazy or with storage. */
@@ -76,8 +76,6 @@ void ml_vgraph_free(ml_vgraph *g);
 ml_status ml_vgraph_link(ml_vgraph *g);
 /* Versions and constants alone. */
 void ml_vgraph_find_versions(ml_vgraph *g);
-/* Zeroed memory that lives as long as the graph. */
-void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size);
 /* select.c: moves selections of rows up to where all rows are needed. */
 ml_status ml_vgraph_select(ml_vgraph *g);
 /* fold.c: nodes that depend on weights and constants alone and feed others are computed, and become leaves. */

@@ -98,7 +98,7 @@ static bool is_product(const ml_vgraph *g, int v) {
 /* The nodes are computed in the step of the last of them. */
 static ml_status make_group(ml_vgraph *g, const int *members, int n) {
   ml_vnode *root = &g->nodes[members[n - 1]];
-  root->members = ml_vgraph_alloc(g, (size_t)n, sizeof *members);
+  root->members = ml_bump_alloc(&g->memory, (size_t)n, sizeof *members);
   if (!root->members) return ML_MEMORY;
   memcpy(root->members, members, (size_t)n * sizeof *members);
   root->n_members = n;
@@ -231,7 +231,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
 }
 
 static ml_status group_products(ml_vgraph *g) {
-  int *open = ml_vgraph_alloc(g, g->n_nodes, sizeof *open), *before = NULL;
+  int *open = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *open), *before = NULL;
   size_t capacity = 0;
   ml_status status = open ? ML_OK : ML_MEMORY;
   for (size_t v = 0; v < g->n_nodes && status == ML_OK; v++) {

@@ -11,8 +11,8 @@
 
 enum { ALIGN = 64 };
 
-/* Up to so many storages, all pairs are looked at. */
-enum { FEW = 2048 };
+/* Up to so many storages, and where there is something to gain, all pairs are looked at. */
+enum { FEW = 2048, SMALL = 1 << 16 };
 
 static void touch(ml_plan *p, int value, int step) {
   if (value < 0) return;
@@ -261,7 +261,7 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
-    if (p->bytes > p->live && n <= FEW) status = largest_first(p);
+    if (p->bytes > p->live && p->bytes > SMALL && n <= FEW) status = largest_first(p);
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
   }

@@ -35,7 +35,7 @@ ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
                            ml_step **out) {
   ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
-  int *operands = ml_calloc((size_t)(n_inputs + n_outputs), sizeof *operands);
+  int *operands = ml_bump_alloc(&p->memory, (size_t)(n_inputs + n_outputs), sizeof *operands);
   if (!operands) return ML_MEMORY;
   if (n_inputs)
     memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs); /* a step may have none, and NULL for them */
@@ -61,17 +61,10 @@ ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
 void ml_plan_free(ml_plan *p) {
   if (!p) return;
   if (p->program) p->device->table->drop(p->device, p->program);
-  for (size_t i = 0; i < p->n_steps; i++) {
-    ml_step *s = &p->steps[i];
-    for (int u = 0; s->linears && u < s->linears->n_units; u++) ml_free(s->linears->units[u].epilogue);
-    ml_free(s->linears);
-    ml_free(s->fused);
-    ml_free(s->inputs);
-    ml_free(s->path);
-  }
   for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
   for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
   ml_buffer_release(p->arena);
+  ml_bump_free(&p->memory);
   ml_free(p->cells);
   ml_free(p->values);
   ml_free(p->storages);

@@ -5,6 +5,7 @@
 #ifndef ML_PLAN_PLAN_H
 #define ML_PLAN_PLAN_H
 
+#include "base/bump.h"
 #include "tensor/ops.h"
 #include "tensor/state.h"
 
@@ -59,7 +60,7 @@ typedef struct ml_fused_op {
 typedef struct ml_fused {
   int n_inputs, n_code;
   ml_dtype input_dtypes[ML_FUSED_MAX_INPUTS];
-  ml_fused_op code[ML_FUSED_MAX_CODE];
+  ml_fused_op code[]; /* ML_FUSED_MAX_CODE at most */
 } ml_fused;
 
 /* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1).
@@ -69,7 +70,7 @@ enum { ML_LINEARS_MAX_UNITS = 4, ML_UNIT_MAX_WEIGHTS = 2 };
 typedef struct ml_linear_unit {
   int n_weights, weights[ML_UNIT_MAX_WEIGHTS]; /* step inputs */
   int n_extra, extra[ML_FUSED_MAX_INPUTS];     /* step inputs read by the program behind the products */
-  ml_fused *epilogue;                          /* owned; NULL: the output is the one product */
+  ml_fused *epilogue;                          /* NULL: the output is the one product */
 } ml_linear_unit;
 typedef struct ml_linears {
   bool norm;
@@ -90,6 +91,7 @@ typedef struct ml_step {
 } ml_step;
 
 struct ml_plan {
+  ml_bump memory; /* of what the steps point at */
   ml_engine *engine;
   ml_device *device;
   ml_value *values;
