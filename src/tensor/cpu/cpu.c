@@ -34,6 +34,8 @@ typedef struct reservation {
 typedef struct cpu_state {
   const ml_isa *isa;
   reservation *reservations;
+  char *scratch; /* of the program that runs, for every member of the team */
+  size_t scratch_bytes;
 } cpu_state;
 
 static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
@@ -98,7 +100,7 @@ static ml_status cpu_copy(ml_device *d, void *to, const void *from, size_t bytes
 
 struct ml_program {
   const ml_plan *plan;
-  ml_bump memory; /* of operands */
+  ml_bump memory; /* of the program and all that it points at, what kernels keep and scratch aside */
   ml_task *tasks;
   bool *barrier_before;       /* a task that needs what an earlier one since the last barrier wrote */
   bool *solo;                 /* run by the first thread alone */
@@ -110,8 +112,7 @@ struct ml_program {
   ml_fault fault;
   atomic_int stop;       /* ml_status that ended the run early */
   atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
-  char *scratch_data;
-  int scratch_members;
+  char *scratch_data; /* the device's, while it runs */
 };
 
 static ml_arg make_arg(const ml_plan *p, int value) {
@@ -129,7 +130,7 @@ static ml_arg make_arg(const ml_plan *p, int value) {
 
 static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa, const ml_kernel_row *row) {
   const ml_plan *p = g->plan;
-  ML_TRY(ML_GROW(g->tasks, g->capacity, g->n_tasks + 1));
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->tasks, g->capacity, g->n_tasks + 1));
   ml_task *t = &g->tasks[g->n_tasks];
   *t = (ml_task){.run = row->run,
                  .step = step,
@@ -251,14 +252,9 @@ static ml_status find_barriers(ml_program *g) {
 static void cpu_drop(ml_device *d, ml_program *g) {
   (void)d;
   for (size_t i = 0; i < g->n_tasks; i++) ml_free(g->tasks[i].extra);
-  ml_bump_free(&g->memory);
-  ml_free(g->tasks);
-  ml_free(g->barrier_before);
-  ml_free(g->solo);
-  ml_free(g->next);
   free(g->shared);
-  free(g->scratch_data);
-  ml_free(g);
+  ml_bump memory = g->memory; /* which holds the program too */
+  ml_bump_free(&memory);
 }
 
 static ml_status lower(ml_program *g, const ml_isa *isa) {
@@ -275,9 +271,9 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
     return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
   g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
   for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
-  g->barrier_before = ml_calloc(g->n_tasks, sizeof *g->barrier_before);
-  g->solo = ml_calloc(g->n_tasks, sizeof *g->solo);
-  g->next = ml_calloc(g->n_tasks, sizeof *g->next);
+  g->barrier_before = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->barrier_before);
+  g->solo = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->solo);
+  g->next = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->next);
   if (!g->barrier_before || !g->solo || !g->next) return ML_MEMORY;
   ML_TRY(find_barriers(g));
   g->alone = true;
@@ -287,8 +283,10 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
 
 static ml_status cpu_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   const cpu_state *s = d->state;
-  ml_program *g = ml_calloc(1, sizeof *g);
+  ml_bump memory = {.spare = plan->memory.spare};
+  ml_program *g = ml_bump_alloc(&memory, 1, sizeof *g);
   if (!g) return ML_MEMORY;
+  g->memory = memory;
   g->plan = plan;
   ml_status status = lower(g, s->isa);
   if (status != ML_OK) {
@@ -367,17 +365,24 @@ static void walk_alone(ml_program *g) {
   }
 }
 
+/* One program runs at a time: they share what they need beside their operands. */
+static ml_status get_scratch(cpu_state *s, ml_program *g, size_t members) {
+  size_t bytes = g->scratch * members;
+  if (bytes > s->scratch_bytes) {
+    free(s->scratch);
+    s->scratch_bytes = 0;
+    s->scratch = aligned_alloc(64, bytes);
+    if (!s->scratch) return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", bytes);
+    s->scratch_bytes = bytes;
+  }
+  g->scratch_data = s->scratch;
+  return ML_OK;
+}
+
 static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs, bool *began) {
   ml_engine *e = d->engine;
   ML_TRY(ml_engine_check_process(e));
-  int members = ml_pool_members(e->pool);
-  if (!g->scratch_data || members > g->scratch_members) {
-    free(g->scratch_data);
-    g->scratch_data = aligned_alloc(64, g->scratch * (size_t)members);
-    if (!g->scratch_data)
-      return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", g->scratch * (size_t)members);
-    g->scratch_members = members;
-  }
+  ML_TRY(get_scratch(d->state, g, g->alone ? 1 : (size_t)ml_pool_members(e->pool)));
   ml_status status = ml_flag_poll(&e->cancel);
   if (status == ML_OK) {
     set_addresses(g, inputs, outputs);
@@ -408,6 +413,7 @@ static ml_status cpu_synchronize(ml_device *d) {
 /* ---- the device ---- */
 
 static void cpu_close(ml_device *d) {
+  free(((cpu_state *)d->state)->scratch);
   ml_free(d->state);
   ml_free(d);
 }

@@ -15,6 +15,7 @@ typedef struct item {
 } item;
 
 typedef struct items {
+  ml_bump *memory;
   item *list;
   size_t count, capacity;
   ml_tensor **stack;
@@ -24,8 +25,8 @@ typedef struct items {
 static ml_status push(items *s, ml_tensor *t) {
   if (!t || t->mark) return ML_OK;
   if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
-  ML_TRY(ML_GROW(s->stack, s->stack_capacity, s->depth + 1));
-  ML_TRY(ML_GROW(s->list, s->capacity, s->count + 1));
+  ML_TRY(ML_BUMP_GROW(s->memory, s->stack, s->stack_capacity, s->depth + 1));
+  ML_TRY(ML_BUMP_GROW(s->memory, s->list, s->capacity, s->count + 1));
   t->mark = 1;
   s->stack[s->depth++] = t;
   s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};
@@ -61,7 +62,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
     sorted = 0;
     qsort(s->list, s->count, sizeof *s->list, by_serial);
   }
-  ML_TRY(ML_GROW(g->nodes, g->capacity, s->count));
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->nodes, g->capacity, s->count));
   int *inputs = ml_bump_alloc(&g->memory, edges, sizeof *inputs);
   if (!inputs) return ML_MEMORY;
   g->n_nodes = s->count;
@@ -88,7 +89,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
 static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
   g->n_outputs = r->n_outputs;
   g->n_roots = r->n_outputs + r->n_effects;
-  g->roots = ml_calloc(g->n_roots, sizeof *g->roots);
+  g->roots = ml_bump_alloc(&g->memory, g->n_roots, sizeof *g->roots);
   if (!g->roots) return ML_MEMORY;
   for (size_t i = 0; i < g->n_roots; i++) {
     g->roots[i] = (i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs])->mark - 1;
@@ -131,16 +132,15 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
       ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
       continue;
     }
-    ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+    ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
     g->kept[g->n_kept++] = t;
   }
   if (!g->n_kept) return ML_OK;
-  int *roots = ml_calloc(g->n_roots + g->n_kept, sizeof *roots);
+  int *roots = ml_bump_alloc(&g->memory, g->n_roots + g->n_kept, sizeof *roots);
   if (!roots) return ML_MEMORY;
   memcpy(roots, g->roots, g->n_outputs * sizeof *roots);
   for (size_t i = 0; i < g->n_kept; i++) roots[g->n_outputs + i] = g->kept[i]->mark - 1;
   memcpy(roots + g->n_outputs + g->n_kept, g->roots + g->n_outputs, (first - g->n_outputs) * sizeof *roots);
-  ml_free(g->roots);
   g->roots = roots;
   g->n_outputs += g->n_kept;
   g->n_roots += g->n_kept;
@@ -280,8 +280,8 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
 /* ---- the graph ---- */
 
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
-  *g = (ml_vgraph){.engine = e};
-  items s = {0};
+  g->engine = e;
+  items s = {.memory = &g->memory};
   ml_status status = walk(&s, r);
   if (status == ML_OK) status = make_nodes(g, &s);
   if (status == ML_OK) status = find_roots(g, r);
@@ -290,15 +290,5 @@ ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
     status = find_kept(g, r);
   }
   for (size_t i = 0; i < s.count; i++) s.list[i].tensor->mark = 0;
-  ml_free(s.list);
-  ml_free(s.stack);
   return status == ML_OK ? merge_equal(g) : status;
-}
-
-void ml_vgraph_free(ml_vgraph *g) {
-  ml_bump_free(&g->memory);
-  ml_free(g->nodes);
-  ml_free(g->roots);
-  ml_free(g->kept);
-  ml_free(g->linears);
 }

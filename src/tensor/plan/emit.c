@@ -18,10 +18,8 @@ static ml_value shaped(const ml_vnode *n) {
 /* What somebody may still ask for becomes an output where it is computed anyway. */
 static ml_status keep_result(emitter *m, ml_vnode *n) {
   ml_vgraph *g = m->g;
-  int *outputs = ml_realloc(m->p->outputs, (size_t)m->p->n_outputs + 1, sizeof *outputs);
-  if (!outputs) return ML_MEMORY;
-  m->p->outputs = outputs;
-  ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+  ML_TRY(ML_BUMP_GROW(&m->p->memory, m->p->outputs, m->p->outputs_capacity, (size_t)m->p->n_outputs + 1));
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
   g->kept[g->n_kept++] = n->tensor;
   n->output = m->p->n_outputs++;
   return ML_OK;

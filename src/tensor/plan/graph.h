@@ -56,7 +56,7 @@ typedef struct ml_vgraph {
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
-  ml_bump memory; /* of the passes, freed with the graph */
+  ml_bump memory; /* of all of it */
 } ml_vgraph;
 
 /* What a plan is made for: outputs and effects, each lazy or with storage. */
@@ -69,9 +69,8 @@ typedef struct ml_roots {
                 somebody may read them later */
 } ml_roots;
 
-/* collect.c: the nodes that the roots need, equal ones merged. */
+/* collect.c: the nodes that the roots need, equal ones merged. The graph has its memory already, and nothing else. */
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *roots);
-void ml_vgraph_free(ml_vgraph *g);
 /* Versions, constants, what is dead, users: after the last pass that changes nodes. */
 ml_status ml_vgraph_link(ml_vgraph *g);
 /* Versions and constants alone. */

@@ -197,8 +197,8 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
   }
   index = fits;
   if (index < 0) {
-    ML_TRY(ML_GROW(g->linears, g->linears_capacity, g->n_linears + 1));
-    ML_TRY(ML_GROW(*before, *capacity, g->n_linears + 1));
+    ML_TRY(ML_BUMP_GROW(&g->memory, g->linears, g->linears_capacity, g->n_linears + 1));
+    ML_TRY(ML_BUMP_GROW(&g->memory, *before, *capacity, g->n_linears + 1));
     index = (int)g->n_linears++;
     g->linears[index] = (ml_vlinears){.at = u->root, .x = x, .norm = -1, .next = g->nodes[u->root].linears};
     g->nodes[u->root].linears = index;
@@ -240,7 +240,6 @@ static ml_status group_products(ml_vgraph *g) {
     status = fill_unit(g, (int)v, &u);
     if (status == ML_OK) status = add_unit(g, &u, open, &before, &capacity);
   }
-  ml_free(before);
   for (size_t i = 0; i < g->n_linears; i++) absorb_norm(g, &g->linears[i]);
   return status;
 }

@@ -17,14 +17,14 @@ bool ml_value_is_dense(const ml_value *v) {
 }
 
 ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
-  ML_TRY(ML_GROW(p->values, p->values_capacity, p->n_values + 1));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->values, p->values_capacity, p->n_values + 1));
   p->values[p->n_values] = *v;
   *out = (int)p->n_values++;
   return ML_OK;
 }
 
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
-  ML_TRY(ML_GROW(p->storages, p->storages_capacity, p->n_storages + 1));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->storages, p->storages_capacity, p->n_storages + 1));
   s.first = s.last = -1;
   if (s.buffer) ml_buffer_retain(s.buffer);
   p->storages[p->n_storages] = s;
@@ -34,7 +34,7 @@ ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
 
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
                            ml_step **out) {
-  ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->steps, p->steps_capacity, p->n_steps + 1));
   int *operands = ml_bump_alloc(&p->memory, (size_t)(n_inputs + n_outputs), sizeof *operands);
   if (!operands) return ML_MEMORY;
   if (n_inputs)
@@ -50,7 +50,7 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
 
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
   if (!cell->slot || cell->slot > p->n_cells || p->cells[cell->slot - 1].cell != cell) {
-    ML_TRY(ML_GROW(p->cells, p->cells_capacity, p->n_cells + 1));
+    ML_TRY(ML_BUMP_GROW(&p->memory, p->cells, p->cells_capacity, p->n_cells + 1));
     p->cells[p->n_cells++] = (ml_plan_cell){.cell = ml_cell_retain(cell)};
     cell->slot = p->n_cells;
   }
@@ -64,14 +64,8 @@ void ml_plan_free(ml_plan *p) {
   for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
   for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
   ml_buffer_release(p->arena);
-  ml_bump_free(&p->memory);
-  ml_free(p->cells);
-  ml_free(p->values);
-  ml_free(p->storages);
-  ml_free(p->steps);
-  ml_free(p->input_values);
-  ml_free(p->outputs);
-  ml_free(p);
+  ml_bump memory = p->memory; /* which holds the plan too */
+  ml_bump_free(&memory);
 }
 
 /* ---- running ---- */

@@ -91,7 +91,7 @@ typedef struct ml_step {
 } ml_step;
 
 struct ml_plan {
-  ml_bump memory; /* of what the steps point at */
+  ml_bump memory; /* of the plan and all that it points at, buffers aside */
   ml_engine *engine;
   ml_device *device;
   ml_value *values;
@@ -103,6 +103,7 @@ struct ml_plan {
   int n_inputs, n_outputs;
   ml_value *input_values; /* dtype and shape that each input must have */
   int *outputs;           /* value of each output, in storage of its own */
+  size_t outputs_capacity;
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
   size_t arena_bytes;

@@ -103,7 +103,7 @@ static void find_demands(selector *s) {
 /* ---- the new graph ---- */
 
 static ml_status add(selector *s, const ml_vnode *n, int *out) {
-  ML_TRY(ML_GROW(s->nodes, s->capacity, s->n_nodes + 1));
+  ML_TRY(ML_BUMP_GROW(&s->g->memory, s->nodes, s->capacity, s->n_nodes + 1));
   s->nodes[s->n_nodes] = *n;
   *out = (int)s->n_nodes++;
   return ML_OK;
@@ -211,11 +211,9 @@ static ml_status rewrite(selector *s) {
   }
   for (size_t i = 0; i < g->n_nodes; i++) ML_TRY(write_node(s, (int)i));
   for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = s->whole[g->roots[i]];
-  ml_vnode *old = g->nodes;
   g->nodes = s->nodes;
   g->n_nodes = s->n_nodes;
   g->capacity = s->capacity;
-  s->nodes = old;
   return ML_OK;
 }
 
@@ -233,7 +231,5 @@ ml_status ml_vgraph_select(ml_vgraph *g) {
   s.after = ml_bump_alloc(&g->memory, n, sizeof *s.after);
   if (!s.wants || !s.whole || !s.rows || !s.waiting || !s.after) return ML_MEMORY;
   find_demands(&s);
-  ml_status status = rewrite(&s);
-  ml_free(s.nodes);
-  return status;
+  return rewrite(&s);
 }
