@@ -112,7 +112,7 @@ struct ml_program {
   ml_fault fault;
   atomic_int stop;       /* ml_status that ended the run early */
   atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
-  char *scratch_data; /* the device's, while it runs */
+  char *scratch_data;    /* the device's, while it runs */
 };
 
 static ml_arg make_arg(const ml_plan *p, int value) {

@@ -174,7 +174,8 @@ static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
 static ml_status merge_equal(ml_vgraph *g) {
   size_t buckets = 16;
   while (buckets < 2 * g->n_nodes) buckets *= 2;
-  int *table = ml_bump_alloc(&g->memory, buckets, sizeof *table), *same = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *same);
+  int *table = ml_bump_alloc(&g->memory, buckets, sizeof *table),
+      *same = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *same);
   if (!table || !same) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];

@@ -9,10 +9,12 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_collect(g, p->engine, r));
   ML_TRY(ml_vgraph_select(g));
   if (!r->once) ML_TRY(ml_vgraph_fold(g));
+  ML_TRY(ml_vgraph_forward(g));
   ML_TRY(ml_vgraph_link(g));
   p->n_outputs = (int)g->n_outputs;
   p->outputs = ml_bump_alloc(&p->memory, p->outputs_capacity = g->n_outputs + 8, sizeof *p->outputs);
   if (!p->outputs) return ML_MEMORY;
+  ML_TRY(ml_vgraph_group_products(g));
   ML_TRY(ml_vgraph_group(g));
   ML_TRY(ml_vgraph_emit(g, p));
   ML_TRY(ml_plan_place(p));
@@ -40,6 +42,7 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
     if (*kept) memcpy(*kept, g.kept, g.n_kept * sizeof(ml_tensor *));
     else status = ML_MEMORY;
   }
+  for (size_t i = 0; i < g.n_held; i++) ml_tensor_release(g.held[i]);
   ml_bump_free(&g.memory);
   if (status != ML_OK) {
     ml_plan_free(p);

@@ -189,6 +189,16 @@ static void say_program(text *t, const ml_fused *f) {
   for (int i = 0; i < f->n_code; i++) say(t, "%s%s", i ? " " : "", ml_op_name((ml_op)f->code[i].op));
 }
 
+/* Bytes of the elements that a value has in memory: of what is broadcast, one each. */
+static size_t read_bytes(const ml_value *v) {
+  if (v->layout != ML_LAYOUT_STRIDED) return ml_value_bytes(v);
+  ml_value own = *v;
+  for (int i = 0; i < v->ndim; i++) {
+    if (v->strides[i] == 0 && v->shape[i] > 1) own.shape[i] = 1;
+  }
+  return ml_value_bytes(&own);
+}
+
 static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   const ml_step *s = &p->steps[i];
   size_t bytes = 0;
@@ -198,7 +208,7 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
     /* attention and look-ups read a part of these that the data decides */
     bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) ||
                    (s->op == ML_OP_cache_append && k == 0);
-    if (!partial) bytes += ml_value_bytes(v);
+    if (!partial) bytes += read_bytes(v);
   }
   for (int k = 0; k < s->n_outputs; k++) {
     if (s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);

@@ -47,9 +47,9 @@ enum {
 };
 
 /* An elementwise program over tiles. Registers 0..n_inputs-1 hold the step's inputs; instruction i writes register
- * n_inputs + i; the last register is the step's output. Every register is computed in the class of its dtype and
- * rounded to it. */
-enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_CODE = 28 };
+ * n_inputs + i; output k of the step is register outputs[k]. Every register is computed in the class of its dtype and
+ * rounded to it. An output may lie where an input does, element for element. */
+enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_OUTPUTS = 4, ML_FUSED_MAX_CODE = 48 };
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
   ml_dtype dtype;
@@ -58,7 +58,8 @@ typedef struct ml_fused_op {
   int64_t i;
 } ml_fused_op;
 typedef struct ml_fused {
-  int n_inputs, n_code;
+  int n_inputs, n_code, n_outputs;
+  int outputs[ML_FUSED_MAX_OUTPUTS];
   ml_dtype input_dtypes[ML_FUSED_MAX_INPUTS];
   ml_fused_op code[]; /* ML_FUSED_MAX_CODE at most */
 } ml_fused;
