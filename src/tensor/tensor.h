@@ -45,6 +45,7 @@ struct ml_tensor {
   ml_node *node;                /* NULL once it has storage */
   bool exact;                   /* of packed weights: products leave activations in float32 */
   ml_cell *cell;                /* retained; of a state, and of its versions and their like (state.h); else NULL */
+  struct ml_window *window;     /* of a view of a state that has storage of its own (state.h); owned, or NULL */
   bool state;                   /* the handle on a state, which stands for its latest version */
   ml_fate fate;                 /* why a result has no value and never will, see ml_tensor_kill */
   ml_tensor *packed;            /* of blocks: the same weight as products read it, once one asked; retained */

@@ -116,6 +116,7 @@ static ml_status check_known(ml_engine *e, const ml_roots *r) {
 
 /* Gives a tensor the storage of `from`, which is new; its node goes. */
 static void settle(ml_tensor *t, const ml_tensor *from) {
+  ml_tensor_keep_window(t); /* out of memory, it is a value and no more */
   ml_buffer *old = t->buffer;
   t->buffer = ml_buffer_retain(from->buffer);
   t->offset = from->offset;
