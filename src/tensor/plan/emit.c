@@ -23,6 +23,7 @@ static ml_status keep_result(emitter *m, ml_vnode *n) {
   m->p->outputs = outputs;
   ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
   g->kept[g->n_kept++] = n->tensor;
+  ML_REWROTE(g, kept);
   n->output = m->p->n_outputs++;
   return ML_OK;
 }
@@ -118,6 +119,7 @@ static bool accepts(ml_access access, const ml_value *v) {
 static ml_status operand(emitter *m, int v, ml_access access, int *out) {
   ML_TRY(value_of(m, v, out));
   if (accepts(access, &m->p->values[*out])) return ML_OK;
+  ML_REWROTE(m->g, dense_copies);
   int copy;
   ML_TRY(new_temporary(m, &m->p->values[*out], &copy));
   ML_TRY(emit_copy(m, *out, copy));
@@ -402,6 +404,7 @@ static ml_status save_readers(emitter *m, int version, int writer, const ml_buff
     ML_TRY(new_result(m, x, NULL, &copy));
     ML_TRY(emit_copy(m, n->value, copy));
     n->value = copy;
+    ML_REWROTE(g, saved);
   }
   return ML_OK;
 }
@@ -463,6 +466,7 @@ static ml_status emit_kernel(emitter *m, int v, int *values) {
     heads_last(&like);
     keeps = true;
   }
+  if (keeps) ML_REWROTE(m->g, orders_kept);
   ML_TRY(new_result(m, v, keeps ? &like : NULL, &n->value));
   return add_kernel(m, n, values, n->value);
 }
@@ -479,7 +483,9 @@ static ml_status emit_effect(emitter *m, int v, int *values) {
   ML_TRY(note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version])));
   ML_TRY(operands(m, n, 1, values));
   for (int k = 1; k < n->n_inputs; k++) {
-    if (values[k] >= 0 && lies_in(m->p, values[k], buffer)) ML_TRY(copied(m, &values[k]));
+    if (values[k] < 0 || !lies_in(m->p, values[k], buffer)) continue;
+    ML_REWROTE(g, overwritten);
+    ML_TRY(copied(m, &values[k]));
   }
   values[0] = target;
   n->value = whole;

@@ -91,6 +91,9 @@ ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p);
  * then read a copy. */
 bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to);
 
+/* Counts a rewrite (ML_REWRITES of engine.h). */
+#define ML_REWROTE(g, name) ((g)->engine->stats.rewrites.name++)
+
 static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
 static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op);

@@ -258,6 +258,9 @@ function G:row(name, kind)
   return args and self:call(name, args)
 end
 
+-- Whose indices are in range for one axis alone.
+local pointing = {take = true, take_along_axis = true, put_along_axis = true, scatter_add = true}
+
 -- An earlier instruction once more, or one that differs from it in one plain argument.
 local function again(g)
   local code = g.program.code
@@ -265,7 +268,7 @@ local function again(g)
   local instr = code[math.max(1, #code - g.random:int(0, 12))]
   local args = {}
   for i, a in ipairs(instr.args) do args[i] = type(a) == "table" and a.ref and g:value(a.ref) or a end
-  if g.random:chance(0.5) then
+  if g.random:chance(0.5) and not pointing[instr.name] then
     for i, a in ipairs(args) do
       if math.type(a) == "integer" then args[i] = math.max(1, a - 1)
       elseif type(a) == "number" then args[i] = a + 0.5
