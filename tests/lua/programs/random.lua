@@ -2,14 +2,18 @@
 local Random = {}
 Random.__index = Random
 
-local function new(seed) return setmetatable({state = seed * 0x9e3779b97f4a7c15}, Random) end
+local function mix(z)
+  z = (z ~ z >> 30) * 0xbf58476d1ce4e5b9
+  z = (z ~ z >> 27) * 0x94d049bb133111eb
+  return z ~ z >> 31
+end
+
+-- The streams of neighbouring seeds must not be one stream, begun a number later.
+local function new(seed) return setmetatable({state = mix(seed * 0xd1342543de82ef95 + 1)}, Random) end
 
 function Random:bits()
   self.state = self.state + 0x9e3779b97f4a7c15
-  local z = self.state
-  z = (z ~ z >> 30) * 0xbf58476d1ce4e5b9
-  z = (z ~ z >> 27) * 0x94d049bb133111eb
-  return (z ~ z >> 31) >> 1
+  return mix(self.state) >> 1
 end
 
 ---An integer from low to high, both included.
