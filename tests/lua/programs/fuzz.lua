@@ -37,7 +37,7 @@ function M.run(first, last, failed, tick)
     report.instructions = report.instructions + #program.code
     for _, instr in ipairs(program.code) do
       local name = instr.name:gsub("_$", "")
-      report.rows[name] = (report.rows[name] or 0) + 1
+      if not instr.refused then report.rows[name] = (report.rows[name] or 0) + 1 end
     end
     if failure then failed(seed, M.explain(program, failure)) end
     if tick then tick(seed) end

@@ -251,6 +251,23 @@ function G:call(name, args)
   return value
 end
 
+---An instruction that must be refused wherever it stands: all but products and look-ups of a packed weight.
+function G:refusal()
+  local random = self.random
+  local w = self:find_weight(function(x) return x.kind == "pack" end) or self:new_weight(self.width, self.width)
+  if w.kind ~= "pack" then return end
+  local m, n = w.dims[1], w.dims[2]
+  local name, args = table.unpack(random:pick {
+    {"add", {w, 1}}, {"mul", {self:leaf({n}, w.dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
+    {"copy", {w}}, {"astype", {w, "float16"}}, {"take", {w, self:index({1}, m), 1}}, {"concat", {{w, w}, 1}},
+    {"matmul", {self:leaf({2, m}, "float32"), w}}, {"where", {self:leaf({n}, "bool"), w, 1}}, {"reshape", {w, {m * n}}},
+    {"transpose", {w}}, {"slice", {w, {{1, 1}}}}, {"softmax", {w}}, {"linear", {w, self:leaf({3, n}, "float32")}},
+    {"embedding", {self:leaf({4, 2}, "float32"), w}}, {"assign", {self:new_state({m, n}, w.dtype), w}},
+  })
+  self.last = self.last + 1
+  table.insert(self.program.code, {id = self.last, name = name, args = plain(args), refused = true, whole = true})
+end
+
 ---The row of that name.
 function G:row(name, kind)
   local build = rows[name]
@@ -266,6 +283,7 @@ local function again(g)
   local code = g.program.code
   if #code == 0 then return end
   local instr = code[math.max(1, #code - g.random:int(0, 12))]
+  if instr.refused then return end
   local args = {}
   for i, a in ipairs(instr.args) do args[i] = type(a) == "table" and a.ref and g:value(a.ref) or a end
   if g.random:chance(0.5) and not pointing[instr.name] then
@@ -313,6 +331,7 @@ local function step(g)
   local kind = random:int(1, 100)
   if kind <= 8 then return again(g) end
   if kind <= 22 then return shapes[random:pick(shapes.names)](g) end
+  if kind == 23 and random:chance(0.5) then return g:refusal() end
   if kind <= 26 then -- in place, of a result or a state
     local x = g:find(function(x) return x.kind == "state" or x.kind == "plain" and not x.leaf and not x.window end)
     local op = random:pick {"add", "mul", "sub", "neg", "maximum", "abs"}

@@ -19,7 +19,11 @@ function M.call(instr, registers)
   local name = instr.name
   local drawn = name:match "^random_(.*)"
   local fn = drawn and drawn ~= "bits" and ml.random[drawn] or name:find "_$" and given[1][name] or ml[name]
-  return fn(table.unpack(given, 1, #args))
+  if not instr.refused then return fn(table.unpack(given, 1, #args)) end
+  local ok, err = pcall(fn, table.unpack(given, 1, #args))
+  if ok or err.code ~= "usage" then
+    error(("%s of a packed weight is not refused: %s"):format(name, tostring(err)), 0)
+  end
 end
 
 local function each_ref(x, fn, i)

@@ -1,5 +1,5 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
-local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts"}}
+local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -108,6 +108,18 @@ function M.states(g)
     else seen[#seen + 1] = g:call("copy", {s}) end
   end
   if #seen > 1 then g:call("concat", {{seen[1], seen[#seen]}, 1}) end
+end
+
+---A part of a state written over another part of it.
+function M.shift(g)
+  local random = g.random
+  local s = g:find_state(function(s) return s.ndim > 0 and s.dims[1] > 1 end) or g:new_state({4, g.width}, "float32")
+  local n, by = s.dims[1], random:int(1, 2)
+  if n <= by then return end
+  local low, high = g:call("slice", {s, {{1, n - by}}}), g:call("slice", {s, {{by + 1, n}}})
+  if not low or not high then return end
+  if random:chance(0.3) then high = g:call("add", {high, 1}) or high end
+  g:call("assign", random:chance(0.5) and low.size == high.size and high.window and {high, low} or {low, high})
 end
 
 ---What a sampler does with logits.

@@ -31,7 +31,9 @@ local function renamed(x, from, to)
   for _, v in pairs(x) do renamed(v, from, to) end
 end
 
-local function same_kind(a, b) return a.dtype == b.dtype and table.concat(a.shape, ",") == table.concat(b.shape, ",") end
+local function same_kind(a, b)
+  return a.dtype == b.dtype and table.concat(a.shape, ",") == table.concat(b.shape, ",")
+end
 
 -- Instruction i's result replaced by an operand of the same kind.
 local function bypassed(program, i)
@@ -110,7 +112,7 @@ function M.shrink(program, fails, tries)
     tries = tries - 1
     return fails(p)
   end
-  for change = 1, 20 do
+  for _ = 1, 20 do
     local before = tries
     local changed = false
     for i = #program.code, 1, -1 do
@@ -175,13 +177,15 @@ function M.text(program, failure)
   local ends, alive, outputs = interpret.last_uses(program), {}, {}
   for i, instr in ipairs(program.code) do
     if program.scope and program.scope[1] == instr.id then out[#out + 1] = "  -- a scope begins here" end
-    if instr.whole or instr.changes then out[#out + 1] = ("  e(%s)"):format(call_text(instr))
+    if instr.refused then out[#out + 1] = ("  assert(not pcall(function() %s end))"):format(call_text(instr))
+    elseif instr.whole or instr.changes then out[#out + 1] = ("  e(%s)"):format(call_text(instr))
     else
       out[#out + 1] = ("  local x%d = e(%s)"):format(instr.id, call_text(instr))
       alive[instr.id] = true
       if program.fates[instr.id] == "output" then outputs[#outputs + 1] = "x" .. instr.id end
     end
-    if instr.event and not mode:find "compiled" and mode ~= "lazily" then out[#out + 1] = event_text(instr.event, alive) end
+    local struck = instr.event and not mode:find "compiled" and mode ~= "lazily"
+    if struck then out[#out + 1] = event_text(instr.event, alive) end
     if program.scope and program.scope[2] == instr.id then out[#out + 1] = "  -- the scope ends here" end
     for _, id in ipairs(ends[i] or {}) do
       local fate = program.fates[id]
