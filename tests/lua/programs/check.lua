@@ -24,7 +24,9 @@ local function canonical(bytes, dtype)
   return table.concat(out)
 end
 
-local function observe(x) return {dtype = x.dtype, shape = table.concat(x.shape, ","), bytes = x:tobytes(), list = x:tolist()} end
+local function observe(x)
+  return {dtype = x.dtype, dims = x.shape, shape = table.concat(x.shape, ","), bytes = x:tobytes()}
+end
 
 local function equal(a, b)
   if a.dtype ~= b.dtype or a.shape ~= b.shape then return false end
@@ -44,13 +46,17 @@ local function text(list)
   return "{" .. table.concat(parts, ", ") .. "}"
 end
 
-local function show(o) return ("%s (%s) %s"):format(o.dtype, o.shape, text(o.list)) end
+local function show(o)
+  local x <close> = ml.from_bytes(o.bytes, o.dims, o.dtype)
+  return ("%s (%s) %s"):format(o.dtype, o.shape, text(x:tolist()))
+end
 
 local Failure = {__tostring = function(f) return f.message end}
 local Abandoned = {}
 
 local function fail(mode, what, format, ...)
-  error(setmetatable({mode = mode, what = what, message = ("%s: %s: %s"):format(mode, what, format:format(...))}, Failure), 0)
+  local message = ("%s: %s: %s"):format(mode, what, format:format(...))
+  error(setmetatable({mode = mode, what = what, message = message}, Failure), 0)
 end
 
 local function expect(mode, what, got, want)
@@ -135,7 +141,9 @@ local function op_by_op(w)
   end})
   for _, instr in ipairs(program.code) do
     local id = instr.id
-    if r[id] and not w.targets[id] then expect("op by op", "x" .. id .. " in the end", observe(r[id]), at(seen.results[id], #program.code)) end
+    if r[id] and not w.targets[id] then
+      expect("op by op", "x" .. id .. " in the end", observe(r[id]), at(seen.results[id], #program.code))
+    end
   end
   return seen
 end
@@ -183,7 +191,9 @@ function happen.clear() ml.memory.clear() end
 
 function happen.read(w, seen, r, _, i, event)
   for _, id in ipairs(event.ids) do
-    if r[id] and not w.targets[id] then expect("read on the way", "x" .. id, observe(r[id]), at(seen.results[id], i)) end
+    if r[id] and not w.targets[id] then
+      expect("read on the way", "x" .. id, observe(r[id]), at(seen.results[id], i))
+    end
   end
 end
 
@@ -196,7 +206,7 @@ function happen.limit(w, seen, _, list, i, event)
   if not ok and event.bytes % 3 == 0 then check_states("memory limit", w, seen, i) end
 end
 
-function happen.cancel(w, seen, _, list, i)
+function happen.cancel(_, _, _, list, i)
   core.cancel()
   local ok, err = pcall(ml.eval, table.unpack(list))
   core.take_cancel()
@@ -240,7 +250,9 @@ local function lazily(w, seen, mode, with_events)
   check_states(mode, w, seen, #program.code)
   for _, instr in ipairs(program.code) do
     local id = instr.id
-    if r[id] and not w.targets[id] then expect(mode, "x" .. id .. ", read late", observe(r[id]), at(seen.results[id], #program.code)) end
+    if r[id] and not w.targets[id] then
+      expect(mode, "x" .. id .. ", read late", observe(r[id]), at(seen.results[id], #program.code))
+    end
   end
 end
 
@@ -259,6 +271,7 @@ local function compiled(w, given)
     interpret.run(program, r, w.ends, {})
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end
+    outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
     return outputs
   end)
   return function(other)
@@ -272,11 +285,18 @@ local function compiled(w, given)
 end
 
 local function check_call(mode, w, seen, f, other)
+  local views, copies = {}, {} -- of what states held before: to be read afterwards
+  for k, id in ipairs(w.states) do views[k], copies[k] = w.handles[id]:transpose(), w.handles[id]:copy() end
   local outputs, ids = f(other)
+  for k, id in ipairs(w.states) do
+    expect(mode, "state x" .. id .. " before the call", observe(copies[k]), at(seen.states[id], 0))
+    expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
+  end
   for k, id in ipairs(ids) do
     expect(mode, "x" .. id, observe(outputs[k]), at(seen.results[id], #w.program.code))
   end
   check_states(mode, w, seen, #w.program.code)
+  return outputs
 end
 
 local function start(w)
@@ -308,17 +328,20 @@ local function check_compiled(mode, w, seen, again, given)
   start(w)
   check_call(mode, w, seen, f)
   if program.limit then
-    struck_call(mode .. ", at the limit", w, seen, f, function() ml.memory.limit(ml.memory.active() + program.limit) end,
-      function() ml.memory.limit(0) end, "limit")
+    local function begin() ml.memory.limit(ml.memory.active() + program.limit) end
+    struck_call(mode .. ", at the limit", w, seen, f, begin, function() ml.memory.limit(0) end, "limit")
   end
   if program.deadline then
     struck_call(mode .. ", with a deadline", w, seen, f, function() core.deadline(program.deadline) end,
       function() core.deadline(nil) end, "deadline")
   end
   if program.seed % 4 == 0 then -- another shape in between
-    local other <close> = ml.zeros {program.seed % 3 + 1}
     start(w)
-    check_call(mode .. ", another key", w, seen, f, other)
+    local id = w.states[1] -- a view of a state that the call may write
+    local other = id and w.handles[id]:transpose() or ml.zeros {program.seed % 3 + 1}
+    local outputs = check_call(mode .. ", another key", w, seen, f, other)
+    local was = outputs.other:transpose()
+    if id then expect(mode, "a view of state x" .. id .. " as an argument", observe(was), at(seen.states[id], 0)) end
   end
   start(w)
   check_call(mode .. ", replayed", w, seen, f)
@@ -341,7 +364,7 @@ local function run(program)
   local w <close> = setmetatable(world(program), {__close = close})
   ml.random.seed(program.seed)
   local ok, seen = pcall(op_by_op, w)
-  if not ok and tostring(seen):find "the target is not state" then return end -- a window that was read under another name
+  if not ok and tostring(seen):find "the target is not state" then return end -- a window, read under another name
   if not ok then error(seen, 0) end
   local again
   if draws(program) then

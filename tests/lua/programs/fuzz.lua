@@ -24,7 +24,7 @@ function M.explain(program, failure)
   return shrink.text(small, check.check(small) or last)
 end
 
----Runs the programs of seeds first to last. Calls failed(seed, text) for those that fail, after each program tick(seed).
+---Runs the programs of seeds first to last. Calls failed(seed, text) for those that fail, and after each tick(seed).
 ---@return table report  {programs, instructions, rows = {[name] = times}, rewrites = {[name] = times}}
 function M.run(first, last, failed, tick)
   local report = {programs = 0, instructions = 0, rows = {}, rewrites = {}}

@@ -307,8 +307,9 @@ end
 
 -- ---- the whole ----
 
-local risky = {exp = 0.2, expm1 = 0.2, sinh = 0.2, cosh = 0.2, pow = 0.3, prod = 0.4, cumprod = 0.4, log = 0.3, log2 = 0.3,
-  tan = 0.3, arcsin = 0.3, arccos = 0.3, rsqrt = 0.3, reciprocal = 0.3, log1p = 0.3, sqrt = 0.5, left_shift = 0.5,
+local risky = {exp = 0.2, expm1 = 0.2, sinh = 0.2, cosh = 0.2, pow = 0.3, prod = 0.4, cumprod = 0.4, log = 0.3,
+  log2 = 0.3, tan = 0.3,
+  arcsin = 0.3, arccos = 0.3, rsqrt = 0.3, reciprocal = 0.3, log1p = 0.3, sqrt = 0.5, left_shift = 0.5,
   isnan = 0.5, isinf = 0.5, isfinite = 0.5, logical_not = 0.5, logical_and = 0.5, logical_or = 0.5}
 local busy = {reshape = 4, transpose = 3, slice = 3, broadcast_to = 2, add = 4, mul = 4, sub = 2, take = 3, linear = 3,
   rms_norm = 2, matmul = 2, concat = 2, astype = 2, copy = 2, where = 2, assign = 4, cache_append = 2, ring_push = 1.5,
@@ -406,8 +407,8 @@ function M.generate(seed)
   pcall(compile.record, function()
     g:leaf({g.rows, g.width}, "float32")
     for _ = 1, random:int(0, 3) do
-      if random:chance(0.4) then g:new_state(random:chance(0.5) and {g.rows, g.width} or g:shape(), random:pick(rows.dtypes))
-      else g:leaf(g:shape(), random:pick(rows.dtypes)) end
+      local shape, dtype = random:chance(0.3) and {g.rows, g.width} or g:shape(), random:pick(rows.dtypes)
+      if random:chance(0.4) then g:new_state(shape, dtype) else g:leaf(shape, dtype) end
     end
     local tries = 0
     while #g.program.code < g.most and tries < 4 * g.most do

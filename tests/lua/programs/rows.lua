@@ -4,7 +4,6 @@
 -- nothing to call it with. `g` is the generator (generate.lua).
 local rows = {}
 
-local floats = {"float32", "float32", "float32", "float16", "bfloat16", "float64"}
 local integers = {"int32", "int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64"}
 local all = {"float32", "float32", "float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "int8",
   "int16", "uint16", "uint32", "uint64", "bool"}
@@ -51,7 +50,8 @@ local function reshaped(g, x)
   local shape = {}
   if random:chance(0.3) and x.ndim > 1 then -- rows of the last axis: what selections pass through
     local last = x.shape[x.ndim]
-    return last > 0 and random:pick {{size // last, last}, {1, size // last, last}, {size // last, 1, last}} or {0, last}
+    local n = last > 0 and size // last or 0
+    return random:pick {{n, last}, {1, n, last}, {n, 1, last}}
   end
   if size == 0 then return {0, random:int(0, 3)} end
   while size > 1 and #shape < 4 do
@@ -244,7 +244,8 @@ function rows.linear_transposed(g)
 end
 
 function rows.embedding(g)
-  local w = g:find_weight(function(w) return w.shape[1] > 0 end) or g:new_weight(g.random:int(2, 9), g.random:pick(g.sizes))
+  local w = g:find_weight(function(w) return w.shape[1] > 0 end)
+    or g:new_weight(g.random:int(2, 9), g.random:pick(g.sizes))
   return {w, index(g, g.random:pick {{1}, {3}, {1, 4}, {2, 2}}, w.shape[1])}
 end
 
@@ -259,8 +260,8 @@ function rows.rope(g)
   if not table then return end
   table.table = true
   local b, t, n = table.shape[1], table.shape[2], table.shape[3]
-  return {g:of({b, g.random:int(1, 3), t, n + g.random:pick {0, 0, 2, 4}}, g.random:chance(0.8) and "float32" or "float16"),
-    table, g.random:chance(0.3) or nil}
+  local shape, dtype = {b, g.random:int(1, 3), t, n + g.random:pick {0, 0, 2, 4}}, g.random:pick {"float32", "float16"}
+  return {g:of(shape, dtype), table, g.random:chance(0.3) or nil}
 end
 
 function rows.attention(g)
@@ -297,7 +298,8 @@ local function logits(g) return g:axes(2, function(x) return x.ndim == 2 and x.d
 function rows.repeat_penalty(g)
   local x, random = logits(g), g.random
   local recent = g:leaf({x.shape[1], random:int(1, 4)}, "int32", "small")
-  return {x, recent, {penalty = random:pick {1, 1.5}, presence = random:pick {0, 0.5}, frequency = random:pick {0, 0.25}}}
+  local opts = {penalty = random:pick {1, 1.5}, presence = random:pick {0, 0.5}, frequency = random:pick {0, 0.25}}
+  return {x, recent, opts}
 end
 function rows.top_k_mask(g) return {logits(g), g.random:int(1, 5)} end
 function rows.top_p_mask(g) return {logits(g), g.random:pick {0.0, 0.3, 0.9, 1.0}} end

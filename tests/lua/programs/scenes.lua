@@ -17,10 +17,9 @@ end
 function M.block(g)
   local random = g.random
   local x = rows_of(g)
-  local y, n = x, x.dims[x.ndim]
-  if random:chance(0.7) then y = g:row("rms_norm") or x end
+  local y = random:chance(0.7) and g:row("rms_norm") or x
   if y.ndim < 2 then return end
-  n = y.dims[y.ndim]
+  local n = y.dims[y.ndim]
   for _ = 1, random:int(1, 5) do
     local p = g:call("linear", {y, packed(g, random:chance(0.5) and n or random:pick(g.sizes), n)})
     if p and random:chance(0.5) then p = g:call(random:pick(activations), {p}) end
