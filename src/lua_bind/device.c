@@ -116,6 +116,18 @@ static int stats(lua_State *L) {
   return 1;
 }
 
+/* rewrites(): how often the planner made each of its rewrites. */
+static int rewrites(lua_State *L) {
+  const ml_rewrites *r = &lb_engine(L)->stats.rewrites;
+  lua_createtable(L, 0, 16);
+#define REWRITE(name)                                                                                                  \
+  lua_pushinteger(L, (lua_Integer)r->name);                                                                            \
+  lua_setfield(L, -2, #name);
+  ML_REWRITES(REWRITE)
+#undef REWRITE
+  return 1;
+}
+
 /* ---- cancellation ---- */
 
 /* cancel(): raises the engine's flag; take_cancel(): takes it down, whether it was up; deadline(seconds or nil). */
@@ -161,6 +173,7 @@ int lb_open_device(lua_State *L) {
                                        {"default_device", default_device},
                                        {"threads", threads},
                                        {"stats", stats},
+                                       {"rewrites", rewrites},
                                        {"cancel", cancel},
                                        {"take_cancel", take_cancel},
                                        {"cancelled", is_cancelled},

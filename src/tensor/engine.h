@@ -14,12 +14,25 @@
 
 enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256, ML_SERIAL_STEP = 65536 };
 
+/* How often each rewrite of the planner was made: the fuzzer of programs asks whether it has met all. */
+#define ML_REWRITES(X)                                                                                                 \
+  X(merged)                                                                                                            \
+  X(selected)                                                                                                          \
+  X(pushed) X(folded) X(groups) X(linears) X(shared) X(epilogues) X(pairs) X(norms_inside) X(kept) X(saved)            \
+      X(overwritten) X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
+typedef struct ml_rewrites {
+#define REWRITE(name) uint64_t name;
+  ML_REWRITES(REWRITE)
+#undef REWRITE
+} ml_rewrites;
+
 /* What the engine has done so far; scripts read it through ml.stats(). */
 typedef struct ml_stats {
   uint64_t traces;      /* nodes recorded */
   uint64_t plans;       /* plans made */
   uint64_t replays;     /* runs of a plan */
   uint64_t bytes_moved; /* between host and devices */
+  ml_rewrites rewrites;
 } ml_stats;
 
 struct ml_engine {

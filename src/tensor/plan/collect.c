@@ -184,7 +184,7 @@ static ml_status merge_equal(ml_vgraph *g) {
     if (ml_vnode_is_leaf(n) || n->op == ML_OP_input || ml_vnode_is_effect(n)) continue;
     size_t slot = hash_node(n) & (buckets - 1);
     while (table[slot] && !equal_nodes(n, &g->nodes[table[slot] - 1])) slot = (slot + 1) & (buckets - 1);
-    if (table[slot]) same[i] = table[slot] - 1;
+    if (table[slot]) same[i] = table[slot] - 1, ML_REWROTE(g, merged);
     else table[slot] = (int)i + 1;
   }
   for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = same[g->roots[i]];

@@ -21,6 +21,7 @@ static ml_status keep_result(emitter *m, ml_vnode *n) {
   ML_TRY(ML_BUMP_GROW(&m->p->memory, m->p->outputs, m->p->outputs_capacity, (size_t)m->p->n_outputs + 1));
   ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
   g->kept[g->n_kept++] = n->tensor;
+  ML_REWROTE(g, kept);
   n->output = m->p->n_outputs++;
   return ML_OK;
 }
@@ -118,6 +119,7 @@ static bool accepts(ml_access access, const ml_value *v) {
 static ml_status operand(emitter *m, int v, ml_access access, int *out) {
   ML_TRY(value_of(m, v, out));
   if (accepts(access, &m->p->values[*out])) return ML_OK;
+  ML_REWROTE(m->g, dense_copies);
   int copy;
   ML_TRY(new_temporary(m, &m->p->values[*out], &copy));
   ML_TRY(emit_copy(m, *out, copy));
@@ -205,6 +207,7 @@ static ml_status save_readers(emitter *m, int version, int writer, const ml_buff
     ML_TRY(new_result(m, x, NULL, &copy));
     ML_TRY(emit_copy(m, n->value, copy));
     n->value = copy;
+    ML_REWROTE(g, saved);
   }
   return ML_OK;
 }
@@ -289,8 +292,10 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
   if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
   for (int i = 0; i < s->n_inputs; i++) {
-    if (lies_in(m->p, s->values[i], buffer) && !same_mapping(&m->p->values[s->values[i]], &m->p->values[target]))
-      ML_TRY(copied(m, &s->values[i]));
+    if (!lies_in(m->p, s->values[i], buffer) || same_mapping(&m->p->values[s->values[i]], &m->p->values[target]))
+      continue;
+    ML_REWROTE(g, read_first);
+    ML_TRY(copied(m, &s->values[i]));
   }
   ML_TRY(save_readers(m, version, turn, buffer));
   ML_TRY(note_effect(m, effect));
@@ -299,6 +304,7 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
     if (group->members[i] == n->inputs[1]) s->f->outputs[s->f->n_outputs] = s->reg[i];
   }
   s->outputs[s->f->n_outputs++] = target;
+  ML_REWROTE(g, assigned);
   return ML_OK;
 }
 
@@ -331,6 +337,7 @@ static ml_status emit_program(emitter *m, int turn) {
   for (int i = 0; i < group->n_members; i++) {
     int v = group->members[i];
     if (!is_read_outside(g, v, turn)) continue;
+    if (s.f->n_outputs > 0) ML_REWROTE(g, outputs);
     ML_TRY(new_result(m, v, like.ndim ? &like : NULL, &g->nodes[v].value));
     s.f->outputs[s.f->n_outputs] = s.reg[i];
     s.outputs[s.f->n_outputs++] = g->nodes[v].value;
@@ -501,6 +508,7 @@ static ml_status emit_kernel(emitter *m, int v, int *values) {
     heads_last(&like);
     keeps = true;
   }
+  if (keeps) ML_REWROTE(m->g, orders_kept);
   ML_TRY(new_result(m, v, keeps ? &like : NULL, &n->value));
   return add_kernel(m, n, values, n->value);
 }
@@ -516,7 +524,9 @@ static ml_status emit_effect(emitter *m, int v, int *values) {
   ML_TRY(note_effect(m, v));
   ML_TRY(operands(m, n, 1, values));
   for (int k = 1; k < n->n_inputs; k++) {
-    if (values[k] >= 0 && lies_in(m->p, values[k], buffer)) ML_TRY(copied(m, &values[k]));
+    if (values[k] < 0 || !lies_in(m->p, values[k], buffer)) continue;
+    ML_REWROTE(g, overwritten);
+    ML_TRY(copied(m, &values[k]));
   }
   values[0] = target;
   n->value = whole;

@@ -58,6 +58,7 @@ ml_status ml_vgraph_fold(ml_vgraph *g) {
     if (!node->tensor || node->tensor->node || ml_vnode_is_leaf(node)) continue;
     node->op = ML_OP_COUNT;
     node->n_inputs = 0;
+    ML_REWROTE(g, folded);
   }
   return ML_OK;
 }

@@ -16,7 +16,9 @@ static void forward_reads(ml_vgraph *g) {
     ml_vnode *n = &g->nodes[i];
     for (int k = 0; k < n->n_inputs && ml_vnode_is_elementwise(n); k++) {
       int value = n->inputs[k] < 0 ? -1 : assigned(g, n->inputs[k]);
-      if (value >= 0 && ml_vnode_is_elementwise(&g->nodes[value])) n->inputs[k] = value;
+      if (value < 0 || !ml_vnode_is_elementwise(&g->nodes[value])) continue;
+      n->inputs[k] = value;
+      ML_REWROTE(g, forwarded);
     }
   }
 }
@@ -38,6 +40,7 @@ static ml_status drop_overwritten(ml_vgraph *g) {
     if (before < 0 || assigned(g, before) < 0 || uses[before] > 1) continue;
     n->inputs[0] = g->nodes[before].inputs[0];
     dropped[before] = true;
+    ML_REWROTE(g, dropped);
   }
   size_t n = g->n_outputs;
   for (size_t i = n; i < g->n_roots; i++) {

@@ -117,6 +117,9 @@ static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {
   int root = g->nodes[v].group, unit = g->nodes[root].unit;
   return unit >= 0 ? g->linears[unit].at : root;
 }
+/* Counts a rewrite (ML_REWRITES of engine.h). */
+#define ML_REWROTE(g, name) ((g)->engine->stats.rewrites.name++)
+
 static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
 static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op);

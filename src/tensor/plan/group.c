@@ -151,6 +151,7 @@ ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const int *members, int n
   if (n_effects) memcpy(list + n, effects, (size_t)n_effects * sizeof *effects);
   *group = (ml_vgroup){.members = list, .n_members = n, .effects = list + n, .n_effects = n_effects};
   g->nodes[turn].program = group;
+  if (n > 1) ML_REWROTE(g, groups);
   for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
   return ML_OK;
 }

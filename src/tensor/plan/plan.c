@@ -219,7 +219,8 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
       ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
   if (s->fused) {
     int states = 0;
-    for (int k = 0; k < s->n_outputs; k++) states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
+    for (int k = 0; k < s->n_outputs; k++)
+      states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
     say(t, "  ");
     say_program(t, s->fused);
     if (s->n_outputs > 1) say(t, " -> %d outputs", s->n_outputs);

@@ -120,6 +120,10 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
   }
   ml_vlinears *l = &g->linears[index];
   l->units[l->n_units++] = *u;
+  if (l->n_units > 1) ML_REWROTE(g, shared);
+  else ML_REWROTE(g, linears);
+  if (u->n_products > 1) ML_REWROTE(g, pairs);
+  if (u->root != u->products[0]) ML_REWROTE(g, epilogues);
   for (int i = 0; i < u->n_products; i++) {
     g->nodes[u->products[i]].unit = index;
     g->nodes[u->products[i]].group = u->root;
@@ -138,6 +142,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
     int user = g->users[x->first_user + i];
     if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
   }
+  ML_REWROTE(g, norms_inside);
   l->norm = l->x;
   g->nodes[l->norm].group = l->at;
   l->x = x->inputs[0];

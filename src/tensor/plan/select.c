@@ -152,6 +152,7 @@ static ml_status push_node(selector *s, int v) {
   const ml_vnode *n = &s->g->nodes[v];
   const demand *d = &s->wants[v];
   if (d->whole) return take_rows(s, v, d->index, &s->rows[v]);
+  ML_REWROTE(s->g, pushed);
   if (n->op == ML_OP_reshape) {
     s->rows[v] = s->rows[n->inputs[0]];
     return ML_OK;
@@ -193,6 +194,7 @@ static ml_status write_node(selector *s, int v) {
   const ml_vnode *n = &s->g->nodes[v];
   if (!s->wants[v].whole) return ML_OK;
   if (!selects_rows(s->g, n) || s->wants[n->inputs[0]].whole) return copy_node(s, v);
+  ML_REWROTE(s->g, selected);
   ML_TRY(catch_up(s, n->inputs[1], v));
   ML_TRY(reshape(s, s->rows[n->inputs[0]], n->ndim, n->shape, &s->whole[v]));
   s->nodes[s->whole[v]].tensor = n->tensor; /* it is the selection's value */

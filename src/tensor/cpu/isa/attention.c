@@ -365,6 +365,14 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
   return true;
 }
 
+/* The results of queries that are none: those from `count` on. */
+static void clear_rows(const span *s, int64_t first, int64_t last) {
+  for (int64_t i = 0; i < (last - first) * s->group; i++) {
+    row r = make_row(s, s->kv * s->group + i % s->group, first + i / s->group);
+    memset(r.o, 0, (size_t)s->dv * sizeof *r.o);
+  }
+}
+
 void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *q = &t->in[0];
   bool half = t->in[1].dtype == ML_F16;
@@ -372,8 +380,9 @@ void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int64_t unit = begin; unit < end; unit++) {
     span s;
     if (!make_span(t, unit, blocks, &s, w)) continue;
-    int64_t first = unit % blocks * QUERY_BLOCK, last = ml_min64(T, first + QUERY_BLOCK);
-    if (t->in[5].data) last = ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b));
+    int64_t first = unit % blocks * QUERY_BLOCK, end_of_block = ml_min64(T, first + QUERY_BLOCK), last = end_of_block;
+    if (t->in[5].data) last = ml_max64(first, ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b)));
+    clear_rows(&s, last, end_of_block);
     int64_t n = (last - first) * s.group;
     for (int64_t i = 0; i < n; i += ROWS) {
       row rows[ROWS];

@@ -1,0 +1,398 @@
+-- check.lua: one program in every way in which it can be run. All must give the same bits.
+local core = require "moonlet.core"
+local ml = require "moonlet"
+local interpret = require "tests.lua.programs.interpret"
+local leaves = require "tests.lua.programs.leaves"
+
+local M = {}
+
+-- ---- comparing ----
+
+-- Bytes of a NaN's pattern of each float dtype: mask of what is all ones, mask of what is not all zeros.
+local nans = {float16 = {"<I2", 2, 0x7c00, 0x3ff}, bfloat16 = {"<I2", 2, 0x7f80, 0x7f},
+  float32 = {"<I4", 4, 0x7f800000, 0x7fffff}, float64 = {"<i8", 8, 0x7ff0000000000000, 0xfffffffffffff}}
+
+-- The same bytes with one NaN for all.
+local function canonical(bytes, dtype)
+  local n = nans[dtype]
+  if not n then return bytes end
+  local out = {}
+  for i = 1, #bytes, n[2] do
+    local bits = string.unpack(n[1], bytes, i)
+    out[#out + 1] = bits & n[3] == n[3] and bits & n[4] ~= 0 and "nan" or bytes:sub(i, i + n[2] - 1)
+  end
+  return table.concat(out)
+end
+
+local function observe(x)
+  return {dtype = x.dtype, dims = x.shape, shape = table.concat(x.shape, ","), bytes = x:tobytes()}
+end
+
+local function equal(a, b)
+  if a.dtype ~= b.dtype or a.shape ~= b.shape then return false end
+  return a.bytes == b.bytes or canonical(a.bytes, a.dtype) == canonical(b.bytes, b.dtype)
+end
+
+local function text(list)
+  if type(list) ~= "table" then return type(list) == "number" and ("%.9g"):format(list) or tostring(list) end
+  local parts = {}
+  for i, x in ipairs(list) do
+    if i > 40 then
+      parts[i] = "..."
+      break
+    end
+    parts[i] = text(x)
+  end
+  return "{" .. table.concat(parts, ", ") .. "}"
+end
+
+local function show(o)
+  local x <close> = ml.from_bytes(o.bytes, o.dims, o.dtype)
+  return ("%s (%s) %s"):format(o.dtype, o.shape, text(x:tolist()))
+end
+
+local Failure = {__tostring = function(f) return f.message end}
+local Abandoned = {}
+
+local function fail(mode, what, format, ...)
+  local message = ("%s: %s: %s"):format(mode, what, format:format(...))
+  error(setmetatable({mode = mode, what = what, message = message}, Failure), 0)
+end
+
+local function expect(mode, what, got, want)
+  if not want then fail(mode, what, "there is nothing to compare it with") end
+  if not equal(got, want) then fail(mode, what, "expected %s, found %s", show(want), show(got)) end
+end
+
+-- ---- what a program uses ----
+
+local function world(program, variant)
+  local w = {program = program, handles = {}, first = {}, states = {}}
+  for _, leaf in ipairs(program.leaves) do
+    local v = leaf.wrap == nil and program.arguments[leaf.id] and variant or 0
+    w.handles[leaf.id] = leaves.make(leaf, v)
+    if leaf.wrap == "state" then
+      w.first[leaf.id] = leaves.values(leaf)
+      w.states[#w.states + 1] = leaf.id
+    end
+  end
+  w.ends, w.last = interpret.last_uses(program)
+  w.appended = false
+  w.targets = {} -- windows that are written are not read: what was read is a value
+  for _, instr in ipairs(program.code) do
+    w.appended = w.appended or instr.name == "cache_append"
+    if instr.effect and not instr.whole then w.targets[instr.args[1].ref] = true end
+  end
+  for i = #program.code, 1, -1 do -- and what those are windows of
+    local instr = program.code[i]
+    local base = w.targets[instr.id] and instr.args[1]
+    if base and base.ref and not w.handles[base.ref] then w.targets[base.ref] = true end
+  end
+  return w
+end
+
+local function close(w)
+  for _, t in pairs(w.handles) do t:close() end
+  for _, t in pairs(w.first) do t:close() end
+end
+
+local function reset(w)
+  for _, id in ipairs(w.states) do ml.assign(w.handles[id], w.first[id]) end
+end
+
+local function registers_of(w)
+  local r = {}
+  for id, t in pairs(w.handles) do r[id] = t end
+  return r
+end
+
+-- ---- op by op ----
+
+-- The value that a history of {instruction, value} had after instruction i.
+local function at(history, i)
+  local value
+  for _, entry in ipairs(history or {}) do
+    if entry[1] <= i then value = entry[2] end
+  end
+  return value
+end
+
+-- Evaluates after each call. Returns what each result and state was when.
+local function op_by_op(w)
+  local program, seen = w.program, {results = {}, states = {}}
+  local r = registers_of(w)
+  local function note(to, id, i, x)
+    to[id] = to[id] or {}
+    table.insert(to[id], {i, observe(x)})
+  end
+  for _, id in ipairs(w.states) do note(seen.states, id, 0, w.handles[id]) end
+  interpret.run(program, r, w.ends, {after = function(i, result)
+    local instr = program.code[i]
+    ml.eval()
+    if instr.changes then
+      note(seen.results, instr.changes, i, r[instr.changes])
+    elseif not instr.whole and not w.targets[instr.id] then
+      ml.eval(result)
+      note(seen.results, instr.id, i, result)
+    end
+    if instr.effect then
+      for _, id in ipairs(w.states) do note(seen.states, id, i, w.handles[id]) end
+    end
+  end})
+  for _, instr in ipairs(program.code) do
+    local id = instr.id
+    if r[id] and not w.targets[id] then
+      expect("op by op", "x" .. id .. " in the end", observe(r[id]), at(seen.results[id], #program.code))
+    end
+  end
+  return seen
+end
+
+-- ---- lazily ----
+
+local function check_states(mode, w, seen, i)
+  for _, id in ipairs(w.states) do expect(mode, "state x" .. id, observe(w.handles[id]), at(seen.states[id], i)) end
+end
+
+-- After an evaluation that was struck on the way, at instruction i: what has a value has the right one; states that
+-- have none raise until they are assigned.
+local function check_struck(mode, w, seen, r, i)
+  local lost = w.appended
+  for _, id in ipairs(w.states) do
+    local ok, got = pcall(observe, w.handles[id])
+    if not ok and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
+    if ok and not w.appended then expect(mode, "state x" .. id .. ", struck", got, at(seen.states[id], i)) end
+    lost = lost or not ok
+  end
+  if not lost then return end
+  for _, instr in ipairs(w.program.code) do
+    local ok, got = false, nil
+    if r[instr.id] and not w.appended and not w.targets[instr.id] then ok, got = pcall(observe, r[instr.id]) end
+    if ok then expect(mode, "x" .. instr.id .. ", struck", got, at(seen.results[instr.id], i)) end
+  end
+  reset(w)
+  check_states(mode .. ", assigned anew", w, seen, 0)
+  error(Abandoned, 0)
+end
+
+local function alive(w, r, ids)
+  local list = {}
+  for _, id in ipairs(ids) do
+    if not w.targets[id] then list[#list + 1] = r[id] end
+  end
+  return list
+end
+
+local happen = {}
+
+function happen.eval(_, _, _, list) ml.eval(table.unpack(list)) end
+function happen.collect() collectgarbage() end
+function happen.clear() ml.memory.clear() end
+
+function happen.read(w, seen, r, _, i, event)
+  for _, id in ipairs(event.ids) do
+    if r[id] and not w.targets[id] then
+      expect("read on the way", "x" .. id, observe(r[id]), at(seen.results[id], i))
+    end
+  end
+end
+
+function happen.limit(w, seen, _, list, i, event)
+  ml.memory.limit(ml.memory.active() + event.bytes)
+  local ok, err = pcall(ml.eval, table.unpack(list))
+  ml.memory.limit(0)
+  if not ok and err.code ~= "limit" then fail("memory limit", "after instruction " .. i, "raised %s", tostring(err)) end
+  if not ok then M.struck.limit = M.struck.limit + 1 end
+  if not ok and event.bytes % 3 == 0 then check_states("memory limit", w, seen, i) end
+end
+
+function happen.cancel(_, _, _, list, i)
+  core.cancel()
+  local ok, err = pcall(ml.eval, table.unpack(list))
+  core.take_cancel()
+  if not ok and err.code ~= "cancelled" then fail("cancel", "after instruction " .. i, "raised %s", tostring(err)) end
+  if not ok then M.struck.cancel = M.struck.cancel + 1 end
+end
+
+function happen.deadline(w, seen, r, list, i, event)
+  core.deadline(event.seconds)
+  local ok, err = pcall(ml.eval, table.unpack(list))
+  core.deadline(nil)
+  if ok then return end
+  if err.code ~= "deadline" then fail("deadline", "after instruction " .. i, "raised %s", tostring(err)) end
+  M.struck.deadline = M.struck.deadline + 1
+  check_struck("deadline", w, seen, r, i)
+end
+
+M.struck = {limit = 0, cancel = 0, deadline = 0}
+
+local function lazily(w, seen, mode, with_events)
+  local program = w.program
+  local r = registers_of(w)
+  local hooks = {}
+  if with_events then
+    function hooks.after(i)
+      local event = program.code[i].event
+      if event then happen[event.kind](w, seen, r, alive(w, r, event.ids), i, event) end
+    end
+  end
+  interpret.run(program, r, w.ends, hooks)
+  if program.states_first then check_states(mode, w, seen, #program.code) end
+  local outputs, ids = {}, {}
+  for _, instr in ipairs(program.code) do
+    if program.fates[instr.id] == "output" and r[instr.id] and not w.targets[instr.id] then
+      outputs[#outputs + 1] = r[instr.id]
+      ids[#ids + 1] = instr.id
+    end
+  end
+  ml.eval(table.unpack(outputs))
+  for k, id in ipairs(ids) do expect(mode, "x" .. id, observe(outputs[k]), at(seen.results[id], #program.code)) end
+  check_states(mode, w, seen, #program.code)
+  for _, instr in ipairs(program.code) do
+    local id = instr.id
+    if r[id] and not w.targets[id] then
+      expect(mode, "x" .. id .. ", read late", observe(r[id]), at(seen.results[id], #program.code))
+    end
+  end
+end
+
+-- ---- compiled ----
+
+local function compiled(w, given)
+  local program = w.program
+  local ids = {}
+  for _, instr in ipairs(program.code) do
+    if program.fates[instr.id] == "output" and not w.targets[instr.id] then ids[#ids + 1] = instr.id end
+  end
+  local f = ml.compile(function(arguments)
+    local r = registers_of(w)
+    for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
+    r[0] = nil
+    interpret.run(program, r, w.ends, {})
+    local outputs = {}
+    for k, id in ipairs(ids) do outputs[k] = r[id] end
+    outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
+    return outputs
+  end)
+  return function(other)
+    local arguments = {}
+    for id, t in pairs(w.handles) do
+      if given[id] then arguments["x" .. id] = t end
+    end
+    arguments.x0 = other
+    return f(arguments), ids
+  end
+end
+
+local function check_call(mode, w, seen, f, other)
+  local views, copies = {}, {} -- of what states held before: to be read afterwards
+  for k, id in ipairs(w.states) do views[k], copies[k] = w.handles[id]:transpose(), w.handles[id]:copy() end
+  local outputs, ids = f(other)
+  for k, id in ipairs(w.states) do
+    expect(mode, "state x" .. id .. " before the call", observe(copies[k]), at(seen.states[id], 0))
+    expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
+  end
+  for k, id in ipairs(ids) do
+    expect(mode, "x" .. id, observe(outputs[k]), at(seen.results[id], #w.program.code))
+  end
+  check_states(mode, w, seen, #w.program.code)
+  return outputs
+end
+
+local function start(w)
+  reset(w)
+  ml.random.seed(w.program.seed)
+end
+
+-- A call that something may strike.
+local function struck_call(mode, w, seen, f, begin, stop, code)
+  start(w)
+  ml.eval()
+  begin()
+  local ok, err = pcall(f)
+  stop()
+  if ok then return end
+  if err.code ~= code then fail(mode, "the call", "raised %s", tostring(err)) end
+  M.struck[code] = M.struck[code] + 1
+  if code == "limit" then return check_states(mode, w, seen, 0) end
+  for _, id in ipairs(w.states) do
+    local read, got = pcall(observe, w.handles[id])
+    if not read and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
+    if read and not w.appended then expect(mode, "state x" .. id, got, at(seen.states[id], 0)) end
+  end
+end
+
+local function check_compiled(mode, w, seen, again, given)
+  local program = w.program
+  local f = compiled(w, given)
+  start(w)
+  check_call(mode, w, seen, f)
+  if program.limit then
+    local function begin() ml.memory.limit(ml.memory.active() + program.limit) end
+    struck_call(mode .. ", at the limit", w, seen, f, begin, function() ml.memory.limit(0) end, "limit")
+  end
+  if program.deadline then
+    struck_call(mode .. ", with a deadline", w, seen, f, function() core.deadline(program.deadline) end,
+      function() core.deadline(nil) end, "deadline")
+  end
+  if program.seed % 4 == 0 then -- another shape in between
+    start(w)
+    local id = w.states[1] -- a view of a state that the call may write
+    local other = id and w.handles[id]:transpose() or ml.zeros {program.seed % 3 + 1}
+    local outputs = check_call(mode .. ", another key", w, seen, f, other)
+    local was = outputs.other:transpose()
+    if id then expect(mode, "a view of state x" .. id .. " as an argument", observe(was), at(seen.states[id], 0)) end
+  end
+  start(w)
+  check_call(mode .. ", replayed", w, seen, f)
+  if again then
+    reset(w)
+    check_call(mode .. ", replayed on", w, again, f)
+  end
+end
+
+-- ---- the whole ----
+
+local function draws(program)
+  for _, instr in ipairs(program.code) do
+    if instr.name:find "^random_" and instr.name ~= "random_bits" then return true end
+  end
+  return false
+end
+
+local function run(program)
+  local w <close> = setmetatable(world(program), {__close = close})
+  ml.random.seed(program.seed)
+  local ok, seen = pcall(op_by_op, w)
+  if not ok and tostring(seen):find "the target is not state" then return end -- a window, read under another name
+  if not ok then error(seen, 0) end
+  local again
+  if draws(program) then
+    reset(w)
+    again = op_by_op(w)
+  end
+  local states, everything = {}, {}
+  for id in pairs(w.handles) do everything[id] = true end
+  for _, id in ipairs(w.states) do states[id] = program.arguments[id] end
+  start(w)
+  lazily(w, seen, "lazily", false)
+  start(w)
+  local done, err = pcall(lazily, w, seen, "with events", true)
+  if not done and err ~= Abandoned then error(err, 0) end
+  check_compiled("compiled", w, seen, again, states)
+  check_compiled("compiled with arguments", w, seen, again, program.seed % 2 == 0 and everything or program.arguments)
+end
+
+---Runs a program in all ways. Returns nil, or what failed: {message, mode, what}.
+function M.check(program)
+  local ok, err = xpcall(run, function(err)
+    if getmetatable(err) == Failure or err == Abandoned then return err end
+    return setmetatable({mode = "raised", what = "error", message = debug.traceback(tostring(err), 2)}, Failure)
+  end, program)
+  ml.memory.limit(0)
+  core.deadline(nil)
+  core.take_cancel()
+  return not ok and err or nil
+end
+
+return M

@@ -1,0 +1,103 @@
+-- interpret.lua: runs a program's instructions.
+local ml = require "moonlet"
+
+local M = {}
+
+local function resolve(x, registers)
+  if type(x) ~= "table" then return x end
+  if x.ref then return registers[x.ref] or error(("x%d is gone"):format(x.ref), 0) end
+  local out = {}
+  for k, v in pairs(x) do out[k] = resolve(v, registers) end
+  return out
+end
+
+---The result of an instruction.
+function M.call(instr, registers)
+  local args = instr.args
+  local given = {}
+  for i = 1, #args do given[i] = resolve(args[i], registers) end
+  local name = instr.name
+  local drawn = name:match "^random_(.*)"
+  local fn = drawn and drawn ~= "bits" and ml.random[drawn] or name:find "_$" and given[1][name] or ml[name]
+  if not instr.refused then return fn(table.unpack(given, 1, #args)) end
+  local ok, err = pcall(fn, table.unpack(given, 1, #args))
+  if ok or err.code ~= "usage" then
+    error(("%s of a packed weight is not refused: %s"):format(name, tostring(err)), 0)
+  end
+end
+
+local function each_ref(x, fn, i)
+  if type(x) ~= "table" then return end
+  if x.ref then return fn(x.ref, i) end
+  for _, v in pairs(x) do each_ref(v, fn, i) end
+end
+
+---fn(id, i) for each reference of instruction i.
+function M.each_use(program, fn)
+  for i, instr in ipairs(program.code) do each_ref(instr.args, fn, i) end
+end
+
+function M.refs(instr, fn) each_ref(instr.args, fn) end
+
+---For each instruction the results that nothing uses after it, and of a result the last instruction that uses it.
+function M.last_uses(program)
+  local last, ends = {}, {}
+  for i, instr in ipairs(program.code) do
+    last[instr.id] = i
+  end
+  M.each_use(program, function(id, i) last[id] = i end)
+  for _, instr in ipairs(program.code) do
+    local at = last[instr.id]
+    ends[at] = ends[at] or {}
+    table.insert(ends[at], instr.id)
+  end
+  return ends, last
+end
+
+-- What is there after instruction i.
+local function finish(program, i, registers, ends)
+  for _, id in ipairs(ends[i] or {}) do
+    local fate = program.fates[id]
+    if fate == "close" and registers[id] then registers[id]:close() end
+    if fate == "close" or fate == "drop" or not fate then registers[id] = nil end
+  end
+end
+
+---Runs all instructions over `registers`, which hold the leaves. `hooks.before(i)` and `hooks.after(i, result)` are
+---called around each. `ends` is what last_uses gave.
+function M.run(program, registers, ends, hooks)
+  local code, scope = program.code, program.scope
+  local from, to
+  if scope then
+    for i, instr in ipairs(code) do
+      if instr.id == scope[1] then from = i elseif instr.id == scope[2] then to = i end
+    end
+    if not from then from = to end
+    to = to or from
+  end
+  local function one(i)
+    local instr = code[i]
+    if hooks.before then hooks.before(i) end
+    local result = M.call(instr, registers)
+    if not instr.changes and not instr.whole then registers[instr.id] = result end
+    if hooks.after then hooks.after(i, result) end
+    finish(program, i, registers, ends)
+  end
+  local i = 1
+  while i <= #code do
+    if i == from then
+      ml.scope(function()
+        for k = from, to do one(k) end
+        local stay = {}
+        for _, instr in ipairs(code) do stay[#stay + 1] = registers[instr.id] end
+        return stay
+      end)
+      i = to + 1
+    else
+      one(i)
+      i = i + 1
+    end
+  end
+end
+
+return M

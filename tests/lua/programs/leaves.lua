@@ -1,0 +1,91 @@
+-- leaves.lua: what a program begins with: tensors, weights and states, as data that makes them.
+--
+-- A leaf is {id, shape, dtype, seed, style, n, views, wrap}: numbers that follow from `seed` in a base shape, seen
+-- through `views` ({name, arguments} each), and packed or made a state by `wrap`.
+local ml = require "moonlet"
+
+local M = {}
+
+-- Also printed at the head of a program that failed.
+M.FILL = [[
+-- Numbers from a seed: "small" eighths or integers, "unit" 0 to 1, "index" 0 to n-1, "wild" with what is no number.
+local function fill(shape, dtype, seed, style, n)
+  local odd = {0.0, -0.0, 1 / 0, -1 / 0, 0 / 0, 100.0, -0.001, 0.5}
+  local is_float, unsigned = dtype:find "float", dtype:find "^u"
+  local size, x, list = 1, seed * 2654435761 + 12345 & 0x7fffffff, {}
+  for _, d in ipairs(shape) do size = size * d end
+  for i = 1, size do
+    x = (x * 1103515245 + 12345) & 0x7fffffff
+    local k = x >> 12
+    if dtype == "bool" then list[i] = k % 2 == 0
+    elseif style == "index" then list[i] = k % n
+    elseif not is_float then list[i] = unsigned and k % 40 or k % 40 - 20
+    elseif style == "unit" then list[i] = (k % 64) / 64
+    elseif style == "wild" and k % 5 == 0 then list[i] = odd[k // 5 % #odd + 1]
+    else list[i] = (k % 64 - 32) / 16 end
+  end
+  if size == 0 then return ml.zeros(shape, {dtype = dtype}) end
+  return ml.tensor(list, {dtype = dtype}):reshape(shape)
+end
+]]
+
+local fill = load("local ml = ...\n" .. M.FILL .. "return fill", "=fill")(ml)
+
+---The leaf's values as a tensor of storage; another `variant` has others.
+function M.values(leaf, variant)
+  local x = fill(leaf.shape, leaf.dtype, leaf.seed + (variant or 0) * 7919, leaf.style, leaf.n)
+  ml.eval(x)
+  for _, view in ipairs(leaf.views or {}) do x = x[view[1]](x, table.unpack(view, 2)) end
+  return x
+end
+
+---What programs use: the handle.
+function M.make(leaf, variant)
+  local x = M.values(leaf, variant)
+  if leaf.wrap == "pack" then return ml.pack(x) end
+  if leaf.wrap == "state" then return ml.state(x) end
+  ml.eval(x)
+  return x
+end
+
+-- ---- as Lua ----
+
+local function literal(x)
+  if type(x) == "table" then
+    if x.ref then return "x" .. x.ref end
+    local parts, done = {}, #x
+    for i = 1, done do parts[i] = literal(x[i]) end
+    local names = {}
+    for k in pairs(x) do
+      if math.type(k) ~= "integer" or k < 1 or k > done then names[#names + 1] = k end
+    end
+    table.sort(names)
+    for _, k in ipairs(names) do parts[#parts + 1] = k .. " = " .. literal(x[k]) end
+    return "{" .. table.concat(parts, ", ") .. "}"
+  end
+  if x == math.huge then return "math.huge" elseif x == -math.huge then return "-math.huge" end
+  if type(x) == "number" and x ~= x then return "0 / 0" end
+  if math.type(x) == "float" then
+    local text = ("%.17g"):format(x)
+    return text:find "[.e]" and text or text .. ".0"
+  end
+  return type(x) == "string" and ("%q"):format(x) or tostring(x)
+end
+M.literal = literal
+
+local function arguments(list, from)
+  local out = {}
+  for i = from, list.n or #list do out[#out + 1] = literal(list[i]) end
+  return table.concat(out, ", ")
+end
+M.arguments = arguments
+
+---The leaf as an expression.
+function M.text(leaf)
+  local text = ("fill(%s, %q, %d, %q%s)"):format(literal(leaf.shape), leaf.dtype, leaf.seed, leaf.style,
+    leaf.n and ", " .. leaf.n or "")
+  for _, view in ipairs(leaf.views or {}) do text = ("%s:%s(%s)"):format(text, view[1], arguments(view, 2)) end
+  return leaf.wrap and ("ml.%s(%s)"):format(leaf.wrap, text) or text
+end
+
+return M

@@ -1,0 +1,166 @@
+-- scenes.lua: several instructions that belong together, such as planners look for.
+local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift"}}
+
+local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
+
+local function rows_of(g)
+  return g:axes(2, function(x) return x.dtype == "float32" end)
+end
+
+local function packed(g, outputs, inputs)
+  local random = g.random
+  return g:find_weight(function(w) return w.dims[1] == outputs and w.dims[2] == inputs end)
+    or g:new_weight(outputs, inputs, random:chance(0.5) and "float32" or nil)
+end
+
+---A norm, products of it that share a step, what is done to them, and what was added up before.
+function M.block(g)
+  local random = g.random
+  local x = rows_of(g)
+  local y = random:chance(0.7) and g:row("rms_norm") or x
+  if y.ndim < 2 then return end
+  local n = y.dims[y.ndim]
+  for _ = 1, random:int(1, 5) do
+    local p = g:call("linear", {y, packed(g, random:chance(0.5) and n or random:pick(g.sizes), n)})
+    if p and random:chance(0.5) then p = g:call(random:pick(activations), {p}) end
+    if p and g.same(p.dims, x.dims) and random:chance(0.7) then x = g:call("add", {x, p}) or x end
+  end
+end
+
+---Two products of one input that meet.
+function M.gated(g)
+  local random = g.random
+  local x = rows_of(g)
+  local n, m = x.dims[x.ndim], random:pick(g.sizes)
+  local gate = g:call("linear", {x, packed(g, m, n)})
+  local up = g:call("linear", {x, g:new_weight(m, n)})
+  if not gate or not up then return end
+  gate = g:call(random:pick(activations), {gate})
+  local y = gate and g:call("mul", random:chance(0.5) and {gate, up} or {up, gate})
+  if y and random:chance(0.6) then y = g:call("linear", {y, packed(g, n, m)}) end
+  if y and g.same(y.dims, x.dims) then g:call("add", {x, y}) end
+end
+
+---Some rows of what is done to all rows.
+function M.selection(g)
+  local random = g.random
+  local x = rows_of(g)
+  for _ = 1, random:int(0, 4) do
+    local kind = random:int(1, 5)
+    local y
+    if kind == 1 then y = g:call("rms_norm", {x, {weight = g:leaf({x.dims[x.ndim]}, "float32")}})
+    elseif kind == 2 then y = g:call("linear", {x, packed(g, random:pick(g.sizes), x.dims[x.ndim])})
+    elseif kind == 3 then y = g:call(random:pick(activations), {x})
+    elseif kind == 4 then y = g:call(random:pick {"add", "mul"}, {x, g:broadcastable(x)})
+    else y = g:call("add", {x, g:like(x)}) end
+    x = y or x
+  end
+  local n = x.dims[x.ndim]
+  if n == 0 or x.size == 0 then return end
+  local flat = x.ndim == 2 and x or g:call("reshape", {x, {x.size // n, n}})
+  if not flat then return end
+  local count = flat.dims[1]
+  local index = random:chance(0.4) and g:find(function(i)
+    return i.bound and i.bound <= count and i.ndim == 1 and i.size < count
+  end) or g:index({random:int(1, math.max(1, count - 1))}, count)
+  if random:chance(0.3) then g:row("assign") end
+  local some = g:call("take", {flat, index, 1})
+  if some and random:chance(0.3) then g:call("take", {flat, random:chance(0.5) and index or g:index({1}, count), 1}) end
+  if some and random:chance(0.5) then g:call("linear", {some, packed(g, random:pick(g.sizes), n)}) end
+end
+
+---Elementwise operations on one shape.
+function M.chain(g)
+  local random = g.random
+  local x = g:any()
+  for _ = 1, random:int(2, 8) do
+    local kind = random:int(1, 5)
+    local y
+    if kind == 1 then y = g:call(random:pick {"neg", "abs", "square", "tanh", "sigmoid", "copy"}, {x})
+    elseif kind == 2 then y = g:call(random:pick {"add", "mul", "sub", "maximum"}, {x, random:int(0, 3)})
+    elseif kind == 3 then y = g:call(random:pick {"add", "mul", "minimum"}, {x, g:broadcastable(x)})
+    elseif kind == 4 then y = g:call("astype", {x, random:pick {"float32", "float16", "bfloat16", "int32"}})
+    else y = g:call(random:pick {"add", "sub", "mul"}, {g:like(x), x}) end
+    x = y or x
+  end
+end
+
+---Reads and writes of one state, in turns.
+function M.states(g)
+  local random = g.random
+  local s = g:find_state() or g:new_state({g.rows, g.width}, "float32")
+  local seen = {}
+  for _ = 1, random:int(2, 6) do
+    local kind = random:int(1, 7)
+    if kind == 1 then seen[#seen + 1] = g:call("add", {s, random:int(0, 2)})
+    elseif kind == 2 then seen[#seen + 1] = g:call("transpose", {s})
+    elseif kind == 3 and s.size > 0 and s.ndim > 0 then
+      local ranges, n = {}, s.dims[1]
+      ranges[1] = {random:int(1, n), n}
+      for i = 2, s.ndim do ranges[i] = {} end
+      local window = g:call("slice", {s, ranges})
+      if window and random:chance(0.5) then g:call("assign", {window, g:of(window.shape, s.dtype)}) end
+      seen[#seen + 1] = window
+    elseif kind == 4 then g:call("assign", {s, g:like(s)})
+    elseif kind == 5 then g:call("assign", {s, g:call("astype", {g:call("add", {s, 1}) or s, s.dtype}) or g:like(s)})
+    elseif kind == 6 then g:call(random:pick {"add_", "mul_", "maximum_"}, {s, random:int(0, 2)})
+    else seen[#seen + 1] = g:call("copy", {s}) end
+  end
+  if #seen > 1 then g:call("concat", {{seen[1], seen[#seen]}, 1}) end
+end
+
+---A part of a state written over another part of it.
+function M.shift(g)
+  local random = g.random
+  local s = g:find_state(function(s) return s.ndim > 0 and s.dims[1] > 1 end) or g:new_state({4, g.width}, "float32")
+  local n, by = s.dims[1], random:int(1, 2)
+  if n <= by then return end
+  local low, high = g:call("slice", {s, {{1, n - by}}}), g:call("slice", {s, {{by + 1, n}}})
+  if not low or not high then return end
+  if random:chance(0.3) then high = g:call("add", {high, 1}) or high end
+  g:call("assign", random:chance(0.5) and low.size == high.size and high.window and {high, low} or {low, high})
+end
+
+---What a sampler does with logits.
+function M.sampler(g)
+  local random = g.random
+  local x = g:row("temperature")
+  for _, name in ipairs {"top_k_mask", "top_p_mask", "min_p_mask", "repeat_penalty"} do
+    if x and random:chance(0.5) then g:row(name) end
+  end
+  g:row "categorical"
+  if random:chance(0.5) then g:row "ring_push" end
+end
+
+---Products split into heads, turned, and attended to.
+function M.heads(g)
+  local random = g.random
+  local d, t = random:pick {2, 4, 8}, random:int(1, 3)
+  local x = g:of({1, t, g.width}, "float32")
+  local q = x and g:call("linear", {x, packed(g, 2 * d, g.width)})
+  q = q and g:call("reshape", {q, {1, t, 2, d}})
+  q = q and g:call("transpose", {q, {1, 3, 2, 4}})
+  if not q then return end
+  local cache = g:find_state(function(s) return s.cache and s.dims[2] == 2 and s.dims[4] == d end)
+    or g:new_state({2, 2, 6, d}, "float32")
+  cache.cache = true
+  if cache.dims[3] < t then return end
+  local slots, start = g:index({1}, cache.dims[1]), g:index({1}, cache.dims[3] - t + 1)
+  g:call("cache_append", {cache, q, slots, start, g:index({1}, t + 1)})
+  local y = g:call("attention", {q, cache, cache, {slots = slots, start = start, scale = 0.5}})
+  y = y and g:call("transpose", {y, {1, 3, 2, 4}})
+  y = y and g:call("reshape", {y, {1, t, 2 * d}})
+  if y then g:call("linear", {y, packed(g, g.width, 2 * d)}) end
+end
+
+---Parts of several shapes in one expression.
+function M.broadcasts(g)
+  local random = g.random
+  local x = g:any()
+  local mean = g:call("mean", {x, {axis = x.ndim > 0 and -1 or nil, keepdims = true}})
+  local y = mean and g:call("sub", {x, mean})
+  local z = y and g:call("mul", {y, g:broadcastable(x)})
+  if z and random:chance(0.5) then g:call("broadcast_to", {z, {2, table.unpack(z.dims)}}) end
+end
+
+return M
