@@ -80,9 +80,7 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
  * here. Other handles keep the old value, since views of it are values of their own. A state is assigned. */
 int lb_rebind(lua_State *L) {
   ml_tensor *old = lb_check_tensor(L, 1, "in place"), *value = lb_check_tensor(L, 2, "in place");
-  bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
-  for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
-  if (!fits) {
+  if (old->dtype != value->dtype || !ml_same_shape(old->ndim, old->shape, value->ndim, value->shape)) {
     char from[160], to[160];
     lb_usage(L, "in place: a value of shape %s and dtype %s does not fit %s, %s",
              ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),

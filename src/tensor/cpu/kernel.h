@@ -44,6 +44,22 @@ static inline void ml_raise_fault(ml_worker *w, int op, const ml_arg *index, int
   w->fault->value = value, w->fault->limit = limit, w->fault->is_unsigned = index->dtype == ML_U64;
 }
 
+static inline int64_t ml_arg_size(const ml_arg *x) { return ml_shape_size(x->ndim, x->shape); }
+/* Elements of the axes from `first` on: how far apart neighbours of the axis before lie, where it is dense. */
+static inline int64_t ml_axes_size(const ml_arg *x, int first) {
+  return ml_shape_size(x->ndim - first, x->shape + first);
+}
+
+/* Where the `index`-th place of these axes begins, counted row-major: in elements from the first. */
+static inline int64_t ml_index_offset(int axes, const int64_t *shape, const int64_t *strides, int64_t index) {
+  int64_t offset = 0;
+  for (int d = axes - 1; d >= 0; d--) {
+    offset += index % shape[d] * strides[d];
+    index /= shape[d];
+  }
+  return offset;
+}
+
 typedef struct ml_task ml_task;
 typedef void (*ml_kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);
 /* Fills units, grain, scratch and extra from the operands. */

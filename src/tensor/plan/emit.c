@@ -149,7 +149,7 @@ static ml_status as_matrix(emitter *m, int value, int *out) {
 /* A value broadcast to a shape, for elementwise reading. */
 static ml_status broadcast_value(emitter *m, int value, int ndim, const int64_t *shape, int *out) {
   ml_value v = m->p->values[value];
-  if (v.ndim == ndim && memcmp(v.shape, shape, (size_t)ndim * sizeof *shape) == 0) {
+  if (ml_same_shape(v.ndim, v.shape, ndim, shape)) {
     *out = value;
     return ML_OK;
   }
@@ -234,7 +234,7 @@ static ml_status emit_elementwise(emitter *m, int root) {
   for (int i = 0; i < n_inputs; i++) {
     ML_TRY(value_of(m, inputs[i], &values[i]));
     const ml_value *v = &m->p->values[values[i]];
-    bool full = v->ndim == t->ndim && memcmp(v->shape, t->shape, (size_t)t->ndim * sizeof *t->shape) == 0;
+    bool full = ml_same_shape(v->ndim, v->shape, t->ndim, t->shape);
     if (full && like_value < 0 && permuted_dense(v)) like_value = values[i];
     ML_TRY(broadcast_value(m, values[i], t->ndim, t->shape, &values[i]));
   }
@@ -328,9 +328,7 @@ static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
 
 /* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
 static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
-  if (input->dtype == n->dtype && input->ndim == n->ndim &&
-      memcmp(input->shape, n->shape, (size_t)n->ndim * sizeof *n->shape) == 0)
-    return ML_OK;
+  if (input->dtype == n->dtype && ml_same_shape(input->ndim, input->shape, n->ndim, n->shape)) return ML_OK;
   return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype or shape");
 }
 
