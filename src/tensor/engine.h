@@ -5,6 +5,7 @@
 #ifndef ML_TENSOR_ENGINE_H
 #define ML_TENSOR_ENGINE_H
 
+#include "base/bump.h"
 #include "base/cancel.h"
 #include "base/pool.h"
 #include "tensor/buffer.h"
@@ -34,11 +35,13 @@ struct ml_engine {
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
   int recording;          /* depth of ml_record_begin */
+  ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */
   void *host;             /* the Lua floor's own */
   atomic_uintptr_t owner; /* the thread that is in a call of the C API, as that floor tells threads apart; 0: none */
   pid_t process;          /* that made it */
+  const char *here;       /* 1 in that process alone, or NULL */
 };
 
 /* `threads` 0: one a processor. `isa` NULL: the best. */

@@ -261,7 +261,7 @@ static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_i
       *out = ml_tensor_retain(inputs[0]);
       return ML_OK;
     }
-    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED && !inputs[0]->cell) {
+    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED && !inputs[0]->cell && !inputs[0]->window) {
       *out = NULL;
       ML_TRY(view_now(op, inputs[0], &q, out));
       if (*out) return ML_OK;

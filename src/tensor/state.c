@@ -60,34 +60,65 @@ static bool is_view(const ml_tensor *t) { return t->node && ml_op_infos[t->node-
 
 ml_cell *ml_cell_of(const ml_tensor *t) {
   while (is_view(t)) t = t->node->inputs[0];
-  return t->cell;
+  return t->window ? t->window->cell : t->cell;
+}
+
+static size_t view_count(const ml_tensor *t) {
+  size_t n = 0;
+  for (; is_view(t); t = t->node->inputs[0]) n++;
+  return n + (t->window ? t->window->n_views : 0);
+}
+
+/* The views from a version to t, the first one first. */
+static void list_views(const ml_tensor *t, struct ml_view *views) {
+  size_t n = view_count(t);
+  for (; is_view(t); t = t->node->inputs[0]) views[--n] = (struct ml_view){t->node->op, t->node->attrs};
+  if (t->window) memcpy(views, t->window->views, t->window->n_views * sizeof *views);
+}
+
+ml_status ml_tensor_keep_window(ml_tensor *t) {
+  ml_cell *cell = is_view(t) ? ml_cell_of(t) : NULL;
+  if (!cell) return ML_OK;
+  size_t n = view_count(t);
+  ml_window *w = ml_alloc(sizeof *w + n * sizeof *w->views);
+  if (!w) return ML_MEMORY;
+  w->cell = ml_cell_retain(cell);
+  w->n_views = n;
+  list_views(t, w->views);
+  t->window = w;
+  return ML_OK;
+}
+
+void ml_window_free(ml_window *w) {
+  if (!w) return;
+  ml_cell_release(w->cell);
+  ml_free(w);
 }
 
 /* Whether a view of a dense tensor names each of its elements once, and none beside. */
-static ml_status check_window(const ml_tensor *view, int ndim, const int64_t *shape, int64_t *strides) {
-  int64_t from[ML_MAX_DIMS], offset = 0;
-  memcpy(from, strides, sizeof from);
-  bool places =
-      view->node->op != ML_OP_broadcast_to && ml_view_strides((ml_op)view->node->op, &view->node->attrs, ndim, shape,
-                                                              from, view->ndim, view->shape, strides, &offset);
-  return places ? ML_OK : ml_fail(ML_USAGE, "the target is no window on the state's own storage");
+static ml_status check_window(const struct ml_view *view, const ml_tensor *from, const ml_tensor *to,
+                              int64_t *strides) {
+  int64_t outer[ML_MAX_DIMS], offset = 0;
+  memcpy(outer, strides, sizeof outer);
+  if (view->op != ML_OP_broadcast_to && ml_view_strides((ml_op)view->op, &view->attrs, from->ndim, from->shape, outer,
+                                                        to->ndim, to->shape, strides, &offset))
+    return ML_OK;
+  return ml_fail(ML_USAGE, "the target is no window on the state's own storage");
 }
 
-ml_status ml_state_rebase(ml_tensor *view, ml_tensor *version, ml_tensor **out) {
-  size_t n = 0;
-  const ml_tensor *base = view;
-  for (; is_view(base); base = base->node->inputs[0]) n++;
-  ml_tensor **views = ml_calloc(n, sizeof(ml_tensor *)), *at = ml_tensor_retain(version);
-  ml_status status = views ? ML_OK : ML_MEMORY;
+ml_status ml_state_rebase(const ml_tensor *view, ml_tensor *version, ml_tensor **out) {
+  size_t n = view_count(view);
+  struct ml_view *views = ml_calloc(n, sizeof *views);
+  if (!views) return ML_MEMORY;
+  list_views(view, views);
+  ml_tensor *at = ml_tensor_retain(version);
+  ml_status status = ML_OK;
   int64_t strides[ML_MAX_DIMS];
   ml_strides_dense(version->ndim, version->shape, strides);
-  for (size_t i = n; status == ML_OK && i-- > 0; view = view->node->inputs[0]) views[i] = view;
   for (size_t i = 0; i < n && status == ML_OK; i++) {
-    ml_tensor *next;
-    status = check_window(views[i], at->ndim, at->shape, strides);
-    if (status == ML_OK)
-      status = ml_apply(version->engine, (ml_op)views[i]->node->op, &at, 1, &views[i]->node->attrs, &next);
-    if (status != ML_OK) break;
+    ml_tensor *next = NULL;
+    status = ml_apply(version->engine, (ml_op)views[i].op, &at, 1, &views[i].attrs, &next);
+    if (status == ML_OK) status = check_window(&views[i], at, next, strides);
     ml_tensor_release(at);
     at = next;
   }

@@ -24,7 +24,7 @@ typedef struct ml_attrs {
 } ml_attrs;
 
 /* STRIDED: elements at offset + sum(index * stride). PANELS: a matrix (outputs, inputs) packed for products
- * (quant/panel.h). BLOCKS: block formats in the order of the file. */
+ * (quant/format.h). BLOCKS: block formats in the order of the file. */
 typedef enum ml_layout { ML_LAYOUT_STRIDED, ML_LAYOUT_PANELS, ML_LAYOUT_BLOCKS } ml_layout;
 
 typedef enum ml_fate { ML_FATE_NONE, ML_FATE_TRACED, ML_FATE_FAILED } ml_fate;
@@ -47,6 +47,7 @@ struct ml_tensor {
   ml_node *node;                /* NULL once it has storage */
   bool exact;                   /* of packed weights: products leave activations in float32 */
   ml_cell *cell;                /* retained; of a state, and of its versions and their like (state.h); else NULL */
+  struct ml_window *window;     /* of a view of a state that has storage of its own (state.h); owned, or NULL */
   bool state;                   /* the handle on a state, which stands for its latest version */
   ml_fate fate;                 /* why a result has no value and never will, see ml_tensor_kill */
   ml_tensor *packed;            /* of blocks: the same weight as products read it, once one asked; retained */

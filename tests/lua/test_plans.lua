@@ -55,4 +55,131 @@ t.test("what a compiled function draws it draws anew, as it would uncompiled", f
   t.eq(keyed(key):tolist(), keyed(key):tolist())
 end)
 
+t.test("what is folded holds what the plan reads", function()
+  local a, b = ml.tensor({3}, {dtype = "int32"}), ml.tensor({1, 2, 3, 4, 5}, {dtype = "int64"})
+  local first, second = ml.compile(function()
+    local x = ml.le(a, b)
+    local y = ml.reshape(x, {1, 5})
+    x:close()
+    return y, ml.le(a, b)
+  end)()
+  t.eq(first:tolist(), {{false, false, true, true, true}})
+  t.eq(second:tolist(), {false, false, true, true, true})
+end)
+
+-- ---- programs with several outputs, and those that write states ----
+
+-- AdamW of n parameters; what is called `step` counts.
+local function adamw(n)
+  local o = {
+    step = ml.state(ml.tensor(0.0)), p = ml.state(ml.linspace(-1, 1, n)), m = ml.state(ml.zeros {n}),
+    v = ml.state(ml.zeros {n}),
+  }
+  return o, function(g)
+    o.step:add_(1)
+    local c1, c2 = 1 - (o.step * math.log(0.9)):exp(), 1 - (o.step * math.log(0.999)):exp()
+    ml.assign(o.m, o.m * 0.9 + g * 0.1)
+    o.v:mul_(0.999)
+    o.v:add_(g * g * 0.001)
+    ml.assign(o.p, o.p - ((o.m / c1) / ((o.v / c2):sqrt() + 1e-8) + o.p * 0.01) * 1e-3)
+  end
+end
+
+t.test("AdamW is one step that moves 28 bytes a parameter", function()
+  local n = 1000
+  local o, update = adamw(n)
+  local g = ml.linspace(2, -3, n)
+  local text = ml.explain(update, g)
+  local bytes
+  for line in text:gmatch "[^\n]+" do
+    local b = line:match "%(1000%)%s+(%d+) B"
+    if b then
+      t.ok(not bytes, "a second step over the parameters:\n" .. text)
+      bytes = math.tointeger(b)
+    end
+  end
+  t.ok(bytes and bytes >= 28 * n and bytes < 28 * n + 16, text)
+  local eager, step = adamw(n)
+  local compiled = ml.compile(update)
+  for _ = 1, 3 do
+    compiled(g)
+    step(g)
+    ml.eval()
+  end
+  for _, name in ipairs {"step", "p", "m", "v"} do t.eq(o[name]:tobytes(), eager[name]:tobytes(), name) end
+  -- one operation at a time
+  local p, m, v = ml.linspace(-1, 1, n), ml.zeros {n}, ml.zeros {n}
+  for i = 1, 3 do
+    local function now(x) ml.eval(x) return x end
+    local s = ml.tensor(i + 0.0)
+    local c1 = now(1 - now(now(s * math.log(0.9)):exp()))
+    local c2 = now(1 - now(now(s * math.log(0.999)):exp()))
+    m = now(now(m * 0.9) + now(g * 0.1))
+    v = now(now(v * 0.999) + now(now(g * g) * 0.001))
+    local ratio = now(now(m / c1) / now(now(now(v / c2):sqrt()) + 1e-8))
+    p = now(p - now(now(ratio + now(p * 0.01)) * 1e-3))
+  end
+  t.eq(o.p:tobytes(), p:tobytes())
+  t.eq(o.m:tobytes(), m:tobytes())
+  t.eq(o.v:tobytes(), v:tobytes())
+end)
+
+t.test("a program writes a state that it reads in another order from a copy", function()
+  local s = ml.state(ml.arange(9):reshape({3, 3}):astype "float32")
+  local f = ml.compile(function()
+    ml.assign(s, s:transpose() + s)
+    return s * 1
+  end)
+  t.eq(f():tolist(), {{0.0, 4.0, 8.0}, {4.0, 8.0, 12.0}, {8.0, 12.0, 16.0}})
+  local moved = ml.state(ml.arange(5):astype "float32")
+  local g = ml.compile(function()
+    ml.assign(moved:slice {{2, 5}}, moved:slice {{1, 4}} + 10)
+    return moved:slice {{1, 4}} * 2
+  end)
+  t.eq(g():tolist(), {0.0, 20.0, 22.0, 24.0})
+  t.eq(moved:tolist(), {0.0, 10.0, 11.0, 12.0, 13.0})
+end)
+
+t.test("readers of a value, and of the state that it goes to, see what they should", function()
+  local a, b = ml.state(ml.tensor {1.0, 2.0}), ml.state(ml.tensor {10.0, 20.0})
+  local f = ml.compile(function(x)
+    local old = a * 1
+    local sum = a + x
+    ml.assign(a, sum)
+    ml.assign(b, sum)
+    local between = b + old
+    ml.assign(a, a * 2)
+    return sum, between, a + b, old, b:sum()
+  end)
+  local sum, between, both, old, total = f(ml.tensor {100.0, 200.0})
+  t.eq(sum:tolist(), {101.0, 202.0})
+  t.eq(between:tolist(), {102.0, 204.0})
+  t.eq(both:tolist(), {303.0, 606.0})
+  t.eq(old:tolist(), {1.0, 2.0})
+  t.eq(total:item(), 303.0)
+  t.eq(a:tolist(), {202.0, 404.0})
+  t.eq(b:tolist(), {101.0, 202.0})
+end)
+
+t.test("a value that is read later too is an output beside the last", function()
+  local f = ml.compile(function(x)
+    local y = x:exp()
+    local z = y * 2 + 1
+    return y:sum(), z, y:transpose():copy()
+  end)
+  local x = ml.linspace(0, 1, 6):reshape {2, 3}
+  local text = ml.explain(function(v)
+    local y = v:exp()
+    return y * 2 + 1, y:sum()
+  end, x)
+  local _, programs = text:gsub("elementwise", "")
+  t.eq(programs, 1, text)
+  local total, z, turned = f(x)
+  local y = x:exp()
+  ml.eval(y)
+  t.eq(total:item(), y:sum():item())
+  t.eq(z:tobytes(), (y * 2 + 1):tobytes())
+  t.eq(turned:tobytes(), y:transpose():copy():tobytes())
+end)
+
 t.done()

@@ -134,8 +134,11 @@ t.test("windows and in-place forms write the state", function()
   local s = ml.state(ml.zeros {3, 2})
   local row = s:slice {{2, 2}, {}}
   t.eq(ml.assign(row, ml.tensor {{5.0, 6}}):tolist(), {{5.0, 6.0}})
-  t.eq(row:tolist(), {{0.0, 0.0}})
+  t.eq(row:tolist(), {{0.0, 0.0}}) -- a value, as it was then
   t.eq(s:tolist(), {{0.0, 0.0}, {5.0, 6.0}, {0.0, 0.0}})
+  ml.assign(row:transpose(), ml.tensor {{7.0}, {8}}) -- and the same window still
+  t.eq(s:tolist(), {{0.0, 0.0}, {7.0, 8.0}, {0.0, 0.0}})
+  ml.assign(row, ml.tensor {{5.0, 6}})
   local before = s + 0
   s:add_(1)
   s:mul_(s)

@@ -34,6 +34,8 @@ typedef struct reservation {
 typedef struct cpu_state {
   const ml_isa *isa;
   reservation *reservations;
+  char *scratch; /* of the program that runs, for every member of the team */
+  size_t scratch_bytes;
 } cpu_state;
 
 static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
@@ -98,18 +100,19 @@ static ml_status cpu_copy(ml_device *d, void *to, const void *from, size_t bytes
 
 struct ml_program {
   const ml_plan *plan;
+  ml_bump memory; /* of the program and all that it points at, what kernels keep and scratch aside */
   ml_task *tasks;
   bool *barrier_before;       /* a task that needs what an earlier one since the last barrier wrote */
   bool *solo;                 /* run by the first thread alone */
   atomic_int_least64_t *next; /* unit counter of each task */
   size_t n_tasks, capacity;
+  bool alone;     /* all tasks are the first thread's */
   size_t scratch; /* bytes a thread */
   char *shared;
   ml_fault fault;
   atomic_int stop;       /* ml_status that ended the run early */
   atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
-  char *scratch_data;
-  int scratch_members;
+  char *scratch_data;    /* the device's, while it runs */
 };
 
 static ml_arg make_arg(const ml_plan *p, int value) {
@@ -127,7 +130,7 @@ static ml_arg make_arg(const ml_plan *p, int value) {
 
 static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa, const ml_kernel_row *row) {
   const ml_plan *p = g->plan;
-  ML_TRY(ML_GROW(g->tasks, g->capacity, g->n_tasks + 1));
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->tasks, g->capacity, g->n_tasks + 1));
   ml_task *t = &g->tasks[g->n_tasks];
   *t = (ml_task){.run = row->run,
                  .step = step,
@@ -136,7 +139,7 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
                  .n_out = step->n_outputs,
                  .grain = 1,
                  .cost = 1e9};
-  t->in = ml_calloc((size_t)(step->n_inputs + step->n_outputs), sizeof *t->in);
+  t->in = ml_bump_alloc(&g->memory, (size_t)(step->n_inputs + step->n_outputs), sizeof *t->in);
   if (!t->in) return ML_MEMORY;
   g->n_tasks++;
   t->out = t->in + t->n_in;
@@ -157,7 +160,6 @@ static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *is
     ML_TRY(add_task(g, step, isa, &isa->quantize_rows));
     if (g->tasks[g->n_tasks - 1].units == 0) { /* the weights take float activations as they are */
       ml_free(g->tasks[--g->n_tasks].extra);
-      ml_free(g->tasks[g->n_tasks].in);
     }
   }
   return add_task(g, step, isa, row);
@@ -213,19 +215,32 @@ static ml_status task_regions(const ml_plan *p, const ml_task *t, regions *out) 
 /* A task cheaper than this is not worth a barrier. */
 static const double SOLO_NS = 1500;
 
+/* Regions are remembered up to here; a barrier too many costs less than a search of more. */
+enum { MOST_REGIONS = 96 };
+
 static ml_status find_barriers(ml_program *g) {
   regions since = {0}, own = {0};
   ml_status status = ML_OK;
+  bool forgotten = false; /* what the first thread did alone since the last barrier is more than is remembered */
   for (size_t i = 0; i < g->n_tasks && status == ML_OK; i++) {
     status = task_regions(g->plan, &g->tasks[i], &own);
     if (status == ML_OK) status = ML_GROW(since.items, since.capacity, since.count + own.count);
     if (status != ML_OK) break;
-    g->solo[i] = g->tasks[i].cost < SOLO_NS;
-    for (size_t k = 0; k < own.count; k++) {
-      own.items[k].solo = g->solo[i];
-      if (!g->barrier_before[i]) g->barrier_before[i] = conflicts(&since, own.items[k]);
+    bool solo = g->solo[i] = g->tasks[i].cost < SOLO_NS, barrier = forgotten && !solo;
+    for (size_t k = 0; k < own.count; k++) own.items[k].solo = solo;
+    for (size_t k = 0; k < own.count && !barrier; k++) barrier = conflicts(&since, own.items[k]);
+    if (!barrier && since.count + own.count > MOST_REGIONS) {
+      barrier = !solo;
+      size_t kept = 0;
+      for (size_t k = 0; k < since.count && solo; k++) {
+        if (!since.items[k].solo) since.items[kept++] = since.items[k];
+      }
+      forgotten = forgotten || kept < since.count;
+      since.count = kept;
+      if (kept > MOST_REGIONS / 2) barrier = true;
     }
-    if (g->barrier_before[i]) since.count = 0;
+    g->barrier_before[i] = barrier;
+    if (barrier) since.count = 0, forgotten = false;
     memcpy(since.items + since.count, own.items, own.count * sizeof *own.items);
     since.count += own.count;
   }
@@ -236,17 +251,10 @@ static ml_status find_barriers(ml_program *g) {
 
 static void cpu_drop(ml_device *d, ml_program *g) {
   (void)d;
-  for (size_t i = 0; i < g->n_tasks; i++) {
-    ml_free(g->tasks[i].in);
-    ml_free(g->tasks[i].extra);
-  }
-  ml_free(g->tasks);
-  ml_free(g->barrier_before);
-  ml_free(g->solo);
-  ml_free(g->next);
+  for (size_t i = 0; i < g->n_tasks; i++) ml_free(g->tasks[i].extra);
   free(g->shared);
-  free(g->scratch_data);
-  ml_free(g);
+  ml_bump memory = g->memory; /* which holds the program too */
+  ml_bump_free(&memory);
 }
 
 static ml_status lower(ml_program *g, const ml_isa *isa) {
@@ -263,17 +271,22 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
     return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
   g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
   for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
-  g->barrier_before = ml_calloc(g->n_tasks, sizeof *g->barrier_before);
-  g->solo = ml_calloc(g->n_tasks, sizeof *g->solo);
-  g->next = ml_calloc(g->n_tasks, sizeof *g->next);
+  g->barrier_before = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->barrier_before);
+  g->solo = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->solo);
+  g->next = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->next);
   if (!g->barrier_before || !g->solo || !g->next) return ML_MEMORY;
-  return find_barriers(g);
+  ML_TRY(find_barriers(g));
+  g->alone = true;
+  for (size_t i = 0; i < g->n_tasks && g->alone; i++) g->alone = g->solo[i];
+  return ML_OK;
 }
 
 static ml_status cpu_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   const cpu_state *s = d->state;
-  ml_program *g = ml_calloc(1, sizeof *g);
+  ml_bump memory = {.spare = plan->memory.spare};
+  ml_program *g = ml_bump_alloc(&memory, 1, sizeof *g);
   if (!g) return ML_MEMORY;
+  g->memory = memory;
   g->plan = plan;
   ml_status status = lower(g, s->isa);
   if (status != ML_OK) {
@@ -335,26 +348,51 @@ static void walk(void *context, int member) {
   }
 }
 
+/* A program of cheap tasks wakes nobody. */
+static void walk_alone(ml_program *g) {
+  ml_worker w = {g->scratch_data, &g->fault};
+  for (size_t i = 0; i < g->n_tasks; i++) {
+    const ml_task *t = &g->tasks[i];
+    if (i % 64 == 63) {
+      ml_status now = ml_flag_poll(&g->plan->engine->cancel);
+      if (now != ML_OK) {
+        atomic_store(&g->stop, now);
+        return;
+      }
+    }
+    if (t->units > 0 && t->prologue) t->prologue(t, 0, 0, &w);
+    for (int64_t at = 0; at < t->units; at += t->grain) t->run(t, at, ml_min64(at + t->grain, t->units), &w);
+  }
+}
+
+/* One program runs at a time: they share what they need beside their operands. */
+static ml_status get_scratch(cpu_state *s, ml_program *g, size_t members) {
+  size_t bytes = g->scratch * members;
+  if (bytes > s->scratch_bytes) {
+    free(s->scratch);
+    s->scratch_bytes = 0;
+    s->scratch = aligned_alloc(64, bytes);
+    if (!s->scratch) return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", bytes);
+    s->scratch_bytes = bytes;
+  }
+  g->scratch_data = s->scratch;
+  return ML_OK;
+}
+
 static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs, bool *began) {
   ml_engine *e = d->engine;
   ML_TRY(ml_engine_check_process(e));
-  int members = ml_pool_members(e->pool);
-  if (!g->scratch_data || members > g->scratch_members) {
-    free(g->scratch_data);
-    g->scratch_data = aligned_alloc(64, g->scratch * (size_t)members);
-    if (!g->scratch_data)
-      return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", g->scratch * (size_t)members);
-    g->scratch_members = members;
-  }
+  ML_TRY(get_scratch(d->state, g, g->alone ? 1 : (size_t)ml_pool_members(e->pool)));
   ml_status status = ml_flag_poll(&e->cancel);
   if (status == ML_OK) {
     set_addresses(g, inputs, outputs);
-    for (size_t i = 0; i < g->n_tasks; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);
+    for (size_t i = 0; i < g->n_tasks && !g->alone; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);
     atomic_store(&g->stop, 0);
     atomic_store(&g->stop_at, g->n_tasks);
     atomic_store(&g->fault.raised, 0);
     *began = true;
-    ml_pool_run(e->pool, walk, g);
+    if (g->alone) walk_alone(g);
+    else ml_pool_run(e->pool, walk, g);
     status = (ml_status)atomic_load(&g->stop);
   }
   if (status == ML_CANCELLED) return ml_fail(status, "cancelled");
@@ -375,6 +413,7 @@ static ml_status cpu_synchronize(ml_device *d) {
 /* ---- the device ---- */
 
 static void cpu_close(ml_device *d) {
+  free(((cpu_state *)d->state)->scratch);
   ml_free(d->state);
   ml_free(d);
 }

@@ -7,37 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- memory ---- */
-
-typedef struct ml_chunk {
-  struct ml_chunk *next;
-  size_t used, size;
-} ml_chunk;
-
-enum { CHUNK_BYTES = 1 << 14 };
-
-void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size) {
-  size_t bytes, header = (sizeof(ml_chunk) + 15) & ~(size_t)15;
-  if (!ml_mul_size(count, size, &bytes) || bytes > SIZE_MAX / 2) {
-    ml_fail(ML_MEMORY, "out of memory: %zu items of %zu bytes", count, size);
-    return NULL;
-  }
-  bytes = (bytes + 15) & ~(size_t)15;
-  ml_chunk *c = g->chunks;
-  if (!c || c->size - c->used < bytes) {
-    size_t room = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
-    c = ml_calloc(1, header + room);
-    if (!c) return NULL;
-    c->size = header + room;
-    c->used = header;
-    c->next = g->chunks;
-    g->chunks = c;
-  }
-  void *out = (char *)c + c->used;
-  c->used += bytes;
-  return out;
-}
-
 /* ---- collecting ---- */
 
 typedef struct item {
@@ -46,6 +15,7 @@ typedef struct item {
 } item;
 
 typedef struct items {
+  ml_bump *memory;
   item *list;
   size_t count, capacity;
   ml_tensor **stack;
@@ -55,8 +25,8 @@ typedef struct items {
 static ml_status push(items *s, ml_tensor *t) {
   if (!t || t->mark) return ML_OK;
   if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
-  ML_TRY(ML_GROW(s->stack, s->stack_capacity, s->depth + 1));
-  ML_TRY(ML_GROW(s->list, s->capacity, s->count + 1));
+  ML_TRY(ML_BUMP_GROW(s->memory, s->stack, s->stack_capacity, s->depth + 1));
+  ML_TRY(ML_BUMP_GROW(s->memory, s->list, s->capacity, s->count + 1));
   t->mark = 1;
   s->stack[s->depth++] = t;
   s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};
@@ -92,8 +62,8 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
     sorted = 0;
     qsort(s->list, s->count, sizeof *s->list, by_serial);
   }
-  ML_TRY(ML_GROW(g->nodes, g->capacity, s->count));
-  int *inputs = ml_vgraph_alloc(g, edges, sizeof *inputs);
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->nodes, g->capacity, s->count));
+  int *inputs = ml_bump_alloc(&g->memory, edges, sizeof *inputs);
   if (!inputs) return ML_MEMORY;
   g->n_nodes = s->count;
   for (size_t i = 0; i < s->count; i++) {
@@ -119,7 +89,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
 static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
   g->n_outputs = r->n_outputs;
   g->n_roots = r->n_outputs + r->n_effects;
-  g->roots = ml_calloc(g->n_roots, sizeof *g->roots);
+  g->roots = ml_bump_alloc(&g->memory, g->n_roots, sizeof *g->roots);
   if (!g->roots) return ML_MEMORY;
   for (size_t i = 0; i < g->n_roots; i++) {
     g->roots[i] = (i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs])->mark - 1;
@@ -133,8 +103,8 @@ static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
  * it is computed anyway. If it is not, its node stays, with all that it is computed from; a version among that, or one
  * that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
 static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
-  int *known = ml_vgraph_alloc(g, g->n_nodes, sizeof *known);
-  bool *stays = ml_vgraph_alloc(g, g->n_nodes, sizeof *stays);
+  int *known = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *known);
+  bool *stays = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *stays);
   if (!known || !stays) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     for (int k = 0; k < g->nodes[i].n_inputs; k++) {
@@ -142,7 +112,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     }
   }
   for (size_t i = 0; i < r->n_effects; i++) known[g->roots[r->n_outputs + i]]++;
-  bool *output = ml_vgraph_alloc(g, g->n_nodes, sizeof *output);
+  bool *output = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *output);
   if (!output) return ML_MEMORY;
   for (size_t i = 0; i < r->n_outputs; i++) output[g->roots[i]] = true;
   size_t first = g->n_roots;
@@ -162,16 +132,15 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
       ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
       continue;
     }
-    ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+    ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
     g->kept[g->n_kept++] = t;
   }
   if (!g->n_kept) return ML_OK;
-  int *roots = ml_calloc(g->n_roots + g->n_kept, sizeof *roots);
+  int *roots = ml_bump_alloc(&g->memory, g->n_roots + g->n_kept, sizeof *roots);
   if (!roots) return ML_MEMORY;
   memcpy(roots, g->roots, g->n_outputs * sizeof *roots);
   for (size_t i = 0; i < g->n_kept; i++) roots[g->n_outputs + i] = g->kept[i]->mark - 1;
   memcpy(roots + g->n_outputs + g->n_kept, g->roots + g->n_outputs, (first - g->n_outputs) * sizeof *roots);
-  ml_free(g->roots);
   g->roots = roots;
   g->n_outputs += g->n_kept;
   g->n_roots += g->n_kept;
@@ -205,7 +174,8 @@ static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
 static ml_status merge_equal(ml_vgraph *g) {
   size_t buckets = 16;
   while (buckets < 2 * g->n_nodes) buckets *= 2;
-  int *table = ml_vgraph_alloc(g, buckets, sizeof *table), *same = ml_vgraph_alloc(g, g->n_nodes, sizeof *same);
+  int *table = ml_bump_alloc(&g->memory, buckets, sizeof *table),
+      *same = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *same);
   if (!table || !same) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];
@@ -285,7 +255,7 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
       if (n->inputs[k] >= 0) g->nodes[n->inputs[k]].n_users++, total++;
     }
   }
-  g->users = ml_vgraph_alloc(g, (size_t)total, sizeof *g->users);
+  g->users = ml_bump_alloc(&g->memory, (size_t)total, sizeof *g->users);
   if (!g->users) return ML_MEMORY;
   int at = 0;
   for (size_t i = 0; i < g->n_nodes; i++) {
@@ -311,8 +281,8 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
 /* ---- the graph ---- */
 
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
-  *g = (ml_vgraph){.engine = e};
-  items s = {0};
+  g->engine = e;
+  items s = {.memory = &g->memory};
   ml_status status = walk(&s, r);
   if (status == ML_OK) status = make_nodes(g, &s);
   if (status == ML_OK) status = find_roots(g, r);
@@ -321,19 +291,5 @@ ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
     status = find_kept(g, r);
   }
   for (size_t i = 0; i < s.count; i++) s.list[i].tensor->mark = 0;
-  ml_free(s.list);
-  ml_free(s.stack);
   return status == ML_OK ? merge_equal(g) : status;
-}
-
-void ml_vgraph_free(ml_vgraph *g) {
-  while (g->chunks) {
-    ml_chunk *c = g->chunks;
-    g->chunks = c->next;
-    ml_free(c);
-  }
-  ml_free(g->nodes);
-  ml_free(g->roots);
-  ml_free(g->kept);
-  ml_free(g->linears);
 }

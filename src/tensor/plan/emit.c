@@ -18,10 +18,8 @@ static ml_value shaped(const ml_vnode *n) {
 /* What somebody may still ask for becomes an output where it is computed anyway. */
 static ml_status keep_result(emitter *m, ml_vnode *n) {
   ml_vgraph *g = m->g;
-  int *outputs = ml_realloc(m->p->outputs, (size_t)m->p->n_outputs + 1, sizeof *outputs);
-  if (!outputs) return ML_MEMORY;
-  m->p->outputs = outputs;
-  ML_TRY(ML_GROW(g->kept, g->kept_capacity, g->n_kept + 1));
+  ML_TRY(ML_BUMP_GROW(&m->p->memory, m->p->outputs, m->p->outputs_capacity, (size_t)m->p->n_outputs + 1));
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
   g->kept[g->n_kept++] = n->tensor;
   n->output = m->p->n_outputs++;
   return ML_OK;
@@ -51,27 +49,33 @@ static ml_status new_temporary(emitter *m, const ml_value *shape_of, int *out) {
   return ml_plan_add_value(m->p, &value, out);
 }
 
-static ml_status set_path(ml_step *s, const ml_vnode *n) {
+static ml_status set_path(emitter *m, ml_step *s, const ml_vnode *n) {
   if (!n->path) return ML_OK;
-  s->path = ml_strdup(n->path);
+  s->path = ml_bump_strdup(&m->p->memory, n->path);
   return s->path ? ML_OK : ML_MEMORY;
 }
 
 /* ---- operands ---- */
 
-static ml_status emit_copy(emitter *m, int from, int to) {
-  ml_fused *f = ml_calloc(1, sizeof *f);
-  if (!f) return ML_MEMORY;
-  ml_dtype dtype = m->p->values[from].dtype;
-  *f = (ml_fused){.n_inputs = 1, .n_code = 1, .input_dtypes = {dtype}, .code = {{.op = ML_OP_copy, .dtype = dtype}}};
-  ml_step *s;
-  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, &from, 1, &to, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
-  }
-  s->fused = f;
+static ml_fused *new_program(emitter *m, int n_code) {
+  return ml_bump_alloc(&m->p->memory, 1, sizeof(ml_fused) + (size_t)n_code * sizeof(ml_fused_op));
+}
+
+static ml_status add_program(emitter *m, ml_fused *f, const int *values, int n, const int *out, ml_step **s) {
+  ML_TRY(ml_plan_add_step(m->p, ML_STEP_FUSED, values, n, out, f->n_outputs, s));
+  (*s)->fused = f;
   return ML_OK;
+}
+
+static ml_status emit_copy(emitter *m, int from, int to) {
+  ml_fused *f = new_program(m, 1);
+  if (!f) return ML_MEMORY;
+  ml_step *s;
+  ml_dtype dtype = m->p->values[from].dtype;
+  f->n_inputs = f->n_code = f->n_outputs = f->outputs[0] = 1;
+  f->input_dtypes[0] = dtype;
+  f->code[0] = (ml_fused_op){.op = ML_OP_copy, .dtype = dtype};
+  return add_program(m, f, &from, 1, &to, &s);
 }
 
 static ml_status copied(emitter *m, int *value) {
@@ -82,23 +86,19 @@ static ml_status copied(emitter *m, int *value) {
   return ML_OK;
 }
 
+static ml_fused_op constant_op(const ml_vgraph *g, int v) {
+  const ml_attrs *a = g->nodes[g->nodes[v].constant].attrs;
+  return (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = a->v[0].f, .i = a->v[1].i};
+}
+
 static ml_status emit_constant(emitter *m, int v) {
-  const ml_vnode *n = &m->g->nodes[v];
-  const ml_attrs *a = n->attrs;
-  ml_fused *f = ml_calloc(1, sizeof *f);
+  ml_fused *f = new_program(m, 1);
   if (!f) return ML_MEMORY;
-  *f = (ml_fused){.n_code = 1, .code = {{.op = ML_OP_constant, .dtype = n->dtype, .f = a->v[0].f, .i = a->v[1].i}}};
-  int out;
+  f->n_code = f->n_outputs = 1;
+  f->code[0] = constant_op(m->g, v);
   ml_step *s;
-  ml_status status = new_result(m, v, NULL, &out);
-  if (status == ML_OK) status = ml_plan_add_step(m->p, ML_STEP_FUSED, NULL, 0, &out, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
-  }
-  s->fused = f;
-  m->g->nodes[v].value = out;
-  return ML_OK;
+  ML_TRY(new_result(m, v, NULL, &m->g->nodes[v].value));
+  return add_program(m, f, NULL, 0, &m->g->nodes[v].value, &s);
 }
 
 /* The value of a node; constants are written out on demand. */
@@ -177,30 +177,80 @@ static bool permuted_dense(const ml_value *v) {
   return reach == size;
 }
 
+/* ---- states ---- */
+
+static bool lies_in(const ml_plan *p, int value, const ml_buffer *buffer) {
+  const ml_storage *s = &p->storages[p->values[value].storage];
+  return s->place == ML_PLACE_TENSOR && s->buffer == buffer;
+}
+
+/* Whether somebody reads x after this: an output, or a node whose step is not there yet, those of `writer` aside, the
+ * step that is put together now and takes care of its own operands. */
+static bool is_awaited(const ml_vgraph *g, int x, int writer) {
+  for (int i = 0; i < g->nodes[x].n_users; i++) {
+    int user = g->users[g->nodes[x].first_user + i];
+    if (user >= 0 && g->nodes[user].group == writer) continue;
+    if (user < 0 || g->nodes[g->nodes[user].group].value < 0) return true;
+  }
+  return false;
+}
+
+/* A version is about to be overwritten: what is still read of it gets a place of its own. */
+static ml_status save_readers(emitter *m, int version, int writer, const ml_buffer *buffer) {
+  ml_vgraph *g = m->g;
+  for (int x = version; x >= 0; x = g->nodes[x].next_view) {
+    ml_vnode *n = &g->nodes[x];
+    if (n->group < 0 || n->value < 0 || !lies_in(m->p, n->value, buffer) || !is_awaited(g, x, writer)) continue;
+    int copy;
+    ML_TRY(new_result(m, x, NULL, &copy));
+    ML_TRY(emit_copy(m, n->value, copy));
+    n->value = copy;
+  }
+  return ML_OK;
+}
+
+static ml_status note_cell(emitter *m, ml_cell *cell, const ml_vnode *effect, bool needed) {
+  ml_plan_cell *c;
+  ML_TRY(ml_plan_cell_of(m->p, cell, &c));
+  c->needed |= needed;
+  if (effect) {
+    c->written = true;
+    c->replaced |= ml_op_infos[effect->op].kind != ML_KIND_APPEND;
+  }
+  return ML_OK;
+}
+
+static ml_status note_effect(emitter *m, int effect) {
+  const ml_vgraph *g = m->g;
+  const ml_vnode *n = &g->nodes[effect];
+  int version = g->nodes[n->inputs[0]].version;
+  bool part = n->op != ML_OP_assign || n->inputs[0] != version;
+  return note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version]));
+}
+
 /* ---- elementwise programs ---- */
 
-/* Writes members (ascending, root last) as a program. Registers of outside nodes come first: `inputs` lists them. */
-static void write_program(const ml_vgraph *g, const int *members, int n, const int *inputs, int n_inputs, ml_fused *f) {
-  int reg[ML_FUSED_MAX_CODE]; /* of each member */
+/* Writes the nodes of a group as a program. Registers of outside nodes come first: `inputs` lists them. reg[i] is the
+ * register of member i. */
+static void write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
+                          int *reg) {
   f->n_inputs = n_inputs;
   for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].dtype;
-  for (int i = 0; i < n; i++) {
-    const ml_vnode *node = &g->nodes[members[i]];
+  for (int i = 0; i < group->n_members; i++) {
+    const ml_vnode *node = &g->nodes[group->members[i]];
     int operands[3] = {0, 0, 0};
     for (int k = 0; k < node->n_inputs; k++) {
       int v = node->inputs[k];
       if (g->nodes[v].constant >= 0) {
-        const ml_attrs *constant = g->nodes[g->nodes[v].constant].attrs;
         operands[k] = n_inputs + f->n_code;
-        f->code[f->n_code++] = (ml_fused_op){
-            .op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = constant->v[0].f, .i = constant->v[1].i};
+        f->code[f->n_code++] = constant_op(g, v);
         continue;
       }
       for (int j = 0; j < n_inputs; j++) {
         if (inputs[j] == v) operands[k] = j;
       }
       for (int j = 0; j < i; j++) {
-        if (members[j] == v) operands[k] = reg[j];
+        if (group->members[j] == v) operands[k] = reg[j];
       }
     }
     reg[i] = n_inputs + f->n_code;
@@ -209,51 +259,85 @@ static void write_program(const ml_vgraph *g, const int *members, int n, const i
   }
 }
 
-/* Outside nodes that members read, after the `n` that are listed already. */
-static int outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n) {
-  for (int i = 0; i < n_members; i++) {
-    const ml_vnode *node = &g->nodes[members[i]];
-    for (int k = 0; k < node->n_inputs; k++) {
-      int v = node->inputs[k];
-      bool known = g->nodes[v].constant >= 0;
-      for (int j = 0; j < n_members && !known; j++) known = members[j] == v;
-      for (int j = 0; j < n && !known; j++) known = inputs[j] == v;
-      if (!known) inputs[n++] = v;
-    }
-  }
-  return n;
+static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *inputs, int n_inputs, int *reg) {
+  ml_fused *f = new_program(m, ml_vgraph_code_size(m->g, group->members, group->n_members));
+  if (f) write_program(m->g, group, inputs, n_inputs, f, reg);
+  return f;
 }
 
-static ml_status emit_elementwise(emitter *m, int root) {
+/* A step that is being put together. */
+typedef struct program_step {
+  int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs;
+  int reg[ML_GROUP_MEMBERS];
+  int outputs[ML_FUSED_MAX_OUTPUTS];
+  ml_fused *f;
+} program_step;
+
+static bool same_mapping(const ml_value *a, const ml_value *b) {
+  bool same = a->offset == b->offset && a->ndim == b->ndim;
+  for (int d = 0; d < a->ndim && same; d++) same = a->shape[d] == 1 || a->strides[d] == b->strides[d];
+  return same;
+}
+
+/* The group carries out an assignment: its value goes to the target. What the program reads there, it reads element for
+ * element, or from a copy. */
+static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effect) {
   ml_vgraph *g = m->g;
-  int inputs[ML_FUSED_MAX_INPUTS + 3], values[ML_FUSED_MAX_INPUTS + 3];
-  const ml_vnode *t = &g->nodes[root];
-  int n_inputs = outside(g, t->members, t->n_members, inputs, 0);
-  const ml_value *like = NULL;
-  int like_value = -1;
-  for (int i = 0; i < n_inputs; i++) {
-    ML_TRY(value_of(m, inputs[i], &values[i]));
-    const ml_value *v = &m->p->values[values[i]];
-    bool full = ml_same_shape(v->ndim, v->shape, t->ndim, t->shape);
-    if (full && like_value < 0 && permuted_dense(v)) like_value = values[i];
-    ML_TRY(broadcast_value(m, values[i], t->ndim, t->shape, &values[i]));
+  ml_vnode *n = &g->nodes[effect];
+  const ml_vgroup *group = g->nodes[turn].program;
+  int version = g->nodes[n->inputs[0]].version, whole = g->nodes[version].value, target = g->nodes[n->inputs[0]].value;
+  const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
+  if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
+  for (int i = 0; i < s->n_inputs; i++) {
+    if (lies_in(m->p, s->values[i], buffer) && !same_mapping(&m->p->values[s->values[i]], &m->p->values[target]))
+      ML_TRY(copied(m, &s->values[i]));
   }
-  if (like_value >= 0 && t->op != ML_OP_copy) like = &m->p->values[like_value];
-  int out;
-  ml_value keep = like ? *like : (ml_value){0};
-  ML_TRY(new_result(m, root, like ? &keep : NULL, &out));
-  ml_fused *f = ml_calloc(1, sizeof *f);
-  if (!f) return ML_MEMORY;
-  write_program(g, t->members, t->n_members, inputs, n_inputs, f);
-  ml_step *s;
-  ml_status status = ml_plan_add_step(m->p, ML_STEP_FUSED, values, n_inputs, &out, 1, &s);
-  if (status != ML_OK) {
-    ml_free(f);
-    return status;
+  ML_TRY(save_readers(m, version, turn, buffer));
+  ML_TRY(note_effect(m, effect));
+  n->value = whole;
+  for (int i = 0; i < group->n_members; i++) {
+    if (group->members[i] == n->inputs[1]) s->f->outputs[s->f->n_outputs] = s->reg[i];
   }
-  s->fused = f;
-  g->nodes[root].value = out;
-  return set_path(s, &g->nodes[root]);
+  s->outputs[s->f->n_outputs++] = target;
+  return ML_OK;
+}
+
+/* Whether anybody but the group's own nodes reads a member. */
+static bool is_read_outside(const ml_vgraph *g, int v, int turn) {
+  for (int i = 0; i < g->nodes[v].n_users; i++) {
+    int user = g->users[g->nodes[v].first_user + i];
+    if (user < 0 || g->nodes[user].group != turn) return true;
+  }
+  return false;
+}
+
+static ml_status emit_program(emitter *m, int turn) {
+  ml_vgraph *g = m->g;
+  const ml_vgroup *group = g->nodes[turn].program;
+  const ml_vnode *last = &g->nodes[group->members[group->n_members - 1]];
+  program_step s = {0};
+  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, 0, ML_FUSED_MAX_INPUTS);
+  s.f = program_of(m, group, s.inputs, s.n_inputs, s.reg);
+  if (!s.f) return ML_MEMORY;
+  ml_value like = {0};
+  for (int i = 0; i < s.n_inputs; i++) {
+    ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
+    const ml_value *v = &m->p->values[s.values[i]];
+    bool full = ml_same_shape(v->ndim, v->shape, last->ndim, last->shape);
+    if (full && like.ndim == 0 && permuted_dense(v) && last->op != ML_OP_copy) like = *v;
+    ML_TRY(broadcast_value(m, s.values[i], last->ndim, last->shape, &s.values[i]));
+  }
+  for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, &s, turn, group->effects[i]));
+  for (int i = 0; i < group->n_members; i++) {
+    int v = group->members[i];
+    if (!is_read_outside(g, v, turn)) continue;
+    ML_TRY(new_result(m, v, like.ndim ? &like : NULL, &g->nodes[v].value));
+    s.f->outputs[s.f->n_outputs] = s.reg[i];
+    s.outputs[s.f->n_outputs++] = g->nodes[v].value;
+  }
+  ml_step *step;
+  ML_TRY(add_program(m, s.f, s.values, s.n_inputs, s.outputs, &step));
+  return set_path(m, step, last);
 }
 
 /* ---- products ---- */
@@ -266,10 +350,13 @@ static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *un
   int outer[2 * ML_FUSED_MAX_INPUTS];
   const ml_vnode *t = &g->nodes[u->root];
   memcpy(outer, u->products, sizeof u->products);
-  int n_outer = outside(g, t->members, t->n_members, outer, u->n_products);
-  unit->epilogue = ml_calloc(1, sizeof *unit->epilogue);
+  const ml_vgroup *group = t->program;
+  int n_outer = ml_vgraph_outside(g, group->members, group->n_members, outer, u->n_products, ML_FUSED_MAX_INPUTS);
+  int reg[ML_GROUP_MEMBERS];
+  unit->epilogue = program_of(m, group, outer, n_outer, reg);
   if (!unit->epilogue) return ML_MEMORY;
-  write_program(g, t->members, t->n_members, outer, n_outer, unit->epilogue);
+  unit->epilogue->n_outputs = 1;
+  unit->epilogue->outputs[0] = reg[group->n_members - 1];
   for (int i = u->n_products; i < n_outer; i++) {
     int value;
     ML_TRY(value_of(m, outer[i], &value));
@@ -309,22 +396,16 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, inputs, n_inputs, outputs, l->n_units, &s));
   s->linears = units;
-  return set_path(s, &g->nodes[l->units[0].products[0]]);
+  return set_path(m, s, &g->nodes[l->units[0].products[0]]);
 }
 
 static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
-  ml_linears *units = ml_calloc(1, sizeof *units);
+  ml_linears *units = ml_bump_alloc(&m->p->memory, 1, sizeof *units);
   if (!units) return ML_MEMORY;
-  size_t steps = m->p->n_steps;
-  ml_status status = emit_units(m, l, units);
-  if (status != ML_OK && (m->p->n_steps == steps || m->p->steps[m->p->n_steps - 1].linears != units)) {
-    for (int i = 0; i < units->n_units; i++) ml_free(units->units[i].epilogue);
-    ml_free(units);
-  }
-  return status;
+  return emit_units(m, l, units);
 }
 
-/* ---- the rest ---- */
+/* ---- leaves and views ---- */
 
 /* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
 static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
@@ -372,49 +453,6 @@ static ml_status emit_view(emitter *m, int v) {
   }
 }
 
-/* ---- states ---- */
-
-static bool lies_in(const ml_plan *p, int value, const ml_buffer *buffer) {
-  const ml_storage *s = &p->storages[p->values[value].storage];
-  return s->place == ML_PLACE_TENSOR && s->buffer == buffer;
-}
-
-/* Whether somebody reads x after this: an output, or a node whose step is not there yet, `writer` aside, which takes
- * care of its own operands. */
-static bool is_awaited(const ml_vgraph *g, int x, int writer) {
-  for (int i = 0; i < g->nodes[x].n_users; i++) {
-    int user = g->users[g->nodes[x].first_user + i];
-    if (user == writer) continue;
-    if (user < 0 || g->nodes[g->nodes[user].group].value < 0) return true;
-  }
-  return false;
-}
-
-/* A version is about to be overwritten: what is still read of it gets a place of its own. */
-static ml_status save_readers(emitter *m, int version, int writer, const ml_buffer *buffer) {
-  ml_vgraph *g = m->g;
-  for (int x = version; x >= 0; x = g->nodes[x].next_view) {
-    ml_vnode *n = &g->nodes[x];
-    if (n->group < 0 || n->value < 0 || !lies_in(m->p, n->value, buffer) || !is_awaited(g, x, writer)) continue;
-    int copy;
-    ML_TRY(new_result(m, x, NULL, &copy));
-    ML_TRY(emit_copy(m, n->value, copy));
-    n->value = copy;
-  }
-  return ML_OK;
-}
-
-static ml_status note_cell(emitter *m, ml_cell *cell, const ml_vnode *effect, bool needed) {
-  ml_plan_cell *c;
-  ML_TRY(ml_plan_cell_of(m->p, cell, &c));
-  c->needed |= needed;
-  if (effect) {
-    c->written = true;
-    c->replaced |= ml_op_infos[effect->op].kind != ML_KIND_APPEND;
-  }
-  return ML_OK;
-}
-
 /* What reads the first version of a state, or a view of it, needs what the state holds. */
 static ml_status note_reader(emitter *m, int v) {
   int version = m->g->nodes[v].version;
@@ -436,7 +474,7 @@ static ml_status add_kernel(emitter *m, ml_vnode *n, const int *values, int outp
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, &output, 1, &s));
   s->attrs = *n->attrs;
-  return set_path(s, n);
+  return set_path(m, s, n);
 }
 
 static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) {
@@ -473,8 +511,7 @@ static ml_status emit_effect(emitter *m, int v, int *values) {
   const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
   if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
   ML_TRY(save_readers(m, version, v, buffer));
-  bool part = n->op != ML_OP_assign || n->inputs[0] != version;
-  ML_TRY(note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version])));
+  ML_TRY(note_effect(m, v));
   ML_TRY(operands(m, n, 1, values));
   for (int k = 1; k < n->n_inputs; k++) {
     if (values[k] >= 0 && lies_in(m->p, values[k], buffer)) ML_TRY(copied(m, &values[k]));
@@ -499,8 +536,8 @@ static ml_status emit_node(emitter *m, int v) {
   if (n->op == ML_OP_input) return emit_input(m, n);
   if (n->op == ML_OP_constant) return ML_OK;
   if (ml_vnode_is_view(n)) return emit_view(m, v);
-  if (ml_vnode_is_elementwise(n)) return emit_elementwise(m, v);
-  int *values = ml_vgraph_alloc(g, (size_t)n->n_inputs, sizeof *values);
+  if (n->program) return emit_program(m, v);
+  int *values = ml_bump_alloc(&g->memory, (size_t)n->n_inputs, sizeof *values);
   if (!values) return ML_MEMORY;
   return ml_vnode_is_effect(n) ? emit_effect(m, v, values) : emit_kernel(m, v, values);
 }

@@ -9,37 +9,41 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_collect(g, p->engine, r));
   ML_TRY(ml_vgraph_select(g));
   if (!r->once) ML_TRY(ml_vgraph_fold(g));
+  ML_TRY(ml_vgraph_forward(g));
   ML_TRY(ml_vgraph_link(g));
   p->n_outputs = (int)g->n_outputs;
-  p->outputs = ml_calloc(g->n_outputs, sizeof *p->outputs);
+  p->outputs = ml_bump_alloc(&p->memory, p->outputs_capacity = g->n_outputs + 8, sizeof *p->outputs);
   if (!p->outputs) return ML_MEMORY;
+  ML_TRY(ml_vgraph_group_products(g));
   ML_TRY(ml_vgraph_group(g));
   ML_TRY(ml_vgraph_emit(g, p));
   ML_TRY(ml_plan_place(p));
   return p->device->table->lower(p->device, p, &p->program);
 }
 
-/* A plan, and with roots->once the tensors that its outputs behind those asked for belong to, for the caller to free.
- */
+/* A plan, and with `kept` the tensors that its outputs behind those asked for belong to, in the plan's memory. */
 static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const ml_roots *r, ml_plan **out,
                         ml_tensor ***kept) {
-  ml_plan *p = ml_calloc(1, sizeof *p);
+  ml_bump memory = {.spare = r->once ? &e->spare : NULL};
+  ml_plan *p = ml_bump_alloc(&memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
-  *p = (ml_plan){.engine = e, .device = e->device, .n_inputs = n_inputs};
+  *p = (ml_plan){.memory = memory, .engine = e, .device = e->device, .n_inputs = n_inputs};
   if (r->n_outputs) p->device = r->outputs[0]->device;
-  p->input_values = ml_calloc((size_t)n_inputs, sizeof *p->input_values);
+  p->input_values = ml_bump_alloc(&p->memory, (size_t)n_inputs, sizeof *p->input_values);
   ml_status status = p->input_values ? ML_OK : ML_MEMORY;
   for (int i = 0; i < n_inputs && status == ML_OK; i++) {
     p->input_values[i] = (ml_value){.dtype = inputs[i]->dtype, .ndim = inputs[i]->ndim};
     memcpy(p->input_values[i].shape, inputs[i]->shape, sizeof inputs[i]->shape);
   }
-  ml_vgraph g = {0};
+  ml_vgraph g = {.memory = {.spare = &e->spare}};
   if (status == ML_OK) status = build(p, &g, r);
-  if (status == ML_OK && kept) {
-    *kept = g.kept;
-    g.kept = NULL;
+  if (status == ML_OK && kept && g.n_kept) {
+    *kept = ml_bump_alloc(&p->memory, g.n_kept, sizeof(ml_tensor *));
+    if (*kept) memcpy(*kept, g.kept, g.n_kept * sizeof(ml_tensor *));
+    else status = ML_MEMORY;
   }
-  ml_vgraph_free(&g);
+  for (size_t i = 0; i < g.n_held; i++) ml_tensor_release(g.held[i]);
+  ml_bump_free(&g.memory);
   if (status != ML_OK) {
     ml_plan_free(p);
     return status;
@@ -97,14 +101,14 @@ static ml_status no_value(void) {
 
 /* Whether what is recorded has values now: it depends on weights and constants alone. */
 static ml_status check_known(ml_engine *e, const ml_roots *r) {
-  ml_vgraph g;
+  ml_vgraph g = {.memory = {.spare = &e->spare}};
   ml_status status = ml_vgraph_collect(&g, e, r);
   bool known = true;
   for (size_t i = 0; status == ML_OK && i < g.n_nodes; i++) {
     const ml_vnode *n = &g.nodes[i];
     known = known && n->op != ML_OP_input && !(ml_vnode_is_leaf(n) && ml_tensor_is_attached(n->tensor));
   }
-  ml_vgraph_free(&g);
+  ml_bump_free(&g.memory);
   return known ? status : no_value();
 }
 
@@ -112,6 +116,7 @@ static ml_status check_known(ml_engine *e, const ml_roots *r) {
 
 /* Gives a tensor the storage of `from`, which is new; its node goes. */
 static void settle(ml_tensor *t, const ml_tensor *from) {
+  ml_tensor_keep_window(t); /* out of memory, it is a value and no more */
   ml_buffer *old = t->buffer;
   t->buffer = ml_buffer_retain(from->buffer);
   t->offset = from->offset;
@@ -169,7 +174,8 @@ static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
   bool began = false;
   ml_status status = create(e, NULL, 0, r, &plan, &kept);
   if (status == ML_OK) status = check_cells(plan);
-  if (status == ML_OK && !(results = ml_calloc((size_t)plan->n_outputs, sizeof *results))) status = ML_MEMORY;
+  if (status == ML_OK && !(results = ml_bump_alloc(&plan->memory, (size_t)plan->n_outputs, sizeof(ml_tensor *))))
+    status = ML_MEMORY;
   if (status == ML_OK) status = ml_plan_execute(plan, NULL, results, &began);
   for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) {
     settle(i < r->n_outputs ? r->outputs[i] : kept[i - r->n_outputs], results[i]);
@@ -179,8 +185,6 @@ static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
     if (plan->cells[i].replaced) plan->cells[i].cell->invalid = false;
   }
   ml_plan_free(plan);
-  ml_free(results);
-  ml_free(kept);
   if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
   if (status == ML_OK) settle_effects(e);
   else lose_effects(e);

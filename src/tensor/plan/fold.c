@@ -25,10 +25,22 @@ static void find_feeding(const ml_vgraph *g, const bool *fixed, bool *feeds) {
   }
 }
 
+/* Evaluating lets the nodes of tensors go, and with them tensors that nobody else holds: the graph must hold its own.
+ */
+static ml_status hold(ml_vgraph *g) {
+  g->held = ml_bump_alloc(&g->memory, g->n_nodes, sizeof(ml_tensor *));
+  if (!g->held) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    if (g->nodes[i].tensor) g->held[g->n_held++] = ml_tensor_retain(g->nodes[i].tensor);
+  }
+  return ML_OK;
+}
+
 ml_status ml_vgraph_fold(ml_vgraph *g) {
   ML_TRY(ml_vgraph_link(g));
-  bool *fixed = ml_vgraph_alloc(g, g->n_nodes, sizeof *fixed), *feeds = ml_vgraph_alloc(g, g->n_nodes, sizeof *feeds);
-  ml_tensor **folded = ml_vgraph_alloc(g, g->n_nodes, sizeof(ml_tensor *));
+  bool *fixed = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *fixed),
+       *feeds = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *feeds);
+  ml_tensor **folded = ml_bump_alloc(&g->memory, g->n_nodes, sizeof(ml_tensor *));
   if (!fixed || !feeds || !folded) return ML_MEMORY;
   size_t n = 0;
   for (size_t i = 0; i < g->n_nodes; i++) fixed[i] = is_fixed(fixed, &g->nodes[i]);
@@ -39,6 +51,7 @@ ml_status ml_vgraph_fold(ml_vgraph *g) {
     if (computed && ml_tensor_nbytes(node->tensor) <= FOLD_BYTES) folded[n++] = node->tensor;
   }
   if (!n) return ML_OK;
+  ML_TRY(hold(g));
   ML_TRY(ml_evaluate(g->engine, folded, n, false));
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *node = &g->nodes[i];

@@ -7,6 +7,12 @@
 
 #include "tensor/plan/plan.h"
 
+/* Elementwise nodes of one shape that are one program. */
+typedef struct ml_vgroup {
+  int *members, n_members; /* ascending */
+  int *effects, n_effects; /* assignments of members' values that it carries out, ascending */
+} ml_vgroup;
+
 typedef struct ml_vnode {
   int op;            /* ml_op; ML_OP_COUNT for a tensor with storage */
   ml_tensor *tensor; /* borrowed, the roots hold it; NULL of a node that a pass made */
@@ -26,12 +32,12 @@ typedef struct ml_vnode {
   int output;              /* the plan output that it is, or -1 */
   int value;               /* the plan's value once emitted, or -1 */
   int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
-  int *members, n_members; /* of the last node of a group of elementwise nodes: those, ascending */
+  ml_vgroup *program;      /* of the node at whose turn a group of elementwise nodes is computed: the group */
   int unit;                /* of a product and of a unit's root: the step (ml_vgraph.linears) that holds it, or -1 */
   int linears;             /* the first of the steps that are emitted at its turn, or -1 */
 } ml_vnode;
 
-/* Products that share one step: filled by group.c. */
+/* Products that share one step: filled by products.c. */
 typedef struct ml_vunit {
   int root; /* vnode of the unit's result */
   int n_products, products[ML_UNIT_MAX_WEIGHTS];
@@ -56,7 +62,9 @@ typedef struct ml_vgraph {
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
-  struct ml_chunk *chunks; /* memory of the passes, freed with the graph */
+  ml_tensor **held; /* retained, where the tensors of nodes might go meanwhile */
+  size_t n_held;
+  ml_bump memory; /* of all of it */
 } ml_vgraph;
 
 /* What a plan is made for: outputs and effects, each lazy or with storage. */
@@ -69,21 +77,34 @@ typedef struct ml_roots {
                 somebody may read them later */
 } ml_roots;
 
-/* collect.c: the nodes that the roots need, equal ones merged. */
+/* collect.c: the nodes that the roots need, equal ones merged. The graph has its memory already, and nothing else. */
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *roots);
-void ml_vgraph_free(ml_vgraph *g);
 /* Versions, constants, what is dead, users: after the last pass that changes nodes. */
 ml_status ml_vgraph_link(ml_vgraph *g);
 /* Versions and constants alone. */
 void ml_vgraph_find_versions(ml_vgraph *g);
-/* Zeroed memory that lives as long as the graph. */
-void *ml_vgraph_alloc(ml_vgraph *g, size_t count, size_t size);
 /* select.c: moves selections of rows up to where all rows are needed. */
 ml_status ml_vgraph_select(ml_vgraph *g);
 /* fold.c: nodes that depend on weights and constants alone and feed others are computed, and become leaves. */
 ml_status ml_vgraph_fold(ml_vgraph *g);
-/* group.c: decides which nodes are computed inside another's step. */
+/* forward.c: who reads a state that was assigned whole reads what was assigned. */
+ml_status ml_vgraph_forward(ml_vgraph *g);
+/* products.c: products of packed weights, with the elementwise work behind them and the norms before them. */
+ml_status ml_vgraph_group_products(ml_vgraph *g);
+/* group.c: groups of the elementwise nodes that are left. */
 ml_status ml_vgraph_group(ml_vgraph *g);
+
+/* The elementwise nodes that can be computed in the step of `root`, which is one: ascending, root last. Writes them to
+ * `members`, of ML_GROUP_MEMBERS, and returns their number. */
+enum { ML_GROUP_MEMBERS = ML_FUSED_MAX_CODE / 2 };
+int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
+/* Makes a group of them, computed at the turn of node `turn`. */
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const int *members, int n, const int *effects, int n_effects);
+/* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
+ * max + 1. */
+int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max);
+/* Instructions of a program over a set of nodes: theirs, and one for each operand that is a constant. */
+int ml_vgraph_code_size(const ml_vgraph *g, const int *members, int n);
 /* emit.c: writes the steps. */
 ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p);
 
@@ -91,6 +112,11 @@ ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p);
  * then read a copy. */
 bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to);
 
+/* The turn at which a live node is computed. */
+static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {
+  int root = g->nodes[v].group, unit = g->nodes[root].unit;
+  return unit >= 0 ? g->linears[unit].at : root;
+}
 static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
 static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op);

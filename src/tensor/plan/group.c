@@ -1,16 +1,24 @@
-/* group.c: which nodes are computed inside another node's step.
+/* group.c: which elementwise nodes are one program.
  *
- * Products (linear with packed weights): a product and the elementwise work on its result become one unit, which saves
- * the result's trip to memory and a barrier; two products of one input that meet in an elementwise expression (gate and
- * up) become one unit too. Units that share their input share a step, which saves the input's rounding and a barrier
- * each; a norm that only they read is done inside for few rows, which saves another barrier. Elementwise: a producer
- * whose users are all in one expression moves into it, which saves writing and reading it. */
+ * A producer whose users are all in one expression moves into it, which saves writing and reading it; one that others
+ * read later is an output of the program beside the last, which saves reading it. An assignment of a value that the
+ * program computes is carried out by it: the value goes to the state at once, which saves writing and reading it. */
 #include "tensor/plan/graph.h"
 
 #include <string.h>
 
-/* Rows up to which every thread repeats the norm rather than wait for it. */
-enum { NORM_INSIDE_ROWS = 4 };
+/* Users of a node that are looked at: with more it is a value on its own. */
+enum { MOST_USERS = 48 };
+
+typedef struct gathering {
+  const ml_vgraph *g;
+  int turn;     /* the node at whose turn it is all computed */
+  int like;     /* the node whose shape all members have */
+  bool several; /* outputs beside the last, and effects */
+  int members[ML_GROUP_MEMBERS], n_members;
+  int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
+  int n_outputs; /* of values that others read, and of effects */
+} gathering;
 
 static bool listed(const int *list, int n, int v) {
   for (int i = 0; i < n; i++) {
@@ -19,38 +27,20 @@ static bool listed(const int *list, int n, int v) {
   return false;
 }
 
-/* Members of a group, and what they read from outside. */
-enum { MAX_MEMBERS = ML_FUSED_MAX_CODE / 2 };
-
-static bool can_join(const ml_vgraph *g, int v, int root, const int *members, int n) {
-  const ml_vnode *p = &g->nodes[v];
-  if (!ml_vnode_is_elementwise(p) || p->group != v || p->unit >= 0 || p->n_users > 3 * n ||
-      !ml_vnode_same_shape(p, &g->nodes[root]))
-    return false;
-  for (int i = 0; i < p->n_users; i++) {
-    int user = g->users[p->first_user + i];
-    if (user < 0 || !listed(members, n, user)) return false;
-  }
-  return !ml_vgraph_is_late(g, v, root);
-}
-
-/* Inputs that a set of members reads from outside, constants aside. */
-static int outside_inputs(const ml_vgraph *g, const int *members, int n, int *inputs, int max) {
-  int count = 0;
-  for (int i = 0; i < n; i++) {
+int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max) {
+  for (int i = 0; i < n_members; i++) {
     const ml_vnode *m = &g->nodes[members[i]];
     for (int k = 0; k < m->n_inputs; k++) {
       int v = m->inputs[k];
-      if (listed(members, n, v) || g->nodes[v].constant >= 0 || listed(inputs, count, v)) continue;
-      if (count == max) return max + 1;
-      inputs[count++] = v;
+      if (listed(members, n_members, v) || g->nodes[v].constant >= 0 || listed(inputs, n, v)) continue;
+      if (n == max) return max + 1;
+      inputs[n++] = v;
     }
   }
-  return count;
+  return n;
 }
 
-/* Instructions of a program over a set of members: theirs, and one for each operand that is a constant. */
-static int code_size(const ml_vgraph *g, const int *members, int n) {
+int ml_vgraph_code_size(const ml_vgraph *g, const int *members, int n) {
   int size = n;
   for (int i = 0; i < n; i++) {
     const ml_vnode *m = &g->nodes[members[i]];
@@ -59,199 +49,132 @@ static int code_size(const ml_vgraph *g, const int *members, int n) {
   return size;
 }
 
-/* Elementwise nodes of the same shape that can move into root's step: writes their vnodes, ascending, root last. */
-static int gather(const ml_vgraph *g, int root, int *members, int max) {
-  int n = 0, inputs[ML_FUSED_MAX_INPUTS + 1];
-  members[n++] = root;
-  for (bool grown = true; grown;) {
-    grown = false;
-    for (int i = 0; i < n && !grown; i++) {
-      const ml_vnode *m = &g->nodes[members[i]];
-      for (int k = 0; k < m->n_inputs && n < max; k++) {
-        int v = m->inputs[k];
-        if (listed(members, n, v) || !can_join(g, v, root, members, n)) continue;
-        members[n] = v;
-        if (outside_inputs(g, members, n + 1, inputs, ML_FUSED_MAX_INPUTS) > ML_FUSED_MAX_INPUTS) continue;
-        if (code_size(g, members, n + 1) > ML_FUSED_MAX_CODE) continue;
-        n++;
-        grown = true;
-        break;
-      }
-    }
-  }
-  for (int i = 1; i < n; i++) { /* ascending, so that operands come before their users */
-    int v = members[i], j = i;
-    for (; j > 0 && members[j - 1] > v; j--) members[j] = members[j - 1];
-    members[j] = v;
-  }
-  return n;
-}
+/* ---- joining ---- */
 
-/* ---- products ---- */
+/* Whether a node's step comes after the group's. */
+static bool is_later(const gathering *t, int user) { return user < 0 || ml_vgraph_turn(t->g, user) > t->turn; }
 
-static bool is_product(const ml_vgraph *g, int v) {
-  const ml_vnode *n = &g->nodes[v];
-  return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].layout == ML_LAYOUT_PANELS &&
-         n->dtype == ML_F32;
-}
-
-/* The nodes are computed in the step of the last of them. */
-static ml_status make_group(ml_vgraph *g, const int *members, int n) {
-  ml_vnode *root = &g->nodes[members[n - 1]];
-  root->members = ml_vgraph_alloc(g, (size_t)n, sizeof *members);
-  if (!root->members) return ML_MEMORY;
-  memcpy(root->members, members, (size_t)n * sizeof *members);
-  root->n_members = n;
-  for (int i = 0; i < n; i++) g->nodes[members[i]].group = members[n - 1];
-  return ML_OK;
-}
-
-/* The last node of the chain of single elementwise users that begins at a product, and to which it can move. */
-static int chain_end(const ml_vgraph *g, int v) {
-  int first = v;
-  for (;;) {
-    const ml_vnode *n = &g->nodes[v];
-    if (n->n_users != 1 || n->output >= 0) return v;
-    int user = g->users[n->first_user];
-    if (user < 0 || !ml_vnode_is_elementwise(&g->nodes[user]) || g->nodes[user].dtype != ML_F32) return v;
-    if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
-        !ml_vnode_same_shape(&g->nodes[user], &g->nodes[first]))
-      return v;
-    if (ml_vgraph_is_late(g, first, user)) return v;
-    v = user;
-  }
-}
-
-/* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other
- * user. */
-static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
-  int root = chain_end(g, first), members[MAX_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1];
-  *u = (ml_vunit){.root = first, .n_products = 1, .products = {first}};
-  if (root == first) return ML_OK;
-  int n = gather(g, root, members, MAX_MEMBERS);
-  int n_inputs = outside_inputs(g, members, n, inputs, ML_FUSED_MAX_INPUTS);
-  if (!listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
-  const ml_vnode *p = &g->nodes[first];
-  for (int i = 0; i < n_inputs; i++) {
-    const ml_vnode *o = &g->nodes[inputs[i]];
-    if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
-    if (o->inputs[0] == p->inputs[0] && ml_vnode_same_shape(o, p) &&
-        g->nodes[o->inputs[1]].dtype == g->nodes[p->inputs[1]].dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root))
-        u->products[u->n_products++] = inputs[i];
-    } else if (inputs[i] > first) {
-      u->n_products = 1;
-      return ML_OK; /* that product comes later: the expression is its epilogue */
-    }
-  }
-  u->root = root;
-  return make_group(g, members, n);
-}
-
-static int64_t rows_of(const ml_vnode *x) { return ml_vnode_last(x) ? ml_vnode_size(x) / ml_vnode_last(x) : 0; }
-
-/* The turn at which a node's value is there. */
-static int made_at(const ml_vgraph *g, int v) { return g->nodes[v].unit >= 0 ? g->linears[g->nodes[v].unit].at : v; }
-
-/* Whether a node of a unit can be computed at another turn: what it reads from outside the unit is there (`inside` is
- * what it reads from within), and no effect comes between. */
-static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) {
-  const ml_vnode *m = &g->nodes[v];
-  for (int k = 0; k < m->n_inputs; k++) {
-    int i = m->inputs[k];
-    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) ||
-        g->nodes[i].constant >= 0)
-      continue;
-    if (made_at(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0))
-      return false; /* such a product has no turn yet */
-  }
-  return !ml_vgraph_is_late(g, v, at);
-}
-
-/* A step that takes the unit: same input, nobody needs the result before the step runs, and everything that the unit
- * reads is there by then. */
-static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *u) {
-  if (l->n_units == ML_LINEARS_MAX_UNITS || l->x != g->nodes[u->products[0]].inputs[0]) return false;
-  const ml_vnode *root = &g->nodes[u->root];
-  for (int i = 0; i < root->n_users; i++) {
-    int user = g->users[root->first_user + i];
-    if (user >= 0 && user <= l->at) return false;
-  }
-  for (int i = 0; i < u->n_products; i++) {
-    if (!can_move(g, u->products[i], l->at, u)) return false;
-  }
-  for (int i = 0; i < root->n_members; i++) {
-    if (!can_move(g, root->members[i], l->at, u)) return false;
+/* Whether the group can carry out an assignment of its member v. It happens later than it would by itself, when nobody
+ * has read the new version yet. */
+static bool can_assign(const gathering *t, int effect, int v) {
+  const ml_vnode *e = &t->g->nodes[effect];
+  if (e->op != ML_OP_assign || e->inputs[1] != v || e->group != effect || e->program || effect > t->turn ||
+      e->n_users > MOST_USERS)
+    return false;
+  for (int i = 0; i < e->n_users; i++) {
+    if (!is_later(t, t->g->users[e->first_user + i])) return false;
   }
   return true;
 }
 
-/* Steps that are looked at for a unit, of those that share its input. */
-enum { MAX_OPEN = 8 };
+/* Whether v, computed at the group's turn, would read a version that is overwritten by then, other than by the group.
+ */
+static bool is_late(const gathering *t, int v) {
+  const ml_vgraph *g = t->g;
+  for (int k = 0; k < g->nodes[v].n_inputs; k++) {
+    int version = g->nodes[g->nodes[v].inputs[k]].version, writer = version < 0 ? -1 : g->nodes[version].writer;
+    if (v < writer && writer < t->turn && !listed(t->effects, t->n_effects, writer)) return true;
+  }
+  return false;
+}
 
-/* `open`: of a node the last step made that has it as its input, and `before`, of a step the one made before that. */
-static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **before, size_t *capacity) {
-  int x = g->nodes[u->products[0]].inputs[0], index = open[x] - 1, fits = -1;
-  for (int looked = 0; index >= 0 && looked < MAX_OPEN; looked++, index = (*before)[index] - 1) {
-    if (unit_fits(g, &g->linears[index], u)) fits = index; /* the first one, if several do */
+/* Adds v and the assignments of it where all that reads v is in the group or comes later; false, with nothing changed,
+ * where not. */
+static bool join(gathering *t, int v) {
+  const ml_vgraph *g = t->g;
+  const ml_vnode *n = &g->nodes[v];
+  int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
+  bool stored = false, fits = ml_vnode_is_elementwise(n) && n->group == v && n->unit < 0 && n->n_users <= MOST_USERS &&
+                              ml_vnode_same_shape(n, &g->nodes[t->like]) && t->n_members < ML_GROUP_MEMBERS;
+  for (int i = 0; fits && i < n->n_users; i++) {
+    int user = g->users[n->first_user + i];
+    if (user >= 0 && (listed(t->members, t->n_members, user) || listed(t->effects, t->n_effects, user))) continue;
+    if (t->several && user >= 0 && t->n_effects < ML_FUSED_MAX_OUTPUTS && can_assign(t, user, v))
+      t->effects[t->n_effects++] = user;
+    else if (t->several && is_later(t, user)) stored = true;
+    else fits = false;
   }
-  index = fits;
-  if (index < 0) {
-    ML_TRY(ML_GROW(g->linears, g->linears_capacity, g->n_linears + 1));
-    ML_TRY(ML_GROW(*before, *capacity, g->n_linears + 1));
-    index = (int)g->n_linears++;
-    g->linears[index] = (ml_vlinears){.at = u->root, .x = x, .norm = -1, .next = g->nodes[u->root].linears};
-    g->nodes[u->root].linears = index;
-    (*before)[index] = open[x];
-    open[x] = index + 1;
+  if (fits) {
+    t->members[t->n_members] = v;
+    int outputs = t->n_outputs + (t->n_effects - n_effects) + stored;
+    fits = !is_late(t, v) && outputs <= ML_FUSED_MAX_OUTPUTS &&
+           ml_vgraph_outside(g, t->members, t->n_members + 1, inputs, 0, ML_FUSED_MAX_INPUTS) <= ML_FUSED_MAX_INPUTS &&
+           ml_vgraph_code_size(g, t->members, t->n_members + 1) <= ML_FUSED_MAX_CODE;
+    if (fits) {
+      t->n_members++;
+      t->n_outputs = outputs;
+      return true;
+    }
   }
-  ml_vlinears *l = &g->linears[index];
-  l->units[l->n_units++] = *u;
-  for (int i = 0; i < u->n_products; i++) {
-    g->nodes[u->products[i]].unit = index;
-    g->nodes[u->products[i]].group = u->root;
+  t->n_effects = n_effects;
+  return false;
+}
+
+static void sort(int *list, int n) {
+  for (int i = 1; i < n; i++) {
+    int v = list[i], j = i;
+    for (; j > 0 && list[j - 1] > v; j--) list[j] = list[j - 1];
+    list[j] = v;
   }
-  g->nodes[u->root].unit = index;
-  g->nodes[u->root].group = u->root;
+}
+
+/* From the members that are there, all that can join. */
+static void grow(gathering *t) {
+  for (bool grown = true; grown;) {
+    grown = false;
+    for (int i = 0; i < t->n_members && !grown; i++) {
+      const ml_vnode *m = &t->g->nodes[t->members[i]];
+      for (int k = 0; k < m->n_inputs && !grown; k++) {
+        int v = m->inputs[k];
+        grown = !listed(t->members, t->n_members, v) && join(t, v);
+      }
+    }
+  }
+  sort(t->members, t->n_members); /* so that operands come before their users */
+  sort(t->effects, t->n_effects);
+}
+
+int ml_vgraph_gather(const ml_vgraph *g, int root, int *members) {
+  gathering t = {.g = g, .turn = root, .like = root, .members = {root}, .n_members = 1, .n_outputs = 1};
+  grow(&t);
+  memcpy(members, t.members, (size_t)t.n_members * sizeof *members);
+  return t.n_members;
+}
+
+/* ---- groups ---- */
+
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const int *members, int n, const int *effects, int n_effects) {
+  ml_vgroup *group = ml_bump_alloc(&g->memory, 1, sizeof *group);
+  int *list = ml_bump_alloc(&g->memory, (size_t)(n + n_effects), sizeof *list);
+  if (!group || !list) return ML_MEMORY;
+  memcpy(list, members, (size_t)n * sizeof *members);
+  if (n_effects) memcpy(list + n, effects, (size_t)n_effects * sizeof *effects);
+  *group = (ml_vgroup){.members = list, .n_members = n, .effects = list + n, .n_effects = n_effects};
+  g->nodes[turn].program = group;
+  for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
   return ML_OK;
 }
 
-static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
-  const ml_vnode *x = &g->nodes[l->x];
-  if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || rows_of(x) > NORM_INSIDE_ROWS) return;
-  if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].dtype != ML_F32) return;
-  if (ml_vgraph_is_late(g, l->x, l->at)) return;
-  for (int i = 0; i < x->n_users; i++) {
-    int user = g->users[x->first_user + i];
-    if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
+/* The group whose last node is v: an elementwise one, or an assignment of one. */
+static ml_status group_at(ml_vgraph *g, int v) {
+  const ml_vnode *n = &g->nodes[v];
+  gathering t = {.g = g, .turn = v, .like = v, .several = true, .n_outputs = 1};
+  if (n->op == ML_OP_assign) {
+    t.like = n->inputs[1];
+    t.effects[t.n_effects++] = v;
+    if (!join(&t, t.like)) return ML_OK;
+  } else {
+    t.members[t.n_members++] = v;
   }
-  l->norm = l->x;
-  g->nodes[l->norm].group = l->at;
-  l->x = x->inputs[0];
-}
-
-static ml_status group_products(ml_vgraph *g) {
-  int *open = ml_vgraph_alloc(g, g->n_nodes, sizeof *open), *before = NULL;
-  size_t capacity = 0;
-  ml_status status = open ? ML_OK : ML_MEMORY;
-  for (size_t v = 0; v < g->n_nodes && status == ML_OK; v++) {
-    if (!is_product(g, (int)v) || g->nodes[v].unit >= 0) continue;
-    ml_vunit u;
-    status = fill_unit(g, (int)v, &u);
-    if (status == ML_OK) status = add_unit(g, &u, open, &before, &capacity);
-  }
-  ml_free(before);
-  for (size_t i = 0; i < g->n_linears; i++) absorb_norm(g, &g->linears[i]);
-  return status;
+  grow(&t);
+  return ml_vgraph_make_group(g, v, t.members, t.n_members, t.effects, t.n_effects);
 }
 
 ml_status ml_vgraph_group(ml_vgraph *g) {
-  ML_TRY(group_products(g));
   for (size_t i = g->n_nodes; i-- > 0;) {
-    ml_vnode *n = &g->nodes[i];
-    if (!ml_vnode_is_elementwise(n) || n->group != (int)i || n->unit >= 0) continue;
-    int members[MAX_MEMBERS];
-    ML_TRY(make_group(g, members, gather(g, (int)i, members, MAX_MEMBERS)));
+    const ml_vnode *n = &g->nodes[i];
+    if (n->group != (int)i || n->unit >= 0) continue;
+    if (ml_vnode_is_elementwise(n) || n->op == ML_OP_assign) ML_TRY(group_at(g, (int)i));
   }
   return ML_OK;
 }

@@ -11,8 +11,8 @@
 
 enum { ALIGN = 64 };
 
-/* Up to so many storages, all pairs are looked at. */
-enum { FEW = 2048 };
+/* Up to so many storages, and where there is something to gain, all pairs are looked at. */
+enum { FEW = 2048, SMALL = 1 << 16 };
 
 static void touch(ml_plan *p, int value, int step) {
   if (value < 0) return;
@@ -148,6 +148,7 @@ typedef struct placing {
   size_t *offsets, *best; /* of this try, and of the best one so far */
   size_t bytes, live;     /* of the best one; what lives at once at most */
   arena arena;
+  ml_bump *memory;
 } placing;
 
 static int begin_of(const placing *p, size_t i, bool backwards) {
@@ -218,7 +219,7 @@ static int by_offset(const void *a, const void *b) {
 }
 
 static ml_status largest_first(placing *p) {
-  ranked *order = ml_calloc(2 * p->n, sizeof *order), *live = order + p->n;
+  ranked *order = ml_bump_alloc(p->memory, 2 * p->n, sizeof *order), *live = order + p->n;
   if (!order) return ML_MEMORY;
   size_t bytes = 0;
   for (size_t i = 0; i < p->n; i++) order[i] = (ranked){p->list[i]->bytes, 0, (int)i};
@@ -239,7 +240,6 @@ static ml_status largest_first(placing *p) {
     if (at + s->bytes > bytes) bytes = at + s->bytes;
   }
   keep_best(p, bytes);
-  ml_free(order);
   return ML_OK;
 }
 
@@ -247,9 +247,9 @@ static ml_status largest_first(placing *p) {
 
 static ml_status place(placing *p, ml_plan *plan) {
   size_t n = p->n, steps = plan->n_steps;
-  int *numbers = ml_calloc(3 * n + 2 * steps, sizeof *numbers);
-  size_t *offsets = ml_calloc(2 * n, sizeof *offsets);
-  p->arena.blocks = ml_calloc(2 * n + 1, sizeof *p->arena.blocks);
+  int *numbers = ml_bump_alloc(p->memory, 3 * n + 2 * steps, sizeof *numbers);
+  size_t *offsets = ml_bump_alloc(p->memory, 2 * n, sizeof *offsets);
+  p->arena.blocks = ml_bump_alloc(p->memory, 2 * n + 1, sizeof *p->arena.blocks);
   ml_status status = numbers && offsets && p->arena.blocks ? ML_OK : ML_MEMORY;
   if (status == ML_OK) {
     p->n_steps = steps;
@@ -261,22 +261,20 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
-    if (p->bytes > p->live && n <= FEW) status = largest_first(p);
+    if (p->bytes > p->live && p->bytes > SMALL && n <= FEW) status = largest_first(p);
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
   }
-  ml_free(numbers);
-  ml_free(offsets);
-  ml_free(p->arena.blocks);
   return status;
 }
 
 ml_status ml_plan_place(ml_plan *plan) {
   find_lifetimes(plan);
-  placing p = {0};
+  ml_bump memory = {.spare = &plan->engine->spare};
+  placing p = {.memory = &memory};
   for (size_t i = 0; i < plan->n_storages; i++) p.n += plan->storages[i].place == ML_PLACE_ARENA;
   if (p.n == 0) return ML_OK;
-  p.list = ml_calloc(p.n, sizeof(ml_storage *));
+  p.list = ml_bump_alloc(&memory, p.n, sizeof(ml_storage *));
   if (!p.list) return ML_MEMORY;
   p.n = 0;
   for (size_t i = 0; i < plan->n_storages; i++) {
@@ -286,7 +284,7 @@ ml_status ml_plan_place(ml_plan *plan) {
     p.list[p.n++] = s;
   }
   ml_status status = p.n ? place(&p, plan) : ML_OK;
-  ml_free(p.list);
+  ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;
 }

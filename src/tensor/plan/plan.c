@@ -17,14 +17,14 @@ bool ml_value_is_dense(const ml_value *v) {
 }
 
 ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
-  ML_TRY(ML_GROW(p->values, p->values_capacity, p->n_values + 1));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->values, p->values_capacity, p->n_values + 1));
   p->values[p->n_values] = *v;
   *out = (int)p->n_values++;
   return ML_OK;
 }
 
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
-  ML_TRY(ML_GROW(p->storages, p->storages_capacity, p->n_storages + 1));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->storages, p->storages_capacity, p->n_storages + 1));
   s.first = s.last = -1;
   if (s.buffer) ml_buffer_retain(s.buffer);
   p->storages[p->n_storages] = s;
@@ -34,8 +34,8 @@ ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
 
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
                            ml_step **out) {
-  ML_TRY(ML_GROW(p->steps, p->steps_capacity, p->n_steps + 1));
-  int *operands = ml_calloc((size_t)(n_inputs + n_outputs), sizeof *operands);
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->steps, p->steps_capacity, p->n_steps + 1));
+  int *operands = ml_bump_alloc(&p->memory, (size_t)(n_inputs + n_outputs), sizeof *operands);
   if (!operands) return ML_MEMORY;
   if (n_inputs)
     memcpy(operands, inputs, (size_t)n_inputs * sizeof *inputs); /* a step may have none, and NULL for them */
@@ -50,7 +50,7 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
 
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
   if (!cell->slot || cell->slot > p->n_cells || p->cells[cell->slot - 1].cell != cell) {
-    ML_TRY(ML_GROW(p->cells, p->cells_capacity, p->n_cells + 1));
+    ML_TRY(ML_BUMP_GROW(&p->memory, p->cells, p->cells_capacity, p->n_cells + 1));
     p->cells[p->n_cells++] = (ml_plan_cell){.cell = ml_cell_retain(cell)};
     cell->slot = p->n_cells;
   }
@@ -61,24 +61,11 @@ ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
 void ml_plan_free(ml_plan *p) {
   if (!p) return;
   if (p->program) p->device->table->drop(p->device, p->program);
-  for (size_t i = 0; i < p->n_steps; i++) {
-    ml_step *s = &p->steps[i];
-    for (int u = 0; s->linears && u < s->linears->n_units; u++) ml_free(s->linears->units[u].epilogue);
-    ml_free(s->linears);
-    ml_free(s->fused);
-    ml_free(s->inputs);
-    ml_free(s->path);
-  }
   for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
   for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
   ml_buffer_release(p->arena);
-  ml_free(p->cells);
-  ml_free(p->values);
-  ml_free(p->storages);
-  ml_free(p->steps);
-  ml_free(p->input_values);
-  ml_free(p->outputs);
-  ml_free(p);
+  ml_bump memory = p->memory; /* which holds the plan too */
+  ml_bump_free(&memory);
 }
 
 /* ---- running ---- */
@@ -201,6 +188,16 @@ static void say_program(text *t, const ml_fused *f) {
   for (int i = 0; i < f->n_code; i++) say(t, "%s%s", i ? " " : "", ml_op_name((ml_op)f->code[i].op));
 }
 
+/* Bytes of the elements that a value has in memory: of what is broadcast, one each. */
+static size_t read_bytes(const ml_value *v) {
+  if (v->layout != ML_LAYOUT_STRIDED) return ml_value_bytes(v);
+  ml_value own = *v;
+  for (int i = 0; i < v->ndim; i++) {
+    if (v->strides[i] == 0 && v->shape[i] > 1) own.shape[i] = 1;
+  }
+  return ml_value_bytes(&own);
+}
+
 static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   const ml_step *s = &p->steps[i];
   size_t bytes = 0;
@@ -210,7 +207,7 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
     /* attention and look-ups read a part of these that the data decides */
     bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) ||
                    (s->op == ML_OP_cache_append && k == 0);
-    if (!partial) bytes += ml_value_bytes(v);
+    if (!partial) bytes += read_bytes(v);
   }
   for (int k = 0; k < s->n_outputs; k++) {
     if (s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);
@@ -220,8 +217,12 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
       ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
   if (s->fused) {
+    int states = 0;
+    for (int k = 0; k < s->n_outputs; k++) states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
     say(t, "  ");
     say_program(t, s->fused);
+    if (s->n_outputs > 1) say(t, " -> %d outputs", s->n_outputs);
+    if (states) say(t, " -> %d assigned", states);
   }
   if (s->linears) {
     say(t, "  %s%d units", s->linears->norm ? "norm -> " : "", s->linears->n_units);

@@ -5,6 +5,7 @@
 #ifndef ML_PLAN_PLAN_H
 #define ML_PLAN_PLAN_H
 
+#include "base/bump.h"
 #include "tensor/ops.h"
 #include "tensor/state.h"
 
@@ -46,9 +47,9 @@ enum {
 };
 
 /* An elementwise program over tiles. Registers 0..n_inputs-1 hold the step's inputs; instruction i writes register
- * n_inputs + i; the last register is the step's output. Every register is computed in the class of its dtype and
- * rounded to it. */
-enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_CODE = 28 };
+ * n_inputs + i; output k of the step is register outputs[k]. Every register is computed in the class of its dtype and
+ * rounded to it. An output may lie where an input does, element for element. */
+enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_OUTPUTS = 4, ML_FUSED_MAX_CODE = 48 };
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
   ml_dtype dtype;
@@ -57,9 +58,10 @@ typedef struct ml_fused_op {
   int64_t i;
 } ml_fused_op;
 typedef struct ml_fused {
-  int n_inputs, n_code;
+  int n_inputs, n_code, n_outputs;
+  int outputs[ML_FUSED_MAX_OUTPUTS];
   ml_dtype input_dtypes[ML_FUSED_MAX_INPUTS];
-  ml_fused_op code[ML_FUSED_MAX_CODE];
+  ml_fused_op code[]; /* ML_FUSED_MAX_CODE at most */
 } ml_fused;
 
 /* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1).
@@ -69,7 +71,7 @@ enum { ML_LINEARS_MAX_UNITS = 4, ML_UNIT_MAX_WEIGHTS = 2 };
 typedef struct ml_linear_unit {
   int n_weights, weights[ML_UNIT_MAX_WEIGHTS]; /* step inputs */
   int n_extra, extra[ML_FUSED_MAX_INPUTS];     /* step inputs read by the program behind the products */
-  ml_fused *epilogue;                          /* owned; NULL: the output is the one product */
+  ml_fused *epilogue;                          /* NULL: the output is the one product */
 } ml_linear_unit;
 typedef struct ml_linears {
   bool norm;
@@ -90,6 +92,7 @@ typedef struct ml_step {
 } ml_step;
 
 struct ml_plan {
+  ml_bump memory; /* of the plan and all that it points at, buffers aside */
   ml_engine *engine;
   ml_device *device;
   ml_value *values;
@@ -101,6 +104,7 @@ struct ml_plan {
   int n_inputs, n_outputs;
   ml_value *input_values; /* dtype and shape that each input must have */
   int *outputs;           /* value of each output, in storage of its own */
+  size_t outputs_capacity;
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
   size_t arena_bytes;

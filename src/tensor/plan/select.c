@@ -103,7 +103,7 @@ static void find_demands(selector *s) {
 /* ---- the new graph ---- */
 
 static ml_status add(selector *s, const ml_vnode *n, int *out) {
-  ML_TRY(ML_GROW(s->nodes, s->capacity, s->n_nodes + 1));
+  ML_TRY(ML_BUMP_GROW(&s->g->memory, s->nodes, s->capacity, s->n_nodes + 1));
   s->nodes[s->n_nodes] = *n;
   *out = (int)s->n_nodes++;
   return ML_OK;
@@ -113,9 +113,9 @@ static ml_status add(selector *s, const ml_vnode *n, int *out) {
 static ml_status make(selector *s, const ml_vnode *like, int op, const ml_attrs *attrs, int n_inputs, int ndim,
                       const int64_t *shape, const int *inputs, int *out) {
   ml_vnode n = *like;
-  ml_attrs *own_attrs = ml_vgraph_alloc(s->g, 1, sizeof *own_attrs);
-  int64_t *own_shape = ml_vgraph_alloc(s->g, ML_MAX_DIMS, sizeof *own_shape);
-  n.inputs = ml_vgraph_alloc(s->g, (size_t)n_inputs, sizeof *n.inputs);
+  ml_attrs *own_attrs = ml_bump_alloc(&s->g->memory, 1, sizeof *own_attrs);
+  int64_t *own_shape = ml_bump_alloc(&s->g->memory, ML_MAX_DIMS, sizeof *own_shape);
+  n.inputs = ml_bump_alloc(&s->g->memory, (size_t)n_inputs, sizeof *n.inputs);
   if (!own_attrs || !own_shape || !n.inputs) return ML_MEMORY;
   *own_attrs = *attrs;
   memcpy(own_shape, shape, (size_t)ndim * sizeof *shape);
@@ -182,7 +182,7 @@ static ml_status catch_up(selector *s, int index, int to) {
 
 static ml_status copy_node(selector *s, int v) {
   ml_vnode n = s->g->nodes[v];
-  int *inputs = ml_vgraph_alloc(s->g, (size_t)n.n_inputs, sizeof *inputs);
+  int *inputs = ml_bump_alloc(&s->g->memory, (size_t)n.n_inputs, sizeof *inputs);
   if (!inputs) return ML_MEMORY;
   for (int k = 0; k < n.n_inputs; k++) inputs[k] = n.inputs[k] < 0 ? -1 : s->whole[n.inputs[k]];
   n.inputs = inputs;
@@ -211,11 +211,9 @@ static ml_status rewrite(selector *s) {
   }
   for (size_t i = 0; i < g->n_nodes; i++) ML_TRY(write_node(s, (int)i));
   for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = s->whole[g->roots[i]];
-  ml_vnode *old = g->nodes;
   g->nodes = s->nodes;
   g->n_nodes = s->n_nodes;
   g->capacity = s->capacity;
-  s->nodes = old;
   return ML_OK;
 }
 
@@ -226,14 +224,12 @@ ml_status ml_vgraph_select(ml_vgraph *g) {
   ml_vgraph_find_versions(g);
   selector s = {.g = g};
   size_t n = g->n_nodes;
-  s.wants = ml_vgraph_alloc(g, n, sizeof *s.wants);
-  s.whole = ml_vgraph_alloc(g, n, sizeof *s.whole);
-  s.rows = ml_vgraph_alloc(g, n, sizeof *s.rows);
-  s.waiting = ml_vgraph_alloc(g, n, sizeof *s.waiting);
-  s.after = ml_vgraph_alloc(g, n, sizeof *s.after);
+  s.wants = ml_bump_alloc(&g->memory, n, sizeof *s.wants);
+  s.whole = ml_bump_alloc(&g->memory, n, sizeof *s.whole);
+  s.rows = ml_bump_alloc(&g->memory, n, sizeof *s.rows);
+  s.waiting = ml_bump_alloc(&g->memory, n, sizeof *s.waiting);
+  s.after = ml_bump_alloc(&g->memory, n, sizeof *s.after);
   if (!s.wants || !s.whole || !s.rows || !s.waiting || !s.after) return ML_MEMORY;
   find_demands(&s);
-  ml_status status = rewrite(&s);
-  ml_free(s.nodes);
-  return status;
+  return rewrite(&s);
 }

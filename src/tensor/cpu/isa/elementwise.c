@@ -442,19 +442,25 @@ static void integer_test(int op, void *o, const void *a, cls ca, const void *b, 
   else int_test(op, o, a, b, n);
 }
 
+void K(fused_constants)(const ml_fused *f, void **regs, int n) {
+  for (int at = 0; at < f->n_code; at++) {
+    const ml_fused_op *c = &f->code[at];
+    void *o = regs[f->n_inputs + at];
+    if (c->op != ML_OP_constant) continue;
+    if (class_of(c->dtype) == CF) {
+      float v = narrow(c->f, c->dtype);
+      EACH_TILE((float *)o)[i] = v;
+    } else if (class_of(c->dtype) == CD) EACH_TILE((double *)o)[i] = c->f;
+    else EACH_TILE((int64_t *)o)[i] = c->i;
+    round_register(o, c->dtype, n);
+  }
+}
+
 void K(fused_run)(const ml_fused *f, void **regs, int n) {
   for (int at = 0; at < f->n_code; at++) {
     const ml_fused_op *c = &f->code[at];
     void *o = regs[f->n_inputs + at];
-    if (c->op == ML_OP_constant) {
-      if (class_of(c->dtype) == CF) {
-        float v = narrow(c->f, c->dtype);
-        EACH_TILE((float *)o)[i] = v;
-      } else if (class_of(c->dtype) == CD) EACH_TILE((double *)o)[i] = c->f;
-      else EACH_TILE((int64_t *)o)[i] = c->i;
-      round_register(o, c->dtype, n);
-      continue;
-    }
+    if (c->op == ML_OP_constant) continue;
     ml_dtype from = dtype_of(f, c->a);
     const void *a = regs[c->a], *b = regs[c->b];
     if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
@@ -537,13 +543,17 @@ static void store_tile(char *data, ml_dtype t, int64_t stride, const void *reg, 
 
 /* ---- the step ---- */
 
-/* Axes in the order of the output's memory, neighbours merged where every operand allows it. Operand 0 is the output.
- */
+enum { MAX_OPERANDS = ML_FUSED_MAX_OUTPUTS + ML_FUSED_MAX_INPUTS };
+
+/* Axes in the order of the first output's memory, neighbours merged where every operand allows it. Operands are the
+ * outputs, then the inputs. */
 typedef struct shape_plan {
   int ndim;
-  int64_t shape[ML_MAX_DIMS], strides[ML_FUSED_MAX_INPUTS + 1][ML_MAX_DIMS];
+  int64_t shape[ML_MAX_DIMS], strides[MAX_OPERANDS][ML_MAX_DIMS];
   int64_t tiles; /* along the innermost axis */
 } shape_plan;
+
+static const ml_arg *operand(const ml_task *t, int k) { return k < t->n_out ? &t->out[k] : &t->in[k - t->n_out]; }
 
 static void merge_axes(shape_plan *s, int operands) {
   int n = 0;
@@ -563,8 +573,9 @@ static void merge_axes(shape_plan *s, int operands) {
   s->ndim = n;
 }
 
-static void order_axes(shape_plan *s, const ml_arg *out, const ml_arg *in, int n_in) {
+static void order_axes(shape_plan *s, const ml_task *t) {
   int order[ML_MAX_DIMS];
+  const ml_arg *out = &t->out[0];
   for (int d = 0; d < out->ndim; d++) {
     int j = d;
     for (; j > 0 && out->strides[order[j - 1]] < out->strides[d]; j--) order[j] = order[j - 1];
@@ -573,8 +584,7 @@ static void order_axes(shape_plan *s, const ml_arg *out, const ml_arg *in, int n
   s->ndim = out->ndim;
   for (int d = 0; d < out->ndim; d++) {
     s->shape[d] = out->shape[order[d]];
-    s->strides[0][d] = out->strides[order[d]];
-    for (int k = 0; k < n_in; k++) s->strides[k + 1][d] = in[k].strides[order[d]];
+    for (int k = 0; k < t->n_out + t->n_in; k++) s->strides[k][d] = operand(t, k)->strides[order[d]];
   }
 }
 
@@ -582,47 +592,80 @@ ml_status K(fused_prepare)(ml_task *t) {
   shape_plan *s = ml_calloc(1, sizeof *s);
   if (!s) return ML_MEMORY;
   t->extra = s;
-  order_axes(s, &t->out[0], t->in, t->n_in);
+  order_axes(s, t);
   int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
-  merge_axes(s, t->n_in + 1);
+  merge_axes(s, t->n_out + t->n_in);
   s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->tiles;
   t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(TILE, s->shape[s->ndim - 1])));
-  t->scratch = (size_t)MAX_REGS * TILE * 8;
+  t->scratch = (size_t)(t->n_in + t->step->fused->n_code) * TILE * 8;
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;
 }
 
+/* Whether an output may be computed where it lies: a register that an input lies in is read until the end. */
+static bool is_direct(const ml_arg *o, int64_t stride, const char *to, void *const *regs, int n_in) {
+  bool direct = o->dtype == ML_F32 && stride == 1;
+  for (int k = 0; k < n_in && direct; k++) direct = regs[k] != to;
+  return direct;
+}
+
+static bool is_computed(const ml_fused *f, int reg) { return f->code[reg - f->n_inputs].op != ML_OP_constant; }
+
+/* One tile of n elements, of `most` at most, at the addresses of its operands. What is the same for every element of
+ * the last tile and lies where it lay
+ * (`loaded`) is there already, as constants are. */
+static void run_tile(const ml_task *t, char *const *data, const int64_t *strides, const char **loaded, char *scratch,
+                     int n, int most) {
+  const ml_fused *f = t->step->fused;
+  void *regs[MAX_REGS];
+  bool direct[ML_FUSED_MAX_OUTPUTS];
+  for (int k = 0; k < t->n_in + f->n_code; k++) regs[k] = scratch + (size_t)k * TILE * 8;
+  for (int k = 0; k < t->n_in; k++) {
+    char *from = data[t->n_out + k];
+    int64_t stride = strides[t->n_out + k];
+    if (t->in[k].dtype == ML_F32 && stride == 1) regs[k] = from;
+    else if (stride != 0) K(load_tile)(regs[k], from, t->in[k].dtype, stride, n);
+    else if (loaded[k] != from) K(load_tile)(regs[k], loaded[k] = from, t->in[k].dtype, 0, most);
+  }
+  for (int k = 0; k < t->n_out; k++) {
+    direct[k] = is_direct(&t->out[k], strides[k], data[k], regs, t->n_in) && is_computed(f, f->outputs[k]);
+    for (int j = 0; j < k && direct[k]; j++)
+      direct[k] = f->outputs[j] != f->outputs[k]; /* a value goes to two places */
+    if (direct[k]) regs[f->outputs[k]] = data[k];
+  }
+  K(fused_run)(f, regs, n);
+  for (int k = 0; k < t->n_out; k++) {
+    if (!direct[k]) store_tile(data[k], t->out[k].dtype, strides[k], regs[f->outputs[k]], n);
+  }
+}
+
+static void fill_constants(const ml_task *t, char *scratch, int n) {
+  void *regs[MAX_REGS];
+  for (int k = 0; k < t->n_in + t->step->fused->n_code; k++) regs[k] = scratch + (size_t)k * TILE * 8;
+  K(fused_constants)(t->step->fused, regs, n);
+}
+
 void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const shape_plan *s = t->extra;
-  const ml_fused *f = t->step->fused;
-  const int inner = s->ndim - 1;
+  const int inner = s->ndim - 1, operands = t->n_out + t->n_in;
+  int64_t strides[MAX_OPERANDS];
+  const char *loaded[ML_FUSED_MAX_INPUTS] = {0};
+  for (int k = 0; k < operands; k++) strides[k] = s->strides[k][inner];
+  const int most = (int)ml_min64(TILE, s->shape[inner]);
+  fill_constants(t, w->scratch, most);
   for (int64_t unit = begin; unit < end; unit++) {
-    int64_t row = unit / s->tiles, at = unit % s->tiles * TILE, offsets[ML_FUSED_MAX_INPUTS + 1];
-    int n = (int)ml_min64(TILE, s->shape[inner] - at);
-    for (int k = 0; k <= t->n_in; k++) offsets[k] = at * s->strides[k][inner];
+    int64_t row = unit / s->tiles, at = unit % s->tiles * TILE, offsets[MAX_OPERANDS];
+    for (int k = 0; k < operands; k++) offsets[k] = at * strides[k];
     for (int d = inner - 1; d >= 0; d--) {
       int64_t i = row % s->shape[d];
       row /= s->shape[d];
-      for (int k = 0; k <= t->n_in; k++) offsets[k] += i * s->strides[k][d];
+      for (int k = 0; k < operands; k++) offsets[k] += i * s->strides[k][d];
     }
-    void *regs[MAX_REGS];
-    for (int k = 0; k < t->n_in; k++) {
-      const ml_arg *a = &t->in[k];
-      const char *data = a->data + offsets[k + 1] * ml_dtype_infos[a->dtype].bytes;
-      int64_t stride = s->strides[k + 1][inner];
-      regs[k] = w->scratch + (size_t)k * TILE * 8;
-      if (a->dtype == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
-      else K(load_tile)(regs[k], data, a->dtype, stride, n);
-    }
-    for (int k = t->n_in; k < t->n_in + f->n_code; k++) regs[k] = w->scratch + (size_t)k * TILE * 8;
-    const ml_arg *o = &t->out[0];
-    char *to = o->data + offsets[0] * ml_dtype_infos[o->dtype].bytes;
-    int last = t->n_in + f->n_code - 1;
-    bool direct = o->dtype == ML_F32 && s->strides[0][inner] == 1;
-    if (direct) regs[last] = to;
-    K(fused_run)(f, regs, n);
-    if (!direct) store_tile(to, o->dtype, s->strides[0][inner], regs[last], n);
+    char *data[MAX_OPERANDS];
+    for (int k = 0; k < operands; k++)
+      data[k] = operand(t, k)->data + offsets[k] * ml_dtype_infos[operand(t, k)->dtype].bytes;
+    run_tile(t, data, strides, loaded, w->scratch, (int)ml_min64(most, s->shape[inner] - at), most);
   }
 }

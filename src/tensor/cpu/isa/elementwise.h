@@ -7,8 +7,10 @@
 enum { TILE = 256 };
 
 /* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class),
- * then room for TILE elements for each instruction. */
+ * then room for TILE elements for each instruction; those of constants are filled before. */
 void K(fused_run)(const ml_fused *f, void **regs, int n);
+/* Fills the registers of constants, which running leaves as they are. */
+void K(fused_constants)(const ml_fused *f, void **regs, int n);
 
 /* Fills a register with n elements, `stride` apart, converted to the class of their dtype. */
 void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n);

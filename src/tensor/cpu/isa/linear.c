@@ -229,8 +229,9 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
          x->strides[1], (int)width);
       }
     }
+    K(fused_constants)(f, regs, (int)(rows * LANES));
     K(fused_run)(f, regs, (int)(rows * LANES));
-    result = regs[f->n_inputs + f->n_code - 1];
+    result = regs[f->outputs[0]];
   }
   for (int64_t r = 0; r < rows; r++) {
     memcpy((float *)o->data + (first + r) * o->strides[0] + column, result + r * LANES, (size_t)width * 4);
