@@ -39,7 +39,7 @@ end
 ---Counts the memory of `tokens` tokens in all slots together; "limit" when the device's limit forbids it.
 function Store:commit(tokens)
   for _, layer in pairs(self.layers) do
-    for _, x in pairs(layer) do x:commit_(x.nbytes // (self.slots * self.capacity) * tokens) end
+    for _, x in pairs(layer) do core.state_commit(x, x.nbytes // (self.slots * self.capacity) * tokens) end
   end
 end
 

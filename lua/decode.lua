@@ -235,10 +235,10 @@ function M.begin(self, key, chain, wanted, seed, prompt)
     local ring = {}
     for k = 1, n do ring[k] = -1 end
     for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
-    entry.rings[n]:write_(ring)
+    core.state_write(entry.rings[n], ring)
   end
-  self.start:write_ {#prompt}
-  self.rng:write_ {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0}
+  core.state_write(self.start, {#prompt})
+  core.state_write(self.rng, {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0})
   return entry
 end
 
@@ -280,11 +280,11 @@ end
 
 -- Runs a chain in its parts.
 local function pick_in_parts(self, entry)
-  if entry.chain.custom and self.usable:read(1) == 0 then refuse(self, -1) end
+  if entry.chain.custom and core.read_int(self.usable, 1) == 0 then refuse(self, -1) end
   for i, part in ipairs(entry.parts) do
     local id = part.fn and call(self, part, i == 1, part.at == #entry.chain.steps)
     if id then
-      self.tokens:write_ {id}
+      core.state_write(self.tokens, {id})
       plans.run(self, entry.push)
       return
     elseif part.plan then
@@ -295,7 +295,7 @@ end
 
 local function chosen(self, entry, stepped)
   if entry.parts then pick_in_parts(self, entry) end
-  local id = self.tokens:read(1)
+  local id = core.read_int(self.tokens, 1)
   if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts, entry.gives_ids) end
   return id
 end
@@ -313,7 +313,7 @@ function M.step(self, entry)
   local held = self.ids[1]
   if #held >= self.capacity then util.raise("limit", "the context of %d tokens is full", self.capacity) end
   plans.commit(self, #held + 1)
-  local fed = self.tokens:read(1)
+  local fed = core.read_int(self.tokens, 1)
   plans.run(self, entry.step)
   held[#held + 1] = fed
   return chosen(self, entry, true)

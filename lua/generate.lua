@@ -26,12 +26,7 @@ local integers = {"max_tokens", "top_k", "repeat_last_n", "logprobs"}
 
 local function check_list(what, v, expected, is)
   if type(v) ~= "table" then v = {v} end
-  for key in pairs(v) do
-    if (math.type(key) ~= "integer" or key < 1 or key > #v) and not (key == "n" and v.n == #v) then
-      util.raise("usage", "%s: expected %s, found the key %s", what, expected, util.show(key))
-    end
-  end
-  for _, entry in ipairs(v) do
+  for _, entry in ipairs(util.list(what, v, expected)) do
     if not is(entry) then util.unexpected(what, expected, entry) end
   end
   return v

@@ -128,10 +128,10 @@ end
 local function fill(entry, slot, ids, at, count, T)
   local room = {}
   for i = 1, T do room[i] = i <= count and ids[at + i] or 0 end
-  entry.tokens:write_(room)
-  entry.slot:write_ {slot - 1}
-  entry.start:write_ {at}
-  entry.count:write_ {count}
+  core.state_write(entry.tokens, room)
+  core.state_write(entry.slot, {slot - 1})
+  core.state_write(entry.start, {at})
+  core.state_write(entry.count, {count})
 end
 
 ---How many of the first ids a slot holds already; at least the last is left to compute.
@@ -216,7 +216,7 @@ function Runtime:score(slot, ids)
     plans.commit(self, at + count)
     fill(entry, slot, ids, at, count, T)
     for i = 1, T do targets[i] = i <= count and ids[at + i + 1] or 0 end
-    entry.targets:write_(targets)
+    core.state_write(entry.targets, targets)
     plans.run(self, entry.plan)
     table.move(entry.nll:tolist(), 1, count, at + 1, nll)
     for i = at + 1, at + count do

@@ -234,14 +234,14 @@ end
 local common = {}
 for name in ("bos eos unk sep pad cls mask"):gmatch "%a+" do common[name .. "_token"] = true end
 
--- A token of a name that a model has of its own.
+-- A token of a name that a model has of its own, as a text: an object gives way to special_tokens_map.json.
 local function is_own(name, token)
-  if type(token) == "table" then token = token.content end
   return name:find "_token$" and not common[name] and type(token) == "string"
 end
 
 -- tokenizer_config.json, over which an older special_tokens_map.json counts where that one does not list added tokens
--- itself, as in transformers; names of a model's own stay, and objects that name tokens are brought together.
+-- itself, as in transformers; texts under names of a model's own stay, and objects that name tokens are brought
+-- together.
 local function configuration(paths)
   local config = paths.tokenizer_config and read_config(paths.tokenizer_config) or {}
   local listed, names = config.added_tokens_decoder, {}

@@ -1,6 +1,8 @@
 /* test_file.c: mapping, reading and replacing files. */
 #include "scratch.h"
 
+#include "io/names.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -154,8 +156,29 @@ static void test_write_elsewhere(void) {
   unlink(pipe);
 }
 
+static void test_directory(void) {
+  ml_names names = {0};
+  const char *folder = scratch_path("folder");
+  CHECK(mkdir(folder, 0700) == 0, "a folder is made");
+  scratch_file("folder/b", "", 0), scratch_file("folder/a", "", 0), scratch_file("folder/.hidden", "", 0);
+  CHECK_OK(ml_directory_names(folder, &names), "names of a folder");
+  CHECK(names.count == 2 && strcmp(names.items[0], "a") == 0 && strcmp(names.items[1], "b") == 0,
+        "sorted, none hidden");
+  CHECK_OK(ml_names_add(&names, "a"), "a name twice");
+  ml_names_sort(&names);
+  CHECK(names.count == 2, "is kept once");
+  ml_names_free(&names);
+  CHECK(!names.items && names.count == 0, "an empty list");
+  CHECK_FAILS(ml_directory_names(scratch_path("absent"), &names), ML_NOT_FOUND, "absent", "a missing folder");
+  CHECK_FAILS(ml_directory_names(scratch_path("folder/a"), &names), ML_NOT_FOUND, "folder/a", "a file");
+  uint64_t whole = ml_digest("moonlet", 7, ML_DIGEST_SEED);
+  CHECK(ml_digest("let", 3, ml_digest("moon", 4, ML_DIGEST_SEED)) == whole, "a digest goes on");
+  CHECK(ml_digest("a", 1, ML_DIGEST_SEED) == UINT64_C(0xaf63dc4c8601ec8c), "FNV-1a");
+}
+
 static ml_status refused(void *path) {
   ml_file *file;
+  ml_names names = {0};
   char *text;
   size_t size;
   ML_TRY(ml_file_write(path, "text", 4));
@@ -163,7 +186,9 @@ static ml_status refused(void *path) {
   ml_file_close(file);
   ML_TRY(ml_file_slurp(path, 100, &text, &size));
   ml_free(text);
-  return ML_OK;
+  ml_status status = ml_directory_names(scratch_folder, &names);
+  ml_names_free(&names);
+  return status;
 }
 
 int main(void) {
@@ -172,9 +197,10 @@ int main(void) {
   test_slurp();
   test_write();
   test_write_elsewhere();
+  test_directory();
   char path[512];
   snprintf(path, sizeof path, "%s", scratch_path("refused"));
   check_refusals(refused, path, "files");
-  CHECK(files_in(scratch_folder) == 6, "no temporary is left in the folder");
+  CHECK(files_in(scratch_folder) == 7, "no temporary is left in the folder");
   return check_done();
 }

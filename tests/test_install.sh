@@ -89,7 +89,14 @@ if command -v c++ > /dev/null; then
 else
   skip "the header is C++ too" "no C++ compiler"
 fi
+rooms_in_stock_lua() { # of the files, and of the copy inside the library
+  text='local jinja = require "moonlet.templates.jinja"
+    assert(assert(jinja.compile("{{ x|upper }}")):render {x = "moon"} == "MOON")
+    assert(require "moonlet.templates.jinja.unicode_data")'
+  stock -e "$text" && LUA_PATH=';' LUA_CPATH="$BUILD/?.so" $LUA -e "require 'moonlet' $text"
+}
 check "stock lua5.4 requires the installed module" in_stock_lua
+check "stock lua5.4 requires a part with rooms of its own" rooms_in_stock_lua
 check "stock lua5.4 requires a part of it first" part_first_in_stock_lua
 check "stock lua5.4 requires build/moonlet.so alone" built_in_stock_lua
 check "the installed command runs in another folder" installed_command

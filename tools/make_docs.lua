@@ -119,8 +119,8 @@ local function read_file(path, area, owners)
   end
 end
 
-local types = {T = "moonlet.Tensor", W = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]", f = "number",
-  i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string",
+local types = {T = "moonlet.Tensor", W = "moonlet.Tensor", ["T?"] = "moonlet.Tensor|nil", ["T*"] = "moonlet.Tensor[]",
+  f = "number", i = "integer", b = "boolean", A = "integer", X = "integer|integer[]|nil", S = "integer[]", D = "string",
   L = "integer[][]"}
 local meanings = {A = "axis", X = "axis or axes; all unless given", S = "sizes", D = "dtype",
   L = "{first, last, step} for each axis"}
@@ -175,13 +175,8 @@ native("tensors", "x", true, "tobytes", "()",
   "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
-native("tensors", "x", true, "read", "(i)", "The i-th value, from 1, of a dense int32 tensor that has been computed.")
-native("tensors", "x", true, "write_", "(values)",
-  "Writes a flat list of numbers over a state's values: dense int32, uint32 or float32.")
-native("tensors", "x", true, "commit_", "(bytes)",
-  "Counts so many bytes of a state that was made by shape as held; raises \"limit\" where the memory limit forbids it.")
 native("tensors", "ml", false, "state", "(x)",
-  "A copy of x in storage of its own, which `assign`, `write_` and in-place operations of compiled functions write. "
+  "A copy of x in storage of its own, which `assign` and in-place operations write. "
     .. "`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.")
 native("text", "stream", true, "push", "(id)",
   "The text that this id completes, \"\" while a character is incomplete.")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes lua/templates/jinja_unicode_data.lua: what Python's str methods know of characters, as compact tables.
+"""Writes lua/templates/jinja/unicode_data.lua: what Python's str methods know of characters, as compact tables.
 
-Usage: python3 tools/make_unicode_lua.py > lua/templates/jinja_unicode_data.lua
+Usage: python3 tools/make_unicode_lua.py > lua/templates/jinja/unicode_data.lua
 
 The reference for chat templates is Python, so the tables are asked of Python itself; its Unicode version is
 recorded. Sets are runs "gap,length,..." from code point 128 on (ASCII is tested directly); case maps are runs

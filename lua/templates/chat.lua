@@ -9,7 +9,7 @@
 ---    end
 ---
 ---The engine follows, through every operation on strings, which bytes of the output come from messages, tools,
----documents and template variables ("data", see jinja_text.lua). The template's own control tokens are those that
+---documents and template variables ("data", see jinja/text.lua). The template's own control tokens are those that
 ---touch no data. Where the text holds any other occurrence of one (within a message, or put together from several
 ---messages, or from a message and the template's words around it), the stretch between the two nearest control tokens
 ---of the template is a segment with `special = false`: the tokenizer reads it as ordinary text, added tokens that are
@@ -154,7 +154,7 @@ local STRIPPED_TAG = "CONTINUE_FINAL_MESSAGE_TAG"
 
 -- Python's strip, through the engine's own.
 local function strip(s, left)
-  local unicode = require "moonlet.templates.jinja_unicode"
+  local unicode = require "moonlet.templates.jinja.unicode"
   local i, j = 1, #s
   while left and i <= j and unicode.is_space(utf8.codepoint(s, i)) do i = utf8.offset(s, 2, i) end
   while j >= i do

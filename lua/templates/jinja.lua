@@ -2,7 +2,7 @@
 ---lstrip_blocks, break and continue, {% generation %}, an immutable sandbox), with Python's semantics of values.
 ---
 ---Templates come from strangers. They are read into Lua closures, never through `load`; they see copies of the
----context's values and the functions listed in jinja_globals.lua, and nothing else. Work, text and nesting are counted,
+---context's values and the functions listed in jinja/globals.lua, and nothing else. Work, text and nesting are counted,
 ---so that any template ends soon, whatever it says.
 ---
 ---    local template = assert(jinja.compile(source))
@@ -12,12 +12,12 @@
 ---"unsupported" (an unknown filter or test, include, import, extends), "limit" (a bound was met), "usage" (the
 ---template's own raise_exception, whose words are the whole message; a context that cannot be given to a template; an
 ---unknown option), "mismatch" (the template failed on its data: an undefined value, a wrong type; "line N: ...").
-local base = require "moonlet.templates.jinja_base"
-local context = require "moonlet.templates.jinja_context"
-local globals = require "moonlet.templates.jinja_globals".globals
-local parser = require "moonlet.templates.jinja_parser"
-local run = require "moonlet.templates.jinja_run"
-local values = require "moonlet.templates.jinja_text"
+local base = require "moonlet.templates.jinja.base"
+local context = require "moonlet.templates.jinja.context"
+local globals = require "moonlet.templates.jinja.globals".globals
+local parser = require "moonlet.templates.jinja.parser"
+local run = require "moonlet.templates.jinja.run"
+local values = require "moonlet.templates.jinja.text"
 
 local M = {}
 

@@ -295,6 +295,13 @@ ml_status ml_file_write(const char *path, const void *data, size_t bytes) {
   return status;
 }
 
+uint64_t ml_digest(const void *data, size_t size, uint64_t seed) {
+  const unsigned char *bytes = data;
+  uint64_t h = seed;
+  for (size_t i = 0; i < size; i++) h = (h ^ bytes[i]) * UINT64_C(0x100000001b3);
+  return h;
+}
+
 bool ml_path_exists(const char *path) { return access(path, F_OK) == 0; }
 
 bool ml_path_is_directory(const char *path) {

@@ -45,6 +45,11 @@ ml_status ml_file_writer_put(ml_file_writer *w, const void *data, size_t bytes);
 ml_status ml_file_writer_commit(ml_file_writer *w);
 void ml_file_writer_abort(ml_file_writer *w);
 
+/* 64-bit FNV-1a of bytes, on top of a digest of what came before (ML_DIGEST_SEED: nothing): tells apart what nobody has
+ * forged. */
+#define ML_DIGEST_SEED UINT64_C(0xcbf29ce484222325)
+uint64_t ml_digest(const void *data, size_t size, uint64_t seed);
+
 bool ml_path_exists(const char *path);
 bool ml_path_is_directory(const char *path);
 

@@ -1,43 +1,10 @@
 /* safetensors_directory.c: the weights of a model directory, in one file or in shards. */
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "io/names.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct names {
-  char **items;
-  size_t count, capacity;
-} names;
-
-static void names_free(names *list) {
-  for (size_t i = 0; i < list->count; i++) ml_free(list->items[i]);
-  ml_free(list->items);
-}
-
-static ml_status names_add(names *list, const char *name) {
-  ML_TRY(ML_GROW(list->items, list->capacity, list->count + 1));
-  char *copy = ml_strdup(name);
-  if (!copy) return ML_MEMORY;
-  list->items[list->count++] = copy;
-  return ML_OK;
-}
-
-static int compare_strings(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-static void names_sort_unique(names *list) {
-  if (list->count == 0) return;
-  qsort(list->items, list->count, sizeof *list->items, compare_strings);
-  size_t kept = 1;
-  for (size_t i = 1; i < list->count; i++) {
-    if (strcmp(list->items[i], list->items[kept - 1]) == 0) ml_free(list->items[i]);
-    else list->items[kept++] = list->items[i];
-  }
-  list->count = kept;
-}
 
 static bool ends_with(const char *text, const char *end) {
   size_t n = strlen(text), m = strlen(end);
@@ -77,7 +44,7 @@ static ml_status merge(ml_checkpoint *into, ml_checkpoint *from) {
   return ML_OK;
 }
 
-static ml_status open_shards(const char *directory, const names *shards, ml_checkpoint *into) {
+static ml_status open_shards(const char *directory, const ml_names *shards, ml_checkpoint *into) {
   for (size_t i = 0; i < shards->count; i++) {
     char *path = join(directory, shards->items[i]);
     ml_checkpoint *shard;
@@ -90,7 +57,7 @@ static ml_status open_shards(const char *directory, const names *shards, ml_chec
 }
 
 /* A shard's name must not lead out of the directory. */
-static ml_status collect_shards(const char *index, const ml_json *map, names *shards) {
+static ml_status collect_shards(const char *index, const ml_json *map, ml_names *shards) {
   if (ml_json_type(map) != ML_JSON_OBJECT) {
     return ml_fail(ML_CORRUPT, "%s: weight_map: expected an object, found %s", index,
                    ml_json_type_name(ml_json_type(map)));
@@ -105,10 +72,10 @@ static ml_status collect_shards(const char *index, const ml_json *map, names *sh
                      "%s: weight_map: '%.200s': expected the plain name of a .safetensors file, found %s%.200s", index,
                      iter.key, name ? "" : ml_json_type_name(ml_json_type(iter.value)), name ? name : "");
     }
-    if (strcmp(name, last) != 0) ML_TRY(names_add(shards, name)); /* weights of a shard mostly stand together */
+    if (strcmp(name, last) != 0) ML_TRY(ml_names_add(shards, name)); /* weights of a shard mostly stand together */
     last = name;
   }
-  names_sort_unique(shards);
+  ml_names_sort(shards);
   return ML_OK;
 }
 
@@ -141,41 +108,35 @@ static ml_status open_index(const char *directory, const char *index, ml_checkpo
   ml_json_doc *doc;
   ML_TRY(ml_json_load(index, &doc));
   const ml_json *map = ml_json_get(ml_json_root(doc), "weight_map");
-  names shards = {0};
+  ml_names shards = {0};
   ml_status status = collect_shards(index, map, &shards);
   if (status == ML_OK) status = open_shards(directory, &shards, into);
   if (status == ML_OK) status = check_map(index, map, into);
-  names_free(&shards);
+  ml_names_free(&shards);
   ml_json_close(doc);
   return status;
 }
 
 /* Without an index: model*.safetensors, in the order of their names. */
-static ml_status list_shards(const char *directory, names *shards) {
-  DIR *dir = opendir(directory);
-  if (!dir) {
-    return ml_fail(errno == ENOENT || errno == ENOTDIR ? ML_NOT_FOUND : ML_IO, "%s: cannot open the directory: %s",
-                   directory, strerror(errno));
+static ml_status list_shards(const char *directory, ml_names *shards) {
+  ml_names all = {0};
+  ml_status status = ml_directory_names(directory, &all);
+  for (size_t i = 0; status == ML_OK && i < all.count; i++) {
+    const char *name = all.items[i];
+    if (strncmp(name, "model", 5) == 0 && ends_with(name, ".safetensors")) status = ml_names_add(shards, name);
   }
-  ml_status status = ML_OK;
-  for (struct dirent *item; status == ML_OK && (item = readdir(dir));) {
-    if (strncmp(item->d_name, "model", 5) == 0 && ends_with(item->d_name, ".safetensors")) {
-      status = names_add(shards, item->d_name);
-    }
-  }
-  closedir(dir);
+  ml_names_free(&all);
   ML_TRY(status);
-  names_sort_unique(shards);
   if (shards->count > 0) return ML_OK;
   return ml_fail(ML_NOT_FOUND, "%s: expected model.safetensors, its index or model*.safetensors, found none",
                  directory);
 }
 
 static ml_status open_listed(const char *directory, ml_checkpoint *into) {
-  names shards = {0};
+  ml_names shards = {0};
   ml_status status = list_shards(directory, &shards);
   if (status == ML_OK) status = open_shards(directory, &shards, into);
-  names_free(&shards);
+  ml_names_free(&shards);
   return status;
 }
 

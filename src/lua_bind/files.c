@@ -2,12 +2,10 @@
 #include "lua_bind/files.h"
 
 #include "io/json.h"
+#include "io/names.h"
 #include "lua_bind/json.h"
 #include "lua_bind/lua_bind.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define LB_FILE "moonlet.File"
@@ -186,7 +184,15 @@ static int save_safetensors(lua_State *L) {
   return 1;
 }
 
-/* read_json(path) -> value | nil, message, code */
+/* A zeroed structure on the stack, which the collector frees if an error does not let us. */
+static void *new_box(lua_State *L, size_t size, lua_CFunction gc) {
+  void *box = memset(lua_newuserdatauv(L, size, 0), 0, size);
+  lua_createtable(L, 0, 1);
+  lb_set(L, "__gc", gc);
+  lua_setmetatable(L, -2);
+  return box;
+}
+
 static int doc_gc(lua_State *L) {
   ml_json_doc **box = lua_touserdata(L, 1);
   ml_json_close(*box);
@@ -194,13 +200,10 @@ static int doc_gc(lua_State *L) {
   return 0;
 }
 
+/* read_json(path) -> value | nil, message, code */
 static int read_json(lua_State *L) {
   const char *path = lb_check_path(L, 1, "path");
-  ml_json_doc **box = lua_newuserdatauv(L, sizeof *box, 0);
-  *box = NULL;
-  lua_createtable(L, 0, 1);
-  lb_set(L, "__gc", doc_gc);
-  lua_setmetatable(L, -2);
+  ml_json_doc **box = new_box(L, sizeof *box, doc_gc);
   ml_status status = ml_json_load_config(path, box);
   if (status != ML_OK) return lb_fail(L, status);
   lb_json_push(L, ml_json_root(*box));
@@ -218,25 +221,23 @@ static int path_kind(lua_State *L) {
   return 1;
 }
 
-static int compare_names(const struct dirent **a, const struct dirent **b) {
-  return strcmp((*a)->d_name, (*b)->d_name);
+static int names_gc(lua_State *L) {
+  ml_names_free(lua_touserdata(L, 1));
+  return 0;
 }
 
 /* list_directory(path) -> sorted names | nil, message, code */
 static int list_directory(lua_State *L) {
   const char *path = lb_check_path(L, 1, "path");
-  struct dirent **list;
-  int n = scandir(path, &list, NULL, compare_names);
-  if (n < 0) return lb_fail(L, ml_fail(ML_NOT_FOUND, "%s: %s", path, strerror(errno)));
-  lua_createtable(L, n, 0); /* a refusal here leaks a listing once, out of memory as we are */
-  for (int i = 0, at = 0; i < n; i++) {
-    if (list[i]->d_name[0] != '.') {
-      lua_pushstring(L, list[i]->d_name);
-      lua_rawseti(L, -2, ++at);
-    }
-    free(list[i]);
+  ml_names *list = new_box(L, sizeof *list, names_gc);
+  ml_status status = ml_directory_names(path, list);
+  if (status != ML_OK) return lb_fail(L, status);
+  lua_createtable(L, list->count < INT32_MAX ? (int)list->count : 0, 0);
+  for (size_t i = 0; i < list->count; i++) {
+    lua_pushstring(L, list->items[i]);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
-  free(list);
+  ml_names_free(list);
   return 1;
 }
 

@@ -62,9 +62,12 @@ ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
-int lb_make_tensor(lua_State *L); /* make_tensor(values, dtype, truncate): of numbers and nested lists of them */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
+
+/* make.c: functions of `ml` */
+int lb_from_bytes(lua_State *L);
+int lb_make_state(lua_State *L);
 
 /* scope.c: which handles a scope closes (ml.scope) */
 void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
@@ -102,6 +105,7 @@ int lb_open_device(lua_State *L);
 int lb_open_json(lua_State *L);
 int lb_open_scope(lua_State *L);
 int lb_open_values(lua_State *L);
+int lb_open_make(lua_State *L);
 /* A variable of the environment; an empty one counts as unset, NULL. */
 const char *lb_environment(const char *name);
 /* Sets n functions of a table, each with the host as nothing more than the registry's. */

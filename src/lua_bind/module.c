@@ -125,6 +125,8 @@ static void open_core(lua_State *L) {
   merge(L);
   lb_open_values(L);
   merge(L);
+  lb_open_make(L);
+  merge(L);
   lb_open_errors(L);
   lua_setfield(L, -2, "error");
   lb_open_json(L);
@@ -134,7 +136,6 @@ static void open_core(lua_State *L) {
   lua_setfield(L, -2, "ops");
   lb_set(L, "modules", modules);
   lb_set(L, "op_list", lb_op_list);
-  lb_set(L, "make_tensor", lb_make_tensor);
   lb_set(L, "rebind", lb_rebind);
   lua_pushliteral(L, ML_VERSION);
   lua_setfield(L, -2, "version");

@@ -1,6 +1,7 @@
-/* tensor.c: the tensor handle: making, reading, indexing, printing, closing. */
+/* tensor.c: the tensor handle: reading, indexing, printing, closing. */
 #include "base/numeric.h"
 #include "lua_bind/lua_bind.h"
+#include "tensor/half.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -79,9 +80,7 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
  * here. Other handles keep the old value, since views of it are values of their own. A state is assigned. */
 int lb_rebind(lua_State *L) {
   ml_tensor *old = lb_check_tensor(L, 1, "in place"), *value = lb_check_tensor(L, 2, "in place");
-  bool fits = old->dtype == value->dtype && old->ndim == value->ndim;
-  for (int i = 0; fits && i < old->ndim; i++) fits = old->shape[i] == value->shape[i];
-  if (!fits) {
+  if (old->dtype != value->dtype || !ml_same_shape(old->ndim, old->shape, value->ndim, value->shape)) {
     char from[160], to[160];
     lb_usage(L, "in place: a value of shape %s and dtype %s does not fit %s, %s",
              ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
@@ -101,237 +100,14 @@ int lb_rebind(lua_State *L) {
   return 1;
 }
 
-/* ---- making ---- */
-
-/* What a nested table holds. */
-typedef struct nest {
-  int ndim;
-  int64_t shape[ML_MAX_DIMS], size;
-  bool has_float, has_integer, has_boolean;
-  bool truncate; /* fractions lose theirs in integers, as in a cast */
-  char *data;
-  ml_dtype dtype;
-  int64_t at;
-} nest;
-
-static void measure(lua_State *L, nest *n, int depth) {
-  if (!lua_istable(L, -1)) {
-    if (depth < n->ndim)
-      lb_usage(L, "tensor: the nested lists are not even: a %s stands where a list should", luaL_typename(L, -1));
-    switch (lua_type(L, -1)) {
-    case LUA_TNUMBER:
-      if (lua_isinteger(L, -1)) n->has_integer = true;
-      else n->has_float = true;
-      return;
-    case LUA_TBOOLEAN: n->has_boolean = true; return;
-    default: lb_usage(L, "tensor: expected numbers or booleans, found %s", luaL_typename(L, -1));
-    }
-  }
-  if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
-  int64_t length = lb_length(L, -1, "tensor");
-  if (length != n->shape[depth])
-    lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth],
-             (long long)length);
-  luaL_checkstack(L, 4, "nested too deep");
-  for (int64_t i = 1; i <= length; i++) {
-    lua_geti(L, -1, i);
-    measure(L, n, depth + 1);
-    lua_pop(L, 1);
-  }
-}
-
-/* The number at the top of the stack as an integer dtype holds it (its 64 bits); anything else raises. */
-static int64_t integer_for(lua_State *L, const nest *n) {
-  if (lua_isboolean(L, -1)) return lua_toboolean(L, -1);
-  int ok;
-  int64_t i = lua_tointegerx(L, -1, &ok);
-  if (ok) {
-    lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
-    return i;
-  }
-  double d = lua_tonumber(L, -1);
-  if (n->truncate) d = n->dtype == ML_BOOL ? d != 0 : trunc(d);
-  bool fits = d == floor(d) && (n->dtype == ML_U64 ? d >= 0 && d < 0x1p64 : d >= -0x1p63 && d < 0x1p63);
-  if (!fits) lb_usage(L, "tensor: %.14g is no value of dtype %s", d, ml_dtype_name(n->dtype));
-  i = d < 0x1p63 ? (int64_t)d : (int64_t)(uint64_t)d;
-  if (d < 0x1p63) lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
-  return i;
-}
-
-static void put_number(lua_State *L, nest *n) {
-  size_t bytes = (size_t)ml_dtype_infos[n->dtype].bytes;
-  char *at = n->data + (size_t)n->at++ * bytes;
-  if (ml_dtype_is_float(n->dtype)) {
-    double d = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
-    float f = (float)d;
-    memcpy(at, n->dtype == ML_F64 ? (const void *)&d : &f, bytes);
-    return;
-  }
-  int64_t i = integer_for(L, n);
-  if (n->dtype == ML_BOOL) i = i != 0;
-  memcpy(at, &i, bytes); /* little-endian */
-}
-
-static void fill(lua_State *L, nest *n, int depth) {
-  if (depth == n->ndim) {
-    put_number(L, n);
-    return;
-  }
-  for (int64_t i = 1; i <= n->shape[depth]; i++) {
-    lua_geti(L, -1, i);
-    fill(L, n, depth + 1);
-    lua_pop(L, 1);
-  }
-}
-
-/* make_tensor(values, dtype, truncate): from numbers, booleans and nested lists of them. */
-int lb_make_tensor(lua_State *L) {
-  if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
-  nest n = {.size = 1, .truncate = lua_toboolean(L, 3)};
-  lua_pushvalue(L, 1);
-  while (lua_istable(L, -1)) { /* the first entries tell the shape */
-    if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
-    n.shape[n.ndim] = lb_length(L, -1, "tensor");
-    if (__builtin_mul_overflow(n.size, n.shape[n.ndim], &n.size) || n.size > (int64_t)1 << 48)
-      lb_usage(L, "tensor: the nested lists hold too much");
-    if (n.shape[n.ndim++] == 0) break;
-    lua_geti(L, -1, 1);
-  }
-  lua_settop(L, 2);
-  lua_pushvalue(L, 1);
-  measure(L, &n, 0);
-  if (n.has_boolean && (n.has_integer || n.has_float)) lb_usage(L, "tensor: numbers and booleans are mixed");
-  n.dtype = n.has_boolean ? ML_BOOL : n.has_integer && !n.has_float ? ML_I32 : ML_F32;
-  ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2, "tensor: dtype");
-  bool cast = wanted == ML_F16 || wanted == ML_BF16; /* of float64, so that numbers are rounded once */
-  n.dtype = cast ? ML_F64 : wanted;
-  if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL)
-    lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
-  size_t bytes = (size_t)n.size * (size_t)ml_dtype_infos[n.dtype].bytes;
-  n.data = lua_newuserdatauv(L, bytes + 8, 0);
-  lua_pushvalue(L, 1);
-  fill(L, &n, 0);
-  lua_pop(L, 1);
-  ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
-  if (!cast) return 1;
-  ml_attrs attrs = {.v = {{.i = wanted}}, .n_list = -1};
-  ml_tensor *wide = *out, **result = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &wide, 1, &attrs, result));
-  lb_eval(L, result, 1);
-  return 1;
-}
-
-/* from_bytes(bytes, shape, dtype) */
-static int from_bytes(lua_State *L) {
-  size_t size;
-  const char *bytes = lb_check_text(L, 1, "from_bytes: bytes", &size);
-  int64_t shape[ML_MAX_DIMS];
-  int ndim = lb_check_shape(L, 2, "from_bytes: shape", shape);
-  ml_dtype dtype = lb_check_dtype(L, 3, "from_bytes: dtype");
-  ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, dtype, ndim, shape, bytes, size, out));
-  return 1;
-}
-
-/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that
- * reads as zero and is committed as it is written. */
-static int make_state(lua_State *L) {
-  ml_engine *e = lb_engine(L);
-  if (lb_to_tensor(L, 1)) {
-    ml_tensor *from = lb_check_tensor(L, 1, "state");
-    ml_attrs none = {.n_list = -1};
-    ml_tensor **out = lb_new_tensor(L);
-    lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
-    lb_eval(L, out, 1);
-    lb_check(L, ml_tensor_make_state(*out));
-    return 1;
-  }
-  int64_t shape[ML_MAX_DIMS];
-  int ndim = lb_check_shape(L, 1, "state: shape", shape);
-  ml_dtype dtype = lb_check_dtype(L, 2, "state: dtype");
-  ml_tensor **out = lb_new_tensor(L);
-  ml_buffer *buffer;
-  size_t bytes = (size_t)ml_dtype_infos[dtype].bytes;
-  for (int i = 0; i < ndim; i++) {
-    if (shape[i] < 0 || !ml_mul_size(bytes, (size_t)shape[i], &bytes))
-      lb_usage(L, "state: a shape that holds nothing or too much");
-  }
-  if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
-  lb_check(L, ml_buffer_reserve(e->device, bytes, &buffer));
-  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
-  ml_buffer_release(buffer);
-  lb_check(L, status);
-  lb_check(L, ml_tensor_make_state(*out));
-  return 1;
-}
-
-/* x:write_(values): writes host numbers (a flat list) over a state of any dtype but the half floats. */
-static int tensor_write(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1, "write_");
-  if (!x->state) lb_usage(L, "write_: the tensor is no state");
-  int64_t n = lb_length(L, 2, "write_"), size = ml_tensor_size(x);
-  if (n != size) lb_usage(L, "write_: expected %lld values, found %lld", (long long)size, (long long)n);
-  if (x->dtype == ML_F16 || x->dtype == ML_BF16)
-    lb_usage(L, "write_: no values of dtype %s can be written here; assign takes a tensor of them",
-             ml_dtype_name(x->dtype));
-  nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
-  values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
-  lua_pushvalue(L, 2);
-  measure(L, &values, 0);
-  fill(L, &values, 0);
-  lb_check(L, ml_state_write(x, values.data, ml_tensor_nbytes(x)));
-  lua_settop(L, 1);
-  return 1;
-}
-
-/* x:commit_(bytes): brings the count of a reservation up to date, an error where the memory limit forbids it. */
-static int tensor_commit(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1, "commit_");
-  if (!x->buffer || !x->buffer->reserved) lb_usage(L, "commit_: the tensor is no reservation");
-  int64_t bytes = lb_check_integer(L, 2, "bytes");
-  if (bytes < 0 || (size_t)bytes > x->buffer->bytes)
-    lb_usage(L, "commit_: expected 0 to %zu bytes, found %lld", x->buffer->bytes, (long long)bytes);
-  lb_check(L, ml_buffer_charge(x->buffer, (size_t)bytes));
-  return 0;
-}
-
-/* x:read_floats(buffer?) and friends are tolist; this reads one int32 without making a table: x:read(i), i 1-based. */
-static int tensor_read_at(lua_State *L) {
-  ml_tensor *x = lb_check_tensor(L, 1, "read");
-  int64_t i = lb_check_integer(L, 2, "read: position");
-  if (!x->buffer || x->dtype != ML_I32 || !ml_tensor_is_dense(x) || i < 1 || i > ml_tensor_size(x))
-    lb_usage(L, "read: expected a position of a dense int32 tensor with storage");
-  if (x->state) lb_eval(L, &x, 1);
-  int32_t value;
-  lb_check(L, x->device->table->download(x->device, &value, ml_tensor_data(x) + 4 * (i - 1), 4));
-  lua_pushinteger(L, value);
-  return 1;
-}
-
 /* ---- reading ---- */
-
-static float half_to_float(uint16_t h, bool brain) {
-  if (brain) {
-    union {
-      uint32_t u;
-      float f;
-    } v = {.u = (uint32_t)h << 16};
-    return v.f;
-  }
-  int exponent = h >> 10 & 31, mantissa = h & 1023;
-  float v = exponent == 31 ? (mantissa ? NAN : INFINITY)
-            : exponent     ? ldexpf((float)(1024 + mantissa), exponent - 25)
-                           : ldexpf((float)mantissa, -24);
-  return h & 0x8000 ? -v : v;
-}
 
 static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
   switch (t) {
   case ML_F32: lua_pushnumber(L, ((const float *)data)[i]); return;
   case ML_F64: lua_pushnumber(L, ((const double *)data)[i]); return;
-  case ML_F16:
-  case ML_BF16: lua_pushnumber(L, half_to_float(((const uint16_t *)data)[i], t == ML_BF16)); return;
+  case ML_F16: lua_pushnumber(L, ml_f16_to_f32(((const uint16_t *)data)[i])); return;
+  case ML_BF16: lua_pushnumber(L, ml_bf16_to_f32(((const uint16_t *)data)[i])); return;
   case ML_I8: lua_pushinteger(L, ((const int8_t *)data)[i]); return;
   case ML_U8: lua_pushinteger(L, ((const uint8_t *)data)[i]); return;
   case ML_I16: lua_pushinteger(L, ((const int16_t *)data)[i]); return;
@@ -544,9 +320,11 @@ static int tensor_names(lua_State *L) { /* __dir: for completion */
 
 int lb_open_tensor(lua_State *L) {
   lb_open_ops(L); /* methods: every op, and what follows */
-  static const luaL_Reg methods[] = {
-      {"item", tensor_item},    {"tolist", tensor_tolist},  {"tobytes", tensor_tobytes}, {"close", tensor_close},
-      {"write_", tensor_write}, {"commit_", tensor_commit}, {"read", tensor_read_at},    {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"item", tensor_item},
+                                     {"tolist", tensor_tolist},
+                                     {"tobytes", tensor_tobytes},
+                                     {"close", tensor_close},
+                                     {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   luaL_newmetatable(L, LB_TENSOR);
   static const luaL_Reg events[] = {{"__gc", tensor_close},
@@ -566,8 +344,8 @@ int lb_open_tensor(lua_State *L) {
   lua_setfield(L, -2, "__dir");
   lua_pop(L, 1);
   lb_open_ops(L); /* functions */
-  lb_set(L, "from_bytes", from_bytes);
-  lb_set(L, "state", make_state);
+  lb_set(L, "from_bytes", lb_from_bytes);
+  lb_set(L, "state", lb_make_state);
   lua_insert(L, -2);
   return 2; /* functions, methods */
 }

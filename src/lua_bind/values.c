@@ -1,24 +1,10 @@
-/* values.c: facts about values that the host wants without making tensors for them: the largest entries, digests, where
- * a function comes from and what its parameters are called. */
+/* values.c: facts about values that the host wants without making tensors for them: the largest entries, single
+ * entries, digests, where a function comes from and what its parameters are called. */
+#include "tensor/values.h"
+#include "io/file.h"
 #include "lua_bind/lua_bind.h"
 
-typedef struct entry {
-  int64_t index;
-  float value;
-} entry;
-
-/* The n largest of `values`, best first, equal ones in order of index. */
-static void largest(const float *values, int64_t size, entry *best, int64_t n) {
-  int64_t have = 0;
-  for (int64_t i = 0; i < size; i++) {
-    if (n == 0 || (have == n && !(values[i] > best[n - 1].value))) continue;
-    int64_t at = have < n ? have++ : n - 1;
-    for (; at > 0 && values[i] > best[at - 1].value; at--) best[at] = best[at - 1];
-    best[at] = (entry){i, values[i]};
-  }
-}
-
-static void push_entries(lua_State *L, const entry *best, int64_t n) {
+static void push_entries(lua_State *L, const ml_ranked *best, int64_t n) {
   lua_createtable(L, (int)n, 0);
   lua_createtable(L, (int)n, 0);
   for (int64_t i = 0; i < n; i++) {
@@ -29,38 +15,39 @@ static void push_entries(lua_State *L, const entry *best, int64_t n) {
   }
 }
 
-/* top(x, n, id): 0-based indices of the n largest values of x and those values, best first, and the value at id. x is
- * float32 with dense storage; nothing is recorded. */
+/* top(x, n, id): 0-based indices of the n largest values of x (all, where it has fewer) and those values, best first,
+ * and the value at id. x is float32 with dense storage; nothing is recorded. */
 static int top(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "top");
   int64_t n = lb_check_integer(L, 2, "n"), id = lb_check_integer(L, 3, "id"), size = ml_tensor_size(x);
-  if (!x->buffer || x->dtype != ML_F32 || !ml_tensor_is_dense(x))
-    lb_usage(L, "top: expected a float32 tensor with dense storage");
-  if (x->state) lb_eval(L, &x, 1);
   if (n < 0) lb_usage(L, "top: expected 0 or more entries, found %lld", (long long)n);
-  if (id < 0 || id >= size)
-    lb_usage(L, "top: index %lld is out of range for size %lld", (long long)id, (long long)size);
   if (n > size) n = size;
-  entry *best = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *best, 0);
-  float *values = ml_alloc(ml_tensor_nbytes(x));
-  ml_status status =
-      values ? x->device->table->download(x->device, values, ml_tensor_data(x), ml_tensor_nbytes(x)) : ML_MEMORY;
-  float own = status == ML_OK ? values[id] : 0;
-  if (status == ML_OK) largest(values, size, best, n);
-  ml_free(values);
-  lb_check(L, status);
+  if (x->state) lb_eval(L, &x, 1);
+  ml_ranked *best = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *best, 0);
+  float own;
+  lb_check(L, ml_fail_prefix(ml_tensor_top(x, n, id, best, &own), "top"));
   push_entries(L, best, n);
   lua_pushnumber(L, own);
   return 3;
+}
+
+/* read_int(x, i): the i-th value, from 1, of a dense int32 tensor with storage. */
+static int read_int(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1, "read_int");
+  int64_t i = lb_check_integer(L, 2, "read_int: position");
+  if (x->state) lb_eval(L, &x, 1);
+  int32_t value;
+  lb_check(L, ml_fail_prefix(ml_tensor_int_at(x, i - 1, &value), "read_int"));
+  lua_pushinteger(L, value);
+  return 1;
 }
 
 /* hash(bytes [, seed]): 64-bit FNV-1a, to tell files apart that nobody forged. */
 static int hash(lua_State *L) {
   size_t size;
   const char *bytes = lb_check_text(L, 1, "hash", &size);
-  uint64_t h = lua_isnoneornil(L, 2) ? UINT64_C(0xcbf29ce484222325) : (uint64_t)lb_check_integer(L, 2, "seed");
-  for (size_t i = 0; i < size; i++) h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
-  lua_pushinteger(L, (lua_Integer)h);
+  uint64_t seed = lua_isnoneornil(L, 2) ? ML_DIGEST_SEED : (uint64_t)lb_check_integer(L, 2, "seed");
+  lua_pushinteger(L, (lua_Integer)ml_digest(bytes, size, seed));
   return 1;
 }
 
@@ -96,8 +83,8 @@ static int parameters(lua_State *L) {
 }
 
 int lb_open_values(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"top", top}, {"hash", hash}, {"source", source}, {"parameters", parameters}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"top", top},       {"read_int", read_int},     {"hash", hash},
+                                       {"source", source}, {"parameters", parameters}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

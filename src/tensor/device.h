@@ -1,7 +1,7 @@
 /* device.h: what a device is to the rest of the core: a table of functions.
  *
- * The CPU (tensor/cpu) and CUDA (gpu) are two fillings. Nothing above this table knows which one it talks to. Pointers
- * are device addresses; the host reads and writes them through upload and download alone. */
+ * The CPU (tensor/cpu) is its first filling. Nothing above this table knows which one it talks to. Pointers are device
+ * addresses; the host reads and writes them through upload and download alone. */
 #ifndef ML_TENSOR_DEVICE_H
 #define ML_TENSOR_DEVICE_H
 
@@ -14,7 +14,8 @@ typedef struct ml_device ml_device;
 typedef struct ml_plan ml_plan;
 typedef struct ml_program ml_program; /* a plan as a device wants it */
 
-enum { ML_PACK_ROWS = 16, ML_CACHE_CLASSES = 81 };
+enum { ML_PACK_ROWS = 16 };
+enum { ML_CACHE_CLASSES = 81 }; /* sizes of blocks that are kept for reuse: 64 bytes to 64 MiB, four a power of two */
 
 typedef struct ml_device_table {
   /* Fresh memory, aligned to 64 bytes or more, contents undefined. */

@@ -120,7 +120,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
 }
 
 static bool same_shape(const ml_tensor *t, const ml_shape_query *q) {
-  return t->ndim == q->ndim && memcmp(t->shape, q->shape, (size_t)t->ndim * sizeof *t->shape) == 0;
+  return ml_same_shape(t->ndim, t->shape, q->ndim, q->shape);
 }
 
 /* A plain integer beside tensors of an integer dtype that does not hold it. The larger of x and a number below all that
@@ -139,7 +139,7 @@ static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, m
     *out = x ? ml_tensor_retain(x) : NULL;
     return ML_OK;
   }
-  if (x->node && x->node->op == ML_OP_constant) {
+  if (ml_tensor_is_number(x)) {
     int64_t number = x->node->attrs.v[1].i;
     ML_TRY(prefix_path(e, op, fit_number(op, to, &number)));
     return ml_tensor_constant(e, to, x->node->attrs.v[0].f, number, out);

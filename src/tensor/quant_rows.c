@@ -2,7 +2,7 @@
  * a file quantised elsewhere and one quantised here hold the same bytes. */
 #include "tensor/quant_rows.h"
 
-#include "tensor/cpu/kernel.h"
+#include "tensor/half.h"
 
 #include <math.h>
 #include <string.h>

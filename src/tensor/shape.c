@@ -78,11 +78,9 @@ static ml_dtype promote(ml_dtype a, ml_dtype b) {
   return high;
 }
 
-static bool is_weak(const ml_tensor *t) { return t->node && t->node->op == ML_OP_constant; }
-
 static ml_dtype meet(const ml_tensor *a, const ml_tensor *b) {
-  if (is_weak(a) != is_weak(b)) {
-    const ml_tensor *weak = is_weak(a) ? a : b, *strong = is_weak(a) ? b : a;
+  if (ml_tensor_is_number(a) != ml_tensor_is_number(b)) {
+    const ml_tensor *weak = ml_tensor_is_number(a) ? a : b, *strong = ml_tensor_is_number(a) ? b : a;
     if (is_float_class(strong->dtype)) return strong->dtype;
     if (is_float_class(weak->dtype)) return ML_F32;
     return strong->dtype == ML_BOOL ? weak->dtype : strong->dtype;
@@ -173,15 +171,13 @@ static ml_status shape_quotient(query *q) {
   return ML_OK;
 }
 
-static bool is_number(const ml_tensor *t) { return t->node && t->node->op == ML_OP_constant; }
-
 /* Integers are compared by value, each in its own dtype, and with a plain float as float64; a float tensor among them
  * makes both floats of its kind. */
 static ml_status shape_compare(query *q) {
   ML_TRY(two_operands(q));
   const ml_tensor *a = q->inputs[0], *b = q->inputs[1];
-  bool plain_float =
-      is_float_class(a->dtype) ? is_number(a) && !is_float_class(b->dtype) : is_number(b) && is_float_class(b->dtype);
+  bool plain_float = is_float_class(a->dtype) ? ml_tensor_is_number(a) && !is_float_class(b->dtype)
+                                              : ml_tensor_is_number(b) && is_float_class(b->dtype);
   if (!is_float_class(q->input_dtype)) q->input_dtype = ML_DTYPE_COUNT;
   else if (plain_float) q->input_dtype = ML_F64;
   q->dtype = ML_BOOL;
@@ -449,8 +445,7 @@ static ml_status shape_take_along(query *q) {
 static ml_status shape_put_along(query *q) {
   const ml_tensor *x = q->inputs[0], *index = q->inputs[1], *values = q->inputs[2];
   ML_TRY(along(q, x, index));
-  if (values->ndim != index->ndim ||
-      memcmp(values->shape, index->shape, (size_t)index->ndim * sizeof *index->shape) != 0) {
+  if (!ml_same_shape(values->ndim, values->shape, index->ndim, index->shape)) {
     return ml_fail(ML_MISMATCH, "values of shape %s, index of shape %s", SHAPE_TEXT(values), SHAPE_TEXT(index));
   }
   if (values->dtype != x->dtype)
@@ -630,7 +625,7 @@ static ml_status shape_attention(query *q) {
     if (mask->dtype != ML_BOOL) ML_TRY(want_floats(mask, "mask"));
     ml_tensor full = {.ndim = 4, .shape = {x->shape[0], x->shape[1], x->shape[2], k->shape[2]}};
     ML_TRY(broadcast(q, mask, &full));
-    if (q->ndim != 4 || memcmp(q->shape, full.shape, 4 * sizeof *full.shape) != 0)
+    if (!ml_same_shape(q->ndim, q->shape, 4, full.shape))
       return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
   }
   ML_TRY(like(q, x));
@@ -655,8 +650,7 @@ static ml_status shape_cache_append(query *q) {
 
 static ml_status shape_assign(query *q) {
   const ml_tensor *to = q->inputs[0], *from = q->inputs[1];
-  if (to->dtype != from->dtype || to->ndim != from->ndim ||
-      memcmp(to->shape, from->shape, (size_t)to->ndim * sizeof *to->shape) != 0) {
+  if (to->dtype != from->dtype || !ml_same_shape(to->ndim, to->shape, from->ndim, from->shape)) {
     return ml_fail(ML_MISMATCH, "values %s %s do not fit target %s %s", ml_dtype_name(from->dtype), SHAPE_TEXT(from),
                    ml_dtype_name(to->dtype), SHAPE_TEXT(to));
   }

@@ -8,6 +8,8 @@
 #include "tensor/dtype.h"
 #include "tensor/engine.h"
 
+#include <string.h>
+
 enum { ML_MAX_DIMS = 8, ML_MAX_ATTRS = 8, ML_MAX_LIST = 3 * ML_MAX_DIMS };
 
 /* Attributes of an operation: its parameters that are not tensors, in order. Lists (axes, shapes, ranges) share one
@@ -22,7 +24,7 @@ typedef struct ml_attrs {
 } ml_attrs;
 
 /* STRIDED: elements at offset + sum(index * stride). PANELS: a matrix (outputs, inputs) packed for products
- * (quant/panel.h). BLOCKS: block formats in the order of the file. */
+ * (quant/format.h). BLOCKS: block formats in the order of the file. */
 typedef enum ml_layout { ML_LAYOUT_STRIDED, ML_LAYOUT_PANELS, ML_LAYOUT_BLOCKS } ml_layout;
 
 typedef enum ml_fate { ML_FATE_NONE, ML_FATE_TRACED, ML_FATE_FAILED } ml_fate;
@@ -104,6 +106,9 @@ ml_status ml_tensor_read(ml_tensor *t, void *to);
 
 void ml_strides_dense(int ndim, const int64_t *shape, int64_t *strides);
 int64_t ml_shape_size(int ndim, const int64_t *shape);
+static inline bool ml_same_shape(int a_ndim, const int64_t *a, int b_ndim, const int64_t *b) {
+  return a_ndim == b_ndim && memcmp(a, b, (size_t)a_ndim * sizeof *a) == 0;
+}
 /* Bytes of a shape's elements; ML_USAGE for a shape that no memory holds. */
 ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t *out);
 /* "(2, 3)" into a buffer of the caller's; returns it. */

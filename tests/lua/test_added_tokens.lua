@@ -95,6 +95,18 @@ t.test("named special tokens of both files reach templates as the tokenizer has 
   for _, piece in ipairs {"<j>", "<b>"} do t.eq(tk:id(piece), nil) end
 end)
 
+t.test("an object in tokenizer_config.json gives way to special_tokens_map.json, for templates too", function()
+  for _, own in ipairs {plain, typed} do
+    local tk <close> = assert(ml.tokenizer(tiny.write_directory("added_tokens/names", {
+      ["tokenizer_config.json"] = ('{"image_token": %s, "chat_template": "{{ image_token }}"}'):format(
+        own:format "<i>"),
+      ["special_tokens_map.json"] = '{"image_token": "<j>"}',
+    })))
+    t.eq(tk:apply_chat_template {{role = "user", content = "x"}}, "<j>")
+    t.eq({tk:id "<i>", tk:id "<j>" ~= nil}, {nil, true})
+  end
+end)
+
 t.test("what is no token is named, with its file", function()
   for text, message in pairs {
     ['{"added_tokens_decoder": []}'] = "_config.json: added_tokens_decoder: expected an object, found an array",

@@ -37,7 +37,7 @@ t.test("what a compiled function draws it draws anew, as it would uncompiled", f
     local out = {}
     for i = 1, 4 do
       local results = {fn(ml.ones {3})}
-      for k, v in ipairs(results) do out[#out + 1] = v:tolist() end
+      for _, v in ipairs(results) do out[#out + 1] = v:tolist() end
       if i == 2 then out[#out + 1] = r.uniform({2}):tolist() end -- the sequence goes on between calls
     end
     return out

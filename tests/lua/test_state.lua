@@ -1,4 +1,5 @@
 -- What state means: an effect happens once, where it was written, whatever becomes of the evaluations around it.
+local core = require "moonlet.core"
 local ml = require "moonlet"
 local t = require "tests.lua.harness"
 
@@ -208,6 +209,34 @@ t.test("a value that somebody holds is computed once", function()
   local text = ml.explain(function() return y + 1 end)
   t.ok(not text:find "matmul", text)
   t.ok(ml.stats().plans > before)
+end)
+
+t.test("numbers of the host go past the graph by functions of core alone", function()
+  local s, n = ml.state(ml.zeros {3}), ml.state(ml.zeros({2}, {dtype = "int32"}))
+  for _, name in ipairs {"write_", "commit_", "read"} do
+    t.eq(s[name], nil, name)
+    for _, known in ipairs(getmetatable(s).__dir(s)) do t.ok(known ~= name, name) end
+  end
+  local before = s + 1
+  t.eq(core.state_write(s, {1, 2.5, -3}), s)
+  t.eq(s:tolist(), {1.0, 2.5, -3.0})
+  t.eq(before:tolist(), {1.0, 1.0, 1.0}, "what was read before")
+  core.state_write(n, {7, -8})
+  t.eq(core.read_int(n, 2), -8)
+  ml.assign(n, n * 2)
+  t.eq(core.read_int(n, 1), 14, "a pending effect")
+  t.raises(function() core.read_int(n, 0) end, "out of range", "usage")
+  t.raises(function() core.read_int(n, 3) end, "out of range", "usage")
+  t.raises(function() core.read_int(s, 1) end, "int32", "usage")
+  t.raises(function() core.state_write(s, {1, 2}) end, "expected 3 values, found 2", "usage")
+  t.raises(function() core.state_write(ml.zeros {1}, {1}) end, "no state", "usage")
+  t.raises(function() core.state_commit(s, 4) end, "no reservation", "usage")
+  local room = core.ops.state({1024, 1024}, "float32")
+  local held = ml.memory.active()
+  core.state_commit(room, 1 << 20)
+  t.eq(ml.memory.active() - held, 1 << 20)
+  t.raises(function() core.state_commit(room, (4 << 20) + 1) end, "expected 0 to 4194304", "usage")
+  t.ok(not within(0, function() core.state_commit(room, 2 << 20) end))
 end)
 
 t.test("a state that is closed, or only its readers are left", function()

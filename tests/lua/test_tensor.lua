@@ -409,9 +409,9 @@ t.test("a list is one in whatever order it was filled", function()
   for n = 1, 40 do
     for _, step in ipairs {41, -1, 37} do -- by any of which every place is filled once
       local list, wanted = {}, {}
-      for i = 1, n do wanted[i] = i end
-      for i = 1, step == -1 and n or 41 do
-        local place = step == -1 and n + 1 - i or i * step % 41 + (step == 41 and i or 0)
+      for k = 1, n do wanted[k] = k end
+      for k = 1, step == -1 and n or 41 do
+        local place = step == -1 and n + 1 - k or k * step % 41 + (step == 41 and k or 0)
         if place >= 1 and place <= n then list[place] = place end
       end
       t.eq(ml.tensor(list):tolist(), wanted)

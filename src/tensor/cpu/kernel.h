@@ -6,6 +6,7 @@
 #ifndef ML_CPU_KERNEL_H
 #define ML_CPU_KERNEL_H
 
+#include "tensor/half.h"
 #include "tensor/plan/plan.h"
 
 #define ML_CAT_(a, b) a##_##b
@@ -43,6 +44,22 @@ static inline void ml_raise_fault(ml_worker *w, int op, const ml_arg *index, int
   w->fault->value = value, w->fault->limit = limit, w->fault->is_unsigned = index->dtype == ML_U64;
 }
 
+static inline int64_t ml_arg_size(const ml_arg *x) { return ml_shape_size(x->ndim, x->shape); }
+/* Elements of the axes from `first` on: how far apart neighbours of the axis before lie, where it is dense. */
+static inline int64_t ml_axes_size(const ml_arg *x, int first) {
+  return ml_shape_size(x->ndim - first, x->shape + first);
+}
+
+/* Where the `index`-th place of these axes begins, counted row-major: in elements from the first. */
+static inline int64_t ml_index_offset(int axes, const int64_t *shape, const int64_t *strides, int64_t index) {
+  int64_t offset = 0;
+  for (int d = axes - 1; d >= 0; d--) {
+    offset += index % shape[d] * strides[d];
+    index /= shape[d];
+  }
+  return offset;
+}
+
 typedef struct ml_task ml_task;
 typedef void (*ml_kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);
 /* Fills units, grain, scratch and extra from the operands. */
@@ -77,59 +94,6 @@ struct ml_isa {
 };
 
 extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512;
-
-static inline float ml_bf16_to_f32(uint16_t h) {
-  union {
-    uint32_t u;
-    float f;
-  } v = {.u = (uint32_t)h << 16};
-  return v.f;
-}
-
-/* Rounds to nearest, halves to even; NaN stays NaN. */
-static inline uint16_t ml_f32_to_bf16(float f) {
-  union {
-    float f;
-    uint32_t u;
-  } v = {.f = f};
-  if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 64);
-  return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
-}
-
-static inline float ml_f16_to_f32(uint16_t h) {
-  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-  union {
-    uint32_t u;
-    float f;
-  } v;
-  if (exponent == 31) v.u = sign | 0x7f800000u | mantissa << 13;
-  else if (exponent) v.u = sign | (exponent + 112) << 23 | mantissa << 13;
-  else {
-    v.f = (float)mantissa * 0x1p-24f;
-    v.u |= sign;
-  }
-  return v.f;
-}
-
-static inline uint16_t ml_f32_to_f16(float f) {
-  union {
-    float f;
-    uint32_t u;
-  } v = {.f = f};
-  uint32_t sign = v.u >> 16 & 0x8000, rest = v.u & 0x7fffffffu;
-  if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
-  if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and up round to infinity */
-  if (rest < 0x38800000u) { /* subnormal: adding 0.5 lines the mantissa up with its last bit */
-    union {
-      uint32_t u;
-      float f;
-    } s = {.u = rest};
-    s.f += 0.5f;
-    return (uint16_t)(sign | (s.u - 0x3f000000u));
-  }
-  rest += 0xc8000fffu + (rest >> 13 & 1);
-  return (uint16_t)(sign | rest >> 13);
-}
 
 static inline int64_t ml_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ml_max64(int64_t a, int64_t b) { return a > b ? a : b; }

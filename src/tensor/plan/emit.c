@@ -151,7 +151,7 @@ static ml_status as_matrix(emitter *m, int value, int *out) {
 /* A value broadcast to a shape, for elementwise reading. */
 static ml_status broadcast_value(emitter *m, int value, int ndim, const int64_t *shape, int *out) {
   ml_value v = m->p->values[value];
-  if (v.ndim == ndim && memcmp(v.shape, shape, (size_t)ndim * sizeof *shape) == 0) {
+  if (ml_same_shape(v.ndim, v.shape, ndim, shape)) {
     *out = value;
     return ML_OK;
   }
@@ -329,7 +329,7 @@ static ml_status emit_program(emitter *m, int turn) {
   for (int i = 0; i < s.n_inputs; i++) {
     ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
     const ml_value *v = &m->p->values[s.values[i]];
-    bool full = v->ndim == last->ndim && memcmp(v->shape, last->shape, (size_t)v->ndim * sizeof *v->shape) == 0;
+    bool full = ml_same_shape(v->ndim, v->shape, last->ndim, last->shape);
     if (full && like.ndim == 0 && permuted_dense(v) && last->op != ML_OP_copy) like = *v;
     ML_TRY(broadcast_value(m, s.values[i], last->ndim, last->shape, &s.values[i]));
   }
@@ -416,9 +416,7 @@ static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
 
 /* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
 static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
-  if (input->dtype == n->dtype && input->ndim == n->ndim &&
-      memcmp(input->shape, n->shape, (size_t)n->ndim * sizeof *n->shape) == 0)
-    return ML_OK;
+  if (input->dtype == n->dtype && ml_same_shape(input->ndim, input->shape, n->ndim, n->shape)) return ML_OK;
   return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype or shape");
 }
 

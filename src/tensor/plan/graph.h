@@ -133,10 +133,7 @@ static inline bool ml_vnode_is_effect(const ml_vnode *n) {
 static inline int64_t ml_vnode_size(const ml_vnode *n) { return ml_shape_size(n->ndim, n->shape); }
 static inline int64_t ml_vnode_last(const ml_vnode *n) { return n->ndim ? n->shape[n->ndim - 1] : 1; }
 static inline bool ml_vnode_same_shape(const ml_vnode *a, const ml_vnode *b) {
-  for (int i = 0; i < a->ndim && a->ndim == b->ndim; i++) {
-    if (a->shape[i] != b->shape[i]) return false;
-  }
-  return a->ndim == b->ndim;
+  return ml_same_shape(a->ndim, a->shape, b->ndim, b->shape);
 }
 
 #endif

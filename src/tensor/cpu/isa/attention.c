@@ -348,11 +348,8 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
               .causal = a->v[1].i != 0,
               .window = a->v[2].i,
               .softcap = (float)a->v[3].f};
-  int64_t slot = t->in[3].data ? load_index(t->in[3].data, t->in[3].dtype, s->b) : s->b;
-  if (slot < 0 || slot >= k->shape[0]) {
-    ml_raise_fault(w, ML_OP_attention, &t->in[3], slot, k->shape[0]);
-    return false;
-  }
+  int64_t slot = t->in[3].data ? checked_index(w, ML_OP_attention, &t->in[3], s->b, k->shape[0]) : s->b;
+  if (slot < 0) return false;
   int size = ml_dtype_infos[k->dtype].bytes;
   s->k = k->data + (slot * k->strides[0] + s->kv * k->strides[1]) * size;
   s->v = v->data + (slot * v->strides[0] + s->kv * v->strides[1]) * size;

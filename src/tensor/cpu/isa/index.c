@@ -3,13 +3,12 @@
 
 #include <stdlib.h>
 
-static int64_t size_of(const ml_arg *x) { return ml_shape_size(x->ndim, x->shape); }
 static size_t item_bytes(const ml_arg *x) { return (size_t)ml_dtype_infos[x->dtype].bytes; }
 
 /* ---- arange ---- */
 
 ml_status K(arange_prepare)(ml_task *t) {
-  t->units = size_of(&t->out[0]);
+  t->units = ml_arg_size(&t->out[0]);
   t->grain = 4096;
   t->cost = (double)t->units;
   return ML_OK;
@@ -31,7 +30,7 @@ void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 ml_status K(concat_prepare)(ml_task *t) {
   t->units = t->n_in;
-  t->cost = (double)size_of(&t->out[0]) * 1.5;
+  t->cost = (double)ml_arg_size(&t->out[0]) * 1.5;
   return ML_OK;
 }
 
@@ -42,17 +41,12 @@ void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int axis = (int)t->step->attrs.v[0].i;
   for (int64_t u = begin; u < end; u++) {
     const ml_arg *x = &t->in[u];
-    int64_t base = 0, last = x->ndim - 1, n = size_of(x), width = x->shape[last];
+    int64_t base = 0, last = x->ndim - 1, n = ml_arg_size(x), width = x->shape[last];
     for (int64_t i = 0; i < u; i++) base += t->in[i].shape[axis] * o->strides[axis];
     size_t item = item_bytes(x);
     for (int64_t row = 0; width && row < n / width; row++) {
-      int64_t from = 0, to = base, rest = row;
-      for (int d = (int)last - 1; d >= 0; d--) {
-        int64_t i = rest % x->shape[d];
-        rest /= x->shape[d];
-        from += i * x->strides[d];
-        to += i * o->strides[d];
-      }
+      int64_t from = ml_index_offset((int)last, x->shape, x->strides, row),
+              to = base + ml_index_offset((int)last, x->shape, o->strides, row);
       if (x->strides[last] == 1 && o->strides[last] == 1)
         memcpy(o->data + (size_t)to * item, x->data + from * (int64_t)item, (size_t)width * item);
       else
@@ -66,29 +60,20 @@ void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 /* ---- look-ups ---- */
 
 ml_status K(take_prepare)(ml_task *t) {
-  t->units = size_of(&t->out[0]) ? size_of(&t->in[1]) : 0;
-  t->cost = (double)size_of(&t->out[0]) * 2;
+  t->units = ml_arg_size(&t->out[0]) ? ml_arg_size(&t->in[1]) : 0;
+  t->cost = (double)ml_arg_size(&t->out[0]) * 2;
   return ML_OK;
-}
-
-static int64_t product_of_axes(const ml_arg *x, int from, int to) {
-  int64_t n = 1;
-  for (int d = from; d < to; d++) n *= x->shape[d];
-  return n;
 }
 
 void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t outer = product_of_axes(x, 0, axis), length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim),
-          count = size_of(index);
+  int64_t outer = ml_shape_size(axis, x->shape), length = x->shape[axis], inner = ml_axes_size(x, axis + 1),
+          count = ml_arg_size(index);
   size_t bytes = (size_t)inner * item_bytes(x);
   for (int64_t i = begin; i < end; i++) {
-    int64_t at = load_index(index->data, index->dtype, i);
-    if (at < 0 || at >= length) {
-      ml_raise_fault(w, ML_OP_take, index, at, length);
-      continue;
-    }
+    int64_t at = checked_index(w, ML_OP_take, index, i, length);
+    if (at < 0) continue;
     for (int64_t k = 0; k < outer; k++)
       memcpy(o->data + (size_t)(k * count + i) * bytes, x->data + (size_t)(k * length + at) * bytes, bytes);
   }
@@ -96,7 +81,7 @@ void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 ml_status K(along_prepare)(ml_task *t) {
   t->units = 1;
-  t->cost = (double)size_of(&t->in[1]) * 4;
+  t->cost = (double)ml_arg_size(&t->in[1]) * 4;
   return ML_OK;
 }
 
@@ -105,16 +90,13 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   bool put = t->step->op == ML_OP_put_along_axis;
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis],
-          n = size_of(index);
+  int64_t inner = ml_axes_size(x, axis + 1), length = x->shape[axis], count = index->shape[axis],
+          n = ml_arg_size(index);
   size_t item = item_bytes(x);
-  if (put) memcpy(o->data, x->data, (size_t)size_of(x) * item);
+  if (put) memcpy(o->data, x->data, (size_t)ml_arg_size(x) * item);
   for (int64_t i = 0; i < n; i++) {
-    int64_t at = load_index(index->data, index->dtype, i);
-    if (at < 0 || at >= length) {
-      ml_raise_fault(w, t->step->op, index, at, length);
-      continue;
-    }
+    int64_t at = checked_index(w, t->step->op, index, i, length);
+    if (at < 0) continue;
     int64_t place = (i / (inner * count) * length + at) * inner + i % inner;
     if (put) memcpy(o->data + (size_t)place * item, t->in[2].data + (size_t)i * item, item);
     else memcpy(o->data + (size_t)i * item, x->data + (size_t)place * item, item);
@@ -141,16 +123,16 @@ static int compare_items(const void *a, const void *b) {
 ml_status K(sort_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
   int64_t length = x->shape[t->step->attrs.v[0].i];
-  t->units = length ? size_of(x) / length : 0;
+  t->units = length ? ml_arg_size(x) / length : 0;
   t->scratch = (size_t)length * sizeof(sort_item);
-  t->cost = (double)size_of(x) * 50;
+  t->cost = (double)ml_arg_size(x) * 50;
   return ML_OK;
 }
 
 void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t length = x->shape[axis], inner = product_of_axes(x, axis + 1, x->ndim);
+  int64_t length = x->shape[axis], inner = ml_axes_size(x, axis + 1);
   bool floats = ml_dtype_is_float(x->dtype);
   sort_item *items = (sort_item *)w->scratch;
   size_t item = item_bytes(x);
@@ -176,7 +158,7 @@ void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 ml_status K(assign_prepare)(ml_task *t) {
   t->units = 1;
-  t->cost = (double)size_of(&t->in[1]) * 0.5;
+  t->cost = (double)ml_arg_size(&t->in[1]) * 0.5;
   return ML_OK;
 }
 
@@ -184,14 +166,9 @@ void K(assign)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end, (void)w;
   const ml_arg *to = &t->in[0], *from = &t->in[1];
   size_t item = item_bytes(to);
-  int64_t shape[ML_MAX_DIMS], n = size_of(to);
-  memcpy(shape, to->shape, sizeof shape);
+  int64_t n = ml_arg_size(to);
   for (int64_t i = 0; i < n; i++) { /* the target may be a strided window on its state */
-    int64_t at = 0, rest = i;
-    for (int d = to->ndim - 1; d >= 0; d--) {
-      at += rest % shape[d] * to->strides[d];
-      rest /= shape[d];
-    }
+    int64_t at = ml_index_offset(to->ndim, to->shape, to->strides, i);
     memcpy(to->data + at * (int64_t)item, from->data + (size_t)i * item, item);
   }
 }

@@ -3,14 +3,7 @@
 #include "tensor/cpu/isa/norm.h"
 
 /* Offset of row r of an operand whose last axis is the row. */
-static int64_t row_offset(const ml_arg *x, int64_t r) {
-  int64_t offset = 0;
-  for (int d = x->ndim - 2; d >= 0; d--) {
-    offset += r % x->shape[d] * x->strides[d];
-    r /= x->shape[d];
-  }
-  return offset;
-}
+static int64_t row_offset(const ml_arg *x, int64_t r) { return ml_index_offset(x->ndim - 1, x->shape, x->strides, r); }
 
 ml_status K(row_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];

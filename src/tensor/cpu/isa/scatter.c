@@ -2,12 +2,6 @@
  * depend on the number of threads where an index comes twice. */
 #include "tensor/cpu/isa/simd.h"
 
-static int64_t product_of_axes(const ml_arg *x, int from, int to) {
-  int64_t n = 1;
-  for (int d = from; d < to; d++) n *= x->shape[d];
-  return n;
-}
-
 /* o[to] += values[from]; integers wrap. */
 static void add_entry(char *o, ml_dtype dtype, int64_t to, const char *values, int64_t from) {
   if (dtype == ML_F64) {
@@ -28,8 +22,7 @@ static void add_entry(char *o, ml_dtype dtype, int64_t to, const char *values, i
 
 ml_status K(scatter_add_prepare)(ml_task *t) {
   t->units = 1;
-  t->cost =
-      (double)ml_shape_size(t->in[0].ndim, t->in[0].shape) + (double)ml_shape_size(t->in[1].ndim, t->in[1].shape) * 4;
+  t->cost = (double)ml_arg_size(&t->in[0]) + (double)ml_arg_size(&t->in[1]) * 4;
   return ML_OK;
 }
 
@@ -37,15 +30,12 @@ void K(scatter_add)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
   (void)begin, (void)end;
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   int axis = (int)t->step->attrs.v[0].i;
-  int64_t inner = product_of_axes(x, axis + 1, x->ndim), length = x->shape[axis], count = index->shape[axis];
-  int64_t n = ml_shape_size(index->ndim, index->shape);
-  memcpy(o->data, x->data, (size_t)ml_shape_size(x->ndim, x->shape) * (size_t)ml_dtype_infos[x->dtype].bytes);
+  int64_t inner = ml_axes_size(x, axis + 1), length = x->shape[axis], count = index->shape[axis];
+  int64_t n = ml_arg_size(index);
+  memcpy(o->data, x->data, (size_t)ml_arg_size(x) * (size_t)ml_dtype_infos[x->dtype].bytes);
   for (int64_t i = 0; i < n; i++) {
-    int64_t at = load_index(index->data, index->dtype, i);
-    if (at < 0 || at >= length) {
-      ml_raise_fault(w, t->step->op, &t->in[1], at, length);
-      continue;
-    }
+    int64_t at = checked_index(w, t->step->op, index, i, length);
+    if (at < 0) continue;
     add_entry(o->data, x->dtype, (i / (inner * count) * length + at) * inner + i % inner, t->in[2].data, i);
   }
 }

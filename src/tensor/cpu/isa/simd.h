@@ -139,6 +139,14 @@ ALWAYS_INLINE int64_t load_index(const char *data, ml_dtype t, int64_t i) {
   }
 }
 
+/* Entry i of `index` where it is in 0..limit-1; else -1, and the fault is reported. */
+ALWAYS_INLINE int64_t checked_index(ml_worker *w, int op, const ml_arg *index, int64_t i, int64_t limit) {
+  int64_t at = load_index(index->data, index->dtype, i);
+  if (at >= 0 && at < limit) return at;
+  ml_raise_fault(w, op, index, at, limit);
+  return -1;
+}
+
 /* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
 ALWAYS_INLINE float fast_exp(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)

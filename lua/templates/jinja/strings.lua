@@ -1,16 +1,16 @@
 ---Python's methods of str.
-local base = require "moonlet.templates.jinja_base"
-local call = require "moonlet.templates.jinja_call"
-local format = require "moonlet.templates.jinja_format"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local call = require "moonlet.templates.jinja.call"
+local format = require "moonlet.templates.jinja.format"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 
 local NONE, mismatch, plain, integer = base.NONE, base.mismatch, text.plain, call.integer
 
----Methods by name; each a specification of jinja_call.
+---Methods by name; each a specification of call.lua.
 M.methods = {}
 
 local function method(name, params, fn)

@@ -1,13 +1,13 @@
 ---Expressions to Lua functions of (rt, env): rt is the rendering, env the slots of the function that runs.
-local base = require "moonlet.templates.jinja_base"
-local access = require "moonlet.templates.jinja_access"
-local call = require "moonlet.templates.jinja_call"
-local filters = require "moonlet.templates.jinja_filters".filters
-local format = require "moonlet.templates.jinja_format"
-local ops = require "moonlet.templates.jinja_ops"
-local tests = require "moonlet.templates.jinja_tests".tests
-local text = require "moonlet.templates.jinja_text"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local access = require "moonlet.templates.jinja.access"
+local call = require "moonlet.templates.jinja.call"
+local filters = require "moonlet.templates.jinja.filters".filters
+local format = require "moonlet.templates.jinja.format"
+local ops = require "moonlet.templates.jinja.ops"
+local tests = require "moonlet.templates.jinja.tests".tests
+local text = require "moonlet.templates.jinja.text"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

@@ -6,7 +6,7 @@
 ---("missing"). So a name that is set anywhere in a scope is that scope's own from its start, and what a loop's body
 ---sets does not leave it. Slots live in the environment table of the function (template, macro, recursive loop ...) in
 ---which the scope stands.
-local parser = require "moonlet.templates.jinja_parser"
+local parser = require "moonlet.templates.jinja.parser"
 
 local M = {}
 

@@ -3,7 +3,7 @@
 ---Precedence from loose to tight: if/else, or, and, not, comparisons (chained), + -, ~, * / // %, ** (which
 ---associates to the left), unary + -, then attributes, items, calls, and last filters and tests, which bind to the
 ---whole unary expression.
-local base = require "moonlet.templates.jinja_base"
+local base = require "moonlet.templates.jinja.base"
 local NONE = base.NONE
 
 local M = {}

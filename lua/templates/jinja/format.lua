@@ -1,9 +1,9 @@
 ---Python's two ways of formatting text: `text % values` and `text.format(...)`.
-local base = require "moonlet.templates.jinja_base"
-local ops = require "moonlet.templates.jinja_ops"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local ops = require "moonlet.templates.jinja.ops"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

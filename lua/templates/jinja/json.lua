@@ -1,8 +1,8 @@
 ---tojson: what Python's json.dumps writes.
-local base = require "moonlet.templates.jinja_base"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

@@ -1,19 +1,19 @@
 ---The filters on sequences and mappings.
-local base = require "moonlet.templates.jinja_base"
-local access = require "moonlet.templates.jinja_access"
-local call = require "moonlet.templates.jinja_call"
-local ops = require "moonlet.templates.jinja_ops"
-local tests = require "moonlet.templates.jinja_tests"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local access = require "moonlet.templates.jinja.access"
+local call = require "moonlet.templates.jinja.call"
+local ops = require "moonlet.templates.jinja.ops"
+local tests = require "moonlet.templates.jinja.tests"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 
 local NONE, mismatch, plain = base.NONE, base.mismatch, text.plain
 local kind, integer = value.kind, call.integer
 
----Filters by name; jinja_filters adds the others.
+---Filters by name; filters.lua adds the others.
 M.filters = {}
 
 local function filter(names, params, fn)

@@ -1,9 +1,9 @@
 ---Calls: binding arguments to the parameters of built-in functions, methods, filters and tests.
 ---
 ---A built-in is a specification {name, fn, params, need} or, where it takes any arguments, {name, fn, raw = true}.
-local base = require "moonlet.templates.jinja_base"
-local text = require "moonlet.templates.jinja_text"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local text = require "moonlet.templates.jinja.text"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

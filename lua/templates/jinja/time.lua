@@ -1,5 +1,5 @@
 ---strftime as Python on Linux does it (C locale, a time without zone).
-local base = require "moonlet.templates.jinja_base"
+local base = require "moonlet.templates.jinja.base"
 
 local M = {}
 

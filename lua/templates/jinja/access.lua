@@ -1,11 +1,11 @@
 ---Attributes and items of values: what the reference's sandbox gives, and nothing of Lua's.
-local base = require "moonlet.templates.jinja_base"
-local call = require "moonlet.templates.jinja_call"
-local format = require "moonlet.templates.jinja_format"
-local strings = require "moonlet.templates.jinja_strings"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local call = require "moonlet.templates.jinja.call"
+local format = require "moonlet.templates.jinja.format"
+local strings = require "moonlet.templates.jinja.strings"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

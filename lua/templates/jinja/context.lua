@@ -1,9 +1,9 @@
 ---From the caller's Lua values to the engine's own: a copy, so that no table, metatable or function of the caller is
 ---within a template's reach.
-local base = require "moonlet.templates.jinja_base"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

@@ -1,11 +1,11 @@
 ---Statements to Lua functions of (rt, env, out): they append to `out` and give "break" or "continue" where a loop is to
 ---be left or taken on.
-local base = require "moonlet.templates.jinja_base"
-local eval = require "moonlet.templates.jinja_eval"
-local loops = require "moonlet.templates.jinja_loop"
-local scope = require "moonlet.templates.jinja_scope"
-local text = require "moonlet.templates.jinja_text"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local eval = require "moonlet.templates.jinja.eval"
+local loops = require "moonlet.templates.jinja.loop"
+local scope = require "moonlet.templates.jinja.scope"
+local text = require "moonlet.templates.jinja.text"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 
@@ -545,7 +545,7 @@ function COMPILE.Loader(node)
 end
 
 ---@param tree table  the parser's Template node
----@return fun(rt: table): string, table  runs the template: its text, and the marks of the text (jinja_text), or nil
+---@return fun(rt: table): string, table  runs the template: its text, and the marks of the text (text.lua), or nil
 function M.compile(tree)
   local fn = {depth = 0, loops = 0}
   local frame = setmetatable({scope = scope.new(nil, fn), fn = fn, toplevel = true}, Frame)

@@ -2,9 +2,9 @@
 ---
 ---A token is {type, value, line}. Types are "data", "block_begin", "block_end", "variable_begin", "variable_end",
 ---"name", "string", "integer", "float", "eof", and each operator under its own spelling.
-local base = require "moonlet.templates.jinja_base"
-local quote = require("moonlet.templates.jinja_text").quote
-local unicode = require "moonlet.templates.jinja_unicode"
+local base = require "moonlet.templates.jinja.base"
+local quote = require("moonlet.templates.jinja.text").quote
+local unicode = require "moonlet.templates.jinja.unicode"
 
 local M = {}
 

@@ -1,10 +1,10 @@
 ---The values that templates compute with, and what Python does with any of them: truth, equality, order, printing,
----iteration. A value is a boolean, an integer, a float, a string value (jinja_text.lua), or a table with its kind in
+---iteration. A value is a boolean, an integer, a float, a string value (text.lua), or a table with its kind in
 ---`k`: none, list and tuple {n, [1..n]}, dict {n, keys, map}, view (of a dict), range, iter {next}, undefined,
 ---namespace, macro, method, function, loop, cycler, joiner. Nothing in them has a metatable with functions, and no
----value of a context is reached before jinja_context.lua has copied it into this form.
-local base = require "moonlet.templates.jinja_base"
-local text = require "moonlet.templates.jinja_text"
+---value of a context is reached before context.lua has copied it into this form.
+local base = require "moonlet.templates.jinja.base"
+local text = require "moonlet.templates.jinja.text"
 
 local M = {}
 

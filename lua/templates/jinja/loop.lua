@@ -1,7 +1,7 @@
 ---The `loop` of a for statement: a value whose attributes look at an iteration as it goes.
-local base = require "moonlet.templates.jinja_base"
-local call = require "moonlet.templates.jinja_call"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local call = require "moonlet.templates.jinja.call"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

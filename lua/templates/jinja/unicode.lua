@@ -1,5 +1,5 @@
 ---Characters as Python's str sees them: classes, case, code-point positions in UTF-8.
-local data = require "moonlet.templates.jinja_unicode_data"
+local data = require "moonlet.templates.jinja.unicode_data"
 
 local M = {}
 

@@ -1,10 +1,10 @@
 ---The functions that every template can call: range, dict, namespace, cycler, joiner, raise_exception, strftime_now.
-local base = require "moonlet.templates.jinja_base"
-local access = require "moonlet.templates.jinja_access"
-local call = require "moonlet.templates.jinja_call"
-local text = require "moonlet.templates.jinja_text"
-local time = require "moonlet.templates.jinja_time"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local access = require "moonlet.templates.jinja.access"
+local call = require "moonlet.templates.jinja.call"
+local text = require "moonlet.templates.jinja.text"
+local time = require "moonlet.templates.jinja.time"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 

@@ -1,10 +1,10 @@
----Tokens to a syntax tree: statements. Expressions are in jinja_expr.lua.
+---Tokens to a syntax tree: statements. Expressions are in expr.lua.
 ---
 ---A node is a table with its type in `t`, its line, and the fields that `FIELDS` lists in the order in which names are
 ---looked for. Names carry `ctx`: "load", "store" or "param".
-local base = require "moonlet.templates.jinja_base"
-local lexer = require "moonlet.templates.jinja_lexer"
-local expr = require "moonlet.templates.jinja_expr"
+local base = require "moonlet.templates.jinja.base"
+local lexer = require "moonlet.templates.jinja.lexer"
+local expr = require "moonlet.templates.jinja.expr"
 
 local M = {}
 
@@ -382,7 +382,7 @@ end
 for _, tag in ipairs {"include", "import", "from", "extends"} do STATEMENTS[tag] = loader end
 
 ---@param source string  a template, UTF-8
----@return table  the Template node; raises an error of jinja_base where the source is wrong
+---@return table  the Template node; raises an error of base.lua where the source is wrong
 function M.parse(source)
   local self = setmetatable({lexer = lexer.open(source), depth = 0, tokens = 0, ends = {}, tags = {}, blocks = {}},
     Parser)

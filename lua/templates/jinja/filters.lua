@@ -1,22 +1,22 @@
----The filters that work on one value; those on sequences are in jinja_sequences.lua.
-local base = require "moonlet.templates.jinja_base"
-local access = require "moonlet.templates.jinja_access"
-local call = require "moonlet.templates.jinja_call"
-local format = require "moonlet.templates.jinja_format"
-local json = require "moonlet.templates.jinja_json"
-local ops = require "moonlet.templates.jinja_ops"
-local sequences = require "moonlet.templates.jinja_sequences"
-local strings = require "moonlet.templates.jinja_strings"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+---The filters that work on one value; those on sequences are in sequences.lua.
+local base = require "moonlet.templates.jinja.base"
+local access = require "moonlet.templates.jinja.access"
+local call = require "moonlet.templates.jinja.call"
+local format = require "moonlet.templates.jinja.format"
+local json = require "moonlet.templates.jinja.json"
+local ops = require "moonlet.templates.jinja.ops"
+local sequences = require "moonlet.templates.jinja.sequences"
+local strings = require "moonlet.templates.jinja.strings"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 
 local NONE, mismatch, plain = base.NONE, base.mismatch, text.plain
 local kind, integer = value.kind, call.integer
 
----Filters by name; each a specification of jinja_call.
+---Filters by name; each a specification of call.lua.
 M.filters = sequences.filters
 
 local function filter(names, params, fn)

@@ -5,8 +5,8 @@
 ---byte ranges: kind "data" is text that came from the context and not from the template, "generation" text made
 ---inside {% generation %}. Joining, cutting, splitting, stripping and replacing keep marks exactly; any other function
 ---of marked text yields text that is "data" as a whole, so that no data ever passes for the template's own words.
-local base = require "moonlet.templates.jinja_base"
-local unicode = require "moonlet.templates.jinja_unicode"
+local base = require "moonlet.templates.jinja.base"
+local unicode = require "moonlet.templates.jinja.unicode"
 
 local M = {}
 

@@ -1,17 +1,17 @@
 ---The tests of `is`.
-local base = require "moonlet.templates.jinja_base"
-local call = require "moonlet.templates.jinja_call"
-local format = require "moonlet.templates.jinja_format"
-local ops = require "moonlet.templates.jinja_ops"
-local text = require "moonlet.templates.jinja_text"
-local unicode = require "moonlet.templates.jinja_unicode"
-local value = require "moonlet.templates.jinja_value"
+local base = require "moonlet.templates.jinja.base"
+local call = require "moonlet.templates.jinja.call"
+local format = require "moonlet.templates.jinja.format"
+local ops = require "moonlet.templates.jinja.ops"
+local text = require "moonlet.templates.jinja.text"
+local unicode = require "moonlet.templates.jinja.unicode"
+local value = require "moonlet.templates.jinja.value"
 
 local M = {}
 
 local kind = value.kind
 
----Tests by name; each a specification of jinja_call.
+---Tests by name; each a specification of call.lua.
 M.tests = {}
 
 local function test(names, params, fn)

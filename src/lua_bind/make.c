@@ -1,0 +1,203 @@
+/* make.c: tensors and states from numbers, nested lists and bytes of Lua. */
+#include "lua_bind/lua_bind.h"
+#include "tensor/state.h"
+
+#include <math.h>
+#include <string.h>
+
+/* What a nested table holds. */
+typedef struct nest {
+  int ndim;
+  int64_t shape[ML_MAX_DIMS], size;
+  bool has_float, has_integer, has_boolean;
+  bool truncate; /* fractions lose theirs in integers, as in a cast */
+  char *data;
+  ml_dtype dtype;
+  int64_t at;
+} nest;
+
+static void measure(lua_State *L, nest *n, int depth) {
+  if (!lua_istable(L, -1)) {
+    if (depth < n->ndim)
+      lb_usage(L, "tensor: the nested lists are not even: a %s stands where a list should", luaL_typename(L, -1));
+    switch (lua_type(L, -1)) {
+    case LUA_TNUMBER:
+      if (lua_isinteger(L, -1)) n->has_integer = true;
+      else n->has_float = true;
+      return;
+    case LUA_TBOOLEAN: n->has_boolean = true; return;
+    default: lb_usage(L, "tensor: expected numbers or booleans, found %s", luaL_typename(L, -1));
+    }
+  }
+  if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");
+  int64_t length = lb_length(L, -1, "tensor");
+  if (length != n->shape[depth])
+    lb_usage(L, "tensor: the nested lists are not even: expected %lld entries, found %lld", (long long)n->shape[depth],
+             (long long)length);
+  luaL_checkstack(L, 4, "nested too deep");
+  for (int64_t i = 1; i <= length; i++) {
+    lua_geti(L, -1, i);
+    measure(L, n, depth + 1);
+    lua_pop(L, 1);
+  }
+}
+
+/* The number at the top of the stack as an integer dtype holds it (its 64 bits); anything else raises. */
+static int64_t integer_for(lua_State *L, const nest *n) {
+  if (lua_isboolean(L, -1)) return lua_toboolean(L, -1);
+  int ok;
+  int64_t i = lua_tointegerx(L, -1, &ok);
+  if (ok) {
+    lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
+    return i;
+  }
+  double d = lua_tonumber(L, -1);
+  if (n->truncate) d = n->dtype == ML_BOOL ? d != 0 : trunc(d);
+  bool fits = d == floor(d) && (n->dtype == ML_U64 ? d >= 0 && d < 0x1p64 : d >= -0x1p63 && d < 0x1p63);
+  if (!fits) lb_usage(L, "tensor: %.14g is no value of dtype %s", d, ml_dtype_name(n->dtype));
+  i = d < 0x1p63 ? (int64_t)d : (int64_t)(uint64_t)d;
+  if (d < 0x1p63) lb_check(L, ml_fail_prefix(ml_dtype_want(n->dtype, i), "tensor"));
+  return i;
+}
+
+static void put_number(lua_State *L, nest *n) {
+  size_t bytes = (size_t)ml_dtype_infos[n->dtype].bytes;
+  char *at = n->data + (size_t)n->at++ * bytes;
+  if (ml_dtype_is_float(n->dtype)) {
+    double d = lua_isboolean(L, -1) ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
+    float f = (float)d;
+    memcpy(at, n->dtype == ML_F64 ? (const void *)&d : &f, bytes);
+    return;
+  }
+  int64_t i = integer_for(L, n);
+  if (n->dtype == ML_BOOL) i = i != 0;
+  memcpy(at, &i, bytes); /* little-endian */
+}
+
+static void fill(lua_State *L, nest *n, int depth) {
+  if (depth == n->ndim) {
+    put_number(L, n);
+    return;
+  }
+  for (int64_t i = 1; i <= n->shape[depth]; i++) {
+    lua_geti(L, -1, i);
+    fill(L, n, depth + 1);
+    lua_pop(L, 1);
+  }
+}
+
+/* make_tensor(values, dtype, truncate): from numbers, booleans and nested lists of them. */
+static int make_tensor(lua_State *L) {
+  if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
+  nest n = {.size = 1, .truncate = lua_toboolean(L, 3)};
+  lua_pushvalue(L, 1);
+  while (lua_istable(L, -1)) { /* the first entries tell the shape */
+    if (n.ndim == ML_MAX_DIMS) lb_usage(L, "tensor: more than %d axes", ML_MAX_DIMS);
+    n.shape[n.ndim] = lb_length(L, -1, "tensor");
+    if (__builtin_mul_overflow(n.size, n.shape[n.ndim], &n.size) || n.size > (int64_t)1 << 48)
+      lb_usage(L, "tensor: the nested lists hold too much");
+    if (n.shape[n.ndim++] == 0) break;
+    lua_geti(L, -1, 1);
+  }
+  lua_settop(L, 2);
+  lua_pushvalue(L, 1);
+  measure(L, &n, 0);
+  if (n.has_boolean && (n.has_integer || n.has_float)) lb_usage(L, "tensor: numbers and booleans are mixed");
+  n.dtype = n.has_boolean ? ML_BOOL : n.has_integer && !n.has_float ? ML_I32 : ML_F32;
+  ml_dtype wanted = lua_isnoneornil(L, 2) ? n.dtype : lb_check_dtype(L, 2, "tensor: dtype");
+  bool cast = wanted == ML_F16 || wanted == ML_BF16; /* of float64, so that numbers are rounded once */
+  n.dtype = cast ? ML_F64 : wanted;
+  if (ml_dtype_class_of(wanted) > ML_CLASS_BOOL)
+    lb_usage(L, "tensor: no values of dtype %s can be written here", ml_dtype_name(wanted));
+  size_t bytes = (size_t)n.size * (size_t)ml_dtype_infos[n.dtype].bytes;
+  n.data = lua_newuserdatauv(L, bytes + 8, 0);
+  lua_pushvalue(L, 1);
+  fill(L, &n, 0);
+  lua_pop(L, 1);
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
+  if (!cast) return 1;
+  ml_attrs attrs = {.v = {{.i = wanted}}, .n_list = -1};
+  ml_tensor *wide = *out, **result = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &wide, 1, &attrs, result));
+  lb_eval(L, result, 1);
+  return 1;
+}
+
+/* from_bytes(bytes, shape, dtype) */
+int lb_from_bytes(lua_State *L) {
+  size_t size;
+  const char *bytes = lb_check_text(L, 1, "from_bytes: bytes", &size);
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = lb_check_shape(L, 2, "from_bytes: shape", shape);
+  ml_dtype dtype = lb_check_dtype(L, 3, "from_bytes: dtype");
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, dtype, ndim, shape, bytes, size, out));
+  return 1;
+}
+
+/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that
+ * reads as zero and is committed as it is written. */
+int lb_make_state(lua_State *L) {
+  ml_engine *e = lb_engine(L);
+  if (lb_to_tensor(L, 1)) {
+    ml_tensor *from = lb_check_tensor(L, 1, "state");
+    ml_attrs none = {.n_list = -1};
+    ml_tensor **out = lb_new_tensor(L);
+    lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
+    lb_eval(L, out, 1);
+    lb_check(L, ml_tensor_make_state(*out));
+    return 1;
+  }
+  int64_t shape[ML_MAX_DIMS];
+  int ndim = lb_check_shape(L, 1, "state: shape", shape);
+  ml_dtype dtype = lb_check_dtype(L, 2, "state: dtype");
+  ml_tensor **out = lb_new_tensor(L);
+  ml_buffer *buffer;
+  size_t bytes;
+  if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
+  lb_check(L, ml_fail_prefix(ml_shape_bytes(dtype, ndim, shape, &bytes), "state"));
+  lb_check(L, ml_buffer_reserve(e->device, bytes, &buffer));
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
+  ml_buffer_release(buffer);
+  lb_check(L, status);
+  lb_check(L, ml_tensor_make_state(*out));
+  return 1;
+}
+
+/* state_write(x, values): writes numbers (a flat list) over a state of any dtype but the half floats; returns x. */
+static int state_write(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1, "state_write");
+  if (!x->state) lb_usage(L, "state_write: the tensor is no state");
+  int64_t n = lb_length(L, 2, "state_write"), size = ml_tensor_size(x);
+  if (n != size) lb_usage(L, "state_write: expected %lld values, found %lld", (long long)size, (long long)n);
+  if (x->dtype == ML_F16 || x->dtype == ML_BF16)
+    lb_usage(L, "state_write: no values of dtype %s can be written here; assign takes a tensor of them",
+             ml_dtype_name(x->dtype));
+  nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
+  values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
+  lua_pushvalue(L, 2);
+  measure(L, &values, 0);
+  fill(L, &values, 0);
+  lb_check(L, ml_state_write(x, values.data, ml_tensor_nbytes(x)));
+  lua_settop(L, 1);
+  return 1;
+}
+
+/* state_commit(x, bytes): brings the count of a reservation up to date, an error where the memory limit forbids it. */
+static int state_commit(lua_State *L) {
+  ml_tensor *x = lb_check_tensor(L, 1, "state_commit");
+  if (!x->buffer || !x->buffer->reserved) lb_usage(L, "state_commit: the tensor is no reservation");
+  int64_t bytes = lb_check_integer(L, 2, "bytes");
+  if (bytes < 0 || (size_t)bytes > x->buffer->bytes)
+    lb_usage(L, "state_commit: expected 0 to %zu bytes, found %lld", x->buffer->bytes, (long long)bytes);
+  lb_check(L, ml_buffer_charge(x->buffer, (size_t)bytes));
+  return 0;
+}
+
+int lb_open_make(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"make_tensor", make_tensor}, {"state_write", state_write}, {"state_commit", state_commit}, {NULL, NULL}};
+  luaL_newlib(L, functions);
+  return 1;
+}

@@ -1,0 +1,140 @@
+/* weight.c: matrices in the layout that a device's products want: made, filled, copied, invented. */
+#include "tensor/weight.h"
+
+#include "tensor/half.h"
+
+#include <string.h>
+
+static const size_t CHUNK_BYTES = (size_t)1 << 20; /* rows packed at once */
+static const size_t MAX_ROW_BYTES = (size_t)64 << 20;
+
+ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
+                           ml_tensor **out) {
+  size_t bytes = device->table->packed_bytes(device, dtype, rows, inputs);
+  if (!bytes)
+    return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(dtype),
+                   (long long)inputs);
+  ml_buffer *buffer;
+  ML_TRY(ml_buffer_create(device, bytes, &buffer));
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){rows, inputs}, out);
+  ml_buffer_release(buffer);
+  if (status == ML_OK) (*out)->exact = exact;
+  return status;
+}
+
+ml_status ml_weight_chunk(size_t row_bytes, int64_t *rows) {
+  if (row_bytes > MAX_ROW_BYTES)
+    return ml_fail(ML_UNSUPPORTED, "rows of %zu bytes: expected at most %zu", row_bytes, MAX_ROW_BYTES);
+  int64_t groups = row_bytes ? (int64_t)(CHUNK_BYTES / (row_bytes * ML_PACK_ROWS)) : 1;
+  *rows = (groups > 0 ? groups : 1) * ML_PACK_ROWS;
+  return ML_OK;
+}
+
+ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const void *from) {
+  ml_device *d = weight->device;
+  ml_status now = ml_flag_poll(&weight->engine->cancel);
+  if (now != ML_OK) return ml_fail(now, "%s", ml_status_name(now));
+  return d->table->pack(d, ml_tensor_data(weight), weight->dtype, weight->shape[1], first, count, from);
+}
+
+/* Row-major bytes of a tensor on the host, from ml_alloc. */
+static ml_status on_host(ml_tensor *t, void **out) {
+  void *data = ml_alloc(ml_tensor_nbytes(t));
+  if (!data) return ML_MEMORY;
+  ml_status status = ml_tensor_read(t, data);
+  if (status == ML_OK) *out = data;
+  else ml_free(data);
+  return status;
+}
+
+ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
+  void *data;
+  ML_TRY(on_host(t, &data));
+  ml_status status = ml_tensor_pack(t, data, exact, out);
+  ml_free(data);
+  return status;
+}
+
+ml_status ml_weight_unpack(ml_tensor *t, ml_tensor **out) {
+  void *data;
+  ML_TRY(on_host(t, &data));
+  ml_status status = ml_tensor_from_host(t->device, t->dtype, t->ndim, t->shape, data, ml_tensor_nbytes(t), out);
+  ml_free(data);
+  return status;
+}
+
+/* ---- random weights ---- */
+
+static uint64_t next_random(uint64_t *s) { /* splitmix64 */
+  uint64_t z = (*s += 0x9e3779b97f4a7c15u);
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+static void put_half(uint8_t *to, double value) {
+  uint16_t h = ml_f32_to_f16((float)value);
+  memcpy(to, &h, 2);
+}
+
+/* Random codes under scales that give weights of about `deviation`. `levels` is the deviation of codes that are all
+ * alike likely; scales of the K formats are themselves codes, of about 32 times their unit (Q6_K: 74). */
+static void random_blocks(ml_dtype t, double deviation, uint64_t *seed, uint8_t *data, size_t bytes) {
+  const ml_dtype_info *info = &ml_dtype_infos[t];
+  for (size_t i = 0; i + 8 <= bytes; i += 8) {
+    uint64_t r = next_random(seed);
+    memcpy(data + i, &r, 8);
+  }
+  for (uint8_t *b = data; b + info->bytes <= data + bytes; b += info->bytes) {
+    double levels = t == ML_Q8_0 ? 74 : t == ML_Q5_0 || t == ML_Q5_1 ? 9.2 : 4.6;
+    switch (t) {
+    case ML_Q6_K: put_half(b + 208, deviation / 18 / 74); break;
+    case ML_Q4_K: put_half(b, deviation / 4.6 / 32), put_half(b + 2, deviation / 32 * 1.6); break;
+    case ML_Q5_K: put_half(b, deviation / 9.2 / 32), put_half(b + 2, deviation / 32 * 1.7); break;
+    case ML_Q4_1:
+    case ML_Q5_1: put_half(b, deviation / levels), put_half(b + 2, deviation * -1.63); break;
+    default: put_half(b, deviation / levels);
+    }
+  }
+}
+
+static void random_floats(ml_dtype t, double deviation, uint64_t *seed, uint8_t *data, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+    float f = (float)(((double)(next_random(seed) >> 11) * 0x1p-53 - 0.5) * 3.4641016 * deviation);
+    uint16_t half = t == ML_BF16 ? ml_f32_to_bf16(f) : ml_f32_to_f16(f);
+    if (t == ML_F32) memcpy(data + 4 * i, &f, 4);
+    else memcpy(data + 2 * i, &half, 2);
+  }
+}
+
+static ml_status fill_random(ml_tensor *weight, double deviation, uint64_t seed, uint8_t *room, size_t bytes) {
+  int64_t rows = weight->shape[0], inputs = weight->shape[1];
+  for (int64_t first = 0; first < rows; first += ML_PACK_ROWS) {
+    if (ml_dtype_is_block(weight->dtype)) random_blocks(weight->dtype, deviation, &seed, room, bytes);
+    else random_floats(weight->dtype, deviation, &seed, room, inputs * ML_PACK_ROWS);
+    ML_TRY(ml_weight_put(weight, first, rows - first < ML_PACK_ROWS ? rows - first : ML_PACK_ROWS, room));
+  }
+  return ML_OK;
+}
+
+ml_status ml_weight_random(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, double deviation,
+                           uint64_t seed, bool exact, ml_tensor **out) {
+  size_t row_bytes;
+  int64_t chunk;
+  if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX ||
+      !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
+    return ml_fail(ML_USAGE, "%lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs,
+                   ml_dtype_name(dtype), (long long)rows);
+  }
+  if (!(deviation >= 0 && deviation <= 1024))
+    return ml_fail(ML_USAGE, "expected a deviation from 0 to 1024, found %g", deviation);
+  ML_TRY(ml_weight_chunk(row_bytes, &chunk));
+  ml_tensor *weight;
+  ML_TRY(ml_weight_create(device, dtype, rows, inputs, exact, &weight));
+  uint8_t *room = ml_alloc(row_bytes * ML_PACK_ROWS);
+  ml_status status = room ? fill_random(weight, deviation, seed, room, row_bytes * ML_PACK_ROWS) : ML_MEMORY;
+  ml_free(room);
+  if (status == ML_OK) *out = weight;
+  else ml_tensor_release(weight);
+  return status;
+}

@@ -1,0 +1,30 @@
+/* weight.h: matrices in the layout that a device's products want.
+ *
+ * Weights (outputs, inputs) are packed in groups of ML_PACK_ROWS rows, which pass through host memory group after
+ * group: no more than a megabyte or two of a matrix is there at once. */
+#ifndef ML_TENSOR_WEIGHT_H
+#define ML_TENSOR_WEIGHT_H
+
+#include "tensor/tensor.h"
+
+/* A packed weight of undefined content. exact: products with it leave activations in float32. ML_UNSUPPORTED for a
+ * dtype or width that the device does not pack. */
+ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
+                           ml_tensor **out);
+/* How many rows of so many bytes are packed at a time: whole groups. ML_UNSUPPORTED where one row is too long. */
+ml_status ml_weight_chunk(size_t row_bytes, int64_t *rows);
+/* Packs `count` rows from the host, in the file's own form, as the weight's rows from `first` on: whole groups, but for
+ * the last. ML_CANCELLED or ML_DEADLINE where the engine's flag is up. */
+ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const void *from);
+
+/* A packed copy of a matrix with storage; exact as above. */
+ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out);
+/* The file's own blocks, or plain floats, of a packed weight. */
+ml_status ml_weight_unpack(ml_tensor *t, ml_tensor **out);
+
+/* A packed weight of random numbers, for tests and benchmarks at true shapes: floats even between -sqrt(3) and sqrt(3)
+ * times `deviation` (0 to 1024), blocks of random codes under scales that give about that deviation. */
+ml_status ml_weight_random(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, double deviation,
+                           uint64_t seed, bool exact, ml_tensor **out);
+
+#endif
