@@ -1227,7 +1227,7 @@ function ml.rope_table(start, frequencies, length, scale) end
 function ml.rope(x, table, interleaved) end
 
 ---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
----+ count[b] (T unless given) on are none.
+---+ count[b] (T unless given) on are none, and queries from count[b] on give 0.
 ---@param q moonlet.Tensor
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
@@ -1472,12 +1472,8 @@ function ml.tolist(x) end
 ---@param x moonlet.Tensor
 function ml.tobytes(x) end
 
----The i-th value, from 1, of a dense int32 tensor that has been computed.
----@param x moonlet.Tensor
-function ml.read(x, i) end
-
----A copy of x in storage of its own, which `assign`, `write_` and in-place operations of compiled functions write.
----`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.
+---A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
+---zeros, of which memory is taken as it is written.
 function ml.state(x) end
 
 ---Computes the tensors given, together, and keeps their values.
@@ -2533,7 +2529,7 @@ function x:rope_table(frequencies, length, scale) end
 function x:rope(table, interleaved) end
 
 ---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
----+ count[b] (T unless given) on are none.
+---+ count[b] (T unless given) on are none, and queries from count[b] on give 0.
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
 ---@param slots moonlet.Tensor|nil
@@ -2626,14 +2622,5 @@ function x:tobytes() end
 
 ---Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.
 function x:close() end
-
----The i-th value, from 1, of a dense int32 tensor that has been computed.
-function x:read(i) end
-
----Writes a flat list of numbers over a state's values: dense int32, uint32 or float32.
-function x:write_(values) end
-
----Counts so many bytes of a state that was made by shape as held; raises "limit" where the memory limit forbids it.
-function x:commit_(bytes) end
 
 return ml
