@@ -134,7 +134,7 @@ function M.next_key()
   if not tracing then
     util.raise("usage", "a draw without a key in a step that is recorded would be the same each time: give it a key")
   end
-  tracing.key = tracing.key or core.input(tracing.index, "uint32", {3})
+  tracing.key = tracing.key or M.unscoped(core.input, tracing.index, "uint32", {3}) -- later draws read it too
   tracing.draws = tracing.draws + 1
   return tracing.key + core.make_tensor({0, 0, tracing.draws & 0xffffffff}, "uint32")
 end

@@ -117,4 +117,16 @@ t.test("collecting and closing inside a scope do no harm", function()
   end)
 end)
 
+t.test("a compiled function draws in a scope and after it", function()
+  local function two()
+    local first = ml.scope(function() return ml.random.uniform {3} end)
+    return first, ml.random.uniform {3}
+  end
+  ml.random.seed(5)
+  local a, b = two()
+  ml.random.seed(5)
+  local c, d = ml.compile(two)()
+  t.eq({c:tolist(), d:tolist()}, {a:tolist(), b:tolist()})
+end)
+
 t.done()

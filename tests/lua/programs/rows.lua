@@ -343,6 +343,7 @@ function rows.cache_append(g)
   local b, t = random:int(1, s[1]), random:int(1, s[3])
   local slots = g:call("arange", {0, b}) -- no two sequences in one slot
   if not slots then return end
+  slots.bound = b
   return {cache, g:of({b, s[2], t, s[4]}, random:chance(0.8) and "float32" or "float16"), slots,
     g:index({b}, s[3] - t + 1), g:index({b}, t + 1)}
 end
