@@ -18,8 +18,9 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256, ML_SERIAL_STEP = 65536 };
 #define ML_REWRITES(X)                                                                                                 \
   X(merged)                                                                                                            \
   X(selected)                                                                                                          \
-  X(pushed) X(folded) X(groups) X(linears) X(shared) X(epilogues) X(pairs) X(norms_inside) X(kept) X(saved)            \
-      X(overwritten) X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
+  X(pushed)                                                                                                            \
+  X(folded) X(groups) X(linears) X(shared) X(epilogues) X(pairs) X(norms_inside) X(kept) X(saved) X(overwritten)       \
+      X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
 typedef struct ml_rewrites {
 #define REWRITE(name) uint64_t name;
   ML_REWRITES(REWRITE)
