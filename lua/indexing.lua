@@ -128,26 +128,6 @@ end
 
 -- ---- order ----
 
--- Indices that sort in descending order, of equal entries the first one first.
-local function descending(x, axis)
-  if x.dtype:find "float" then return ml.argsort(-x, axis) end
-  if x.dtype == "bool" then x = x:astype "int32" end
-  local ones = ("\xff"):rep(tonumber(x.dtype:match "%d+") // 8) -- flips every bit, which turns the order round
-  return ml.argsort(ml.bitwise_xor(x, ml.from_bytes(ones, {}, x.dtype)), axis)
-end
-
----The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
----@param k integer
----@param axis integer|nil  -1 unless given
----@return moonlet.Tensor values
----@return moonlet.Tensor indices
-function methods.topk(x, k, axis)
-  axis = axis_of(axis or -1, x.ndim)
-  k = util.integer("topk: k", k, 0, x.shape[axis])
-  local best = descending(x, axis):slice(whole_slice(x.ndim, axis, k > 0 and {1, k} or {1, 0}))
-  return raw_take_along(x, best, axis), best
-end
-
 -- Raises unless an axis has an entry k.
 local function check_place(name, x, k, axis)
   util.integer(name .. ": k", k, 0, x.shape[axis_of(axis, x.ndim)] - 1)

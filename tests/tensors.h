@@ -171,12 +171,13 @@ CHECK_UNUSED static double epsilon(ml_dtype t) {
 
 /* ---- attributes and operations ---- */
 
-#define NO_ATTRS ((ml_attrs){.n_list = -1})
-#define INTS(...) ((ml_attrs){.n_list = -1, .v = {__VA_ARGS__}}) /* INTS({.i = 2}, {.f = 0.5}) */
+#define NO_ATTRS ((ml_attrs){0})
+#define INTS(...) ((ml_attrs){.v = {__VA_ARGS__}}) /* INTS({.i = 2}, {.f = 0.5}) */
 
 CHECK_UNUSED static ml_attrs list_attrs(int n, const int64_t *list) {
-  ml_attrs a = {.n_list = n};
-  for (int i = 0; i < n; i++) a.list[i] = list[i];
+  ml_attrs a = {0}; /* a list is the first of them */
+  int64_t *entries = ml_attrs_give(&a, &a.v[0].list, n);
+  for (int i = 0; i < n; i++) entries[i] = list[i];
   return a;
 }
 
@@ -184,9 +185,10 @@ CHECK_UNUSED static ml_attrs list_attrs(int n, const int64_t *list) {
   (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
 static ml_tensor *apply_list(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_tensor *const *inputs) {
-  ml_tensor *out = NULL;
-  must(ml_apply(e, op, inputs, n, &attrs, &out), ml_op_name(op));
-  return keep(out);
+  ml_tensor *out[ML_MAX_RESULTS] = {0};
+  must(ml_apply(e, op, inputs, n, &attrs, out), ml_op_name(op));
+  for (int i = 1; i < ml_op_infos[op].n_results; i++) ml_tensor_release(out[i]);
+  return keep(out[0]);
 }
 
 /* apply(e, ML_OP_add, NO_ATTRS, a, b) */
@@ -195,11 +197,12 @@ static ml_tensor *apply_list(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_t
              (ml_tensor *[]){__VA_ARGS__})
 
 CHECK_UNUSED static ml_status try_apply(ml_engine *e, ml_op op, ml_attrs attrs, int n, ml_tensor *const *inputs) {
-  ml_tensor *out = NULL;
-  ml_status status = ml_apply(e, op, inputs, n, &attrs, &out);
+  ml_tensor *out[ML_MAX_RESULTS] = {0};
+  int n_results = ml_op_infos[op].n_results ? ml_op_infos[op].n_results : 1;
+  ml_status status = ml_apply(e, op, inputs, n, &attrs, out);
   if (status == ML_OK) {
-    status = ml_eval(e, &out, 1);
-    ml_tensor_release(out);
+    status = ml_eval(e, out, (size_t)n_results);
+    for (int i = 0; i < n_results; i++) ml_tensor_release(out[i]);
   }
   return status;
 }

@@ -24,11 +24,11 @@ typedef void (*op_test)(ml_engine *e);
 #define TEST_KERNEL(id) test_##id
 #define TEST_EFFECT(id) test_##id
 #define TEST_APPEND(id) TEST_EFFECT(id)
+#define TEST_RESULT(id) NULL
 
 static const op_test op_tests[ML_OP_COUNT] = {
-#define OP(id, signature, shape, kind, access, gradient, doc) [ML_OP_##id] = TEST_##kind(id),
+#define OP(id, parameters, shape, kind, access, gradient, doc) [ML_OP_##id] = TEST_##kind(id),
 #include "tensor/ops.def"
-#undef OP
 };
 
 static const op_test other_tests[] = {test_casts,    test_halves,         test_promotion,

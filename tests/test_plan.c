@@ -407,7 +407,7 @@ static void strange_outputs(graph *g, int variant) {
   output(g, F(copy, OPERATION(g, ML_OP_broadcast_to, list_attrs(SHAPE(3, 4, 6)), sum)));
   output(g, none);
   output(g, F(neg, none));
-  output(g, OPERATION(g, ML_OP_sum, ((ml_attrs){.n_list = 1, .list = {0}}), F(neg, F(mul, none, none))));
+  output(g, OPERATION(g, ML_OP_sum, list_attrs(1, (int64_t[]){0}), F(neg, F(mul, none, none))));
   output(g, OPERATION(g, ML_OP_rms_norm, INTS({.f = 1}), OPERATION(g, ML_OP_transpose, NO_ATTRS, F(exp, x)), NULL));
 }
 

@@ -130,8 +130,11 @@ local function read_operations()
   for _, op in ipairs(core.op_list()) do
     local entry = {name = op.name, owner = "ml", params = {}, returns = {"moonlet.Tensor"}, text = op.doc,
       area = areas[op.name] or of_kind[op.kind] or "tensors"}
-    local names = {}
+    local names, results = {}, {}
+    for name in op.signature:gmatch "([%w_]+):R" do results[#results + 1] = "moonlet.Tensor " .. name end
+    if results[1] then entry.returns = results end
     for name, kind, default in op.signature:gmatch "([%w_]+):([%w?*]+)=?(%S*)" do
+      if kind == "R" then break end
       names[#names + 1] = name
       local note = meanings[kind]
       if default ~= "" and default ~= "nil" then note = (note and note .. "; " or "") .. default .. " unless given" end

@@ -160,15 +160,15 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   range[2] = step;
 }
 
-static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs) {
+static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs, ml_list *list) {
   if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "a list of ranges, {first, last, step} an axis");
   int n = (int)lb_length(L, index, "slice");
   if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
-  attrs->n_list = 3 * x->ndim;
+  int64_t *ranges = ml_attrs_give(attrs, list, 3 * x->ndim);
   for (int d = 0; d < x->ndim; d++) {
     if (d < n) lua_geti(L, index, d + 1);
     else lua_createtable(L, 0, 0);
-    read_range(L, lua_gettop(L), x->shape[d], &attrs->list[3 * d]);
+    read_range(L, lua_gettop(L), x->shape[d], &ranges[3 * d]);
     lua_pop(L, 1);
   }
 }
@@ -256,18 +256,8 @@ static void read_attribute(reader *r, const parameter *p, int index) {
   bool absent = lua_isnil(L, index);
   char what[64];
   snprintf(what, sizeof what, "%s: %s", ml_op_name(r->op), p->name);
-  switch (p->type[0]) {
-  case 'S': a->n_list = lb_check_shape(L, index, what, a->list); return;
-  case 'L': read_ranges(L, index, r->inputs[0], a); return;
-  case 'X':
-    if (absent) return;
-    if (lua_istable(L, index)) a->n_list = read_list(L, index, a->list, ML_MAX_DIMS, what, true);
-    else a->n_list = 1, a->list[0] = lb_to_axis(L, index, what);
-    return;
-  default: break;
-  }
-  if (r->n_attrs == ML_MAX_ATTRS) lb_usage(L, "%s: too many parameters", ml_op_name(r->op));
-  int at = r->n_attrs++;
+  int at = r->n_attrs++, n;
+  int64_t list[ML_MAX_DIMS];
   switch (p->type[0]) {
   case 'f': a->v[at].f = absent ? ml_number_read(p->fallback) : lb_check_number(L, index, what); return;
   case 'i': a->v[at].i = absent ? strtoll(p->fallback, NULL, 10) : lb_check_integer(L, index, what); return;
@@ -276,6 +266,15 @@ static void read_attribute(reader *r, const parameter *p, int index) {
     a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index);
     return;
   case 'D': a->v[at].i = lb_check_dtype(L, index, what); return;
+  case 'L': read_ranges(L, index, r->inputs[0], a, &a->v[at].list); return;
+  case 'S':
+  case 'X':
+    if (absent) return;
+    if (p->type[0] == 'S') n = lb_check_shape(L, index, what, list);
+    else if (lua_istable(L, index)) n = read_list(L, index, list, ML_MAX_DIMS, what, true);
+    else n = 1, list[0] = lb_to_axis(L, index, what);
+    memcpy(ml_attrs_give(a, &a->v[at].list, n), list, (size_t)n * sizeof *list);
+    return;
   case 'A': {
     int64_t axis = absent ? strtoll(p->fallback, NULL, 10) : 0;
     a->v[at].i = absent ? (axis > 0 ? axis - 1 : axis) : lb_to_axis(L, index, what);
@@ -304,11 +303,10 @@ int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_at
   const char *signature = ml_op_infos[op].signature, *s = signature;
   luaL_checkstack(L, 40, "too many arguments");
   memset(attrs, 0, sizeof *attrs);
-  attrs->n_list = -1;
   while (r.top > 0 && lua_isnil(L, r.top)) r.top--; /* nil at the end is what is not given */
   if (r.top > 0 && is_options(L, r.top)) r.options = r.top--;
   parameter p;
-  while (next_parameter(&s, &p)) {
+  while (next_parameter(&s, &p) && p.type[0] != 'R') {
     int index = fetch(&r, &p);
     if (lua_isnil(L, index) && !p.optional) lb_usage(L, "%s: %s is missing", ml_op_name(op), p.name);
     if (p.type[0] != 'T' && p.type[0] != 'W') read_attribute(&r, &p, index);

@@ -117,7 +117,7 @@ static int make_tensor(lua_State *L) {
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
   if (!cast) return 1;
-  ml_attrs attrs = {.v = {{.i = wanted}}, .n_list = -1};
+  ml_attrs attrs = {.astype = {.dtype = wanted}};
   ml_tensor *wide = *out, **result = lb_new_tensor(L);
   lb_check(L, ml_apply(lb_engine(L), ML_OP_astype, &wide, 1, &attrs, result));
   lb_eval(L, result, 1);
@@ -142,7 +142,7 @@ int lb_make_state(lua_State *L) {
   ml_engine *e = lb_engine(L);
   if (lb_to_tensor(L, 1)) {
     ml_tensor *from = lb_check_tensor(L, 1, "state");
-    ml_attrs none = {.n_list = -1};
+    ml_attrs none = {0};
     ml_tensor **out = lb_new_tensor(L);
     lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
     lb_eval(L, out, 1);

@@ -7,9 +7,12 @@ static int call_op(lua_State *L) {
   ml_tensor *inputs[LB_MAX_INPUTS];
   ml_attrs attrs;
   int n = lb_read_arguments(L, op, inputs, LB_MAX_INPUTS, &attrs);
-  ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), op, inputs, n, &attrs, out));
-  return 1;
+  int n_results = ml_op_infos[op].n_results > 0 ? ml_op_infos[op].n_results : 1;
+  ml_tensor **handles[ML_MAX_RESULTS], *results[ML_MAX_RESULTS];
+  for (int i = 0; i < n_results; i++) handles[i] = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), op, inputs, n, &attrs, results));
+  for (int i = 0; i < n_results; i++) *handles[i] = results[i];
+  return n_results;
 }
 
 /* Operators get their operand twice where they have one. */
@@ -18,7 +21,7 @@ static int call_operator(lua_State *L) {
   bool unary = ml_op_infos[op].kind == ML_KIND_UNARY;
   ml_tensor *inputs[2] = {lb_check_operand(L, 1, ml_op_name(op), "a"),
                           unary ? NULL : lb_check_operand(L, 2, ml_op_name(op), "b")};
-  ml_attrs attrs = {.n_list = -1};
+  ml_attrs attrs = {0};
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_apply(lb_engine(L), op, inputs, unary ? 1 : 2, &attrs, out));
   return 1;
@@ -32,7 +35,7 @@ static void push_closure(lua_State *L, ml_op op, lua_CFunction function) {
 int lb_open_ops(lua_State *L) {
   lua_createtable(L, 0, ML_OP_COUNT);
   for (int op = 0; op < ML_OP_COUNT; op++) {
-    if (ml_op_infos[op].kind == ML_KIND_LEAF) continue;
+    if (ml_op_infos[op].kind == ML_KIND_LEAF || op == ML_OP_result) continue;
     push_closure(L, (ml_op)op, call_op);
     lua_setfield(L, -2, ml_op_name((ml_op)op));
   }
@@ -41,14 +44,14 @@ int lb_open_ops(lua_State *L) {
 
 /* op_list(): {name, signature, doc, kind} of each row, in order: for the reference and for in-place forms. */
 int lb_op_list(lua_State *L) {
-  static const char *const kinds[] = {"leaf", "unary", "binary", "ternary", "view", "kernel", "effect", "effect"};
+  static const char *const kinds[] = {"leaf", "unary", "binary", "ternary", "view", "kernel", "result", "effect", "effect"};
   lua_Integer n = 0;
   lua_createtable(L, ML_OP_COUNT, 0);
   for (int op = 0; op < ML_OP_COUNT; op++) {
     const ml_op_info *info = &ml_op_infos[op];
     const char *const fields[][2] = {
         {"name", info->name}, {"signature", info->signature}, {"doc", info->doc}, {"kind", kinds[info->kind]}};
-    if (info->kind == ML_KIND_LEAF) continue;
+    if (info->kind == ML_KIND_LEAF || op == ML_OP_result) continue;
     lua_createtable(L, 0, 4);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
       lua_pushstring(L, fields[i][1]);

@@ -88,7 +88,7 @@ int lb_rebind(lua_State *L) {
   }
   if (old->state) {
     ml_tensor *both[2] = {old, value}, *same;
-    ml_attrs none = {.n_list = -1};
+    ml_attrs none = {0};
     lb_check(L, ml_apply(lb_engine(L), ML_OP_assign, both, 2, &none, &same));
     ml_tensor_release(same);
   } else {
@@ -254,13 +254,14 @@ static int index_entry(lua_State *L, ml_tensor *t) {
   int64_t n = t->shape[0], at = i < 0 ? i + n : i - 1;
   if (i == n + 1) return 0;
   if (at < 0 || at >= n) lb_usage(L, "x[i]: index %lld is out of range for size %lld", (long long)i, (long long)n);
-  ml_attrs a = {.n_list = 3 * t->ndim};
+  ml_attrs a = {0};
+  int64_t *ranges = ml_attrs_give(&a, &a.slice.ranges, 3 * t->ndim);
   for (int d = 0; d < t->ndim; d++)
-    a.list[3 * d] = d ? 0 : at, a.list[3 * d + 1] = d ? t->shape[d] : 1, a.list[3 * d + 2] = 1;
+    ranges[3 * d] = d ? 0 : at, ranges[3 * d + 1] = d ? t->shape[d] : 1, ranges[3 * d + 2] = 1;
   ml_tensor **part = lb_new_tensor(L);
   lb_check(L, ml_apply(t->engine, ML_OP_slice, &t, 1, &a, part));
-  ml_attrs shape = {.n_list = t->ndim - 1};
-  memcpy(shape.list, t->shape + 1, (size_t)(t->ndim - 1) * sizeof *t->shape);
+  ml_attrs shape = {0};
+  memcpy(ml_attrs_give(&shape, &shape.reshape.shape, t->ndim - 1), t->shape + 1, (size_t)(t->ndim - 1) * sizeof *t->shape);
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_apply(t->engine, ML_OP_reshape, part, 1, &shape, out));
   return 1;

@@ -27,7 +27,16 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(pairs)                                                                                                             \
   X(norms_inside)                                                                                                      \
   X(kept)                                                                                                              \
-  X(saved) X(overwritten) X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
+  X(saved)                                                                                                             \
+  X(overwritten)                                                                                                       \
+  X(dense_copies)                                                                                                      \
+  X(orders_kept)                                                                                                       \
+  X(outputs)                                                                                                           \
+  X(several)                                                                                                           \
+  X(assigned)                                                                                                          \
+  X(read_first)                                                                                                        \
+  X(forwarded)                                                                                                         \
+  X(dropped)
 typedef struct ml_rewrites {
 #define REWRITE(name) uint64_t name;
   ML_REWRITES(REWRITE)
@@ -50,6 +59,7 @@ struct ml_engine {
   ml_pool *pool;
   ml_cancel_flag cancel;
   ml_stats stats;
+  uint32_t region;            /* of nodes that are made now: see ml_node */
   uint64_t serial;            /* of the last node made: nodes run in this order */
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */

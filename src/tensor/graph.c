@@ -49,21 +49,25 @@ bool ml_view_strides(ml_op op, const ml_attrs *a, int in_ndim, const int64_t *in
                      int ndim, const int64_t *shape, int64_t *strides, int64_t *offset) {
   switch (op) {
   case ML_OP_reshape: return reshape_strides(in_ndim, in_shape, in_strides, ndim, shape, strides);
-  case ML_OP_transpose:
-    for (int i = 0; i < ndim; i++) strides[i] = in_strides[a->list[i]];
+  case ML_OP_transpose: {
+    const int64_t *order = ml_attrs_list(a, a->transpose.axes);
+    for (int i = 0; i < ndim; i++) strides[i] = in_strides[order[i]];
     return true;
+  }
   case ML_OP_broadcast_to:
     for (int i = 0; i < ndim; i++) {
       int j = i - (ndim - in_ndim);
       strides[i] = j < 0 || in_shape[j] == 1 ? 0 : in_strides[j];
     }
     return true;
-  case ML_OP_slice:
+  case ML_OP_slice: {
+    const int64_t *ranges = ml_attrs_list(a, a->slice.ranges);
     for (int i = 0; i < ndim; i++) {
-      if (shape[i] > 0) *offset += a->list[3 * i] * in_strides[i];
-      strides[i] = in_strides[i] * (shape[i] > 1 ? a->list[3 * i + 2] : 1); /* a single entry's step may be anything */
+      if (shape[i] > 0) *offset += ranges[3 * i] * in_strides[i];
+      strides[i] = in_strides[i] * (shape[i] > 1 ? ranges[3 * i + 2] : 1); /* a single entry's step may be anything */
     }
     return true;
+  }
   default: return false;
   }
 }
@@ -95,7 +99,8 @@ static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q,
 
 static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q,
                         ml_tensor **out) {
-  ml_node *n = ml_calloc(1, sizeof *n + (size_t)n_inputs * sizeof *inputs);
+  int n_results = ml_op_infos[op].n_results;
+  ml_node *n = ml_calloc(1, sizeof *n + (size_t)(n_inputs + n_results) * sizeof *inputs);
   ml_tensor *t = ml_calloc(1, sizeof *t);
   char *path = n && t && e->path[0] ? ml_strdup(e->path) : NULL;
   if (!n || !t || (e->path[0] && !path)) {
@@ -109,6 +114,8 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   n->path = path;
   n->attrs = *q->attrs;
   n->serial = ++e->serial;
+  n->region = e->region;
+  if (n_results) n->results = n->inputs + n_inputs;
   for (int i = 0; i < n_inputs; i++) {
     n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
     if (inputs[i] && i == 0) t->device = inputs[0]->device;
@@ -117,6 +124,21 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   e->live_tensors++;
   e->stats.traces++;
   *out = t;
+  return ML_OK;
+}
+
+/* The results of an operation that has several; each holds `all`, the operation itself. */
+static ml_status record_results(ml_engine *e, ml_tensor *all, ml_tensor **out) {
+  int n = ml_op_infos[all->node->op].n_results;
+  for (int i = 0; i < n; i++) {
+    ml_attrs attrs = {.result = {.index = i}};
+    ml_shape_query q = {.inputs = &all, .n_inputs = 1, .attrs = &attrs};
+    ml_status status = ml_op_infos[ML_OP_result].shape(&q);
+    if (status == ML_OK) status = record(e, ML_OP_result, &all, 1, &q, &out[i]);
+    if (status == ML_OK) all->node->results[i] = out[i];
+    while (status != ML_OK && i > 0) ml_tensor_release(out[--i]);
+    ML_TRY(status);
+  }
   return ML_OK;
 }
 
@@ -141,11 +163,11 @@ static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, m
     return ML_OK;
   }
   if (ml_tensor_is_number(x)) {
-    int64_t number = x->node->attrs.v[1].i;
+    int64_t number = x->node->attrs.constant.whole;
     ML_TRY(prefix_path(e, op, fit_number(op, to, &number)));
-    return ml_tensor_constant(e, to, x->node->attrs.v[0].f, number, out);
+    return ml_tensor_constant(e, to, x->node->attrs.constant.real, number, out);
   }
-  ml_attrs a = {.v = {{.i = to}}, .n_list = -1};
+  ml_attrs a = {.astype = {.dtype = to}};
   return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
 }
 
@@ -266,6 +288,13 @@ static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_i
   if (op == ML_OP_astype && inputs[0]->dtype == q.dtype) {
     *out = ml_tensor_retain(inputs[0]);
     return ML_OK;
+  }
+  if (ml_op_infos[op].n_results) {
+    ml_tensor *all;
+    ML_TRY(record(e, op, inputs, n_inputs, &q, &all));
+    ml_status status = record_results(e, all, out);
+    ml_tensor_release(all);
+    return status;
   }
   if (q.input_dtype == ML_DTYPE_COUNT) return record(e, op, inputs, n_inputs, &q, out);
 

@@ -5,9 +5,8 @@
 #include "tensor/tensor.h"
 
 typedef enum ml_op {
-#define OP(id, signature, shape, kind, access, gradient, doc) ML_OP_##id,
+#define OP(id, parameters, shape, kind, access, gradient, doc) ML_OP_##id,
 #include "tensor/ops.def"
-#undef OP
   ML_OP_COUNT
 } ml_op;
 
@@ -18,6 +17,7 @@ typedef enum ml_kind {
   ML_KIND_TERNARY,
   ML_KIND_VIEW,
   ML_KIND_KERNEL,
+  ML_KIND_RESULT,
   ML_KIND_EFFECT,
   ML_KIND_APPEND
 } ml_kind;
@@ -33,17 +33,20 @@ typedef struct ml_shape_query {
   ml_dtype dtype;
   int ndim;
   int64_t shape[ML_MAX_DIMS];
+  int result;           /* the one that is asked for, of several */
   ml_dtype input_dtype; /* dtype that elementwise inputs are cast to first; ML_DTYPE_COUNT: as they are */
 } ml_shape_query;
 typedef ml_status (*ml_shape_rule)(ml_shape_query *q);
 
 typedef struct ml_op_info {
-  const char *name, *signature, *doc;
+  const char *name, *signature, *doc; /* signature: `name:type=default` of each parameter */
   ml_shape_rule shape;
   ml_kind kind;
   ml_access access;
   bool has_gradient;
+  int n_results; /* of several; 0: one, without a name */
 } ml_op_info;
+enum { ML_MAX_RESULTS = 4 };
 extern const ml_op_info ml_op_infos[ML_OP_COUNT];
 
 static inline const char *ml_op_name(ml_op op) { return ml_op_infos[op].name; }
@@ -57,7 +60,7 @@ static inline bool ml_op_is_effect(ml_op op) { return ml_op_infos[op].kind >= ML
 /* Records an operation. Shape and dtype errors are found here, in a message that begins with the module path and the
  * op's name. The result is lazy, save for views of tensors that have storage, which are made at once. Inputs are
  * retained; a state's handle stands for its latest version. The result of an effect is its target as it is then: the
- * handle, or the same window. */
+ * handle, or the same window. `out` has room for each result of several. */
 ml_status ml_apply(ml_engine *engine, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
                    ml_tensor **out);
 

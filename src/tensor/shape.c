@@ -104,6 +104,20 @@ static ml_status broadcast(query *q, const ml_tensor *a, const ml_tensor *b) {
   return set_shape(q, ndim, shape);
 }
 
+/* One of the results of an operation that has several. */
+static ml_status shape_result(query *q) {
+  const ml_node *all = q->inputs[0]->node;
+  ml_attrs attrs = all->attrs;
+  query own = {.inputs = all->inputs,
+               .n_inputs = all->n_inputs,
+               .attrs = &attrs,
+               .result = (int)q->attrs->result.index,
+               .input_dtype = ML_DTYPE_COUNT};
+  ML_TRY(ml_op_infos[all->op].shape(&own));
+  q->dtype = own.dtype;
+  return set_shape(q, own.ndim, own.shape);
+}
+
 static ml_status shape_none(query *q) {
   (void)q;
   return ml_fail(ML_USAGE, "not an operation to call");
@@ -117,7 +131,7 @@ static ml_status shape_same(query *q) {
 
 static ml_status shape_cast(query *q) {
   ML_TRY(like(q, q->inputs[0]));
-  ml_dtype to = (ml_dtype)q->attrs->v[0].i;
+  ml_dtype to = (ml_dtype)q->attrs->astype.dtype;
   bool from_ok = ml_dtype_class_of(q->dtype) <= ML_CLASS_STORED, to_ok = ml_dtype_class_of(to) <= ML_CLASS_BOOL;
   if (!from_ok || !to_ok) {
     return ml_fail(ML_UNSUPPORTED,
@@ -141,7 +155,7 @@ static ml_status shape_floating(query *q) {
 }
 
 static ml_status shape_quantile(query *q) {
-  double low = q->attrs->v[0].f, high = q->attrs->v[1].f;
+  double low = q->attrs->normal_quantile.low, high = q->attrs->normal_quantile.high;
   if (!(low <= high)) return ml_fail(ML_USAGE, "expected low <= high, found %g and %g", low, high);
   return shape_floating(q);
 }
@@ -205,64 +219,77 @@ static ml_status shape_where(query *q) {
 
 /* ---- views ---- */
 
+/* The axes of a list that may name each once, counted from 0; all of them, by `all`, where none is given. */
+static ml_status axes_of(query *q, ml_list *list, bool backwards, const int64_t **axes) {
+  const int ndim = q->inputs[0]->ndim;
+  int64_t *entries = q->attrs->list + list->first;
+  if (!list->given) {
+    entries = ml_attrs_give(q->attrs, list, ndim);
+    for (int i = 0; i < ndim; i++) entries[i] = backwards ? ndim - 1 - i : i;
+  }
+  unsigned seen = 0;
+  for (int i = 0; i < list->count; i++) {
+    ML_TRY(norm_axis(&entries[i], ndim));
+    if (seen & 1u << entries[i]) return named_twice(entries[i]);
+    seen |= 1u << entries[i];
+  }
+  *axes = entries;
+  return ML_OK;
+}
+
 static ml_status shape_reshape(query *q) {
   const ml_tensor *x = q->inputs[0];
   int64_t size = ml_tensor_size(x), known = 1;
-  int unknown = -1, ndim = q->attrs->n_list;
+  int unknown = -1, ndim = q->attrs->reshape.shape.count;
+  int64_t *shape = q->attrs->list + q->attrs->reshape.shape.first;
   if (ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "expected at most %d axes, found %d", ML_MAX_DIMS, ndim);
   for (int i = 0; i < ndim; i++) {
-    int64_t d = q->attrs->list[i];
+    int64_t d = shape[i];
     if (d == -1 && unknown < 0) unknown = i;
     else if (d < 0 || __builtin_mul_overflow(known, d, &known))
       return ml_fail(ML_USAGE, "size %lld of axis %d is not valid", (long long)d, i + 1);
   }
   if (unknown >= 0 && known > 0 && size % known == 0) {
-    q->attrs->list[unknown] = size / known;
+    shape[unknown] = size / known;
     known = size;
   }
-  if (known != size || (unknown >= 0 && q->attrs->list[unknown] < 0)) {
+  if (known != size || (unknown >= 0 && shape[unknown] < 0)) {
     return ml_fail(ML_MISMATCH, "shape %s does not fit %s", SHAPE_TEXT(x),
-                   ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+                   ml_shape_text(ndim, shape, (char[160]){0}, 160));
   }
   q->dtype = x->dtype;
-  return set_shape(q, ndim, q->attrs->list);
+  return set_shape(q, ndim, shape);
 }
 
 static ml_status shape_transpose(query *q) {
   const ml_tensor *x = q->inputs[0];
-  ml_attrs *a = q->attrs;
-  if (a->n_list < 0) {
-    a->n_list = x->ndim;
-    for (int i = 0; i < x->ndim; i++) a->list[i] = x->ndim - 1 - i;
-  }
-  if (a->n_list != x->ndim) return ml_fail(ML_USAGE, "expected %d axes, found %d", x->ndim, a->n_list);
-  unsigned seen = 0;
+  ml_list *list = &q->attrs->transpose.axes;
+  const int64_t *axes;
+  if (list->given && list->count != x->ndim)
+    return ml_fail(ML_USAGE, "expected %d axes, found %d", x->ndim, (int)list->count);
+  ML_TRY(axes_of(q, list, true, &axes));
   int64_t shape[ML_MAX_DIMS];
-  for (int i = 0; i < x->ndim; i++) {
-    ML_TRY(norm_axis(&a->list[i], x->ndim));
-    if (seen & 1u << a->list[i]) return named_twice(a->list[i]);
-    seen |= 1u << a->list[i];
-    shape[i] = x->shape[a->list[i]];
-  }
+  for (int i = 0; i < x->ndim; i++) shape[i] = x->shape[axes[i]];
   q->dtype = x->dtype;
   return set_shape(q, x->ndim, shape);
 }
 
 static ml_status shape_broadcast_to(query *q) {
   const ml_tensor *x = q->inputs[0];
-  int ndim = q->attrs->n_list;
+  int ndim = q->attrs->broadcast_to.shape.count;
+  const int64_t *shape = ml_attrs_list(q->attrs, q->attrs->broadcast_to.shape);
   if (ndim < x->ndim || ndim > ML_MAX_DIMS)
     return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %d axes", SHAPE_TEXT(x), ndim);
   for (int i = 0; i < ndim; i++) {
     int j = i - (ndim - x->ndim);
-    int64_t to = q->attrs->list[i];
+    int64_t to = shape[i];
     if (to < 0 || (j >= 0 && x->shape[j] != 1 && x->shape[j] != to)) {
       return ml_fail(ML_MISMATCH, "shape %s does not broadcast to %s", SHAPE_TEXT(x),
-                     ml_shape_text(ndim, q->attrs->list, (char[160]){0}, 160));
+                     ml_shape_text(ndim, shape, (char[160]){0}, 160));
     }
   }
   q->dtype = x->dtype;
-  return set_shape(q, ndim, q->attrs->list);
+  return set_shape(q, ndim, shape);
 }
 
 /* Whether `count` indices from `start` on, `step` apart, all lie in 0..size-1; an empty range may begin anywhere. */
@@ -277,11 +304,12 @@ static bool range_fits(int64_t start, int64_t count, int64_t step, int64_t size)
 /* ranges: (start, count, step) an axis, checked by the binding's one converter, checked again here. */
 static ml_status shape_slice(query *q) {
   const ml_tensor *x = q->inputs[0];
-  if (q->attrs->n_list != 3 * x->ndim)
-    return ml_fail(ML_USAGE, "expected %d ranges, found %d", x->ndim, q->attrs->n_list / 3);
+  ml_list ranges = q->attrs->slice.ranges;
+  if (ranges.count != 3 * x->ndim)
+    return ml_fail(ML_USAGE, "expected %d ranges, found %d", x->ndim, (int)ranges.count / 3);
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) {
-    const int64_t *r = &q->attrs->list[3 * i];
+    const int64_t *r = ml_attrs_list(q->attrs, ranges) + 3 * i;
     if (!range_fits(r[0], r[1], r[2], x->shape[i])) {
       return ml_fail(ML_USAGE, "range of axis %d is out of range for size %lld", i + 1, (long long)x->shape[i]);
     }
@@ -295,24 +323,16 @@ static ml_status shape_slice(query *q) {
 
 static ml_status reduce_axes(query *q) {
   const ml_tensor *x = q->inputs[0];
-  ml_attrs *a = q->attrs;
+  const int64_t *axes;
   ML_TRY(want_plain(x, "x"));
+  ML_TRY(axes_of(q, &q->attrs->sum.axis, false, &axes));
   unsigned reduced = 0;
-  if (a->n_list < 0) {
-    a->n_list = x->ndim;
-    for (int i = 0; i < x->ndim; i++) a->list[i] = i;
-  }
-  for (int i = 0; i < a->n_list; i++) {
-    ML_TRY(norm_axis(&a->list[i], x->ndim));
-    if (reduced & 1u << a->list[i]) return named_twice(a->list[i]);
-    reduced |= 1u << a->list[i];
-  }
-  bool keep = a->v[0].i != 0;
+  for (int i = 0; i < q->attrs->sum.axis.count; i++) reduced |= 1u << axes[i];
   int64_t shape[ML_MAX_DIMS];
   int ndim = 0;
   for (int i = 0; i < x->ndim; i++) {
     if (!(reduced & 1u << i)) shape[ndim++] = x->shape[i];
-    else if (keep) shape[ndim++] = 1;
+    else if (q->attrs->sum.keepdims) shape[ndim++] = 1;
   }
   q->dtype = x->dtype;
   return set_shape(q, ndim, shape);
@@ -354,16 +374,22 @@ static ml_status shape_reduce_bool(query *q) {
   return ML_OK;
 }
 
+/* What holds the indices of so many places. */
+static ml_dtype index_dtype(int64_t places) { return places > INT32_MAX ? ML_I64 : ML_I32; }
+
 static ml_status shape_reduce_index(query *q) {
-  if (q->attrs->n_list > 1) return ml_fail(ML_USAGE, "expected one axis, found %d", q->attrs->n_list);
+  ml_list axis = q->attrs->argmax.axis;
+  if (axis.given && axis.count > 1) return ml_fail(ML_USAGE, "expected one axis, found %d", (int)axis.count);
   ML_TRY(reduce_axes(q));
-  q->dtype = ML_I32;
+  int64_t places = ml_tensor_size(q->inputs[0]);
+  if (axis.count == 1) places = q->inputs[0]->shape[*ml_attrs_list(q->attrs, q->attrs->argmax.axis)];
+  q->dtype = index_dtype(places);
   return want_elements(q);
 }
 
 static ml_status shape_scan(query *q) {
   ML_TRY(shape_same_number(q));
-  return norm_axis(&q->attrs->v[0].i, q->ndim);
+  return norm_axis(&q->attrs->cumsum.axis, q->ndim);
 }
 
 static ml_status shape_scan_wide(query *q) {
@@ -375,8 +401,8 @@ static ml_status shape_scan_wide(query *q) {
 /* ---- making, joining, indexing, ordering ---- */
 
 static ml_status shape_arange(query *q) {
-  int64_t start = q->attrs->v[0].i, step = q->attrs->v[1].i, count = q->attrs->v[2].i;
-  q->dtype = (ml_dtype)q->attrs->v[3].i;
+  int64_t start = q->attrs->arange.start, step = q->attrs->arange.step, count = q->attrs->arange.count;
+  q->dtype = (ml_dtype)q->attrs->arange.dtype;
   if (ml_dtype_class_of(q->dtype) >= ML_CLASS_BOOL)
     return ml_fail(ML_USAGE, "dtype %s cannot be counted in", ml_dtype_name(q->dtype));
   if (count < 0) return ml_fail(ML_USAGE, "a negative count");
@@ -390,8 +416,8 @@ static ml_status shape_concat(query *q) {
   if (q->n_inputs == 0) return ml_fail(ML_USAGE, "no tensors to join");
   const ml_tensor *first = q->inputs[0];
   ML_TRY(like(q, first));
-  ML_TRY(norm_axis(&q->attrs->v[0].i, q->ndim));
-  int axis = (int)q->attrs->v[0].i;
+  ML_TRY(norm_axis(&q->attrs->concat.axis, q->ndim));
+  int axis = (int)q->attrs->concat.axis;
   for (int n = 0; n < q->n_inputs; n++) {
     const ml_tensor *t = q->inputs[n];
     ML_TRY(want_plain(t, "tensors"));
@@ -411,8 +437,8 @@ static ml_status shape_take(query *q) {
   const ml_tensor *x = q->inputs[0], *index = q->inputs[1];
   ML_TRY(want_plain(x, "x"));
   ML_TRY(want_integers(index, "index"));
-  ML_TRY(norm_axis(&q->attrs->v[0].i, x->ndim));
-  int axis = (int)q->attrs->v[0].i, ndim = x->ndim - 1 + index->ndim;
+  ML_TRY(norm_axis(&q->attrs->take.axis, x->ndim));
+  int axis = (int)q->attrs->take.axis, ndim = x->ndim - 1 + index->ndim;
   if (ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "the result would have %d axes, more than %d", ndim, ML_MAX_DIMS);
   int64_t shape[ML_MAX_DIMS];
   memcpy(shape, x->shape, (size_t)axis * sizeof *shape);
@@ -426,11 +452,11 @@ static ml_status along(query *q, const ml_tensor *x, const ml_tensor *index) {
   ML_TRY(want_plain(x, "x"));
   ML_TRY(want_integers(index, "index"));
   ML_TRY(want_ndim(index, "index", x->ndim));
-  ML_TRY(norm_axis(&q->attrs->v[0].i, x->ndim));
+  ML_TRY(norm_axis(&q->attrs->take_along_axis.axis, x->ndim));
   for (int i = 0; i < x->ndim; i++) {
-    if (i != q->attrs->v[0].i && index->shape[i] != x->shape[i]) {
+    if (i != q->attrs->take_along_axis.axis && index->shape[i] != x->shape[i]) {
       return ml_fail(ML_MISMATCH, "index of shape %s does not fit %s beside axis %d", SHAPE_TEXT(index), SHAPE_TEXT(x),
-                     (int)q->attrs->v[0].i + 1);
+                     (int)q->attrs->take_along_axis.axis + 1);
     }
   }
   return ML_OK;
@@ -456,12 +482,23 @@ static ml_status shape_put_along(query *q) {
 
 static ml_status shape_sort(query *q) {
   ML_TRY(shape_same(q));
-  return norm_axis(&q->attrs->v[0].i, q->ndim);
+  return norm_axis(&q->attrs->sort.axis, q->ndim);
 }
 
 static ml_status shape_argsort(query *q) {
   ML_TRY(shape_sort(q));
-  q->dtype = ML_I32;
+  q->dtype = index_dtype(q->shape[q->attrs->argsort.axis]);
+  return ML_OK;
+}
+
+static ml_status shape_topk(query *q) {
+  ML_TRY(shape_same(q));
+  ML_TRY(norm_axis(&q->attrs->topk.axis, q->ndim));
+  int64_t *size = &q->shape[q->attrs->topk.axis], k = q->attrs->topk.k;
+  if (k < 0 || k > *size)
+    return ml_fail(ML_USAGE, "k: expected an integer from 0 to %lld, found %lld", (long long)*size, (long long)k);
+  if (q->result == 1) q->dtype = index_dtype(*size);
+  *size = k;
   return ML_OK;
 }
 
@@ -469,9 +506,9 @@ static ml_status shape_argsort(query *q) {
 
 static ml_status shape_floating_last(query *q) {
   ML_TRY(shape_floating(q));
-  ML_TRY(norm_axis(&q->attrs->v[0].i, q->ndim));
-  if (q->attrs->v[0].i != q->ndim - 1)
-    return ml_fail(ML_USAGE, "expected the last axis, found axis %d", (int)q->attrs->v[0].i + 1);
+  ML_TRY(norm_axis(&q->attrs->softmax.axis, q->ndim));
+  if (q->attrs->softmax.axis != q->ndim - 1)
+    return ml_fail(ML_USAGE, "expected the last axis, found axis %d", (int)q->attrs->softmax.axis + 1);
   return ML_OK;
 }
 
@@ -578,7 +615,7 @@ static ml_status shape_rope_table(query *q) {
   ML_TRY(want_ndim(f, "frequencies", 1));
   if (f->dtype != ML_F32) return ml_fail(ML_USAGE, "frequencies: expected float32, found %s", ml_dtype_name(f->dtype));
   q->dtype = ML_F32;
-  return set_shape(q, 3, (int64_t[]){start->shape[0], q->attrs->v[0].i, 2 * f->shape[0]});
+  return set_shape(q, 3, (int64_t[]){start->shape[0], q->attrs->rope_table.length, 2 * f->shape[0]});
 }
 
 static ml_status shape_rope(query *q) {
@@ -690,7 +727,8 @@ static ml_status shape_sample_mask(query *q) {
 }
 
 static ml_status shape_temperature(query *q) {
-  if (!(q->attrs->v[0].f > 0)) return ml_fail(ML_USAGE, "t: expected a number above 0, found %g", q->attrs->v[0].f);
+  double t = q->attrs->temperature.t;
+  if (!(t > 0)) return ml_fail(ML_USAGE, "t: expected a number above 0, found %g", t);
   return shape_sample_mask(q);
 }
 
@@ -700,8 +738,8 @@ static ml_status shape_random_bits(query *q) {
     return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, found %s %s", ml_dtype_name(key->dtype),
                    SHAPE_TEXT(key));
   q->dtype = ML_U32;
-  if (q->attrs->n_list > ML_MAX_DIMS) return ml_fail(ML_USAGE, "expected at most %d axes", ML_MAX_DIMS);
-  return set_shape(q, q->attrs->n_list, q->attrs->list);
+  ml_list shape = q->attrs->random_bits.shape;
+  return set_shape(q, shape.count, ml_attrs_list(q->attrs, shape));
 }
 
 static ml_status shape_categorical(query *q) {
@@ -712,10 +750,42 @@ static ml_status shape_categorical(query *q) {
   return set_shape(q, 1, q->inputs[0]->shape);
 }
 
+enum {
+#define ML_PARAMETERS
+#define TENSOR(name)
+#define OPTIONAL(name)
+#define LIST(name)
+#define WEIGHT(name)
+#define RESULT(name) +1
+#define REAL(...)
+#define INT(...)
+#define BOOL(...)
+#define DTYPE(...)
+#define AXIS(...)
+#define AXES(...)
+#define SIZES(...)
+#define RANGES(...)
+#define OP(id, parameters, shape, kind, access, gradient, doc) RESULTS_##id = 0 parameters,
+#include "tensor/ops.def"
+};
+
 const ml_op_info ml_op_infos[ML_OP_COUNT] = {
 #define vjp_none false
-#define OP(id, signature, shape, kind, access, gradient, doc)                                                          \
-  {#id, signature, doc, shape_##shape, ML_KIND_##kind, ML_ACCESS_##access, vjp_##gradient},
+#define ML_PARAMETERS
+#define TENSOR(name) #name ":T "
+#define OPTIONAL(name) #name ":T? "
+#define LIST(name) #name ":T* "
+#define WEIGHT(name) #name ":W "
+#define RESULT(name) #name ":R "
+#define REAL(name, ...) #name ":f" #__VA_ARGS__ " "
+#define INT(name, ...) #name ":i" #__VA_ARGS__ " "
+#define BOOL(name, ...) #name ":b" #__VA_ARGS__ " "
+#define DTYPE(name) #name ":D "
+#define AXIS(name, ...) #name ":A" #__VA_ARGS__ " "
+#define AXES(name, ...) #name ":X" #__VA_ARGS__ " "
+#define SIZES(name) #name ":S "
+#define RANGES(name) #name ":L "
+#define OP(id, parameters, shape, kind, access, gradient, doc)                                                         \
+  {#id, "" parameters, doc, shape_##shape, ML_KIND_##kind, ML_ACCESS_##access, vjp_##gradient, RESULTS_##id},
 #include "tensor/ops.def"
-#undef OP
 };

@@ -133,7 +133,7 @@ ml_status ml_state_rebase(const ml_tensor *view, ml_tensor *version, ml_tensor *
 /* Gives a version storage of its own. */
 static ml_status copy_out(ml_tensor *version) {
   ml_tensor *copy;
-  ml_attrs none = {.n_list = -1};
+  ml_attrs none = {0};
   ML_TRY(ml_apply(version->engine, ML_OP_copy, &version, 1, &none, &copy));
   ml_status status = ml_eval(version->engine, &copy, 1);
   if (status == ML_OK) {

@@ -51,6 +51,13 @@ ml_status ml_shape_bytes(ml_dtype dtype, int ndim, const int64_t *shape, size_t 
                  ml_dtype_name(dtype));
 }
 
+int64_t *ml_attrs_give(ml_attrs *a, ml_list *list, int64_t n) {
+  if (n < 0 || n > ML_MAX_LIST - a->n_list) return NULL;
+  *list = (ml_list){.given = 1, .first = (int16_t)a->n_list, .count = (int32_t)n};
+  a->n_list += (int)n;
+  return a->list + list->first;
+}
+
 static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_t *shape) {
   ml_tensor *t = ml_calloc(1, sizeof *t);
   if (!t) return NULL;
@@ -121,15 +128,15 @@ static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, con
 
 ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out) {
   ML_TRY(leaf(engine, ML_OP_constant, dtype, 0, NULL, out));
-  (*out)->node->attrs.v[0].f = f; /* as a float and, for integer dtypes, exactly */
-  (*out)->node->attrs.v[1].i = i;
+  (*out)->node->attrs.constant.real = f; /* as a float and, for integer dtypes, exactly */
+  (*out)->node->attrs.constant.whole = i;
   return ML_OK;
 }
 
 ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape,
                           ml_tensor **out) {
   ML_TRY(leaf(engine, ML_OP_input, dtype, ndim, shape, out));
-  (*out)->node->attrs.v[0].i = index;
+  (*out)->node->attrs.input.index = index;
   return ML_OK;
 }
 
@@ -138,8 +145,15 @@ ml_tensor *ml_tensor_retain(ml_tensor *t) {
   return t;
 }
 
+/* A result of several is lazy no more. */
+static void leave_results(const ml_tensor *t) {
+  const ml_node *n = t->node;
+  if (n && n->op == ML_OP_result && n->n_inputs) n->inputs[0]->node->results[n->attrs.result.index] = NULL;
+}
+
 void ml_tensor_kill(ml_tensor *t, ml_fate fate) {
   ml_node *n = t->node;
+  leave_results(t);
   t->fate = fate;
   t->node = NULL;
   if (!n) return;
@@ -173,6 +187,7 @@ void ml_tensor_release(ml_tensor *t) {
   while (t) {
     if (--t->references == 0) {
       t->engine->live_tensors--;
+      leave_results(t);
       ml_tensor_release(t->packed); /* which has no node, nor a packed copy of its own */
       drop_cell(t);
       ml_window_free(t->window);

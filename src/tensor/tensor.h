@@ -12,16 +12,50 @@
 
 enum { ML_MAX_DIMS = 8, ML_MAX_ATTRS = 8, ML_MAX_LIST = 3 * ML_MAX_DIMS };
 
-/* Attributes of an operation: its parameters that are not tensors, in order. Lists (axes, shapes, ranges) share one
- * store; an absent list has n_list -1. */
+/* A list among attributes: `count` entries of ml_attrs.list from `first` on. All zero: it was not given. */
+typedef struct ml_list {
+  int16_t given, first;
+  int32_t count;
+} ml_list;
+
+/* Attributes of an operation: its parameters that are not tensors, by the names of ops.def (a.attention.window; booleans
+ * and dtypes are integers), or the i-th of them as v[i]. Operations that share a rule or a kernel share the places of
+ * what it reads. */
 typedef struct ml_attrs {
   union {
-    int64_t i;
-    double f;
-  } v[ML_MAX_ATTRS];
-  int n_list;
+    union {
+      int64_t i;
+      double f;
+      ml_list list;
+    } v[ML_MAX_ATTRS];
+#define ML_PARAMETERS
+#define TENSOR(name)
+#define OPTIONAL(name)
+#define LIST(name)
+#define WEIGHT(name)
+#define RESULT(name)
+#define REAL(name, ...) double name;
+#define INT(name, ...) int64_t name;
+#define BOOL(name, ...) int64_t name;
+#define DTYPE(name) int64_t name;
+#define AXIS(name, ...) int64_t name;
+#define AXES(name, ...) ml_list name;
+#define SIZES(name) ml_list name;
+#define RANGES(name) ml_list name;
+#define OP(id, parameters, shape, kind, access, gradient, doc)                                                         \
+  struct {                                                                                                             \
+    parameters                                                                                                         \
+  } id;
+#include "tensor/ops.def"
+  };
+  int n_list; /* entries of all lists */
   int64_t list[ML_MAX_LIST];
 } ml_attrs;
+
+static inline const int64_t *ml_attrs_list(const ml_attrs *a, ml_list l) { return a->list + l.first; }
+/* Makes `list`, an attribute of a, one of n entries behind those of other lists, and returns them; NULL where so many
+ * have no place. */
+int64_t *ml_attrs_give(ml_attrs *a, ml_list *list, int64_t n);
 
 /* STRIDED: elements at offset + sum(index * stride). PANELS: a matrix (outputs, inputs) packed for products
  * (quant/format.h). BLOCKS: block formats in the order of the file. */
@@ -58,8 +92,12 @@ struct ml_node {
   int op; /* ml_op */
   int n_inputs;
   uint64_t serial; /* engine-wide order of creation */
+  uint32_t region; /* 0, or of the recomputation that it belongs to: equal nodes of two regions stay two */
   char *path;      /* module path, or NULL */
   ml_attrs attrs;
+  /* Of an operation with several results, whose own tensor nobody sees: those that are lazy still, each a node of
+   * ML_OP_result that retains it; NULL for those that are gone. Else NULL. */
+  ml_tensor **results;
   ml_tensor *inputs[]; /* retained; NULL where an optional input is absent */
 };
 

@@ -162,9 +162,8 @@ static double absolute_bound(ml_op op, ml_dtype t) {
 static ml_dtype result_dtype(ml_op op, ml_dtype t, bool *predicate) {
   const char *rule = NULL;
   static const char *const rules[] = {
-#define OP(id, signature, shape, kind, access, gradient, doc) [ML_OP_##id] = #shape,
+#define OP(id, parameters, shape, kind, access, gradient, doc) [ML_OP_##id] = #shape,
 #include "tensor/ops.def"
-#undef OP
   };
   rule = rules[op];
   *predicate = strcmp(rule, "predicate") == 0 || strcmp(rule, "compare") == 0;

@@ -172,15 +172,15 @@ static void test_scatter_add(ml_engine *e) {
 
 /* ---- sorting ---- */
 
-static bool before(double a, double b) { return isnan(b) ? !isnan(a) : a < b; }
+typedef enum order { SORTED, INDICES_OF_SORTED, LARGEST } order;
 
-static void check_sort(ml_engine *e, bool indices, ml_dtype t, int ndim, const int64_t *shape, int axis, view kind) {
-  int64_t n = ml_shape_size(ndim, shape), length = shape[axis], index[ML_MAX_DIMS];
-  if (skip_case(n)) return;
-  double *v = random_values(t, n, 0, t == ML_BOOL ? 1 : 6), *wanted = room((size_t)n, 8);
-  for (int64_t i = 0; i < n && ml_dtype_is_float(t); i++) v[i] = random_below(12) ? rounded(t, floor(v[i])) : random_below(2) ? NAN : -INFINITY;
-  ml_tensor *x = view_tensor(e, t, ndim, shape, v, kind);
-  int64_t order[600];
+static bool before(double a, double b, order o) { return isnan(b) ? !isnan(a) : o == LARGEST ? a > b : a < b; }
+
+/* The first k of the order along the axis: their values and indices, in dense arrays. */
+static void order_of(int ndim, const int64_t *shape, int axis, const double *v, order o, int64_t k, double *values, double *indices) {
+  int64_t length = shape[axis], n = ml_shape_size(ndim, shape), index[ML_MAX_DIMS], short_shape[ML_MAX_DIMS], places[600];
+  memcpy(short_shape, shape, (size_t)ndim * sizeof *shape);
+  short_shape[axis] = k;
   for (int64_t first = 0; first < n; first++) {
     unravel(first, ndim, shape, index);
     if (index[axis] != 0) continue;
@@ -188,39 +188,67 @@ static void check_sort(ml_engine *e, bool indices, ml_dtype t, int ndim, const i
       int64_t j = i, at[2];
       for (; j > 0; j--) {
         index[axis] = i, at[0] = ravel(ndim, shape, index);
-        index[axis] = order[j - 1], at[1] = ravel(ndim, shape, index);
-        if (!before(v[at[0]], v[at[1]])) break;
-        order[j] = order[j - 1];
+        index[axis] = places[j - 1], at[1] = ravel(ndim, shape, index);
+        if (!before(v[at[0]], v[at[1]], o)) break;
+        places[j] = places[j - 1];
       }
-      order[j] = i;
+      places[j] = i;
     }
-    for (int64_t i = 0; i < length; i++) {
-      index[axis] = order[i];
+    for (int64_t i = 0; i < k; i++) {
+      index[axis] = places[i];
       double value = v[ravel(ndim, shape, index)];
       index[axis] = i;
-      wanted[ravel(ndim, shape, index)] = indices ? (double)order[i] : value;
+      values[ravel(ndim, short_shape, index)] = value;
+      indices[ravel(ndim, short_shape, index)] = (double)places[i];
     }
   }
-  expect_values(apply(e, indices ? ML_OP_argsort : ML_OP_sort, INTS({.i = axis == ndim - 1 ? -1 : axis}), x), ndim, shape, wanted, 0, 0, "%s, axis %d, %s", ml_dtype_name(t), axis, view_names[kind]);
+}
+
+static void check_sort(ml_engine *e, order o, ml_dtype t, int ndim, const int64_t *shape, int axis, view kind) {
+  int64_t n = ml_shape_size(ndim, shape), length = shape[axis], k = o == LARGEST ? random_below((int)length + 1) : length, out[ML_MAX_DIMS];
+  if (skip_case(n)) return;
+  double *v = random_values(t, n, 0, t == ML_BOOL ? 1 : 6), *values = room((size_t)n, 8), *indices = room((size_t)n, 8);
+  for (int64_t i = 0; i < n && ml_dtype_is_float(t); i++) v[i] = random_below(12) ? rounded(t, floor(v[i])) : random_below(2) ? NAN : -INFINITY;
+  ml_tensor *x = view_tensor(e, t, ndim, shape, v, kind);
+  order_of(ndim, shape, axis, v, o, k, values, indices);
+  memcpy(out, shape, (size_t)ndim * sizeof *shape);
+  out[axis] = k;
+  int from_end = axis == ndim - 1 ? -1 : axis;
+  if (o != LARGEST) {
+    ml_tensor *r = apply(e, o == SORTED ? ML_OP_sort : ML_OP_argsort, INTS({.i = from_end}), x);
+    expect_values(r, ndim, out, o == SORTED ? values : indices, 0, 0, "%s, axis %d, %s", ml_dtype_name(t), axis, view_names[kind]);
+  } else {
+    ml_tensor *both[2];
+    must(ml_apply(e, ML_OP_topk, &x, 1, &INTS({.i = k}, {.i = from_end}), both), "topk");
+    keep(both[0]), keep(both[1]);
+    int first = random_below(2); /* what is computed on the way to the other is kept */
+    must(ml_eval(e, &both[first], 1), "eval");
+    expect(!both[0]->node && !both[1]->node, "both results");
+    expect_values(both[0], ndim, out, values, 0, 0, "%s, axis %d, %s", ml_dtype_name(t), axis, view_names[kind]);
+    expect_values(both[1], ndim, out, indices, 0, 0, "indices of %s, axis %d, %s", ml_dtype_name(t), axis, view_names[kind]);
+  }
   drop_all();
 }
 
-static void test_sorting(ml_engine *e, bool indices) {
+static void test_order(ml_engine *e, order o) {
   static const int64_t shape[3] = {4, 7, 5}, rows[] = {20, 300}, empty[] = {0, 3}, none[] = {3, 0};
+  ml_op op = o == SORTED ? ML_OP_sort : o == LARGEST ? ML_OP_topk : ML_OP_argsort;
   for (int d = 0; d < SOME; d++) {
     for (int kind = 0; kind < VIEWS; kind++) {
-      for (int axis = 0; axis < 3; axis++) check_sort(e, indices, some_dtypes[d], 3, shape, axis, (view)kind);
+      for (int axis = 0; axis < 3; axis++) check_sort(e, o, some_dtypes[d], 3, shape, axis, (view)kind);
     }
-    check_sort(e, indices, some_dtypes[d], 2, rows, 1, DENSE);
-    check_sort(e, indices, some_dtypes[d], 2, empty, 1, DENSE);
-    check_sort(e, indices, some_dtypes[d], 2, none, 1, DENSE);
+    check_sort(e, o, some_dtypes[d], 2, rows, 1, DENSE);
+    check_sort(e, o, some_dtypes[d], 2, empty, 1, DENSE);
+    check_sort(e, o, some_dtypes[d], 2, none, 1, DENSE);
   }
-  expect(attempt(e, indices ? ML_OP_argsort : ML_OP_sort, INTS({.i = 1}), INDICES(e, 1)) == ML_USAGE, "axis 1 of 1");
+  expect(attempt(e, op, INTS({.i = 1}, {.i = 1}), INDICES(e, 1)) == ML_USAGE, "axis 1 of 1");
+  if (o == LARGEST) expect(attempt(e, op, INTS({.i = 2}, {.i = 0}), INDICES(e, 1)) == ML_USAGE, "2 of 1");
   drop_all();
 }
 
-static void test_sort(ml_engine *e) { test_sorting(e, false); }
-static void test_argsort(ml_engine *e) { test_sorting(e, true); }
+static void test_sort(ml_engine *e) { test_order(e, SORTED); }
+static void test_argsort(ml_engine *e) { test_order(e, INDICES_OF_SORTED); }
+static void test_topk(ml_engine *e) { test_order(e, LARGEST); }
 
 /* ---- views of views ---- */
 

@@ -90,9 +90,9 @@ static void check_reduce(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int
     }
   }
   ml_attrs attrs = list_attrs(n_axes, axes);
-  if (whole && (index || random_below(2))) attrs.n_list = -1; /* all axes */
-  attrs.v[0].i = keepdims;
-  attrs.v[1].f = DDOF;
+  if (whole && (index || random_below(2))) attrs = NO_ATTRS; /* all axes */
+  attrs.sum.keepdims = keepdims;
+  attrs.var.ddof = DDOF;
   ml_dtype o = reduced_dtype(op, t);
   for (int64_t i = 0; i < ml_shape_size(n_out, out_shape); i++) wanted[i] = rounded(o, wanted[i]);
   ml_tensor *r = apply(e, op, attrs, x);
@@ -163,7 +163,7 @@ static void test_sum(ml_engine *e) {
 /* Squares, and sums of int64, that no dtype holds. */
 static void expect_wide(ml_engine *e, ml_op op, ml_dtype t, double a, double b, double ddof, double wanted) {
   ml_attrs attrs = NO_ATTRS;
-  attrs.v[1].f = ddof;
+  attrs.var.ddof = ddof;
   double v[] = {a, b};
   wanted = rounded(reduced_dtype(op, t), wanted);
   expect_values(apply(e, op, attrs, tensor(e, t, SHAPE(2), v)), 0, NULL, &wanted, 0, 0, "%s of %g and %g",

@@ -208,7 +208,9 @@ static ml_status task_regions(const ml_plan *p, const ml_task *t, regions *out) 
   for (int i = 0; i < s->n_inputs; i++) {
     if (s->inputs[i] >= 0) out->items[out->count++] = region_of(p, s->inputs[i], effect && i == 0);
   }
-  for (int i = 0; i < s->n_outputs; i++) out->items[out->count++] = region_of(p, s->outputs[i], true);
+  for (int i = 0; i < s->n_outputs; i++) {
+    if (s->outputs[i] >= 0) out->items[out->count++] = region_of(p, s->outputs[i], true);
+  }
   if (t->shared) out->items[out->count++] = (region){-1, 0, 1, true, false};
   return ML_OK;
 }

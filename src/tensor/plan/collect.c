@@ -33,6 +33,7 @@ static ml_status push(items *s, ml_tensor *t) {
   return ML_OK;
 }
 
+/* With those that the roots need, of a plan that runs once: the other results of an operation that somebody holds. */
 static ml_status walk(items *s, const ml_roots *r) {
   for (size_t i = 0; i < r->n_outputs + r->n_effects; i++) {
     ML_TRY(push(s, i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs]));
@@ -40,6 +41,8 @@ static ml_status walk(items *s, const ml_roots *r) {
   while (s->depth) {
     const ml_node *n = s->stack[--s->depth]->node;
     for (int k = 0; n && k < n->n_inputs; k++) ML_TRY(push(s, n->inputs[k]));
+    int n_results = n && n->results && r->once ? ml_op_infos[n->op].n_results : 0;
+    for (int k = 0; k < n_results; k++) ML_TRY(push(s, n->results[k]));
   }
   return ML_OK;
 }
@@ -74,6 +77,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
                              .tensor = t,
                              .attrs = n ? &n->attrs : NULL,
                              .path = n ? n->path : NULL,
+                             .region = n ? n->region : 0,
                              .dtype = t->dtype,
                              .layout = t->layout,
                              .ndim = t->ndim,
@@ -122,7 +126,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     if (output[i]) continue;
     if (t->cell && t->cell->latest == t) known[i]++;
     n->keep = t->references > known[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
-              n->op != ML_OP_constant;
+              n->op != ML_OP_constant && !ml_vnode_has_results(n);
     stays[i] = stays[i] || t->references > known[i];
     for (int k = 0; k < n->n_inputs && stays[i] && !ml_vnode_is_effect(n); k++) {
       if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
@@ -155,7 +159,7 @@ static uint64_t mix(uint64_t h, uint64_t v) {
 }
 
 static uint64_t hash_node(const ml_vnode *n) {
-  uint64_t h = mix((uint64_t)n->op, n->dtype);
+  uint64_t h = mix((uint64_t)n->op, (uint64_t)n->region << 8 | n->dtype);
   for (int k = 0; k < n->n_inputs; k++) h = mix(h, (uint64_t)(int64_t)n->inputs[k]);
   for (int k = 0; k < ML_MAX_ATTRS; k++) h = mix(h, (uint64_t)n->attrs->v[k].i);
   for (int k = 0; k < n->attrs->n_list; k++) h = mix(h, (uint64_t)n->attrs->list[k]);
@@ -163,11 +167,12 @@ static uint64_t hash_node(const ml_vnode *n) {
 }
 
 static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
-  if (a->op != b->op || a->n_inputs != b->n_inputs || a->dtype != b->dtype) return false;
+  if (a->op != b->op || a->n_inputs != b->n_inputs || a->dtype != b->dtype || a->region != b->region)
+    return false;
   if (memcmp(a->inputs, b->inputs, (size_t)a->n_inputs * sizeof *a->inputs) != 0) return false;
   const ml_attrs *x = a->attrs, *y = b->attrs;
   return memcmp(x->v, y->v, sizeof x->v) == 0 && x->n_list == y->n_list &&
-         (x->n_list <= 0 || memcmp(x->list, y->list, (size_t)x->n_list * sizeof *x->list) == 0);
+         memcmp(x->list, y->list, (size_t)x->n_list * sizeof *x->list) == 0;
 }
 
 /* Users of a node that repeats an earlier one use that. */
@@ -220,6 +225,24 @@ bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to) {
   return false;
 }
 
+/* ---- several results ---- */
+
+/* Of each live operation with several: those that are read, and those that somebody holds. */
+static ml_status find_results(ml_vgraph *g) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    ml_vnode *n = &g->nodes[i];
+    n->results = NULL;
+    if (n->group >= 0 && ml_vnode_has_results(n)) {
+      n->results = ml_bump_alloc(&g->memory, ML_MAX_RESULTS, sizeof *n->results);
+      if (!n->results) return ML_MEMORY;
+      for (int k = 0; k < ML_MAX_RESULTS; k++) n->results[k] = -1;
+    } else if (n->op == ML_OP_result && g->nodes[n->inputs[0]].results && (n->group >= 0 || n->keep)) {
+      g->nodes[n->inputs[0]].results[n->attrs->result.index] = (int)i;
+    }
+  }
+  return ML_OK;
+}
+
 /* ---- users ---- */
 
 static void find_dead(ml_vgraph *g) {
@@ -237,6 +260,7 @@ static void find_dead(ml_vgraph *g) {
 ml_status ml_vgraph_link(ml_vgraph *g) {
   ml_vgraph_find_versions(g);
   find_dead(g);
+  ML_TRY(find_results(g));
   int total = 0;
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];

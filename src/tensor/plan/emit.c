@@ -90,7 +90,7 @@ static ml_status copied(emitter *m, int *value) {
 
 static ml_fused_op constant_op(const ml_vgraph *g, int v) {
   const ml_attrs *a = g->nodes[g->nodes[v].constant].attrs;
-  return (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = a->v[0].f, .i = a->v[1].i};
+  return (ml_fused_op){.op = ML_OP_constant, .dtype = g->nodes[v].dtype, .f = a->constant.real, .i = a->constant.whole};
 }
 
 static ml_status emit_constant(emitter *m, int v) {
@@ -129,7 +129,7 @@ static ml_status as_matrix(emitter *m, int value, int *out) {
   const ml_value *x = &m->p->values[value];
   int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1,
           shape[2] = {last ? ml_shape_size(x->ndim, x->shape) / last : 0, last}, strides[ML_MAX_DIMS], offset = 0;
-  ml_attrs none = {.n_list = -1};
+  ml_attrs none = {0};
   if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) ||
       (last > 1 && strides[1] != 1)) {
     ML_TRY(copied(m, &value));
@@ -151,7 +151,7 @@ static ml_status broadcast_value(emitter *m, int value, int ndim, const int64_t 
     return ML_OK;
   }
   int64_t strides[ML_MAX_DIMS], offset = 0;
-  ml_attrs none = {.n_list = -1};
+  ml_attrs none = {0};
   ml_view_strides(ML_OP_broadcast_to, &none, v.ndim, v.shape, v.strides, ndim, shape, strides, &offset);
   v.ndim = ndim;
   memcpy(v.shape, shape, (size_t)ndim * sizeof *shape);
@@ -388,8 +388,8 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   if (l->norm >= 0) {
     const ml_vnode *norm = &g->nodes[l->norm];
     units->norm = true;
-    units->eps = norm->attrs->v[0].f;
-    units->norm_offset = norm->attrs->v[1].f;
+    units->eps = norm->attrs->rms_norm.eps;
+    units->norm_offset = norm->attrs->rms_norm.offset;
     if (norm->inputs[1] >= 0) ML_TRY(operand(m, norm->inputs[1], ML_ACCESS_DENSE, &inputs[1]));
   }
   for (int i = 0; i < l->n_units; i++) {
@@ -426,7 +426,7 @@ static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
 
 static ml_status emit_input(emitter *m, ml_vnode *n) {
   ml_value value = shaped(n);
-  int64_t index = n->attrs->v[0].i;
+  int64_t index = n->attrs->input.index;
   if (index < 0 || index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
   ML_TRY(check_placeholder(&m->p->input_values[index], n));
   ml_storage s = {.place = ML_PLACE_INPUT, .index = (int)index, .bytes = ml_value_bytes(&value)};
@@ -481,9 +481,9 @@ static void heads_last(ml_value *v) {
   v->strides[0] = v->shape[2] * v->strides[2];
 }
 
-static ml_status add_kernel(emitter *m, ml_vnode *n, const int *values, int output) {
+static ml_status add_kernel(emitter *m, const ml_vnode *n, const int *values, const int *outputs, int n_outputs) {
   ml_step *s;
-  ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, &output, 1, &s));
+  ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, outputs, n_outputs, &s));
   s->attrs = *n->attrs;
   return set_path(m, s, n);
 }
@@ -497,9 +497,24 @@ static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) 
   return ML_OK;
 }
 
+/* The results of an operation with several that somebody wants. */
+static ml_status emit_results(emitter *m, int v, const int *values) {
+  ml_vnode *n = &m->g->nodes[v];
+  int outputs[ML_MAX_RESULTS], n_results = ml_op_infos[n->op].n_results;
+  for (int k = n_results - 1; k >= 0; k--) {
+    outputs[k] = -1;
+    if (n->results[k] < 0) continue;
+    ML_TRY(new_result(m, n->results[k], NULL, &outputs[k]));
+    n->value = m->g->nodes[n->results[k]].value = outputs[k];
+  }
+  ML_REWROTE(m->g, several);
+  return add_kernel(m, n, values, outputs, n_results);
+}
+
 static ml_status emit_kernel(emitter *m, int v, int *values) {
   ml_vnode *n = &m->g->nodes[v];
   ML_TRY(operands(m, n, 0, values));
+  if (n->results) return emit_results(m, v, values);
   ml_value like = {0};
   bool keeps = false;
   if (n->op == ML_OP_rope || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm) {
@@ -512,7 +527,7 @@ static ml_status emit_kernel(emitter *m, int v, int *values) {
   }
   if (keeps) ML_REWROTE(m->g, orders_kept);
   ML_TRY(new_result(m, v, keeps ? &like : NULL, &n->value));
-  return add_kernel(m, n, values, n->value);
+  return add_kernel(m, n, values, &n->value, 1);
 }
 
 /* The step writes where the target lies; the effect's value is the whole state. */
@@ -530,7 +545,7 @@ static ml_status emit_effect(emitter *m, int v, int *values) {
     ML_TRY(copied(m, &values[k]));
   }
   values[0] = target;
-  return add_kernel(m, n, values, target);
+  return add_kernel(m, n, values, &target, 1);
 }
 
 static ml_status emit_node(emitter *m, int v) {
@@ -546,7 +561,7 @@ static ml_status emit_node(emitter *m, int v) {
   if (n->group != v || n->unit >= 0 || n->value >= 0) return ML_OK;
   if (ml_vnode_is_leaf(n)) return emit_leaf(m, n);
   if (n->op == ML_OP_input) return emit_input(m, n);
-  if (n->op == ML_OP_constant) return ML_OK;
+  if (n->op == ML_OP_constant || n->op == ML_OP_result) return ML_OK; /* of a result: its operation has made it */
   if (ml_vnode_is_view(n)) return emit_view(m, v);
   if (n->program) return emit_program(m, v);
   int *values = ml_bump_alloc(&g->memory, (size_t)n->n_inputs, sizeof *values);

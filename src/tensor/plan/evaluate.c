@@ -234,7 +234,7 @@ ml_status ml_tensor_read(ml_tensor *t, void *to) {
     return t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], to);
   if (t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) return read_dense(t, to);
   ml_tensor *dense;
-  ml_attrs none = {.n_list = -1};
+  ml_attrs none = {0};
   ML_TRY(ml_apply(t->engine, ML_OP_copy, &t, 1, &none, &dense));
   ml_status status = ml_eval(t->engine, &dense, 1);
   if (status == ML_OK) status = read_dense(dense, to);

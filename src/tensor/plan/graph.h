@@ -18,11 +18,13 @@ typedef struct ml_vnode {
   ml_tensor *tensor; /* borrowed, the roots hold it; NULL of a node that a pass made */
   const ml_attrs *attrs;
   const char *path;
+  uint32_t region;
   ml_dtype dtype;
   ml_layout layout;
   int ndim;
   const int64_t *shape;
   int n_inputs, *inputs;   /* vnodes; -1 where absent */
+  int *results;            /* of a live operation with several: vnodes of ML_OP_result; -1 where nobody wants one */
   int first_user, n_users; /* range in ml_vgraph.users */
   int version;             /* the version of a state that it is or views, or -1 */
   int writer;              /* of a version: the effect that makes the next one, or -1 */
@@ -134,6 +136,9 @@ static inline bool ml_vnode_is_view(const ml_vnode *n) {
 }
 static inline bool ml_vnode_is_effect(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_effect((ml_op)n->op);
+}
+static inline bool ml_vnode_has_results(const ml_vnode *n) {
+  return n->op != ML_OP_COUNT && ml_op_infos[n->op].n_results > 0;
 }
 static inline int64_t ml_vnode_size(const ml_vnode *n) { return ml_shape_size(n->ndim, n->shape); }
 static inline int64_t ml_vnode_last(const ml_vnode *n) { return n->ndim ? n->shape[n->ndim - 1] : 1; }

@@ -43,7 +43,6 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
   ml_step *s = &p->steps[p->n_steps++];
   *s = (ml_step){
       .op = op, .n_inputs = n_inputs, .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs};
-  s->attrs.n_list = -1;
   *out = s;
   return ML_OK;
 }
@@ -94,7 +93,7 @@ static ml_status dense_input(const ml_plan *p, ml_tensor *t, ml_tensor **out) {
     *out = ml_tensor_retain(t);
     return ML_OK;
   }
-  ml_attrs none = {.n_list = -1};
+  ml_attrs none = {0};
   ML_TRY(ml_apply(p->engine, ML_OP_copy, &t, 1, &none, out));
   ml_status status = ml_eval(p->engine, out, 1);
   if (status != ML_OK) ml_tensor_release(*out);
@@ -214,11 +213,13 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
                    (s->op == ML_OP_cache_append && k == 0);
     if (!partial) bytes += read_bytes(v);
   }
-  for (int k = 0; k < s->n_outputs; k++) {
-    if (s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);
+  int first = 0;
+  while (s->outputs[first] < 0) first++; /* of several results */
+  for (int k = first; k < s->n_outputs; k++) {
+    if (s->outputs[k] >= 0 && s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);
   }
   *total += bytes;
-  const ml_value *o = &p->values[s->outputs[0]];
+  const ml_value *o = &p->values[s->outputs[first]];
   say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
       ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
   if (s->fused) {

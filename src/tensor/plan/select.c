@@ -31,7 +31,7 @@ static int64_t rows_of(const ml_vnode *n) { return n->ndim < 2 ? 1 : ml_vnode_si
 static bool selects_rows(const ml_vgraph *g, const ml_vnode *n) {
   if (n->op != ML_OP_take) return false;
   const ml_vnode *x = &g->nodes[n->inputs[0]], *index = &g->nodes[n->inputs[1]];
-  return !ml_vnode_is_leaf(x) && x->ndim == 2 && n->attrs->v[0].i == 0 && index->ndim == 1 &&
+  return !ml_vnode_is_leaf(x) && x->ndim == 2 && n->attrs->take.axis == 0 && index->ndim == 1 &&
          index->shape[0] < x->shape[0];
 }
 
@@ -131,8 +131,8 @@ static ml_status make(selector *s, const ml_vnode *like, int op, const ml_attrs 
 }
 
 static ml_status reshape(selector *s, int x, int ndim, const int64_t *shape, int *out) {
-  ml_attrs a = {.n_list = ndim};
-  memcpy(a.list, shape, (size_t)ndim * sizeof *shape);
+  ml_attrs a = {0};
+  memcpy(ml_attrs_give(&a, &a.reshape.shape, ndim), shape, (size_t)ndim * sizeof *shape);
   return make(s, &s->nodes[x], ML_OP_reshape, &a, 1, ndim, shape, &x, out);
 }
 
@@ -143,7 +143,7 @@ static ml_status take_rows(selector *s, int v, int index, int *out) {
   int inputs[2] = {-1, s->whole[index]};
   ML_TRY(reshape(s, s->whole[v], 2, shape, &inputs[0]));
   shape[0] = s->g->nodes[index].shape[0];
-  ml_attrs a = {.n_list = -1};
+  ml_attrs a = {0}; /* along the first axis */
   return make(s, &s->nodes[inputs[0]], ML_OP_take, &a, 2, 2, shape, inputs, out);
 }
 

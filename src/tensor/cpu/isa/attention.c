@@ -23,7 +23,7 @@ ml_status K(rope_table_prepare)(ml_task *t) {
 void K(rope_table)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *start = &t->in[0], *o = &t->out[0];
-  const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs.v[1].f;
+  const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs.rope_table.scale;
   int64_t length = o->shape[1], n = t->in[1].shape[0];
   for (int64_t u = begin; u < end; u++) {
     float position = (float)(ml_min64(FAR, load_index(start->data, start->dtype, u / length)) + u % length);
@@ -48,7 +48,7 @@ void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3], n = t->in[1].shape[2] / 2;
-  bool interleaved = t->step->attrs.v[0].i != 0;
+  bool interleaved = t->step->attrs.rope.interleaved != 0;
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
     const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
@@ -344,10 +344,10 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
               .k_step = k->strides[2],
               .v_step = v->strides[2],
               .keys = k->shape[2],
-              .scale = (float)a->v[0].f,
-              .causal = a->v[1].i != 0,
-              .window = a->v[2].i,
-              .softcap = (float)a->v[3].f};
+              .scale = (float)a->attention.scale,
+              .causal = a->attention.causal != 0,
+              .window = a->attention.window,
+              .softcap = (float)a->attention.softcap};
   int64_t slot = t->in[3].data ? checked_index(w, ML_OP_attention, &t->in[3], s->b, k->shape[0]) : s->b;
   if (slot < 0) return false;
   int size = ml_dtype_infos[k->dtype].bytes;

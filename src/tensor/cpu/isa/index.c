@@ -17,7 +17,7 @@ ml_status K(arange_prepare)(ml_task *t) {
 void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  uint64_t start = (uint64_t)t->step->attrs.v[0].i, step = (uint64_t)t->step->attrs.v[1].i;
+  uint64_t start = (uint64_t)t->step->attrs.arange.start, step = (uint64_t)t->step->attrs.arange.step;
   for (int64_t i = begin; i < end; i++) {
     int64_t v = (int64_t)(start + (uint64_t)i * step);
     if (o->dtype == ML_F64) ((double *)o->data)[i] = (double)v;
@@ -38,7 +38,7 @@ ml_status K(concat_prepare)(ml_task *t) {
 void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  int axis = (int)t->step->attrs.v[0].i;
+  int axis = (int)t->step->attrs.concat.axis;
   for (int64_t u = begin; u < end; u++) {
     const ml_arg *x = &t->in[u];
     int64_t base = 0, last = x->ndim - 1, n = ml_arg_size(x), width = x->shape[last];
@@ -67,7 +67,7 @@ ml_status K(take_prepare)(ml_task *t) {
 
 void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
-  int axis = (int)t->step->attrs.v[0].i;
+  int axis = (int)t->step->attrs.take.axis;
   int64_t outer = ml_shape_size(axis, x->shape), length = x->shape[axis], inner = ml_axes_size(x, axis + 1),
           count = ml_arg_size(index);
   size_t bytes = (size_t)inner * item_bytes(x);
@@ -89,7 +89,7 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end;
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   bool put = t->step->op == ML_OP_put_along_axis;
-  int axis = (int)t->step->attrs.v[0].i;
+  int axis = (int)t->step->attrs.take_along_axis.axis;
   int64_t inner = ml_axes_size(x, axis + 1), length = x->shape[axis], count = index->shape[axis],
           n = ml_arg_size(index);
   size_t item = item_bytes(x);
@@ -100,57 +100,6 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t place = (i / (inner * count) * length + at) * inner + i % inner;
     if (put) memcpy(o->data + (size_t)place * item, t->in[2].data + (size_t)i * item, item);
     else memcpy(o->data + (size_t)i * item, x->data + (size_t)place * item, item);
-  }
-}
-
-/* ---- sorting ---- */
-
-typedef struct sort_item {
-  double key;
-  int64_t whole;
-  int32_t index;
-} sort_item;
-
-static int compare_items(const void *a, const void *b) {
-  const sort_item *x = a, *y = b;
-  bool nx = x->key != x->key, ny = y->key != y->key;
-  if (nx != ny) return nx ? 1 : -1;
-  if (!nx && x->key != y->key) return x->key < y->key ? -1 : 1;
-  if (x->whole != y->whole) return x->whole < y->whole ? -1 : 1;
-  return x->index < y->index ? -1 : 1;
-}
-
-ml_status K(sort_prepare)(ml_task *t) {
-  const ml_arg *x = &t->in[0];
-  int64_t length = x->shape[t->step->attrs.v[0].i];
-  t->units = length ? ml_arg_size(x) / length : 0;
-  t->scratch = (size_t)length * sizeof(sort_item);
-  t->cost = (double)ml_arg_size(x) * 50;
-  return ML_OK;
-}
-
-void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int axis = (int)t->step->attrs.v[0].i;
-  int64_t length = x->shape[axis], inner = ml_axes_size(x, axis + 1);
-  bool floats = ml_dtype_is_float(x->dtype);
-  sort_item *items = (sort_item *)w->scratch;
-  size_t item = item_bytes(x);
-  for (int64_t u = begin; u < end; u++) {
-    int64_t base = u / inner * inner * length + u % inner;
-    for (int64_t i = 0; i < length; i++) {
-      int64_t at = base + i * inner;
-      items[i] = (sort_item){.index = (int32_t)i};
-      if (x->dtype == ML_F64) items[i].key = ((const double *)x->data)[at];
-      else if (floats) items[i].key = load_float(x->data, x->dtype, at);
-      else items[i].whole = load_index(x->data, x->dtype, at) ^ (x->dtype == ML_U64 ? INT64_MIN : 0);
-    }
-    qsort(items, (size_t)length, sizeof *items, compare_items);
-    for (int64_t i = 0; i < length; i++) {
-      int64_t at = base + i * inner;
-      if (t->step->op == ML_OP_argsort) ((int32_t *)o->data)[at] = items[i].index;
-      else memcpy(o->data + (size_t)at * item, x->data + (size_t)(base + items[i].index * inner) * item, item);
-    }
   }
 }
 

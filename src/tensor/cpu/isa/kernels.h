@@ -33,6 +33,7 @@
   X(ML_OP_scatter_add, scatter_add)                                                                                    \
   X(ML_OP_sort, sort)                                                                                                  \
   XP(ML_OP_argsort, sort, sort)                                                                                        \
+  X(ML_OP_topk, topk)                                                                                                  \
   XP(ML_OP_softmax, row, softmax)                                                                                      \
   XP(ML_OP_log_softmax, row, softmax)                                                                                  \
   XP(ML_OP_rms_norm, row, rms_norm)                                                                                    \

@@ -83,7 +83,7 @@ static const float *vector(const ml_arg *w, int64_t n, float *room) {
 void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->shape[x->ndim - 1];
-  float *room = (float *)w->scratch, eps = (float)t->step->attrs.v[0].f, offset = (float)t->step->attrs.v[1].f;
+  float *room = (float *)w->scratch, eps = (float)t->step->attrs.rms_norm.eps, offset = (float)t->step->attrs.rms_norm.offset;
   const float *weight = vector(&t->in[1], n, room + 2 * n);
   for (int64_t r = begin; r < end; r++) {
     const float *row = float_row(x, row_offset(x, r), n, room);
@@ -98,7 +98,7 @@ void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->shape[x->ndim - 1];
-  float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs.v[0].f;
+  float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs.layer_norm.eps;
   const float *weight = vector(&t->in[1], n, room + 2 * n), *bias = vector(&t->in[2], n, room + 3 * n);
   for (int64_t r = begin; r < end; r++) {
     const float *row = float_row(x, row_offset(x, r), n, room);

@@ -28,7 +28,8 @@ ml_status K(reduce_prepare)(ml_task *t) {
   t->extra = r;
   const ml_arg *x = &t->in[0];
   unsigned reduced = 0;
-  for (int i = 0; i < t->step->attrs.n_list; i++) reduced |= 1u << t->step->attrs.list[i];
+  for (int i = 0; i < t->step->attrs.sum.axis.count; i++)
+    reduced |= 1u << ml_attrs_list(&t->step->attrs, t->step->attrs.sum.axis)[i];
   r->count = 1;
   for (int d = 0; d < x->ndim; d++) {
     if (reduced & 1u << d) {
@@ -155,7 +156,7 @@ static double spread(const ml_task *t, int64_t base) {
   const reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
   if (t->step->op == ML_OP_norm) return sqrt(sum_squares(x, r, base, 0));
-  double n = (double)r->count - t->step->attrs.v[1].f;
+  double n = (double)r->count - t->step->attrs.var.ddof;
   double variance = sum_squares(x, r, base, mean_of(x, r, base)) / (n > 0 || n != n ? n : 0);
   return t->step->op == ML_OP_std ? sqrt(variance) : variance;
 }
@@ -266,7 +267,7 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 /* ---- running reductions ---- */
 
 ml_status K(scan_prepare)(ml_task *t) {
-  int axis = (int)t->step->attrs.v[0].i;
+  int axis = (int)t->step->attrs.cumsum.axis;
   int64_t length = t->out[0].shape[axis], size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
   t->units = length ? size / length : 0;
   t->grain = ml_max64(1, 8192 / ml_max64(1, length));
@@ -277,7 +278,7 @@ ml_status K(scan_prepare)(ml_task *t) {
 void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int axis = (int)t->step->attrs.v[0].i, op = t->step->op;
+  int axis = (int)t->step->attrs.cumsum.axis, op = t->step->op;
   int64_t shape[ML_MAX_DIMS];
   memcpy(shape, x->shape, sizeof shape);
   shape[axis] = 1;

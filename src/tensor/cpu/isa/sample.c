@@ -72,7 +72,7 @@ static void keep_from(const float *x, float *o, int64_t n, uint32_t least) {
 }
 
 void K(top_k_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  int64_t n = t->in[0].shape[1], k = t->step->attrs.v[0].i;
+  int64_t n = t->in[0].shape[1], k = t->step->attrs.top_k_mask.k;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
@@ -96,7 +96,7 @@ static void keep_nucleus(const float *x, const float *mass, float *o, int64_t n,
 
 void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int64_t n = t->in[0].shape[1];
-  double p = t->step->attrs.v[0].f, *bins = (double *)w->scratch;
+  double p = t->step->attrs.top_p_mask.p, *bins = (double *)w->scratch;
   float *mass = (float *)(bins + BINS);
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
@@ -112,7 +112,7 @@ void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 void K(min_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  float p = (float)t->step->attrs.v[0].f;
+  float p = (float)t->step->attrs.min_p_mask.p;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
@@ -143,7 +143,7 @@ static void divide_wide(const float *x, double t, int64_t n, float *o) {
 void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  double divisor = t->step->attrs.v[0].f;
+  double divisor = t->step->attrs.temperature.t;
   float factor = (float)(1.0 / divisor);
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
@@ -158,10 +158,10 @@ void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
 
 /* A logit whose id was among the recent ones so many times. An infinite penalty bans or demands, whatever the logit. */
 static float penalised(float x, const ml_attrs *a, int64_t times) {
-  double down = a->v[1].f + (a->v[2].f == 0 ? 0 : a->v[2].f * (double)times), v = x;
+  double down = a->repeat_penalty.presence + (a->repeat_penalty.frequency == 0 ? 0 : a->repeat_penalty.frequency * (double)times), v = x;
   if (x != x) return x;
   if (isinf(down)) return (float)-down;
-  if (x != 0 && !isinf(x)) v = x > 0 ? v / a->v[0].f : v * a->v[0].f;
+  if (x != 0 && !isinf(x)) v = x > 0 ? v / a->repeat_penalty.penalty : v * a->repeat_penalty.penalty;
   return held(v - down);
 }
 
@@ -176,7 +176,7 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
     for (int64_t i = 0; i < count; i++) {
       int64_t id = load_index(recent->data, recent->dtype, b * count + i);
       if (id < 0 || id >= n) continue;
-      int64_t times = 0, counted = t->step->attrs.v[2].f == 0 ? 0 : count; /* how often: only frequency asks */
+      int64_t times = 0, counted = t->step->attrs.repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
       bool first = true;
       for (int64_t j = 0; j < counted; j++) {
         bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
