@@ -456,6 +456,23 @@ static void test_replay(ml_engine *e) {
 }
 
 /* An effect that nobody reads runs with the next evaluation, once. */
+/* Equal nodes are one, save where one is a recomputation of the other. */
+static void test_regions(ml_engine *e) {
+  ml_tensor *x = tensor(e, ML_F32, SHAPE(3), (double[]){0, 1, 2}), *r[4];
+  double wanted[3] = {1, 1, 1};
+  for (int i = 0; i < 4; i++) {
+    e->region = i < 2 ? 0 : 1;
+    r[i] = apply(e, ML_OP_cos, NO_ATTRS, x);
+  }
+  e->region = 0;
+  uint64_t merged = e->stats.rewrites.merged;
+  ml_tensor *first = apply(e, ML_OP_div, NO_ATTRS, r[0], r[1]), *second = apply(e, ML_OP_div, NO_ATTRS, r[2], r[3]);
+  ml_tensor *both = apply(e, ML_OP_mul, NO_ATTRS, first, second);
+  expect_values(both, SHAPE(3), wanted, 0, 0, "a recomputation");
+  expect(e->stats.rewrites.merged - merged == 2, "%d merged", (int)(e->stats.rewrites.merged - merged));
+  drop_all();
+}
+
 static void test_pending(ml_engine *e) {
   ml_tensor *s = state(e, ML_F32, SHAPE(3), (double[]){1, 2, 3}), *x = random_tensor(e, ML_F32, SHAPE(3), 0, 1);
   ml_tensor *twice = apply(e, ML_OP_mul, NO_ATTRS, s, scalar(e, ML_F32, 2)),
@@ -507,6 +524,8 @@ int main(int argc, char **argv) {
     report("%s: replay", isas[i]);
     test_pending(e);
     report("%s: pending effects", isas[i]);
+    test_regions(e);
+    report("%s: regions", isas[i]);
     close_engine(e, isas[i]);
   }
   return check_done();

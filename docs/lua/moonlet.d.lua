@@ -578,14 +578,6 @@ function ml.slice_update(x, ranges, values) end
 ---@return moonlet.Tensor
 function ml.as_strided(x, shape, strides, offset) end
 
----The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
----@param x moonlet.Tensor
----@param k integer
----@param axis integer|nil  -1 unless given
----@return moonlet.Tensor values
----@return moonlet.Tensor indices
-function ml.topk(x, k, axis) end
-
 ---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
 ---axis does not have is an error.
 ---@param x moonlet.Tensor
@@ -1163,6 +1155,15 @@ function ml.sort(x, axis) end
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
 function ml.argsort(x, axis) end
+
+---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest;
+---of equal ones the first comes first.
+---@param x moonlet.Tensor
+---@param k integer
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor values
+---@return moonlet.Tensor indices
+function ml.topk(x, k, axis) end
 
 ---exp(x - max) over its sum, along an axis.
 ---@param x moonlet.Tensor
@@ -1999,13 +2000,6 @@ function x:slice_update(ranges, values) end
 ---@return moonlet.Tensor
 function x:as_strided(shape, strides, offset) end
 
----The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest.
----@param k integer
----@param axis integer|nil  -1 unless given
----@return moonlet.Tensor values
----@return moonlet.Tensor indices
-function x:topk(k, axis) end
-
 ---Values along an axis in an order in which entry k (0-based) is where sorting would put it: sorted, here. A k that the
 ---axis does not have is an error.
 ---@param k integer
@@ -2474,6 +2468,14 @@ function x:sort(axis) end
 ---@param axis integer|nil  axis; -1 unless given
 ---@return moonlet.Tensor
 function x:argsort(axis) end
+
+---The k largest along an axis, in descending order: values, and their 0-based indices. NaN is never among the largest;
+---of equal ones the first comes first.
+---@param k integer
+---@param axis integer|nil  axis; -1 unless given
+---@return moonlet.Tensor values
+---@return moonlet.Tensor indices
+function x:topk(k, axis) end
 
 ---exp(x - max) over its sum, along an axis.
 ---@param axis integer|nil  axis; -1 unless given

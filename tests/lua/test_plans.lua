@@ -55,6 +55,42 @@ t.test("what a compiled function draws it draws anew, as it would uncompiled", f
   t.eq(keyed(key):tolist(), keyed(key):tolist())
 end)
 
+t.test("an operation with several results is computed once, for whichever of them is asked", function()
+  local core = require "moonlet.core"
+  local function plans() return ml.stats().replays end
+  local x = ml.tensor {{3, 1, 2}, {5, 9, 7}}
+  local values, at = (x * 2):topk(2)
+  local before = plans()
+  t.eq(at:tolist(), {{0, 2}, {1, 2}})
+  t.eq(values:tolist(), {{6, 4}, {18, 14}})
+  t.eq(plans() - before, 1)
+  local _, alone = (x + 1):topk(1) -- the other result is nobody's
+  collectgarbage()
+  t.eq((alone + 1):tolist(), {{1}, {2}})
+  local rewrites = core.rewrites().several
+  local f = ml.compile(function(y, k)
+    local v, i = y:topk(k)
+    local w, j = y:topk(k) -- the same again
+    return v + w, i, (i + j):sum(), y:topk(1)
+  end)
+  local v, i, sum, best, where = f(x, 2)
+  t.eq({v:tolist(), i:tolist(), sum:item()}, {{{6, 4}, {18, 14}}, {{0, 2}, {1, 2}}, 10})
+  t.eq({best:tolist(), where:tolist()}, {{{3}, {9}}, {{0}, {1}}})
+  t.eq(core.rewrites().several - rewrites, 2)
+  local s = ml.state(ml.tensor {1, 5, 3})
+  local largest, place = s:topk(1)
+  ml.assign(s, s * -1) -- which the results that are lazy still do not see
+  t.eq({largest:tolist(), place:tolist(), s:tolist()}, {{5}, {1}, {-1, -5, -3}})
+  t.eq(ml.tensor({1, 2, 300}, {dtype = "int64"}):topk(3):tolist(), {300, 2, 1})
+end)
+
+t.test("indices are int64 where int32 does not hold them", function()
+  local huge = ml.broadcast_to(ml.tensor({1}, {dtype = "int8"}), {2, 1 << 31})
+  t.eq({huge:argmax(2).dtype, huge:argmax(1).dtype, huge:argmax().dtype}, {"int64", "int32", "int64"})
+  t.eq({huge:argsort(2).dtype, huge:argsort(1).dtype}, {"int64", "int32"})
+  t.eq({select(2, huge:topk(3, 2)).dtype, select(2, huge:topk(1, 1)).dtype}, {"int64", "int32"})
+end)
+
 t.test("what is folded holds what the plan reads", function()
   local a, b = ml.tensor({3}, {dtype = "int32"}), ml.tensor({1, 2, 3, 4, 5}, {dtype = "int64"})
   local first, second = ml.compile(function()
