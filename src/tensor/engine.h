@@ -17,6 +17,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
 /* How often each rewrite of the planner was made: the fuzzer of programs asks whether it has met all. */
 #define ML_REWRITES(X)                                                                                                 \
   X(merged)                                                                                                            \
+  X(split)                                                                                                             \
   X(selected)                                                                                                          \
   X(pushed)                                                                                                            \
   X(folded)                                                                                                            \

@@ -379,6 +379,18 @@ static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *un
   return ML_OK;
 }
 
+/* The weight of a product, or the rows of it that give its outputs. */
+static ml_status weight_of(emitter *m, int product, int *out) {
+  const ml_vnode *n = &m->g->nodes[product];
+  int64_t outputs = ml_vnode_last(n);
+  ML_TRY(value_of(m, n->inputs[1], out));
+  ml_value w = m->p->values[*out];
+  if (w.shape[0] == outputs) return ML_OK;
+  w.offset += (int64_t)m->p->device->table->packed_bytes(m->p->device, w.dtype, n->first_output, w.shape[1]);
+  w.shape[0] = outputs;
+  return ml_plan_add_value(m->p, &w, out);
+}
+
 static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units) {
   ml_vgraph *g = m->g;
   int inputs[MAX_STEP_INPUTS], outputs[ML_LINEARS_MAX_UNITS], n_inputs = 2;
@@ -398,7 +410,7 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
     unit->n_weights = u->n_products;
     for (int k = 0; k < u->n_products; k++) {
       unit->weights[k] = n_inputs;
-      ML_TRY(value_of(m, g->nodes[u->products[k]].inputs[1], &inputs[n_inputs++]));
+      ML_TRY(weight_of(m, u->products[k], &inputs[n_inputs++]));
     }
     ML_TRY(unit_epilogue(m, u, unit, inputs, &n_inputs));
     ML_TRY(new_result(m, u->root, NULL, &g->nodes[u->root].value));

@@ -7,6 +7,7 @@
 
 static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_collect(g, p->engine, r));
+  ML_TRY(ml_vgraph_split(g));
   ML_TRY(ml_vgraph_select(g));
   if (!r->once) ML_TRY(ml_vgraph_fold(g));
   ML_TRY(ml_vgraph_forward(g));

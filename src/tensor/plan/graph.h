@@ -25,6 +25,7 @@ typedef struct ml_vnode {
   const int64_t *shape;
   int n_inputs, *inputs;   /* vnodes; -1 where absent */
   int *results;            /* of a live operation with several: vnodes of ML_OP_result; -1 where nobody wants one */
+  int64_t first_output;    /* of a product: the row of its weight that gives the first of them */
   int first_user, n_users; /* range in ml_vgraph.users */
   int version;             /* the version of a state that it is or views, or -1 */
   int writer;              /* of a version: the effect that makes the next one, or -1 */
@@ -80,6 +81,8 @@ typedef struct ml_roots {
 
 /* collect.c: the nodes that the roots need, equal ones merged. The graph has its memory already, and nothing else. */
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *roots);
+/* split.c: parts of a product become products with parts of its weight. */
+ml_status ml_vgraph_split(ml_vgraph *g);
 /* Versions, constants, what is dead, users: after the last pass that changes nodes. */
 ml_status ml_vgraph_link(ml_vgraph *g);
 /* Versions and constants alone. */
