@@ -5,6 +5,7 @@
  * results are rounded or wrapped to their dtype. */
 #include "tensor/cpu/isa/elementwise.h"
 
+#include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
 enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
@@ -578,7 +579,15 @@ static void order_axes(shape_plan *s, const ml_arg *out, const ml_arg *in, int n
   }
 }
 
+/* Whether the program does nothing but move its one input. */
+static bool is_move(const ml_task *t) {
+  const ml_fused_op *c = t->step->fused->code;
+  if (t->n_in != 1 || t->step->fused->n_code != 1 || t->in[0].dtype != t->out[0].dtype) return false;
+  return c->op == ML_OP_copy || c->op == ML_OP_astype;
+}
+
 ml_status K(fused_prepare)(ml_task *t) {
+  if (is_move(t)) return K(move_prepare)(t, &t->out[0], &t->in[0]);
   shape_plan *s = ml_calloc(1, sizeof *s);
   if (!s) return ML_MEMORY;
   t->extra = s;
