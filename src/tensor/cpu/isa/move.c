@@ -108,7 +108,7 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 
 /* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
  * rows lie so that none displaces another from the cache, and written by rows from there. */
-enum { ROW_BYTES = 1 << 15, TILE_BYTES = 256, TILE_STEP = TILE_BYTES + 64 };
+enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, TILE_STEP = TILE_BYTES + 64 };
 
 typedef struct move_plan {
   char *const *to, *const *from; /* addresses differ from run to run */

@@ -308,31 +308,45 @@ static void take_truth(partial *p, int op, const char *data, ml_dtype t, int64_t
 
 /* ---- the largest and the smallest ---- */
 
+/* Elements among which a new largest key is looked for at once. */
+enum { SPAN = 512 };
+
 /* Every dtype has keys, integers of its own width in the order of its values: of floats minus infinity first, -0 before
  * 0. For the smallest all bits are flipped, so that the largest key is looked for in any case. NaN, which wins, has the
  * largest key that there is. */
 #define FLOAT_KEY(S, MAX, INF) (S)((x[i] & MAX) > INF ? MAX : x[i] ^ (x[i] < 0 ? MAX : 0) ^ flip)
 
-/* NAME_max: the largest key of n > 0; NAME_find: the first index that has it. */
-#define KEYS(NAME, S, KEY)                                                                                             \
-  static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
-    int64_t i = 0;                                                                                                     \
-    S best = KEY;                                                                                                      \
-    for (i = 1; i < n; i++) {                                                                                          \
-      S key = KEY;                                                                                                     \
-      best = key > best ? key : best;                                                                                  \
-    }                                                                                                                  \
-    return best;                                                                                                       \
-  }                                                                                                                    \
+/* NAME_max: the largest key of n > 0; NAME_find: the first index that has it. The loops are such that compilers make
+ * vectors of them, for which the keys of floats need a loop of their own. */
+#define FIND(NAME, S, KEY)                                                                                             \
   static int64_t NAME##_find(const S *x, int64_t n, S flip, S best) {                                                  \
     int64_t i = 0;                                                                                                     \
     while (i < n - 1 && (KEY) != best) i++;                                                                            \
     return i;                                                                                                          \
   }
-KEYS(f32, int32_t, FLOAT_KEY(int32_t, INT32_MAX, 0x7f800000))
-KEYS(f64, int64_t, FLOAT_KEY(int64_t, INT64_MAX, 0x7ff0000000000000))
-KEYS(f16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7c00))
-KEYS(bf16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7f80))
+#define FLOAT_KEYS(NAME, S, KEY)                                                                                       \
+  static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
+    S keys[SPAN];                                                                                                      \
+    for (int64_t i = 0; i < n; i++) keys[i] = KEY;                                                                     \
+    S best = keys[0];                                                                                                  \
+    for (int64_t i = 1; i < n; i++) best = keys[i] > best ? keys[i] : best;                                            \
+    return best;                                                                                                       \
+  }                                                                                                                    \
+  FIND(NAME, S, KEY)
+#define KEYS(NAME, S, KEY)                                                                                             \
+  static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
+    S best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      S key = KEY;                                                                                                     \
+      best = key > best ? key : best;                                                                                  \
+    }                                                                                                                  \
+    return best;                                                                                                       \
+  }                                                                                                                    \
+  FIND(NAME, S, KEY)
+FLOAT_KEYS(f32, int32_t, FLOAT_KEY(int32_t, INT32_MAX, 0x7f800000))
+FLOAT_KEYS(f64, int64_t, FLOAT_KEY(int64_t, INT64_MAX, 0x7ff0000000000000))
+FLOAT_KEYS(f16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7c00))
+FLOAT_KEYS(bf16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7f80))
 KEYS(i8, int8_t, (int8_t)(x[i] ^ flip))
 KEYS(u8, int8_t, (int8_t)(x[i] ^ INT8_MIN ^ flip))
 KEYS(boolean, int8_t, (int8_t)((x[i] != 0) ^ flip))
@@ -344,9 +358,6 @@ KEYS(i64, int64_t, x[i] ^ flip)
 KEYS(u64, int64_t, x[i] ^ INT64_MIN ^ flip)
 
 static bool wants_smallest(int op) { return op == ML_OP_min || op == ML_OP_argmin; }
-
-/* Elements among which a new largest key is looked for at once. */
-enum { SPAN = 1024 };
 
 #define CHOOSE(NAME, S)                                                                                                \
   do {                                                                                                                 \

@@ -12,9 +12,12 @@
 enum {
   RUN_LEAST = 1024,
   CHUNK = 1 << 15,
-  UNIT = 1 << 14, /* elements that a unit takes at least, where there are enough */
-  PANEL = 64,     /* rows that a unit takes at most */
-  ROOM = 1 << 15  /* bytes of a panel's block */
+  UNIT = 1 << 14,    /* elements that a unit takes at least, where there are enough */
+  UNITS_LEAST = 16,  /* units that there should be, at the cost of smaller ones */
+  PANEL = 64,        /* rows that a unit takes at most where they lie as they are needed */
+  PANEL_BYTES = 512, /* else what they have side by side: memory is read in pieces no shorter */
+  COLUMNS = 512,     /* rows whose sums are made as they lie, without gathering */
+  ROOM = 1 << 15     /* bytes that are gathered at once, if that holds a block of each row */
 };
 
 /* Axes with a stride in the input and one in the partial results; neighbours that lie evenly in both are one. */
@@ -30,6 +33,7 @@ typedef struct reduce_plan {
   int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
   int64_t count, parts, results; /* elements a result, partials a result */
   int64_t block, step;           /* elements that a gathered row holds, and bytes from one to the next; 0: none is needed */
+  bool columns;                  /* rows lie side by side, and columns.c takes them */
   atomic_int_least64_t left;     /* units to come */
 } reduce_plan;
 
@@ -107,13 +111,19 @@ ml_status K(reduce_prepare)(ml_task *t) {
   find_axes(r, x, reduced);
   int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
   bool direct = r->run.n == 1 && r->run.strides[0] == 1;
-  r->width = direct ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk))) : PANEL;
+  r->columns = !direct && r->rows.strides[r->rows.n - 1] == 1 && K(columns_sums)(t->step->op, x->dtype);
+  r->width = r->columns ? COLUMNS
+             : direct   ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
+                        : PANEL_BYTES / item;
   r->width = ml_min64(r->width, ml_max64(1, last));
-  if (!direct) {
-    r->block = ROOM / r->width / item / REDUCE_BLOCK * REDUCE_BLOCK;
-    r->block = ml_min64(ml_max64(r->block, REDUCE_BLOCK), CHUNK);
-    r->step = r->block * item + 64;
-    t->scratch = (size_t)(r->step * r->width);
+  while (r->width * item > 64 && rows * r->chunks / r->width < UNITS_LEAST) r->width /= 2;
+  t->scratch = (size_t)r->width * sizeof(partial);
+  if (r->columns) {
+    t->scratch += (size_t)(r->width * LANES) * sizeof(float);
+  } else if (!direct) {
+    r->block = ml_max64(ROOM / r->width / item / REDUCE_BLOCK, 1) * REDUCE_BLOCK;
+    r->step = ml_min64(r->block, ml_max64(1, r->chunk)) * item + 64;
+    t->scratch += (size_t)(r->step * r->width);
   }
   r->panels = (last + r->width - 1) / r->width;
   t->units = last ? rows / last * r->panels * r->chunks : 0;
@@ -148,7 +158,31 @@ static void gather(const reduce_plan *r, const char *data, int64_t stride, int64
   }
 }
 
+/* Addresses of n elements of a run from `first` on. */
+static void find_rows(const reduce_plan *r, const char *data, int64_t first, int64_t n, int item, const char **rows) {
+  int last = r->run.n - 1;
+  for (int64_t i = 0; i < n; i++) {
+    int64_t rest = first + i, offset = 0;
+    for (int d = last; d > 0; d--) {
+      offset += rest % r->run.shape[d] * r->run.strides[d];
+      rest /= r->run.shape[d];
+    }
+    rows[i] = data + (offset + rest * r->run.strides[0]) * item;
+  }
+}
+
 /* ---- the task ---- */
+
+static void take_columns(const ml_task *t, const char *data, int64_t width, int64_t first, int64_t n, partial *p,
+                         char *room) {
+  const char *rows[REDUCE_BLOCK];
+  ml_dtype dtype = t->in[0].dtype;
+  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
+    int64_t m = ml_min64(REDUCE_BLOCK, n - i);
+    find_rows(t->extra, data, first + i, m, ml_dtype_infos[dtype].bytes, rows);
+    K(columns_take)(p, rows, m, dtype, width, (float *)(void *)room);
+  }
+}
 
 /* Chunk number `chunk` of `rows` runs. */
 static void take_panel(const ml_task *t, const char *data, int64_t stride, int64_t rows, int64_t chunk, partial *p,
@@ -158,7 +192,8 @@ static void take_panel(const ml_task *t, const char *data, int64_t stride, int64
   int op = t->step->op, item = ml_dtype_infos[dtype].bytes;
   int64_t first = chunk * CHUNK, n = ml_min64(r->chunk, r->length - first), block = r->block ? r->block : n;
   for (int64_t k = 0; k < rows; k++) p[k] = K(partial_start)(op);
-  for (int64_t i = 0; i < n; i += block) {
+  if (r->columns) take_columns(t, data, rows, first, n, p, room);
+  for (int64_t i = 0; i < n && !r->columns; i += block) {
     int64_t m = ml_min64(block, n - i), step = stride * item;
     const char *from = data + (first + i) * item;
     if (r->block) gather(r, data, stride, rows, first + i, m, item, room), from = room, step = r->step;
@@ -191,7 +226,8 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
   int last = r->rows.n - 1;
-  partial p[PANEL];
+  partial *p = (partial *)(void *)w->scratch;
+  char *room = w->scratch + (size_t)r->width * sizeof *p;
   for (int64_t unit = begin; unit < end; unit++) {
     int64_t chunk = unit % r->chunks, rest = unit / r->chunks, from = rest % r->panels * r->width;
     int64_t rows = ml_min64(r->width, r->rows.shape[last] - from);
@@ -203,7 +239,7 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       offset += i * r->rows.strides[d], place += i * r->rows.places[d];
     }
     const char *data = x->data + offset * ml_dtype_infos[x->dtype].bytes;
-    take_panel(t, data, r->rows.strides[last], rows, chunk, p, w->scratch);
+    take_panel(t, data, r->rows.strides[last], rows, chunk, p, room);
     for (int64_t k = 0; k < rows; k++) put_partial(t, place + k * r->rows.places[last], p[k]);
   }
   if (r->parts == 1 || atomic_fetch_sub(&r->left, end - begin) != end - begin) return;

@@ -25,4 +25,10 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
 /* Writes the result over `count` elements. */
 void K(partial_finish)(const partial *p, const ml_task *t, int64_t count, int64_t at);
 
+/* Whether columns_take knows the reduction: sums of narrow floats. */
+bool K(columns_sums)(int op, ml_dtype dtype);
+/* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. `sums` has room for 16 rows
+ * of float32. */
+void K(columns_take)(partial *p, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, float *sums);
+
 #endif
