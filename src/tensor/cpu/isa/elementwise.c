@@ -8,7 +8,7 @@
 #include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
-enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
+enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE, RUN = 16 * TILE };
 
 typedef enum cls { CF, CD, CI, CU } cls;
 ALWAYS_INLINE cls class_of(ml_dtype t) {
@@ -543,7 +543,8 @@ static void store_tile(char *data, ml_dtype t, int64_t stride, const void *reg, 
 typedef struct shape_plan {
   int ndim;
   int64_t shape[ML_MAX_DIMS], strides[ML_FUSED_MAX_INPUTS + 1][ML_MAX_DIMS];
-  int64_t tiles; /* along the innermost axis */
+  int64_t runs; /* of RUN elements along the innermost axis */
+  bool cast;    /* cast_tile may do it */
 } shape_plan;
 
 static void merge_axes(shape_plan *s, int operands) {
@@ -586,6 +587,14 @@ static bool is_move(const ml_task *t) {
   return c->op == ML_OP_copy || c->op == ML_OP_astype;
 }
 
+/* Whether it does nothing but convert elements that lie side by side. */
+static bool is_cast(const ml_task *t, const shape_plan *s) {
+  const ml_fused *f = t->step->fused;
+  int inner = s->ndim - 1;
+  return t->n_in == 1 && f->n_code == 1 && f->code[0].op == ML_OP_astype && s->strides[0][inner] == 1 &&
+         s->strides[1][inner] == 1 && K(cast_knows)(t->out[0].dtype, t->in[0].dtype);
+}
+
 ml_status K(fused_prepare)(ml_task *t) {
   if (is_move(t)) return K(move_prepare)(t, &t->out[0], &t->in[0]);
   shape_plan *s = ml_calloc(1, sizeof *s);
@@ -594,44 +603,59 @@ ml_status K(fused_prepare)(ml_task *t) {
   order_axes(s, &t->out[0], t->in, t->n_in);
   int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
   merge_axes(s, t->n_in + 1);
-  s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
+  s->runs = (s->shape[s->ndim - 1] + RUN - 1) / RUN;
+  s->cast = is_cast(t, s);
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
-  t->units = rows * s->tiles;
-  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(TILE, s->shape[s->ndim - 1])));
+  t->units = rows * s->runs;
+  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(RUN, s->shape[s->ndim - 1])));
   t->scratch = (size_t)MAX_REGS * TILE * 8;
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;
 }
 
-void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+/* n <= TILE elements; offsets[0] is the output's. */
+static void run_tile(const ml_task *t, const int64_t *offsets, int n, ml_worker *w) {
   const shape_plan *s = t->extra;
   const ml_fused *f = t->step->fused;
   const int inner = s->ndim - 1;
+  const ml_arg *o = &t->out[0];
+  char *to = o->data + offsets[0] * ml_dtype_infos[o->dtype].bytes;
+  if (s->cast) {
+    const ml_arg *a = &t->in[0];
+    if (K(cast_tile)(to, o->dtype, a->data + offsets[1] * ml_dtype_infos[a->dtype].bytes, a->dtype, n)) return;
+  }
+  void *regs[MAX_REGS];
+  for (int k = 0; k < t->n_in; k++) {
+    const ml_arg *a = &t->in[k];
+    const char *data = a->data + offsets[k + 1] * ml_dtype_infos[a->dtype].bytes;
+    int64_t stride = s->strides[k + 1][inner];
+    regs[k] = w->scratch + (size_t)k * TILE * 8;
+    if (a->dtype == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
+    else K(load_tile)(regs[k], data, a->dtype, stride, n);
+  }
+  for (int k = t->n_in; k < t->n_in + f->n_code; k++) regs[k] = w->scratch + (size_t)k * TILE * 8;
+  int last = t->n_in + f->n_code - 1;
+  bool direct = o->dtype == ML_F32 && s->strides[0][inner] == 1;
+  if (direct) regs[last] = to;
+  K(fused_run)(f, regs, n);
+  if (!direct) store_tile(to, o->dtype, s->strides[0][inner], regs[last], n);
+}
+
+void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const shape_plan *s = t->extra;
+  const int inner = s->ndim - 1;
   for (int64_t unit = begin; unit < end; unit++) {
-    int64_t row = unit / s->tiles, at = unit % s->tiles * TILE, offsets[ML_FUSED_MAX_INPUTS + 1];
-    int n = (int)ml_min64(TILE, s->shape[inner] - at);
+    int64_t row = unit / s->runs, at = unit % s->runs * RUN, offsets[ML_FUSED_MAX_INPUTS + 1];
+    int64_t n = ml_min64(RUN, s->shape[inner] - at);
     for (int k = 0; k <= t->n_in; k++) offsets[k] = at * s->strides[k][inner];
     for (int d = inner - 1; d >= 0; d--) {
       int64_t i = row % s->shape[d];
       row /= s->shape[d];
       for (int k = 0; k <= t->n_in; k++) offsets[k] += i * s->strides[k][d];
     }
-    void *regs[MAX_REGS];
-    for (int k = 0; k < t->n_in; k++) {
-      const ml_arg *a = &t->in[k];
-      const char *data = a->data + offsets[k + 1] * ml_dtype_infos[a->dtype].bytes;
-      int64_t stride = s->strides[k + 1][inner];
-      regs[k] = w->scratch + (size_t)k * TILE * 8;
-      if (a->dtype == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
-      else K(load_tile)(regs[k], data, a->dtype, stride, n);
+    for (int64_t i = 0; i < n; i += TILE) {
+      run_tile(t, offsets, (int)ml_min64(TILE, n - i), w);
+      for (int k = 0; k <= t->n_in; k++) offsets[k] += TILE * s->strides[k][inner];
     }
-    for (int k = t->n_in; k < t->n_in + f->n_code; k++) regs[k] = w->scratch + (size_t)k * TILE * 8;
-    const ml_arg *o = &t->out[0];
-    char *to = o->data + offsets[0] * ml_dtype_infos[o->dtype].bytes;
-    int last = t->n_in + f->n_code - 1;
-    bool direct = o->dtype == ML_F32 && s->strides[0][inner] == 1;
-    if (direct) regs[last] = to;
-    K(fused_run)(f, regs, n);
-    if (!direct) store_tile(to, o->dtype, s->strides[0][inner], regs[last], n);
   }
 }

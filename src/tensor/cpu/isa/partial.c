@@ -13,9 +13,7 @@ partial K(partial_start)(int op) {
   return p;
 }
 
-static bool is_choice(int op) {
-  return op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin;
-}
+static bool is_choice(int op) { return op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin; }
 
 /* ---- float sums and products: sixteen lanes a block ---- */
 
@@ -141,83 +139,6 @@ static void join_spread(partial *p, double mean, double squares, int64_t n) {
   p->k += n;
 }
 
-/* ---- logsumexp ---- */
-
-/* e to the power x, for x <= 0, to 1e-11: what float32 keeps, and a loop that compilers vectorise. */
-ALWAYS_INLINE double exp_below(double x) {
-#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const double shift = 6755399441055744.0; /* 1.5 * 2^52: adding it rounds to an integer */
-  double clamped = x > -700 ? x : -700;
-  union {
-    double d;
-    int64_t i;
-  } v = {.d = __builtin_fma(clamped, 1.44269504088896340736, shift)}, scale;
-  double k = v.d - shift, r = __builtin_fma(k, -6.93147180369123816490e-1, clamped);
-  r = __builtin_fma(k, -1.90821492927058770002e-10, r);
-  double p = 1.0 / 362880;
-  p = __builtin_fma(p, r, 1.0 / 40320);
-  p = __builtin_fma(p, r, 1.0 / 5040);
-  p = __builtin_fma(p, r, 1.0 / 720);
-  p = __builtin_fma(p, r, 1.0 / 120);
-  p = __builtin_fma(p, r, 1.0 / 24);
-  p = __builtin_fma(p, r, 1.0 / 6);
-  p = __builtin_fma(p, r, 0.5);
-  p = __builtin_fma(p, r, 1.0);
-  p = __builtin_fma(p, r, 1.0);
-  scale.i = (int64_t)((uint64_t)v.i << 52) + (INT64_C(1023) << 52);
-  return x > -700 ? p * scale.d : 0;
-#else
-  return exp(x);
-#endif
-}
-
-static void join_exponents(partial *p, double max, double sum) {
-  if (p->a != p->a || max == -INFINITY) return;
-  if (max != max || max == INFINITY || p->a == -INFINITY) p->a = max, p->b = sum;
-  else if (p->a == INFINITY) return;
-  else if (max > p->a) p->b = p->b * exp(p->a - max) + sum, p->a = max;
-  else p->b += sum * exp(max - p->a);
-}
-
-static void take_exponents(partial *p, const double *x, int n, bool exact) {
-  double max = -INFINITY, e[REDUCE_BLOCK];
-  unsigned nan = 0;
-  for (int i = 0; i < n; i++) {
-    nan |= x[i] != x[i];
-    max = x[i] > max ? x[i] : max;
-  }
-  if (nan) max = NAN;
-  if (max - max != 0) { /* infinite, or none */
-    join_exponents(p, max, 0);
-    return;
-  }
-  if (exact) {
-    for (int i = 0; i < n; i++) e[i] = exp(x[i] - max);
-  } else {
-    for (int i = 0; i < n; i++) e[i] = exp_below(x[i] - max);
-  }
-  join_exponents(p, max, fold_block(e, n, SUM, 0));
-}
-
-static void take_wide(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
-  double room[REDUCE_BLOCK];
-  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
-    int m = (int)ml_min64(REDUCE_BLOCK, n - i);
-    const double *x = widen(data, t, i, m, room);
-    switch (op) {
-    case ML_OP_sum:
-    case ML_OP_mean: p->a += fold_block(x, m, SUM, 0); break;
-    case ML_OP_prod: p->a *= fold_block(x, m, PRODUCT, 0); break;
-    case ML_OP_norm: p->a += fold_block(x, m, SQUARES, 0); break;
-    case ML_OP_logsumexp: take_exponents(p, x, m, t == ML_F64); break;
-    default: {
-      double mean = fold_block(x, m, SUM, 0) / m;
-      join_spread(p, mean, fold_block(x, m, SQUARES, mean), m);
-    }
-    }
-  }
-}
-
 /* ---- integers ---- */
 
 /* Sums and products of integers narrower than 64 bits end as 32 bits, so that no more is kept of them. */
@@ -326,10 +247,9 @@ enum { SPAN = 512 };
   }
 #define FLOAT_KEYS(NAME, S, KEY)                                                                                       \
   static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
-    S keys[SPAN];                                                                                                      \
+    S keys[SPAN], best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                             \
     for (int64_t i = 0; i < n; i++) keys[i] = KEY;                                                                     \
-    S best = keys[0];                                                                                                  \
-    for (int64_t i = 1; i < n; i++) best = keys[i] > best ? keys[i] : best;                                            \
+    for (int64_t i = 0; i < n; i++) best = keys[i] > best ? keys[i] : best;                                            \
     return best;                                                                                                       \
   }                                                                                                                    \
   FIND(NAME, S, KEY)
@@ -401,6 +321,86 @@ static int64_t bits_of(int64_t key, ml_dtype t, bool smallest) {
   return bits < 0 ? bits ^ most : bits;
 }
 
+/* ---- logsumexp ---- */
+
+/* e to the power x, for x <= 0, to 1e-11: what float32 keeps, and a loop that compilers vectorise. */
+ALWAYS_INLINE double exp_below(double x) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  const double shift = 6755399441055744.0; /* 1.5 * 2^52: adding it rounds to an integer */
+  double clamped = x > -700 ? x : -700;
+  union {
+    double d;
+    int64_t i;
+  } v = {.d = __builtin_fma(clamped, 1.44269504088896340736, shift)}, scale;
+  double k = v.d - shift, r = __builtin_fma(k, -6.93147180369123816490e-1, clamped);
+  r = __builtin_fma(k, -1.90821492927058770002e-10, r);
+  double p = 1.0 / 362880;
+  p = __builtin_fma(p, r, 1.0 / 40320);
+  p = __builtin_fma(p, r, 1.0 / 5040);
+  p = __builtin_fma(p, r, 1.0 / 720);
+  p = __builtin_fma(p, r, 1.0 / 120);
+  p = __builtin_fma(p, r, 1.0 / 24);
+  p = __builtin_fma(p, r, 1.0 / 6);
+  p = __builtin_fma(p, r, 0.5);
+  p = __builtin_fma(p, r, 1.0);
+  p = __builtin_fma(p, r, 1.0);
+  scale.i = (int64_t)((uint64_t)v.i << 52) + (INT64_C(1023) << 52);
+  return x > -700 ? p * scale.d : 0;
+#else
+  return exp(x);
+#endif
+}
+
+static void join_exponents(partial *p, double max, double sum) {
+  if (p->a != p->a || max == -INFINITY) return;
+  if (max != max || max == INFINITY || p->a == -INFINITY) p->a = max, p->b = sum;
+  else if (p->a == INFINITY) return;
+  else if (max > p->a) p->b = p->b * exp(p->a - max) + sum, p->a = max;
+  else p->b += sum * exp(max - p->a);
+}
+
+/* NaN where there is one. */
+static double largest(const double *x, int n) {
+  union {
+    int64_t i;
+    double d;
+  } v = {.i = bits_of(f64_max((const int64_t *)(const void *)x, n, 0), ML_F64, false)};
+  return v.d;
+}
+
+static void take_exponents(partial *p, const double *x, int n, bool exact) {
+  double max = largest(x, n), e[REDUCE_BLOCK];
+  if (max - max != 0) { /* infinite, or none */
+    join_exponents(p, max, 0);
+    return;
+  }
+  if (exact) {
+    for (int i = 0; i < n; i++) e[i] = exp(x[i] - max);
+  } else {
+    for (int i = 0; i < n; i++) e[i] = exp_below(x[i] - max);
+  }
+  join_exponents(p, max, fold_block(e, n, SUM, 0));
+}
+
+static void take_wide(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
+  double room[REDUCE_BLOCK];
+  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
+    int m = (int)ml_min64(REDUCE_BLOCK, n - i);
+    const double *x = widen(data, t, i, m, room);
+    switch (op) {
+    case ML_OP_sum:
+    case ML_OP_mean: p->a += fold_block(x, m, SUM, 0); break;
+    case ML_OP_prod: p->a *= fold_block(x, m, PRODUCT, 0); break;
+    case ML_OP_norm: p->a += fold_block(x, m, SQUARES, 0); break;
+    case ML_OP_logsumexp: take_exponents(p, x, m, t == ML_F64); break;
+    default: {
+      double mean = fold_block(x, m, SUM, 0) / m;
+      join_spread(p, mean, fold_block(x, m, SQUARES, mean), m);
+    }
+    }
+  }
+}
+
 /* ---- all together ---- */
 
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
@@ -431,9 +431,7 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
   case ML_OP_std: join_spread(p, next->a, next->b, next->k); return;
-  default:
-    p->a += next->a, p->wide += next->wide;
-    p->k = (int64_t)((uint64_t)p->k + (uint64_t)next->k);
+  default: p->a += next->a, p->wide += next->wide; p->k = (int64_t)((uint64_t)p->k + (uint64_t)next->k);
   }
 }
 

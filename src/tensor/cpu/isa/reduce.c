@@ -27,14 +27,14 @@ typedef struct axes {
 } axes;
 
 typedef struct reduce_plan {
-  axes run; /* the elements of a run */
-  axes rows; /* all runs: kept axes and the reduced ones that are in no run */
+  axes run;                      /* the elements of a run */
+  axes rows;                     /* all runs: kept axes and the reduced ones that are in no run */
   int64_t length, chunk, chunks; /* of a run */
   int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
   int64_t count, parts, results; /* elements a result, partials a result */
-  int64_t block, step;           /* elements that a gathered row holds, and bytes from one to the next; 0: none is needed */
-  bool columns;                  /* rows lie side by side, and columns.c takes them */
-  atomic_int_least64_t left;     /* units to come */
+  int64_t block, step;       /* elements that a gathered row holds, and bytes from one to the next; 0: none is needed */
+  bool columns;              /* rows lie side by side, and columns.c takes them */
+  atomic_int_least64_t left; /* units to come */
 } reduce_plan;
 
 static void add_axis(axes *a, int64_t length, int64_t stride, int64_t place) {
