@@ -3,7 +3,7 @@
 -- For each case: GB/s that it moves (what it must read and write, once), and that rate's share of what a plain loop of
 -- all threads reaches over as many bytes, read or copied. Both are the best of ROUNDS rounds (12), taken in turn, since
 -- other work on a machine only ever slows one down. A case fails below its bound: 0.7, or what its line says where
--- arithmetic is the limit. `only` words leave out the cases whose name contains none of them.
+-- arithmetic is the limit. With words, only the cases whose names contain one of them.
 --
 --     build/moonlet tests/checks/bandwidth.lua [WORD ...]
 local ml = require "moonlet"
