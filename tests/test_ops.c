@@ -7,6 +7,7 @@
 #include "ops/reduce.h"
 #include "ops/index.h"
 #include "ops/network.h"
+#include "ops/products.h"
 #include "ops/attention.h"
 #include "ops/sample.h"
 
@@ -30,9 +31,10 @@ static const op_test op_tests[ML_OP_COUNT] = {
 #undef OP
 };
 
-static const op_test other_tests[] = {test_casts, test_halves, test_promotion, test_by_value, test_plain_integers};
-static const char *const other_names[] = {"casts", "float16 and bfloat16", "promotion", "integers by value",
-                                          "plain integers"};
+static const op_test other_tests[] = {test_casts,    test_halves,         test_promotion,
+                                      test_by_value, test_plain_integers, test_products};
+static const char *const other_names[] = {
+    "casts", "float16 and bfloat16", "promotion", "integers by value", "plain integers", "products"};
 
 static void run_op(ml_engine *e, ml_op op) {
   ml_kind kind = ml_op_infos[op].kind;
@@ -65,6 +67,21 @@ static void run(ml_engine *e, const char *isa, const char *name, int op, op_test
   report("%s: %s", isa, name);
 }
 
+/* Both ways to multiply bfloat16 on processors that have its dot products, whichever is taken by itself. */
+static void run_dots(void) {
+  static const char *const ways[] = {"avx512-dots", "avx512-floats"};
+  for (int i = 0; i < 2; i++) {
+    ml_engine *e = open_engine(ways[i], 1);
+    if (!e) {
+      check_skip(ways[i], "this processor lacks it");
+      continue;
+    }
+    run(e, ways[i], "products", 0, test_products);
+    run(e, ways[i], "matmul", ML_OP_matmul, NULL);
+    close_engine(e, ways[i]);
+  }
+}
+
 int main(int argc, char **argv) {
   for (int i = 0; i < ISAS; i++) {
     ml_engine *e = open_engine(isas[i], 1);
@@ -76,9 +93,12 @@ int main(int argc, char **argv) {
       if (argc > 1 && strcmp(argv[1], ml_op_name((ml_op)op)) != 0) continue; /* test_ops NAME: that row alone */
       if (ml_op_infos[op].kind != ML_KIND_LEAF) run(e, isas[i], ml_op_name((ml_op)op), op, NULL);
     }
-    for (size_t t = 0; t < sizeof other_tests / sizeof *other_tests && argc < 2; t++)
+    for (size_t t = 0; t < sizeof other_tests / sizeof *other_tests; t++) {
+      if (argc > 1 && strcmp(argv[1], other_names[t]) != 0) continue;
       run(e, isas[i], other_names[t], 0, other_tests[t]);
+    }
     close_engine(e, isas[i]);
   }
+  if (argc < 2 || strcmp(argv[1], "products") == 0) run_dots();
   return check_done();
 }

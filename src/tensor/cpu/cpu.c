@@ -135,6 +135,7 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   *t = (ml_task){.run = row->run,
                  .step = step,
                  .isa = isa,
+                 .threads = ml_pool_members(p->engine->pool),
                  .n_in = step->n_inputs,
                  .n_out = step->n_outputs,
                  .grain = 1,
@@ -454,28 +455,45 @@ static bool has_avx512(void) {
 #endif
 }
 
+/* Whether a dot product of bfloat16 is worth two multiply-adds: AMD's cores do them at twice the rate, Intel's without
+ * tiles at half of it. */
+static bool has_fast_dots(void) {
+#if defined(__x86_64__)
+  return has_avx512() && !__builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 static ml_status choose_isa(const char *wanted, const ml_isa **out) {
 #if defined(__x86_64__)
   const struct {
     const char *name;
     const ml_isa *isa;
     bool here;
-  } all[] = {{"avx512", &ml_isa_avx512, has_avx512()}, {"avx2", &ml_isa_avx2, has_avx2()}, {"ref", &ml_isa_ref, true}};
+  } all[] = {{"avx512", &ml_isa_avx512_dots, has_fast_dots()},
+             {"avx512", &ml_isa_avx512, has_avx512()},
+             {"avx2", &ml_isa_avx2, has_avx2()},
+             {"ref", &ml_isa_ref, true},
+             {"avx512-dots", &ml_isa_avx512_dots, has_avx512()}, /* by name alone, to compare and test the two */
+             {"avx512-floats", &ml_isa_avx512, has_avx512()}};
 #else
   const struct {
     const char *name;
     const ml_isa *isa;
     bool here;
-  } all[] = {{"ref", &ml_isa_ref, has_avx512() || !has_avx2()}};
+  } all[] = {{"ref", &ml_isa_ref, !has_fast_dots()}};
 #endif
+  bool known = false;
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     if (wanted && strcmp(wanted, all[i].name) != 0) continue;
     if (all[i].here) {
       *out = all[i].isa;
       return ML_OK;
     }
-    if (wanted) return ml_fail(ML_DEVICE, "instruction set \"%s\": this processor lacks it", wanted);
+    known = wanted != NULL;
   }
+  if (known) return ml_fail(ML_DEVICE, "instruction set \"%s\": this processor lacks it", wanted);
   return ml_fail(ML_USAGE, "instruction set \"%s\": expected ref, avx2 or avx512", wanted);
 }
 

@@ -72,6 +72,7 @@ struct ml_task {
   int n_in, n_out;
   const ml_step *step;
   const ml_isa *isa;
+  int threads;          /* that will share the units, as far as is known: decides how finely work is cut, never a bit */
   int64_t units, grain; /* grain: units taken at once */
   size_t scratch;       /* bytes a thread */
   size_t shared;        /* bytes of scratch that all tasks of a program share */
@@ -88,12 +89,13 @@ typedef struct ml_kernel_row {
 /* One instruction set's kernels. */
 struct ml_isa {
   const char *name;
+  bool bf16_dots; /* products of bfloat16 by bfloat16 take its dot products */
   ml_kernel_row rows[ML_STEP_COUNT];
   const ml_format *formats[ML_DTYPE_COUNT]; /* packed weights */
   ml_kernel_row quantize_rows;              /* activations to 8-bit blocks, before `linears` of many rows */
 };
 
-extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512;
+extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots;
 
 static inline int64_t ml_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ml_max64(int64_t a, int64_t b) { return a > b ? a : b; }

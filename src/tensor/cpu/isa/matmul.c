@@ -1,112 +1,161 @@
-/* matmul.c: products of ordinary tensors: matmul, and linear where the weight is not packed.
+/* matmul.c: products of whole tensors: matmul, linear where the weight is not packed, and the product with a weight's
+ * transpose, packed or not.
  *
- * A unit is 16 columns of one matrix of the batch: they are gathered into a panel in scratch, then multiplied with all
- * rows, in the arithmetic of packed float weights. float64 takes a plain loop. */
-#include "tensor/cpu/isa/dot.h"
+ * A unit is a tile of one product of the batch (gemm.h), in float64 by a plain loop. */
+#include "tensor/cpu/isa/gemm.h"
+#include "tensor/cpu/isa/panel.h"
 
-enum { K_TILE = 512, M_TILE = 64 };
-
-/* Strides of one matrix product a (M, K) b (K, N). */
 typedef struct product {
-  int64_t M, N, K, columns; /* columns: groups of 16 */
-  int64_t a_row, a_inner, b_inner, b_column, o_row;
+  gemm g; /* of the first of the batch; addresses are the run's */
+  gemm_tiles tiles;
+  int axes; /* of the batch: the first ones of the result */
+  int64_t batch;
 } product;
 
-static product product_of(const ml_task *t) {
-  const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
-  int n = a->ndim, m = b->ndim;
-  product p = {.N = o->shape[o->ndim - 1], .K = a->shape[n - 1], .a_inner = a->strides[n - 1]};
-  if (t->step->op == ML_OP_linear) {
-    p.M = n > 1 ? a->shape[n - 2] : 1;
-    p.a_row = n > 1 ? a->strides[n - 2] : 0;
-    p.b_inner = b->strides[1];
-    p.b_column = b->strides[0];
-    p.o_row = p.N;
-  } else {
-    p.M = a->shape[n - 2];
-    p.a_row = a->strides[n - 2];
-    p.b_inner = b->strides[m - 2];
-    p.b_column = b->strides[m - 1];
-    p.o_row = p.N;
-  }
-  p.columns = (p.N + PANEL_ROWS - 1) / PANEL_ROWS;
-  return p;
+static gemm_side side_of(const ml_arg *x, int across, int inner) {
+  return (gemm_side){NULL, x->dtype, across < 0 ? 0 : x->strides[across], x->strides[inner]};
 }
 
-ml_status K(matmul_prepare)(ml_task *t) {
-  product p = product_of(t);
-  int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
-  t->units = p.M && p.N ? size / (p.M * p.N) * p.columns : 0;
-  t->scratch = (size_t)(K_TILE * PANEL_ROWS + M_TILE * K_TILE) * 4 + (size_t)p.M * PANEL_ROWS * 4;
-  t->cost = (double)size * (double)p.K * 0.2;
+/* The stride of an axis of the batch, counted from its last one, which lies before the two of the matrix: 0 where the
+ * operand has no such axis, or one of size 1. */
+static int64_t batch_stride(const ml_arg *x, int from_last) {
+  int axis = x->ndim - 3 - from_last;
+  return axis < 0 || x->shape[axis] == 1 ? 0 : x->strides[axis];
+}
+
+/* Where the last axis of the batch goes on as a's rows do and b has no such axis, it is more rows: one large product
+ * instead of many. */
+static void merge_rows(const ml_task *t, product *p) {
+  const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
+  gemm *g = &p->g;
+  for (int merged = 0; p->axes > 0; p->axes--, merged++) {
+    int64_t size = o->shape[p->axes - 1], stride = batch_stride(a, merged);
+    if (t->step->op == ML_OP_matmul && batch_stride(b, merged) != 0) return;
+    if (size != 1 && g->M != 1 && stride != g->a.across * g->M) return;
+    if (size != 1 && g->M == 1) g->a.across = stride;
+    g->M *= size;
+  }
+}
+
+/* What is multiplied, in an operation's own terms. The second operand of linear and of its transpose has no batch. */
+static void describe(const ml_task *t, product *p) {
+  const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
+  const int op = t->step->op, n = a->ndim;
+  gemm *g = &p->g;
+  *g = (gemm){.M = n > 1 ? a->shape[n - 2] : 1, .N = o->shape[o->ndim - 1], .K = a->shape[n - 1]};
+  g->a = side_of(a, n - 2, n - 1);
+  if (op == ML_OP_matmul) g->b = side_of(b, b->ndim - 1, b->ndim - 2);
+  else g->b = op == ML_OP_linear ? side_of(b, 0, 1) : side_of(b, 1, 0);
+  g->out_dtype = o->dtype;
+  g->dots = t->isa->bf16_dots && a->dtype == ML_BF16 && b->dtype == ML_BF16;
+  p->axes = o->ndim > 2 ? o->ndim - 2 : 0;
+  merge_rows(t, p);
+  p->batch = ml_shape_size(p->axes, o->shape);
+}
+
+static ml_status prepare(ml_task *t, int64_t multiple) {
+  product *p = ml_calloc(1, sizeof *p);
+  if (!p) return ML_MEMORY;
+  t->extra = p;
+  describe(t, p);
+  const gemm *g = &p->g;
+  p->tiles = K(gemm_cut)(p->batch, g->M, g->N, g->K, g->out_dtype, t->threads, multiple);
+  t->units = p->batch * p->tiles.down * p->tiles.along;
+  t->scratch = p->tiles.scratch;
+  t->cost = (double)p->batch *
+            ((double)g->M * (double)g->N * (double)g->K * 0.02 + (double)(g->M + g->N) * (double)g->K * 0.1);
   return ML_OK;
 }
 
-/* Offset of batch index i in an operand whose last `inner` axes are the matrix; broadcast axes have size 1 or are
- * missing. */
-static int64_t batch_offset(const ml_arg *x, const ml_arg *o, int64_t i, int inner, int o_inner) {
-  int64_t offset = 0;
-  for (int d = o->ndim - o_inner - 1, e = x->ndim - inner - 1; d >= 0; d--, e--) {
-    int64_t at = i % o->shape[d];
-    i /= o->shape[d];
-    if (e >= 0 && x->shape[e] != 1) offset += at * x->strides[e];
-  }
-  return offset;
-}
+ml_status K(matmul_prepare)(ml_task *t) { return prepare(t, 1); }
 
-static void multiply_doubles(const ml_task *t, const product *p, int64_t a0, int64_t b0, int64_t o0, int64_t column) {
-  const double *a = (const double *)t->in[0].data + a0, *b = (const double *)t->in[1].data + b0;
-  double *o = (double *)t->out[0].data + o0;
-  for (int64_t m = 0; m < p->M; m++) {
-    for (int64_t n = column; n < ml_min64(p->N, column + PANEL_ROWS); n++) {
-      double sum = 0;
-      for (int64_t k = 0; k < p->K; k++) sum += a[m * p->a_row + k * p->a_inner] * b[k * p->b_inner + n * p->b_column];
-      o[m * p->o_row + n] = sum;
-    }
-  }
-}
-
-static void multiply_floats(const ml_task *t, const product *p, int64_t a0, int64_t b0, int64_t o0, int64_t column,
-                            char *scratch) {
+/* The product that unit u is a tile of, with its addresses. */
+static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
+  const product *p = t->extra;
   const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
-  float *panel = (float *)scratch, *rows = panel + K_TILE * PANEL_ROWS, *acc = rows + M_TILE * K_TILE;
-  int64_t width = ml_min64(PANEL_ROWS, p->N - column);
-  memset(acc, 0, (size_t)p->M * PANEL_ROWS * 4);
-  for (int64_t k0 = 0; k0 < p->K; k0 += K_TILE) {
-    int64_t count = ml_min64(K_TILE, p->K - k0);
-    for (int64_t k = 0; k < count; k++) {
-      int64_t at = b0 + (k0 + k) * p->b_inner + column * p->b_column;
-      for (int64_t n = 0; n < PANEL_ROWS; n++)
-        panel[k * PANEL_ROWS + n] = n < width ? load_float(b->data, b->dtype, at + n * p->b_column) : 0;
-    }
-    for (int64_t m0 = 0; m0 < p->M; m0 += M_TILE) {
-      int64_t n = ml_min64(M_TILE, p->M - m0);
-      const float *x = rows;
-      int64_t pitch = count;
-      if (a->dtype == ML_F32 && p->a_inner == 1) x = (const float *)a->data + a0 + m0 * p->a_row + k0, pitch = p->a_row;
-      else {
-        for (int64_t m = 0; m < n; m++) {
-          for (int64_t k = 0; k < count; k++)
-            rows[m * count + k] = load_float(a->data, a->dtype, a0 + (m0 + m) * p->a_row + (k0 + k) * p->a_inner);
-        }
-      }
-      K(dot_floats)(panel, x, pitch, (int)n, count, acc + m0 * PANEL_ROWS);
-    }
+  gemm g = p->g;
+  *n0 = u % p->tiles.along * p->tiles.columns;
+  u /= p->tiles.along;
+  *m0 = u % p->tiles.down * p->tiles.rows;
+  u /= p->tiles.down;
+  int64_t at_a = 0, at_b = 0, at_o = u * g.M * g.N;
+  for (int last = o->ndim - 3, d = p->axes - 1; d >= 0; d--) {
+    int64_t at = u % o->shape[d];
+    u /= o->shape[d];
+    at_a += at * batch_stride(a, last - d);
+    if (t->step->op == ML_OP_matmul) at_b += at * batch_stride(b, last - d);
   }
-  for (int64_t m = 0; m < p->M; m++) {
-    for (int64_t n = 0; n < width; n++)
-      store_float(o->data, o->dtype, o0 + m * p->o_row + column + n, acc[m * PANEL_ROWS + n]);
+  g.a.data = a->data + at_a * (int64_t)ml_dtype_infos[a->dtype].bytes;
+  g.b.data = b->data + at_b * (int64_t)ml_dtype_infos[b->dtype].bytes;
+  g.out = o->data + at_o * (int64_t)ml_dtype_infos[o->dtype].bytes;
+  return g;
+}
+
+/* One tile in float64: along rows of the second operand where its columns are neighbours, else along the sum; terms are
+ * added in the same order. */
+static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0) {
+  int64_t columns = ml_min64(tiles->columns, g->N - n0);
+  for (int64_t m = m0; m < ml_min64(m0 + tiles->rows, g->M); m++) {
+    const double *a = (const double *)(const void *)g->a.data + m * g->a.across;
+    const double *b = (const double *)(const void *)g->b.data + n0 * g->b.across;
+    double *o = (double *)(void *)g->out + m * g->N + n0;
+    memset(o, 0, (size_t)columns * sizeof *o);
+    if (g->b.across == 1) {
+      for (int64_t k = 0; k < g->K; k++) {
+        for (int64_t n = 0; n < columns; n++) o[n] += a[k * g->a.inner] * b[k * g->b.inner + n];
+      }
+      continue;
+    }
+    for (int64_t n = 0; n < columns; n++) {
+      double sum = 0;
+      for (int64_t k = 0; k < g->K; k++) sum += a[k * g->a.inner] * b[k * g->b.inner + n * g->b.across];
+      o[n] = sum;
+    }
   }
 }
 
 void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  product p = product_of(t);
-  bool linear = t->step->op == ML_OP_linear;
+  const product *p = t->extra;
   for (int64_t u = begin; u < end; u++) {
-    int64_t batch = u / p.columns, column = u % p.columns * PANEL_ROWS;
-    int64_t a0 = batch_offset(&t->in[0], &t->out[0], batch, 2, 2),
-            b0 = linear ? 0 : batch_offset(&t->in[1], &t->out[0], batch, 2, 2), o0 = batch * p.M * p.N;
-    if (t->out[0].dtype == ML_F64) multiply_doubles(t, &p, a0, b0, o0, column);
-    else multiply_floats(t, &p, a0, b0, o0, column, w->scratch);
+    int64_t m0, n0;
+    gemm g = locate(t, u, &m0, &n0);
+    if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0);
+    else K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
+  }
+}
+
+/* ---- with the transpose of a weight ---- */
+
+/* Room behind a tile's own for the inputs of one panel, as float32 [columns][16]. */
+ml_status K(linear_transposed_prepare)(ml_task *t) {
+  ML_TRY(prepare(t, MAX_BLOCK));
+  const product *p = t->extra;
+  if (t->in[1].layout == ML_LAYOUT_PANELS)
+    t->scratch += panel_room_bytes(p->tiles.columns) + (size_t)p->tiles.columns * PANEL_ROWS * sizeof(float);
+  return ML_OK;
+}
+
+/* The sum runs over outputs, which are a panel's rows: each panel gives 16 terms of every column. */
+static void gather_panels(const gemm *g, int64_t k0, int64_t count, int64_t n0, int64_t columns, float *to) {
+  const ml_task *t = g->context;
+  const ml_format *f = t->isa->formats[t->in[1].dtype];
+  const product *p = t->extra;
+  panel_room room = panel_room_at(g->room, p->tiles.columns);
+  float *wide = (float *)(void *)(g->room + panel_room_bytes(p->tiles.columns));
+  const gemm_side side = {(const char *)wide, ML_F32, PANEL_ROWS, 1};
+  for (int64_t k = 0; k < count; k += PANEL_ROWS) {
+    K(widen_tile)(f, panel_of(&t->in[1], (k0 + k) / PANEL_ROWS), n0, columns, room, wide);
+    K(gemm_pack_columns)(&side, false, 0, ml_min64(PANEL_ROWS, count - k), 0, columns, k, to);
+  }
+}
+
+void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const product *p = t->extra;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t m0, n0;
+    gemm g = locate(t, u, &m0, &n0);
+    if (t->in[1].layout == ML_LAYOUT_PANELS)
+      g.gather = gather_panels, g.context = t, g.room = w->scratch + p->tiles.scratch;
+    K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }

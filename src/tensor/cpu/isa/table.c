@@ -6,19 +6,21 @@
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
-const ml_isa ML_CAT(ml_isa, ML_ISA) = {
-    .name = TEXT(ML_ISA),
-    .rows = {KERNELS(ROW, ROW_TWO)},
-    .formats = {[ML_F32] = &FORMAT(f32),
-                [ML_F16] = &FORMAT(f16),
-                [ML_BF16] = &FORMAT(bf16),
-                [ML_Q4_0] = &FORMAT(q4_0),
-                [ML_Q4_1] = &FORMAT(q4_1),
-                [ML_Q5_0] = &FORMAT(q5_0),
-                [ML_Q5_1] = &FORMAT(q5_1),
-                [ML_Q8_0] = &FORMAT(q8_0),
-                [ML_Q4_K] = &FORMAT(q4_k),
-                [ML_Q5_K] = &FORMAT(q5_k),
-                [ML_Q6_K] = &FORMAT(q6_k)},
-    .quantize_rows = {K(quantize_rows_prepare), K(quantize_rows)},
-};
+#define FORMATS                                                                                                        \
+  {                                                                                                                    \
+    [ML_F32] = &FORMAT(f32), [ML_F16] = &FORMAT(f16), [ML_BF16] = &FORMAT(bf16), [ML_Q4_0] = &FORMAT(q4_0),            \
+    [ML_Q4_1] = &FORMAT(q4_1), [ML_Q5_0] = &FORMAT(q5_0), [ML_Q5_1] = &FORMAT(q5_1), [ML_Q8_0] = &FORMAT(q8_0),        \
+    [ML_Q4_K] = &FORMAT(q4_k), [ML_Q5_K] = &FORMAT(q5_k), [ML_Q6_K] = &FORMAT(q6_k)                                    \
+  }
+#define TABLE(dots)                                                                                                    \
+  {                                                                                                                    \
+    .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS, .quantize_rows = { \
+      K(quantize_rows_prepare),                                                                                        \
+      K(quantize_rows)                                                                                                 \
+    }                                                                                                                  \
+  }
+
+const ml_isa ML_CAT(ml_isa, ML_ISA) = TABLE(false);
+#if defined(ML_ISA_AVX512)
+const ml_isa ml_isa_avx512_dots = TABLE(true);
+#endif
