@@ -166,7 +166,7 @@ local function check_struck(mode, w, seen, r, i)
   error(Abandoned, 0)
 end
 
-local function alive(w, r, ids)
+local function alive(r, ids)
   local list = {}
   for _, id in ipairs(ids) do
     list[#list + 1] = r[id]
@@ -180,7 +180,7 @@ function happen.eval(_, _, _, list) ml.eval(table.unpack(list)) end
 function happen.collect() collectgarbage() end
 function happen.clear() ml.memory.clear() end
 
-function happen.read(w, seen, r, _, i, event)
+function happen.read(_, seen, r, _, i, event)
   for _, id in ipairs(event.ids) do
     if r[id] then
       expect("read on the way", "x" .. id, observe(r[id]), at(seen.results[id], i))
@@ -224,7 +224,7 @@ local function lazily(w, seen, mode, with_events)
   if with_events then
     function hooks.after(i)
       local event = program.code[i].event
-      if event then happen[event.kind](w, seen, r, alive(w, r, event.ids), i, event) end
+      if event then happen[event.kind](w, seen, r, alive(r, event.ids), i, event) end
     end
   end
   interpret.run(program, r, w.ends, hooks)

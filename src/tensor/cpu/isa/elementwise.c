@@ -601,8 +601,8 @@ static bool is_move(const ml_task *t) {
 static bool is_cast(const ml_task *t, const shape_plan *s) {
   const ml_fused *f = t->step->fused;
   int inner = s->ndim - 1;
-  return t->n_in == 1 && t->n_out == 1 && f->n_code == 1 && f->code[0].op == ML_OP_astype && s->strides[0][inner] == 1 &&
-         s->strides[1][inner] == 1 && K(cast_knows)(t->out[0].dtype, t->in[0].dtype);
+  return t->n_in == 1 && t->n_out == 1 && f->n_code == 1 && f->code[0].op == ML_OP_astype &&
+         s->strides[0][inner] == 1 && s->strides[1][inner] == 1 && K(cast_knows)(t->out[0].dtype, t->in[0].dtype);
 }
 
 ml_status K(fused_prepare)(ml_task *t) {
