@@ -163,5 +163,12 @@ for path in list:lines() do
   count = count + 1
   for _, rule in ipairs(rules) do rule(file) end
 end
+
+-- A link that git keeps leads somewhere else, or nowhere, in a clone.
+local links <close> = assert(io.popen "git ls-files -s 2>/dev/null")
+for line in links:lines() do
+  local path = line:match "^120000 .-\t(.*)$"
+  if path then breach({path = path}, 1, "a link") end
+end
 if breaches == 0 then print(("%d files keep the tree's rules"):format(count)) end
 os.exit(breaches == 0, true)

@@ -25,7 +25,6 @@ static const char *make_here(void) {
 ml_status ml_engine_open(int threads, const char *isa, ml_engine **out) {
   ml_engine *e = ml_calloc(1, sizeof *e);
   if (!e) return ML_MEMORY;
-  e->serial_step = ML_SERIAL_STEP;
   e->process = getpid();
   e->here = make_here();
   ml_status status = ml_pool_create(threads, &e->pool);

@@ -12,14 +12,22 @@
 
 #include <sys/types.h>
 
-enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256, ML_SERIAL_STEP = 65536 };
+enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
 
 /* How often each rewrite of the planner was made: the fuzzer of programs asks whether it has met all. */
 #define ML_REWRITES(X)                                                                                                 \
   X(merged)                                                                                                            \
   X(selected)                                                                                                          \
-  X(pushed) X(folded) X(groups) X(linears) X(shared) X(epilogues) X(pairs) X(norms_inside) X(kept) X(saved)            \
-      X(overwritten) X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
+  X(pushed)                                                                                                            \
+  X(folded)                                                                                                            \
+  X(groups)                                                                                                            \
+  X(linears)                                                                                                           \
+  X(shared)                                                                                                            \
+  X(epilogues)                                                                                                         \
+  X(pairs)                                                                                                             \
+  X(norms_inside)                                                                                                      \
+  X(kept)                                                                                                              \
+  X(saved) X(overwritten) X(dense_copies) X(orders_kept) X(outputs) X(assigned) X(read_first) X(forwarded) X(dropped)
 typedef struct ml_rewrites {
 #define REWRITE(name) uint64_t name;
   ML_REWRITES(REWRITE)
@@ -43,7 +51,6 @@ struct ml_engine {
   ml_cancel_flag cancel;
   ml_stats stats;
   uint64_t serial;            /* of the last node made: nodes run in this order */
-  uint64_t serial_step;       /* between two nodes: room for what a pass puts before one */
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;

@@ -1,6 +1,7 @@
 /* graph.c: recording operations: checks, casts of operands, views made at once, nodes otherwise. */
 #include "tensor/ops.h"
 #include "tensor/state.h"
+#include "tensor/weight.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -107,7 +108,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   n->op = op;
   n->path = path;
   n->attrs = *q->attrs;
-  n->serial = e->serial += e->serial_step;
+  n->serial = ++e->serial;
   for (int i = 0; i < n_inputs; i++) {
     n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
     if (inputs[i] && i == 0) t->device = inputs[0]->device;
@@ -152,12 +153,7 @@ static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, m
  * which is made once. */
 static ml_status pack_blocks(ml_tensor *w) {
   if (w->packed || w->layout != ML_LAYOUT_BLOCKS || !w->buffer || w->ndim != 2) return ML_OK;
-  void *data = ml_calloc(ml_tensor_nbytes(w) + 1, 1);
-  if (!data) return ML_MEMORY;
-  ml_status status = ml_tensor_read(w, data);
-  if (status == ML_OK) status = ml_tensor_pack(w, data, true, &w->packed);
-  ml_free(data);
-  return status;
+  return ml_weight_pack(w, true, &w->packed);
 }
 
 static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,

@@ -183,10 +183,15 @@ ml_status ml_effect_remember(ml_cell *cell, ml_tensor *version) {
   return ML_OK;
 }
 
+ml_tensor *ml_effect_before(const ml_tensor *version) {
+  ml_tensor *t = version->node->inputs[0];
+  while (is_view(t)) t = t->node->inputs[0];
+  return t;
+}
+
 void ml_effects_drop(ml_engine *e, size_t keep) {
   while (e->n_effects > keep) {
-    ml_tensor *version = e->effects[--e->n_effects], *before = version->node->inputs[0];
-    while (is_view(before)) before = before->node->inputs[0];
+    ml_tensor *version = e->effects[--e->n_effects], *before = ml_effect_before(version);
     ml_cell *cell = version->cell;
     if (cell->latest == version) {
       cell->latest = ml_tensor_retain(before);
@@ -207,8 +212,7 @@ static void forget(ml_cell *cell) {
 
 void ml_effects_planned(ml_engine *e) {
   while (e->n_effects > 0) {
-    ml_tensor *version = e->effects[--e->n_effects], *before = version->node->inputs[0];
-    while (is_view(before)) before = before->node->inputs[0];
+    ml_tensor *version = e->effects[--e->n_effects], *before = ml_effect_before(version);
     if (!before->node) before->fate = ML_FATE_TRACED; /* the first one; the others are effects themselves */
     if (version->cell->latest == version) forget(version->cell);
     else ml_tensor_kill(version, ML_FATE_TRACED);

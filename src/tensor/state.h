@@ -69,6 +69,8 @@ ml_cell *ml_cell_of(const ml_tensor *t);
 ml_status ml_state_rebase(const ml_tensor *view, ml_tensor *version, ml_tensor **out);
 /* An effect's result becomes the latest version of the cell, and is pending; takes the reference over. */
 ml_status ml_effect_remember(ml_cell *cell, ml_tensor *version);
+/* The version that an effect takes, whose result is `version`, still lazy; borrowed. */
+ml_tensor *ml_effect_before(const ml_tensor *version);
 /* Forgets pending effects after the first `keep`: a trace that failed must not act later. */
 void ml_effects_drop(ml_engine *e, size_t keep);
 /* A plan has taken all pending effects of the recording: the next plan begins with what the storage holds then. */

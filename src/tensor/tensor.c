@@ -105,25 +105,6 @@ ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const
   return ML_OK;
 }
 
-ml_status ml_tensor_pack(const ml_tensor *t, const void *data, bool exact, ml_tensor **out) {
-  const ml_device_table *table = t->device->table;
-  size_t bytes = table->packed_bytes(t->device, t->dtype, t->shape[0], t->shape[1]);
-  if (!bytes)
-    return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(t->dtype),
-                   (long long)t->shape[1]);
-  ml_buffer *buffer;
-  ml_tensor *made = NULL;
-  ML_TRY(ml_buffer_create(t->device, bytes, &buffer));
-  ml_status status = ml_tensor_wrap(buffer, 0, t->dtype, ML_LAYOUT_PANELS, 2, t->shape, &made);
-  ml_buffer_release(buffer);
-  ML_TRY(status);
-  made->exact = exact;
-  status = table->pack(t->device, ml_tensor_data(made), t->dtype, t->shape[1], 0, t->shape[0], data);
-  if (status == ML_OK) *out = made;
-  else ml_tensor_release(made);
-  return status;
-}
-
 static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
   ml_tensor *t = bare(engine, dtype, ndim, shape);
   if (!t) return ML_MEMORY;
@@ -133,7 +114,7 @@ static ml_status leaf(ml_engine *engine, ml_op op, ml_dtype dtype, int ndim, con
     return ML_MEMORY;
   }
   t->node->op = op;
-  t->node->serial = engine->serial += engine->serial_step;
+  t->node->serial = ++engine->serial;
   *out = t;
   return ML_OK;
 }

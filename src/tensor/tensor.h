@@ -71,9 +71,6 @@ ml_status ml_tensor_wrap(ml_buffer *buffer, size_t offset, ml_dtype dtype, ml_la
 /* Copies `bytes` row-major bytes from the host; their number must be the tensor's. */
 ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, const void *data,
                               size_t bytes, ml_tensor **out);
-/* A packed copy of a matrix of `t`'s kind, whose row-major bytes (or blocks, as the file has them) are `data`; exact:
- * products with it leave activations in float32. */
-ml_status ml_tensor_pack(const ml_tensor *t, const void *data, bool exact, ml_tensor **out);
 /* A lazy scalar. */
 ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out);
 /* A placeholder for input `index` of a plan. */

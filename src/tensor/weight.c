@@ -49,9 +49,14 @@ static ml_status on_host(ml_tensor *t, void **out) {
 
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
   void *data;
+  ml_tensor *weight = NULL;
   ML_TRY(on_host(t, &data));
-  ml_status status = ml_tensor_pack(t, data, exact, out);
+  ml_status status = ml_weight_create(t->device, t->dtype, t->shape[0], t->shape[1], exact, &weight);
+  if (status == ML_OK)
+    status = t->device->table->pack(t->device, ml_tensor_data(weight), t->dtype, t->shape[1], 0, t->shape[0], data);
   ml_free(data);
+  if (status == ML_OK) *out = weight;
+  else ml_tensor_release(weight);
   return status;
 }
 

@@ -224,37 +224,30 @@ function M:parse_dict()
   return {t = "Dict", items = items, line = line}
 end
 
-function M:parse_postfix(node)
-  local count = 0
-  while true do
-    if self:at(".") or self:at("[") then
-      node = self:parse_subscript(node)
-    elseif self:at("(") then
-      node = self:parse_call(node)
-    else
-      return node
-    end
+-- What stands behind a node, link by link, as long as `link` finds one.
+local function parse_chain(self, node, link)
+  local count, longer = 0, link(self, node)
+  while longer do
     count = count + 1
     self:check_chain(count)
+    node, longer = longer, link(self, longer)
   end
+  return node
 end
 
-function M:parse_filter_expr(node)
-  local count = 0
-  while true do
-    if self:at("|") then
-      node = self:parse_filter(node)
-    elseif self:at("name", "is") then
-      node = self:parse_test(node)
-    elseif self:at("(") then
-      node = self:parse_call(node)
-    else
-      return node
-    end
-    count = count + 1
-    self:check_chain(count)
-  end
+local function postfix(self, node)
+  if self:at(".") or self:at("[") then return self:parse_subscript(node) end
+  return self:at("(") and self:parse_call(node)
 end
+
+local function filter_or_test(self, node)
+  if self:at("|") then return self:parse_filter(node) end
+  if self:at("name", "is") then return self:parse_test(node) end
+  return self:at("(") and self:parse_call(node)
+end
+
+function M:parse_postfix(node) return parse_chain(self, node, postfix) end
+function M:parse_filter_expr(node) return parse_chain(self, node, filter_or_test) end
 
 function M:parse_subscript(node)
   local token = self:next()

@@ -19,9 +19,7 @@ local kind, integer = value.kind, call.integer
 ---Filters by name; each a specification of call.lua.
 M.filters = sequences.filters
 
-local function filter(names, params, fn)
-  for name in names:gmatch("%S+") do M.filters[name] = call.spec(name, params, fn) end
-end
+local filter = sequences.filter
 
 local function truth(v)
   return v ~= nil and value.truth(v)

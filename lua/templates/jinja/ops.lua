@@ -180,24 +180,20 @@ function M.pow(_, a, b)
   return result
 end
 
-function M.neg(_, v)
+local function sole_operand(v, sign)
   local x = number_of(v)
-  if not x then
-    if kind(v) == "undefined" then value.fail_undefined(v) end
-    mismatch("bad operand type for unary -: '%s'", type_name(v))
-  end
+  if x then return x end
+  if kind(v) == "undefined" then value.fail_undefined(v) end
+  mismatch("bad operand type for unary %s: '%s'", sign, type_name(v))
+end
+
+function M.neg(_, v)
+  local x = sole_operand(v, "-")
   if x == math.mininteger and math.type(x) == "integer" then overflow() end
   return -x
 end
 
-function M.pos(_, v)
-  local x = number_of(v)
-  if not x then
-    if kind(v) == "undefined" then value.fail_undefined(v) end
-    mismatch("bad operand type for unary +: '%s'", type_name(v))
-  end
-  return x
-end
+function M.pos(_, v) return sole_operand(v, "+") end
 
 -- Slices -------------------------------------------------------------------------------------------------------------
 

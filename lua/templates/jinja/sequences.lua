@@ -16,9 +16,11 @@ local kind, integer = value.kind, call.integer
 ---Filters by name; filters.lua adds the others.
 M.filters = {}
 
+-- Adds a filter of one name or more.
 local function filter(names, params, fn)
   for name in names:gmatch("%S+") do M.filters[name] = call.spec(name, params, fn) end
 end
+M.filter = filter
 
 local function absent(v)
   return v == nil or v == NONE

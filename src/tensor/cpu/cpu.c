@@ -219,6 +219,16 @@ static const double SOLO_NS = 1500;
 /* Regions are remembered up to here; a barrier too many costs less than a search of more. */
 enum { MOST_REGIONS = 96 };
 
+/* Takes what the first thread did alone out of the list; whether there was any. */
+static bool forget_solo(regions *since) {
+  size_t kept = 0, count = since->count;
+  for (size_t k = 0; k < count; k++) {
+    if (!since->items[k].solo) since->items[kept++] = since->items[k];
+  }
+  since->count = kept;
+  return kept < count;
+}
+
 static ml_status find_barriers(ml_program *g) {
   regions since = {0}, own = {0};
   ml_status status = ML_OK;
@@ -231,14 +241,8 @@ static ml_status find_barriers(ml_program *g) {
     for (size_t k = 0; k < own.count; k++) own.items[k].solo = solo;
     for (size_t k = 0; k < own.count && !barrier; k++) barrier = conflicts(&since, own.items[k]);
     if (!barrier && since.count + own.count > MOST_REGIONS) {
-      barrier = !solo;
-      size_t kept = 0;
-      for (size_t k = 0; k < since.count && solo; k++) {
-        if (!since.items[k].solo) since.items[kept++] = since.items[k];
-      }
-      forgotten = forgotten || kept < since.count;
-      since.count = kept;
-      if (kept > MOST_REGIONS / 2) barrier = true;
+      if (solo) forgotten |= forget_solo(&since);
+      barrier = !solo || since.count > MOST_REGIONS / 2;
     }
     g->barrier_before[i] = barrier;
     if (barrier) since.count = 0, forgotten = false;

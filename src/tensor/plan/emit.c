@@ -79,6 +79,7 @@ static ml_status emit_copy(emitter *m, int from, int to) {
   return add_program(m, f, &from, 1, &to, &s);
 }
 
+/* Puts a dense copy in a value's place. */
 static ml_status copied(emitter *m, int *value) {
   int copy;
   ML_TRY(new_temporary(m, &m->p->values[*value], &copy));
@@ -120,11 +121,7 @@ static ml_status operand(emitter *m, int v, ml_access access, int *out) {
   ML_TRY(value_of(m, v, out));
   if (accepts(access, &m->p->values[*out])) return ML_OK;
   ML_REWROTE(m->g, dense_copies);
-  int copy;
-  ML_TRY(new_temporary(m, &m->p->values[*out], &copy));
-  ML_TRY(emit_copy(m, *out, copy));
-  *out = copy;
-  return ML_OK;
+  return copied(m, out);
 }
 
 /* The same elements as (rows, last); a dense copy where strides do not allow it. */
@@ -135,10 +132,8 @@ static ml_status as_matrix(emitter *m, int value, int *out) {
   ml_attrs none = {.n_list = -1};
   if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) ||
       (last > 1 && strides[1] != 1)) {
-    int copy;
-    ML_TRY(new_temporary(m, x, &copy));
-    ML_TRY(emit_copy(m, value, copy));
-    return as_matrix(m, copy, out);
+    ML_TRY(copied(m, &value));
+    return as_matrix(m, value, out);
   }
   ml_value v = *x;
   v.ndim = 2;
@@ -223,11 +218,22 @@ static ml_status note_cell(emitter *m, ml_cell *cell, const ml_vnode *effect, bo
   return ML_OK;
 }
 
-static ml_status note_effect(emitter *m, int effect) {
-  const ml_vgraph *g = m->g;
-  const ml_vnode *n = &g->nodes[effect];
+/* Where an effect writes: the value of its target, in the state's storage. */
+static ml_status find_target(const emitter *m, int effect, int *target, const ml_buffer **buffer) {
+  const ml_vnode *n = &m->g->nodes[effect], *to = &m->g->nodes[n->inputs[0]];
+  *target = to->value;
+  *buffer = m->p->storages[m->p->values[m->g->nodes[to->version].value].storage].buffer;
+  return lies_in(m->p, *target, *buffer) ? ML_OK : ml_fail(ML_DEVICE, "plan: an effect lost its target");
+}
+
+/* The step of node `turn` is about to carry out an effect, whose value is the whole state from here on. */
+static ml_status overwrite(emitter *m, int effect, int turn, const ml_buffer *buffer) {
+  ml_vgraph *g = m->g;
+  ml_vnode *n = &g->nodes[effect];
   int version = g->nodes[n->inputs[0]].version;
   bool part = n->op != ML_OP_assign || n->inputs[0] != version;
+  n->value = g->nodes[version].value;
+  ML_TRY(save_readers(m, version, turn, buffer));
   return note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version]));
 }
 
@@ -288,18 +294,16 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   ml_vgraph *g = m->g;
   ml_vnode *n = &g->nodes[effect];
   const ml_vgroup *group = g->nodes[turn].program;
-  int version = g->nodes[n->inputs[0]].version, whole = g->nodes[version].value, target = g->nodes[n->inputs[0]].value;
-  const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
-  if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
+  int target;
+  const ml_buffer *buffer;
+  ML_TRY(find_target(m, effect, &target, &buffer));
   for (int i = 0; i < s->n_inputs; i++) {
     if (!lies_in(m->p, s->values[i], buffer) || same_mapping(&m->p->values[s->values[i]], &m->p->values[target]))
       continue;
     ML_REWROTE(g, read_first);
     ML_TRY(copied(m, &s->values[i]));
   }
-  ML_TRY(save_readers(m, version, turn, buffer));
-  ML_TRY(note_effect(m, effect));
-  n->value = whole;
+  ML_TRY(overwrite(m, effect, turn, buffer));
   for (int i = 0; i < group->n_members; i++) {
     if (group->members[i] == n->inputs[1]) s->f->outputs[s->f->n_outputs] = s->reg[i];
   }
@@ -515,11 +519,10 @@ static ml_status emit_kernel(emitter *m, int v, int *values) {
 static ml_status emit_effect(emitter *m, int v, int *values) {
   ml_vgraph *g = m->g;
   ml_vnode *n = &g->nodes[v];
-  int version = g->nodes[n->inputs[0]].version, whole = g->nodes[version].value, target = g->nodes[n->inputs[0]].value;
-  const ml_buffer *buffer = m->p->storages[m->p->values[whole].storage].buffer;
-  if (!lies_in(m->p, target, buffer)) return ml_fail(ML_DEVICE, "plan: an effect lost its target");
-  ML_TRY(save_readers(m, version, v, buffer));
-  ML_TRY(note_effect(m, v));
+  int target;
+  const ml_buffer *buffer;
+  ML_TRY(find_target(m, v, &target, &buffer));
+  ML_TRY(overwrite(m, v, v, buffer));
   ML_TRY(operands(m, n, 1, values));
   for (int k = 1; k < n->n_inputs; k++) {
     if (values[k] < 0 || !lies_in(m->p, values[k], buffer)) continue;
@@ -527,7 +530,6 @@ static ml_status emit_effect(emitter *m, int v, int *values) {
     ML_TRY(copied(m, &values[k]));
   }
   values[0] = target;
-  n->value = whole;
   return add_kernel(m, n, values, target);
 }
 

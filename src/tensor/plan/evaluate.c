@@ -138,28 +138,19 @@ static void settle_effects(ml_engine *e) {
   }
 }
 
-/* Effects have failed half way. */
+/* Effects have failed half way, or never can happen. */
 static void lose_effects(ml_engine *e) {
   for (size_t i = e->n_effects; i-- > 0;) {
-    ml_tensor *t = e->effects[i], *before = t->node ? t->node->inputs[0] : NULL;
+    ml_tensor *t = e->effects[i], *before = ml_effect_before(t);
     ml_cell *cell = t->cell;
-    while (before && before->node && ml_op_infos[before->node->op].kind == ML_KIND_VIEW)
-      before = before->node->inputs[0];
-    if (t->node && ml_op_infos[t->node->op].kind != ML_KIND_APPEND) cell->invalid = true;
-    if (before && !before->node) ml_tensor_kill(before, ML_FATE_FAILED);
+    if (ml_op_infos[t->node->op].kind != ML_KIND_APPEND) cell->invalid = true;
+    if (!before->node) ml_tensor_kill(before, ML_FATE_FAILED);
     if (cell->latest == t) {
       cell->latest = NULL;
       ml_tensor_release(t);
     }
     ml_tensor_kill(t, ML_FATE_FAILED);
   }
-}
-
-static ml_status check_cells(const ml_plan *p) {
-  for (size_t i = 0; i < p->n_cells; i++) {
-    if (p->cells[i].needed) ML_TRY(ml_cell_check(p->cells[i].cell));
-  }
-  return ML_OK;
 }
 
 /* The first step may come later: all memory is obtained before it, so that what lacked some changed nothing. */
@@ -173,16 +164,12 @@ static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
   ml_tensor **kept = NULL, **results = NULL;
   bool began = false;
   ml_status status = create(e, NULL, 0, r, &plan, &kept);
-  if (status == ML_OK) status = check_cells(plan);
   if (status == ML_OK && !(results = ml_bump_alloc(&plan->memory, (size_t)plan->n_outputs, sizeof(ml_tensor *))))
     status = ML_MEMORY;
   if (status == ML_OK) status = ml_plan_execute(plan, NULL, results, &began);
   for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) {
     settle(i < r->n_outputs ? r->outputs[i] : kept[i - r->n_outputs], results[i]);
     ml_tensor_release(results[i]);
-  }
-  for (size_t i = 0; status == ML_OK && i < plan->n_cells; i++) {
-    if (plan->cells[i].replaced) plan->cells[i].cell->invalid = false;
   }
   ml_plan_free(plan);
   if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;

@@ -51,9 +51,9 @@ static ml_status drop_overwritten(ml_vgraph *g) {
 }
 
 ml_status ml_vgraph_forward(ml_vgraph *g) {
-  size_t effects = 0;
-  for (size_t i = 0; i < g->n_nodes; i++) effects += g->nodes[i].op == ML_OP_assign;
-  if (effects < 1) return ML_OK;
+  bool any = false;
+  for (size_t i = 0; i < g->n_nodes && !any; i++) any = g->nodes[i].op == ML_OP_assign;
+  if (!any) return ML_OK;
   ml_vgraph_find_versions(g);
   forward_reads(g);
   return drop_overwritten(g);

@@ -34,7 +34,7 @@ typedef struct ml_vnode {
   int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
   ml_vgroup *program;      /* of the node at whose turn a group of elementwise nodes is computed: the group */
   int unit;                /* of a product and of a unit's root: the step (ml_vgraph.linears) that holds it, or -1 */
-  int linears;             /* the first of the steps that are emitted at its turn, or -1 */
+  int linears;             /* the step of products that is emitted at its turn, or -1 */
 } ml_vnode;
 
 /* Products that share one step: filled by products.c. */
@@ -48,7 +48,6 @@ typedef struct ml_vlinears {
   int norm; /* vnode of the fused rms_norm, or -1 */
   int n_units;
   ml_vunit units[ML_LINEARS_MAX_UNITS];
-  int next; /* another step emitted at that turn, or -1 */
 } ml_vlinears;
 
 typedef struct ml_vgraph {
@@ -120,6 +119,12 @@ static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {
 /* Counts a rewrite (ML_REWRITES of engine.h). */
 #define ML_REWROTE(g, name) ((g)->engine->stats.rewrites.name++)
 
+static inline bool ml_listed(const int *list, int n, int v) {
+  for (int i = 0; i < n; i++) {
+    if (list[i] == v) return true;
+  }
+  return false;
+}
 static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
 static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_elementwise((ml_op)n->op);

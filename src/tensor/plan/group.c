@@ -20,19 +20,12 @@ typedef struct gathering {
   int n_outputs; /* of values that others read, and of effects */
 } gathering;
 
-static bool listed(const int *list, int n, int v) {
-  for (int i = 0; i < n; i++) {
-    if (list[i] == v) return true;
-  }
-  return false;
-}
-
 int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max) {
   for (int i = 0; i < n_members; i++) {
     const ml_vnode *m = &g->nodes[members[i]];
     for (int k = 0; k < m->n_inputs; k++) {
       int v = m->inputs[k];
-      if (listed(members, n_members, v) || g->nodes[v].constant >= 0 || listed(inputs, n, v)) continue;
+      if (ml_listed(members, n_members, v) || g->nodes[v].constant >= 0 || ml_listed(inputs, n, v)) continue;
       if (n == max) return max + 1;
       inputs[n++] = v;
     }
@@ -73,7 +66,7 @@ static bool is_late(const gathering *t, int v) {
   const ml_vgraph *g = t->g;
   for (int k = 0; k < g->nodes[v].n_inputs; k++) {
     int version = g->nodes[g->nodes[v].inputs[k]].version, writer = version < 0 ? -1 : g->nodes[version].writer;
-    if (v < writer && writer < t->turn && !listed(t->effects, t->n_effects, writer)) return true;
+    if (v < writer && writer < t->turn && !ml_listed(t->effects, t->n_effects, writer)) return true;
   }
   return false;
 }
@@ -88,7 +81,7 @@ static bool join(gathering *t, int v) {
                               ml_vnode_same_shape(n, &g->nodes[t->like]) && t->n_members < ML_GROUP_MEMBERS;
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
-    if (user >= 0 && (listed(t->members, t->n_members, user) || listed(t->effects, t->n_effects, user))) continue;
+    if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
     if (t->several && user >= 0 && t->n_effects < ML_FUSED_MAX_OUTPUTS && can_assign(t, user, v))
       t->effects[t->n_effects++] = user;
     else if (t->several && is_later(t, user)) stored = true;
@@ -126,7 +119,7 @@ static void grow(gathering *t) {
       const ml_vnode *m = &t->g->nodes[t->members[i]];
       for (int k = 0; k < m->n_inputs && !grown; k++) {
         int v = m->inputs[k];
-        grown = !listed(t->members, t->n_members, v) && join(t, v);
+        grown = !ml_listed(t->members, t->n_members, v) && join(t, v);
       }
     }
   }

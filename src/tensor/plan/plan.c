@@ -108,6 +108,13 @@ static ml_status make_output(const ml_plan *p, int i, ml_tensor **out) {
   return ML_OK;
 }
 
+static ml_status check_cells(const ml_plan *p) {
+  for (size_t i = 0; i < p->n_cells; i++) {
+    if (p->cells[i].needed) ML_TRY(ml_cell_check(p->cells[i].cell));
+  }
+  return ML_OK;
+}
+
 ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs, bool *began) {
   enum { FEW = 32 };
   ml_tensor *few[FEW];
@@ -117,6 +124,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
   void **addresses = n > 2 * FEW ? ml_calloc(n, sizeof *addresses) : few_addresses;
   ml_status status = held && addresses ? ML_OK : ML_MEMORY;
   *began = false;
+  if (status == ML_OK) status = check_cells(p);
   for (; taken < n_in && status == ML_OK; taken++) {
     status = check_input(p, (int)taken, inputs[taken]);
     if (status == ML_OK) status = dense_input(p, inputs[taken], &held[taken]);
@@ -132,6 +140,9 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     p->engine->stats.replays++;
     status = p->device->table->run(p->device, p->program, addresses, addresses + n_in, began);
   }
+  for (size_t i = 0; i < p->n_cells && *began; i++) {
+    if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK;
+  }
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
   for (size_t i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
   if (held != few) ml_free(held);
@@ -141,18 +152,12 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
 
 ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs) {
   if (p->engine->n_effects && !p->engine->recording) ML_TRY(ml_eval(p->engine, NULL, 0));
+  ML_TRY(check_cells(p));
   for (size_t i = 0; i < p->n_cells; i++) {
-    const ml_plan_cell *c = &p->cells[i];
-    if (c->needed) ML_TRY(ml_cell_check(c->cell));
-    if (c->written) ML_TRY(ml_cell_detach(c->cell));
+    if (p->cells[i].written) ML_TRY(ml_cell_detach(p->cells[i].cell));
   }
   bool began;
-  ml_status status = ml_plan_execute(p, inputs, outputs, &began);
-  for (size_t i = 0; i < p->n_cells && began; i++) {
-    const ml_plan_cell *c = &p->cells[i];
-    if (c->replaced) c->cell->invalid = status != ML_OK;
-  }
-  return status;
+  return ml_plan_execute(p, inputs, outputs, &began);
 }
 
 /* ---- explaining ---- */

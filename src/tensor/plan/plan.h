@@ -121,7 +121,8 @@ void ml_plan_free(ml_plan *plan);
  * writes. outputs[i] are fresh tensors. What was written to its states before is seen, and later versions of them are
  * what they hold afterwards; a run that fails once it has begun leaves those that it replaces without values. */
 ml_status ml_plan_run(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs);
-/* The plan's steps alone: its states are the caller's business. *began: some of them may have run. */
+/* The plan's steps alone: pending effects and versions of its states are the caller's business. *began: some of them
+ * may have run. */
 ml_status ml_plan_execute(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs, bool *began);
 /* Storage for the tensors, and with `effects` what is pending. */
 ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects);

@@ -9,13 +9,6 @@
 /* Rows up to which every thread repeats the norm rather than wait for it. */
 enum { NORM_INSIDE_ROWS = 4 };
 
-static bool listed(const int *list, int n, int v) {
-  for (int i = 0; i < n; i++) {
-    if (list[i] == v) return true;
-  }
-  return false;
-}
-
 static bool is_product(const ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].layout == ML_LAYOUT_PANELS &&
@@ -46,7 +39,7 @@ static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   if (root == first) return ML_OK;
   int n = ml_vgraph_gather(g, root, members);
   int n_inputs = ml_vgraph_outside(g, members, n, inputs, 0, ML_FUSED_MAX_INPUTS);
-  if (!listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
+  if (!ml_listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
   const ml_vnode *p = &g->nodes[first];
   for (int i = 0; i < n_inputs; i++) {
     const ml_vnode *o = &g->nodes[inputs[i]];
@@ -72,7 +65,7 @@ static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) 
   const ml_vnode *m = &g->nodes[v];
   for (int k = 0; k < m->n_inputs; k++) {
     int i = m->inputs[k];
-    if (g->nodes[i].group == inside->root || listed(inside->products, inside->n_products, i) ||
+    if (g->nodes[i].group == inside->root || ml_listed(inside->products, inside->n_products, i) ||
         g->nodes[i].constant >= 0)
       continue;
     if (ml_vgraph_turn(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0))
@@ -113,7 +106,7 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
     ML_TRY(ML_BUMP_GROW(&g->memory, g->linears, g->linears_capacity, g->n_linears + 1));
     ML_TRY(ML_BUMP_GROW(&g->memory, *before, *capacity, g->n_linears + 1));
     index = (int)g->n_linears++;
-    g->linears[index] = (ml_vlinears){.at = u->root, .x = x, .norm = -1, .next = g->nodes[u->root].linears};
+    g->linears[index] = (ml_vlinears){.at = u->root, .x = x, .norm = -1};
     g->nodes[u->root].linears = index;
     (*before)[index] = open[x];
     open[x] = index + 1;

@@ -168,9 +168,7 @@ end
 
 local function alive(r, ids)
   local list = {}
-  for _, id in ipairs(ids) do
-    list[#list + 1] = r[id]
-  end
+  for _, id in ipairs(ids) do list[#list + 1] = r[id] end
   return list
 end
 
