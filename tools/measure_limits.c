@@ -1,11 +1,13 @@
-/* What this machine can do at best: memory read rate, float32 multiply-adds, 8-bit and bfloat16 dot products.
+/* What this machine can do at best: memory read and copy rates, float32 multiply-adds, 8-bit and bfloat16 dot products.
  *
- *     measure_limits [THREADS [SECONDS]]       prints one JSON object; threads are all, seconds 0.25 a figure
+ *     measure_limits [THREADS [SECONDS [MB]]]  prints one JSON object; threads are all, seconds 0.25 a figure
  *
  * A benchmark quoted without its machine's limits of the same minute says little: figures of virtual machines move
  * by tens of percent in a day. Each figure is the best of five runs, since noise only ever slows a run down.
  *
- * Units: read_gb_s is 1e9 bytes read a second. f32_gflop_s counts a multiply-add as two operations, and so do
+ * With MB, the reads and copies alone are measured, over that many million bytes of all threads together.
+ *
+ * Units: read_gb_s is 1e9 bytes read a second; copy_gb_s counts bytes read and bytes written. f32_gflop_s counts a multiply-add as two operations, and so do
  * int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means no instruction for it. */
 #include <pthread.h>
 #include <stdbool.h>
@@ -20,6 +22,7 @@
 
 #define MAX_THREADS 256
 #define READ_BYTES ((size_t)128 << 20)  // a thread; far beyond any cache it could claim
+#define COPY_STEP ((size_t)32 << 10)    // bytes that memcpy is given at once
 #define RUNS 5
 
 typedef struct worker worker;
@@ -32,7 +35,8 @@ struct worker {
   pthread_barrier_t *start;
   batch_fn batch;
   double seconds;          // how long to repeat the batch
-  const uint8_t *memory;   // READ_BYTES, huge pages where the system has them
+  uint8_t *memory;         // READ_BYTES, huge pages where the system has them
+  size_t bytes;            // of it that are read, or copied from its first half to its second
   double done, elapsed;    // results of the run
   uint64_t sink;           // keeps the compiler from dropping the work
 };
@@ -130,7 +134,7 @@ __attribute__((target("avx2"))) static double read_avx2(worker *w) {
 #define START(i) __m256i a##i = _mm256_setzero_si256();
 #define STEP(i) a##i = _mm256_xor_si256(a##i, _mm256_load_si256((const __m256i *)(p + 32 * i)));
   EACH(START)
-  size_t stride = 32 * CHAINS, n = READ_BYTES / stride;
+  size_t stride = 32 * CHAINS, n = w->bytes / stride;
   const uint8_t *p = w->memory;
   for (size_t r = 0; r < n; r++, p += stride) { EACH(STEP) }
   EACH(SUM)
@@ -145,7 +149,7 @@ __attribute__((target("avx512f"))) static double read_avx512(worker *w) {
 #define START(i) __m512i a##i = _mm512_setzero_si512();
 #define STEP(i) a##i = _mm512_xor_si512(a##i, _mm512_load_si512(p + 64 * i));
   EACH(START)
-  size_t stride = 64 * CHAINS, n = READ_BYTES / stride;
+  size_t stride = 64 * CHAINS, n = w->bytes / stride;
   const uint8_t *p = w->memory;
   for (size_t r = 0; r < n; r++, p += stride) { EACH(STEP) }
   EACH(SUM)
@@ -172,11 +176,22 @@ static double fma_plain(worker *w) {
 static double read_plain(worker *w) {
   const uint64_t *p = (const uint64_t *)(const void *)w->memory;
   uint64_t a[8] = {0};
-  for (size_t i = 0; i + 8 <= READ_BYTES / 8; i += 8) {
+  for (size_t i = 0; i + 8 <= w->bytes / 8; i += 8) {
     for (int k = 0; k < 8; k++) a[k] ^= p[i + (size_t)k];
   }
   for (int k = 0; k < 8; k++) w->sink += a[k];
-  return (double)READ_BYTES;
+  return (double)w->bytes;
+}
+
+// From one half to the other, by whatever way the C library thinks fastest.
+static double copy(worker *w) {
+  size_t half = w->bytes / 2;
+  for (size_t i = 0; i < half; i += COPY_STEP) {
+    size_t n = half - i < COPY_STEP ? half - i : COPY_STEP;
+    memcpy(w->memory + half + i, w->memory + i, n);
+  }
+  w->sink += w->memory[half];
+  return 2 * (double)half;
 }
 
 typedef struct {
@@ -242,6 +257,7 @@ static bool take_memory(worker *w) {
   (void)madvise(p, READ_BYTES, MADV_HUGEPAGE);  // a wish
   memset(p, 0x5a, READ_BYTES);
   w->memory = p;
+  w->bytes = READ_BYTES;
   return true;
 }
 
@@ -252,12 +268,19 @@ static void print_rates(const char *name, worker *workers, int threads, const ke
   printf("\"bf16_gflop_s\": %.1f}%s\n", rate(workers, threads, k->bf16, seconds), last ? "" : ",");
 }
 
+static void print_memory(worker *workers, int threads, const kernels *k, double seconds, size_t bytes) {
+  for (int i = 0; i < threads; i++) workers[i].bytes = bytes / (size_t)threads & ~(size_t)127;
+  printf("{\"read_gb_s\": %.1f, ", rate(workers, threads, k->read, seconds));
+  printf("\"copy_gb_s\": %.1f}\n", rate(workers, threads, copy, seconds));
+}
+
 int main(int argc, char **argv) {
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
   long threads = argc > 1 ? strtol(argv[1], NULL, 10) : cores;
   double seconds = argc > 2 ? strtod(argv[2], NULL) : 0.25;
-  if (argc > 3 || threads < 1 || threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
-    fprintf(stderr, "usage: measure_limits [THREADS (1..%d) [SECONDS]]\n", MAX_THREADS);
+  size_t bytes = argc > 3 ? (size_t)strtoul(argv[3], NULL, 10) * 1000000 : 0;
+  if (argc > 4 || (argc > 3 && bytes == 0) || bytes / 128 > READ_BYTES * (size_t)threads / 128 || threads < 1 || threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
+    fprintf(stderr, "usage: measure_limits [THREADS (1..%d) [SECONDS [MB]]]\n", MAX_THREADS);
     return 2;
   }
   static worker workers[MAX_THREADS];
@@ -268,6 +291,10 @@ int main(int argc, char **argv) {
     }
   }
   kernels k = choose();
+  if (bytes) {
+    print_memory(workers, (int)threads, &k, seconds, bytes);
+    return 0;
+  }
   printf("{\n  \"isa\": \"%s\",\n", k.isa);
   print_rates("one", workers, 1, &k, seconds, false);
   print_rates("all", workers, (int)threads, &k, seconds, true);

@@ -54,16 +54,15 @@ static void reduce_reference(ml_op op, ml_dtype t, int ndim, const int64_t *shap
     groups *= kept[d];
     count *= reduced & 1u << d ? shape[d] : 1;
   }
-  double *list = room((size_t)count, 8);
-  for (int64_t g = 0; g < groups; g++) {
-    int64_t found_n = 0;
-    for (int64_t i = 0; i < n; i++) {
-      unravel(i, ndim, shape, index);
-      for (int d = 0; d < ndim; d++) index[d] = reduced & 1u << d ? 0 : index[d];
-      if (ravel(ndim, kept, index) == g) list[found_n++] = v[i];
-    }
-    wanted[g] = reduce_list(op, t, list, count);
+  double *lists = room((size_t)(groups * count), 8);
+  int64_t *found_n = room((size_t)groups, 8);
+  for (int64_t i = 0; i < n; i++) {
+    unravel(i, ndim, shape, index);
+    for (int d = 0; d < ndim; d++) index[d] = reduced & 1u << d ? 0 : index[d];
+    int64_t g = ravel(ndim, kept, index);
+    lists[g * count + found_n[g]++] = v[i];
   }
+  for (int64_t g = 0; g < groups; g++) wanted[g] = reduce_list(op, t, lists + g * count, count);
 }
 
 static void check_reduce(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, unsigned reduced, bool keepdims, view kind) {
@@ -124,6 +123,57 @@ static void check_nan(ml_engine *e, ml_op op, ml_dtype t) {
   drop_all();
 }
 
+/* Shapes around the ends of blocks (128), of runs (1,024) and of chunks (32,768), and of the panels in which columns are
+ * taken; and through every view the same bits. */
+static void check_edges(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, unsigned axes) {
+  static const view kinds[] = {TRANSPOSED, SLICED, REVERSED};
+  int64_t n = ml_shape_size(ndim, shape), list[ML_MAX_DIMS];
+  int n_list = 0;
+  if (skip_case(n)) return;
+  check_reduce(e, op, t, ndim, shape, axes, false, DENSE);
+  check_reduce(e, op, t, ndim, shape, axes, false, TRANSPOSED);
+  for (int d = 0; d < ndim; d++) {
+    if (axes & 1u << d) list[n_list++] = d;
+  }
+  bool is_unsigned = t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64 || t == ML_BOOL;
+  double *v = random_values(t, n, is_unsigned ? 0 : -1, 1.5);
+  if (op == ML_OP_prod && ml_dtype_is_float(t)) {
+    for (int64_t i = 0; i < n; i++) v[i] = rounded(t, 1 + v[i] / 256);
+  }
+  ml_attrs attrs = (op == ML_OP_argmax || op == ML_OP_argmin) && n_list == ndim ? NO_ATTRS : list_attrs(n_list, list);
+  attrs.var.ddof = DDOF;
+  ml_tensor *dense = apply(e, op, attrs, tensor(e, t, ndim, shape, v));
+  const double *wanted = numbers(dense);
+  for (int i = 0; i < 3; i++) {
+    ml_tensor *x = view_tensor(e, t, ndim, shape, v, kinds[i]);
+    expect_values(apply(e, op, attrs, x), dense->ndim, dense->shape, wanted, 0, 0, "%s as if dense, shape %s, axes %x", view_names[kinds[i]],
+                  ml_shape_text(ndim, shape, (char[160]){0}, 160), axes);
+  }
+  drop_all();
+}
+
+static void test_edges(ml_engine *e, ml_op op) {
+  static const int64_t flat[] = {1, 15, 17, 127, 128, 129, 511, 513, 1023, 1025, 32767, 32768, 32769, 65665};
+  static const int64_t flats[][2] = {{3, 1025}, {1025, 3}, {513, 70}, {70, 513}, {2, 33000}, {33000, 2}, {1, 1300}, {130, 129}};
+  static const int64_t cubes[][3] = {{5, 130, 9}, {3, 33, 1030}, {130, 4, 17}, {2, 1, 1500}};
+  static const ml_dtype dtypes[] = {ML_F32, ML_BF16, ML_F16, ML_F64, ML_I32, ML_I64, ML_U8, ML_BOOL};
+  bool index = op == ML_OP_argmax || op == ML_OP_argmin;
+  for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++) {
+    ml_dtype t = dtypes[k];
+    if (quick && k > 1) break;
+    for (size_t i = 0; i < sizeof flat / sizeof *flat; i++) check_edges(e, op, t, 1, &flat[i], 1);
+    for (size_t i = 0; i < sizeof flats / sizeof *flats; i++) {
+      if (k && (i + k) % 4) continue; /* each shape with some dtypes */
+      for (unsigned axes = 1; axes < 4; axes++) check_edges(e, op, t, 2, flats[i], axes);
+    }
+    for (size_t i = 0; i < sizeof cubes / sizeof *cubes && t == ML_F32; i++) {
+      for (unsigned axes = 1; axes < 8; axes++) {
+        if (!index || axes == 7 || !(axes & (axes - 1))) check_edges(e, op, t, 3, cubes[i], axes);
+      }
+    }
+  }
+}
+
 static void test_reduction(ml_engine *e, ml_op op) {
   static const int64_t shape[] = {4, 3, 5, 2}, flat[] = {700}, rows[] = {30, 333}, empty[] = {3, 0, 2}, none[] = {0, 3};
   bool index = op == ML_OP_argmax || op == ML_OP_argmin, chooses = index || op == ML_OP_max || op == ML_OP_min;
@@ -145,6 +195,7 @@ static void test_reduction(ml_engine *e, ml_op op) {
   }
   if (chooses) expect(attempt(e, op, list_attrs(1, (int64_t[]){0}), tensor(e, ML_F32, 2, none, (double[1]){0})) == ML_USAGE, "choosing from nothing is refused");
   expect(attempt(e, op, list_attrs(1, (int64_t[]){2}), tensor(e, ML_F32, SHAPE(2, 2), (double[]){1, 2, 3, 4})) == ML_USAGE, "axis 2 of 2 is refused");
+  test_edges(e, op);
   drop_all();
 }
 

@@ -5,9 +5,10 @@
  * results are rounded or wrapped to their dtype. */
 #include "tensor/cpu/isa/elementwise.h"
 
+#include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
-enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE };
+enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE, RUN = 16 * TILE };
 
 typedef enum cls { CF, CD, CI, CU } cls;
 ALWAYS_INLINE cls class_of(ml_dtype t) {
@@ -550,7 +551,8 @@ enum { MAX_OPERANDS = ML_FUSED_MAX_OUTPUTS + ML_FUSED_MAX_INPUTS };
 typedef struct shape_plan {
   int ndim;
   int64_t shape[ML_MAX_DIMS], strides[MAX_OPERANDS][ML_MAX_DIMS];
-  int64_t tiles; /* along the innermost axis */
+  int64_t runs; /* of RUN elements along the innermost axis */
+  bool cast;    /* cast_tile may do it */
 } shape_plan;
 
 static const ml_arg *operand(const ml_task *t, int k) { return k < t->n_out ? &t->out[k] : &t->in[k - t->n_out]; }
@@ -588,17 +590,34 @@ static void order_axes(shape_plan *s, const ml_task *t) {
   }
 }
 
+/* Whether the program does nothing but move its one input. */
+static bool is_move(const ml_task *t) {
+  const ml_fused_op *c = t->step->fused->code;
+  if (t->n_in != 1 || t->n_out != 1 || t->step->fused->n_code != 1 || t->in[0].dtype != t->out[0].dtype) return false;
+  return c->op == ML_OP_copy || c->op == ML_OP_astype;
+}
+
+/* Whether it does nothing but convert elements that lie side by side. */
+static bool is_cast(const ml_task *t, const shape_plan *s) {
+  const ml_fused *f = t->step->fused;
+  int inner = s->ndim - 1;
+  return t->n_in == 1 && t->n_out == 1 && f->n_code == 1 && f->code[0].op == ML_OP_astype &&
+         s->strides[0][inner] == 1 && s->strides[1][inner] == 1 && K(cast_knows)(t->out[0].dtype, t->in[0].dtype);
+}
+
 ml_status K(fused_prepare)(ml_task *t) {
+  if (is_move(t)) return K(move_prepare)(t, &t->out[0], &t->in[0]);
   shape_plan *s = ml_calloc(1, sizeof *s);
   if (!s) return ML_MEMORY;
   t->extra = s;
   order_axes(s, t);
   int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
   merge_axes(s, t->n_out + t->n_in);
-  s->tiles = (s->shape[s->ndim - 1] + TILE - 1) / TILE;
+  s->runs = (s->shape[s->ndim - 1] + RUN - 1) / RUN;
+  s->cast = is_cast(t, s);
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
-  t->units = rows * s->tiles;
-  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(TILE, s->shape[s->ndim - 1])));
+  t->units = rows * s->runs;
+  t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(RUN, s->shape[s->ndim - 1])));
   t->scratch = (size_t)(t->n_in + t->step->fused->n_code) * TILE * 8;
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;
@@ -619,6 +638,8 @@ static bool is_computed(const ml_fused *f, int reg) { return f->code[reg - f->n_
 static void run_tile(const ml_task *t, char *const *data, const int64_t *strides, const char **loaded, char *scratch,
                      int n, int most) {
   const ml_fused *f = t->step->fused;
+  const shape_plan *s = t->extra;
+  if (s->cast && K(cast_tile)(data[0], t->out[0].dtype, data[1], t->in[0].dtype, n)) return;
   void *regs[MAX_REGS];
   bool direct[ML_FUSED_MAX_OUTPUTS];
   for (int k = 0; k < t->n_in + f->n_code; k++) regs[k] = scratch + (size_t)k * TILE * 8;
@@ -656,16 +677,19 @@ void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const int most = (int)ml_min64(TILE, s->shape[inner]);
   fill_constants(t, w->scratch, most);
   for (int64_t unit = begin; unit < end; unit++) {
-    int64_t row = unit / s->tiles, at = unit % s->tiles * TILE, offsets[MAX_OPERANDS];
-    for (int k = 0; k < operands; k++) offsets[k] = at * strides[k];
-    for (int d = inner - 1; d >= 0; d--) {
-      int64_t i = row % s->shape[d];
-      row /= s->shape[d];
-      for (int k = 0; k < operands; k++) offsets[k] += i * s->strides[k][d];
-    }
+    int64_t row = unit / s->runs, at = unit % s->runs * RUN, n = ml_min64(RUN, s->shape[inner] - at);
     char *data[MAX_OPERANDS];
-    for (int k = 0; k < operands; k++)
-      data[k] = operand(t, k)->data + offsets[k] * ml_dtype_infos[operand(t, k)->dtype].bytes;
-    run_tile(t, data, strides, loaded, w->scratch, (int)ml_min64(most, s->shape[inner] - at), most);
+    for (int k = 0; k < operands; k++) {
+      int64_t rest = row, offset = at * strides[k];
+      for (int d = inner - 1; d >= 0; d--) {
+        offset += rest % s->shape[d] * s->strides[k][d];
+        rest /= s->shape[d];
+      }
+      data[k] = operand(t, k)->data + offset * ml_dtype_infos[operand(t, k)->dtype].bytes;
+    }
+    for (int64_t i = 0; i < n; i += TILE) {
+      run_tile(t, data, strides, loaded, w->scratch, (int)ml_min64(TILE, n - i), most);
+      for (int k = 0; k < operands; k++) data[k] += TILE * strides[k] * ml_dtype_infos[operand(t, k)->dtype].bytes;
+    }
   }
 }

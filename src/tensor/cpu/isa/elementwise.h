@@ -14,6 +14,10 @@ void K(fused_constants)(const ml_fused *f, void **regs, int n);
 
 /* Fills a register with n elements, `stride` apart, converted to the class of their dtype. */
 void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n);
+/* Whether cast_tile may convert so. It does n <= TILE elements side by side, or returns false where their values want
+ * the general way. */
+bool K(cast_knows)(ml_dtype to, ml_dtype from);
+bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n);
 /* Bytes of an element in a register. */
 static inline size_t register_item(ml_dtype t) { return ml_dtype_class_of(t) == ML_CLASS_FLOAT ? 4 : 8; }
 

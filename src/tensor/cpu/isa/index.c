@@ -1,4 +1,5 @@
 /* index.c: arange, joining, looking up along axes, sorting, state writes. */
+#include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
 #include <stdlib.h>
@@ -105,21 +106,13 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 /* ---- state ---- */
 
-ml_status K(assign_prepare)(ml_task *t) {
-  t->units = 1;
-  t->cost = (double)ml_arg_size(&t->in[1]) * 0.5;
-  return ML_OK;
-}
+/* The target may be a strided window on its state. */
+ml_status K(assign_prepare)(ml_task *t) { return K(move_prepare)(t, &t->in[0], &t->in[1]); }
 
-void K(assign)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)begin, (void)end, (void)w;
-  const ml_arg *to = &t->in[0], *from = &t->in[1];
-  size_t item = item_bytes(to);
-  int64_t n = ml_arg_size(to);
-  for (int64_t i = 0; i < n; i++) { /* the target may be a strided window on its state */
-    int64_t at = ml_index_offset(to->ndim, to->shape, to->strides, i);
-    memcpy(to->data + at * (int64_t)item, from->data + (size_t)i * item, item);
-  }
+ml_status K(ring_push_prepare)(ml_task *t) {
+  t->units = 1;
+  t->cost = (double)ml_arg_size(&t->in[1]) * 2;
+  return ML_OK;
 }
 
 void K(ring_push)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {

@@ -46,8 +46,8 @@
   X(ML_OP_rope, rope)                                                                                                  \
   X(ML_OP_attention, attention)                                                                                        \
   X(ML_OP_cache_append, cache_append)                                                                                  \
-  X(ML_OP_assign, assign)                                                                                              \
-  XP(ML_OP_ring_push, assign, ring_push)                                                                               \
+  XP(ML_OP_assign, assign, move)                                                                                       \
+  X(ML_OP_ring_push, ring_push)                                                                                        \
   XP(ML_OP_repeat_penalty, sample, repeat_penalty)                                                                     \
   XP(ML_OP_top_k_mask, sample, top_k_mask)                                                                             \
   XP(ML_OP_top_p_mask, sample, top_p_mask)                                                                             \

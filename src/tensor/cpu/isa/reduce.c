@@ -1,25 +1,104 @@
-/* reduce.c: reductions over axes and running reductions along one. Arithmetic is float32 for float types (float64 for
- * float64), int64 for integers (uint64 for uint64); long float sums are taken in blocks, so that their error grows
- * slowly. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64. */
+/* reduce.c: reductions over axes: how their work is cut.
+ *
+ * The reduced axes form runs: of the last ones as many as make RUN_LEAST elements, in row-major order, in chunks of
+ * CHUNK. Each chunk of each run gives a partial result; those of one element of the output are joined in order by
+ * whoever made the last of all. Where the cuts are depends on the reduced shape alone, so that neither layout nor
+ * threads nor kept axes change a bit. */
+#include "tensor/cpu/isa/reduce.h"
+
+#include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
-/* Elements to add before a partial sum is put aside. */
-enum { SUM_BLOCK = 128 };
+enum {
+  RUN_LEAST = 1024,
+  CHUNK = 1 << 15,
+  UNIT = 1 << 14,    /* elements that a unit takes at least, where there are enough */
+  UNITS_LEAST = 16,  /* units that there should be, at the cost of smaller ones */
+  PANEL = 64,        /* rows that a unit takes at most where they lie as they are needed */
+  PANEL_BYTES = 512, /* else what they have side by side: memory is read in pieces no shorter */
+  COLUMNS = 512,     /* rows whose sums are made as they lie, without gathering */
+  ROOM = 1 << 15     /* bytes that are gathered at once, if that holds a block of each row */
+};
 
-/* Axes split into kept ones and reduced ones; neighbours of either that lie evenly in memory are one. */
+/* Axes with a stride in the input and one in the partial results; neighbours that lie evenly in both are one. */
+typedef struct axes {
+  int n;
+  int64_t shape[ML_MAX_DIMS], strides[ML_MAX_DIMS], places[ML_MAX_DIMS];
+} axes;
+
 typedef struct reduce_plan {
-  int n_kept, n_reduced;
-  int64_t kept_shape[ML_MAX_DIMS], kept_strides[ML_MAX_DIMS], shape[ML_MAX_DIMS], strides[ML_MAX_DIMS];
-  int64_t count; /* elements reduced into one */
+  axes run;                      /* the elements of a run */
+  axes rows;                     /* all runs: kept axes and the reduced ones that are in no run */
+  int64_t length, chunk, chunks; /* of a run */
+  int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
+  int64_t count, parts, results; /* elements a result, partials a result */
+  int64_t block, step;       /* elements that a gathered row holds, and bytes from one to the next; 0: none is needed */
+  bool columns;              /* rows lie side by side, and columns.c takes them */
+  atomic_int_least64_t left; /* units to come */
 } reduce_plan;
 
-/* Adds an axis behind n others, or makes the last one longer by it. */
-static int add_axis(int n, int64_t *shape, int64_t *strides, int64_t length, int64_t stride) {
-  bool joins = n > 0 && strides[n - 1] == length * stride;
-  int at = joins ? n - 1 : n;
-  shape[at] = joins ? shape[at] * length : length;
-  strides[at] = stride;
-  return at + 1;
+static void add_axis(axes *a, int64_t length, int64_t stride, int64_t place) {
+  int last = a->n - 1;
+  if (length == 1) return;
+  if (last >= 0 && a->strides[last] == length * stride && a->places[last] == length * place) {
+    a->shape[last] *= length, a->strides[last] = stride, a->places[last] = place;
+    return;
+  }
+  a->shape[a->n] = length, a->strides[a->n] = stride, a->places[a->n] = place;
+  a->n++;
+}
+
+static int64_t size_of(const axes *a) { return ml_shape_size(a->n, a->shape); }
+static int64_t distance(int64_t stride) { return stride < 0 ? -stride : stride ? stride : INT64_MAX; }
+
+/* Rows in the order in which they lie in memory; what is repeated comes first. */
+static void sort_rows(axes *a) {
+  axes sorted = {0};
+  int order[ML_MAX_DIMS];
+  for (int d = 0; d < a->n; d++) {
+    int j = d;
+    for (; j > 0 && distance(a->strides[order[j - 1]]) < distance(a->strides[d]); j--) order[j] = order[j - 1];
+    order[j] = d;
+  }
+  for (int d = 0; d < a->n; d++) add_axis(&sorted, a->shape[order[d]], a->strides[order[d]], a->places[order[d]]);
+  *a = sorted;
+}
+
+/* The axes from which on runs are made. */
+static int first_of_runs(const ml_arg *x, unsigned reduced) {
+  int64_t length = 1;
+  for (int d = x->ndim - 1; d >= 0; d--) {
+    if (reduced & 1u << d) length *= x->shape[d];
+    if (length >= RUN_LEAST) return d;
+  }
+  return 0;
+}
+
+static void find_axes(reduce_plan *r, const ml_arg *x, unsigned reduced) {
+  int first = first_of_runs(x, reduced);
+  r->count = r->results = 1;
+  for (int d = 0; d < x->ndim; d++) {
+    if (!(reduced & 1u << d)) r->results *= x->shape[d];
+    else {
+      r->count *= x->shape[d];
+      if (d >= first) add_axis(&r->run, x->shape[d], x->strides[d], 0);
+    }
+  }
+  r->length = r->count ? size_of(&r->run) : 0;
+  r->chunk = ml_min64(r->length, CHUNK);
+  r->chunks = r->length ? (r->length + CHUNK - 1) / CHUNK : 1;
+  r->parts = r->count ? r->count / r->length * r->chunks : 1;
+  int64_t kept = r->results, outer = r->parts;
+  for (int d = 0; d < x->ndim; d++) { /* row-major: results, in them runs, in them chunks */
+    bool is_reduced = reduced & 1u << d;
+    if ((is_reduced && d >= first) || r->results == 0 || r->count == 0) continue;
+    if (is_reduced) outer /= x->shape[d], add_axis(&r->rows, x->shape[d], x->strides[d], outer);
+    else kept /= x->shape[d], add_axis(&r->rows, x->shape[d], x->strides[d], kept * r->parts);
+  }
+  if (r->count == 0 && r->results) add_axis(&r->rows, r->results, 0, 1);
+  sort_rows(&r->rows);
+  if (r->rows.n == 0) r->rows = (axes){.n = 1, .shape = {r->results ? 1 : 0}};
+  if (r->run.n == 0) r->run = (axes){.n = 1, .shape = {1}, .strides = {1}};
 }
 
 ml_status K(reduce_prepare)(ml_task *t) {
@@ -28,276 +107,143 @@ ml_status K(reduce_prepare)(ml_task *t) {
   t->extra = r;
   const ml_arg *x = &t->in[0];
   unsigned reduced = 0;
-  for (int i = 0; i < t->step->attrs.sum.axis.count; i++)
-    reduced |= 1u << ml_attrs_list(&t->step->attrs, t->step->attrs.sum.axis)[i];
-  r->count = 1;
-  for (int d = 0; d < x->ndim; d++) {
-    if (reduced & 1u << d) {
-      r->n_reduced = add_axis(r->n_reduced, r->shape, r->strides, x->shape[d], x->strides[d]);
-      r->count *= x->shape[d];
-    } else {
-      r->n_kept = add_axis(r->n_kept, r->kept_shape, r->kept_strides, x->shape[d], x->strides[d]);
-    }
+  const ml_attrs *a = &t->step->attrs;
+  for (int i = 0; i < a->sum.axis.count; i++) reduced |= 1u << ml_attrs_list(a, a->sum.axis)[i];
+  find_axes(r, x, reduced);
+  int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
+  bool direct = r->run.n == 1 && r->run.strides[0] == 1;
+  r->columns = !direct && r->rows.strides[r->rows.n - 1] == 1 && K(columns_sums)(t->step->op, x->dtype);
+  r->width = r->columns ? COLUMNS
+             : direct   ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
+                        : PANEL_BYTES / item;
+  r->width = ml_min64(r->width, ml_max64(1, last));
+  while (r->width * item > 64 && rows * r->chunks / r->width < UNITS_LEAST) r->width /= 2;
+  t->scratch = (size_t)r->width * sizeof(partial);
+  if (r->columns) {
+    t->scratch += (size_t)(r->width * LANES) * sizeof(float);
+  } else if (!direct) {
+    r->block = ml_max64(ROOM / r->width / item / REDUCE_BLOCK, 1) * REDUCE_BLOCK;
+    r->step = ml_min64(r->block, ml_max64(1, r->chunk)) * item + 64;
+    t->scratch += (size_t)(r->step * r->width);
   }
-  t->units = ml_shape_size(t->out[0].ndim, t->out[0].shape);
-  t->grain = ml_max64(1, 16384 / ml_max64(1, r->count));
-  t->cost = (double)t->units * (double)r->count;
+  r->panels = (last + r->width - 1) / r->width;
+  t->units = last ? rows / last * r->panels * r->chunks : 0;
+  t->grain = ml_max64(1, UNIT / ml_max64(1, r->width * r->chunk));
+  t->cost = (double)r->results * (double)r->count * 0.25 + (double)rows * 5;
+  if (r->parts > 1) t->shared = (size_t)(r->results * r->parts) * sizeof(partial);
+  atomic_init(&r->left, t->units);
   return ML_OK;
 }
 
-static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64_t *strides) {
-  int64_t offset = 0;
-  for (int d = n - 1; d > 0; d--) {
-    offset += index % shape[d] * strides[d];
-    index /= shape[d];
-  }
-  return n > 0 ? offset + index * strides[0] : 0;
-}
+/* ---- gathering ---- */
 
-ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
-  if (x->dtype == ML_F64) return ((const double *)x->data)[at];
-  if (ml_dtype_is_float(x->dtype)) return load_float(x->data, x->dtype, at);
-  if (x->dtype == ML_U64) return (double)((const uint64_t *)x->data)[at];
-  return (double)load_index(x->data, x->dtype, at);
-}
-
-/* Integers in an order that int64 keeps: uint64 begins at the least of them. */
-ALWAYS_INLINE int64_t load_ordered(const ml_arg *x, int64_t at) {
-  int64_t k = load_index(x->data, x->dtype, at);
-  return x->dtype == ML_U64 ? k ^ INT64_MIN : k;
-}
-
-static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
-  switch (o->dtype) {
-  case ML_F64: ((double *)o->data)[at] = d; return;
-  case ML_F32:
-  case ML_F16:
-  case ML_BF16: store_float(o->data, o->dtype, at, (float)d); return;
-  case ML_I64:
-  case ML_U64: ((int64_t *)o->data)[at] = i; return;
-  case ML_I32:
-  case ML_U32: ((int32_t *)o->data)[at] = (int32_t)i; return;
-  case ML_I16:
-  case ML_U16: ((int16_t *)o->data)[at] = (int16_t)i; return;
-  default: ((int8_t *)o->data)[at] = (int8_t)i; return;
-  }
-}
-
-/* Sum over the reduced index space: blocks of SUM_BLOCK in float32 (float64 for float64), their sums in float64. */
-static double sum_floats(const ml_arg *x, const reduce_plan *r, int64_t base) {
-  double total = 0;
-  bool wide = x->dtype == ML_F64;
-  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
-    int64_t end = ml_min64(b + SUM_BLOCK, r->count);
-    double part = 0;
-    float part_f = 0;
-    for (int64_t i = b; i < end; i++) {
-      int64_t at = base + offset_of(i, r->n_reduced, r->shape, r->strides);
-      if (wide) part += ((const double *)x->data)[at];
-      else part_f += load_float(x->data, x->dtype, at);
+/* Elements `first` to first + n of `rows` runs, side by side in rows of `room`. `stride` leads from run to run. */
+static void gather(const reduce_plan *r, const char *data, int64_t stride, int64_t rows, int64_t first, int64_t n,
+                   int item, char *room) {
+  int last = r->run.n - 1;
+  int64_t length = r->run.shape[last], along = r->run.strides[last];
+  for (int64_t i = 0, m; i < n; i += m) {
+    int64_t rest = (first + i) / length, at = (first + i) % length, offset = at * along;
+    m = ml_min64(n - i, length - at);
+    for (int d = last - 1; d >= 0; d--) {
+      offset += rest % r->run.shape[d] * r->run.strides[d];
+      rest /= r->run.shape[d];
     }
-    total += wide ? part : (double)part_f;
-  }
-  return total;
-}
-
-/* n elements of those that are reduced into one, from number `first` on, as float64. */
-static void load_block(const ml_arg *x, const reduce_plan *r, int64_t base, int64_t first, int n, double *to) {
-  if (r->n_reduced > 1 || !ml_dtype_is_float(x->dtype)) {
-    for (int i = 0; i < n; i++) to[i] = get_double(x, base + offset_of(first + i, r->n_reduced, r->shape, r->strides));
-    return;
-  }
-  int64_t step = r->n_reduced ? r->strides[0] : 0, at = base + first * step;
-  if (x->dtype == ML_F32) {
-    for (int i = 0; i < n; i++) to[i] = ((const float *)x->data)[at + i * step];
-  } else {
-    for (int i = 0; i < n; i++) to[i] = get_double(x, at + i * step);
-  }
-}
-
-/* Sum in float64 of d, or of its square, for d = each element - centre: eight sums at a time. */
-ALWAYS_INLINE double sum_wide(const ml_arg *x, const reduce_plan *r, int64_t base, double centre, bool squares) {
-  enum { SUMS = 8 };
-  double sums[SUMS] = {0}, block[SUM_BLOCK], total = 0;
-  for (int64_t b = 0; b < r->count; b += SUM_BLOCK) {
-    int n = (int)ml_min64(SUM_BLOCK, r->count - b);
-    load_block(x, r, base, b, n, block);
-    for (int i = 0; i < n; i += SUMS) {
-      int lanes = n - i < SUMS ? n - i : SUMS;
-      for (int k = 0; k < lanes; k++) {
-        double d = block[i + k] - centre;
-        sums[k] += squares ? d * d : d;
-      }
+    const char *from = data + offset * item;
+    char *to = room + i * item;
+    if (stride == 1 && along != 1) {
+      K(transpose)(to, r->step, from, along * item, m, rows, item);
+      continue;
     }
+    for (int64_t k = 0; k < rows; k++) K(move_row)(to + k * r->step, 1, from + k * stride * item, along, m, item);
   }
-  for (int k = 0; k < SUMS; k++) total += sums[k];
-  return total;
 }
 
-/* The mean of integers, and of what var and std measure distances from. Float sums are in float64 here, so that two
- * passes over float32 differ by rounding alone. */
-static double mean_of(const ml_arg *x, const reduce_plan *r, int64_t base) {
-  if (ml_dtype_is_float(x->dtype)) return sum_wide(x, r, base, 0, false) / (double)r->count;
-  __int128 sum = 0;
-  for (int64_t i = 0; i < r->count; i++) {
-    int64_t k = load_index(x->data, x->dtype, base + offset_of(i, r->n_reduced, r->shape, r->strides));
-    sum += x->dtype == ML_U64 ? (__int128)(uint64_t)k : k;
+/* Addresses of n elements of a run from `first` on. */
+static void find_rows(const reduce_plan *r, const char *data, int64_t first, int64_t n, int item, const char **rows) {
+  int last = r->run.n - 1;
+  for (int64_t i = 0; i < n; i++) {
+    int64_t rest = first + i, offset = 0;
+    for (int d = last; d > 0; d--) {
+      offset += rest % r->run.shape[d] * r->run.strides[d];
+      rest /= r->run.shape[d];
+    }
+    rows[i] = data + (offset + rest * r->run.strides[0]) * item;
   }
-  return (double)sum / (double)r->count;
 }
 
-/* Sum of squared distances from `centre`. */
-static double sum_squares(const ml_arg *x, const reduce_plan *r, int64_t base, double centre) {
-  return sum_wide(x, r, base, centre, true);
+/* ---- the task ---- */
+
+static void take_columns(const ml_task *t, const char *data, int64_t width, int64_t first, int64_t n, partial *p,
+                         char *room) {
+  const char *rows[REDUCE_BLOCK];
+  ml_dtype dtype = t->in[0].dtype;
+  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
+    int64_t m = ml_min64(REDUCE_BLOCK, n - i);
+    find_rows(t->extra, data, first + i, m, ml_dtype_infos[dtype].bytes, rows);
+    K(columns_take)(p, rows, m, dtype, width, (float *)(void *)room);
+  }
 }
 
-/* norm, var and std. The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
-static double spread(const ml_task *t, int64_t base) {
+/* Chunk number `chunk` of `rows` runs. */
+static void take_panel(const ml_task *t, const char *data, int64_t stride, int64_t rows, int64_t chunk, partial *p,
+                       char *room) {
   const reduce_plan *r = t->extra;
-  const ml_arg *x = &t->in[0];
-  if (t->step->op == ML_OP_norm) return sqrt(sum_squares(x, r, base, 0));
-  double n = (double)r->count - t->step->attrs.var.ddof;
-  double variance = sum_squares(x, r, base, mean_of(x, r, base)) / (n > 0 || n != n ? n : 0);
-  return t->step->op == ML_OP_std ? sqrt(variance) : variance;
-}
-
-static double log_sum_exp(const ml_arg *x, const reduce_plan *r, int64_t base) {
-  double m = -INFINITY, s = 0;
-  for (int64_t i = 0; i < r->count; i++) {
-    double v = get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides));
-    if (v > m || v != v) m = v;
+  ml_dtype dtype = t->in[0].dtype;
+  int op = t->step->op, item = ml_dtype_infos[dtype].bytes;
+  int64_t first = chunk * CHUNK, n = ml_min64(r->chunk, r->length - first), block = r->block ? r->block : n;
+  for (int64_t k = 0; k < rows; k++) p[k] = K(partial_start)(op);
+  if (r->columns) take_columns(t, data, rows, first, n, p, room);
+  for (int64_t i = 0; i < n && !r->columns; i += block) {
+    int64_t m = ml_min64(block, n - i), step = stride * item;
+    const char *from = data + (first + i) * item;
+    if (r->block) gather(r, data, stride, rows, first + i, m, item, room), from = room, step = r->step;
+    for (int64_t k = 0; k < rows; k++) K(partial_take)(&p[k], op, from + k * step, dtype, m, first + i);
   }
-  if (m == -INFINITY || m == INFINITY || m != m) return m;
-  for (int64_t i = 0; i < r->count; i++)
-    s += exp(get_double(x, base + offset_of(i, r->n_reduced, r->shape, r->strides)) - m);
-  return m + log(s);
 }
 
-static void reduce_one(const ml_task *t, int64_t unit) {
+/* Puts a row's partial result to the others of its element; `at` is its place among all. */
+static void put_partial(const ml_task *t, int64_t at, partial p) {
   const reduce_plan *r = t->extra;
-  const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int op = t->step->op;
-  int64_t base = offset_of(unit, r->n_kept, r->kept_shape, r->kept_strides);
-  bool floats = ml_dtype_is_float(x->dtype);
-  switch (op) {
-  case ML_OP_logsumexp: put(o, unit, log_sum_exp(x, r, base), 0); return;
-  case ML_OP_norm:
-  case ML_OP_var:
-  case ML_OP_std: put(o, unit, spread(t, base), 0); return;
-  default: break;
-  }
-  if (op == ML_OP_mean && !floats) {
-    put(o, unit, mean_of(x, r, base), 0);
+  if (r->parts == 1) {
+    K(partial_finish)(&p, t, r->count, at);
     return;
   }
-  if (floats && (op == ML_OP_sum || op == ML_OP_mean)) {
-    double s = sum_floats(x, r, base);
-    put(o, unit, op == ML_OP_mean ? (x->dtype == ML_F64 ? s / (double)r->count : (float)s / (float)r->count) : s, 0);
-    return;
-  }
-  double d = op == ML_OP_prod                        ? 1
-             : op == ML_OP_max || op == ML_OP_argmax ? -INFINITY
-             : op == ML_OP_min || op == ML_OP_argmin ? INFINITY
-                                                     : 0;
-  float f = op == ML_OP_prod ? 1 : 0;
-  bool ordered = op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin;
-  int64_t n = op == ML_OP_prod || op == ML_OP_all ? 1 : 0, best = 0;
-  for (int64_t i = 0; i < r->count; i++) {
-    int64_t at = base + offset_of(i, r->n_reduced, r->shape, r->strides);
-    double v = floats ? get_double(x, at) : 0;
-    int64_t k = floats ? 0 : ordered ? load_ordered(x, at) : load_index(x->data, x->dtype, at);
-    bool more = floats ? v > d || (v != v && d == d) : k > n, less = floats ? v < d || (v != v && d == d) : k < n;
-    bool first = i == 0 && (v == v || !floats);
-    switch (op) {
-    case ML_OP_sum: n = (int64_t)((uint64_t)n + (uint64_t)k); break;
-    case ML_OP_prod: n = (int64_t)((uint64_t)n * (uint64_t)k), f *= (float)v, d *= v; break;
-    case ML_OP_max:
-    case ML_OP_argmax:
-      if (more || first) d = v, n = k, best = i;
-      break;
-    case ML_OP_min:
-    case ML_OP_argmin:
-      if (less || first) d = v, n = k, best = i;
-      break;
-    case ML_OP_all: n = n && (floats ? v != 0 : k != 0); break;
-    case ML_OP_any: n = n || (floats ? v != 0 : k != 0); break;
-    default: break;
-    }
-  }
-  if (ordered && x->dtype == ML_U64) n ^= INT64_MIN;
-  if (op == ML_OP_prod && floats && x->dtype != ML_F64) d = f;
-  if (op == ML_OP_argmax || op == ML_OP_argmin) n = best;
-  put(o, unit, d, n);
+  p.at += at % r->parts / r->chunks * r->length;
+  ((partial *)(void *)t->shared_data)[at] = p;
 }
 
-/* The common case, a float32 row: sixteen running maxima, then the first index that holds the largest. The lanes lose a
- * NaN; the search then goes through all of the row. */
-static int64_t argmax_row(const float *x, int64_t n) {
-  v16f m = v_set1(-INFINITY);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) m = v_max(m, v_load(x + i));
-  float lanes[LANES], best = -INFINITY;
-  v_store(lanes, m);
-  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best;
-  for (; i < n; i++) best = x[i] > best ? x[i] : best;
-  int64_t first = n;
-  unsigned nan = 0;
-  for (i = 0; i < n; i++) nan |= x[i] != x[i];
-  for (i = 0; i < n && first == n; i++) {
-    if (nan ? x[i] != x[i] : x[i] == best) first = i;
+static void join_all(const ml_task *t) {
+  const reduce_plan *r = t->extra;
+  const partial *all = (const partial *)(const void *)t->shared_data;
+  for (int64_t i = 0; i < r->results; i++) {
+    partial p = K(partial_start)(t->step->op);
+    for (int64_t k = 0; k < r->parts; k++) K(partial_join)(&p, &all[i * r->parts + k], t->step->op, t->in[0].dtype);
+    K(partial_finish)(&p, t, r->count, i);
   }
-  return first;
 }
 
 void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)w;
-  const reduce_plan *r = t->extra;
+  reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
-  bool row = t->step->op == ML_OP_argmax && x->dtype == ML_F32 && r->n_reduced == 1 && r->strides[0] == 1;
+  int last = r->rows.n - 1;
+  partial *p = (partial *)(void *)w->scratch;
+  char *room = w->scratch + (size_t)r->width * sizeof *p;
   for (int64_t unit = begin; unit < end; unit++) {
-    if (!row) {
-      reduce_one(t, unit);
-      continue;
+    int64_t chunk = unit % r->chunks, rest = unit / r->chunks, from = rest % r->panels * r->width;
+    int64_t rows = ml_min64(r->width, r->rows.shape[last] - from);
+    int64_t offset = from * r->rows.strides[last], place = from * r->rows.places[last] + chunk;
+    rest /= r->panels;
+    for (int d = last - 1; d >= 0; d--) {
+      int64_t i = rest % r->rows.shape[d];
+      rest /= r->rows.shape[d];
+      offset += i * r->rows.strides[d], place += i * r->rows.places[d];
     }
-    const float *data = (const float *)x->data + offset_of(unit, r->n_kept, r->kept_shape, r->kept_strides);
-    ((int32_t *)t->out[0].data)[unit] = (int32_t)argmax_row(data, r->count);
+    const char *data = x->data + offset * ml_dtype_infos[x->dtype].bytes;
+    take_panel(t, data, r->rows.strides[last], rows, chunk, p, room);
+    for (int64_t k = 0; k < rows; k++) put_partial(t, place + k * r->rows.places[last], p[k]);
   }
-}
-
-/* ---- running reductions ---- */
-
-ml_status K(scan_prepare)(ml_task *t) {
-  int axis = (int)t->step->attrs.cumsum.axis;
-  int64_t length = t->out[0].shape[axis], size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
-  t->units = length ? size / length : 0;
-  t->grain = ml_max64(1, 8192 / ml_max64(1, length));
-  t->cost = (double)size * 2;
-  return ML_OK;
-}
-
-void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)w;
-  const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int axis = (int)t->step->attrs.cumsum.axis, op = t->step->op;
-  int64_t shape[ML_MAX_DIMS];
-  memcpy(shape, x->shape, sizeof shape);
-  shape[axis] = 1;
-  bool floats = ml_dtype_is_float(o->dtype), narrow = floats && o->dtype != ML_F64;
-  bool ordered = op == ML_OP_cummax || op == ML_OP_cummin;
-  for (int64_t unit = begin; unit < end; unit++) {
-    int64_t from = offset_of(unit, x->ndim, shape, x->strides), to = offset_of(unit, o->ndim, shape, o->strides);
-    double d = 0;
-    int64_t n = 0;
-    for (int64_t i = 0; i < x->shape[axis]; i++, from += x->strides[axis], to += o->strides[axis]) {
-      double v = floats ? get_double(x, from) : 0;
-      int64_t k = floats ? 0 : ordered ? load_ordered(x, from) : load_index(x->data, x->dtype, from);
-      if (i == 0) d = v, n = k;
-      else if (op == ML_OP_cumsum) d += v, n = (int64_t)((uint64_t)n + (uint64_t)k);
-      else if (op == ML_OP_cumprod) d *= v, n = (int64_t)((uint64_t)n * (uint64_t)k);
-      else if (op == ML_OP_cummax) d = v > d || v != v ? v : d, n = k > n ? k : n;
-      else d = v < d || v != v ? v : d, n = k < n ? k : n;
-      if (narrow) d = (float)d;
-      put(o, to, d, ordered && x->dtype == ML_U64 ? n ^ INT64_MIN : n);
-    }
-  }
+  if (r->parts == 1 || atomic_fetch_sub(&r->left, end - begin) != end - begin) return;
+  join_all(t);
+  atomic_store(&r->left, t->units);
 }

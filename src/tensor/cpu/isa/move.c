@@ -1,0 +1,217 @@
+/* move.c: copies of strided arrays. Axes are taken in the order of the target's memory and joined where both sides lie
+ * evenly; where the source's neighbours lie along another axis than the target's, tiles of both axes are transposed, so
+ * that each line of memory is used whole while it is near. */
+#include "tensor/cpu/isa/move.h"
+
+#include "tensor/cpu/isa/simd.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+/* ---- transposition ---- */
+
+#define PLAIN(TYPE)                                                                                                    \
+  for (int64_t r = 0; r < rows; r++) {                                                                                 \
+    for (int64_t c = 0; c < columns; c++)                                                                              \
+      *(TYPE *)(void *)(to + c * to_step + r * (int64_t)sizeof(TYPE)) =                                                \
+          *(const TYPE *)(const void *)(from + r * from_step + c * (int64_t)sizeof(TYPE));                             \
+  }                                                                                                                    \
+  return
+
+static void transpose_plain(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t rows,
+                            int64_t columns, int item) {
+  switch (item) {
+  case 1: PLAIN(uint8_t);
+  case 2: PLAIN(uint16_t);
+  case 4: PLAIN(uint32_t);
+  default: PLAIN(uint64_t);
+  }
+}
+
+#if defined(__SSE2__)
+/* A square of N rows of 16 bytes. Interleaving the upper half of the rows with the lower one, log2 N times over, puts
+ * every item into its place. */
+#define SQUARE(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                       \
+  ALWAYS_INLINE void NAME(char *to, int64_t to_step, const char *from, int64_t from_step) {                            \
+    __m128i a[N], b[N];                                                                                                \
+    for (int i = 0; i < N; i++) a[i] = _mm_loadu_si128((const void *)(from + i * from_step));                          \
+    for (int n = 1; n < N; n *= 2) {                                                                                   \
+      for (int i = 0; i < N / 2; i++) {                                                                                \
+        b[2 * i] = UNPACK_LOW(a[i], a[i + N / 2]);                                                                     \
+        b[2 * i + 1] = UNPACK_HIGH(a[i], a[i + N / 2]);                                                                \
+      }                                                                                                                \
+      for (int i = 0; i < N; i++) a[i] = b[i];                                                                         \
+    }                                                                                                                  \
+    for (int i = 0; i < N; i++) _mm_storeu_si128((void *)(to + i * to_step), a[i]);                                    \
+  }
+SQUARE(square_1, 16, _mm_unpacklo_epi8, _mm_unpackhi_epi8)
+SQUARE(square_2, 8, _mm_unpacklo_epi16, _mm_unpackhi_epi16)
+SQUARE(square_4, 4, _mm_unpacklo_epi32, _mm_unpackhi_epi32)
+SQUARE(square_8, 2, _mm_unpacklo_epi64, _mm_unpackhi_epi64)
+
+/* Rows outside: the source is likely to be the farther one. */
+#define SQUARES(NAME, N)                                                                                               \
+  for (int64_t r = 0; r < whole_rows; r += N) {                                                                        \
+    for (int64_t c = 0; c < whole_columns; c += N)                                                                     \
+      NAME(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step);                          \
+  }                                                                                                                    \
+  break
+#endif
+
+void K(transpose)(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t rows, int64_t columns,
+                  int item) {
+#if defined(__SSE2__)
+  int64_t n = 16 / item, whole_rows = rows / n * n, whole_columns = columns / n * n;
+  switch (item) {
+  case 1: SQUARES(square_1, 16);
+  case 2: SQUARES(square_2, 8);
+  case 4: SQUARES(square_4, 4);
+  default: SQUARES(square_8, 2);
+  }
+  transpose_plain(to + whole_columns * to_step, to_step, from + whole_columns * item, from_step, whole_rows,
+                  columns - whole_columns, item);
+  to += whole_rows * item, from += whole_rows * from_step, rows -= whole_rows;
+#endif
+  transpose_plain(to, to_step, from, from_step, rows, columns, item);
+}
+
+/* ---- rows ---- */
+
+#define SPREAD(TYPE)                                                                                                   \
+  do {                                                                                                                 \
+    TYPE *o = (TYPE *)(void *)to;                                                                                      \
+    const TYPE *x = (const TYPE *)(const void *)from;                                                                  \
+    if (from_stride == 0 && to_stride == 1)                                                                            \
+      for (int64_t i = 0; i < n; i++) o[i] = *x;                                                                       \
+    else if (to_stride == 1)                                                                                           \
+      for (int64_t i = 0; i < n; i++) o[i] = x[i * from_stride];                                                       \
+    else                                                                                                               \
+      for (int64_t i = 0; i < n; i++) o[i * to_stride] = x[i * from_stride];                                           \
+    return;                                                                                                            \
+  } while (0)
+
+void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t n, int item) {
+  if (to_stride == 1 && from_stride == 1) {
+    memcpy(to, from, (size_t)(n * item));
+    return;
+  }
+  switch (item) {
+  case 1: SPREAD(uint8_t);
+  case 2: SPREAD(uint16_t);
+  case 4: SPREAD(uint32_t);
+  default: SPREAD(uint64_t);
+  }
+}
+
+/* ---- the task ---- */
+
+/* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
+ * rows lie so that none displaces another from the cache, and written by rows from there. */
+enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, TILE_STEP = TILE_BYTES + 64 };
+
+typedef struct move_plan {
+  char *const *to, *const *from; /* addresses differ from run to run */
+  int item, ndim;
+  int64_t shape[ML_MAX_DIMS], to_strides[ML_MAX_DIMS], from_strides[ML_MAX_DIMS];
+  bool tiled; /* the last two axes in tiles; else the last one in runs */
+  int64_t run, runs, side, sides;
+} move_plan;
+
+static void add_axis(move_plan *m, int64_t length, int64_t to, int64_t from) {
+  int last = m->ndim - 1;
+  if (length == 1) return;
+  if (last >= 0 && m->to_strides[last] == length * to && m->from_strides[last] == length * from) {
+    m->shape[last] *= length, m->to_strides[last] = to, m->from_strides[last] = from;
+    return;
+  }
+  m->shape[m->ndim] = length, m->to_strides[m->ndim] = to, m->from_strides[m->ndim] = from;
+  m->ndim++;
+}
+
+/* Axes by falling strides of the target. */
+static void order_axes(move_plan *m, const ml_arg *to, const ml_arg *from) {
+  int order[ML_MAX_DIMS];
+  for (int d = 0; d < to->ndim; d++) {
+    int j = d;
+    for (; j > 0 && to->strides[order[j - 1]] < to->strides[d]; j--) order[j] = order[j - 1];
+    order[j] = d;
+  }
+  for (int d = 0; d < to->ndim; d++) add_axis(m, to->shape[order[d]], to->strides[order[d]], from->strides[order[d]]);
+  if (m->ndim == 0) m->ndim = 1, m->shape[0] = m->to_strides[0] = m->from_strides[0] = 1;
+}
+
+/* The axis along which the source's neighbours lie becomes the last but one. */
+static void choose_tiles(move_plan *m) {
+  int last = m->ndim - 1, along = -1;
+  if (m->to_strides[last] != 1 || m->from_strides[last] == 1) return;
+  for (int d = 0; d < last; d++) along = m->from_strides[d] == 1 ? d : along;
+  if (along < 0) return;
+  int64_t axis[] = {m->shape[along], m->to_strides[along], m->from_strides[along]};
+  for (int d = along; d < last - 1; d++) {
+    m->shape[d] = m->shape[d + 1], m->to_strides[d] = m->to_strides[d + 1], m->from_strides[d] = m->from_strides[d + 1];
+  }
+  m->shape[last - 1] = axis[0], m->to_strides[last - 1] = axis[1], m->from_strides[last - 1] = axis[2];
+  m->tiled = true;
+}
+
+static void move_tile(const move_plan *m, char *to, const char *from, int64_t n, int64_t side, char *tile) {
+  int last = m->ndim - 1, item = m->item;
+  K(transpose)(tile, TILE_STEP, from, m->from_strides[last] * item, n, side, item);
+  for (int64_t i = 0; i < side; i++)
+    memcpy(to + i * m->to_strides[last - 1] * item, tile + i * TILE_STEP, (size_t)(n * item));
+}
+
+void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const move_plan *m = t->extra;
+  int last = m->ndim - 1, item = m->item;
+  for (int64_t unit = begin; unit < end; unit++) {
+    int64_t rest = unit / m->runs, at = unit % m->runs * m->run, n = ml_min64(m->run, m->shape[last] - at);
+    int64_t to = at * m->to_strides[last], from = at * m->from_strides[last], side = 0;
+    int d = last - 1;
+    if (m->tiled) {
+      int64_t first = rest % m->sides * m->side;
+      side = ml_min64(m->side, m->shape[d] - first);
+      rest /= m->sides;
+      to += first * m->to_strides[d], from += first * m->from_strides[d];
+      d--;
+    }
+    for (; d >= 0; d--) {
+      int64_t i = rest % m->shape[d];
+      rest /= m->shape[d];
+      to += i * m->to_strides[d], from += i * m->from_strides[d];
+    }
+    char *o = *m->to + to * item;
+    const char *x = *m->from + from * item;
+    if (m->tiled) move_tile(m, o, x, n, side, w->scratch);
+    else K(move_row)(o, m->to_strides[last], x, m->from_strides[last], n, item);
+  }
+}
+
+ml_status K(move_prepare)(ml_task *t, const ml_arg *to, const ml_arg *from) {
+  move_plan *m = ml_calloc(1, sizeof *m);
+  if (!m) return ML_MEMORY;
+  t->extra = m;
+  t->run = K(move);
+  m->to = &to->data, m->from = &from->data;
+  m->item = ml_dtype_infos[to->dtype].bytes;
+  int64_t size = ml_shape_size(to->ndim, to->shape);
+  order_axes(m, to, from);
+  choose_tiles(m);
+  int64_t last = m->shape[m->ndim - 1], rows = size && last ? size / last : 0;
+  m->run = (m->tiled ? TILE_BYTES : ROW_BYTES) / m->item;
+  m->runs = (last + m->run - 1) / m->run;
+  t->units = rows * m->runs;
+  int64_t unit_size = ml_min64(m->run, last);
+  if (m->tiled) {
+    int64_t length = m->shape[m->ndim - 2];
+    m->side = TILE_BYTES / m->item;
+    m->sides = (length + m->side - 1) / m->side;
+    t->units = size ? rows / length * m->sides * m->runs : 0;
+    unit_size *= ml_min64(m->side, length);
+    t->scratch = (size_t)TILE_STEP * (size_t)m->side;
+  }
+  t->grain = ml_max64(1, ROW_BYTES / ml_max64(1, unit_size * m->item));
+  t->cost = (double)size * 0.1 * m->item + (double)t->units * 5;
+  return ML_OK;
+}

@@ -1,0 +1,34 @@
+/* reduce.h: what reductions over axes are made of. */
+#ifndef ML_CPU_REDUCE_H
+#define ML_CPU_REDUCE_H
+
+#include "tensor/cpu/kernel.h"
+
+/* Elements whose partial result is made at once. What follows each other in a reduction is cut into blocks from its
+ * beginning on: a result depends on the values and their number alone, not on where they lie or who takes them. */
+enum { REDUCE_BLOCK = 128 };
+
+/* What a part of a reduction has come to. */
+typedef struct partial {
+  double a, b;   /* sum; product; norm: sum of squares; var, std: mean and squared distances; logsumexp: max and sum */
+  __int128 wide; /* mean of integers: their sum */
+  int64_t k;     /* integers' sum, product, truth; key of the largest; var, std: elements so far */
+  int64_t at;    /* index of the largest, -1: there was none yet */
+} partial;
+
+partial K(partial_start)(int op);
+/* Takes n elements that lie side by side, the first of which has the index `first`. n is a multiple of REDUCE_BLOCK but
+ * for the last call. */
+void K(partial_take)(partial *p, int op, const char *data, ml_dtype dtype, int64_t n, int64_t first);
+/* Takes what comes after p. */
+void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
+/* Writes the result over `count` elements. */
+void K(partial_finish)(const partial *p, const ml_task *t, int64_t count, int64_t at);
+
+/* Whether columns_take knows the reduction: sums of narrow floats. */
+bool K(columns_sums)(int op, ml_dtype dtype);
+/* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. `sums` has room for 16 rows
+ * of float32. */
+void K(columns_take)(partial *p, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, float *sums);
+
+#endif

@@ -1,0 +1,174 @@
+-- bandwidth.lua: reductions, copies, casts and assignments of 16M elements beside the read and copy rate of the minute
+--
+-- For each case: GB/s that it moves (what it must read and write, once), and that rate's share of what a plain loop of
+-- all threads reaches over as many bytes, read or copied. Both are the best of ROUNDS rounds (12), taken in turn, since
+-- other work on a machine only ever slows one down. A case fails below its bound: 0.7, or what its line says where
+-- arithmetic is the limit. With words, only the cases whose names contain one of them.
+--
+--     build/moonlet tests/checks/bandwidth.lua [WORD ...]
+local ml = require "moonlet"
+local core = require "moonlet.core"
+
+local BUILD = os.getenv "BUILD" or "build"
+local ROUNDS = tonumber(os.getenv "ROUNDS") or 12
+local BOUND, SIDE, N = 0.7, 4096, 1 << 24
+local BYTES = {float64 = 8, int64 = 8, float32 = 4, int32 = 4, bfloat16 = 2, float16 = 2, uint8 = 1, bool = 1}
+
+-- ---- the machine ----
+
+local program = BUILD .. "/measure_limits"
+local compile = "%s -std=gnu17 -O3 -pthread -o '%s' tools/measure_limits.c"
+assert(os.execute(compile:format(os.getenv "CC" or "cc", program)))
+
+-- Rates over `bytes` in all, of a twentieth of a second's work.
+local function limits(bytes)
+  local line = ("'%s' %d 0.02 %d"):format(program, ml.threads(), bytes // 1000000)
+  local pipe <close> = assert(io.popen(line))
+  return ml.json.decode(pipe:read "a")
+end
+
+-- ---- cases ----
+
+local cases = {}
+local function case(name, moves, make, bound)
+  local wanted = #arg == 0
+  for _, word in ipairs(arg) do wanted = wanted or name:find(word, 1, true) ~= nil end
+  if wanted then cases[#cases + 1] = {name = name, moves = moves, make = make, bound = bound or BOUND} end
+end
+
+local function values(dtype, shape)
+  local x = (ml.arange(N, {dtype = "int32"}) * 7919) % 251 -- neither sorted nor equal
+  if BYTES[dtype] > 1 then x = x - 125 end
+  if dtype:find "float" then x = x / 64 end
+  x = x:astype(dtype):reshape(shape)
+  ml.eval(x)
+  return x
+end
+
+local SQUARE, CUBE = {SIDE, SIDE}, {256, 256, 256}
+local shapes = {
+  {"last axis", SQUARE, 2}, {"first axis", SQUARE, 1}, {"all", SQUARE}, {"all, flat", {N}},
+  {"last, transposed", SQUARE, 2, true}, {"first, transposed", SQUARE, 1, true}, {"all, transposed", SQUARE, nil, true},
+  {"middle", CUBE, 2}, {"first of 3", CUBE, 1}, {"outer two", CUBE, {1, 2}}, {"first and last", CUBE, {1, 3}},
+  {"all of 3, transposed", CUBE, nil, true}, {"long rows", {16, N // 16}, 2}, {"short columns", {16, N // 16}, 1},
+  {"short rows", {N // 16, 16}, 2, false, 0.2}, {"long columns", {N // 16, 16}, 1},
+}
+
+local function reduction(op, dtype, shape, bound)
+  local what, dims, axis, transposed, low = table.unpack(shape, 1, 5)
+  if (op == "argmax" or op == "argmin") and type(axis) == "table" then return end
+  case(("%s %s, %s"):format(op, dtype, what), N * BYTES[dtype], function()
+    local x = values(dtype, dims)
+    if transposed then x = x:transpose() end
+    return function() return x[op](x, axis) end
+  end, bound or low)
+end
+
+-- Bounds below 0.7: exponentials and float64 sums of narrow elements take longer than reading them.
+local slow = {logsumexp = 0.2}
+local narrow = {var = 0.4, std = 0.4, norm = 0.5}
+
+for _, shape in ipairs(shapes) do
+  for _, op in ipairs {"sum", "max"} do reduction(op, "float32", shape) end
+end
+for _, op in ipairs {"mean", "prod", "min", "all", "any", "argmax", "argmin", "var", "std", "norm", "logsumexp"} do
+  for i = 1, 5 do reduction(op, "float32", shapes[i], slow[op]) end
+end
+for _, dtype in ipairs {"bfloat16", "float16", "float64", "int32", "int64", "uint8", "bool"} do
+  for i = 1, 3 do
+    for _, op in ipairs {"sum", "max", "argmax", "any"} do reduction(op, dtype, shapes[i]) end
+    for _, op in ipairs {"mean", "var", "norm"} do
+      if dtype ~= "bool" then reduction(op, dtype, shapes[i], BYTES[dtype] < 4 and narrow[op]) end
+    end
+  end
+end
+
+local function copying(name, from, to, make, bound)
+  case(name, {N * BYTES[from], N * BYTES[to]}, make, bound)
+end
+
+for _, dtype in ipairs {"float32", "bfloat16", "float64", "uint8"} do
+  copying("copy " .. dtype .. ", dense", dtype, dtype, function()
+    local x = values(dtype, SQUARE)
+    return function() return x:copy() end
+  end)
+  copying("copy " .. dtype .. ", transposed", dtype, dtype, function()
+    local x = values(dtype, SQUARE):transpose()
+    return function() return x:copy() end
+  end)
+  copying("assign " .. dtype .. ", dense", dtype, dtype, function()
+    local x = values(dtype, SQUARE)
+    local s = ml.state(x * 1)
+    return function() return ml.assign(s, x) end
+  end)
+  copying("assign " .. dtype .. ", transposed", dtype, dtype, function()
+    local x = values(dtype, SQUARE)
+    local s = ml.state(x * 1)
+    x = x:transpose()
+    return function() return ml.assign(s, x) end
+  end)
+end
+copying("copy float32, axes of 3 turned", "float32", "float32", function()
+  local x = values("float32", CUBE):transpose {3, 1, 2}
+  return function() return x:copy() end
+end)
+case("copy float32, rows sliced", {N * 2, N * 2}, function()
+  local x = values("float32", SQUARE):slice {{}, {1, SIDE // 2}}
+  return function() return x:copy() end
+end)
+case("copy float32, broadcast rows", {0, N * 4}, function()
+  local x = values("float32", SQUARE):slice {{1, 1}, {}}:broadcast_to(SQUARE)
+  return function() return x:copy() end
+end)
+for _, from in ipairs {"float32", "bfloat16", "float16", "int32", "uint8", "float64"} do
+  for _, to in ipairs {"float32", "bfloat16", "float16", "int32", "uint8", "float64"} do
+    if from ~= to then
+      copying(("cast %s to %s"):format(from, to), from, to, function()
+        local x = values(from, SQUARE)
+        return function() return x:astype(to) end
+      end)
+    end
+  end
+end
+for _, op in ipairs {"softmax", "log_softmax"} do
+  copying(op .. " float32", "float32", "float32", function()
+    local x = values("float32", SQUARE)
+    return function() return x[op](x, -1) end
+  end, 0.4)
+end
+
+-- ---- measuring ----
+
+local function seconds(step)
+  local from = core.clock()
+  local y <close> = step()
+  ml.eval(y)
+  return core.clock() - from
+end
+
+local function measure(c)
+  local step, moves = c.make(), c.moves
+  local read = type(moves) == "number"
+  local bytes = read and moves or moves[1] + moves[2]
+  local best, limit = math.huge, 0
+  seconds(step)
+  for _ = 1, ROUNDS do
+    for _ = 1, 3 do best = math.min(best, seconds(step)) end
+    local l = limits(bytes)
+    limit = math.max(limit, read and l.read_gb_s or l.copy_gb_s)
+  end
+  return bytes / best * 1e-9, limit
+end
+
+local failed = 0
+for _, c in ipairs(cases) do
+  local rate, limit = measure(c)
+  collectgarbage()
+  local share = rate / limit
+  local passed = share >= c.bound
+  if not passed then failed = failed + 1 end
+  print(("%s - %-36s %6.1f GB/s, %.2f of %.1f%s"):format(passed and "ok" or "not ok", c.name, rate, share, limit,
+    c.bound < BOUND and (" (bound %.2f)"):format(c.bound) or ""))
+end
+print(("%d passed, %d failed"):format(#cases - failed, failed))
+os.exit(failed == 0)
