@@ -239,9 +239,7 @@ static ml_status overwrite(emitter *m, int effect, int turn, const ml_buffer *bu
 
 /* ---- elementwise programs ---- */
 
-/* Writes the nodes of a group as a program. Registers of outside nodes come first: `inputs` lists them. reg[i] is the
- * register of member i. */
-static void write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
+void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
                           int *reg) {
   f->n_inputs = n_inputs;
   for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].dtype;
@@ -270,7 +268,7 @@ static void write_program(const ml_vgraph *g, const ml_vgroup *group, const int 
 
 static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *inputs, int n_inputs, int *reg) {
   ml_fused *f = new_program(m, ml_vgraph_code_size(m->g, group->members, group->n_members));
-  if (f) write_program(m->g, group, inputs, n_inputs, f, reg);
+  if (f) ml_vgraph_write_program(m->g, group, inputs, n_inputs, f, reg);
   return f;
 }
 
@@ -278,8 +276,7 @@ static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *input
 typedef struct program_step {
   int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs;
   int reg[ML_GROUP_MEMBERS];
-  int outputs[ML_FUSED_MAX_OUTPUTS];
-  ml_fused *f;
+  int outputs[ML_FUSED_MAX_OUTPUTS], registers[ML_FUSED_MAX_OUTPUTS], n_outputs; /* values, and what they are */
 } program_step;
 
 static bool same_mapping(const ml_value *a, const ml_value *b) {
@@ -298,16 +295,16 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   const ml_buffer *buffer;
   ML_TRY(find_target(m, effect, &target, &buffer));
   for (int i = 0; i < s->n_inputs; i++) {
-    if (!lies_in(m->p, s->values[i], buffer) || same_mapping(&m->p->values[s->values[i]], &m->p->values[target]))
-      continue;
+    if (!lies_in(m->p, s->values[i], buffer)) continue;
+    if (group->like < 0 && same_mapping(&m->p->values[s->values[i]], &m->p->values[target])) continue;
     ML_REWROTE(g, read_first);
     ML_TRY(copied(m, &s->values[i]));
   }
   ML_TRY(overwrite(m, effect, turn, buffer));
   for (int i = 0; i < group->n_members; i++) {
-    if (group->members[i] == n->inputs[1]) s->f->outputs[s->f->n_outputs] = s->reg[i];
+    if (group->members[i] == n->inputs[1]) s->registers[s->n_outputs] = s->reg[i];
   }
-  s->outputs[s->f->n_outputs++] = target;
+  s->outputs[s->n_outputs++] = target;
   ML_REWROTE(g, assigned);
   return ML_OK;
 }
@@ -321,33 +318,58 @@ static bool is_read_outside(const ml_vgraph *g, int v, int turn) {
   return false;
 }
 
+/* Members that are outputs of their group's step. */
+static void find_stored(const ml_vgraph *g, int turn, bool *stored) {
+  const ml_vgroup *group = g->nodes[turn].program;
+  for (int i = 0; i < group->n_members; i++) {
+    stored[i] = is_read_outside(g, group->members[i], turn);
+    for (int k = 0; k < group->n_effects; k++) stored[i] |= g->nodes[group->effects[k]].inputs[1] == group->members[i];
+  }
+}
+
+/* The order of axes that an input has is kept, where the step takes it as well as the usual one. */
+static bool sets_order(const ml_value *v, const ml_vnode *shape, bool rows) {
+  return ml_same_shape(v->ndim, v->shape, shape->ndim, shape->shape) && permuted_dense(v) &&
+         (!rows || v->strides[v->ndim - 1] == 1);
+}
+
 static ml_status emit_program(emitter *m, int turn) {
   ml_vgraph *g = m->g;
   const ml_vgroup *group = g->nodes[turn].program;
   const ml_vnode *last = &g->nodes[group->members[group->n_members - 1]];
+  const ml_vnode *shape = group->like < 0 ? last : &g->nodes[group->like];
   program_step s = {0};
+  bool stored[ML_GROUP_MEMBERS];
+  ml_fused *program = NULL;
+  ml_rows *rows = NULL;
   s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, 0, ML_FUSED_MAX_INPUTS);
-  s.f = program_of(m, group, s.inputs, s.n_inputs, s.reg);
-  if (!s.f) return ML_MEMORY;
+  find_stored(g, turn, stored);
+  if (group->like >= 0)
+    ML_TRY(ml_vgraph_write_rows(g, group, s.inputs, s.n_inputs, stored, &m->p->memory, s.reg, &rows));
+  else if (!(program = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
   ml_value like = {0};
   for (int i = 0; i < s.n_inputs; i++) {
     ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
     const ml_value *v = &m->p->values[s.values[i]];
-    bool full = ml_same_shape(v->ndim, v->shape, last->ndim, last->shape);
-    if (full && like.ndim == 0 && permuted_dense(v) && last->op != ML_OP_copy) like = *v;
-    ML_TRY(broadcast_value(m, s.values[i], last->ndim, last->shape, &s.values[i]));
+    if (like.ndim == 0 && last->op != ML_OP_copy && sets_order(v, shape, rows != NULL)) like = *v;
+    ML_TRY(broadcast_value(m, s.values[i], shape->ndim, shape->shape, &s.values[i]));
   }
   for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, &s, turn, group->effects[i]));
   for (int i = 0; i < group->n_members; i++) {
     int v = group->members[i];
     if (!is_read_outside(g, v, turn)) continue;
-    if (s.f->n_outputs > 0) ML_REWROTE(g, outputs);
-    ML_TRY(new_result(m, v, like.ndim ? &like : NULL, &g->nodes[v].value));
-    s.f->outputs[s.f->n_outputs] = s.reg[i];
-    s.outputs[s.f->n_outputs++] = g->nodes[v].value;
+    if (s.n_outputs > 0) ML_REWROTE(g, outputs);
+    bool keeps = like.ndim && ml_vnode_same_shape(&g->nodes[v], shape);
+    ML_TRY(new_result(m, v, keeps ? &like : NULL, &g->nodes[v].value));
+    s.registers[s.n_outputs] = s.reg[i];
+    s.outputs[s.n_outputs++] = g->nodes[v].value;
   }
   ml_step *step;
-  ML_TRY(add_program(m, s.f, s.values, s.n_inputs, s.outputs, &step));
+  ML_TRY(ml_plan_add_step(m->p, rows ? ML_STEP_ROWS : ML_STEP_FUSED, s.values, s.n_inputs, s.outputs, s.n_outputs, &step));
+  step->fused = program;
+  step->rows = rows;
+  memcpy(rows ? rows->outputs : program->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
+  if (program) program->n_outputs = s.n_outputs;
   return set_path(m, step, last);
 }
 

@@ -7,10 +7,12 @@
 
 #include "tensor/plan/plan.h"
 
-/* Elementwise nodes of one shape that are one program. */
+/* Elementwise nodes of one shape that are one program; or, about operations along the last axis, the stages of one step
+ * over rows. */
 typedef struct ml_vgroup {
   int *members, n_members; /* ascending */
   int *effects, n_effects; /* assignments of members' values that it carries out, ascending */
+  int like;                /* of rows: a node of their shape; else -1 */
 } ml_vgroup;
 
 typedef struct ml_vnode {
@@ -64,6 +66,7 @@ typedef struct ml_vgraph {
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
+  bool has_rows; /* there are row operations that groups may take in */
   ml_tensor **held; /* retained, where the tensors of nodes might go meanwhile */
   size_t n_held;
   ml_bump memory; /* of all of it */
@@ -100,10 +103,10 @@ ml_status ml_vgraph_group(ml_vgraph *g);
 
 /* The elementwise nodes that can be computed in the step of `root`, which is one: ascending, root last. Writes them to
  * `members`, of ML_GROUP_MEMBERS, and returns their number. */
-enum { ML_GROUP_MEMBERS = ML_FUSED_MAX_CODE / 2 };
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
 /* Makes a group of them, computed at the turn of node `turn`. */
-ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const int *members, int n, const int *effects, int n_effects);
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, int like, const int *members, int n, const int *effects,
+                               int n_effects);
 /* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
  * max + 1. */
 int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max);
@@ -111,6 +114,20 @@ int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int
 int ml_vgraph_code_size(const ml_vgraph *g, const int *members, int n);
 /* emit.c: writes the steps. */
 ml_status ml_vgraph_emit(ml_vgraph *g, ml_plan *p);
+/* The nodes of a group as a program. Registers of outside nodes come first: `inputs` lists them. reg[i] is the register
+ * of member i. */
+void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
+                             int *reg);
+
+/* rows.c: whether n takes rows along its last axis and gives a row each, or one element each, of a length that a step
+ * over rows takes. */
+bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n);
+/* Whether it has one element a row of `wide`, on an axis of size 1. */
+bool ml_vnode_is_narrow(const ml_vnode *n, const ml_vnode *wide);
+/* A group about rows, with the step's inputs and members whose values are `stored`: as stages, in `memory`. reg[i] is
+ * the register of member i, or -1 where no stage but its own reads it. */
+ml_status ml_vgraph_write_rows(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs,
+                               const bool *stored, ml_bump *memory, int *reg, ml_rows **out);
 
 /* Whether node v, computed in the place of node `to`, would come after the write to a state that it reads: it would
  * then read a copy. */

@@ -1,8 +1,10 @@
-/* group.c: which elementwise nodes are one program.
+/* group.c: which nodes are one step: elementwise ones, and those along rows with the elementwise work about them.
  *
  * A producer whose users are all in one expression moves into it, which saves writing and reading it; one that others
  * read later is an output of the program beside the last, which saves reading it. An assignment of a value that the
- * program computes is carried out by it: the value goes to the state at once, which saves writing and reading it. */
+ * program computes is carried out by it: the value goes to the state at once, which saves writing and reading it.
+ * A norm, a softmax or a reduction along rows takes in what its rows are computed from and what is done with them, and
+ * statistics of a row what is done with those: the row stays in the nearest memory from one to the next. */
 #include "tensor/plan/graph.h"
 
 #include <string.h>
@@ -13,7 +15,9 @@ enum { MOST_USERS = 48 };
 typedef struct gathering {
   const ml_vgraph *g;
   int turn;     /* the node at whose turn it is all computed */
-  int like;     /* the node whose shape all members have */
+  int like;     /* the node whose shape all members have, or whose rows they work on */
+  bool rows;    /* row operations may join, and nodes with an element a row */
+  int n_row_ops;
   bool several; /* outputs beside the last, and effects */
   int members[ML_GROUP_MEMBERS], n_members;
   int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
@@ -25,6 +29,7 @@ int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int
     const ml_vnode *m = &g->nodes[members[i]];
     for (int k = 0; k < m->n_inputs; k++) {
       int v = m->inputs[k];
+      if (v < 0) continue;
       if (ml_listed(members, n_members, v) || g->nodes[v].constant >= 0 || ml_listed(inputs, n, v)) continue;
       if (n == max) return max + 1;
       inputs[n++] = v;
@@ -37,7 +42,7 @@ int ml_vgraph_code_size(const ml_vgraph *g, const int *members, int n) {
   int size = n;
   for (int i = 0; i < n; i++) {
     const ml_vnode *m = &g->nodes[members[i]];
-    for (int k = 0; k < m->n_inputs; k++) size += g->nodes[m->inputs[k]].constant >= 0;
+    for (int k = 0; k < m->n_inputs; k++) size += m->inputs[k] >= 0 && g->nodes[m->inputs[k]].constant >= 0;
   }
   return size;
 }
@@ -65,10 +70,24 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_late(const gathering *t, int v) {
   const ml_vgraph *g = t->g;
   for (int k = 0; k < g->nodes[v].n_inputs; k++) {
-    int version = g->nodes[g->nodes[v].inputs[k]].version, writer = version < 0 ? -1 : g->nodes[version].writer;
+    int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version, writer = version < 0 ? -1 : g->nodes[version].writer;
     if (v < writer && writer < t->turn && !ml_listed(t->effects, t->n_effects, writer)) return true;
   }
   return false;
+}
+
+/* Whether v is of a kind that the group takes. */
+static bool is_kind(const gathering *t, const ml_vnode *n) {
+  const ml_vnode *like = &t->g->nodes[t->like];
+  if (ml_vnode_is_elementwise(n)) return ml_vnode_same_shape(n, like) || (t->rows && ml_vnode_is_narrow(n, like));
+  return t->rows && ml_vnode_is_row_op(t->g, n) && ml_vnode_same_shape(&t->g->nodes[n->inputs[0]], like);
+}
+
+/* Whether a member without the axis that it is a reduction over is read inside the group, where it would be taken for a
+ * row. */
+static bool is_flat(const gathering *t, const ml_vnode *n) {
+  const ml_vnode *like = &t->g->nodes[t->like];
+  return !ml_vnode_same_shape(n, like) && !ml_vnode_is_narrow(n, like);
 }
 
 /* Adds v and the assignments of it where all that reads v is in the group or comes later; false, with nothing changed,
@@ -77,8 +96,8 @@ static bool join(gathering *t, int v) {
   const ml_vgraph *g = t->g;
   const ml_vnode *n = &g->nodes[v];
   int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
-  bool stored = false, fits = ml_vnode_is_elementwise(n) && n->group == v && n->unit < 0 && n->n_users <= MOST_USERS &&
-                              ml_vnode_same_shape(n, &g->nodes[t->like]) && t->n_members < ML_GROUP_MEMBERS;
+  bool stored = false, fits = n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && is_kind(t, n) &&
+                              t->n_members < ML_GROUP_MEMBERS && !(t->n_members && is_flat(t, n));
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
@@ -95,6 +114,7 @@ static bool join(gathering *t, int v) {
            ml_vgraph_code_size(g, t->members, t->n_members + 1) <= ML_FUSED_MAX_CODE;
     if (fits) {
       t->n_members++;
+      t->n_row_ops += !ml_vnode_is_elementwise(n);
       t->n_outputs = outputs;
       return true;
     }
@@ -119,7 +139,7 @@ static void grow(gathering *t) {
       const ml_vnode *m = &t->g->nodes[t->members[i]];
       for (int k = 0; k < m->n_inputs && !grown; k++) {
         int v = m->inputs[k];
-        grown = !ml_listed(t->members, t->n_members, v) && join(t, v);
+        grown = v >= 0 && !ml_listed(t->members, t->n_members, v) && join(t, v);
       }
     }
   }
@@ -136,39 +156,74 @@ int ml_vgraph_gather(const ml_vgraph *g, int root, int *members) {
 
 /* ---- groups ---- */
 
-ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const int *members, int n, const int *effects, int n_effects) {
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, int like, const int *members, int n, const int *effects,
+                               int n_effects) {
   ml_vgroup *group = ml_bump_alloc(&g->memory, 1, sizeof *group);
   int *list = ml_bump_alloc(&g->memory, (size_t)(n + n_effects), sizeof *list);
   if (!group || !list) return ML_MEMORY;
   memcpy(list, members, (size_t)n * sizeof *members);
   if (n_effects) memcpy(list + n, effects, (size_t)n_effects * sizeof *effects);
-  *group = (ml_vgroup){.members = list, .n_members = n, .effects = list + n, .n_effects = n_effects};
+  *group = (ml_vgroup){.members = list, .n_members = n, .effects = list + n, .n_effects = n_effects, .like = like};
   g->nodes[turn].program = group;
   if (n > 1) ML_REWROTE(g, groups);
   for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
   return ML_OK;
 }
 
-/* The group whose last node is v: an elementwise one, or an assignment of one. */
+/* The rows that a node with one element each belongs to: those of a row operation that it is computed from. */
+static int wide_of(const ml_vgraph *g, int v, int depth) {
+  const ml_vnode *n = &g->nodes[v];
+  if (n->group != v || n->unit >= 0) return -1;
+  if (ml_vnode_is_row_op(g, n)) return n->inputs[0];
+  int wide = -1;
+  for (int k = 0; k < n->n_inputs && wide < 0 && depth > 0 && ml_vnode_is_elementwise(n); k++) {
+    const ml_vnode *x = &g->nodes[n->inputs[k]];
+    if (ml_vnode_same_shape(x, n)) wide = wide_of(g, n->inputs[k], depth - 1);
+  }
+  return wide >= 0 && ml_vnode_is_narrow(n, &g->nodes[wide]) ? wide : -1;
+}
+
+/* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in. */
+static bool gather_at(gathering *t, int v) {
+  const ml_vnode *n = &t->g->nodes[v];
+  if (n->op == ML_OP_assign) {
+    t->effects[t->n_effects++] = v;
+    if (!join(t, n->inputs[1])) return false;
+  } else {
+    t->n_row_ops += !ml_vnode_is_elementwise(n);
+    t->members[t->n_members++] = v;
+  }
+  grow(t);
+  return true;
+}
+
+enum { WIDE_DEPTH = 6 };
+
 static ml_status group_at(ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
-  gathering t = {.g = g, .turn = v, .like = v, .several = true, .n_outputs = 1};
-  if (n->op == ML_OP_assign) {
-    t.like = n->inputs[1];
-    t.effects[t.n_effects++] = v;
-    if (!join(&t, t.like)) return ML_OK;
-  } else {
-    t.members[t.n_members++] = v;
+  int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
+  gathering first = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .several = true, .rows = true, .n_outputs = 1};
+  bool rows = g->has_rows && gather_at(&first, v) && first.n_row_ops && first.n_members + first.n_effects > 1;
+  if (rows) {
+    ML_REWROTE(g, rows);
+    return ml_vgraph_make_group(g, v, first.like, first.members, first.n_members, first.effects, first.n_effects);
   }
-  grow(&t);
-  return ml_vgraph_make_group(g, v, t.members, t.n_members, t.effects, t.n_effects);
+  if (!ml_vnode_is_elementwise(&g->nodes[last])) return ML_OK;
+  gathering t = {.g = g, .turn = v, .like = last, .several = true, .n_outputs = 1};
+  if (!gather_at(&t, v)) return ML_OK;
+  return ml_vgraph_make_group(g, v, -1, t.members, t.n_members, t.effects, t.n_effects);
 }
 
 ml_status ml_vgraph_group(ml_vgraph *g) {
+  g->has_rows = false;
+  for (size_t i = 0; i < g->n_nodes && !g->has_rows; i++) {
+    g->has_rows = g->nodes[i].group == (int)i && ml_vnode_is_row_op(g, &g->nodes[i]);
+  }
   for (size_t i = g->n_nodes; i-- > 0;) {
     const ml_vnode *n = &g->nodes[i];
     if (n->group != (int)i || n->unit >= 0) continue;
-    if (ml_vnode_is_elementwise(n) || n->op == ML_OP_assign) ML_TRY(group_at(g, (int)i));
+    if (ml_vnode_is_elementwise(n) || n->op == ML_OP_assign || (g->has_rows && ml_vnode_is_row_op(g, n)))
+      ML_TRY(group_at(g, (int)i));
   }
   return ML_OK;
 }

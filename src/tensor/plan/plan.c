@@ -163,6 +163,7 @@ ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs)
 
 const char *ml_step_name(const ml_step *s) {
   if (s->op == ML_STEP_FUSED) return "elementwise";
+  if (s->op == ML_STEP_ROWS) return "rows";
   if (s->op == ML_STEP_LINEARS) return "linears";
   return ml_op_name((ml_op)s->op);
 }
@@ -190,6 +191,21 @@ static void say(text *t, const char *format, ...) {
 
 static void say_program(text *t, const ml_fused *f) {
   for (int i = 0; i < f->n_code; i++) say(t, "%s%s", i ? " " : "", ml_op_name((ml_op)f->code[i].op));
+}
+
+/* Stages in their order; what works on one element a row stands in brackets. */
+static void say_rows(text *t, const ml_rows *r) {
+  for (int i = 0; i < r->n_stages; i++) {
+    const ml_row_stage *s = &r->stages[i];
+    say(t, "%s", i ? " " : "");
+    if (!s->program) {
+      say(t, "%s", ml_op_name((ml_op)s->op));
+      continue;
+    }
+    say(t, "%s", s->narrow ? "[" : "");
+    say_program(t, s->program);
+    say(t, "%s", s->narrow ? "]" : "");
+  }
 }
 
 /* Bytes of the elements that a value has in memory: of what is broadcast, one each. */
@@ -222,12 +238,13 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   const ml_value *o = &p->values[s->outputs[first]];
   say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
       ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
-  if (s->fused) {
+  if (s->fused || s->rows) {
     int states = 0;
     for (int k = 0; k < s->n_outputs; k++)
       states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
     say(t, "  ");
-    say_program(t, s->fused);
+    if (s->rows) say_rows(t, s->rows);
+    else say_program(t, s->fused);
     if (s->n_outputs > 1) say(t, " -> %d outputs", s->n_outputs);
     if (states) say(t, " -> %d assigned", states);
   }

@@ -42,6 +42,7 @@ typedef struct ml_value {
 /* Steps that no single operation is. */
 enum {
   ML_STEP_FUSED = ML_OP_COUNT, /* an elementwise program: ml_fused */
+  ML_STEP_ROWS,                /* what works along the last axis, with elementwise programs about it: ml_rows */
   ML_STEP_LINEARS,             /* products of one input with several weights: ml_linears */
   ML_STEP_COUNT
 };
@@ -50,6 +51,8 @@ enum {
  * n_inputs + i; output k of the step is register outputs[k]. Every register is computed in the class of its dtype and
  * rounded to it. An output may lie where an input does, element for element. */
 enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_OUTPUTS = 4, ML_FUSED_MAX_CODE = 48 };
+enum { ML_GROUP_MEMBERS = ML_FUSED_MAX_CODE / 2 };
+enum { ML_PROGRAM_MAX_INPUTS = ML_FUSED_MAX_INPUTS + ML_GROUP_MEMBERS }; /* of a stage's, which reads other stages too */
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
   ml_dtype dtype;
@@ -60,9 +63,37 @@ typedef struct ml_fused_op {
 typedef struct ml_fused {
   int n_inputs, n_code, n_outputs;
   int outputs[ML_FUSED_MAX_OUTPUTS];
-  ml_dtype input_dtypes[ML_FUSED_MAX_INPUTS];
+  ml_dtype input_dtypes[ML_PROGRAM_MAX_INPUTS];
   ml_fused_op code[]; /* ML_FUSED_MAX_CODE at most */
 } ml_fused;
+
+/* Rows of `length` elements along the last axis of the step's operands, each taken through all stages. Registers
+ * 0..n_inputs-1 hold the step's inputs, the others what stages write: a row, or one element a row (narrow). A stage is a
+ * row operation (a norm, softmax, a reduction over the last axis) or an elementwise program, over the row or, narrow, over
+ * one element. Output k of the step is register outputs[k]. */
+enum { ML_ROWS_LEAST = 64, ML_ROWS_MOST = 8192 }; /* shorter rows are better taken side by side, longer ones in parts */
+typedef struct ml_row_register {
+  ml_dtype dtype;
+  bool narrow;
+} ml_row_register;
+typedef struct ml_row_stage {
+  int op; /* ml_op, or ML_STEP_FUSED: the program */
+  const ml_attrs *attrs;
+  ml_fused *program;
+  bool narrow;
+  int n_inputs, inputs[ML_PROGRAM_MAX_INPUTS];   /* registers; -1 where an optional one is absent */
+  int n_results, results[ML_GROUP_MEMBERS];      /* registers that it writes */
+  int from[ML_GROUP_MEMBERS];                    /* of a program: the register of its own that each of them is */
+} ml_row_stage;
+typedef struct ml_rows {
+  int64_t length;
+  int lead; /* axes before the last, and their sizes */
+  int64_t shape[ML_MAX_DIMS];
+  int n_inputs, n_registers, n_stages;
+  ml_row_register *registers;
+  int outputs[ML_FUSED_MAX_OUTPUTS];
+  ml_row_stage stages[];
+} ml_rows;
 
 /* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1).
  * Each unit multiplies x by one or two weights of equal shape and passes the products through an elementwise program
@@ -87,6 +118,7 @@ typedef struct ml_step {
   int *outputs; /* values */
   ml_attrs attrs;
   ml_fused *fused;
+  ml_rows *rows;
   ml_linears *linears;
   char *path; /* module path, or NULL */
 } ml_step;

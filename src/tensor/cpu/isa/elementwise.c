@@ -338,7 +338,7 @@ static int64_t wrap_int(int64_t v, ml_dtype t) {
   }
 }
 
-static void round_register(void *reg, ml_dtype t, int n) {
+void K(round_tile)(void *reg, ml_dtype t, int n) {
   if (t == ML_F16) EACH_TILE((float *)reg)[i] = ml_f16_to_f32(ml_f32_to_f16(((float *)reg)[i]));
   else if (t == ML_BF16) EACH_TILE((float *)reg)[i] = ml_bf16_to_f32(ml_f32_to_bf16(((float *)reg)[i]));
   else if (class_of(t) == CI && t != ML_I64) EACH_TILE((int64_t *)reg)[i] = wrap_int(((int64_t *)reg)[i], t);
@@ -453,7 +453,7 @@ void K(fused_constants)(const ml_fused *f, void **regs, int n) {
       EACH_TILE((float *)o)[i] = v;
     } else if (class_of(c->dtype) == CD) EACH_TILE((double *)o)[i] = c->f;
     else EACH_TILE((int64_t *)o)[i] = c->i;
-    round_register(o, c->dtype, n);
+    K(round_tile)(o, c->dtype, n);
   }
 }
 
@@ -475,7 +475,7 @@ void K(fused_run)(const ml_fused *f, void **regs, int n) {
     else if (class_of(c->dtype) == CD) double_op(c->op, o, a, b, n);
     else if (class_of(c->dtype) == CU) uint_op(c->op, o, a, b, n);
     else int_op(c->op, o, a, b, n);
-    if (c->dtype != ML_F32) round_register(o, c->dtype, n);
+    if (c->dtype != ML_F32) K(round_tile)(o, c->dtype, n);
   }
 }
 
@@ -523,7 +523,7 @@ void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n
   }                                                                                                                    \
   break
 
-static void store_tile(char *data, ml_dtype t, int64_t stride, const void *reg, int n) {
+void K(store_tile)(char *data, ml_dtype t, int64_t stride, const void *reg, int n) {
   switch (t) {
   case ML_F32: STORE(float, float, v);
   case ML_F16: STORE(uint16_t, float, ml_f32_to_f16(v));
@@ -658,7 +658,7 @@ static void run_tile(const ml_task *t, char *const *data, const int64_t *strides
   }
   K(fused_run)(f, regs, n);
   for (int k = 0; k < t->n_out; k++) {
-    if (!direct[k]) store_tile(data[k], t->out[k].dtype, strides[k], regs[f->outputs[k]], n);
+    if (!direct[k]) K(store_tile)(data[k], t->out[k].dtype, strides[k], regs[f->outputs[k]], n);
   }
 }
 

@@ -14,6 +14,10 @@ void K(fused_constants)(const ml_fused *f, void **regs, int n);
 
 /* Fills a register with n elements, `stride` apart, converted to the class of their dtype. */
 void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n);
+/* Writes n elements of a register, `stride` apart. */
+void K(store_tile)(char *data, ml_dtype t, int64_t stride, const void *reg, int n);
+/* Rounds or wraps n elements of a register to their dtype. */
+void K(round_tile)(void *reg, ml_dtype t, int n);
 /* Whether cast_tile may convert so. It does n <= TILE elements side by side, or returns false where their values want
  * the general way. */
 bool K(cast_knows)(ml_dtype to, ml_dtype from);

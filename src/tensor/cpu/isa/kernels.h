@@ -7,6 +7,7 @@
 /* X(row, kernel): kernel_prepare and kernel exist; XP names the two apart. */
 #define KERNELS(X, XP)                                                                                                 \
   X(ML_STEP_FUSED, fused)                                                                                              \
+  X(ML_STEP_ROWS, rows)                                                                                                \
   X(ML_STEP_LINEARS, linears)                                                                                          \
   XP(ML_OP_sum, reduce, reduce)                                                                                        \
   XP(ML_OP_mean, reduce, reduce)                                                                                       \

@@ -95,24 +95,27 @@ void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   }
 }
 
+void K(layer_norm_row)(const float *x, const float *weight, const float *bias, float eps, int64_t n, float *o) {
+  float mean = sum_row(x, n) / (float)n;
+  for (int64_t i = 0; i < n; i++) o[i] = x[i] - mean;
+  float rest = sum_row(o, n) / (float)n; /* what rounding took from a mean that is large beside the distances */
+  for (int64_t i = 0; i < n; i++) o[i] -= rest;
+  float sum = sum_squares(o, n), scale = 1.0f / sqrtf(sum / (float)n + eps);
+  if (holds(sum, eps)) {
+    for (int64_t i = 0; i < n; i++) o[i] *= scale;
+  } else {
+    normalise_wide(x, true, eps, n, o);
+  }
+  for (int64_t i = 0; i < n; i++) o[i] = o[i] * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+}
+
 void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->shape[x->ndim - 1];
   float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs.layer_norm.eps;
   const float *weight = vector(&t->in[1], n, room + 2 * n), *bias = vector(&t->in[2], n, room + 3 * n);
   for (int64_t r = begin; r < end; r++) {
-    const float *row = float_row(x, row_offset(x, r), n, room);
-    float mean = sum_row(row, n) / (float)n;
-    for (int64_t i = 0; i < n; i++) result[i] = row[i] - mean;
-    float rest = sum_row(result, n) / (float)n; /* what rounding took from a mean that is large beside the distances */
-    for (int64_t i = 0; i < n; i++) result[i] -= rest;
-    float sum = sum_squares(result, n), scale = 1.0f / sqrtf(sum / (float)n + eps);
-    if (holds(sum, eps)) {
-      for (int64_t i = 0; i < n; i++) result[i] *= scale;
-    } else {
-      normalise_wide(row, true, eps, n, result);
-    }
-    for (int64_t i = 0; i < n; i++) result[i] = result[i] * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+    K(layer_norm_row)(float_row(x, row_offset(x, r), n, room), weight, bias, eps, n, result);
     store_row(o, row_offset(o, r), result, n);
   }
 }
@@ -132,6 +135,17 @@ float K(max_row)(const float *x, int64_t n) {
   for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best;
   for (; i < n; i++) best = x[i] > best ? x[i] : best;
   return best;
+}
+
+void K(softmax_row)(const float *x, bool log, int64_t n, float *o) {
+  float max = K(max_row)(x, n), sum = K(exp_row)(x, max, n, o);
+  if (!log) {
+    float scale = 1.0f / sum;
+    for (int64_t i = 0; i < n; i++) o[i] *= scale;
+  } else {
+    float log_sum = max + logf(sum);
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] - log_sum;
+  }
 }
 
 static void softmax_double(const ml_task *t, int64_t r) {
@@ -154,14 +168,7 @@ void K(softmax)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       continue;
     }
     const float *row = float_row(x, row_offset(x, r), n, room);
-    float max = K(max_row)(row, n), sum = K(exp_row)(row, max, n, result);
-    if (t->step->op == ML_OP_softmax) {
-      float scale = 1.0f / sum;
-      for (int64_t i = 0; i < n; i++) result[i] *= scale;
-    } else {
-      float log_sum = max + logf(sum);
-      for (int64_t i = 0; i < n; i++) result[i] = row[i] - log_sum;
-    }
+    K(softmax_row)(row, t->step->op == ML_OP_log_softmax, n, result);
     store_row(o, row_offset(o, r), result, n);
   }
 }

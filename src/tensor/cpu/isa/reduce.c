@@ -247,3 +247,9 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   join_all(t);
   atomic_store(&r->left, t->units);
 }
+
+void K(reduce_row)(const ml_task *like, const char *data, int64_t n) {
+  partial p = K(partial_start)(like->step->op);
+  K(partial_take)(&p, like->step->op, data, like->in[0].dtype, n, 0);
+  K(partial_finish)(&p, like, n, 0);
+}

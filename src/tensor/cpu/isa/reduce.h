@@ -25,6 +25,11 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
 /* Writes the result over `count` elements. */
 void K(partial_finish)(const partial *p, const ml_task *t, int64_t count, int64_t at);
 
+/* The reduction of n elements that lie side by side, no more than a step cuts: with the same bits as the step's. Of
+ * `like` the operation, its attributes, its input's dtype and its output, which gets the result, are read. */
+enum { REDUCE_ROW_MOST = 1 << 13 };
+void K(reduce_row)(const ml_task *like, const char *data, int64_t n);
+
 /* Whether columns_take knows the reduction: sums of narrow floats. */
 bool K(columns_sums)(int op, ml_dtype dtype);
 /* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. `sums` has room for 16 rows
