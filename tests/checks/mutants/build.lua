@@ -24,14 +24,14 @@ end
 
 local function plain(text) return (text:gsub("%p", "%%%0")) end
 
----How this build compiles each file of the library and the Lua files that it carries, and links the command: commands
----as make would run them.
+---How this build compiles each file of the library (by its path, with ".avx2" or another behind where it is compiled for
+---an instruction set) and the Lua files that it carries, and links the command: commands as make would run them.
 function M.commands()
   local text = lines_of(("make -n -B V=1 BUILD=%s %s 2>/dev/null"):format(quote(build), quote(build .. "/moonlet")))
   local commands = {}
   for line in text:gmatch "[^\n]+" do
-    local source = line:match " %-c (%S+%.c) %-o %S+%.o$"
-    if source and not commands[source] then commands[source] = line end
+    local source, object = line:match " %-c (%S+%.c) %-o (%S+)%.o$"
+    if source then commands[source .. (object:match "%.%w+$" or "")] = line end
     if line:find("embed.lua", 1, true) and line:find ">" then commands.embed = line end
     if line:find("-o " .. build .. "/moonlet ", 1, true) then commands.link = line end
   end
@@ -39,20 +39,20 @@ function M.commands()
   return commands
 end
 
-local function compile_command(commands, source, from, to)
-  local line = assert(commands[source], "make does not compile " .. source)
+local function compile_command(commands, name, from, to)
+  local line = assert(commands[name], "make does not compile " .. name)
   line = line:gsub(" %-MMD %-MP", ""):gsub(" %-c %S+ %-o %S+$", "")
   return ("%s -w -g0 -c %s -o %s"):format(line, quote(from), quote(to))
 end
 
 local function name_of(source) return (source:gsub("/", "_"):gsub("%.c$", "")) end
 
----Compiles the text of a C file, whose name in the object is always that of the file. Returns the object, or nil.
-function M.compile(commands, folder, source, text)
+---Compiles the text of a C file, for an instruction set or none. Returns the object, or nil.
+function M.compile(commands, folder, source, text, isa)
   local name = folder .. "/" .. name_of(source)
   M.write(name .. ".c", text)
-  local done = os.execute(("(%s) 2>%s/errors"):format(compile_command(commands, source, name .. ".c", name .. ".o"),
-    quote(folder)))
+  local command = compile_command(commands, isa and source .. "." .. isa or source, name .. ".c", name .. ".o")
+  local done = os.execute(("(%s) 2>%s/errors"):format(command, quote(folder)))
   return done and name .. ".o" or nil
 end
 

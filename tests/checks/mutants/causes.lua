@@ -1,8 +1,9 @@
--- causes.lua: what once gave wrong values in silence, put back.
+-- causes.lua: what once gave wrong values in silence, put back, and kernels that are wrong on one instruction set.
 --
--- A cause is {name, edits, by}: each edit replaces a text of a file, which must be there once (white space counts as
--- one blank), so that a cause whose code has moved says so. `by` is the test that finds it, where the programs of
+-- A cause is {name, edits, by, isa}: each edit replaces a text of a file, which must be there once (white space counts
+-- as one blank), so that a cause whose code has moved says so. `by` is the test that finds it, where the programs of
 -- tests/lua/programs/ do not: they are too small for depth, and compare values, which repeated work leaves as they are.
+-- With `isa` the file is compiled for that instruction set, and results are compared with the reference kernels'.
 return {
   {name = "packed weights read as rows by any operation", edits = {
     {"src/tensor/graph.c", "if (type != 'W') return ml_fail", "if (type == 'X') return ml_fail"},
@@ -63,5 +64,12 @@ return {
   }},
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
     {"src/tensor/plan/collect.c", "n->keep = t->references > known[i] &&", "n->keep = false &&"},
+  }},
+  {name = "a norm leaves an element out", isa = "avx512", edits = {
+    {"src/tensor/cpu/isa/norm.c", "for (; i < n; i++) total += x[i] * x[i];",
+      "for (i++; i < n; i++) total += x[i] * x[i];"},
+  }},
+  {name = "exponentials are off by 0.00001 of their size", isa = "avx2", edits = {
+    {"src/tensor/cpu/isa/norm.c", "o[i] = fast_exp(x[i] - max);", "o[i] = fast_exp(x[i] - max) * 1.00001f;"},
   }},
 }
