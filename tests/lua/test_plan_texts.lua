@@ -47,6 +47,22 @@ local function evaluated(fn)
   end)
 end
 
+-- What a second call of a compiled function costs beside its plan: copies of arguments, of what states held.
+local function called(fn, ...)
+  local f = ml.compile(fn)
+  f(...)
+  local before = ml.stats()
+  ml.memory.clear()
+  ml.memory.reset_peak()
+  local active = ml.memory.active()
+  local results = table.pack(f(...))
+  local now = ml.stats()
+  local line = ("called: %d operations traced, %d plans, %d runs, %d B in use at most\n"):format(
+    now.traces - before.traces, now.plans - before.plans, now.replays - before.replays, ml.memory.peak() - active)
+  for i = 1, results.n do results[i]:close() end
+  return line
+end
+
 -- ---- programs ----
 
 local cases, names = {}, {}
@@ -143,7 +159,10 @@ case("selection", function() -- pushed through what works row by row, stopped by
     local z = ml.linear(s * 2, w)
     ml.assign(s, s + 1)
     local turned = x:transpose():softmax(-1):transpose()
-    return wide:take(i, 1), z:take(i, 1), (x:exp() + turned):take(k, 1), x:exp():take(i, 1)
+    local both = ml.linear(x, w)
+    local one, same = both:tanh(), both:tanh()
+    return wide:take(i, 1), z:take(i, 1), (x:exp() + turned):take(k, 1), x:exp():take(i, 1), one:take(i, 1),
+      both:take(i, 1), same:take(i, 1)
   end, numbers(6, 16), indices(5), indices(0, 2))
 end)
 
@@ -155,7 +174,7 @@ case("folds", function()
     local large = ml.ones {2100, 2000}
     return x * scale + more, s * 2 + scale, scale, ((large + 1) * x:sum()):sum(), ml.linear(table, packed) + x,
       ml.ones {2, 4} * x
-  end, numbers(4))
+  end, numbers(4)) .. explained(function() return ml.arange(0, 4) end) .. explained(function() return ml.ones {4} end)
 end)
 
 case("states", function() -- reads forwarded, writes that nobody sees, windows, readers that are saved, shifts
@@ -195,7 +214,9 @@ case("elementwise", function() -- several outputs, dtypes, constants, broadcasts
     local outputs = {e:sum(), e + y:slice {{1, 1}, {}}, e * 3, x:tanh(), long, many}
     for i = 1, 6 do outputs[#outputs + 1] = (e + i):astype(i % 2 == 0 and "float16" or "int32") end
     outputs[#outputs + 1] = (x:transpose() * 2 + 1):transpose()
-    outputs[#outputs + 1] = ml.where(x:gt(0), x, -1)
+    local choice = x
+    for i = 1, 16 do choice = ml.where(choice:gt(i), i, -i) end
+    outputs[#outputs + 1] = choice
     return table.unpack(outputs)
   end, numbers(16, 8), numbers(16, 8))
 end)
@@ -215,9 +236,20 @@ case("layouts", function() -- dense copies where a kernel takes no strides, orde
     local sorted, norm = ml.sort(turned, 1), ml.rms_norm(turned)
     local rows = ml.take(x:transpose {3, 2, 1}, ids, 2)
     return sorted, norm:transpose {2, 1, 3}, rows, ml.matmul(x:transpose {1, 3, 2}, x), turned:sum {axis = 2},
-      ml.concat({turned, turned + 1}, 3), ml.softmax(x:slice {{}, {}, {-1, 1, -1}}), ml.cumsum(x:transpose(), 1),
+      ml.concat({turned, turned + 1}, 3),
+      ml.sort((turned * 2 + 1):transpose {2, 1, 3}, 1), ml.softmax(x:slice {{}, {}, {-1, 1, -1}}),
+      ml.cumsum(x:transpose(), 1),
       x:slice({{}, {}, {1, 5, 2}}):reshape {12, 3}
   end, numbers(3, 4, 5), indices(1, 3))
+end)
+
+case("called", function() -- dense arguments and others, views of states that are written and of those that are not
+  local a, b = ml.state(numbers(4, 8)), ml.state(numbers(4, 8))
+  local function fn(x) return x + a, ml.assign(b, x * 2):sum() end
+  local x = numbers(8, 4)
+  ml.assign(b, b + 1)
+  return called(fn, numbers(4, 8)) .. called(fn, x:transpose()) .. called(fn, x:reshape {4, 8}) ..
+    called(fn, a:slice {{-1, 1, -1}, {}}) .. called(fn, b:transpose():transpose())
 end)
 
 case("arena", function() -- lives of many lengths and sizes in one arena
@@ -251,6 +283,27 @@ case("arena-large", function() -- where a sweep leaves holes, and all pairs are 
     end
     return y
   end, numbers(64, 128))
+end)
+
+case("arenas", function() -- what lives end and begin at random leaves of an arena
+  local random = require "tests.lua.programs.random"(1)
+  local lines = {}
+  for i = 1, 12 do
+    local text = ml.explain(function(x)
+      local held = {x}
+      for _ = 1, 60 do
+        local y = held[random:int(1, #held)]
+        held[#held + 1] = y:slice({{1, random:int(1, y.shape[1])}, {}}):cumsum(2)
+        if random:chance(0.5) then
+          held[#held + 1] = ml.concat({y, x:slice {{1, random:int(1, 30)}, {}}}, 1):cumsum(2)
+        end
+        if #held > 8 then table.remove(held, random:int(1, #held)) end
+      end
+      return ml.concat(held, 1):sum()
+    end, numbers(40, 16 * i))
+    lines[i] = text:match "[^\n]*\n"
+  end
+  return table.concat(lines)
 end)
 
 case("evaluated", function() -- once: what is held is kept, versions that are read later are copied out, the rest is not

@@ -24,8 +24,8 @@ end
 
 local function plain(text) return (text:gsub("%p", "%%%0")) end
 
----How this build compiles each file of the library (by its path, with ".avx2" or another behind where it is compiled for
----an instruction set) and the Lua files that it carries, and links the command: commands as make would run them.
+---How this build compiles each file of the library (by its path, with ".avx2" or the like behind where it is compiled
+---for an instruction set) and the Lua files that it carries, and links the command: commands as make would run them.
 function M.commands()
   local text = lines_of(("make -n -B V=1 BUILD=%s %s 2>/dev/null"):format(quote(build), quote(build .. "/moonlet")))
   local commands = {}

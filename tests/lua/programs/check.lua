@@ -148,12 +148,16 @@ end
 -- After an evaluation that was struck on the way, at instruction i: what has a value has the right one; states that
 -- have none raise until they are assigned.
 local function check_struck(mode, w, seen, r, i)
-  local lost = w.appended
+  local lost, views = w.appended, {}
   for _, id in ipairs(w.states) do
     local ok, got = pcall(observe, w.handles[id])
     if not ok and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
     if ok and not w.appended then expect(mode, "state x" .. id .. ", struck", got, at(seen.states[id], i)) end
-    lost = lost or not ok
+    if not ok then
+      if pcall(ml.eval, w.handles[id]:copy()) then fail(mode, "state x" .. id, "is read without values") end
+      views[id] = w.handles[id]:transpose()
+      lost = true
+    end
   end
   if not lost then return end
   for _, instr in ipairs(w.program.code) do
@@ -162,7 +166,11 @@ local function check_struck(mode, w, seen, r, i)
     if ok then expect(mode, "x" .. instr.id .. ", struck", got, at(seen.results[instr.id], i)) end
   end
   reset(w)
+  for _, id in ipairs(w.states) do ml.assign(w.handles[id]:transpose(), w.first[id]:transpose()) end -- a part again
   check_states(mode .. ", assigned anew", w, seen, 0)
+  for id, view in pairs(views) do
+    if pcall(ml.eval, view) then fail(mode, "state x" .. id, "has values from before it was assigned anew") end
+  end
   error(Abandoned, 0)
 end
 
@@ -213,7 +221,32 @@ function happen.deadline(w, seen, r, list, i, event)
   check_struck("deadline", w, seen, r, i)
 end
 
-M.struck = {limit = 0, cancel = 0, deadline = 0}
+-- Something of a trace that is over, which nothing can evaluate: whatever else was asked for may come later.
+local leaked
+function happen.doomed(w, seen, _, list, i, event)
+  if not leaked then
+    ml.compile(function(x)
+      leaked = ml.keep(x + 1)
+      return x * 1
+    end)(ml.zeros {1})
+  end
+  local ok, err = pcall(ml.eval, leaked, table.unpack(list))
+  if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
+  M.struck.doomed = M.struck.doomed + 1
+  if event.check then check_states("doomed", w, seen, i) end
+end
+
+-- What fails when it is run, behind all that is pending.
+function happen.broken(w, seen, r, list, i)
+  local x <close> = ml.zeros {2}
+  local index <close> = ml.tensor({7}, {dtype = "int32"})
+  local ok = pcall(ml.eval, x:take(index, 1), table.unpack(list))
+  if ok then fail("broken", "after instruction " .. i, "an index out of range is none") end
+  M.struck.broken = M.struck.broken + 1
+  check_struck("broken", w, seen, r, i)
+end
+
+M.struck = {limit = 0, cancel = 0, deadline = 0, doomed = 0, broken = 0}
 
 local function lazily(w, seen, mode, with_events)
   local program = w.program
@@ -297,9 +330,14 @@ end
 local function struck_call(mode, w, seen, f, begin, stop, code)
   start(w)
   ml.eval()
+  local views = {} -- of what states held, to be read afterwards
+  for k, id in ipairs(w.states) do views[k] = w.handles[id]:transpose() end
   begin()
   local ok, err = pcall(f)
   stop()
+  for k, id in ipairs(w.states) do
+    expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
+  end
   if ok then return end
   if err.code ~= code then fail(mode, "the call", "raised %s", tostring(err)) end
   M.struck[code] = M.struck[code] + 1

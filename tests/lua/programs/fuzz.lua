@@ -27,7 +27,8 @@ end
 -- What is in programs beside operations.
 local happenings = {"views", "wild values", "packed captured", "packed as arguments", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
-  "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit", "cancel", "deadline"}
+  "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit", "cancel", "deadline",
+  "doomed", "broken"}
 
 local function note_happenings(program, counts)
   local function note(name, yes)

@@ -74,9 +74,10 @@ function M.chain(g)
   local random = g.random
   local x = g:any()
   for _ = 1, random:int(2, 8) do
-    local kind = random:int(1, 5)
+    local kind = random:int(1, 6)
     local y
     if kind == 1 then y = g:call(random:pick {"neg", "abs", "square", "tanh", "sigmoid", "copy"}, {x})
+    elseif kind == 6 then y = g:call("where", {g:call("gt", {x, random:int(0, 3)}) or x, x, random:int(0, 3)})
     elseif kind == 2 then y = g:call(random:pick {"add", "mul", "sub", "maximum"}, {x, random:int(0, 3)})
     elseif kind == 3 then y = g:call(random:pick {"add", "mul", "minimum"}, {x, g:broadcastable(x)})
     elseif kind == 4 then y = g:call("astype", {x, random:pick {"float32", "float16", "bfloat16", "int32"}})
@@ -115,6 +116,12 @@ function M.shift(g)
   local s = g:find_state(function(s) return s.ndim > 0 and s.dims[1] > 1 end) or g:new_state({4, g.width}, "float32")
   local n, by = s.dims[1], random:int(1, 2)
   if n <= by then return end
+  if random:chance(0.2) then -- one row over all, which it is itself among
+    local row = g:call("slice", {s, {{by, by}}})
+    local sum = row and g:call(random:pick {"add", "maximum"}, {row, g:like(s)})
+    if sum then g:call("assign", {s, sum.dtype == s.dtype and sum or g:call("astype", {sum, s.dtype})}) end
+    return
+  end
   local low, high = g:call("slice", {s, {{1, n - by}}}), g:call("slice", {s, {{by + 1, n}}})
   if not low or not high then return end
   if random:chance(0.3) then high = g:call("add", {high, 1}) or high end
