@@ -50,6 +50,9 @@ return {
       [[if value.layout ~= "strided" then]]},
     {"src/tensor/plan/plan.c", "&& !writes_over(p, t)", ""},
   }},
+  {name = "what a compiled function is given is a constant of its plan", edits = {
+    {"lua/compile.lua", "traced[i] = build[i](inputs)", "traced[i] = build[i](tensors)"},
+  }},
   {name = "depth costs stack", by = "tests/lua/test_plans.lua", edits = {
     {"src/tensor/plan/collect.c", "s->stack[s->depth++] = t;", ""},
     {"src/tensor/plan/collect.c", "s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};",

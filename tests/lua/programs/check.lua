@@ -66,11 +66,12 @@ end
 
 -- ---- what a program uses ----
 
-local function world(program, variant)
-  local w = {program = program, handles = {}, first = {}, states = {}}
+-- `given`: leaves that have other values, states aside.
+local function world(program, given)
+  local w = {program = program, handles = {}, first = {}, states = {}, variants = {}}
   for _, leaf in ipairs(program.leaves) do
-    local v = leaf.wrap == nil and program.arguments[leaf.id] and variant or 0
-    w.handles[leaf.id] = leaves.make(leaf, v)
+    w.variants[leaf.id] = given and given[leaf.id] and leaf.wrap ~= "state" and 1 or 0
+    w.handles[leaf.id] = leaves.make(leaf, w.variants[leaf.id])
     if leaf.wrap == "state" then
       w.first[leaf.id] = leaves.values(leaf)
       w.states[#w.states + 1] = leaf.id
@@ -108,8 +109,19 @@ local function at(history, i)
   return value
 end
 
+-- What is packed reads as what it was made of.
+local function check_packed(w)
+  for _, leaf in ipairs(w.program.leaves) do
+    if leaf.wrap == "pack" then
+      local plain <close> = leaves.values(leaf, w.variants[leaf.id])
+      expect("packed", "x" .. leaf.id, observe(w.handles[leaf.id]), observe(plain))
+    end
+  end
+end
+
 -- Evaluates after each call. Returns what each result and state was when.
 local function op_by_op(w)
+  check_packed(w)
   local program, seen = w.program, {results = {}, states = {}}
   local r = registers_of(w)
   local function note(to, id, i, x)
@@ -221,16 +233,21 @@ function happen.deadline(w, seen, r, list, i, event)
   check_struck("deadline", w, seen, r, i)
 end
 
--- Something of a trace that is over, which nothing can evaluate: whatever else was asked for may come later.
+-- Something of a trace that is over, which nothing can evaluate.
 local leaked
-function happen.doomed(w, seen, _, list, i, event)
+local function doomed()
   if not leaked then
     ml.compile(function(x)
       leaked = ml.keep(x + 1)
       return x * 1
     end)(ml.zeros {1})
   end
-  local ok, err = pcall(ml.eval, leaked, table.unpack(list))
+  return leaked
+end
+
+-- Whatever else was asked for may come later.
+function happen.doomed(w, seen, _, list, i, event)
+  local ok, err = pcall(ml.eval, doomed(), table.unpack(list))
   if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
   M.struck.doomed = M.struck.doomed + 1
   if event.check then check_states("doomed", w, seen, i) end
@@ -281,7 +298,7 @@ end
 -- ---- compiled ----
 
 local function compiled(w, given)
-  local program = w.program
+  local program, never = w.program, w.program.seed % 7 == 0 and doomed()
   local ids = {}
   for _, instr in ipairs(program.code) do
     if program.fates[instr.id] == "output" then ids[#ids + 1] = instr.id end
@@ -290,16 +307,19 @@ local function compiled(w, given)
     local r = registers_of(w)
     for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
     r[0] = nil
+    if never and pcall(ml.eval, ml.ones {2} + 1, never) then
+      fail("compiled", "what nothing can evaluate", "has a value")
+    end
     interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
     return outputs
   end)
-  return function(other)
+  return function(other, handles)
     local arguments = {}
     for id, t in pairs(w.handles) do
-      if given[id] then arguments["x" .. id] = t end
+      if given[id] then arguments["x" .. id] = handles and not w.first[id] and handles[id] or t end
     end
     arguments.x0 = other
     return f(arguments), ids
@@ -369,6 +389,13 @@ local function check_compiled(mode, w, seen, again, given)
     local outputs = check_call(mode .. ", another key", w, seen, f, other)
     local was = outputs.other:transpose()
     if id then expect(mode, "a view of state x" .. id .. " as an argument", observe(was), at(seen.states[id], 0)) end
+  end
+  if program.seed % 5 == 0 then
+    local w2 <close> = setmetatable(world(program, given), {__close = close})
+    ml.random.seed(program.seed)
+    local seen2 = op_by_op(w2)
+    start(w)
+    check_call(mode .. ", other values", w, seen2, function() return f(nil, w2.handles) end)
   end
   start(w)
   check_call(mode .. ", replayed", w, seen, f)
