@@ -233,21 +233,20 @@ function happen.deadline(w, seen, r, list, i, event)
   check_struck("deadline", w, seen, r, i)
 end
 
--- Something of a trace that is over, which nothing can evaluate.
-local leaked
-local function doomed()
-  if not leaked then
-    ml.compile(function(x)
-      leaked = ml.keep(x + 1)
-      return x * 1
-    end)(ml.zeros {1})
-  end
-  return leaked
+-- What is left of a trace that is over, which nothing can evaluate: a result, and what a state was to hold.
+local leaked = {}
+do
+  local s = ml.state(ml.zeros {1})
+  ml.compile(function(x)
+    ml.assign(s, s + 1)
+    leaked[1], leaked[2] = ml.keep(x + 1), ml.keep(s:reshape {1})
+    return x * 1
+  end)(ml.zeros {1})
 end
 
 -- Whatever else was asked for may come later.
 function happen.doomed(w, seen, _, list, i, event)
-  local ok, err = pcall(ml.eval, doomed(), table.unpack(list))
+  local ok, err = pcall(ml.eval, leaked[w.program.seed % 2 + 1], table.unpack(list))
   if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
   M.struck.doomed = M.struck.doomed + 1
   if event.check then check_states("doomed", w, seen, i) end
@@ -297,8 +296,17 @@ end
 
 -- ---- compiled ----
 
+-- What is refused while a plan is recorded: values that are none, numbers of the host for a state.
+local function check_refusals()
+  for _, x in ipairs(leaked) do
+    if pcall(ml.eval, ml.ones {2} + 1, x) then fail("compiled", "what nothing can evaluate", "has a value") end
+  end
+  local s <close> = ml.state(ml.zeros {2})
+  if pcall(core.state_write, s, {0, 0}) then fail("compiled", "a state", "is written past the recording") end
+end
+
 local function compiled(w, given)
-  local program, never = w.program, w.program.seed % 7 == 0 and doomed()
+  local program = w.program
   local ids = {}
   for _, instr in ipairs(program.code) do
     if program.fates[instr.id] == "output" then ids[#ids + 1] = instr.id end
@@ -307,9 +315,7 @@ local function compiled(w, given)
     local r = registers_of(w)
     for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
     r[0] = nil
-    if never and pcall(ml.eval, ml.ones {2} + 1, never) then
-      fail("compiled", "what nothing can evaluate", "has a value")
-    end
+    if program.seed % 7 == 0 then check_refusals() end
     interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end

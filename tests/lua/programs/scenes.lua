@@ -114,6 +114,13 @@ end
 function M.shift(g)
   local random = g.random
   local s = g:find_state(function(s) return s.ndim > 0 and s.dims[1] > 1 end) or g:new_state({4, g.width}, "float32")
+  if random:chance(0.15) then -- all of it, turned
+    local square = g:find_state(function(x) return x.ndim == 2 and x.dims[1] == x.dims[2] and x.dims[1] > 1 end)
+      or g:new_state({3, 3}, random:pick {"float32", "int32"})
+    local turned = g:call("transpose", {square})
+    if turned then g:call("assign", random:chance(0.5) and {turned, square} or {square, turned}) end
+    return
+  end
   local n, by = s.dims[1], random:int(1, 2)
   if n <= by then return end
   if random:chance(0.2) then -- one row over all, which it is itself among
