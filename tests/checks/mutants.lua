@@ -72,6 +72,7 @@ local function try(program, seconds, rest, isa)
   local status, text = execute(command:format(environment, seconds, build.quote(program), rest))
   if status == 0 then return nil end
   if status == 124 or status == 137 then return "no end" end
+  if status == 130 or status == 143 then os.exit(255) end -- somebody ends all this: it has found nothing
   if status > 128 then return "signal " .. status - 128 end
   return text:match "program[^\n]*" or text:match "not ok[^\n]*" or "status " .. status
 end
@@ -155,11 +156,12 @@ end
 
 local function causes() return ONLY == "" and require "tests.checks.mutants.causes" or {} end
 
-local function title(m)
-  if m.edits then return m.name end
-  local change = ("`%s` to `%s`"):format(m.old, m.new)
-  return ("%s:%d: %s%s"):format(m.path, m.line, change, m.nth > 1 and (" (%d)"):format(m.nth) or "")
+local function change_text(m)
+  local new = m.new == "" and "nothing" or ("`%s`"):format(m.new)
+  return ("`%s` to %s%s"):format(m.old, new, m.nth > 1 and (" (%d)"):format(m.nth) or "")
 end
+
+local function title(m) return m.edits and m.name or ("%s:%d: %s"):format(m.path, m.line, change_text(m)) end
 
 -- ---- a job: mutants.lua one KIND NUMBER ----
 
@@ -228,24 +230,21 @@ local function run(kind, list, numbers)
   pipe:close()
 end
 
--- The table of survivors of docs/testing.md: rows `file` | `code` | `old` to `new` | value: reason |.
+-- Rows of the table of survivors of docs/testing.md, `file` | `` line `` | `old` to `new` | kind | reason: kinds by
+-- what stands before them.
 local function explained()
   local list = {}
   for line in io.lines(DOCS) do
-    local path, code, change, kind, why = line:match "^| `([%w_.]+)` | `` (.-) `` | (`.-) | (%w+) | (.-) |$"
-    if path then list[("%s|%s|%s"):format(path, code:gsub("\\|", "|"), change:gsub("\\|", "|"))] = {kind, why} end
+    local mutant, kind = line:match "^(| `[%w_.]+`.*|) (%l+) | [^|]+ |$"
+    if mutant then list[mutant] = kind end
   end
   return list
 end
 
-local function row_key(m)
-  local nth = m.nth > 1 and (" (%d)"):format(m.nth) or ""
-  return ("%s|%s|`%s` to `%s`%s"):format(m.path:match "[^/]+$", m.code, m.old, m.new, nth)
-end
-
 local function row_text(m)
-  local path, code, change = row_key(m):match "^(.-)|(.*)|(`.-)$"
-  return ("| `%s` | `` %s `` | %s |"):format(path, code:gsub("|", "\\|"), change:gsub("|", "\\|"))
+  local text = ("| `%s` | `` %s `` | %s |"):format(m.path:match "[^/]+$", m.code:gsub("|", "\\|"),
+    change_text(m):gsub("|", "\\|"))
+  return text
 end
 
 local function check_causes()
@@ -281,13 +280,13 @@ end
 local function check_mechanical()
   local list = mechanical()
   local counting, skipped = those_that_count(list)
-  local reasons, passed = explained(), true
+  local kinds, passed = explained(), true
   local count = {values = 0, numbers = 0, texts = 0, cost = 0, none = 0, missed = 0}
   for _, m in ipairs(counting) do
     local verdict = known("mutant", m)
-    local reason = reasons[row_key(m)]
+    local kind = kinds[row_text(m)]
     if verdict ~= "survived" then count[verdict] = count[verdict] + 1
-    elseif reason then count[reason[1]] = (count[reason[1]] or 0) + 1
+    elseif kind then count[kind] = count[kind] + 1
     else
       passed = false
       print(("not ok - a survivor that %s does not explain: %s\n  %s"):format(DOCS, title(m), row_text(m)))

@@ -1,5 +1,6 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
-local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift"}}
+local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift",
+  "lives"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -165,6 +166,24 @@ function M.heads(g)
   y = y and g:call("transpose", {y, {1, 3, 2, 4}})
   y = y and g:call("reshape", {y, {1, t, 2 * d}})
   if y then g:call("linear", {y, packed(g, g.width, 2 * d)}) end
+end
+
+---Many values of several sizes that no program is made of, whose lives end in any order.
+function M.lives(g)
+  local random = g.random
+  local x = g:axes(2, function(x) return x.ndim == 2 and x.dims[1] > 2 end)
+  if x.ndim ~= 2 then return end
+  local held = {x}
+  for _ = 1, random:int(4, 16) do
+    local y = random:pick(held)
+    local z
+    if random:chance(0.6) then z = g:call("slice", {y, {{1, random:int(1, y.dims[1])}, {}}})
+    else z = g:call("concat", {{y, random:pick(held)}, 1}) end
+    z = z and g:call(random:pick {"cumsum", "cummax", "sort"}, {z, 1})
+    if z and z.dtype == x.dtype then held[#held + 1] = z end
+    if #held > 5 then table.remove(held, random:int(1, #held)) end
+  end
+  g:call("concat", {held, 1})
 end
 
 ---Parts of several shapes in one expression.
