@@ -1,6 +1,8 @@
 -- Programs made at random mean the same however they are run: tests/lua/programs/ says how.
 local ml = require "moonlet"
+local across = require "tests.lua.programs.across"
 local fuzz = require "tests.lua.programs.fuzz"
+local generate = require "tests.lua.programs.generate"
 local t = require "tests.lua.harness"
 
 t.leak_check = function() return ml.memory.active() end
@@ -23,5 +25,14 @@ for first = SEED, SEED + PROGRAMS - 1, GROUP do
   end)
 end
 ml.threads(threads)
+
+t.test("each operation is within its bounds of the reference kernels", function()
+  local last = SEED + PROGRAMS // 2 - 1
+  local pipe <close> = across.reference(os.getenv "BUILD" or "build", SEED, last)
+  for seed = SEED, last do
+    local wrong = across.compare(generate.generate(seed), pipe, {})
+    if wrong then error(("program %d: %s"):format(seed, wrong), 0) end
+  end
+end)
 
 t.done()

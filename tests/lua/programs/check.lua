@@ -66,11 +66,12 @@ end
 
 -- ---- what a program uses ----
 
-local function world(program, variant)
-  local w = {program = program, handles = {}, first = {}, states = {}}
+-- `given`: leaves that have other values, states aside.
+local function world(program, given)
+  local w = {program = program, handles = {}, first = {}, states = {}, variants = {}}
   for _, leaf in ipairs(program.leaves) do
-    local v = leaf.wrap == nil and program.arguments[leaf.id] and variant or 0
-    w.handles[leaf.id] = leaves.make(leaf, v)
+    w.variants[leaf.id] = given and given[leaf.id] and leaf.wrap ~= "state" and 1 or 0
+    w.handles[leaf.id] = leaves.make(leaf, w.variants[leaf.id])
     if leaf.wrap == "state" then
       w.first[leaf.id] = leaves.values(leaf)
       w.states[#w.states + 1] = leaf.id
@@ -108,8 +109,19 @@ local function at(history, i)
   return value
 end
 
+-- What is packed reads as what it was made of.
+local function check_packed(w)
+  for _, leaf in ipairs(w.program.leaves) do
+    if leaf.wrap == "pack" then
+      local plain <close> = leaves.values(leaf, w.variants[leaf.id])
+      expect("packed", "x" .. leaf.id, observe(w.handles[leaf.id]), observe(plain))
+    end
+  end
+end
+
 -- Evaluates after each call. Returns what each result and state was when.
 local function op_by_op(w)
+  check_packed(w)
   local program, seen = w.program, {results = {}, states = {}}
   local r = registers_of(w)
   local function note(to, id, i, x)
@@ -148,12 +160,16 @@ end
 -- After an evaluation that was struck on the way, at instruction i: what has a value has the right one; states that
 -- have none raise until they are assigned.
 local function check_struck(mode, w, seen, r, i)
-  local lost = w.appended
+  local lost, views = w.appended, {}
   for _, id in ipairs(w.states) do
     local ok, got = pcall(observe, w.handles[id])
     if not ok and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
     if ok and not w.appended then expect(mode, "state x" .. id .. ", struck", got, at(seen.states[id], i)) end
-    lost = lost or not ok
+    if not ok then
+      if pcall(ml.eval, w.handles[id]:copy()) then fail(mode, "state x" .. id, "is read without values") end
+      views[id] = w.handles[id]:transpose()
+      lost = true
+    end
   end
   if not lost then return end
   for _, instr in ipairs(w.program.code) do
@@ -162,7 +178,11 @@ local function check_struck(mode, w, seen, r, i)
     if ok then expect(mode, "x" .. instr.id .. ", struck", got, at(seen.results[instr.id], i)) end
   end
   reset(w)
+  for _, id in ipairs(w.states) do ml.assign(w.handles[id]:transpose(), w.first[id]:transpose()) end -- a part again
   check_states(mode .. ", assigned anew", w, seen, 0)
+  for id, view in pairs(views) do
+    if pcall(ml.eval, view) then fail(mode, "state x" .. id, "has values from before it was assigned anew") end
+  end
   error(Abandoned, 0)
 end
 
@@ -213,7 +233,36 @@ function happen.deadline(w, seen, r, list, i, event)
   check_struck("deadline", w, seen, r, i)
 end
 
-M.struck = {limit = 0, cancel = 0, deadline = 0}
+-- What is left of a trace that is over, which nothing can evaluate: a result, and what a state was to hold.
+local leaked = {}
+do
+  local s = ml.state(ml.zeros {1})
+  ml.compile(function(x)
+    ml.assign(s, s + 1)
+    leaked[1], leaked[2] = ml.keep(x + 1), ml.keep(s:reshape {1})
+    return x * 1
+  end)(ml.zeros {1})
+end
+
+-- Whatever else was asked for may come later.
+function happen.doomed(w, seen, _, list, i, event)
+  local ok, err = pcall(ml.eval, leaked[w.program.seed % 2 + 1], table.unpack(list))
+  if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
+  M.struck.doomed = M.struck.doomed + 1
+  if event.check then check_states("doomed", w, seen, i) end
+end
+
+-- What fails when it is run, behind all that is pending.
+function happen.broken(w, seen, r, list, i)
+  local x <close> = ml.zeros {2}
+  local index <close> = ml.tensor({7}, {dtype = "int32"})
+  local ok = pcall(ml.eval, x:take(index, 1), table.unpack(list))
+  if ok then fail("broken", "after instruction " .. i, "an index out of range is none") end
+  M.struck.broken = M.struck.broken + 1
+  check_struck("broken", w, seen, r, i)
+end
+
+M.struck = {limit = 0, cancel = 0, deadline = 0, doomed = 0, broken = 0}
 
 local function lazily(w, seen, mode, with_events)
   local program = w.program
@@ -247,6 +296,15 @@ end
 
 -- ---- compiled ----
 
+-- What is refused while a plan is recorded: values that are none, numbers of the host for a state.
+local function check_refusals()
+  for _, x in ipairs(leaked) do
+    if pcall(ml.eval, ml.ones {2} + 1, x) then fail("compiled", "what nothing can evaluate", "has a value") end
+  end
+  local s <close> = ml.state(ml.zeros {2})
+  if pcall(core.state_write, s, {0, 0}) then fail("compiled", "a state", "is written past the recording") end
+end
+
 local function compiled(w, given)
   local program = w.program
   local ids = {}
@@ -257,16 +315,17 @@ local function compiled(w, given)
     local r = registers_of(w)
     for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
     r[0] = nil
-    interpret.run(program, r, w.ends, {})
+    if program.seed % 7 == 0 then check_refusals() end
+    interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
     return outputs
   end)
-  return function(other)
+  return function(other, handles)
     local arguments = {}
     for id, t in pairs(w.handles) do
-      if given[id] then arguments["x" .. id] = t end
+      if given[id] then arguments["x" .. id] = handles and not w.first[id] and handles[id] or t end
     end
     arguments.x0 = other
     return f(arguments), ids
@@ -297,9 +356,14 @@ end
 local function struck_call(mode, w, seen, f, begin, stop, code)
   start(w)
   ml.eval()
+  local views = {} -- of what states held, to be read afterwards
+  for k, id in ipairs(w.states) do views[k] = w.handles[id]:transpose() end
   begin()
   local ok, err = pcall(f)
   stop()
+  for k, id in ipairs(w.states) do
+    expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
+  end
   if ok then return end
   if err.code ~= code then fail(mode, "the call", "raised %s", tostring(err)) end
   M.struck[code] = M.struck[code] + 1
@@ -331,6 +395,13 @@ local function check_compiled(mode, w, seen, again, given)
     local outputs = check_call(mode .. ", another key", w, seen, f, other)
     local was = outputs.other:transpose()
     if id then expect(mode, "a view of state x" .. id .. " as an argument", observe(was), at(seen.states[id], 0)) end
+  end
+  if program.seed % 5 == 0 then
+    local w2 <close> = setmetatable(world(program, given), {__close = close})
+    ml.random.seed(program.seed)
+    local seen2 = op_by_op(w2)
+    start(w)
+    check_call(mode .. ", other values", w, seen2, function() return f(nil, w2.handles) end)
   end
   start(w)
   check_call(mode .. ", replayed", w, seen, f)

@@ -24,12 +24,58 @@ function M.explain(program, failure)
   return shrink.text(small, check.check(small) or last)
 end
 
+-- What is in programs beside operations.
+local happenings = {"views", "wild values", "packed captured", "packed as arguments", "states captured",
+  "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
+  "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit", "cancel", "deadline",
+  "doomed", "broken"}
+
+local function note_happenings(program, counts)
+  local function note(name, yes)
+    if yes then counts[name] = counts[name] + 1 end
+  end
+  for _, leaf in ipairs(program.leaves) do
+    local given = program.arguments[leaf.id] or program.seed % 2 == 0 and leaf.wrap ~= "state"
+    note("views", leaf.views)
+    note("wild values", leaf.style == "wild")
+    note(given and "packed as arguments" or "packed captured", leaf.wrap == "pack")
+    note(given and "states as arguments" or "states captured", leaf.wrap == "state")
+  end
+  for _, instr in ipairs(program.code) do
+    note("states written", instr.effect and instr.whole)
+    note("windows written", instr.effect and not instr.whole)
+    note("written in place", instr.changes)
+    note("refused", instr.refused)
+    note("draws", instr.name:find "^random_" and instr.name ~= "random_bits")
+    note(instr.event and instr.event.kind, instr.event)
+  end
+  for _, fate in pairs(program.fates) do
+    note("held", fate == "hold")
+    note("closed", fate == "close")
+  end
+  note("scopes", program.scope)
+  note("another key between", program.seed % 4 == 0)
+end
+
+local function difference(now, before)
+  local list = {}
+  for name, n in pairs(now) do list[name] = n - before[name] end
+  return list
+end
+
+local function copy(list)
+  local out = {}
+  for k, v in pairs(list) do out[k] = v end
+  return out
+end
+
 ---Runs the programs of seeds first to last. Calls failed(seed, text) for those that fail, and after each tick(seed).
----@return table report  {programs, instructions, rows = {[name] = times}, rewrites = {[name] = times}}
+---@return table report  {programs, instructions, and by name how often: rows, rewrites, happenings, struck}
 function M.run(first, last, failed, tick)
-  local report = {programs = 0, instructions = 0, rows = {}, rewrites = {}}
+  local report = {programs = 0, instructions = 0, rows = {}, happenings = {}}
   for _, op in ipairs(core.op_list()) do report.rows[op.name] = 0 end
-  local before = core.rewrites()
+  for _, name in ipairs(happenings) do report.happenings[name] = 0 end
+  local rewrites, struck = core.rewrites(), copy(check.struck)
   for seed = first, last do
     local program = generate.generate(seed)
     local failure = check.check(program)
@@ -39,10 +85,11 @@ function M.run(first, last, failed, tick)
       local name = instr.name:gsub("_$", "")
       if not instr.refused then report.rows[name] = (report.rows[name] or 0) + 1 end
     end
+    note_happenings(program, report.happenings)
     if failure then failed(seed, M.explain(program, failure)) end
     if tick then tick(seed) end
   end
-  for name, n in pairs(core.rewrites()) do report.rewrites[name] = n - before[name] end
+  report.rewrites, report.struck = difference(core.rewrites(), rewrites), difference(check.struck, struck)
   return report
 end
 

@@ -368,16 +368,20 @@ local function decide_fates(g)
   end
 end
 
+local event_names = {"eval", "read", "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken"}
+local event_weights = {eval = 5, read = 3, collect = 0.5, clear = 0.3, limit = 1.5, cancel = 0.6, deadline = 0.25,
+  doomed = 0.5, broken = 0.3}
+
 local function decide_events(g)
   local p, random = g.program, g.random
   local ids = {}
   for _, instr in ipairs(p.code) do
     if g.registers[instr.id] then ids[#ids + 1] = instr.id end
     if #ids > 0 and random:chance(0.25) then
-      local event = {kind = random:weighted({"eval", "read", "collect", "clear", "limit", "cancel", "deadline"},
-        {eval = 5, read = 3, collect = 0.5, clear = 0.3, limit = 1.5, cancel = 0.6, deadline = 0.25})}
+      local event = {kind = random:weighted(event_names, event_weights)}
       event.ids = {ids[math.max(1, #ids - random:int(0, 4))], random:chance(0.3) and random:pick(ids) or nil}
       if event.kind == "limit" then event.bytes = random:pick {0, 64, 256, 1024, 4096, 16384} end
+      if event.kind == "doomed" then event.check = random:chance(0.3) end
       if event.kind == "deadline" then event.seconds = random:int(1, 60) * 1e-6 end
       instr.event = event
     end
@@ -400,7 +404,9 @@ function M.generate(seed)
   local wide = {1, 2, 3, 4, 5, 8, 8, 16, 16, 17, 24, 32, 33}
   local g = setmetatable({random = random, values = {}, registers = {}, made = {}, last = 0,
     program = {seed = seed, leaves = {}, code = {}},
-    rows = random:pick {1, 2, 3, 4, 5, 7, 8}, width = random:pick(wide), wild = random:chance(0.2) and 0.3 or 0}, G)
+    rows = random:pick {1, 2, 3, 4, 5, 7, 8}, width = random:pick(wide), large = random:chance(0.03),
+    wild = random:chance(0.2) and 0.3 or 0}, G)
+  if g.large then g.rows, g.width = 60, 33 end -- so that arenas are
   g.sizes = {g.width, random:pick(wide), random:pick(wide)}
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
   local next_key = compile.next_key

@@ -11,11 +11,12 @@ local function resolve(x, registers)
   return out
 end
 
----The result of an instruction.
-function M.call(instr, registers)
+---The result of an instruction. A state that it writes is looked up in `targets`, where there are some.
+function M.call(instr, registers, targets)
   local args = instr.args
   local given = {}
   for i = 1, #args do given[i] = resolve(args[i], registers) end
+  if targets and instr.whole and instr.effect then given[1] = targets[args[1].ref] end
   local name = instr.name
   local drawn = name:match "^random_(.*)"
   local fn = drawn and drawn ~= "bits" and ml.random[drawn] or name:find "_$" and given[1][name] or ml[name]
@@ -64,7 +65,7 @@ local function finish(program, i, registers, ends)
 end
 
 ---Runs all instructions over `registers`, which hold the leaves. `hooks.before(i)` and `hooks.after(i, result)` are
----called around each. `ends` is what last_uses gave.
+---called around each; `hooks.targets` are registers too, of states that are written. `ends` is what last_uses gave.
 function M.run(program, registers, ends, hooks)
   local code, scope = program.code, program.scope
   local from, to
@@ -78,7 +79,7 @@ function M.run(program, registers, ends, hooks)
   local function one(i)
     local instr = code[i]
     if hooks.before then hooks.before(i) end
-    local result = M.call(instr, registers)
+    local result = M.call(instr, registers, hooks.targets)
     if not instr.changes and not instr.whole then registers[instr.id] = result end
     if hooks.after then hooks.after(i, result) end
     finish(program, i, registers, ends)

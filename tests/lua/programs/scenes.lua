@@ -1,5 +1,6 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
-local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift"}}
+local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift",
+  "lives"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -74,9 +75,10 @@ function M.chain(g)
   local random = g.random
   local x = g:any()
   for _ = 1, random:int(2, 8) do
-    local kind = random:int(1, 5)
+    local kind = random:int(1, 6)
     local y
     if kind == 1 then y = g:call(random:pick {"neg", "abs", "square", "tanh", "sigmoid", "copy"}, {x})
+    elseif kind == 6 then y = g:call("where", {g:call("gt", {x, random:int(0, 3)}) or x, x, random:int(0, 3)})
     elseif kind == 2 then y = g:call(random:pick {"add", "mul", "sub", "maximum"}, {x, random:int(0, 3)})
     elseif kind == 3 then y = g:call(random:pick {"add", "mul", "minimum"}, {x, g:broadcastable(x)})
     elseif kind == 4 then y = g:call("astype", {x, random:pick {"float32", "float16", "bfloat16", "int32"}})
@@ -113,8 +115,21 @@ end
 function M.shift(g)
   local random = g.random
   local s = g:find_state(function(s) return s.ndim > 0 and s.dims[1] > 1 end) or g:new_state({4, g.width}, "float32")
+  if random:chance(0.15) then -- all of it, turned
+    local square = g:find_state(function(x) return x.ndim == 2 and x.dims[1] == x.dims[2] and x.dims[1] > 1 end)
+      or g:new_state({3, 3}, random:pick {"float32", "int32"})
+    local turned = g:call("transpose", {square})
+    if turned then g:call("assign", random:chance(0.5) and {turned, square} or {square, turned}) end
+    return
+  end
   local n, by = s.dims[1], random:int(1, 2)
   if n <= by then return end
+  if random:chance(0.2) then -- one row over all, which it is itself among
+    local row = g:call("slice", {s, {{by, by}}})
+    local sum = row and g:call(random:pick {"add", "maximum"}, {row, g:like(s)})
+    if sum then g:call("assign", {s, sum.dtype == s.dtype and sum or g:call("astype", {sum, s.dtype})}) end
+    return
+  end
   local low, high = g:call("slice", {s, {{1, n - by}}}), g:call("slice", {s, {{by + 1, n}}})
   if not low or not high then return end
   if random:chance(0.3) then high = g:call("add", {high, 1}) or high end
@@ -151,6 +166,24 @@ function M.heads(g)
   y = y and g:call("transpose", {y, {1, 3, 2, 4}})
   y = y and g:call("reshape", {y, {1, t, 2 * d}})
   if y then g:call("linear", {y, packed(g, g.width, 2 * d)}) end
+end
+
+---Many values of several sizes that no program is made of, whose lives end in any order.
+function M.lives(g)
+  local random = g.random
+  local x = g:axes(2, function(x) return x.ndim == 2 and x.dims[1] > 2 end)
+  if x.ndim ~= 2 then return end
+  local held = {x}
+  for _ = 1, random:int(4, 16) do
+    local y = random:pick(held)
+    local z
+    if random:chance(0.6) then z = g:call("slice", {y, {{1, random:int(1, y.dims[1])}, {}}})
+    else z = g:call("concat", {{y, random:pick(held)}, 1}) end
+    z = z and g:call(random:pick {"cumsum", "cummax", "sort"}, {z, 1})
+    if z and z.dtype == x.dtype then held[#held + 1] = z end
+    if #held > 5 then table.remove(held, random:int(1, #held)) end
+  end
+  g:call("concat", {held, 1})
 end
 
 ---Parts of several shapes in one expression.

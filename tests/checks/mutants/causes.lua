@@ -1,0 +1,78 @@
+-- causes.lua: what once gave wrong values in silence, put back, and kernels that are wrong on one instruction set.
+--
+-- A cause is {name, edits, by, isa}: each edit replaces a text of a file, which must be there once (white space counts
+-- as one blank), so that a cause whose code has moved says so. `by` is the test that finds it, where the programs of
+-- tests/lua/programs/ do not: they are too small for depth, and compare values, which repeated work leaves as they are.
+-- With `isa` the file is compiled for that instruction set, and results are compared with the reference kernels'.
+return {
+  {name = "packed weights read as rows by any operation", edits = {
+    {"src/tensor/graph.c", "if (type != 'W') return ml_fail", "if (type == 'X') return ml_fail"},
+  }},
+  {name = "a packed weight in a place for rows: its layout is in no key and no check", edits = {
+    {"lua/compile.lua", [[if value.layout ~= "strided" or core.is_state(value) then]], "if core.is_state(value) then"},
+    {"src/tensor/plan/plan.c", "t->dtype == want->dtype && t->layout == want->layout &&", "t->dtype == want->dtype &&"},
+  }},
+  {name = "what a pass makes takes along what belongs to the node that it is like", edits = {
+    {"src/tensor/plan/select.c", "n.tensor = NULL;", ""},
+    {"src/tensor/plan/select.c", "n.keep = false;", ""},
+  }},
+  {name = "rows are selected of what has one for all", edits = {
+    {"src/tensor/plan/select.c", "? rows_of(&g->nodes[n->inputs[k]]) != 1 : k == 0", "? true : k == 0"},
+  }},
+  {name = "a selection moves past an effect, and reads what it wrote", edits = {
+    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until)", ""},
+    {"src/tensor/plan/emit.c", "if (user < 0 || g->nodes[g->nodes[user].group].value < 0) return true;",
+      "if (user < 0) return true;"},
+  }},
+  {name = "a selection moves past an effect, for which it costs a copy", by = "tests/lua/test_plan_texts.lua", edits = {
+    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until)", ""},
+  }},
+  {name = "readers in a plan see what is written later", edits = {
+    {"src/tensor/plan/emit.c", "ML_TRY(save_readers(m, version, turn, buffer));", ""},
+  }},
+  {name = "readers after an evaluation see what it wrote", edits = {
+    {"src/tensor/plan/collect.c", "if (!stays[i] || n->writer < 0) continue;", "continue;"},
+  }},
+  {name = "readers see what a compiled function writes afterwards", edits = {
+    {"src/tensor/plan/plan.c", "if (p->cells[i].written) ML_TRY(ml_cell_detach(p->cells[i].cell));", ""},
+  }},
+  {name = "what a state holds is a constant of a plan", edits = {
+    {"src/tensor/plan/fold.c", "return n->version < 0;", "return true;"},
+    {"src/tensor/plan/evaluate.c", "e->recording && r.n_outputs", "false"},
+  }},
+  {name = "effects are forgotten where memory runs out", edits = {
+    {"src/tensor/plan/evaluate.c",
+      "if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status))))", "if (!effects)"},
+    {"src/tensor/plan/evaluate.c", "else lose_effects(e);", "else ml_effects_drop(e, 0);"},
+  }},
+  {name = "a state that is an argument is read where it is written", edits = {
+    {"lua/compile.lua", [[if value.layout ~= "strided" or core.is_state(value) then]],
+      [[if value.layout ~= "strided" then]]},
+    {"src/tensor/plan/plan.c", "&& !writes_over(p, t)", ""},
+  }},
+  {name = "what a compiled function is given is a constant of its plan", edits = {
+    {"lua/compile.lua", "traced[i] = build[i](inputs)", "traced[i] = build[i](tensors)"},
+  }},
+  {name = "depth costs stack", by = "tests/lua/test_plans.lua", edits = {
+    {"src/tensor/plan/collect.c", "s->stack[s->depth++] = t;", ""},
+    {"src/tensor/plan/collect.c", "s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};",
+      [[s->list[s->count++] = (item){t->node ? t->node->serial : 0, t};
+        volatile char frame[512];
+        for (int k = 0; t->node && k < t->node->n_inputs; k++) ML_TRY(push(s, t->node->inputs[k]));
+        frame[0] = 0;]]},
+  }},
+  {name = "a compiled function draws the same numbers in every replay", edits = {
+    {"lua/compile.lua", "tensors[#tensors + 1] = M.advance(entry.draws)",
+      "entry.first = entry.first or M.keep(M.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
+  }},
+  {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
+    {"src/tensor/plan/collect.c", "n->keep = t->references > known[i] &&", "n->keep = false &&"},
+  }},
+  {name = "a norm leaves an element out", isa = "avx512", edits = {
+    {"src/tensor/cpu/isa/norm.c", "for (; i < n; i++) total += x[i] * x[i];",
+      "for (i++; i < n; i++) total += x[i] * x[i];"},
+  }},
+  {name = "exponentials are off by 0.00001 of their size", isa = "avx2", edits = {
+    {"src/tensor/cpu/isa/norm.c", "o[i] = fast_exp(x[i] - max);", "o[i] = fast_exp(x[i] - max) * 1.00001f;"},
+  }},
+}
