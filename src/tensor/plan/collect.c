@@ -236,8 +236,9 @@ static ml_status find_results(ml_vgraph *g) {
       n->results = ml_bump_alloc(&g->memory, ML_MAX_RESULTS, sizeof *n->results);
       if (!n->results) return ML_MEMORY;
       for (int k = 0; k < ML_MAX_RESULTS; k++) n->results[k] = -1;
-    } else if (n->op == ML_OP_result && g->nodes[n->inputs[0]].results && (n->group >= 0 || n->keep)) {
-      g->nodes[n->inputs[0]].results[n->attrs->result.index] = (int)i;
+    } else if (n->op == ML_OP_result && g->nodes[n->inputs[0]].results) {
+      int *result = &g->nodes[n->inputs[0]].results[n->attrs->result.index];
+      if (n->group >= 0 || (n->keep && *result < 0)) *result = (int)i;
     }
   }
   return ML_OK;

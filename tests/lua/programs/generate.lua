@@ -224,10 +224,11 @@ end
 local effects = {assign = true, cache_append = true, ring_push = true}
 
 ---Adds an instruction; the value of its result (of an effect on a whole state: the state), or nil where it is refused.
-function G:call(name, args)
+---`result`: which one, of an operation that has several.
+function G:call(name, args, result)
   if #self.program.code >= self.most or #self.values > 200 then return nil end
   local target = args[1]
-  local instr = {id = self.last + 1, name = name, args = plain(args)}
+  local instr = {id = self.last + 1, name = name, args = plain(args), result = result}
   local on_state = getmetatable(target) == Value and target.kind == "state"
   instr.effect = effects[name] or name:find "_$" and on_state or nil
   instr.changes = name:find "_$" and not on_state and target.id or nil
@@ -272,7 +273,7 @@ end
 function G:row(name, kind)
   local build = rows[name]
   local args = build and build(self) or not build and rows.elementwise(self, kind)
-  return args and self:call(name, args)
+  return args and self:call(name, args, args.result)
 end
 
 -- Whose indices are in range for one axis alone.
@@ -296,7 +297,7 @@ local function again(g)
       end
     end
   end
-  return g:call(instr.name, args)
+  return g:call(instr.name, args, instr.result and g.random:int(1, 2))
 end
 
 function G:value(id)
@@ -407,6 +408,7 @@ function M.generate(seed)
     rows = random:pick {1, 2, 3, 4, 5, 7, 8}, width = random:pick(wide), large = random:chance(0.03),
     wild = random:chance(0.2) and 0.3 or 0}, G)
   if g.large then g.rows, g.width = 60, 33 end -- so that arenas are
+  if not g.large and random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5}, random:int(64, 150) end
   g.sizes = {g.width, random:pick(wide), random:pick(wide)}
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
   local next_key = compile.next_key

@@ -20,7 +20,8 @@ function M.call(instr, registers, targets)
   local name = instr.name
   local drawn = name:match "^random_(.*)"
   local fn = drawn and drawn ~= "bits" and ml.random[drawn] or name:find "_$" and given[1][name] or ml[name]
-  if not instr.refused then return fn(table.unpack(given, 1, #args)) end
+  if instr.result then return (select(instr.result, fn(table.unpack(given, 1, #args)))) end
+  if not instr.refused then return (fn(table.unpack(given, 1, #args))) end
   local ok, err = pcall(fn, table.unpack(given, 1, #args))
   if ok or err.code ~= "usage" then
     error(("%s of a packed weight is not refused: %s"):format(name, tostring(err)), 0)

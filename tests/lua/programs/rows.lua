@@ -105,6 +105,12 @@ function rows.slice(g)
   return {x, ranges}
 end
 
+function rows.topk(g)
+  local x = g:axes(1)
+  local axis = g.random:int(1, x.ndim)
+  return {x, g.random:int(0, math.min(5, x.dims[axis])), axis, result = g.random:int(1, 2)}
+end
+
 -- ---- reductions ----
 
 local function axis_of(g, x, one)

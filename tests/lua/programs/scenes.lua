@@ -1,6 +1,6 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
 local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift",
-  "lives"}}
+  "lives", "along", "parts"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -85,6 +85,60 @@ function M.chain(g)
     else y = g:call(random:pick {"add", "sub", "mul"}, {g:like(x), x}) end
     x = y or x
   end
+end
+
+---Rows with what is known of each, norms of them, and what is done about both.
+function M.along(g)
+  local random = g.random
+  local x = g:axes(2, function(x) return x.dims[x.ndim] >= 64 end)
+  if x.dims[x.ndim] < 64 then
+    local dtype = random:pick {"float32", "float32", "bfloat16", "float16", "int32"}
+    x = g:leaf({random:int(1, 5), random:int(64, 150)}, dtype)
+  end
+  local wide, stat = x, nil
+  for _ = 1, random:int(3, 9) do
+    local kind, y = random:int(1, 9), nil
+    local rank, length = x.ndim, x.dims[x.ndim]
+    if kind <= 2 then
+      local name = random:pick {"sum", "mean", "max", "min", "var", "norm", "logsumexp"}
+      stat = g:call(name, {x, {axis = -1, keepdims = true}}) or stat
+    elseif kind == 3 and stat then
+      stat = g:call(random:pick {"square", "abs", "sigmoid", "neg"}, {stat}) or stat
+    elseif kind == 4 and stat then
+      y = g:call(random:pick {"sub", "mul", "add"}, random:chance(0.5) and {x, stat} or {stat, x})
+    elseif kind == 5 then
+      local name = random:pick {"rms_norm", "layer_norm", "softmax", "log_softmax"}
+      local weight = name:find "norm" and random:chance(0.7) and g:leaf({length}, random:pick {"float32", "bfloat16"})
+      y = g:call(name, {x, weight and {weight = weight} or nil})
+    elseif kind == 6 then g:call(random:pick {"sum", "argmax", "any", "mean"}, {x, {axis = random:pick {-1, rank}}})
+    elseif kind == 7 then y = g:call("add", {x, random:chance(0.5) and wide or g:like(x)})
+    elseif kind == 8 and random:chance(0.5) then
+      local s = g:find_state(function(s) return g.same(s.dims, x.dims) end) or g:new_state(x.shape, x.dtype)
+      if s.dtype == x.dtype then g:call("assign", {s, x}) end
+      if random:chance(0.5) then y = g:call("add", {s, x}) end
+    else y = g:call(random:pick(activations), {x}) end
+    if y and g.same(y.dims, x.dims) then wide, x = x, y end
+  end
+end
+
+---Parts of one product's outputs, which meet.
+function M.parts(g)
+  local random = g.random
+  local x = rows_of(g)
+  local n, cut = x.dims[x.ndim], random:pick {16, 16, 32, 8, 17}
+  local all = g:call("linear", {x, g:new_weight(2 * cut, n)})
+  if not all then return end
+  local function part(from, to)
+    local ranges = {}
+    for d = 1, all.ndim do ranges[d] = {} end
+    ranges[all.ndim] = {from, to}
+    return g:call("slice", {all, ranges})
+  end
+  local a, b = part(1, cut), part(cut + 1, 2 * cut)
+  a = a and g:call(random:pick(activations), {a})
+  local y = a and b and g:call("mul", {a, b})
+  if y and random:chance(0.2) then g:call("add", {all, 1}) end
+  if y and random:chance(0.5) then g:call("linear", {y, packed(g, n, cut)}) end
 end
 
 ---Reads and writes of one state, in turns.
