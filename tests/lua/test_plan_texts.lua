@@ -136,6 +136,41 @@ case("shared-input", function() -- products that share a step, and those that do
   end, numbers(3, 16), numbers(3, 8))
 end)
 
+case("rows", function() -- what joins norms, softmax and statistics of rows, and what does not
+  local x, y, w, s = numbers(3, 5, 80), numbers(3, 5, 80), numbers(80), ml.state(numbers(3, 5, 80))
+  local short, long = numbers(4, 63), numbers(2, 8193)
+  return explained(function(a, b)
+    local n = ml.rms_norm(a, w) -- after a product, before what is added up
+    local sum = n + b
+    local weights = ml.exp(a - a:max(-1, true))
+    local shares = weights / weights:sum(-1, true)
+    local centred = b - b:mean(-1, true)
+    ml.assign(s, centred * (centred:square():mean(-1, true) + 1e-5):rsqrt())
+    return sum, ml.layer_norm(sum, w, w), shares, (a * b):sum(-1), (a * 2):argmax(-1):reshape {15}, s + 1,
+      (a * b):sum(2), (short * 2):softmax(), (long * 2):sum(-1), ml.rms_norm(a:transpose {2, 1, 3} * 3)
+  end, x, y)
+end)
+
+case("parts", function() -- of one product: those that can be products of their own, and those that cannot
+  local function weight(n) return ml.pack(numbers(n, 16)) end
+  local fused, qkv, odd, read = weight(48), weight(64), weight(48), weight(32)
+  return explained(function(x)
+    local function part(y, from, to) return y:slice {{}, {from, to}} end
+    local a, b, c, d = ml.linear(x, fused), ml.linear(x, qkv), ml.linear(x, odd), ml.linear(x, read)
+    return part(a, 1, 16):silu() * part(a, 17, 32), part(b, 1, 32), part(b, 33, 48) + 1, part(b, 49, 64),
+      part(c, 9, 16), part(d, 1, 16), d:sum(), part(a, 33, 48)
+  end, numbers(3, 16))
+end)
+
+case("several-results", function()
+  return explained(function(x)
+    local values, at = x:topk(3)
+    local other = x:topk(2, 1)
+    local same = x:topk(3)
+    return values * 2, at, other, same, select(2, (x + 1):topk(1))
+  end, numbers(4, 9))
+end)
+
 case("gate-and-up", function()
   local gate, up, down, half = ml.pack(numbers(24, 16)), ml.pack(numbers(24, 16)), ml.pack(numbers(16, 24)),
     ml.pack(numbers(24, 16):astype "bfloat16")

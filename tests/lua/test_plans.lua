@@ -82,6 +82,8 @@ t.test("an operation with several results is computed once, for whichever of the
   ml.assign(s, s * -1) -- which the results that are lazy still do not see
   t.eq({largest:tolist(), place:tolist(), s:tolist()}, {{5}, {1}, {-1, -5, -3}})
   t.eq(ml.tensor({1, 2, 300}, {dtype = "int64"}):topk(3):tolist(), {300, 2, 1})
+  local one, two = x:topk(2), x:topk(2) -- equal ones, of which one is asked for and both are held
+  t.eq({(two + 1):tolist(), one:tolist()}, {{{4, 3}, {10, 8}}, {{3, 2}, {9, 7}}})
 end)
 
 t.test("indices are int64 where int32 does not hold them", function()

@@ -224,11 +224,11 @@ end
 local effects = {assign = true, cache_append = true, ring_push = true}
 
 ---Adds an instruction; the value of its result (of an effect on a whole state: the state), or nil where it is refused.
----`result`: which one, of an operation that has several.
-function G:call(name, args, result)
+---`which`: one of the results of an operation that has several.
+function G:call(name, args, which)
   if #self.program.code >= self.most or #self.values > 200 then return nil end
   local target = args[1]
-  local instr = {id = self.last + 1, name = name, args = plain(args), result = result}
+  local instr = {id = self.last + 1, name = name, args = plain(args), result = which}
   local on_state = getmetatable(target) == Value and target.kind == "state"
   instr.effect = effects[name] or name:find "_$" and on_state or nil
   instr.changes = name:find "_$" and not on_state and target.id or nil
