@@ -3,7 +3,10 @@
  * A sweep over the steps gives each storage, where its life begins, the free block that fits best, and takes the block
  * back where it ends; forwards and backwards in time, of which the smaller arena is kept. Where neither reaches the
  * bytes that live at once, and storages are few enough for a search of all pairs, they are also placed largest first,
- * each at the lowest offset where it meets none that lives at the same time. Saves memory: one address serves many. */
+ * each at the lowest offset where it meets none that lives at the same time. Saves memory: one address serves many.
+ *
+ * Before that, what a step computes element for element takes the place of an input that dies there: the two are one to
+ * the sweeps. Saves memory again, and the writing of lines that are not in the nearest memory yet. */
 #include "tensor/plan/plan.h"
 
 #include <stdlib.h>
@@ -12,7 +15,7 @@
 enum { ALIGN = 64 };
 
 /* Up to so many storages, and where there is something to gain, all pairs are looked at. */
-enum { FEW = 2048, SMALL = 1 << 16 };
+enum { FEW = 2048, SMALL = 1 << 11 };
 
 static void touch(ml_plan *p, int value, int step) {
   if (value < 0) return;
@@ -25,6 +28,71 @@ static void find_lifetimes(ml_plan *p) {
   for (size_t i = 0; i < p->n_steps; i++) {
     for (int k = 0; k < p->steps[i].n_inputs; k++) touch(p, p->steps[i].inputs[k], (int)i);
     for (int k = 0; k < p->steps[i].n_outputs; k++) touch(p, p->steps[i].outputs[k], (int)i);
+  }
+}
+
+/* ---- outputs in the place of inputs ---- */
+
+static bool same_elements(const ml_value *a, const ml_value *b) {
+  bool same = a->layout == ML_LAYOUT_STRIDED && a->offset == 0 && b->offset == 0 && a->ndim == b->ndim &&
+              ml_dtype_infos[a->dtype].bytes == ml_dtype_infos[b->dtype].bytes;
+  for (int d = 0; d < a->ndim && same; d++)
+    same = a->shape[d] == b->shape[d] && (a->shape[d] == 1 || a->strides[d] == b->strides[d]);
+  return same;
+}
+
+/* Whether a step reads input k of output `out`'s shape no further than where it writes next: elementwise programs,
+ * behind products too, and norms and softmax, which have read a row when they write it. */
+static bool reads_in_place(const ml_step *s, int k, int out) {
+  if (s->op == ML_STEP_FUSED) return true;
+  if (s->op == ML_STEP_LINEARS) {
+    const ml_linear_unit *u = &s->linears->units[out];
+    for (int i = 0; i < u->n_extra; i++) {
+      if (u->extra[i] == k) return true;
+    }
+    return false;
+  }
+  return k == 0 && (s->op == ML_OP_rms_norm || s->op == ML_OP_layer_norm || s->op == ML_OP_softmax ||
+                    s->op == ML_OP_log_softmax);
+}
+
+/* The storage of an input of step i that its output `out` can take over, or -1. */
+static int find_base(const ml_plan *p, int i, int out) {
+  const ml_step *s = &p->steps[i];
+  const ml_value *o = &p->values[s->outputs[out]];
+  for (int k = 0; k < s->n_inputs; k++) {
+    if (s->inputs[k] < 0 || !reads_in_place(s, k, out)) continue;
+    int storage = p->values[s->inputs[k]].storage;
+    const ml_storage *from = &p->storages[storage];
+    bool fits = from->place == ML_PLACE_ARENA && from->last == i && from->bytes == p->storages[o->storage].bytes;
+    for (int j = 0; j < s->n_inputs && fits; j++) {
+      const ml_value *v = s->inputs[j] < 0 ? NULL : &p->values[s->inputs[j]];
+      fits = !v || v->storage != storage || (reads_in_place(s, j, out) && same_elements(v, o));
+    }
+    for (int j = 0; j < s->n_outputs && fits; j++) /* another output may have it, or be read from it */
+      fits = s->outputs[j] < 0 || p->storages[p->values[s->outputs[j]].storage].base != storage;
+    if (fits) return storage;
+  }
+  return -1;
+}
+
+static void take_over(ml_plan *p) {
+  for (size_t i = 0; i < p->n_steps; i++) {
+    for (int k = 0; k < p->steps[i].n_outputs; k++) {
+      int value = p->steps[i].outputs[k];
+      ml_storage *s = value < 0 ? NULL : &p->storages[p->values[value].storage];
+      if (!s || s->place != ML_PLACE_ARENA || s->first != (int)i || s->base >= 0) continue;
+      s->base = find_base(p, (int)i, k);
+    }
+  }
+}
+
+/* A storage in another's place lives as a part of its life. Those that were made later come first, so that what they
+ * hand on has all that was handed to them. */
+static void join_lives(ml_plan *p) {
+  for (size_t i = p->n_storages; i-- > 0;) {
+    const ml_storage *s = &p->storages[i];
+    if (s->base >= 0 && s->last > p->storages[s->base].last) p->storages[s->base].last = s->last;
   }
 }
 
@@ -204,12 +272,13 @@ static void sweep(placing *p, bool backwards, int *begins, int *ends, int *next_
 
 typedef struct ranked {
   size_t bytes, offset;
+  double rank;
   int index;
 } ranked;
 
-static int by_size(const void *a, const void *b) {
+static int by_rank(const void *a, const void *b) {
   const ranked *x = a, *y = b;
-  if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+  if (x->rank != y->rank) return x->rank < y->rank ? 1 : -1;
   return x->index < y->index ? -1 : 1;
 }
 
@@ -218,12 +287,20 @@ static int by_offset(const void *a, const void *b) {
   return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static ml_status largest_first(placing *p) {
+/* What makes a storage hard to place: its bytes, or those and the steps that it lives. */
+typedef enum measure { BYTES, BYTES_TIMES_STEPS, STEPS, MEASURES } measure;
+
+static double rank_of(const ml_storage *s, measure by) {
+  double steps = s->last - s->first + 1;
+  return by == BYTES ? (double)s->bytes : by == STEPS ? steps : (double)s->bytes * steps;
+}
+
+static ml_status largest_first(placing *p, measure by) {
   ranked *order = ml_bump_alloc(p->memory, 2 * p->n, sizeof *order), *live = order + p->n;
   if (!order) return ML_MEMORY;
   size_t bytes = 0;
-  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){p->list[i]->bytes, 0, (int)i};
-  qsort(order, p->n, sizeof *order, by_size);
+  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){p->list[i]->bytes, 0, rank_of(p->list[i], by), (int)i};
+  qsort(order, p->n, sizeof *order, by_rank);
   for (size_t i = 0; i < p->n; i++) {
     const ml_storage *s = p->list[order[i].index];
     size_t n_live = 0, at = 0;
@@ -261,29 +338,65 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
-    if (p->bytes > p->live && p->bytes > SMALL && n <= FEW) status = largest_first(p);
+    for (int by = 0; by < MEASURES && p->bytes > p->live && p->bytes > SMALL && n <= FEW && status == ML_OK; by++)
+      status = largest_first(p, (measure)by);
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
   }
   return status;
 }
 
-ml_status ml_plan_place(ml_plan *plan) {
-  find_lifetimes(plan);
-  ml_bump memory = {.spare = &plan->engine->spare};
-  placing p = {.memory = &memory};
-  for (size_t i = 0; i < plan->n_storages; i++) p.n += plan->storages[i].place == ML_PLACE_ARENA;
-  if (p.n == 0) return ML_OK;
-  p.list = ml_bump_alloc(&memory, p.n, sizeof(ml_storage *));
+/* Places what is in no other's place, and that with it. */
+static ml_status place_all(ml_plan *plan, ml_bump *memory) {
+  placing p = {.memory = memory};
+  p.list = ml_bump_alloc(memory, plan->n_storages, sizeof(ml_storage *));
   if (!p.list) return ML_MEMORY;
-  p.n = 0;
   for (size_t i = 0; i < plan->n_storages; i++) {
     ml_storage *s = &plan->storages[i];
-    if (s->place != ML_PLACE_ARENA || s->first < 0) continue;
-    s->bytes = s->bytes ? (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN; /* empty ones have an address too */
-    p.list[p.n++] = s;
+    if (s->place == ML_PLACE_ARENA && s->first >= 0 && s->base < 0) p.list[p.n++] = s;
   }
-  ml_status status = p.n ? place(&p, plan) : ML_OK;
+  if (p.n) ML_TRY(place(&p, plan));
+  plan->live_bytes = p.live;
+  for (size_t i = 0; i < plan->n_storages; i++) { /* a base was made before what takes its place */
+    ml_storage *s = &plan->storages[i];
+    if (s->base >= 0) s->offset = plan->storages[s->base].offset;
+  }
+  return ML_OK;
+}
+
+/* Long lives leave less room between them: where that cost more than it saved, nothing takes another's place. */
+static ml_status place_apart(ml_plan *plan, ml_bump *memory) {
+  size_t bytes = plan->arena_bytes, live = plan->live_bytes;
+  ml_storage *before = ml_bump_alloc(memory, plan->n_storages, sizeof *before);
+  if (!before) return ML_MEMORY;
+  memcpy(before, plan->storages, plan->n_storages * sizeof *before);
+  for (size_t i = 0; i < plan->n_storages; i++) {
+    plan->storages[i].base = plan->storages[i].first = plan->storages[i].last = -1;
+  }
+  find_lifetimes(plan);
+  ML_TRY(place_all(plan, memory));
+  if (plan->arena_bytes < bytes) return ML_OK;
+  memcpy(plan->storages, before, plan->n_storages * sizeof *before);
+  plan->arena_bytes = bytes;
+  plan->live_bytes = live;
+  return ML_OK;
+}
+
+ml_status ml_plan_place(ml_plan *plan) {
+  ml_bump memory = {.spare = &plan->engine->spare};
+  find_lifetimes(plan);
+  size_t count = 0;
+  for (size_t i = 0; i < plan->n_storages; i++) {
+    ml_storage *s = &plan->storages[i];
+    if (s->place != ML_PLACE_ARENA) continue;
+    s->bytes = s->bytes ? (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN; /* empty ones have an address too */
+    count += s->first >= 0;
+  }
+  if (count == 0) return ML_OK;
+  take_over(plan);
+  join_lives(plan);
+  ml_status status = place_all(plan, &memory);
+  if (status == ML_OK && plan->arena_bytes > plan->live_bytes && plan->arena_bytes > SMALL) status = place_apart(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;

@@ -25,7 +25,7 @@ ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
 
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
   ML_TRY(ML_BUMP_GROW(&p->memory, p->storages, p->storages_capacity, p->n_storages + 1));
-  s.first = s.last = -1;
+  s.first = s.last = s.base = -1;
   if (s.buffer) ml_buffer_retain(s.buffer);
   p->storages[p->n_storages] = s;
   *out = (int)p->n_storages++;
@@ -268,7 +268,8 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
 ml_status ml_plan_explain(const ml_plan *p, char **out) {
   text t = {0};
   size_t total = 0;
-  say(&t, "%zu steps, arena %zu B, on %s\n", p->n_steps, p->arena_bytes, p->device->name);
+  say(&t, "%zu steps, arena %zu B, of which %zu B live at once, on %s\n", p->n_steps, p->arena_bytes, p->live_bytes,
+      p->device->name);
   for (size_t i = 0; i < p->n_steps; i++) say_step(&t, p, i, &total);
   say(&t, "total: %zu B moved by a run, beside what attention reads from caches\n", total);
   if (t.status != ML_OK) {

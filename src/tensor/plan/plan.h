@@ -17,7 +17,8 @@ typedef struct ml_storage {
   ml_buffer *buffer; /* retained; of ML_PLACE_TENSOR */
   size_t bytes;
   size_t offset;   /* in the arena or the buffer */
-  int first, last; /* steps that touch it */
+  int first, last; /* steps that touch it, or what takes its place */
+  int base;        /* in the arena: the storage that dies where it begins, and whose place it takes; or -1 */
 } ml_storage;
 
 /* A state that a plan uses. */
@@ -139,7 +140,7 @@ struct ml_plan {
   size_t outputs_capacity;
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
-  size_t arena_bytes;
+  size_t arena_bytes, live_bytes; /* and what of it lives at once, at the most */
   ml_buffer *arena;
   ml_program *program;
 };
