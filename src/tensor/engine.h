@@ -32,6 +32,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(overwritten)                                                                                                       \
   X(dense_copies)                                                                                                      \
   X(orders_kept)                                                                                                       \
+  X(tails)                                                                                                             \
   X(rows)                                                                                                              \
   X(outputs)                                                                                                           \
   X(several)                                                                                                           \

@@ -151,6 +151,18 @@ case("rows", function() -- what joins norms, softmax and statistics of rows, and
   end, x, y)
 end)
 
+case("tails", function() -- what is done with products of strided tensors and with attention
+  local w, s = ml.state(numbers(6, 8)), ml.state(numbers(4, 6))
+  return explained(function(x, q, gate)
+    local y = ml.linear(x, w)
+    local h = (x:astype "bfloat16"):matmul(w:transpose():astype "bfloat16")
+    local o = ml.attention(q, q, q, {scale = 0.5})
+    ml.assign(s, ml.linear(x * 2, w) * 0.1 + s)
+    return ml.gelu(y) * 2 + y, h + 1, (o * gate):transpose {1, 3, 2, 4}:reshape {1, 3, 8}, s + 0,
+      ml.matmul(x, x:transpose()):sum()
+  end, numbers(4, 8), numbers(1, 2, 3, 4), numbers(1, 2, 3, 4))
+end)
+
 case("parts", function() -- of one product: those that can be products of their own, and those that cannot
   local function weight(n) return ml.pack(numbers(n, 16)) end
   local fused, qkv, odd, read = weight(48), weight(64), weight(48), weight(32)

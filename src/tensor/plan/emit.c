@@ -276,6 +276,7 @@ static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *input
 typedef struct program_step {
   int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs;
   int reg[ML_GROUP_MEMBERS];
+  int *own, n_own; /* of an anchor: the values of its operands */
   int outputs[ML_FUSED_MAX_OUTPUTS], registers[ML_FUSED_MAX_OUTPUTS], n_outputs; /* values, and what they are */
 } program_step;
 
@@ -294,16 +295,22 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   int target;
   const ml_buffer *buffer;
   ML_TRY(find_target(m, effect, &target, &buffer));
-  for (int i = 0; i < s->n_inputs; i++) {
+  for (int i = group->anchor >= 0; i < s->n_inputs; i++) {
     if (!lies_in(m->p, s->values[i], buffer)) continue;
     if (group->like < 0 && same_mapping(&m->p->values[s->values[i]], &m->p->values[target])) continue;
     ML_REWROTE(g, read_first);
     ML_TRY(copied(m, &s->values[i]));
   }
+  for (int i = 0; i < s->n_own; i++) {
+    if (s->own[i] < 0 || !lies_in(m->p, s->own[i], buffer)) continue;
+    ML_REWROTE(g, read_first);
+    ML_TRY(copied(m, &s->own[i]));
+  }
   ML_TRY(overwrite(m, effect, turn, buffer));
   for (int i = 0; i < group->n_members; i++) {
     if (group->members[i] == n->inputs[1]) s->registers[s->n_outputs] = s->reg[i];
   }
+  if (group->anchor == n->inputs[1]) s->registers[s->n_outputs] = 0;
   s->outputs[s->n_outputs++] = target;
   ML_REWROTE(g, assigned);
   return ML_OK;
@@ -316,6 +323,23 @@ static bool is_read_outside(const ml_vgraph *g, int v, int turn) {
     if (user < 0 || g->nodes[user].group != turn) return true;
   }
   return false;
+}
+
+/* Attention writes (B, T, H, d) in memory, so that heads merge by a view. */
+static void heads_last(ml_value *v) {
+  v->strides[3] = 1;
+  v->strides[1] = v->shape[3];
+  v->strides[2] = v->shape[1] * v->shape[3];
+  v->strides[0] = v->shape[2] * v->strides[2];
+}
+
+static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) {
+  for (int k = from; k < n->n_inputs; k++) {
+    values[k] = -1;
+    if (n->inputs[k] < 0) continue;
+    ML_TRY(operand(m, n->inputs[k], ml_op_infos[n->op].access, &values[k]));
+  }
+  return ML_OK;
 }
 
 /* Members that are outputs of their group's step. */
@@ -333,39 +357,75 @@ static bool sets_order(const ml_value *v, const ml_vnode *shape, bool rows) {
          (!rows || v->strides[v->ndim - 1] == 1);
 }
 
+/* What the program reads, and in which order of axes it then writes. */
+static ml_status read_inputs(emitter *m, program_step *s, int turn, const ml_vnode *shape, ml_value *like) {
+  const ml_vgroup *group = m->g->nodes[turn].program;
+  const ml_vnode *last = &m->g->nodes[group->members[group->n_members - 1]];
+  for (int i = group->anchor >= 0; i < s->n_inputs; i++) {
+    ML_TRY(value_of(m, s->inputs[i], &s->values[i]));
+    const ml_value *v = &m->p->values[s->values[i]];
+    bool takes = like->ndim == 0 && last->op != ML_OP_copy && group->anchor < 0;
+    if (takes && sets_order(v, shape, group->like >= 0)) *like = *v;
+    ML_TRY(broadcast_value(m, s->values[i], shape->ndim, shape->shape, &s->values[i]));
+  }
+  if (group->anchor < 0) return ML_OK;
+  const ml_vnode *anchor = &m->g->nodes[group->anchor];
+  s->n_own = anchor->n_inputs;
+  s->own = ml_bump_alloc(&m->g->memory, (size_t)s->n_own, sizeof *s->own);
+  if (!s->own) return ML_MEMORY;
+  if (anchor->op == ML_OP_attention) {
+    *like = shaped(anchor);
+    heads_last(like);
+  }
+  return operands(m, anchor, 0, s->own);
+}
+
+static ml_status add_output(emitter *m, program_step *s, int v, int reg, const ml_value *like) {
+  if (s->n_outputs > 0) ML_REWROTE(m->g, outputs);
+  bool keeps = like->ndim && ml_same_shape(like->ndim, like->shape, m->g->nodes[v].ndim, m->g->nodes[v].shape);
+  ML_TRY(new_result(m, v, keeps ? like : NULL, &m->g->nodes[v].value));
+  s->registers[s->n_outputs] = reg;
+  s->outputs[s->n_outputs++] = m->g->nodes[v].value;
+  return ML_OK;
+}
+
+/* The program's own step, or the one that its anchor has. */
+static ml_status add_group_step(emitter *m, const ml_vgroup *group, program_step *s, int op, ml_step **step) {
+  if (group->anchor < 0)
+    return ml_plan_add_step(m->p, op, s->values, s->n_inputs, s->outputs, s->n_outputs, step);
+  const ml_vnode *anchor = &m->g->nodes[group->anchor];
+  int n = s->n_own + s->n_inputs - 1, *inputs = ml_bump_alloc(&m->g->memory, (size_t)n, sizeof *inputs);
+  if (!inputs) return ML_MEMORY;
+  memcpy(inputs, s->own, (size_t)s->n_own * sizeof *inputs);
+  memcpy(inputs + s->n_own, s->values + 1, (size_t)(s->n_inputs - 1) * sizeof *inputs);
+  ML_TRY(ml_plan_add_step(m->p, anchor->op, inputs, n, s->outputs, s->n_outputs, step));
+  (*step)->attrs = *anchor->attrs;
+  return ML_OK;
+}
+
 static ml_status emit_program(emitter *m, int turn) {
   ml_vgraph *g = m->g;
   const ml_vgroup *group = g->nodes[turn].program;
   const ml_vnode *last = &g->nodes[group->members[group->n_members - 1]];
   const ml_vnode *shape = group->like < 0 ? last : &g->nodes[group->like];
-  program_step s = {0};
+  program_step s = {.inputs = {group->anchor}};
   bool stored[ML_GROUP_MEMBERS];
   ml_fused *program = NULL;
   ml_rows *rows = NULL;
-  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, 0, ML_FUSED_MAX_INPUTS);
+  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, group->anchor >= 0, ML_FUSED_MAX_INPUTS);
   find_stored(g, turn, stored);
   if (group->like >= 0)
     ML_TRY(ml_vgraph_write_rows(g, group, s.inputs, s.n_inputs, stored, &m->p->memory, s.reg, &rows));
   else if (!(program = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
   ml_value like = {0};
-  for (int i = 0; i < s.n_inputs; i++) {
-    ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
-    const ml_value *v = &m->p->values[s.values[i]];
-    if (like.ndim == 0 && last->op != ML_OP_copy && sets_order(v, shape, rows != NULL)) like = *v;
-    ML_TRY(broadcast_value(m, s.values[i], shape->ndim, shape->shape, &s.values[i]));
-  }
+  ML_TRY(read_inputs(m, &s, turn, shape, &like));
   for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, &s, turn, group->effects[i]));
+  if (group->anchor >= 0 && is_read_outside(g, group->anchor, turn)) ML_TRY(add_output(m, &s, group->anchor, 0, &like));
   for (int i = 0; i < group->n_members; i++) {
-    int v = group->members[i];
-    if (!is_read_outside(g, v, turn)) continue;
-    if (s.n_outputs > 0) ML_REWROTE(g, outputs);
-    bool keeps = like.ndim && ml_vnode_same_shape(&g->nodes[v], shape);
-    ML_TRY(new_result(m, v, keeps ? &like : NULL, &g->nodes[v].value));
-    s.registers[s.n_outputs] = s.reg[i];
-    s.outputs[s.n_outputs++] = g->nodes[v].value;
+    if (is_read_outside(g, group->members[i], turn)) ML_TRY(add_output(m, &s, group->members[i], s.reg[i], &like));
   }
   ml_step *step;
-  ML_TRY(ml_plan_add_step(m->p, rows ? ML_STEP_ROWS : ML_STEP_FUSED, s.values, s.n_inputs, s.outputs, s.n_outputs, &step));
+  ML_TRY(add_group_step(m, group, &s, rows ? ML_STEP_ROWS : ML_STEP_FUSED, &step));
   step->fused = program;
   step->rows = rows;
   memcpy(rows ? rows->outputs : program->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
@@ -507,28 +567,11 @@ static ml_status note_reader(emitter *m, int v) {
 
 /* ---- the rest ---- */
 
-/* Attention writes (B, T, H, d) in memory, so that heads merge by a view. */
-static void heads_last(ml_value *v) {
-  v->strides[3] = 1;
-  v->strides[1] = v->shape[3];
-  v->strides[2] = v->shape[1] * v->shape[3];
-  v->strides[0] = v->shape[2] * v->strides[2];
-}
-
 static ml_status add_kernel(emitter *m, const ml_vnode *n, const int *values, const int *outputs, int n_outputs) {
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, outputs, n_outputs, &s));
   s->attrs = *n->attrs;
   return set_path(m, s, n);
-}
-
-static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) {
-  for (int k = from; k < n->n_inputs; k++) {
-    values[k] = -1;
-    if (n->inputs[k] < 0) continue;
-    ML_TRY(operand(m, n->inputs[k], ml_op_infos[n->op].access, &values[k]));
-  }
-  return ML_OK;
 }
 
 /* The results of an operation with several that somebody wants. */

@@ -13,6 +13,7 @@ typedef struct ml_vgroup {
   int *members, n_members; /* ascending */
   int *effects, n_effects; /* assignments of members' values that it carries out, ascending */
   int like;                /* of rows: a node of their shape; else -1 */
+  int anchor;              /* what computes the first input of the program, in whose step it is; or -1 */
 } ml_vgroup;
 
 typedef struct ml_vnode {
@@ -104,9 +105,8 @@ ml_status ml_vgraph_group(ml_vgraph *g);
 /* The elementwise nodes that can be computed in the step of `root`, which is one: ascending, root last. Writes them to
  * `members`, of ML_GROUP_MEMBERS, and returns their number. */
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
-/* Makes a group of them, computed at the turn of node `turn`. */
-ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, int like, const int *members, int n, const int *effects,
-                               int n_effects);
+/* Makes a group such as `like`, whose lists it copies, computed at the turn of node `turn`. */
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like);
 /* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
  * max + 1. */
 int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max);

@@ -18,6 +18,7 @@ typedef struct gathering {
   int like;     /* the node whose shape all members have, or whose rows they work on */
   bool rows;    /* row operations may join, and nodes with an element a row */
   int n_row_ops;
+  int anchor; /* a product or attention whose result the program takes on, or -1 */
   bool several; /* outputs beside the last, and effects */
   int members[ML_GROUP_MEMBERS], n_members;
   int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
@@ -76,10 +77,18 @@ static bool is_late(const gathering *t, int v) {
   return false;
 }
 
+/* Whether an elementwise program may follow n in its step. */
+static bool is_anchor(const gathering *t, const ml_vnode *n) {
+  bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
+  if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
+  return known && !t->rows && t->several && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT && n->ndim > 0;
+}
+
 /* Whether v is of a kind that the group takes. */
 static bool is_kind(const gathering *t, const ml_vnode *n) {
   const ml_vnode *like = &t->g->nodes[t->like];
   if (ml_vnode_is_elementwise(n)) return ml_vnode_same_shape(n, like) || (t->rows && ml_vnode_is_narrow(n, like));
+  if (is_anchor(t, n)) return ml_vnode_same_shape(n, like);
   return t->rows && ml_vnode_is_row_op(t->g, n) && ml_vnode_same_shape(&t->g->nodes[n->inputs[0]], like);
 }
 
@@ -106,12 +115,19 @@ static bool join(gathering *t, int v) {
     else if (t->several && is_later(t, user)) stored = true;
     else fits = false;
   }
+  bool anchor = fits && is_anchor(t, n);
   if (fits) {
-    t->members[t->n_members] = v;
+    if (!anchor) t->members[t->n_members] = v;
     int outputs = t->n_outputs + (t->n_effects - n_effects) + stored;
     fits = !is_late(t, v) && outputs <= ML_FUSED_MAX_OUTPUTS &&
-           ml_vgraph_outside(g, t->members, t->n_members + 1, inputs, 0, ML_FUSED_MAX_INPUTS) <= ML_FUSED_MAX_INPUTS &&
-           ml_vgraph_code_size(g, t->members, t->n_members + 1) <= ML_FUSED_MAX_CODE;
+           ml_vgraph_outside(g, t->members, t->n_members + !anchor, inputs, 0, ML_FUSED_MAX_INPUTS) <=
+               ML_FUSED_MAX_INPUTS &&
+           ml_vgraph_code_size(g, t->members, t->n_members + !anchor) <= ML_FUSED_MAX_CODE;
+    if (fits && anchor) {
+      t->anchor = v;
+      t->n_outputs = outputs;
+      return true;
+    }
     if (fits) {
       t->n_members++;
       t->n_row_ops += !ml_vnode_is_elementwise(n);
@@ -139,7 +155,7 @@ static void grow(gathering *t) {
       const ml_vnode *m = &t->g->nodes[t->members[i]];
       for (int k = 0; k < m->n_inputs && !grown; k++) {
         int v = m->inputs[k];
-        grown = v >= 0 && !ml_listed(t->members, t->n_members, v) && join(t, v);
+        grown = v >= 0 && v != t->anchor && !ml_listed(t->members, t->n_members, v) && join(t, v);
       }
     }
   }
@@ -148,7 +164,7 @@ static void grow(gathering *t) {
 }
 
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members) {
-  gathering t = {.g = g, .turn = root, .like = root, .members = {root}, .n_members = 1, .n_outputs = 1};
+  gathering t = {.g = g, .turn = root, .like = root, .members = {root}, .n_members = 1, .n_outputs = 1, .anchor = -1};
   grow(&t);
   memcpy(members, t.members, (size_t)t.n_members * sizeof *members);
   return t.n_members;
@@ -156,17 +172,24 @@ int ml_vgraph_gather(const ml_vgraph *g, int root, int *members) {
 
 /* ---- groups ---- */
 
-ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, int like, const int *members, int n, const int *effects,
-                               int n_effects) {
+ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like) {
+  int n = like->n_members, n_effects = like->n_effects;
   ml_vgroup *group = ml_bump_alloc(&g->memory, 1, sizeof *group);
   int *list = ml_bump_alloc(&g->memory, (size_t)(n + n_effects), sizeof *list);
   if (!group || !list) return ML_MEMORY;
-  memcpy(list, members, (size_t)n * sizeof *members);
-  if (n_effects) memcpy(list + n, effects, (size_t)n_effects * sizeof *effects);
-  *group = (ml_vgroup){.members = list, .n_members = n, .effects = list + n, .n_effects = n_effects, .like = like};
+  *group = *like;
+  group->members = list;
+  group->effects = list + n;
+  memcpy(list, like->members, (size_t)n * sizeof *list);
+  if (n_effects) memcpy(list + n, like->effects, (size_t)n_effects * sizeof *list);
   g->nodes[turn].program = group;
   if (n > 1) ML_REWROTE(g, groups);
+  if (like->like >= 0) ML_REWROTE(g, rows);
   for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
+  if (like->anchor >= 0) {
+    ML_REWROTE(g, tails);
+    g->nodes[like->anchor].group = turn;
+  }
   return ML_OK;
 }
 
@@ -199,19 +222,26 @@ static bool gather_at(gathering *t, int v) {
 
 enum { WIDE_DEPTH = 6 };
 
+static ml_status make(ml_vgraph *g, gathering *t, int like) {
+  return ml_vgraph_make_group(g, t->turn,
+                              &(ml_vgroup){.members = t->members,
+                                           .n_members = t->n_members,
+                                           .effects = t->effects,
+                                           .n_effects = t->n_effects,
+                                           .like = like,
+                                           .anchor = t->anchor});
+}
+
 static ml_status group_at(ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
-  gathering first = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .several = true, .rows = true, .n_outputs = 1};
-  bool rows = g->has_rows && gather_at(&first, v) && first.n_row_ops && first.n_members + first.n_effects > 1;
-  if (rows) {
-    ML_REWROTE(g, rows);
-    return ml_vgraph_make_group(g, v, first.like, first.members, first.n_members, first.effects, first.n_effects);
-  }
+  gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .several = true, .n_outputs = 1, .anchor = -1};
+  gathering plain = t;
+  t.rows = true;
+  if (g->has_rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
   if (!ml_vnode_is_elementwise(&g->nodes[last])) return ML_OK;
-  gathering t = {.g = g, .turn = v, .like = last, .several = true, .n_outputs = 1};
-  if (!gather_at(&t, v)) return ML_OK;
-  return ml_vgraph_make_group(g, v, -1, t.members, t.n_members, t.effects, t.n_effects);
+  plain.like = last;
+  return gather_at(&plain, v) ? make(g, &plain, -1) : ML_OK;
 }
 
 ml_status ml_vgraph_group(ml_vgraph *g) {

@@ -45,6 +45,7 @@ static bool same_elements(const ml_value *a, const ml_value *b) {
  * behind products too, and norms and softmax, which have read a row when they write it. */
 static bool reads_in_place(const ml_step *s, int k, int out) {
   if (s->op == ML_STEP_FUSED) return true;
+  if (s->fused) return k > s->n_inputs - s->fused->n_inputs; /* behind a product, or attention */
   if (s->op == ML_STEP_LINEARS) {
     const ml_linear_unit *u = &s->linears->units[out];
     for (int i = 0; i < u->n_extra; i++) {

@@ -54,7 +54,7 @@ static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
     }
   }
   u->root = root;
-  return ml_vgraph_make_group(g, root, -1, members, n, NULL, 0);
+  return ml_vgraph_make_group(g, root, &(ml_vgroup){.members = members, .n_members = n, .like = -1, .anchor = -1});
 }
 
 static int64_t rows_of(const ml_vnode *x) { return ml_vnode_last(x) ? ml_vnode_size(x) / ml_vnode_last(x) : 0; }

@@ -4,6 +4,7 @@
  * a time so that each key and value loaded serves ROWS of them. A row's sums run over its own keys in order: they do
  * not depend on what is computed beside it, nor on what keys and values hold that the row does not see. */
 #include "tensor/cpu/isa/norm.h"
+#include "tensor/cpu/isa/tail.h"
 
 enum { ROWS = 4, QUERY_BLOCK = 16 };
 
@@ -108,13 +109,22 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
 
 /* ---- attention ---- */
 
+static size_t scores_bytes(const ml_task *t) {
+  size_t bytes = (size_t)(ROWS + 1) * (size_t)(t->in[1].shape[2] + 2 * LANES) * sizeof(float);
+  return (bytes + 63) & ~(size_t)63;
+}
+static size_t results_bytes(const ml_task *t) {
+  return ((size_t)(ROWS * t->in[2].shape[3]) * sizeof(float) + 63) & ~(size_t)63;
+}
+
 ml_status K(attention_prepare)(ml_task *t) {
   const ml_arg *q = &t->in[0], *k = &t->in[1];
   int64_t blocks = (q->shape[2] + QUERY_BLOCK - 1) / QUERY_BLOCK;
   t->units = q->shape[0] * k->shape[1] * blocks;
   t->grain = 1;
-  /* rows of scores, and one of a mask */
-  t->scratch = (size_t)(ROWS + 1) * (size_t)(k->shape[2] + 2 * LANES) * sizeof(float);
+  /* rows of scores, and one of a mask; with a tail, rows of results */
+  t->scratch = scores_bytes(t);
+  if (t->step->fused) t->scratch += results_bytes(t) + K(tail_room)(t);
   t->cost = 1e9; /* the keys to read are known by the data alone */
   return ML_OK;
 }
@@ -129,6 +139,7 @@ typedef struct span {
   float scale, softcap;
   int64_t window;
   bool causal;
+  char *results, *tail_room; /* with a tail */
 } span;
 
 typedef struct row {
@@ -320,11 +331,13 @@ static void attend(const span *s, const row *rows, int n, bool half, float *scor
   }
 }
 
-static row make_row(const span *s, int64_t h, int64_t pos) {
+/* `place`: among the rows that are taken together. */
+static row make_row(const span *s, int64_t h, int64_t pos, int place) {
   const ml_arg *q = &s->t->in[0], *o = &s->t->out[0];
   row r = {.h = h, .pos = pos};
   r.q = (const float *)q->data + s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
-  r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
+  if (s->t->step->fused) r.o = (float *)(void *)s->results + place * s->dv;
+  else r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
   int64_t at = s->offset + pos;
   r.hi = s->causal ? ml_max64(0, ml_min64(s->keys, at + 1)) : s->keys;
   r.lo = s->window > 0 && at >= s->window ? at + 1 - s->window : 0;
@@ -362,21 +375,30 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
   return true;
 }
 
+static void finish_row(const span *s, const row *r) {
+  const ml_arg *q = &s->t->in[0];
+  if (s->t->step->fused)
+    K(tail_run)(s->t, (s->b * q->shape[1] + r->h) * q->shape[2] + r->pos, 0, r->o, s->dv, s->tail_room);
+}
+
 /* The results of queries that are none: those from `count` on. */
 static void clear_rows(const span *s, int64_t first, int64_t last) {
   for (int64_t i = 0; i < (last - first) * s->group; i++) {
-    row r = make_row(s, s->kv * s->group + i % s->group, first + i / s->group);
+    row r = make_row(s, s->kv * s->group + i % s->group, first + i / s->group, 0);
     memset(r.o, 0, (size_t)s->dv * sizeof *r.o);
+    finish_row(s, &r);
   }
 }
 
 void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *q = &t->in[0];
   bool half = t->in[1].dtype == ML_F16;
+  if (t->step->fused) K(tail_begin)(t, w->scratch + scores_bytes(t) + results_bytes(t));
   int64_t T = q->shape[2], blocks = (T + QUERY_BLOCK - 1) / QUERY_BLOCK, pitch = t->in[1].shape[2] + LANES;
   for (int64_t unit = begin; unit < end; unit++) {
     span s;
     if (!make_span(t, unit, blocks, &s, w)) continue;
+    s.results = w->scratch + scores_bytes(t), s.tail_room = s.results + results_bytes(t);
     int64_t first = unit % blocks * QUERY_BLOCK, end_of_block = ml_min64(T, first + QUERY_BLOCK), last = end_of_block;
     if (t->in[5].data) last = ml_max64(first, ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b)));
     clear_rows(&s, last, end_of_block);
@@ -385,8 +407,9 @@ void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       row rows[ROWS];
       int count = (int)ml_min64(ROWS, n - i);
       for (int r = 0; r < count; r++)
-        rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group);
+        rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group, r);
       attend(&s, rows, count, half, (float *)w->scratch, pitch);
+      for (int r = 0; r < count; r++) finish_row(&s, &rows[r]);
     }
   }
 }

@@ -75,14 +75,11 @@ static const block_kernel kernels[2][2][GEMM_ROWS] = {
 static int64_t rounded(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 static int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
 
-/* A tile that is not kept in float32 as it is adds up in scratch. */
-static bool in_scratch(ml_dtype out) { return out != ML_F32; }
-
 /* A tile costs the gathering of its rows and columns beside its products: ones of less than LEAST elements do not pay.
  */
 enum { MOST_ROWS = 1024, MOST_COLUMNS = 384, LEAST = 128 * 256, TILES_A_THREAD = 2 };
 
-gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, ml_dtype out, int threads,
+gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, bool in_scratch, int threads,
                        int64_t multiple) {
   multiple = rounded(GEMM_LANES, multiple);
   int64_t rows = ml_min64(M, MOST_ROWS), columns = ml_min64(rounded(N, multiple), rounded(MOST_COLUMNS, multiple));
@@ -96,7 +93,7 @@ gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, ml_dt
   gemm_tiles t = {rows, columns, rows ? parts_of(M, rows) : 0, columns ? parts_of(N, columns) : 0, 0, 0};
   t.panels = ml_min64(parts_of(inner, GEMM_WORDS), GEMM_DEPTH) * parts_of(columns, GEMM_LANES) * GEMM_PANEL;
   t.scratch = (size_t)(t.panels + GEMM_SLAB * GEMM_PITCH) * sizeof(float);
-  if (in_scratch(out)) t.scratch += (size_t)(rows * rounded(columns, GEMM_LANES)) * sizeof(float);
+  if (in_scratch) t.scratch += (size_t)(rows * rounded(columns, GEMM_LANES)) * sizeof(float);
   return t;
 }
 
@@ -173,7 +170,7 @@ static void store_tile(const gemm *g, const sums *c, int64_t m0, int64_t n0) {
 void K(gemm_tile)(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0, char *scratch) {
   float *panels = (float *)(void *)scratch, *slab = panels + tiles->panels;
   sums c = {.pitch = g->N, .rows = ml_min64(tiles->rows, g->M - m0), .columns = ml_min64(tiles->columns, g->N - n0)};
-  if (in_scratch(g->out_dtype)) {
+  if (gemm_in_scratch(g)) {
     c.data = slab + GEMM_SLAB * GEMM_PITCH;
     c.pitch = rounded(tiles->columns, GEMM_LANES);
     c.padded = true;
@@ -192,5 +189,6 @@ void K(gemm_tile)(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0
     multiply_terms(g, &c, m0, k0, count, panels, slab);
   }
   for (int64_t r = 0; r < c.rows && g->K == 0; r++) memset(c.data + r * c.pitch, 0, (size_t)c.columns * sizeof *c.data);
-  if (in_scratch(g->out_dtype)) store_tile(g, &c, m0, n0);
+  if (g->store) g->store(g, c.data, c.pitch, m0, c.rows, n0, c.columns);
+  else if (gemm_in_scratch(g)) store_tile(g, &c, m0, n0);
 }

@@ -35,6 +35,10 @@ typedef struct gemm gemm;
 /* Gathers terms k0..k0+count-1 of columns n0..n0+columns-1 as K(gemm_pack_columns) does. */
 typedef void (*gemm_gather)(const gemm *g, int64_t k0, int64_t count, int64_t n0, int64_t columns, float *to);
 
+/* Takes the sums of a tile from row m0 and column n0 on, `pitch` apart, which it may change. */
+typedef void (*gemm_store)(const gemm *g, float *sums, int64_t pitch, int64_t m0, int64_t rows, int64_t n0,
+                           int64_t columns);
+
 /* out (M, N) = a (M, K) b (K, N); rows of `out` are N apart. */
 struct gemm {
   int64_t M, N, K;
@@ -43,7 +47,10 @@ struct gemm {
   ml_dtype out_dtype;
   bool dots;
   gemm_gather gather; /* of columns that lie otherwise than strides tell, or NULL */
+  gemm_store store;   /* of what goes elsewhere than to `out` as it is, or NULL */
+  int64_t first_row;  /* for `store`: of this product among those of the batch */
   const void *context;
+  char *tail_room;
   char *room; /* the thread's scratch past what the product itself takes */
 };
 
@@ -55,8 +62,11 @@ typedef struct gemm_tiles {
   size_t scratch;        /* bytes a thread */
 } gemm_tiles;
 
+/* Whether tiles add up in scratch: those that are not kept in float32 as they are. */
+static inline bool gemm_in_scratch(const gemm *g) { return g->store || g->out_dtype != ML_F32; }
 /* Tiles of `batch` products for `threads` threads, their columns a multiple of `multiple`. */
-gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, ml_dtype out, int threads, int64_t multiple);
+gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, bool in_scratch, int threads,
+                       int64_t multiple);
 /* Computes one tile, from row m0 and column n0 on. */
 void K(gemm_tile)(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0, char *scratch);
 

@@ -4,13 +4,22 @@
  * A unit is a tile of one product of the batch (gemm.h), in float64 by a plain loop. */
 #include "tensor/cpu/isa/gemm.h"
 #include "tensor/cpu/isa/panel.h"
+#include "tensor/cpu/isa/tail.h"
 
 typedef struct product {
   gemm g; /* of the first of the batch; addresses are the run's */
   gemm_tiles tiles;
   int axes; /* of the batch: the first ones of the result */
   int64_t batch;
+  size_t tail; /* where in scratch the tail has its room */
 } product;
+
+static void store_through_tail(const gemm *g, float *sums, int64_t pitch, int64_t m0, int64_t rows, int64_t n0,
+                               int64_t columns) {
+  const ml_task *t = g->context;
+  for (int64_t r = 0; r < rows; r++)
+    K(tail_run)(t, g->first_row + m0 + r, n0, sums + r * pitch, columns, g->tail_room);
+}
 
 static gemm_side side_of(const ml_arg *x, int across, int inner) {
   return (gemm_side){NULL, x->dtype, across < 0 ? 0 : x->strides[across], x->strides[inner]};
@@ -46,7 +55,9 @@ static void describe(const ml_task *t, product *p) {
   g->a = side_of(a, n - 2, n - 1);
   if (op == ML_OP_matmul) g->b = side_of(b, b->ndim - 1, b->ndim - 2);
   else g->b = op == ML_OP_linear ? side_of(b, 0, 1) : side_of(b, 1, 0);
-  g->out_dtype = o->dtype;
+  g->out_dtype = tail_dtype(t);
+  if (t->step->fused) g->store = store_through_tail;
+  g->context = t;
   g->dots = t->isa->bf16_dots && a->dtype == ML_BF16 && b->dtype == ML_BF16;
   p->axes = o->ndim > 2 ? o->ndim - 2 : 0;
   merge_rows(t, p);
@@ -59,9 +70,10 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
   t->extra = p;
   describe(t, p);
   const gemm *g = &p->g;
-  p->tiles = K(gemm_cut)(p->batch, g->M, g->N, g->K, g->out_dtype, t->threads, multiple);
+  p->tiles = K(gemm_cut)(p->batch, g->M, g->N, g->K, gemm_in_scratch(g), t->threads, multiple);
   t->units = p->batch * p->tiles.down * p->tiles.along;
-  t->scratch = p->tiles.scratch;
+  p->tail = (p->tiles.scratch + 63) & ~(size_t)63;
+  t->scratch = p->tail + K(tail_room)(t);
   t->cost = (double)p->batch *
             ((double)g->M * (double)g->N * (double)g->K * 0.02 + (double)(g->M + g->N) * (double)g->K * 0.1);
   return ML_OK;
@@ -79,6 +91,7 @@ static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
   *m0 = u % p->tiles.down * p->tiles.rows;
   u /= p->tiles.down;
   int64_t at_a = 0, at_b = 0, at_o = u * g.M * g.N;
+  g.first_row = u * g.M;
   for (int last = o->ndim - 3, d = p->axes - 1; d >= 0; d--) {
     int64_t at = u % o->shape[d];
     u /= o->shape[d];
@@ -116,9 +129,11 @@ static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0,
 
 void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const product *p = t->extra;
+  K(tail_begin)(t, w->scratch + p->tail);
   for (int64_t u = begin; u < end; u++) {
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
+    g.tail_room = w->scratch + p->tail;
     if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0);
     else K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
@@ -155,7 +170,7 @@ void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worke
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
     if (t->in[1].layout == ML_LAYOUT_PANELS)
-      g.gather = gather_panels, g.context = t, g.room = w->scratch + p->tiles.scratch;
+      g.gather = gather_panels, g.room = w->scratch + p->tiles.scratch;
     K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }
