@@ -159,8 +159,8 @@ void K(softmax)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       float scale = 1.0f / sum;
       for (int64_t i = 0; i < n; i++) result[i] *= scale;
     } else {
-      float log_sum = max + logf(sum);
-      for (int64_t i = 0; i < n; i++) result[i] = row[i] - log_sum;
+      float log_sum = logf(sum); /* max apart from it: their sum would lose what max's size says */
+      for (int64_t i = 0; i < n; i++) result[i] = (row[i] - max) - log_sum;
     }
     store_row(o, row_offset(o, r), result, n);
   }
