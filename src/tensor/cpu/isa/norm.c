@@ -143,8 +143,8 @@ void K(softmax_row)(const float *x, bool log, int64_t n, float *o) {
     float scale = 1.0f / sum;
     for (int64_t i = 0; i < n; i++) o[i] *= scale;
   } else {
-    float log_sum = max + logf(sum);
-    for (int64_t i = 0; i < n; i++) o[i] = x[i] - log_sum;
+    float log_sum = logf(sum); /* max apart from it: their sum would lose what max's size says */
+    for (int64_t i = 0; i < n; i++) o[i] = (x[i] - max) - log_sum;
   }
 }
 
