@@ -1,10 +1,11 @@
--- own-family.lua: a copy of llama.lua under another name, with one more operation, is as fast as the built-in one
+-- own-family.lua: copies of llama.lua under other names, with other operations in them, are as fast as the built-in one
 --
--- The copy lies in a folder of its own that MOONLET_PATH names, so that it comes in by the door of users' families;
--- no rebuild. Both models have SmolLM2-135M's shapes and random weights, in 4-bit blocks and in bfloat16. Each is a
--- process, kept between measurements, which take turns, so that a change of the machine's clock falls on both alike.
--- What is compared is the fastest of ROUNDS runs, since what else the machine does only ever makes a run slower; the
--- ratio must reach 0.95 for decode and for prefill.
+-- One has one more operation; one has gate and up as one weight, whose product it splits; one has norms behind its
+-- products as well. The copies lie in a folder of their own that MOONLET_PATH names, so that they come in by the door
+-- of users' families; no rebuild. All models have SmolLM2-135M's shapes and random weights, in 4-bit blocks and in
+-- bfloat16. Each is a process, kept between measurements, which take turns, so that a change of the machine's clock
+-- falls on all alike. What is compared is the fastest of ROUNDS runs, since what else the machine does only ever makes
+-- a run slower; the ratio must reach 0.95 for decode and for prefill.
 --
 --   ROUNDS=9 PROMPT=512 TOKENS=64 make check-own-family
 
@@ -79,13 +80,41 @@ local function replace(text, from, to)
   return text:sub(1, first - 1) .. to .. text:sub(last + 1)
 end
 
--- The copy, with one more multiplication in its MLP.
-local source = read "lua/models/llama.lua"
-source = replace(source, 'nn.model("llama", "mistral")', 'nn.model "own_llama"')
-source = replace(source, "* self.up_proj(x))", "* self.up_proj(x) * 0.875)")
-assert(os.execute(("mkdir -p '%s/models' '%s/llama' '%s/own_llama'"):format(folder, folder, folder)))
-write(folder .. "/models/own_llama.lua", source)
-for _, name in ipairs {"llama", "own_llama"} do write(folder .. "/" .. name .. "/config.json", config:format(name)) end
+-- What each copy has in the place of what llama.lua has.
+local names = {"llama", "own_llama", "fused_llama", "post_llama"}
+local edits = {
+  own_llama = {{"* self.up_proj(x))", "* self.up_proj(x) * 0.875)"}},
+  fused_llama = {
+    {"self.gate_proj = nn.Linear(d, f, {bias = c.mlp_bias})", "self.gate_up_proj = nn.Linear(d, 2 * f)"},
+    {"  self.up_proj = nn.Linear(d, f, {bias = c.mlp_bias})\n", ""},
+    {"function MLP:forward(x) return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x)) end", [[
+function MLP:forward(x)
+  local parts = self.gate_up_proj(x):split(2, -1)
+  return self.down_proj(self.act(parts[1]) * parts[2])
+end]]},
+  },
+  post_llama = {
+    {"  self.mlp = MLP(c)\n", [[
+  self.mlp = MLP(c)
+  self.post_attention = nn.RMSNorm(c.hidden_size, {eps = c.rms_norm_eps})
+  self.post_mlp = nn.RMSNorm(c.hidden_size, {eps = c.rms_norm_eps})
+]]},
+    {"x + self.self_attn(self.input_layernorm(x), cache)",
+      "x + self.post_attention(self.self_attn(self.input_layernorm(x), cache))"},
+    {"x + self.mlp(self.post_attention_layernorm(x))", "x + self.post_mlp(self.mlp(self.post_attention_layernorm(x)))"},
+  },
+}
+
+assert(os.execute("mkdir -p '" .. folder .. "/models'"))
+for _, name in ipairs(names) do
+  assert(os.execute(("mkdir -p '%s/%s'"):format(folder, name)))
+  write(("%s/%s/config.json"):format(folder, name), config:format(name))
+  if edits[name] then
+    local source = replace(read "lua/models/llama.lua", 'nn.model("llama", "mistral")', ('nn.model "%s"'):format(name))
+    for _, edit in ipairs(edits[name]) do source = replace(source, edit[1], edit[2]) end
+    write(("%s/models/%s.lua"):format(folder, name), source)
+  end
+end
 
 -- Lua's pipes go one way: questions through the pipe, answers through a FIFO.
 local function start(name, format)
@@ -109,20 +138,20 @@ local function start(name, format)
 end
 
 local failed = 0
-local function report(format, what, own, built_in)
+local function report(format, what, name, own, built_in)
   local a, b = math.max(table.unpack(own)), math.max(table.unpack(built_in))
   local verdict = a / b >= BOUND and "ok" or "not ok"
   if verdict ~= "ok" then failed = failed + 1 end
-  print(("%s - %s, %s: own %.1f tokens/s, built-in %.1f, ratio %.3f"):format(verdict, format, what, a, b, a / b))
+  print(("%s - %s, %s: %s %.1f tokens/s, built-in %.1f, ratio %.3f"):format(verdict, format, what, name, a, b, a / b))
   io.flush()
 end
 
 for _, format in ipairs {"q4_0", "bfloat16"} do
-  local models = {start("llama", format), start("own_llama", format)}
-  local prefill, decode = {{}, {}}, {{}, {}}
+  local models, prefill, decode = {}, {}, {}
+  for i, name in ipairs(names) do models[i], prefill[i], decode[i] = start(name, format), {}, {} end
   for round = 0, rounds do
-    for i = 1, 2 do
-      local which = round % 2 == 0 and i or 3 - i -- each goes first as often as the other
+    for i = 1, #names do
+      local which = (i + round) % #names + 1 -- each goes first as often as the others
       local p, d = models[which].ask()
       if round > 0 then -- the first round warms up
         table.insert(prefill[which], p)
@@ -131,8 +160,10 @@ for _, format in ipairs {"q4_0", "bfloat16"} do
     end
   end
   for _, model in ipairs(models) do model.close() end
-  report(format, ("prefill of %d"):format(prompt), prefill[2], prefill[1])
-  report(format, ("decode of %d"):format(tokens), decode[2], decode[1])
+  for i = 2, #names do
+    report(format, ("prefill of %d"):format(prompt), names[i], prefill[i], prefill[1])
+    report(format, ("decode of %d"):format(tokens), names[i], decode[i], decode[1])
+  end
 end
 
 os.exit(failed == 0, true)
