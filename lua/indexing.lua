@@ -3,7 +3,7 @@ local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local axis_of, whole_slice = util.axis_of, util.whole_slice
+local axis_of = util.axis_of
 local raw_take, raw_take_along = ml.take, ml.take_along_axis
 local raw_put_along, raw_scatter_add = ml.put_along_axis, ml.scatter_add
 

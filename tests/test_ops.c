@@ -91,7 +91,7 @@ int main(int argc, char **argv) {
     }
     for (int op = 0; op < ML_OP_COUNT; op++) {
       if (argc > 1 && strcmp(argv[1], ml_op_name((ml_op)op)) != 0) continue; /* test_ops NAME: that row alone */
-      if (ml_op_infos[op].kind != ML_KIND_LEAF) run(e, isas[i], ml_op_name((ml_op)op), op, NULL);
+      if (op_tests[op] || ml_op_is_elementwise((ml_op)op)) run(e, isas[i], ml_op_name((ml_op)op), op, NULL);
     }
     for (size_t t = 0; t < sizeof other_tests / sizeof *other_tests; t++) {
       if (argc > 1 && strcmp(argv[1], other_names[t]) != 0) continue;

@@ -7,8 +7,9 @@
  *
  * With MB, the reads and copies alone are measured, over that many million bytes of all threads together.
  *
- * Units: read_gb_s is 1e9 bytes read a second; copy_gb_s counts bytes read and bytes written. f32_gflop_s counts a multiply-add as two operations, and so do
- * int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means no instruction for it. */
+ * Units: read_gb_s is 1e9 bytes read a second; copy_gb_s counts bytes read and bytes written. f32_gflop_s counts a
+ * multiply-add as two operations, and so do int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means
+ * no instruction for it. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,8 +22,8 @@
 #include <unistd.h>
 
 #define MAX_THREADS 256
-#define READ_BYTES ((size_t)128 << 20)  // a thread; far beyond any cache it could claim
-#define COPY_STEP ((size_t)32 << 10)    // bytes that memcpy is given at once
+#define READ_BYTES ((size_t)128 << 20) // a thread; far beyond any cache it could claim
+#define COPY_STEP ((size_t)32 << 10)   // bytes that memcpy is given at once
 #define RUNS 5
 
 typedef struct worker worker;
@@ -34,11 +35,11 @@ struct worker {
   pthread_t thread;
   pthread_barrier_t *start;
   batch_fn batch;
-  double seconds;          // how long to repeat the batch
-  uint8_t *memory;         // READ_BYTES, huge pages where the system has them
-  size_t bytes;            // of it that are read, or copied from its first half to its second
-  double done, elapsed;    // results of the run
-  uint64_t sink;           // keeps the compiler from dropping the work
+  double seconds;       // how long to repeat the batch
+  uint8_t *memory;      // READ_BYTES, huge pages where the system has them
+  size_t bytes;         // of it that are read, or copied from its first half to its second
+  double done, elapsed; // results of the run
+  uint64_t sink;        // keeps the compiler from dropping the work
 };
 
 static double now(void) {
@@ -47,8 +48,8 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-#define REPS 20000                       // of the inner loop, a batch
-#define CHAINS 12                        // independent accumulators: more than latency times ports, within 16 registers
+#define REPS 20000 // of the inner loop, a batch
+#define CHAINS 12  // independent accumulators: more than latency times ports, within 16 registers
 #define EACH(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 
 #if defined(__x86_64__)
@@ -237,7 +238,7 @@ static double rate(worker *workers, int threads, batch_fn batch, double seconds)
       w->start = &start, w->batch = batch, w->seconds = seconds, w->done = 0, w->elapsed = 0;
       if (pthread_create(&w->thread, NULL, work, w) != 0) {
         fprintf(stderr, "measure_limits: cannot start thread %d\n", i + 1);
-        exit(1);  // those that wait at the barrier go with us
+        exit(1); // those that wait at the barrier go with us
       }
     }
     double sum = 0;
@@ -254,7 +255,7 @@ static double rate(worker *workers, int threads, batch_fn batch, double seconds)
 static bool take_memory(worker *w) {
   void *p = mmap(NULL, READ_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return false;
-  (void)madvise(p, READ_BYTES, MADV_HUGEPAGE);  // a wish
+  (void)madvise(p, READ_BYTES, MADV_HUGEPAGE); // a wish
   memset(p, 0x5a, READ_BYTES);
   w->memory = p;
   w->bytes = READ_BYTES;
@@ -279,7 +280,8 @@ int main(int argc, char **argv) {
   long threads = argc > 1 ? strtol(argv[1], NULL, 10) : cores;
   double seconds = argc > 2 ? strtod(argv[2], NULL) : 0.25;
   size_t bytes = argc > 3 ? (size_t)strtoul(argv[3], NULL, 10) * 1000000 : 0;
-  if (argc > 4 || (argc > 3 && bytes == 0) || bytes / 128 > READ_BYTES * (size_t)threads / 128 || threads < 1 || threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
+  if (argc > 4 || (argc > 3 && bytes == 0) || bytes / 128 > READ_BYTES * (size_t)threads / 128 || threads < 1 ||
+      threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
     fprintf(stderr, "usage: measure_limits [THREADS (1..%d) [SECONDS [MB]]]\n", MAX_THREADS);
     return 2;
   }

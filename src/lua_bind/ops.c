@@ -44,7 +44,8 @@ int lb_open_ops(lua_State *L) {
 
 /* op_list(): {name, signature, doc, kind} of each row, in order: for the reference and for in-place forms. */
 int lb_op_list(lua_State *L) {
-  static const char *const kinds[] = {"leaf", "unary", "binary", "ternary", "view", "kernel", "result", "effect", "effect"};
+  static const char *const kinds[] = {"leaf",   "unary",  "binary", "ternary", "view",
+                                      "kernel", "result", "effect", "effect"};
   lua_Integer n = 0;
   lua_createtable(L, ML_OP_COUNT, 0);
   for (int op = 0; op < ML_OP_COUNT; op++) {

@@ -261,7 +261,8 @@ static int index_entry(lua_State *L, ml_tensor *t) {
   ml_tensor **part = lb_new_tensor(L);
   lb_check(L, ml_apply(t->engine, ML_OP_slice, &t, 1, &a, part));
   ml_attrs shape = {0};
-  memcpy(ml_attrs_give(&shape, &shape.reshape.shape, t->ndim - 1), t->shape + 1, (size_t)(t->ndim - 1) * sizeof *t->shape);
+  memcpy(ml_attrs_give(&shape, &shape.reshape.shape, t->ndim - 1), t->shape + 1,
+         (size_t)(t->ndim - 1) * sizeof *t->shape);
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_apply(t->engine, ML_OP_reshape, part, 1, &shape, out));
   return 1;

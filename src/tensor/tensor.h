@@ -18,9 +18,9 @@ typedef struct ml_list {
   int32_t count;
 } ml_list;
 
-/* Attributes of an operation: its parameters that are not tensors, by the names of ops.def (a.attention.window; booleans
- * and dtypes are integers), or the i-th of them as v[i]. Operations that share a rule or a kernel share the places of
- * what it reads. */
+/* Attributes of an operation: its parameters that are not tensors, by the names of ops.def (a.attention.window;
+ * booleans and dtypes are integers), or the i-th of them as v[i]. Operations that share a rule or a kernel share the
+ * places of what it reads. */
 typedef struct ml_attrs {
   union {
     union {

@@ -167,8 +167,7 @@ static uint64_t hash_node(const ml_vnode *n) {
 }
 
 static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
-  if (a->op != b->op || a->n_inputs != b->n_inputs || a->dtype != b->dtype || a->region != b->region)
-    return false;
+  if (a->op != b->op || a->n_inputs != b->n_inputs || a->dtype != b->dtype || a->region != b->region) return false;
   if (memcmp(a->inputs, b->inputs, (size_t)a->n_inputs * sizeof *a->inputs) != 0) return false;
   const ml_attrs *x = a->attrs, *y = b->attrs;
   return memcmp(x->v, y->v, sizeof x->v) == 0 && x->n_list == y->n_list &&
@@ -189,8 +188,12 @@ static ml_status merge_equal(ml_vgraph *g) {
     if (ml_vnode_is_leaf(n) || n->op == ML_OP_input || ml_vnode_is_effect(n)) continue;
     size_t slot = hash_node(n) & (buckets - 1);
     while (table[slot] && !equal_nodes(n, &g->nodes[table[slot] - 1])) slot = (slot + 1) & (buckets - 1);
-    if (table[slot]) same[i] = table[slot] - 1, ML_REWROTE(g, merged);
-    else table[slot] = (int)i + 1;
+    if (table[slot]) {
+      same[i] = table[slot] - 1;
+      ML_REWROTE(g, merged);
+      bool computed = !ml_vnode_is_view(n) && n->op != ML_OP_constant && n->op != ML_OP_result;
+      if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));
+    } else table[slot] = (int)i + 1;
   }
   for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = same[g->roots[i]];
   return ML_OK;

@@ -240,7 +240,7 @@ static ml_status overwrite(emitter *m, int effect, int turn, const ml_buffer *bu
 /* ---- elementwise programs ---- */
 
 void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
-                          int *reg) {
+                             int *reg) {
   f->n_inputs = n_inputs;
   for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].dtype;
   for (int i = 0; i < group->n_members; i++) {
@@ -316,15 +316,6 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   return ML_OK;
 }
 
-/* Whether anybody but the group's own nodes reads a member. */
-static bool is_read_outside(const ml_vgraph *g, int v, int turn) {
-  for (int i = 0; i < g->nodes[v].n_users; i++) {
-    int user = g->users[g->nodes[v].first_user + i];
-    if (user < 0 || g->nodes[user].group != turn) return true;
-  }
-  return false;
-}
-
 /* Attention writes (B, T, H, d) in memory, so that heads merge by a view. */
 static void heads_last(ml_value *v) {
   v->strides[3] = 1;
@@ -346,7 +337,7 @@ static ml_status operands(emitter *m, const ml_vnode *n, int from, int *values) 
 static void find_stored(const ml_vgraph *g, int turn, bool *stored) {
   const ml_vgroup *group = g->nodes[turn].program;
   for (int i = 0; i < group->n_members; i++) {
-    stored[i] = is_read_outside(g, group->members[i], turn);
+    stored[i] = ml_vgraph_is_stored(g, group->members[i], turn);
     for (int k = 0; k < group->n_effects; k++) stored[i] |= g->nodes[group->effects[k]].inputs[1] == group->members[i];
   }
 }
@@ -391,8 +382,7 @@ static ml_status add_output(emitter *m, program_step *s, int v, int reg, const m
 
 /* The program's own step, or the one that its anchor has. */
 static ml_status add_group_step(emitter *m, const ml_vgroup *group, program_step *s, int op, ml_step **step) {
-  if (group->anchor < 0)
-    return ml_plan_add_step(m->p, op, s->values, s->n_inputs, s->outputs, s->n_outputs, step);
+  if (group->anchor < 0) return ml_plan_add_step(m->p, op, s->values, s->n_inputs, s->outputs, s->n_outputs, step);
   const ml_vnode *anchor = &m->g->nodes[group->anchor];
   int n = s->n_own + s->n_inputs - 1, *inputs = ml_bump_alloc(&m->g->memory, (size_t)n, sizeof *inputs);
   if (!inputs) return ML_MEMORY;
@@ -412,7 +402,8 @@ static ml_status emit_program(emitter *m, int turn) {
   bool stored[ML_GROUP_MEMBERS];
   ml_fused *program = NULL;
   ml_rows *rows = NULL;
-  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, group->anchor >= 0, ML_FUSED_MAX_INPUTS);
+  s.n_inputs =
+      ml_vgraph_outside(g, group->members, group->n_members, s.inputs, group->anchor >= 0, ML_FUSED_MAX_INPUTS);
   find_stored(g, turn, stored);
   if (group->like >= 0)
     ML_TRY(ml_vgraph_write_rows(g, group, s.inputs, s.n_inputs, stored, &m->p->memory, s.reg, &rows));
@@ -420,9 +411,10 @@ static ml_status emit_program(emitter *m, int turn) {
   ml_value like = {0};
   ML_TRY(read_inputs(m, &s, turn, shape, &like));
   for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, &s, turn, group->effects[i]));
-  if (group->anchor >= 0 && is_read_outside(g, group->anchor, turn)) ML_TRY(add_output(m, &s, group->anchor, 0, &like));
+  if (group->anchor >= 0 && ml_vgraph_is_stored(g, group->anchor, turn))
+    ML_TRY(add_output(m, &s, group->anchor, 0, &like));
   for (int i = 0; i < group->n_members; i++) {
-    if (is_read_outside(g, group->members[i], turn)) ML_TRY(add_output(m, &s, group->members[i], s.reg[i], &like));
+    if (ml_vgraph_is_stored(g, group->members[i], turn)) ML_TRY(add_output(m, &s, group->members[i], s.reg[i], &like));
   }
   ml_step *step;
   ML_TRY(add_group_step(m, group, &s, rows ? ML_STEP_ROWS : ML_STEP_FUSED, &step));

@@ -56,6 +56,7 @@ ml_status ml_vgraph_fold(ml_vgraph *g) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *node = &g->nodes[i];
     if (!node->tensor || node->tensor->node || ml_vnode_is_leaf(node)) continue;
+    if (!ml_vnode_is_view(node)) ml_vgraph_save(g, ML_PASS_fold, 1, ml_vnode_bytes(node));
     node->op = ML_OP_COUNT;
     node->n_inputs = 0;
     ML_REWROTE(g, folded);

@@ -41,6 +41,7 @@ static ml_status drop_overwritten(ml_vgraph *g) {
     n->inputs[0] = g->nodes[before].inputs[0];
     dropped[before] = true;
     ML_REWROTE(g, dropped);
+    ml_vgraph_save(g, ML_PASS_forward, 1, 2 * ml_vnode_bytes(&g->nodes[before]));
   }
   size_t n = g->n_outputs;
   for (size_t i = n; i < g->n_roots; i++) {

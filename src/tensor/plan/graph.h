@@ -67,9 +67,10 @@ typedef struct ml_vgraph {
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
-  bool has_rows; /* there are row operations that groups may take in */
+  bool has_rows;    /* there are row operations that groups may take in */
   ml_tensor **held; /* retained, where the tensors of nodes might go meanwhile */
   size_t n_held;
+  ml_saving saved[ML_PASS_COUNT];
   ml_bump memory; /* of all of it */
 } ml_vgraph;
 
@@ -107,6 +108,8 @@ ml_status ml_vgraph_group(ml_vgraph *g);
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
 /* Makes a group such as `like`, whose lists it copies, computed at the turn of node `turn`. */
 ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like);
+/* Whether somebody reads v who is not in the group at `turn`. */
+bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn);
 /* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
  * max + 1. */
 int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max);
@@ -141,6 +144,11 @@ static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {
 /* Counts a rewrite (ML_REWRITES of engine.h). */
 #define ML_REWROTE(g, name) ((g)->engine->stats.rewrites.name++)
 
+static inline void ml_vgraph_save(ml_vgraph *g, ml_pass pass, size_t steps, size_t bytes) {
+  g->saved[pass].steps += steps;
+  g->saved[pass].bytes += bytes;
+}
+
 static inline bool ml_listed(const int *list, int n, int v) {
   for (int i = 0; i < n; i++) {
     if (list[i] == v) return true;
@@ -161,6 +169,10 @@ static inline bool ml_vnode_has_results(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_infos[n->op].n_results > 0;
 }
 static inline int64_t ml_vnode_size(const ml_vnode *n) { return ml_shape_size(n->ndim, n->shape); }
+static inline size_t ml_vnode_bytes(const ml_vnode *n) {
+  const ml_dtype_info *info = &ml_dtype_infos[n->dtype];
+  return (size_t)(ml_vnode_size(n) / info->block) * (size_t)info->bytes;
+}
 static inline int64_t ml_vnode_last(const ml_vnode *n) { return n->ndim ? n->shape[n->ndim - 1] : 1; }
 static inline bool ml_vnode_same_shape(const ml_vnode *a, const ml_vnode *b) {
   return ml_same_shape(a->ndim, a->shape, b->ndim, b->shape);

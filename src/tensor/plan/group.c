@@ -14,11 +14,11 @@ enum { MOST_USERS = 48 };
 
 typedef struct gathering {
   const ml_vgraph *g;
-  int turn;     /* the node at whose turn it is all computed */
-  int like;     /* the node whose shape all members have, or whose rows they work on */
-  bool rows;    /* row operations may join, and nodes with an element a row */
+  int turn;  /* the node at whose turn it is all computed */
+  int like;  /* the node whose shape all members have, or whose rows they work on */
+  bool rows; /* row operations may join, and nodes with an element a row */
   int n_row_ops;
-  int anchor; /* a product or attention whose result the program takes on, or -1 */
+  int anchor;   /* a product or attention whose result the program takes on, or -1 */
   bool several; /* outputs beside the last, and effects */
   int members[ML_GROUP_MEMBERS], n_members;
   int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
@@ -71,7 +71,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_late(const gathering *t, int v) {
   const ml_vgraph *g = t->g;
   for (int k = 0; k < g->nodes[v].n_inputs; k++) {
-    int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version, writer = version < 0 ? -1 : g->nodes[version].writer;
+    int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version,
+        writer = version < 0 ? -1 : g->nodes[version].writer;
     if (v < writer && writer < t->turn && !ml_listed(t->effects, t->n_effects, writer)) return true;
   }
   return false;
@@ -81,7 +82,8 @@ static bool is_late(const gathering *t, int v) {
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
-  return known && !t->rows && t->several && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT && n->ndim > 0;
+  return known && !t->rows && t->several && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT &&
+         n->ndim > 0;
 }
 
 /* Whether v is of a kind that the group takes. */
@@ -193,6 +195,27 @@ ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like) {
   return ML_OK;
 }
 
+/* Whether somebody reads v who is not in the group at `turn`. */
+bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn) {
+  for (int i = 0; i < g->nodes[v].n_users; i++) {
+    int user = g->users[g->nodes[v].first_user + i];
+    if (user < 0 || g->nodes[user].group != turn) return true;
+  }
+  return false;
+}
+
+/* Values that stay inside are neither written nor read. */
+static void count_saved(ml_vgraph *g, int turn) {
+  const ml_vgroup *group = g->nodes[turn].program;
+  size_t bytes = 0;
+  for (int i = 0; i < group->n_members; i++) {
+    if (!ml_vgraph_is_stored(g, group->members[i], turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->members[i]]);
+  }
+  bool anchored = group->anchor >= 0;
+  if (anchored && !ml_vgraph_is_stored(g, group->anchor, turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->anchor]);
+  ml_vgraph_save(g, ML_PASS_group, (size_t)(group->n_members + group->n_effects + anchored - 1), bytes);
+}
+
 /* The rows that a node with one element each belongs to: those of a row operation that it is computed from. */
 static int wide_of(const ml_vgraph *g, int v, int depth) {
   const ml_vnode *n = &g->nodes[v];
@@ -206,7 +229,8 @@ static int wide_of(const ml_vgraph *g, int v, int depth) {
   return wide >= 0 && ml_vnode_is_narrow(n, &g->nodes[wide]) ? wide : -1;
 }
 
-/* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in. */
+/* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in.
+ */
 static bool gather_at(gathering *t, int v) {
   const ml_vnode *n = &t->g->nodes[v];
   if (n->op == ML_OP_assign) {
@@ -222,14 +246,16 @@ static bool gather_at(gathering *t, int v) {
 
 enum { WIDE_DEPTH = 6 };
 
-static ml_status make(ml_vgraph *g, gathering *t, int like) {
-  return ml_vgraph_make_group(g, t->turn,
-                              &(ml_vgroup){.members = t->members,
-                                           .n_members = t->n_members,
-                                           .effects = t->effects,
-                                           .n_effects = t->n_effects,
-                                           .like = like,
-                                           .anchor = t->anchor});
+static ml_status make(ml_vgraph *g, const gathering *t, int like) {
+  ml_status status = ml_vgraph_make_group(g, t->turn,
+                                          &(ml_vgroup){.members = (int *)(uintptr_t)t->members,
+                                                       .n_members = t->n_members,
+                                                       .effects = (int *)(uintptr_t)t->effects,
+                                                       .n_effects = t->n_effects,
+                                                       .like = like,
+                                                       .anchor = t->anchor});
+  if (status == ML_OK) count_saved(g, t->turn);
+  return status;
 }
 
 static ml_status group_at(ml_vgraph *g, int v) {

@@ -53,8 +53,8 @@ static bool reads_in_place(const ml_step *s, int k, int out) {
     }
     return false;
   }
-  return k == 0 && (s->op == ML_OP_rms_norm || s->op == ML_OP_layer_norm || s->op == ML_OP_softmax ||
-                    s->op == ML_OP_log_softmax);
+  return k == 0 &&
+         (s->op == ML_OP_rms_norm || s->op == ML_OP_layer_norm || s->op == ML_OP_softmax || s->op == ML_OP_log_softmax);
 }
 
 /* The storage of an input of step i that its output `out` can take over, or -1. */
@@ -349,6 +349,7 @@ static ml_status place(placing *p, ml_plan *plan) {
 
 /* Places what is in no other's place, and that with it. */
 static ml_status place_all(ml_plan *plan, ml_bump *memory) {
+  size_t all = 0;
   placing p = {.memory = memory};
   p.list = ml_bump_alloc(memory, plan->n_storages, sizeof(ml_storage *));
   if (!p.list) return ML_MEMORY;
@@ -361,7 +362,9 @@ static ml_status place_all(ml_plan *plan, ml_bump *memory) {
   for (size_t i = 0; i < plan->n_storages; i++) { /* a base was made before what takes its place */
     ml_storage *s = &plan->storages[i];
     if (s->base >= 0) s->offset = plan->storages[s->base].offset;
+    if (s->place == ML_PLACE_ARENA && s->first >= 0) all += s->bytes;
   }
+  plan->saved[ML_PASS_place].bytes = all - plan->arena_bytes;
   return ML_OK;
 }
 
@@ -397,7 +400,8 @@ ml_status ml_plan_place(ml_plan *plan) {
   take_over(plan);
   join_lives(plan);
   ml_status status = place_all(plan, &memory);
-  if (status == ML_OK && plan->arena_bytes > plan->live_bytes && plan->arena_bytes > SMALL) status = place_apart(plan, &memory);
+  if (status == ML_OK && plan->arena_bytes > plan->live_bytes && plan->arena_bytes > SMALL)
+    status = place_apart(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;

@@ -53,7 +53,9 @@ enum {
  * rounded to it. An output may lie where an input does, element for element. */
 enum { ML_FUSED_MAX_INPUTS = 12, ML_FUSED_MAX_OUTPUTS = 4, ML_FUSED_MAX_CODE = 48 };
 enum { ML_GROUP_MEMBERS = ML_FUSED_MAX_CODE / 2 };
-enum { ML_PROGRAM_MAX_INPUTS = ML_FUSED_MAX_INPUTS + ML_GROUP_MEMBERS }; /* of a stage's, which reads other stages too */
+enum {
+  ML_PROGRAM_MAX_INPUTS = ML_FUSED_MAX_INPUTS + ML_GROUP_MEMBERS
+}; /* of a stage's, which reads other stages too */
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
   ml_dtype dtype;
@@ -69,9 +71,9 @@ typedef struct ml_fused {
 } ml_fused;
 
 /* Rows of `length` elements along the last axis of the step's operands, each taken through all stages. Registers
- * 0..n_inputs-1 hold the step's inputs, the others what stages write: a row, or one element a row (narrow). A stage is a
- * row operation (a norm, softmax, a reduction over the last axis) or an elementwise program, over the row or, narrow, over
- * one element. Output k of the step is register outputs[k]. */
+ * 0..n_inputs-1 hold the step's inputs, the others what stages write: a row, or one element a row (narrow). A stage is
+ * a row operation (a norm, softmax, a reduction over the last axis) or an elementwise program, over the row or, narrow,
+ * over one element. Output k of the step is register outputs[k]. */
 enum { ML_ROWS_LEAST = 64, ML_ROWS_MOST = 8192 }; /* shorter rows are better taken side by side, longer ones in parts */
 typedef struct ml_row_register {
   ml_dtype dtype;
@@ -82,9 +84,9 @@ typedef struct ml_row_stage {
   const ml_attrs *attrs;
   ml_fused *program;
   bool narrow;
-  int n_inputs, inputs[ML_PROGRAM_MAX_INPUTS];   /* registers; -1 where an optional one is absent */
-  int n_results, results[ML_GROUP_MEMBERS];      /* registers that it writes */
-  int from[ML_GROUP_MEMBERS];                    /* of a program: the register of its own that each of them is */
+  int n_inputs, inputs[ML_PROGRAM_MAX_INPUTS]; /* registers; -1 where an optional one is absent */
+  int n_results, results[ML_GROUP_MEMBERS];    /* registers that it writes */
+  int from[ML_GROUP_MEMBERS];                  /* of a program: the register of its own that each of them is */
 } ml_row_stage;
 typedef struct ml_rows {
   int64_t length;
@@ -111,6 +113,19 @@ typedef struct ml_linears {
   int n_units;
   ml_linear_unit units[ML_LINEARS_MAX_UNITS]; /* unit u writes step output u */
 } ml_linears;
+
+/* What each pass of the planner saved over running every operation as it was written: steps, and bytes that are neither
+ * written nor read in them. Of `place`: bytes of memory. */
+#define ML_PASSES(X) X(collect) X(select) X(fold) X(forward) X(products) X(group) X(place)
+typedef enum ml_pass {
+#define PASS(name) ML_PASS_##name,
+  ML_PASSES(PASS)
+#undef PASS
+      ML_PASS_COUNT
+} ml_pass;
+typedef struct ml_saving {
+  size_t steps, bytes;
+} ml_saving;
 
 typedef struct ml_step {
   int op; /* ml_op or ML_STEP_* */
@@ -140,6 +155,7 @@ struct ml_plan {
   size_t outputs_capacity;
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
+  ml_saving saved[ML_PASS_COUNT];
   size_t arena_bytes, live_bytes; /* and what of it lives at once, at the most */
   ml_buffer *arena;
   ml_program *program;

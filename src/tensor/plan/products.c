@@ -117,6 +117,11 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
   else ML_REWROTE(g, linears);
   if (u->n_products > 1) ML_REWROTE(g, pairs);
   if (u->root != u->products[0]) ML_REWROTE(g, epilogues);
+  /* products that are not stored, and what is computed of them on the way */
+  size_t stored = ml_vnode_bytes(&g->nodes[u->root]), n = (size_t)u->n_products;
+  const ml_vgroup *behind = u->root != u->products[0] ? g->nodes[u->root].program : NULL;
+  if (behind) n += (size_t)behind->n_members;
+  ml_vgraph_save(g, ML_PASS_products, n - (l->n_units == 1), 2 * (n - 1) * stored);
   for (int i = 0; i < u->n_products; i++) {
     g->nodes[u->products[i]].unit = index;
     g->nodes[u->products[i]].group = u->root;
@@ -136,6 +141,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
     if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
   }
   ML_REWROTE(g, norms_inside);
+  ml_vgraph_save(g, ML_PASS_products, 1, 2 * ml_vnode_bytes(x));
   l->norm = l->x;
   g->nodes[l->norm].group = l->at;
   l->x = x->inputs[0];

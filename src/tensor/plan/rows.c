@@ -18,8 +18,8 @@ bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n) {
     ml_list axis = n->attrs->sum.axis;
     return axis.count == 1 && *ml_attrs_list(n->attrs, axis) == x->ndim - 1;
   }
-  bool rows = n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm || n->op == ML_OP_softmax ||
-              n->op == ML_OP_log_softmax;
+  bool rows =
+      n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm || n->op == ML_OP_softmax || n->op == ML_OP_log_softmax;
   return rows && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT;
 }
 
@@ -81,7 +81,8 @@ static void find_registers(stages *s) {
     bool crosses = s->stored[i];
     for (int j = i + 1; j < s->group->n_members && !crosses; j++) {
       const ml_vnode *user = member(s, j);
-      for (int k = 0; k < user->n_inputs && !same_stage(s, i, j); k++) crosses |= user->inputs[k] == s->group->members[i];
+      for (int k = 0; k < user->n_inputs && !same_stage(s, i, j); k++)
+        crosses |= user->inputs[k] == s->group->members[i];
     }
     s->reg[i] = crosses ? n++ : -1;
   }
@@ -164,8 +165,14 @@ ml_status ml_vgraph_write_rows(const ml_vgraph *g, const ml_vgroup *group, const
   r->lead = like->ndim - 1;
   memcpy(r->shape, like->shape, (size_t)r->lead * sizeof *r->shape);
   r->n_inputs = n_inputs;
-  stages s = {.g = g, .group = group, .inputs = inputs, .n_inputs = n_inputs, .stored = stored, .reg = reg,
-              .memory = memory, .rows = r};
+  stages s = {.g = g,
+              .group = group,
+              .inputs = inputs,
+              .n_inputs = n_inputs,
+              .stored = stored,
+              .reg = reg,
+              .memory = memory,
+              .rows = r};
   find_depths(&s);
   find_registers(&s);
   ML_TRY(describe_registers(&s));

@@ -153,6 +153,10 @@ static ml_status push_node(selector *s, int v) {
   const demand *d = &s->wants[v];
   if (d->whole) return take_rows(s, v, d->index, &s->rows[v]);
   ML_REWROTE(s->g, pushed);
+  if (n->op != ML_OP_reshape) {
+    int64_t rows = s->g->nodes[d->index].shape[0], all = rows_of(n);
+    ml_vgraph_save(s->g, ML_PASS_select, 0, all > 0 ? ml_vnode_bytes(n) / (size_t)all * (size_t)(all - rows) : 0);
+  }
   if (n->op == ML_OP_reshape) {
     s->rows[v] = s->rows[n->inputs[0]];
     return ML_OK;

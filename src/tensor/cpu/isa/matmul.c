@@ -17,8 +17,7 @@ typedef struct product {
 static void store_through_tail(const gemm *g, float *sums, int64_t pitch, int64_t m0, int64_t rows, int64_t n0,
                                int64_t columns) {
   const ml_task *t = g->context;
-  for (int64_t r = 0; r < rows; r++)
-    K(tail_run)(t, g->first_row + m0 + r, n0, sums + r * pitch, columns, g->tail_room);
+  for (int64_t r = 0; r < rows; r++) K(tail_run)(t, g->first_row + m0 + r, n0, sums + r * pitch, columns, g->tail_room);
 }
 
 static gemm_side side_of(const ml_arg *x, int across, int inner) {
@@ -169,8 +168,7 @@ void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worke
   for (int64_t u = begin; u < end; u++) {
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
-    if (t->in[1].layout == ML_LAYOUT_PANELS)
-      g.gather = gather_panels, g.room = w->scratch + p->tiles.scratch;
+    if (t->in[1].layout == ML_LAYOUT_PANELS) g.gather = gather_panels, g.room = w->scratch + p->tiles.scratch;
     K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }

@@ -1,8 +1,8 @@
 /* rows.c: steps over rows (ml_rows).
  *
- * A unit is a row, which goes through all stages before the next. What a stage writes for another lies in scratch, a row
- * a register, or where an output lies that takes it as it is; elementwise programs run over tiles. Row operations are the
- * functions that steps of their own are made of, so that the bits are theirs. */
+ * A unit is a row, which goes through all stages before the next. What a stage writes for another lies in scratch, a
+ * row a register, or where an output lies that takes it as it is; elementwise programs run over tiles. Row operations
+ * are the functions that steps of their own are made of, so that the bits are theirs. */
 #include "tensor/cpu/isa/elementwise.h"
 #include "tensor/cpu/isa/norm.h"
 #include "tensor/cpu/isa/reduce.h"
@@ -18,10 +18,10 @@ typedef struct reduction {
 } reduction;
 
 typedef struct rows_plan {
-  size_t registers[MOST_REGISTERS];   /* of those that stages write: where they lie in scratch */
-  size_t tiles[ML_GROUP_MEMBERS];     /* of a stage that is a program: room for its registers */
-  size_t vectors, typed;              /* room for a row operation's operands, and for a row in its own dtype */
-  reduction *reductions;              /* of each stage */
+  size_t registers[MOST_REGISTERS]; /* of those that stages write: where they lie in scratch */
+  size_t tiles[ML_GROUP_MEMBERS];   /* of a stage that is a program: room for its registers */
+  size_t vectors, typed;            /* room for a row operation's operands, and for a row in its own dtype */
+  reduction *reductions;            /* of each stage */
 } rows_plan;
 
 static size_t reserve(size_t *at, size_t bytes) {
@@ -38,7 +38,8 @@ ml_status K(rows_prepare)(ml_task *t) {
   p->reductions = (reduction *)(p + 1);
   size_t at = 0, row = (size_t)r->length;
   int work = 0;
-  for (int k = r->n_inputs; k < r->n_registers; k++) p->registers[k] = reserve(&at, r->registers[k].narrow ? 8 : row * 8);
+  for (int k = r->n_inputs; k < r->n_registers; k++)
+    p->registers[k] = reserve(&at, r->registers[k].narrow ? 8 : row * 8);
   for (int i = 0; i < r->n_stages; i++) {
     const ml_row_stage *s = &r->stages[i];
     work += s->program ? s->program->n_code : 2;
@@ -67,9 +68,9 @@ typedef struct run {
   const ml_rows *rows;
   const rows_plan *plan;
   char *scratch;
-  const char *in[ML_FUSED_MAX_INPUTS];   /* where the row of each input begins */
-  char *out[ML_FUSED_MAX_OUTPUTS];       /* and of each output */
-  char *registers[MOST_REGISTERS];       /* of those that stages write */
+  const char *in[ML_FUSED_MAX_INPUTS]; /* where the row of each input begins */
+  char *out[ML_FUSED_MAX_OUTPUTS];     /* and of each output */
+  char *registers[MOST_REGISTERS];     /* of those that stages write */
 } run;
 
 static size_t item_of(const run *r, int reg) { return register_item(r->rows->registers[reg].dtype); }
@@ -101,8 +102,9 @@ static void finish(const run *r, int reg) {
   const ml_row_register *info = &r->rows->registers[reg];
   for (int k = 0; k < r->t->n_out; k++) {
     if (r->rows->outputs[k] != reg || r->registers[reg] == r->out[k]) continue;
-    K(store_tile)(r->out[k], r->t->out[k].dtype, inner(r, &r->t->out[k]), r->registers[reg],
-                  info->narrow ? 1 : (int)r->rows->length);
+    K(store_tile)
+    (r->out[k], r->t->out[k].dtype, inner(r, &r->t->out[k]), r->registers[reg],
+     info->narrow ? 1 : (int)r->rows->length);
   }
 }
 
@@ -228,7 +230,8 @@ void K(rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int i = 0; i < r.rows->n_stages; i++) { /* constants stay from row to row */
     const ml_fused *f = r.rows->stages[i].program;
     void *regs[MOST_PROGRAM];
-    for (int k = 0; f && k < f->n_inputs + f->n_code; k++) regs[k] = r.scratch + r.plan->tiles[i] + (size_t)k * TILE * 8;
+    for (int k = 0; f && k < f->n_inputs + f->n_code; k++)
+      regs[k] = r.scratch + r.plan->tiles[i] + (size_t)k * TILE * 8;
     if (f) K(fused_constants)(f, regs, TILE);
   }
   for (int64_t row = begin; row < end; row++) {

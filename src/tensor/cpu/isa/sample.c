@@ -158,7 +158,9 @@ void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
 
 /* A logit whose id was among the recent ones so many times. An infinite penalty bans or demands, whatever the logit. */
 static float penalised(float x, const ml_attrs *a, int64_t times) {
-  double down = a->repeat_penalty.presence + (a->repeat_penalty.frequency == 0 ? 0 : a->repeat_penalty.frequency * (double)times), v = x;
+  double down = a->repeat_penalty.presence +
+                (a->repeat_penalty.frequency == 0 ? 0 : a->repeat_penalty.frequency * (double)times),
+         v = x;
   if (x != x) return x;
   if (isinf(down)) return (float)-down;
   if (x != 0 && !isinf(x)) v = x > 0 ? v / a->repeat_penalty.penalty : v * a->repeat_penalty.penalty;
@@ -176,7 +178,8 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
     for (int64_t i = 0; i < count; i++) {
       int64_t id = load_index(recent->data, recent->dtype, b * count + i);
       if (id < 0 || id >= n) continue;
-      int64_t times = 0, counted = t->step->attrs.repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
+      int64_t times = 0,
+              counted = t->step->attrs.repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
       bool first = true;
       for (int64_t j = 0; j < counted; j++) {
         bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
