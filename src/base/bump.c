@@ -38,7 +38,7 @@ static struct ml_chunk *new_chunk(ml_bump *b, size_t bytes) {
   return c;
 }
 
-void *ml_bump_alloc(ml_bump *b, size_t count, size_t size) {
+static void *take(ml_bump *b, size_t count, size_t size) {
   size_t bytes;
   if (!ml_mul_size(count, size, &bytes) || bytes > SIZE_MAX / 4) {
     ml_fail(ML_MEMORY, "out of memory: %zu items of %zu bytes", count, size);
@@ -49,7 +49,12 @@ void *ml_bump_alloc(ml_bump *b, size_t count, size_t size) {
   if ((!c || c->size - c->used < bytes) && !(c = new_chunk(b, bytes))) return NULL;
   void *out = (char *)c + c->used;
   c->used += bytes;
-  return memset(out, 0, bytes);
+  return out;
+}
+
+void *ml_bump_alloc(ml_bump *b, size_t count, size_t size) {
+  void *out = take(b, count, size);
+  return out ? memset(out, 0, count * size) : NULL;
 }
 
 char *ml_bump_strdup(ml_bump *b, const char *text) {
@@ -62,7 +67,7 @@ ml_status ml_bump_grow(ml_bump *b, void **items, size_t *capacity, size_t need, 
   if (need <= *capacity) return ML_OK;
   size_t wanted = *capacity ? 2 * *capacity : 8;
   if (wanted < need) wanted = need;
-  void *grown = ml_bump_alloc(b, wanted, size);
+  void *grown = take(b, wanted, size);
   if (!grown) return ML_MEMORY;
   if (*capacity) memcpy(grown, *items, *capacity * size);
   *items = grown;

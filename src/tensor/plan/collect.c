@@ -54,6 +54,30 @@ static int by_serial(const void *a, const void *b) {
   return x->tensor->mark < y->tensor->mark ? -1 : x->tensor->mark > y->tensor->mark;
 }
 
+/* Serials are dense among the nodes of one piece of work: each then has a place of its own. */
+static bool sort_dense(const items *s) {
+  uint64_t least = UINT64_MAX, most = 0;
+  size_t leaves = 0;
+  for (size_t i = 0; i < s->count; i++) {
+    uint64_t serial = s->list[i].serial;
+    leaves += serial == 0;
+    if (serial && serial < least) least = serial;
+    if (serial > most) most = serial;
+  }
+  if (most < least || most - least >= 4 * s->count) return false;
+  size_t n = leaves + (size_t)(most - least) + 1, at = 0, end = 0;
+  item *places = ml_bump_alloc(s->memory, n, sizeof *places);
+  if (!places) return false;
+  for (size_t i = 0; i < s->count; i++) {
+    const item *x = &s->list[i];
+    places[x->serial ? leaves + (size_t)(x->serial - least) : at++] = *x;
+  }
+  for (size_t i = 0; i < n; i++) {
+    if (places[i].tensor) s->list[end++] = places[i];
+  }
+  return true;
+}
+
 static ml_status make_nodes(ml_vgraph *g, const items *s) {
   size_t edges = 0;
   for (size_t i = 0; i < s->count; i++) {
@@ -63,7 +87,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
   for (size_t i = 1, sorted = 1; i < s->count && sorted; i++) {
     if (s->list[i].serial >= s->list[i - 1].serial) continue;
     sorted = 0;
-    qsort(s->list, s->count, sizeof *s->list, by_serial);
+    if (!sort_dense(s)) qsort(s->list, s->count, sizeof *s->list, by_serial);
   }
   ML_TRY(ML_BUMP_GROW(&g->memory, g->nodes, g->capacity, s->count));
   int *inputs = ml_bump_alloc(&g->memory, edges, sizeof *inputs);

@@ -15,6 +15,7 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   p->n_outputs = (int)g->n_outputs;
   p->outputs = ml_bump_alloc(&p->memory, p->outputs_capacity = g->n_outputs + 8, sizeof *p->outputs);
   if (!p->outputs) return ML_MEMORY;
+  ML_TRY(ml_plan_expect(p, g->n_nodes));
   ML_TRY(ml_vgraph_group_products(g));
   ML_TRY(ml_vgraph_group(g));
   ML_TRY(ml_vgraph_emit(g, p));

@@ -14,8 +14,10 @@
 
 enum { ALIGN = 64 };
 
-/* Up to so many storages, and where there is something to gain, all pairs are looked at. */
-enum { FEW = 2048, SMALL = 1 << 11 };
+/* Up to so many storages, and where there is something to gain, all pairs are looked at: where an arena is larger than
+ * what lives at once by more than a part in SLACK. */
+enum { FEW = 2048, SMALL = 1 << 11, SLACK = 32 };
+static bool has_holes(size_t bytes, size_t live) { return bytes > SMALL && bytes > live + live / SLACK; }
 
 static void touch(ml_plan *p, int value, int step) {
   if (value < 0) return;
@@ -339,7 +341,7 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
-    for (int by = 0; by < MEASURES && p->bytes > p->live && p->bytes > SMALL && n <= FEW && status == ML_OK; by++)
+    for (int by = 0; by < MEASURES && has_holes(p->bytes, p->live) && n <= FEW && status == ML_OK; by++)
       status = largest_first(p, (measure)by);
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
@@ -400,7 +402,7 @@ ml_status ml_plan_place(ml_plan *plan) {
   take_over(plan);
   join_lives(plan);
   ml_status status = place_all(plan, &memory);
-  if (status == ML_OK && plan->arena_bytes > plan->live_bytes && plan->arena_bytes > SMALL)
+  if (status == ML_OK && has_holes(plan->arena_bytes, plan->live_bytes))
     status = place_apart(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);

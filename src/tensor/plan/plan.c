@@ -16,6 +16,12 @@ bool ml_value_is_dense(const ml_value *v) {
   return ml_tensor_is_dense(&t);
 }
 
+ml_status ml_plan_expect(ml_plan *p, size_t nodes) {
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->values, p->values_capacity, nodes + nodes / 4));
+  ML_TRY(ML_BUMP_GROW(&p->memory, p->storages, p->storages_capacity, nodes / 2));
+  return ML_BUMP_GROW(&p->memory, p->steps, p->steps_capacity, nodes / 2);
+}
+
 ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
   ML_TRY(ML_BUMP_GROW(&p->memory, p->values, p->values_capacity, p->n_values + 1));
   p->values[p->n_values] = *v;

@@ -180,6 +180,7 @@ ml_status ml_plan_explain(const ml_plan *plan, char **text);
 const char *ml_step_name(const ml_step *step);
 
 /* For the files of the planner. */
+ml_status ml_plan_expect(ml_plan *p, size_t nodes); /* room for what a graph of so many nodes gives */
 ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out);
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out);
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
