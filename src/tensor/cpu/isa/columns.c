@@ -240,14 +240,16 @@ static void take_truth(COLUMNS) {
     at = key > best ? (__typeof__(best))(i) : at;                                                                      \
     best = key > best ? key : best;                                                                                    \
   } while (0)
+#define FIND_KEYS(NAME, S)                                                                                             \
+  const S flip = (S)(wants_smallest(op) ? -1 : 0);                                                                     \
+  S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                               \
+  for (int64_t c = 0; c < width; c++) keys[c] = (S)((S)1 << (sizeof(S) * 8 - 1)), places[c] = 0;                       \
+  if (wants_index(op))                                                                                                 \
+    SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                  \
+  else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)
 #define CHOOSE(T, NAME, S, KEY)                                                                                        \
   case T: {                                                                                                            \
-    const S flip = (S)(wants_smallest(op) ? -1 : 0);                                                                   \
-    S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                             \
-    for (int64_t c = 0; c < width; c++) keys[c] = (S)((S)1 << (sizeof(S) * 8 - 1)), places[c] = 0;                     \
-    if (wants_index(op))                                                                                               \
-      SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                \
-    else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best);                                                     \
+    FIND_KEYS(NAME, S);                                                                                                \
     for (int64_t c = 0; c < width; c++) {                                                                              \
       if (p[c].at < 0 || keys[c] > p[c].k) p[c].k = keys[c], p[c].at = first + places[c];                              \
     }                                                                                                                  \
@@ -279,4 +281,49 @@ void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_
   case TRUTH: take_truth(p, op, rows, n, t, width, room); return;
   default: choose(p, op, rows, n, t, width, room, first);
   }
+}
+
+/* ---- results of few rows ---- */
+
+/* Where there is nothing to join, results are written as vectors, which partial results are not. */
+static void write_floats(const float *restrict x, int64_t n, char *to, ml_dtype t) {
+  if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
+  else
+    for (int64_t i = 0; i < n; i++) store_float(to, t, i, x[i]);
+}
+
+#define WRITE_CHOSEN(T, NAME, S, KEY)                                                                                  \
+  case T: {                                                                                                            \
+    FIND_KEYS(NAME, S);                                                                                                \
+    S *restrict o = (S *)(void *)to;                                                                                   \
+    if (op == ML_OP_min)                                                                                               \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, true);                                         \
+    else                                                                                                               \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, false);                                        \
+    return;                                                                                                            \
+  }
+
+static void write_chosen(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict to,
+                         char *restrict room) {
+  switch (t) {
+    EACH_KEY(WRITE_CHOSEN)
+  default: return;
+  }
+}
+
+bool K(columns_writes)(int op, ml_dtype t) {
+  kind what = kind_of(op, t);
+  return what == NARROW || (what == CHOICE && !wants_index(op));
+}
+
+void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *to, char *room) {
+  block b = {rows, n, width, t, true, SUM, NULL};
+  float *sums = (float *)(void *)room;
+  if (kind_of(op, t) == CHOICE) {
+    write_chosen(op, rows, n, t, width, to, room);
+    return;
+  }
+  join_lanes(&b, 0, 1, room);
+  for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
+  write_floats(sums, width, to, t);
 }

@@ -245,16 +245,6 @@ static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, 
   }
 }
 
-/* The bits of the element that has this key. */
-static int64_t bits_of(int64_t key, ml_dtype t, bool smallest) {
-  int width = 8 * ml_dtype_infos[t].bytes;
-  int64_t most = INT64_MAX >> (64 - width), bits = smallest ? ~key : key;
-  if (t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64) return bits ^ ~most;
-  if (!ml_dtype_is_float(t)) return bits;
-  if (key == most) return t == ML_F32 ? 0x7fc00000 : t == ML_F64 ? 0x7ff8000000000000 : t == ML_F16 ? 0x7e00 : 0x7fc0;
-  return bits < 0 ? bits ^ most : bits;
-}
-
 /* ---- logsumexp ---- */
 
 /* e to the power x, for x <= 0, to 1e-11: what float32 keeps, and a loop that compilers vectorise. */

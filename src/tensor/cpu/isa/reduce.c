@@ -43,6 +43,7 @@ typedef struct reduce_plan {
   int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
   int64_t count, parts, results; /* elements a result, partials a result */
   way how;
+  bool whole; /* COLUMNS, TURN: a block of each row is all that there is, and columns.c writes results */
   int64_t block,
       step; /* GATHER: elements that a row holds, and bytes from one to the next; TURN: from element to element */
   atomic_int_least64_t left; /* units to come */
@@ -143,12 +144,14 @@ ml_status K(reduce_prepare)(ml_task *t) {
   find_axes(r, x, reduced);
   int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
   r->how = find_way(r, t->step->op, x->dtype);
+  r->whole = (r->how == COLUMNS || r->how == TURN) && r->parts == 1 && r->count <= REDUCE_BLOCK && r->count > 0 &&
+             r->rows.places[r->rows.n - 1] == 1 && K(columns_writes)(t->step->op, x->dtype);
   r->width = find_width(r, (int)item, t->threads);
   r->panels = (last + r->width - 1) / r->width;
   t->scratch = (size_t)r->width * sizeof(partial);
   if (r->how == COLUMNS || r->how == TURN) t->scratch += (size_t)(r->width * COLUMN_ROOM);
   if (r->how == TURN) {
-    r->step = r->width * item;
+    r->step = r->width * item + 64;
     t->scratch += (size_t)(r->step * r->length);
   } else if (r->how == GATHER) {
     r->block = ml_max64(ROOM / r->width / item / REDUCE_BLOCK, 1) * REDUCE_BLOCK;
@@ -172,6 +175,7 @@ typedef struct panel {
   int64_t rows, first, n; /* elements of each from the first on */
   ml_dtype dtype;
   int op, item;
+  char *to; /* the first row's result, if there are no others to join it with */
 } panel;
 
 /* How many of the n elements of a run from the index `at` on lie evenly, and where they begin. */
@@ -189,6 +193,12 @@ static void take_pieces(const reduce_plan *r, const panel *x, partial *p) {
   }
 }
 
+static void take_rows(const reduce_plan *r, const panel *x, const char *const *rows, int64_t n, int64_t first,
+                      partial *p, char *room) {
+  if (r->whole) K(columns_write)(x->op, rows, n, x->dtype, x->rows, x->to, room);
+  else K(columns_take)(p, x->op, rows, n, x->dtype, x->rows, first, room);
+}
+
 static void take_columns(const reduce_plan *r, const panel *x, partial *p, char *room) {
   const char *rows[REDUCE_BLOCK];
   int64_t along = r->run.strides[r->run.n - 1];
@@ -198,7 +208,7 @@ static void take_columns(const reduce_plan *r, const panel *x, partial *p, char 
       m = find_piece(&r->run, x->first + i + k, n - k, &offset);
       for (int64_t j = 0; j < m; j++) rows[k + j] = x->data + (offset + j * along) * x->item;
     }
-    K(columns_take)(p, x->op, rows, n, x->dtype, x->rows, x->first + i, room);
+    take_rows(r, x, rows, n, x->first + i, p, room);
   }
 }
 
@@ -207,7 +217,7 @@ static void take_turned(const reduce_plan *r, const panel *x, partial *p, char *
   char *turned = room + r->width * COLUMN_ROOM;
   K(transpose)(turned, r->step, x->data, x->stride * x->item, x->rows, x->n, x->item);
   for (int64_t i = 0; i < x->n; i++) rows[i] = turned + i * r->step;
-  K(columns_take)(p, x->op, rows, x->n, x->dtype, x->rows, x->first, room);
+  take_rows(r, x, rows, x->n, x->first, p, room);
 }
 
 /* The elements from index `at` on, n of each row, side by side in rows of `room`. */
@@ -235,7 +245,7 @@ static void take_gathered(const reduce_plan *r, const panel *x, partial *p, char
 }
 
 static void take_panel(const reduce_plan *r, const panel *x, partial *p, char *room) {
-  K(partial_start)(p, x->rows, x->op);
+  if (!r->whole) K(partial_start)(p, x->rows, x->op);
   if (x->n == 0) return;
   switch (r->how) {
   case PIECES: take_pieces(r, x, p); return;
@@ -279,6 +289,7 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
   int last = r->rows.n - 1, item = ml_dtype_infos[x->dtype].bytes;
+  int out_item = ml_dtype_infos[t->out[0].dtype].bytes;
   partial *p = (partial *)(void *)w->scratch;
   for (int64_t unit = begin; unit < end; unit++) {
     int64_t chunk = unit % r->chunks, rest = unit / r->chunks, panel_at = rest % r->panels,
@@ -293,9 +304,10 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
                 ml_min64(r->chunk, r->length - chunk * CHUNK),
                 x->dtype,
                 t->step->op,
-                item};
+                item,
+                t->out[0].data + place * out_item};
     take_panel(r, &of, p, w->scratch + (size_t)r->width * sizeof *p);
-    put_partials(t, p, of.rows, place, step);
+    if (!r->whole) put_partials(t, p, of.rows, place, step);
   }
   if (r->parts == 1 || atomic_fetch_sub(&r->left, end - begin) != end - begin) return;
   join_all(t);

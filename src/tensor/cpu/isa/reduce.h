@@ -37,5 +37,8 @@ enum { COLUMN_ROOM = 48 };
  * `first`. */
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,
                      int64_t first, char *room);
+/* Where these rows are all that there are: writes the columns' results, side by side, if columns_writes says so. */
+bool K(columns_writes)(int op, ml_dtype dtype);
+void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, char *to, char *room);
 
 #endif
