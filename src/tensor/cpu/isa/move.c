@@ -146,7 +146,8 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 /* ---- the task ---- */
 
 /* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
- * rows lie so that none displaces another from the cache, and written by rows from there. */
+ * rows lie so that none displaces another from the cache, and written by rows from there; unless vectors are as long as
+ * lines of memory. */
 enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, TILE_STEP = TILE_BYTES + 64 };
 
 typedef struct move_plan {
@@ -194,8 +195,19 @@ static void choose_tiles(move_plan *m) {
   m->tiled = true;
 }
 
+/* Transposing writes lines of memory whole where vectors are as long. */
+#if defined(ML_ISA_AVX512)
+enum { WHOLE_LINES = true };
+#else
+enum { WHOLE_LINES = false };
+#endif
+
 static void move_tile(const move_plan *m, char *to, const char *from, int64_t n, int64_t side, char *tile) {
   int last = m->ndim - 1, item = m->item;
+  if (WHOLE_LINES) {
+    K(transpose)(to, m->to_strides[last - 1] * item, from, m->from_strides[last] * item, n, side, item);
+    return;
+  }
   K(transpose)(tile, TILE_STEP, from, m->from_strides[last] * item, n, side, item);
   for (int64_t i = 0; i < side; i++)
     memcpy(to + i * m->to_strides[last - 1] * item, tile + i * TILE_STEP, (size_t)(n * item));
@@ -215,11 +227,8 @@ void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       to += first * m->to_strides[d], from += first * m->from_strides[d];
       d--;
     }
-    for (; d >= 0; d--) {
-      int64_t i = rest % m->shape[d];
-      rest /= m->shape[d];
-      to += i * m->to_strides[d], from += i * m->from_strides[d];
-    }
+    to += ml_index_offset(d + 1, m->shape, m->to_strides, rest);
+    from += ml_index_offset(d + 1, m->shape, m->from_strides, rest);
     char *o = *m->to + to * item;
     const char *x = *m->from + from * item;
     if (m->tiled) move_tile(m, o, x, n, side, w->scratch);
