@@ -67,6 +67,7 @@ static int64_t distance(int64_t stride) { return stride < 0 ? -stride : stride ?
 static void sort_rows(axes *a) {
   axes sorted = {0};
   int order[ML_MAX_DIMS];
+  if (a->n < 2) return;
   for (int d = 0; d < a->n; d++) {
     int j = d;
     for (; j > 0 && distance(a->strides[order[j - 1]]) < distance(a->strides[d]); j--) order[j] = order[j - 1];
