@@ -54,7 +54,8 @@ local shapes = {
   {"last, transposed", SQUARE, 2, true}, {"first, transposed", SQUARE, 1, true}, {"all, transposed", SQUARE, nil, true},
   {"middle", CUBE, 2}, {"first of 3", CUBE, 1}, {"outer two", CUBE, {1, 2}}, {"first and last", CUBE, {1, 3}},
   {"all of 3, transposed", CUBE, nil, true}, {"long rows", {16, N // 16}, 2}, {"short columns", {16, N // 16}, 1},
-  {"short rows", {N // 16, 16}, 2, false, 0.35}, {"long columns", {N // 16, 16}, 1},
+  {"short rows", {N // 16, 16}, 2, false, 0.35},
+  {"long columns", {N // 16, 16}, 1},
 }
 
 local function reduction(op, dtype, shape, bound)
