@@ -15,7 +15,7 @@ struct ml_block {
 
 enum { MIN_BLOCK = 64 };
 /* Larger blocks go back to the system at once. */
-static const size_t CACHED_BLOCK_BYTES = (size_t)64 << 20;
+static const size_t CACHED_BLOCK_BYTES = (size_t)256 << 20;
 
 static size_t size_class(size_t bytes) {
   if (bytes <= MIN_BLOCK) return MIN_BLOCK;

@@ -123,7 +123,52 @@ static void check_nan(ml_engine *e, ml_op op, ml_dtype t) {
   drop_all();
 }
 
-/* Shapes around the ends of blocks (128), of runs (1,024) and of chunks (32,768), and of the panels in which columns are
+/* Of equal elements the first is chosen, and zeros of either sign are equal; in rows of any length, and as columns. */
+static void check_zeros(ml_engine *e, ml_op op, ml_dtype t) {
+  static const int64_t lengths[] = {2, 17, 100, 1500};
+  if (skip_case(3000)) return;
+  for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++) {
+    int64_t n = lengths[k], shape[] = {n, 20}, columns = 20;
+    double *v = room((size_t)(n * columns), 8), *wanted = room((size_t)columns, 8);
+    for (int64_t i = 0; i < n * columns; i++) v[i] = (i / columns + (op == ML_OP_argmin)) % 2 ? 0.0 : -0.0;
+    for (int64_t i = 0; i < columns; i++) wanted[i] = 0;
+    for (int kind = DENSE; kind <= TRANSPOSED; kind++)
+      expect_values(apply(e, op, list_attrs(1, (int64_t[]){0}), view_tensor(e, t, 2, shape, v, (view)kind)), 1, &columns, wanted, 0, 0, "zeros, %d rows", (int)n);
+    drop_all();
+  }
+}
+
+/* Values whose sum overflows in one block have an infinite variance, whatever blocks follow. */
+static void check_overflow(ml_engine *e, ml_op op) {
+  enum { N = 600 };
+  if (skip_case(N)) return;
+  for (int at = 0; at < N - 1; at += 100) {
+    double *v = room(N * 20, 8), *wanted = room(20, 8);
+    for (int i = 0; i < N; i++) v[i] = i == at || i == at + 1 ? 1.6e308 : i % 7;
+    for (int i = 0; i < 20; i++) wanted[i] = INFINITY;
+    ml_attrs attrs = list_attrs(1, (int64_t[]){0});
+    expect_values(apply(e, op, attrs, tensor(e, ML_F64, SHAPE(N), v)), 0, NULL, wanted, 0, 0, "an overflow at %d", at);
+    for (int i = N - 1; i >= 0; i--) {
+      for (int c = 0; c < 20; c++) v[i * 20 + c] = v[i];
+    }
+    expect_values(apply(e, op, attrs, tensor(e, ML_F64, SHAPE(N, 20), v)), 1, (int64_t[]){20}, wanted, 0, 0, "columns, an overflow at %d", at);
+    drop_all();
+  }
+}
+
+/* A zero makes the product zero, though others would overflow the dtype on their way past it. */
+static void check_zero_product(ml_engine *e) {
+  enum { N = 33 };
+  double v[N], zero = 0;
+  if (skip_case(N)) return;
+  for (int i = 0; i < N; i++) v[i] = i % 16 == 14 ? 0x1p120 : 1;
+  v[1] = 0;
+  for (int i = 0; i < 3; i++) v[4 + 16 * (i % 2) + i] = 0x1p120;
+  expect_values(apply(e, ML_OP_prod, list_attrs(1, (int64_t[]){0}), tensor(e, ML_F32, SHAPE(N), v)), 0, NULL, &zero, 0, 0, "a product past zero");
+  drop_all();
+}
+
+/* Shapes around the ends of blocks (128), of runs (1,024) and of chunks (8,192), and of the panels in which columns are
  * taken; and through every view the same bits. */
 static void check_edges(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int64_t *shape, unsigned axes) {
   static const view kinds[] = {TRANSPOSED, SLICED, REVERSED};
@@ -153,9 +198,9 @@ static void check_edges(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int6
 }
 
 static void test_edges(ml_engine *e, ml_op op) {
-  static const int64_t flat[] = {1, 15, 17, 127, 128, 129, 511, 513, 1023, 1025, 32767, 32768, 32769, 65665};
-  static const int64_t flats[][2] = {{3, 1025}, {1025, 3}, {513, 70}, {70, 513}, {2, 33000}, {33000, 2}, {1, 1300}, {130, 129}};
-  static const int64_t cubes[][3] = {{5, 130, 9}, {3, 33, 1030}, {130, 4, 17}, {2, 1, 1500}};
+  static const int64_t flat[] = {1, 15, 17, 127, 128, 129, 511, 513, 1023, 1025, 8191, 8192, 8193, 65665};
+  static const int64_t flats[][2] = {{3, 1025}, {1025, 3}, {513, 70}, {70, 513}, {2, 33000}, {33000, 2}, {1, 1300}, {130, 129}, {700, 16}, {993, 33}, {64, 65}};
+  static const int64_t cubes[][3] = {{5, 130, 9}, {3, 33, 1030}, {130, 4, 17}, {2, 1, 1500}, {9, 5, 256}, {140, 3, 40}};
   static const ml_dtype dtypes[] = {ML_F32, ML_BF16, ML_F16, ML_F64, ML_I32, ML_I64, ML_U8, ML_BOOL};
   bool index = op == ML_OP_argmax || op == ML_OP_argmin;
   for (size_t k = 0; k < sizeof dtypes / sizeof *dtypes; k++) {
@@ -192,9 +237,12 @@ static void test_reduction(ml_engine *e, ml_op op) {
     check_reduce(e, op, t, 3, empty, 1, false, TRANSPOSED); /* nothing out */
     if (!chooses) check_reduce(e, op, t, 3, empty, 2, false, DENSE); /* out of nothing */
     if (chooses && t <= ML_F64) check_nan(e, op, t);
+    if (index && t <= ML_F64) check_zeros(e, op, t);
   }
   if (chooses) expect(attempt(e, op, list_attrs(1, (int64_t[]){0}), tensor(e, ML_F32, 2, none, (double[1]){0})) == ML_USAGE, "choosing from nothing is refused");
   expect(attempt(e, op, list_attrs(1, (int64_t[]){2}), tensor(e, ML_F32, SHAPE(2, 2), (double[]){1, 2, 3, 4})) == ML_USAGE, "axis 2 of 2 is refused");
+  if (op == ML_OP_var || op == ML_OP_std) check_overflow(e, op);
+  if (op == ML_OP_prod) check_zero_product(e);
   test_edges(e, op);
   drop_all();
 }

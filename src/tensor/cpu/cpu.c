@@ -524,7 +524,7 @@ ml_status ml_cpu_device_open(ml_engine *engine, const char *isa, ml_device **out
   }
   s->isa = chosen;
   *d = (ml_device){.table = &table, .engine = engine, .name = "cpu", .state = s};
-  d->memory.cache_limit = (size_t)64 << 20;
+  d->memory.cache_limit = (size_t)256 << 20; /* pages fresh from the system cost more than copying to them */
   describe(d, chosen->name);
   *out = d;
   return ML_OK;

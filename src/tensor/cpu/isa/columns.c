@@ -1,45 +1,329 @@
-/* columns.c: sums of float columns that lie side by side, as they are read: row by row. Each column is added up in the
- * order of partial.c, bit for bit, with vectors of columns where there is one of elements. */
-#include "tensor/cpu/isa/reduce.h"
+/* columns.c: reductions of columns that lie side by side, as they are read: row by row, with vectors of columns where
+ * partial.c has one of elements. Each column is reduced in the order of partial.c, bit for bit. */
+#include "tensor/cpu/isa/fold.h"
+#include "tensor/cpu/isa/keys.h"
 
-#include "tensor/cpu/isa/simd.h"
-
-bool K(columns_sums)(int op, ml_dtype t) {
-  return (op == ML_OP_sum || op == ML_OP_mean) && (t == ML_F32 || t == ML_F16 || t == ML_BF16);
+bool K(columns_know)(int op, ml_dtype t) {
+  kind k = kind_of(op, t);
+  return k != EXPONENTS && !(k == INTEGER_MEAN && (t == ML_I64 || t == ML_U64));
 }
 
-ALWAYS_INLINE v16f load_lanes(const char *row, ml_dtype t, int64_t at) {
-  if (t == ML_F32) return v_load((const float *)(const void *)row + at);
-  const uint16_t *x = (const uint16_t *)(const void *)row + at;
-  return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
+/* ---- floats: a lane of all columns after the other ---- */
+
+/* A block of rows, and what is made of each column: narrow sums, or folds of doubles. */
+typedef struct block {
+  const char *const *rows;
+  int64_t n, width; /* width >= LANES */
+  ml_dtype dtype;
+  bool narrow;
+  fold how;
+  const double *centre; /* of each column; SQUARES */
+} block;
+
+/* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile. */
+ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
+  for (int64_t i = lane; i < b->n; i += LANES) __builtin_prefetch(b->rows[i] + at);
 }
 
-/* Lane `lane` of a block of n rows: row lane, lane + LANES, and so on. */
-ALWAYS_INLINE void add_lane(const char *const *rows, int64_t n, int64_t lane, ml_dtype t, int64_t width, float *sum) {
-  int64_t at = 0;
-  for (; at + LANES <= width; at += LANES) {
+/* The lane that join_lanes takes after this one: its bits count from the left. */
+static int64_t lane_after(int64_t lane) {
+  for (int bit = LANES / 2; bit > 0; bit /= 2) {
+    lane ^= bit;
+    if (lane & bit) break;
+  }
+  return lane;
+}
+
+/* Lane `lane`: row lane, lane + LANES, and so on. The last vector of columns may overlap the one before. */
+ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  int64_t coming = lane_after(lane);
+  for (int64_t next = 0; next < b->width; next += LANES) {
+    int64_t at = ml_min64(next, b->width - LANES);
+    if (coming) fetch_rows(b, coming, at * item);
     v16f s = v_set1(0);
-    for (int64_t i = lane; i < n; i += LANES) s = v_add(s, load_lanes(rows[i], t, at));
-    v_store(sum + at, s);
-  }
-  for (; at < width; at++) {
-    float s = 0;
-    for (int64_t i = lane; i < n; i += LANES) s += load_float(rows[i], t, at);
-    sum[at] = s;
+    for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + at * item, t));
+    v_store(out + at, s);
   }
 }
 
-ALWAYS_INLINE void add_lanes(const char *const *rows, int64_t n, ml_dtype t, int64_t width, float *sums) {
-  for (int64_t lane = 0; lane < LANES; lane++) add_lane(rows, n, lane, t, width, sums + lane * width);
-  for (int half = LANES / 2; half > 0; half /= 2) {
-    float *upper = sums + half * width;
-    for (int64_t i = 0; i < half * width; i++) sums[i] += upper[i];
+ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
+  int item = ml_dtype_infos[t].bytes;
+  int64_t coming = lane_after(lane);
+  for (int64_t next = 0; next < b->width; next += LANES) {
+    int64_t at = ml_min64(next, b->width - LANES);
+    if (coming) fetch_rows(b, coming, at * item);
+    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+    for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
+    w_store(out + at, s);
   }
 }
 
-void K(columns_take)(partial *p, const char *const *rows, int64_t n, ml_dtype t, int64_t width, float *sums) {
-  if (t == ML_F32) add_lanes(rows, n, ML_F32, width, sums);
-  else if (t == ML_F16) add_lanes(rows, n, ML_F16, width, sums);
-  else add_lanes(rows, n, ML_BF16, width, sums);
-  for (int64_t i = 0; i < width; i++) p[i].a += (double)sums[i];
+#define SUM_LANE(T) sum_lane(b, lane, T, out)
+static void narrow_lane(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANE); }
+
+#define ADD_LANE(T) fold_lane(b, lane, T, SUM, out)
+static void add_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANE) }
+#define SQUARE_LANE(T) fold_lane(b, lane, T, SQUARES, out)
+static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANE) }
+#define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
+static void multiply_lane(const block *b, int64_t lane, double *out) {
+  if (b->dtype == ML_F64) MULTIPLY_LANE(ML_F64);
+  else FOR_NARROW(b->dtype, MULTIPLY_LANE);
+}
+
+#define JOIN(TYPE, OP)                                                                                                 \
+  do {                                                                                                                 \
+    TYPE *restrict o = (TYPE *)(void *)out;                                                                            \
+    const TYPE *restrict s = (const TYPE *)(const void *)spare;                                                        \
+    for (int64_t i = 0; i < b->width; i++) o[i] = o[i] OP                                                              \
+    s[i];                                                                                                              \
+  } while (0)
+
+/* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of four levels
+ * needs a row of room behind it. */
+static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
+  if (apart == LANES) {
+    if (b->narrow) narrow_lane(b, lane, (float *)(void *)out);
+    else if (b->how == SUM) add_lane(b, lane, (double *)(void *)out);
+    else if (b->how == SQUARES) square_lane(b, lane, (double *)(void *)out);
+    else multiply_lane(b, lane, (double *)(void *)out);
+    return;
+  }
+  char *spare = out + b->width * (int64_t)(b->narrow ? sizeof(float) : sizeof(double));
+  join_lanes(b, lane, 2 * apart, out);
+  join_lanes(b, lane + apart, 2 * apart, spare);
+  if (b->narrow) JOIN(float, +);
+  else if (b->how == PRODUCT) JOIN(double, *);
+  else JOIN(double, +);
+}
+
+static void take_folds(partial *p, block *b, int op, char *room) {
+  const double *wide = (const double *)(const void *)room;
+  join_lanes(b, 0, 1, room);
+  for (int64_t i = 0; i < b->width; i++) {
+    if (op == ML_OP_prod) p[i].a *= wide[i];
+    else p[i].a += b->narrow ? (double)((const float *)(const void *)room)[i] : wide[i];
+  }
+}
+
+static void take_spread(partial *p, block *b, char *room) {
+  double *means = (double *)(void *)room, *squares = means + b->width;
+  b->how = SUM;
+  join_lanes(b, 0, 1, room);
+  for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
+  b->how = SQUARES, b->centre = means;
+  join_lanes(b, 0, 1, (char *)squares);
+  for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], squares[i], b->n);
+}
+
+/* ---- what comes out the same in any order: four rows after the other ---- */
+
+/* Runs STEP(WITH, v, i) for the element v of row i of each column, between BEGIN and END. */
+#define SWEEP(TYPE, BEGIN, STEP, WITH, END)                                                                            \
+  do {                                                                                                                 \
+    int64_t i = 0;                                                                                                     \
+    for (; i + 4 <= n; i += 4) {                                                                                       \
+      const TYPE *restrict x0 = (const void *)rows[i], *restrict x1 = (const void *)rows[i + 1];                       \
+      const TYPE *restrict x2 = (const void *)rows[i + 2], *restrict x3 = (const void *)rows[i + 3];                   \
+      for (int64_t c = 0; c < width; c++) {                                                                            \
+        BEGIN;                                                                                                         \
+        STEP(WITH, x0[c], i);                                                                                          \
+        STEP(WITH, x1[c], i + 1);                                                                                      \
+        STEP(WITH, x2[c], i + 2);                                                                                      \
+        STEP(WITH, x3[c], i + 3);                                                                                      \
+        END;                                                                                                           \
+      }                                                                                                                \
+    }                                                                                                                  \
+    for (; i < n; i++) {                                                                                               \
+      const TYPE *restrict x0 = (const void *)rows[i];                                                                 \
+      for (int64_t c = 0; c < width; c++) {                                                                            \
+        BEGIN;                                                                                                         \
+        STEP(WITH, x0[c], i);                                                                                          \
+        END;                                                                                                           \
+      }                                                                                                                \
+    }                                                                                                                  \
+  } while (0)
+
+#define COLUMNS                                                                                                        \
+  partial *restrict p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict room
+
+/* A total of each column, in `room`, from START on; KEEP puts it to the partial result of column c. */
+#define TOTALS(TYPE, TOTAL, START, STEP, KEEP)                                                                         \
+  do {                                                                                                                 \
+    TOTAL *restrict totals = (TOTAL *)(void *)room;                                                                    \
+    for (int64_t c = 0; c < width; c++) totals[c] = START;                                                             \
+    SWEEP(TYPE, TOTAL total = totals[c], STEP, total, totals[c] = total);                                              \
+    for (int64_t c = 0; c < width; c++) KEEP;                                                                          \
+    return;                                                                                                            \
+  } while (0)
+
+#define PLUS(total, v, i) total += (__typeof__(total))(v)
+#define TIMES(total, v, i) total *= (__typeof__(total))(v)
+#define COUNT(total, v, i) total += (v) != 0
+#define REQUIRE(total, v, i) total &= (v) != 0
+#define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + totals[c])
+#define MULTIPLY_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k * totals[c])
+
+static void take_sums(COLUMNS) {
+  (void)op;
+  switch (t) {
+  case ML_I8: TOTALS(int8_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  case ML_U8: TOTALS(uint8_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  case ML_BOOL: TOTALS(uint8_t, uint32_t, 0, COUNT, ADD_TOTAL);
+  case ML_I16: TOTALS(int16_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  case ML_U16: TOTALS(uint16_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  case ML_I32:
+  case ML_U32: TOTALS(uint32_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  default: TOTALS(uint64_t, uint64_t, 0, PLUS, ADD_TOTAL);
+  }
+}
+
+static void take_products(COLUMNS) {
+  (void)op;
+  switch (t) {
+  case ML_I8: TOTALS(int8_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_U8: TOTALS(uint8_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_BOOL: TOTALS(uint8_t, uint32_t, 1, REQUIRE, MULTIPLY_TOTAL);
+  case ML_I16: TOTALS(int16_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_U16: TOTALS(uint16_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_I32:
+  case ML_U32: TOTALS(uint32_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  default: TOTALS(uint64_t, uint64_t, 1, TIMES, MULTIPLY_TOTAL);
+  }
+}
+
+/* 32 bits hold the sum of a block of 16-bit integers. */
+static void take_means(COLUMNS) {
+  (void)op;
+  switch (t) {
+  case ML_I8: TOTALS(int8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_U8: TOTALS(uint8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_BOOL: TOTALS(uint8_t, int32_t, 0, COUNT, p[c].wide += totals[c]);
+  case ML_I16: TOTALS(int16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_U16: TOTALS(uint16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_I32: TOTALS(int32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);
+  default: TOTALS(uint32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);
+  }
+}
+
+#define ANY_BIT(total, v, i) total = (__typeof__(total))(total | (v))
+#define ANY_ZERO(total, v, i) total = (__typeof__(total))(total | (((v)&mask) == 0))
+#define TRUTHS(TYPE, MASK)                                                                                             \
+  do {                                                                                                                 \
+    const TYPE mask = (TYPE)(MASK);                                                                                    \
+    if (op == ML_OP_any) TOTALS(TYPE, TYPE, 0, ANY_BIT, p[c].k |= (totals[c] & mask) != 0);                            \
+    TOTALS(TYPE, TYPE, 0, ANY_ZERO, p[c].k &= totals[c] == 0);                                                         \
+  } while (0)
+
+static void take_truth(COLUMNS) {
+  bool floats = ml_dtype_is_float(t);
+  switch (ml_dtype_infos[t].bytes) {
+  case 1: TRUTHS(uint8_t, UINT8_MAX);
+  case 2: TRUTHS(uint16_t, floats ? INT16_MAX : UINT16_MAX);
+  case 4: TRUTHS(uint32_t, floats ? INT32_MAX : UINT32_MAX);
+  default: TRUTHS(uint64_t, floats ? INT64_MAX : UINT64_MAX);
+  }
+}
+
+/* ---- the largest and the smallest ---- */
+
+/* An index within the block is as wide as a key: its largest, REDUCE_BLOCK - 1, fits the narrowest. */
+#define LARGER(NAME, v, i)                                                                                             \
+  do {                                                                                                                 \
+    __typeof__(best) key = NAME##_key(v, flip, 0);                                                                     \
+    best = key > best ? key : best;                                                                                    \
+  } while (0)
+#define FIRST_LARGER(NAME, v, i)                                                                                       \
+  do {                                                                                                                 \
+    __typeof__(best) key = NAME##_key(v, flip, -1);                                                                    \
+    at = key > best ? (__typeof__(best))(i) : at;                                                                      \
+    best = key > best ? key : best;                                                                                    \
+  } while (0)
+#define FIND_KEYS(NAME, S)                                                                                             \
+  const S flip = (S)(wants_smallest(op) ? -1 : 0);                                                                     \
+  S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                               \
+  for (int64_t c = 0; c < width; c++) keys[c] = (S)((S)1 << (sizeof(S) * 8 - 1)), places[c] = 0;                       \
+  if (wants_index(op))                                                                                                 \
+    SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                  \
+  else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)
+#define CHOOSE(T, NAME, S, KEY)                                                                                        \
+  case T: {                                                                                                            \
+    FIND_KEYS(NAME, S);                                                                                                \
+    for (int64_t c = 0; c < width; c++) {                                                                              \
+      if (p[c].at < 0 || keys[c] > p[c].k) p[c].k = keys[c], p[c].at = first + places[c];                              \
+    }                                                                                                                  \
+    return;                                                                                                            \
+  }
+
+static void choose(COLUMNS, int64_t first) {
+  switch (t) {
+    EACH_KEY(CHOOSE)
+  default: return;
+  }
+}
+
+/* ---- all together ---- */
+
+void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
+                     char *room) {
+  kind what = kind_of(op, t);
+  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL};
+  switch (what) {
+  case NARROW:
+  case WIDE: take_folds(p, &b, op, room); return;
+  case SPREAD: take_spread(p, &b, room); return;
+  case INTEGERS:
+    if (op == ML_OP_sum) take_sums(p, op, rows, n, t, width, room);
+    else take_products(p, op, rows, n, t, width, room);
+    return;
+  case INTEGER_MEAN: take_means(p, op, rows, n, t, width, room); return;
+  case TRUTH: take_truth(p, op, rows, n, t, width, room); return;
+  default: choose(p, op, rows, n, t, width, room, first);
+  }
+}
+
+/* ---- results of few rows ---- */
+
+/* Where there is nothing to join, results are written as vectors, which partial results are not. */
+static void write_floats(const float *restrict x, int64_t n, char *to, ml_dtype t) {
+  if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
+  else
+    for (int64_t i = 0; i < n; i++) store_float(to, t, i, x[i]);
+}
+
+#define WRITE_CHOSEN(T, NAME, S, KEY)                                                                                  \
+  case T: {                                                                                                            \
+    FIND_KEYS(NAME, S);                                                                                                \
+    S *restrict o = (S *)(void *)to;                                                                                   \
+    if (op == ML_OP_min)                                                                                               \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, true);                                         \
+    else                                                                                                               \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, false);                                        \
+    return;                                                                                                            \
+  }
+
+static void write_chosen(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict to,
+                         char *restrict room) {
+  switch (t) {
+    EACH_KEY(WRITE_CHOSEN)
+  default: return;
+  }
+}
+
+bool K(columns_writes)(int op, ml_dtype t) {
+  kind what = kind_of(op, t);
+  return what == NARROW || (what == CHOICE && !wants_index(op));
+}
+
+void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *to, char *room) {
+  block b = {rows, n, width, t, true, SUM, NULL};
+  float *sums = (float *)(void *)room;
+  if (kind_of(op, t) == CHOICE) {
+    write_chosen(op, rows, n, t, width, to, room);
+    return;
+  }
+  join_lanes(&b, 0, 1, room);
+  for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
+  write_floats(sums, width, to, t);
 }

@@ -31,11 +31,12 @@ static void transpose_plain(char *to, int64_t to_step, const char *from, int64_t
 
 #if defined(__SSE2__)
 /* A square of N rows of 16 bytes. Interleaving the upper half of the rows with the lower one, log2 N times over, puts
- * every item into its place. */
-#define SQUARE(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                       \
+ * every item into its place. A wider VECTOR does so with one square in each of its quarters or halves, which lie one
+ * below the other, and so writes longer rows. */
+#define SQUARE(NAME, N, VECTOR, LOAD, STORE, UNPACK_LOW, UNPACK_HIGH)                                                  \
   ALWAYS_INLINE void NAME(char *to, int64_t to_step, const char *from, int64_t from_step) {                            \
-    __m128i a[N], b[N];                                                                                                \
-    for (int i = 0; i < N; i++) a[i] = _mm_loadu_si128((const void *)(from + i * from_step));                          \
+    VECTOR a[N], b[N];                                                                                                 \
+    for (int i = 0; i < N; i++) a[i] = LOAD(from + i * from_step, N * from_step);                                      \
     for (int n = 1; n < N; n *= 2) {                                                                                   \
       for (int i = 0; i < N / 2; i++) {                                                                                \
         b[2 * i] = UNPACK_LOW(a[i], a[i + N / 2]);                                                                     \
@@ -43,18 +44,56 @@ static void transpose_plain(char *to, int64_t to_step, const char *from, int64_t
       }                                                                                                                \
       for (int i = 0; i < N; i++) a[i] = b[i];                                                                         \
     }                                                                                                                  \
-    for (int i = 0; i < N; i++) _mm_storeu_si128((void *)(to + i * to_step), a[i]);                                    \
+    for (int i = 0; i < N; i++) STORE((void *)(to + i * to_step), a[i]);                                               \
   }
-SQUARE(square_1, 16, _mm_unpacklo_epi8, _mm_unpackhi_epi8)
-SQUARE(square_2, 8, _mm_unpacklo_epi16, _mm_unpackhi_epi16)
-SQUARE(square_4, 4, _mm_unpacklo_epi32, _mm_unpackhi_epi32)
-SQUARE(square_8, 2, _mm_unpacklo_epi64, _mm_unpackhi_epi64)
+#define LOAD_ONE(from, below) _mm_loadu_si128((const void *)(from))
+SQUARE(square_1, 16, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi8, _mm_unpackhi_epi8)
+SQUARE(square_2, 8, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi16, _mm_unpackhi_epi16)
+SQUARE(square_4, 4, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi32, _mm_unpackhi_epi32)
+SQUARE(square_8, 2, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi64, _mm_unpackhi_epi64)
+
+#if defined(ML_ISA_AVX512)
+enum { ABREAST = 4 }; /* squares in a vector */
+#define TALL(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                         \
+  SQUARE(NAME, N, __m512i, load_four, _mm512_storeu_si512, UNPACK_LOW, UNPACK_HIGH)
+ALWAYS_INLINE __m512i load_four(const char *from, int64_t below) {
+  __m512i v = _mm512_castsi128_si512(LOAD_ONE(from, below));
+  v = _mm512_inserti32x4(v, LOAD_ONE(from + below, below), 1);
+  v = _mm512_inserti32x4(v, LOAD_ONE(from + 2 * below, below), 2);
+  return _mm512_inserti32x4(v, LOAD_ONE(from + 3 * below, below), 3);
+}
+TALL(tall_1, 16, _mm512_unpacklo_epi8, _mm512_unpackhi_epi8)
+TALL(tall_2, 8, _mm512_unpacklo_epi16, _mm512_unpackhi_epi16)
+TALL(tall_4, 4, _mm512_unpacklo_epi32, _mm512_unpackhi_epi32)
+TALL(tall_8, 2, _mm512_unpacklo_epi64, _mm512_unpackhi_epi64)
+#elif defined(ML_ISA_AVX2)
+enum { ABREAST = 2 };
+#define TALL(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                         \
+  SQUARE(NAME, N, __m256i, load_two, _mm256_storeu_si256, UNPACK_LOW, UNPACK_HIGH)
+ALWAYS_INLINE __m256i load_two(const char *from, int64_t below) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(LOAD_ONE(from, below)), LOAD_ONE(from + below, below), 1);
+}
+TALL(tall_1, 16, _mm256_unpacklo_epi8, _mm256_unpackhi_epi8)
+TALL(tall_2, 8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16)
+TALL(tall_4, 4, _mm256_unpacklo_epi32, _mm256_unpackhi_epi32)
+TALL(tall_8, 2, _mm256_unpacklo_epi64, _mm256_unpackhi_epi64)
+#else
+enum { ABREAST = 1 };
+#define tall_1 square_1
+#define tall_2 square_2
+#define tall_4 square_4
+#define tall_8 square_8
+#endif
 
 /* Rows outside: the source is likely to be the farther one. */
-#define SQUARES(NAME, N)                                                                                               \
-  for (int64_t r = 0; r < whole_rows; r += N) {                                                                        \
+#define SQUARES(WIDTH, N)                                                                                              \
+  for (; r + ABREAST * (N) <= rows; r += ABREAST * (N)) {                                                              \
     for (int64_t c = 0; c < whole_columns; c += N)                                                                     \
-      NAME(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step);                          \
+      tall_##WIDTH(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step);                  \
+  }                                                                                                                    \
+  for (; r + (N) <= rows; r += N) {                                                                                    \
+    for (int64_t c = 0; c < whole_columns; c += N)                                                                     \
+      square_##WIDTH(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step);                \
   }                                                                                                                    \
   break
 #endif
@@ -62,16 +101,16 @@ SQUARE(square_8, 2, _mm_unpacklo_epi64, _mm_unpackhi_epi64)
 void K(transpose)(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t rows, int64_t columns,
                   int item) {
 #if defined(__SSE2__)
-  int64_t n = 16 / item, whole_rows = rows / n * n, whole_columns = columns / n * n;
+  int64_t r = 0, whole_columns = columns / (16 / item) * (16 / item);
   switch (item) {
-  case 1: SQUARES(square_1, 16);
-  case 2: SQUARES(square_2, 8);
-  case 4: SQUARES(square_4, 4);
-  default: SQUARES(square_8, 2);
+  case 1: SQUARES(1, 16);
+  case 2: SQUARES(2, 8);
+  case 4: SQUARES(4, 4);
+  default: SQUARES(8, 2);
   }
-  transpose_plain(to + whole_columns * to_step, to_step, from + whole_columns * item, from_step, whole_rows,
+  transpose_plain(to + whole_columns * to_step, to_step, from + whole_columns * item, from_step, r,
                   columns - whole_columns, item);
-  to += whole_rows * item, from += whole_rows * from_step, rows -= whole_rows;
+  to += r * item, from += r * from_step, rows -= r;
 #endif
   transpose_plain(to, to_step, from, from_step, rows, columns, item);
 }
@@ -107,7 +146,8 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 /* ---- the task ---- */
 
 /* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
- * rows lie so that none displaces another from the cache, and written by rows from there. */
+ * rows lie so that none displaces another from the cache, and written by rows from there; unless vectors are as long as
+ * lines of memory. */
 enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, TILE_STEP = TILE_BYTES + 64 };
 
 typedef struct move_plan {
@@ -155,8 +195,19 @@ static void choose_tiles(move_plan *m) {
   m->tiled = true;
 }
 
+/* Transposing writes lines of memory whole where vectors are as long. */
+#if defined(ML_ISA_AVX512)
+enum { WHOLE_LINES = true };
+#else
+enum { WHOLE_LINES = false };
+#endif
+
 static void move_tile(const move_plan *m, char *to, const char *from, int64_t n, int64_t side, char *tile) {
   int last = m->ndim - 1, item = m->item;
+  if (WHOLE_LINES) {
+    K(transpose)(to, m->to_strides[last - 1] * item, from, m->from_strides[last] * item, n, side, item);
+    return;
+  }
   K(transpose)(tile, TILE_STEP, from, m->from_strides[last] * item, n, side, item);
   for (int64_t i = 0; i < side; i++)
     memcpy(to + i * m->to_strides[last - 1] * item, tile + i * TILE_STEP, (size_t)(n * item));
@@ -176,11 +227,8 @@ void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       to += first * m->to_strides[d], from += first * m->from_strides[d];
       d--;
     }
-    for (; d >= 0; d--) {
-      int64_t i = rest % m->shape[d];
-      rest /= m->shape[d];
-      to += i * m->to_strides[d], from += i * m->from_strides[d];
-    }
+    to += ml_index_offset(d + 1, m->shape, m->to_strides, rest);
+    from += ml_index_offset(d + 1, m->shape, m->from_strides, rest);
     char *o = *m->to + to * item;
     const char *x = *m->from + from * item;
     if (m->tiled) move_tile(m, o, x, n, side, w->scratch);

@@ -1,148 +1,113 @@
-/* partial.c: reductions of elements that lie side by side. Arithmetic is float32 for float types (float64 for float64),
- * and integers wrap at the width of their result; blocks of float sums are added up in float64. Means of integers and
- * all sums of squares are wider than any dtype: 128 bits, and float64. */
-#include "tensor/cpu/isa/reduce.h"
+/* partial.c: reductions of elements that lie side by side, and what becomes of partial results. Sums are float32 for
+ * narrow float types (float64 for float64), and integers wrap at the width of their result; blocks of float sums are
+ * added up in float64. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64. */
+#include "tensor/cpu/isa/fold.h"
+#include "tensor/cpu/isa/keys.h"
 
-#include "tensor/cpu/isa/simd.h"
-
-partial K(partial_start)(int op) {
-  partial p = {.at = -1};
-  if (op == ML_OP_prod) p.a = 1;
-  if (op == ML_OP_prod || op == ML_OP_all) p.k = 1;
-  if (op == ML_OP_logsumexp) p.a = -INFINITY;
-  return p;
+void K(partial_start)(partial *p, int64_t n, int op) {
+  partial start = {.at = -1};
+  if (op == ML_OP_prod) start.a = 1;
+  if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
+  if (op == ML_OP_logsumexp) start.a = -INFINITY;
+  for (int64_t i = 0; i < n; i++) p[i] = start;
 }
 
-static bool is_choice(int op) { return op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin; }
+/* ---- floats: sixteen lanes a block ---- */
 
-/* ---- float sums and products: sixteen lanes a block ---- */
-
-ALWAYS_INLINE v16f load_lanes(const char *data, ml_dtype t, int64_t at) {
-  if (t == ML_F32) return v_load((const float *)(const void *)data + at);
-  const uint16_t *x = (const uint16_t *)(const void *)data + at;
-  return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
+/* The last n < LANES elements, with zeros behind them. */
+static const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) {
+  int item = ml_dtype_infos[t].bytes;
+  memset(room, 0, (size_t)(LANES * item));
+  memcpy(room, data, (size_t)(n * item));
+  return room;
 }
 
-/* The n < LANES elements from `at` on, and `rest` in the lanes behind them. */
-ALWAYS_INLINE v16f load_some(const char *data, ml_dtype t, int64_t at, int64_t n, float rest) {
-  float lanes[LANES];
-  for (int i = 0; i < LANES; i++) lanes[i] = i < n ? load_float(data, t, at + i) : rest;
-  return v_load(lanes);
-}
-
-/* One block's lanes. */
-ALWAYS_INLINE v16f fold_lanes(const char *data, ml_dtype t, int64_t at, int64_t n, bool product) {
-  v16f s = v_set1(product ? 1 : 0);
+/* A block's lanes: those of what fill_up adds stay as they are. */
+ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) {
+  int item = ml_dtype_infos[t].bytes;
+  v16f s = v_set1(0);
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    v16f v = load_lanes(data, t, at + i);
-    s = product ? v_mul(s, v) : v_add(s, v);
+  for (; i + LANES <= n; i += LANES) s = v_add(s, load_narrow(data + i * item, t));
+  if (i < n) {
+    char room[LANES * sizeof(float)];
+    s = v_add(s, load_narrow(fill_up(data + i * item, t, n - i, room), t));
   }
-  if (i == n) return s;
-  v16f v = load_some(data, t, at + i, n - i, product ? 1 : 0);
-  return product ? v_mul(s, v) : v_add(s, v);
+  return v_sum(s);
 }
 
-ALWAYS_INLINE double sum_floats(double total, const char *data, ml_dtype t, int64_t n) {
+ALWAYS_INLINE void sum_floats(partial *p, const char *data, ml_dtype t, int64_t n) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  double total = p->a;
   int64_t i = 0;
-  for (; i + REDUCE_BLOCK <= n; i += REDUCE_BLOCK) total += (double)v_sum(fold_lanes(data, t, i, REDUCE_BLOCK, false));
-  return i < n ? total + (double)v_sum(fold_lanes(data, t, i, n - i, false)) : total;
+  for (; i + REDUCE_BLOCK <= n; i += REDUCE_BLOCK) total += (double)sum_block(data + i * item, t, REDUCE_BLOCK);
+  p->a = i < n ? total + (double)sum_block(data + i * item, t, n - i) : total;
 }
 
-ALWAYS_INLINE float multiply_floats(float total, const char *data, ml_dtype t, int64_t n) {
-  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
-    float lanes[LANES];
-    v_store(lanes, fold_lanes(data, t, i, ml_min64(REDUCE_BLOCK, n - i), true));
-    for (int k = 0; k < LANES; k++) total *= lanes[k];
+ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold how, double centre) {
+  int item = ml_dtype_infos[t].bytes;
+  v16d s = fold_start(how), c = w_set1(centre);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) s = fold_step(s, load_wide(data + i * item, t), how, c);
+  if (i < n) {
+    char room[LANES * sizeof(double)];
+    double before[LANES], after[LANES];
+    w_store(before, s);
+    w_store(after, fold_step(s, load_wide(fill_up(data + i * item, t, n - i, room), t), how, c));
+    for (int64_t k = n - i; k < LANES; k++) after[k] = before[k];
+    s = w_load(after);
   }
-  return total;
+  return join_doubles(s, how);
 }
 
-static void take_floats(partial *p, bool product, const char *data, ml_dtype t, int64_t n) {
-#define TAKE(T) p->a = product ? (double)multiply_floats((float)p->a, data, T, n) : sum_floats(p->a, data, T, n)
-  if (t == ML_F32) TAKE(ML_F32);
-  else if (t == ML_F16) TAKE(ML_F16);
-  else TAKE(ML_BF16);
+ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
+  double mean = fold_block(data, t, n, SUM, 0) / (double)n;
+  join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
+}
+
+static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
+#define TAKE(T) sum_floats(p, data, T, n)
+  FOR_NARROW(t, TAKE);
 #undef TAKE
 }
 
-/* ---- float64: sums in as many lanes, of all that is wider than float32 ---- */
-
-typedef enum fold { SUM, PRODUCT, SQUARES } fold;
-
-/* Of (x - centre) for SQUARES. */
-ALWAYS_INLINE double fold_block(const double *x, int64_t n, fold how, double centre) {
-  double s[LANES];
-  int64_t i = 0;
-  for (int k = 0; k < LANES; k++) s[k] = how == PRODUCT ? 1 : 0;
-  for (; i + LANES <= n; i += LANES) {
-    for (int k = 0; k < LANES; k++) {
-      double d = x[i + k] - (how == SQUARES ? centre : 0);
-      s[k] = how == PRODUCT ? s[k] * d : how == SQUARES ? s[k] + d * d : s[k] + d;
-    }
-  }
-  for (int k = 0; i + k < n; k++) {
-    double d = x[i + k] - (how == SQUARES ? centre : 0);
-    s[k] = how == PRODUCT ? s[k] * d : how == SQUARES ? s[k] + d * d : s[k] + d;
-  }
-  double total = s[0];
-  for (int k = 1; k < LANES && how == PRODUCT; k++) total *= s[k];
-  if (how == PRODUCT) return total;
-  for (int half = LANES / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; k++) s[k] += s[k + half];
-  }
-  return s[0];
-}
-
-#define WIDEN(TYPE)                                                                                                    \
+/* One function a fold, of all dtypes; blocks of the full size are made apart, whose loops compilers unroll. */
+#define TAKE_BLOCKS(T, BLOCK)                                                                                          \
   do {                                                                                                                 \
-    const TYPE *x = (const TYPE *)(const void *)data + at;                                                             \
-    for (int i = 0; i < n; i++) to[i] = (double)x[i];                                                                  \
-    return to;                                                                                                         \
+    int item = ml_dtype_infos[T].bytes;                                                                                \
+    int64_t i = 0;                                                                                                     \
+    for (; i + REDUCE_BLOCK <= n; i += REDUCE_BLOCK) BLOCK(data + i * item, T, REDUCE_BLOCK);                          \
+    if (i < n) BLOCK(data + i * item, T, n - i);                                                                       \
   } while (0)
+#define BY_BLOCKS(NAME, BLOCK)                                                                                         \
+  static void NAME(partial *p, const char *data, ml_dtype t, int64_t n) { FOR_EACH_DTYPE(t, BLOCK) }
 
-/* n <= REDUCE_BLOCK elements as float64, in `to` where they are none already. */
-static const double *widen(const char *data, ml_dtype t, int64_t at, int n, double *to) {
-  switch (t) {
-  case ML_F64: return (const double *)(const void *)data + at;
-  case ML_F32: WIDEN(float);
-  case ML_I8: WIDEN(int8_t);
-  case ML_U8: WIDEN(uint8_t);
-  case ML_I16: WIDEN(int16_t);
-  case ML_U16: WIDEN(uint16_t);
-  case ML_I32: WIDEN(int32_t);
-  case ML_U32: WIDEN(uint32_t);
-  case ML_I64: WIDEN(int64_t);
-  case ML_U64: WIDEN(uint64_t);
-  case ML_BOOL:
-    for (int i = 0; i < n; i++) to[i] = data[at + i] != 0;
-    return to;
-  default: break;
-  }
-  float lanes[REDUCE_BLOCK];
-  int i = 0;
-  for (; i + LANES <= n; i += LANES) v_store(lanes + i, load_lanes(data, t, at + i));
-  for (; i < n; i++) lanes[i] = load_float(data, t, at + i);
-  for (i = 0; i < n; i++) to[i] = lanes[i];
-  return to;
+#define ADD_UP(x, T, n) p->a += fold_block(x, T, n, SUM, 0)
+#define MULTIPLY(x, T, n) p->a *= fold_block(x, T, n, PRODUCT, 0)
+#define SQUARE(x, T, n) p->a += fold_block(x, T, n, SQUARES, 0)
+#define SPREAD_OUT(x, T, n) spread_block(p, x, T, n)
+#define SQUARE_DTYPE(T) TAKE_BLOCKS(T, SQUARE)
+#define SPREAD_DTYPE(T) TAKE_BLOCKS(T, SPREAD_OUT)
+BY_BLOCKS(take_squares, SQUARE_DTYPE)
+BY_BLOCKS(take_spread, SPREAD_DTYPE)
+
+static void take_products(partial *p, const char *data, ml_dtype t, int64_t n) {
+#define TAKE(T) TAKE_BLOCKS(T, MULTIPLY)
+  if (t == ML_F64) TAKE(ML_F64);
+  else FOR_NARROW(t, TAKE);
+#undef TAKE
 }
 
-/* Joins means and squared distances from them (Chan's formula). */
-static void join_spread(partial *p, double mean, double squares, int64_t n) {
-  if (p->k == 0) {
-    p->a = mean, p->b = squares, p->k = n;
-    return;
-  }
-  double delta = mean - p->a, share = (double)n / (double)(p->k + n);
-  p->a += delta * share;
-  p->b += squares + delta * delta * ((double)p->k * share);
-  p->k += n;
+static void take_wide(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
+  fold how = fold_of(op);
+  if (how == PRODUCT) take_products(p, data, t, n);
+  else if (how == SQUARES) take_squares(p, data, t, n);
+  else TAKE_BLOCKS(ML_F64, ADD_UP);
 }
 
 /* ---- integers ---- */
 
 /* Sums and products of integers narrower than 64 bits end as 32 bits, so that no more is kept of them. */
-#define INTEGERS(TYPE, WIDE, VALUE)                                                                                    \
+#define FOLD(TYPE, WIDE, VALUE)                                                                                        \
   do {                                                                                                                 \
     const TYPE *x = (const TYPE *)(const void *)data;                                                                  \
     WIDE sum = 0, product = 1;                                                                                         \
@@ -158,14 +123,14 @@ static void join_spread(partial *p, double mean, double squares, int64_t n) {
 
 static void take_integers(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
   switch (t) {
-  case ML_I8: INTEGERS(int8_t, uint32_t, x[i]);
-  case ML_U8: INTEGERS(uint8_t, uint32_t, x[i]);
-  case ML_BOOL: INTEGERS(uint8_t, uint32_t, x[i] != 0);
-  case ML_I16: INTEGERS(int16_t, uint32_t, x[i]);
-  case ML_U16: INTEGERS(uint16_t, uint32_t, x[i]);
+  case ML_I8: FOLD(int8_t, uint32_t, x[i]);
+  case ML_U8: FOLD(uint8_t, uint32_t, x[i]);
+  case ML_BOOL: FOLD(uint8_t, uint32_t, x[i] != 0);
+  case ML_I16: FOLD(int16_t, uint32_t, x[i]);
+  case ML_U16: FOLD(uint16_t, uint32_t, x[i]);
   case ML_I32:
-  case ML_U32: INTEGERS(uint32_t, uint32_t, x[i]);
-  default: INTEGERS(uint64_t, uint64_t, x[i]);
+  case ML_U32: FOLD(uint32_t, uint32_t, x[i]);
+  default: FOLD(uint64_t, uint64_t, x[i]);
   }
 }
 
@@ -229,96 +194,55 @@ static void take_truth(partial *p, int op, const char *data, ml_dtype t, int64_t
 
 /* ---- the largest and the smallest ---- */
 
-/* Elements among which a new largest key is looked for at once. */
-enum { SPAN = 512 };
+/* Elements among which an index is looked for, and those of them that are seen at once. */
+enum { SPAN = 1024, STRIDE = 64 };
 
-/* Every dtype has keys, integers of its own width in the order of its values: of floats minus infinity first, -0 before
- * 0. For the smallest all bits are flipped, so that the largest key is looked for in any case. NaN, which wins, has the
- * largest key that there is. */
-#define FLOAT_KEY(S, MAX, INF) (S)((x[i] & MAX) > INF ? MAX : x[i] ^ (x[i] < 0 ? MAX : 0) ^ flip)
-
-/* NAME_max: the largest key of n > 0; NAME_find: the first index that has it. The loops are such that compilers make
- * vectors of them, for which the keys of floats need a loop of their own. */
-#define FIND(NAME, S, KEY)                                                                                             \
+/* NAME_max: the largest key of n > 0; NAME_place: the same of an index's keys; NAME_find: the first index that has it.
+ */
+#define LARGEST(NAME, S, MERGE)                                                                                        \
+  S best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                                           \
+  for (int64_t i = 0; i < n; i++) {                                                                                    \
+    S key = NAME##_key(x[i], flip, MERGE);                                                                             \
+    best = key > best ? key : best;                                                                                    \
+  }                                                                                                                    \
+  return best
+#define FIND(T, NAME, S, KEY)                                                                                          \
+  static S NAME##_max(const S *x, int64_t n, S flip) { LARGEST(NAME, S, 0); }                                          \
+  static S NAME##_place(const S *x, int64_t n, S flip) { LARGEST(NAME, S, -1); }                                       \
   static int64_t NAME##_find(const S *x, int64_t n, S flip, S best) {                                                  \
     int64_t i = 0;                                                                                                     \
-    while (i < n - 1 && (KEY) != best) i++;                                                                            \
+    for (; i + STRIDE <= n; i += STRIDE) {                                                                             \
+      S first = STRIDE;                                                                                                \
+      for (int k = 0; k < STRIDE; k++) {                                                                               \
+        S at = NAME##_key(x[i + k], flip, -1) == best ? (S)k : (S)STRIDE;                                              \
+        first = at < first ? at : first;                                                                               \
+      }                                                                                                                \
+      if (first < STRIDE) return i + first;                                                                            \
+    }                                                                                                                  \
+    while (i < n - 1 && NAME##_key(x[i], flip, -1) != best) i++;                                                       \
     return i;                                                                                                          \
   }
-#define FLOAT_KEYS(NAME, S, KEY)                                                                                       \
-  static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
-    S keys[SPAN], best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                             \
-    for (int64_t i = 0; i < n; i++) keys[i] = KEY;                                                                     \
-    for (int64_t i = 0; i < n; i++) best = keys[i] > best ? keys[i] : best;                                            \
-    return best;                                                                                                       \
-  }                                                                                                                    \
-  FIND(NAME, S, KEY)
-#define KEYS(NAME, S, KEY)                                                                                             \
-  static S NAME##_max(const S *x, int64_t n, S flip) {                                                                 \
-    S best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                                         \
-    for (int64_t i = 0; i < n; i++) {                                                                                  \
-      S key = KEY;                                                                                                     \
-      best = key > best ? key : best;                                                                                  \
-    }                                                                                                                  \
-    return best;                                                                                                       \
-  }                                                                                                                    \
-  FIND(NAME, S, KEY)
-FLOAT_KEYS(f32, int32_t, FLOAT_KEY(int32_t, INT32_MAX, 0x7f800000))
-FLOAT_KEYS(f64, int64_t, FLOAT_KEY(int64_t, INT64_MAX, 0x7ff0000000000000))
-FLOAT_KEYS(f16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7c00))
-FLOAT_KEYS(bf16, int16_t, FLOAT_KEY(int16_t, INT16_MAX, 0x7f80))
-KEYS(i8, int8_t, (int8_t)(x[i] ^ flip))
-KEYS(u8, int8_t, (int8_t)(x[i] ^ INT8_MIN ^ flip))
-KEYS(boolean, int8_t, (int8_t)((x[i] != 0) ^ flip))
-KEYS(i16, int16_t, (int16_t)(x[i] ^ flip))
-KEYS(u16, int16_t, (int16_t)(x[i] ^ INT16_MIN ^ flip))
-KEYS(i32, int32_t, x[i] ^ flip)
-KEYS(u32, int32_t, x[i] ^ INT32_MIN ^ flip)
-KEYS(i64, int64_t, x[i] ^ flip)
-KEYS(u64, int64_t, x[i] ^ INT64_MIN ^ flip)
+EACH_KEY(FIND)
 
-static bool wants_smallest(int op) { return op == ML_OP_min || op == ML_OP_argmin; }
-
-#define CHOOSE(NAME, S)                                                                                                \
-  do {                                                                                                                 \
-    for (int64_t i = 0; i < n; i += SPAN) {                                                                            \
-      const S *x = (const S *)(const void *)data + i, flip = (S)(wants_smallest(op) ? -1 : 0);                         \
-      int64_t m = ml_min64(SPAN, n - i);                                                                               \
-      S key = NAME##_max(x, m, flip);                                                                                  \
-      if (p->at >= 0 && key <= p->k) continue;                                                                         \
-      p->k = key;                                                                                                      \
-      p->at = first + i + (indices ? NAME##_find(x, m, flip, key) : 0);                                                \
+#define CHOOSE(T, NAME, S, KEY)                                                                                        \
+  case T: {                                                                                                            \
+    const S *x = (const S *)(const void *)data, flip = (S)(wants_smallest(op) ? -1 : 0);                               \
+    int64_t found = -1, m = indices ? SPAN : n;                                                                        \
+    for (int64_t i = 0; i < n; i += m) {                                                                               \
+      int64_t span = ml_min64(m, n - i);                                                                               \
+      S key = indices ? NAME##_place(x + i, span, flip) : NAME##_max(x + i, span, flip);                               \
+      if (p->at < 0 || key > p->k) p->k = key, p->at = 0, found = i;                                                   \
     }                                                                                                                  \
+    if (indices && found >= 0) p->at = first + found + NAME##_find(x + found, ml_min64(m, n - found), flip, (S)p->k);  \
     return;                                                                                                            \
-  } while (0)
+  }
 
 static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
-  bool indices = op == ML_OP_argmax || op == ML_OP_argmin;
+  bool indices = wants_index(op);
   switch (t) {
-  case ML_F32: CHOOSE(f32, int32_t);
-  case ML_F64: CHOOSE(f64, int64_t);
-  case ML_F16: CHOOSE(f16, int16_t);
-  case ML_BF16: CHOOSE(bf16, int16_t);
-  case ML_I8: CHOOSE(i8, int8_t);
-  case ML_U8: CHOOSE(u8, int8_t);
-  case ML_BOOL: CHOOSE(boolean, int8_t);
-  case ML_I16: CHOOSE(i16, int16_t);
-  case ML_U16: CHOOSE(u16, int16_t);
-  case ML_I32: CHOOSE(i32, int32_t);
-  case ML_U32: CHOOSE(u32, int32_t);
-  case ML_I64: CHOOSE(i64, int64_t);
-  default: CHOOSE(u64, int64_t);
+    EACH_KEY(CHOOSE)
+  default: return;
   }
-}
-
-/* The bits of the element that has this key. */
-static int64_t bits_of(int64_t key, ml_dtype t, bool smallest) {
-  int width = 8 * ml_dtype_infos[t].bytes;
-  int64_t most = INT64_MAX >> (64 - width), bits = smallest ? ~key : key;
-  if (t == ML_U8 || t == ML_U16 || t == ML_U32 || t == ML_U64) return bits ^ ~most;
-  if (!ml_dtype_is_float(t)) return bits;
-  if (key == most) return t == ML_F32 ? 0x7fc00000 : t == ML_F64 ? 0x7ff8000000000000 : t == ML_F16 ? 0x7e00 : 0x7fc0;
-  return bits < 0 ? bits ^ most : bits;
 }
 
 /* ---- logsumexp ---- */
@@ -368,57 +292,52 @@ static double largest(const double *x, int n) {
   return v.d;
 }
 
-static void take_exponents(partial *p, const double *x, int n, bool exact) {
-  double max = largest(x, n), e[REDUCE_BLOCK];
+ALWAYS_INLINE void exponents_block(partial *p, const char *data, ml_dtype t, int64_t n) {
+  double x[REDUCE_BLOCK], e[REDUCE_BLOCK];
+  int item = ml_dtype_infos[t].bytes;
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) w_store(x + i, load_wide(data + i * item, t));
+  if (i < n) {
+    char room[LANES * sizeof(double)];
+    w_store(x + i, load_wide(fill_up(data + i * item, t, n - i, room), t));
+  }
+  double max = largest(x, (int)n);
   if (max - max != 0) { /* infinite, or none */
     join_exponents(p, max, 0);
     return;
   }
-  if (exact) {
-    for (int i = 0; i < n; i++) e[i] = exp(x[i] - max);
+  if (t == ML_F64) {
+    for (i = 0; i < n; i++) e[i] = exp(x[i] - max);
   } else {
-    for (int i = 0; i < n; i++) e[i] = exp_below(x[i] - max);
+    for (i = 0; i < n; i++) e[i] = exp_below(x[i] - max);
   }
-  join_exponents(p, max, fold_block(e, n, SUM, 0));
+  join_exponents(p, max, fold_block((const char *)e, ML_F64, n, SUM, 0));
 }
 
-static void take_wide(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
-  double room[REDUCE_BLOCK];
-  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
-    int m = (int)ml_min64(REDUCE_BLOCK, n - i);
-    const double *x = widen(data, t, i, m, room);
-    switch (op) {
-    case ML_OP_sum:
-    case ML_OP_mean: p->a += fold_block(x, m, SUM, 0); break;
-    case ML_OP_prod: p->a *= fold_block(x, m, PRODUCT, 0); break;
-    case ML_OP_norm: p->a += fold_block(x, m, SQUARES, 0); break;
-    case ML_OP_logsumexp: take_exponents(p, x, m, t == ML_F64); break;
-    default: {
-      double mean = fold_block(x, m, SUM, 0) / m;
-      join_spread(p, mean, fold_block(x, m, SQUARES, mean), m);
-    }
-    }
-  }
-}
+#define EXPONENTS_OF(x, T, n) exponents_block(p, x, T, n)
+#define EXPONENTS_DTYPE(T) TAKE_BLOCKS(T, EXPONENTS_OF)
+BY_BLOCKS(take_exponents, EXPONENTS_DTYPE)
 
 /* ---- all together ---- */
 
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
-  bool floats = ml_dtype_is_float(t);
-  if (is_choice(op)) choose(p, op, data, t, n, first);
-  else if (op == ML_OP_all || op == ML_OP_any) take_truth(p, op, data, t, n);
-  else if (op == ML_OP_mean && !floats) take_mean(p, data, t, n);
-  else if ((op == ML_OP_sum || op == ML_OP_prod) && !floats) take_integers(p, op, data, t, n);
-  else if ((op == ML_OP_sum || op == ML_OP_prod || op == ML_OP_mean) && t != ML_F64)
-    take_floats(p, op == ML_OP_prod, data, t, n);
-  else take_wide(p, op, data, t, n);
+  switch (kind_of(op, t)) {
+  case NARROW: take_narrow(p, data, t, n); return;
+  case WIDE: take_wide(p, op, data, t, n); return;
+  case SPREAD: take_spread(p, data, t, n); return;
+  case EXPONENTS: take_exponents(p, data, t, n); return;
+  case INTEGERS: take_integers(p, op, data, t, n); return;
+  case INTEGER_MEAN: take_mean(p, data, t, n); return;
+  case TRUTH: take_truth(p, op, data, t, n); return;
+  default: choose(p, op, data, t, n, first);
+  }
 }
 
 void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   switch (op) {
   case ML_OP_prod:
     p->k = (int64_t)((uint64_t)p->k * (uint64_t)next->k);
-    p->a = t == ML_F64 ? p->a * next->a : (double)((float)p->a * (float)next->a);
+    p->a *= next->a;
     return;
   case ML_OP_all: p->k &= next->k; return;
   case ML_OP_any: p->k |= next->k; return;
@@ -431,7 +350,10 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
   case ML_OP_std: join_spread(p, next->a, next->b, next->k); return;
-  default: p->a += next->a, p->wide += next->wide; p->k = (int64_t)((uint64_t)p->k + (uint64_t)next->k);
+  default:
+    if (kind_of(op, t) == INTEGER_MEAN) p->wide += next->wide;
+    else p->a += next->a;
+    p->k = (int64_t)((uint64_t)p->k + (uint64_t)next->k);
   }
 }
 
@@ -460,24 +382,27 @@ static double mean(const partial *p, ml_dtype t, int64_t count) {
   return t == ML_F64 ? p->a / (double)count : (double)((float)p->a / (float)count);
 }
 
-void K(partial_finish)(const partial *p, const ml_task *t, int64_t count, int64_t at) {
+/* For each of n results, from `at` on, `step` apart. */
+#define EACH_RESULT for (int64_t i = 0; i < n; i++, at += step, p++)
+
+void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t count, int64_t at, int64_t step) {
   const ml_arg *o = &t->out[0];
   ml_dtype dtype = t->in[0].dtype;
   int op = t->step->op;
   switch (op) {
   case ML_OP_argmax:
-  case ML_OP_argmin: put_bits(o, at, p->at); return;
+  case ML_OP_argmin: EACH_RESULT put_bits(o, at, p->at); return;
   case ML_OP_max:
-  case ML_OP_min: put_bits(o, at, bits_of(p->k, dtype, op == ML_OP_min)); return;
+  case ML_OP_min: EACH_RESULT put_bits(o, at, bits_of(p->k, dtype, op == ML_OP_min)); return;
   case ML_OP_all:
-  case ML_OP_any: put_bits(o, at, p->k); return;
-  case ML_OP_mean: put_double(o, at, mean(p, dtype, count)); return;
-  case ML_OP_norm: put_double(o, at, sqrt(p->a)); return;
-  case ML_OP_var: put_double(o, at, variance(p, t, count)); return;
-  case ML_OP_std: put_double(o, at, sqrt(variance(p, t, count))); return;
-  case ML_OP_logsumexp: put_double(o, at, p->a - p->a != 0 ? p->a : p->a + log(p->b)); return;
+  case ML_OP_any: EACH_RESULT put_bits(o, at, p->k); return;
+  case ML_OP_mean: EACH_RESULT put_double(o, at, mean(p, dtype, count)); return;
+  case ML_OP_norm: EACH_RESULT put_double(o, at, sqrt(p->a)); return;
+  case ML_OP_var: EACH_RESULT put_double(o, at, variance(p, t, count)); return;
+  case ML_OP_std: EACH_RESULT put_double(o, at, sqrt(variance(p, t, count))); return;
+  case ML_OP_logsumexp: EACH_RESULT put_double(o, at, p->a - p->a != 0 ? p->a : p->a + log(p->b)); return;
   default:
-    if (ml_dtype_is_float(dtype)) put_double(o, at, p->a);
-    else put_bits(o, at, p->k);
+    if (ml_dtype_is_float(dtype)) EACH_RESULT put_double(o, at, p->a);
+    else EACH_RESULT put_bits(o, at, p->k);
   }
 }

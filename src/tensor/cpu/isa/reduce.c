@@ -11,14 +11,24 @@
 
 enum {
   RUN_LEAST = 1024,
-  CHUNK = 1 << 15,
-  UNIT = 1 << 14,    /* elements that a unit takes at least, where there are enough */
-  UNITS_LEAST = 16,  /* units that there should be, at the cost of smaller ones */
-  PANEL = 64,        /* rows that a unit takes at most where they lie as they are needed */
-  PANEL_BYTES = 512, /* else what they have side by side: memory is read in pieces no shorter */
-  COLUMNS = 512,     /* rows whose sums are made as they lie, without gathering */
-  ROOM = 1 << 15     /* bytes that are gathered at once, if that holds a block of each row */
+  CHUNK = 1 << 13,
+  UNIT = 1 << 14,      /* elements that a unit takes at least, where there are enough */
+  UNITS_A_THREAD = 4,  /* units that there should be, at the cost of smaller ones */
+  PANEL = 64,          /* rows that a unit takes at most where they lie as they are needed */
+  PANEL_BYTES = 512,   /* else what they have side by side: memory is read in pieces no shorter */
+  COLUMN_BYTES = 2048, /* the same of columns that are taken as they lie */
+  SHORT = 64,          /* rows no longer than this are turned and taken as columns */
+  TURNED = 256,        /* so many of them */
+  ROOM = 1 << 15       /* bytes that are gathered at once, if that holds a block of each row */
 };
+
+/* How rows are taken. */
+typedef enum way {
+  PIECES,  /* as they lie: in pieces of whole blocks */
+  COLUMNS, /* side by side as they lie, by columns.c */
+  TURN,    /* by columns.c, turned into columns: too short for a vector each to pay */
+  GATHER   /* gathered in scratch */
+} way;
 
 /* Axes with a stride in the input and one in the partial results; neighbours that lie evenly in both are one. */
 typedef struct axes {
@@ -32,8 +42,10 @@ typedef struct reduce_plan {
   int64_t length, chunk, chunks; /* of a run */
   int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
   int64_t count, parts, results; /* elements a result, partials a result */
-  int64_t block, step;       /* elements that a gathered row holds, and bytes from one to the next; 0: none is needed */
-  bool columns;              /* rows lie side by side, and columns.c takes them */
+  way how;
+  bool whole; /* COLUMNS, TURN: a block of each row is all that there is, and columns.c writes results */
+  int64_t block,
+      step; /* GATHER: elements that a row holds, and bytes from one to the next; TURN: from element to element */
   atomic_int_least64_t left; /* units to come */
 } reduce_plan;
 
@@ -55,6 +67,7 @@ static int64_t distance(int64_t stride) { return stride < 0 ? -stride : stride ?
 static void sort_rows(axes *a) {
   axes sorted = {0};
   int order[ML_MAX_DIMS];
+  if (a->n < 2) return;
   for (int d = 0; d < a->n; d++) {
     int j = d;
     for (; j > 0 && distance(a->strides[order[j - 1]]) < distance(a->strides[d]); j--) order[j] = order[j - 1];
@@ -101,6 +114,27 @@ static void find_axes(reduce_plan *r, const ml_arg *x, unsigned reduced) {
   if (r->run.n == 0) r->run = (axes){.n = 1, .shape = {1}, .strides = {1}};
 }
 
+static way find_way(const reduce_plan *r, int op, ml_dtype t) {
+  int last = r->run.n - 1, last_row = r->rows.n - 1;
+  bool by_columns = r->rows.shape[last_row] >= LANES && K(columns_know)(op, t);
+  if (by_columns && last == 0 && r->run.strides[0] == 1 && r->length <= SHORT) return TURN;
+  if (r->run.strides[last] == 1 && (last == 0 || r->run.shape[last] % REDUCE_BLOCK == 0)) return PIECES;
+  return by_columns && r->rows.strides[last_row] == 1 ? COLUMNS : GATHER;
+}
+
+/* Rows a panel: as many as are read well side by side, but few enough for every thread to get some. */
+static int64_t find_width(const reduce_plan *r, int item, int threads) {
+  int64_t last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows),
+          least = r->how == COLUMNS || r->how == TURN ? 2 * LANES : 1;
+  int64_t width = r->how == COLUMNS  ? COLUMN_BYTES / item
+                  : r->how == TURN   ? TURNED
+                  : r->how == PIECES ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
+                                     : PANEL_BYTES / item;
+  width = ml_min64(width, ml_max64(1, last));
+  while (width * item > 64 && width / 2 >= least && rows * r->chunks / width < UNITS_A_THREAD * threads) width /= 2;
+  return width;
+}
+
 ml_status K(reduce_prepare)(ml_task *t) {
   reduce_plan *r = ml_calloc(1, sizeof *r);
   if (!r) return ML_MEMORY;
@@ -111,22 +145,21 @@ ml_status K(reduce_prepare)(ml_task *t) {
   for (int i = 0; i < a->sum.axis.count; i++) reduced |= 1u << ml_attrs_list(a, a->sum.axis)[i];
   find_axes(r, x, reduced);
   int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
-  bool direct = r->run.n == 1 && r->run.strides[0] == 1;
-  r->columns = !direct && r->rows.strides[r->rows.n - 1] == 1 && K(columns_sums)(t->step->op, x->dtype);
-  r->width = r->columns ? COLUMNS
-             : direct   ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
-                        : PANEL_BYTES / item;
-  r->width = ml_min64(r->width, ml_max64(1, last));
-  while (r->width * item > 64 && rows * r->chunks / r->width < UNITS_LEAST) r->width /= 2;
+  r->how = find_way(r, t->step->op, x->dtype);
+  r->whole = (r->how == COLUMNS || r->how == TURN) && r->parts == 1 && r->count <= REDUCE_BLOCK && r->count > 0 &&
+             r->rows.places[r->rows.n - 1] == 1 && K(columns_writes)(t->step->op, x->dtype);
+  r->width = find_width(r, (int)item, t->threads);
+  r->panels = (last + r->width - 1) / r->width;
   t->scratch = (size_t)r->width * sizeof(partial);
-  if (r->columns) {
-    t->scratch += (size_t)(r->width * LANES) * sizeof(float);
-  } else if (!direct) {
+  if (r->how == COLUMNS || r->how == TURN) t->scratch += (size_t)(r->width * COLUMN_ROOM);
+  if (r->how == TURN) {
+    r->step = r->width * item + 64;
+    t->scratch += (size_t)(r->step * r->length);
+  } else if (r->how == GATHER) {
     r->block = ml_max64(ROOM / r->width / item / REDUCE_BLOCK, 1) * REDUCE_BLOCK;
     r->step = ml_min64(r->block, ml_max64(1, r->chunk)) * item + 64;
     t->scratch += (size_t)(r->step * r->width);
   }
-  r->panels = (last + r->width - 1) / r->width;
   t->units = last ? rows / last * r->panels * r->chunks : 0;
   t->grain = ml_max64(1, UNIT / ml_max64(1, r->width * r->chunk));
   t->cost = (double)r->results * (double)r->count * 0.25 + (double)rows * 5;
@@ -135,113 +168,148 @@ ml_status K(reduce_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* ---- gathering ---- */
+/* ---- chunks of rows that lie side by side ---- */
 
-/* Elements `first` to first + n of `rows` runs, side by side in rows of `room`. `stride` leads from run to run. */
-static void gather(const reduce_plan *r, const char *data, int64_t stride, int64_t rows, int64_t first, int64_t n,
-                   int item, char *room) {
-  int last = r->run.n - 1;
-  int64_t length = r->run.shape[last], along = r->run.strides[last];
-  for (int64_t i = 0, m; i < n; i += m) {
-    int64_t rest = (first + i) / length, at = (first + i) % length, offset = at * along;
-    m = ml_min64(n - i, length - at);
-    for (int d = last - 1; d >= 0; d--) {
-      offset += rest % r->run.shape[d] * r->run.strides[d];
-      rest /= r->run.shape[d];
-    }
-    const char *from = data + offset * item;
-    char *to = room + i * item;
-    if (stride == 1 && along != 1) {
-      K(transpose)(to, r->step, from, along * item, m, rows, item);
-      continue;
-    }
-    for (int64_t k = 0; k < rows; k++) K(move_row)(to + k * r->step, 1, from + k * stride * item, along, m, item);
+/* What a unit takes. */
+typedef struct panel {
+  const char *data;       /* of the first row's run */
+  int64_t stride;         /* from row to row */
+  int64_t rows, first, n; /* elements of each from the first on */
+  ml_dtype dtype;
+  int op, item;
+  char *to; /* the first row's result, if there are no others to join it with */
+} panel;
+
+/* How many of the n elements of a run from the index `at` on lie evenly, and where they begin. */
+static int64_t find_piece(const axes *run, int64_t at, int64_t n, int64_t *offset) {
+  int64_t length = run->shape[run->n - 1];
+  *offset = ml_index_offset(run->n, run->shape, run->strides, at);
+  return ml_min64(n, length - at % length);
+}
+
+static void take_pieces(const reduce_plan *r, const panel *x, partial *p) {
+  for (int64_t i = 0, m, offset; i < x->n; i += m) {
+    m = find_piece(&r->run, x->first + i, x->n - i, &offset);
+    for (int64_t k = 0; k < x->rows; k++)
+      K(partial_take)(&p[k], x->op, x->data + (offset + k * x->stride) * x->item, x->dtype, m, x->first + i);
   }
 }
 
-/* Addresses of n elements of a run from `first` on. */
-static void find_rows(const reduce_plan *r, const char *data, int64_t first, int64_t n, int item, const char **rows) {
-  int last = r->run.n - 1;
-  for (int64_t i = 0; i < n; i++) {
-    int64_t rest = first + i, offset = 0;
-    for (int d = last; d > 0; d--) {
-      offset += rest % r->run.shape[d] * r->run.strides[d];
-      rest /= r->run.shape[d];
+static void take_rows(const reduce_plan *r, const panel *x, const char *const *rows, int64_t n, int64_t first,
+                      partial *p, char *room) {
+  if (r->whole) K(columns_write)(x->op, rows, n, x->dtype, x->rows, x->to, room);
+  else K(columns_take)(p, x->op, rows, n, x->dtype, x->rows, first, room);
+}
+
+static void take_columns(const reduce_plan *r, const panel *x, partial *p, char *room) {
+  const char *rows[REDUCE_BLOCK];
+  int64_t along = r->run.strides[r->run.n - 1];
+  for (int64_t i = 0, n; i < x->n; i += n) {
+    n = ml_min64(REDUCE_BLOCK, x->n - i);
+    for (int64_t k = 0, m, offset; k < n; k += m) {
+      m = find_piece(&r->run, x->first + i + k, n - k, &offset);
+      for (int64_t j = 0; j < m; j++) rows[k + j] = x->data + (offset + j * along) * x->item;
     }
-    rows[i] = data + (offset + rest * r->run.strides[0]) * item;
+    take_rows(r, x, rows, n, x->first + i, p, room);
+  }
+}
+
+static void take_turned(const reduce_plan *r, const panel *x, partial *p, char *room) {
+  const char *rows[SHORT];
+  char *turned = room + r->width * COLUMN_ROOM;
+  K(transpose)(turned, r->step, x->data, x->stride * x->item, x->rows, x->n, x->item);
+  for (int64_t i = 0; i < x->n; i++) rows[i] = turned + i * r->step;
+  take_rows(r, x, rows, x->n, x->first, p, room);
+}
+
+/* The elements from index `at` on, n of each row, side by side in rows of `room`. */
+static void gather(const reduce_plan *r, const panel *x, int64_t at, int64_t n, char *room) {
+  int64_t along = r->run.strides[r->run.n - 1];
+  for (int64_t i = 0, m, offset; i < n; i += m) {
+    m = find_piece(&r->run, at + i, n - i, &offset);
+    const char *from = x->data + offset * x->item;
+    char *to = room + i * x->item;
+    if (x->stride == 1 && along != 1) {
+      K(transpose)(to, r->step, from, along * x->item, m, x->rows, x->item);
+      continue;
+    }
+    for (int64_t k = 0; k < x->rows; k++)
+      K(move_row)(to + k * r->step, 1, from + k * x->stride * x->item, along, m, x->item);
+  }
+}
+
+static void take_gathered(const reduce_plan *r, const panel *x, partial *p, char *room) {
+  for (int64_t i = 0; i < x->n; i += r->block) {
+    int64_t m = ml_min64(r->block, x->n - i);
+    gather(r, x, x->first + i, m, room);
+    for (int64_t k = 0; k < x->rows; k++) K(partial_take)(&p[k], x->op, room + k * r->step, x->dtype, m, x->first + i);
+  }
+}
+
+static void take_panel(const reduce_plan *r, const panel *x, partial *p, char *room) {
+  if (!r->whole) K(partial_start)(p, x->rows, x->op);
+  if (x->n == 0) return;
+  switch (r->how) {
+  case PIECES: take_pieces(r, x, p); return;
+  case COLUMNS: take_columns(r, x, p, room); return;
+  case TURN: take_turned(r, x, p, room); return;
+  default: take_gathered(r, x, p, room);
   }
 }
 
 /* ---- the task ---- */
 
-static void take_columns(const ml_task *t, const char *data, int64_t width, int64_t first, int64_t n, partial *p,
-                         char *room) {
-  const char *rows[REDUCE_BLOCK];
-  ml_dtype dtype = t->in[0].dtype;
-  for (int64_t i = 0; i < n; i += REDUCE_BLOCK) {
-    int64_t m = ml_min64(REDUCE_BLOCK, n - i);
-    find_rows(t->extra, data, first + i, m, ml_dtype_infos[dtype].bytes, rows);
-    K(columns_take)(p, rows, m, dtype, width, (float *)(void *)room);
-  }
-}
-
-/* Chunk number `chunk` of `rows` runs. */
-static void take_panel(const ml_task *t, const char *data, int64_t stride, int64_t rows, int64_t chunk, partial *p,
-                       char *room) {
-  const reduce_plan *r = t->extra;
-  ml_dtype dtype = t->in[0].dtype;
-  int op = t->step->op, item = ml_dtype_infos[dtype].bytes;
-  int64_t first = chunk * CHUNK, n = ml_min64(r->chunk, r->length - first), block = r->block ? r->block : n;
-  for (int64_t k = 0; k < rows; k++) p[k] = K(partial_start)(op);
-  if (r->columns) take_columns(t, data, rows, first, n, p, room);
-  for (int64_t i = 0; i < n && !r->columns; i += block) {
-    int64_t m = ml_min64(block, n - i), step = stride * item;
-    const char *from = data + (first + i) * item;
-    if (r->block) gather(r, data, stride, rows, first + i, m, item, room), from = room, step = r->step;
-    for (int64_t k = 0; k < rows; k++) K(partial_take)(&p[k], op, from + k * step, dtype, m, first + i);
-  }
-}
-
-/* Puts a row's partial result to the others of its element; `at` is its place among all. */
-static void put_partial(const ml_task *t, int64_t at, partial p) {
+/* Puts partial results to the others of their elements; `at` is the first's place among all, `step` leads to the next.
+ */
+static void put_partials(const ml_task *t, partial *p, int64_t n, int64_t at, int64_t step) {
   const reduce_plan *r = t->extra;
   if (r->parts == 1) {
-    K(partial_finish)(&p, t, r->count, at);
+    K(partial_finish)(p, n, t, r->count, at, step);
     return;
   }
-  p.at += at % r->parts / r->chunks * r->length;
-  ((partial *)(void *)t->shared_data)[at] = p;
+  for (int64_t i = 0; i < n; i++, at += step) {
+    p[i].at += at % r->parts / r->chunks * r->length;
+    ((partial *)(void *)t->shared_data)[at] = p[i];
+  }
 }
 
 static void join_all(const ml_task *t) {
   const reduce_plan *r = t->extra;
   const partial *all = (const partial *)(const void *)t->shared_data;
   for (int64_t i = 0; i < r->results; i++) {
-    partial p = K(partial_start)(t->step->op);
+    partial p;
+    K(partial_start)(&p, 1, t->step->op);
     for (int64_t k = 0; k < r->parts; k++) K(partial_join)(&p, &all[i * r->parts + k], t->step->op, t->in[0].dtype);
-    K(partial_finish)(&p, t, r->count, i);
+    K(partial_finish)(&p, 1, t, r->count, i, 1);
   }
 }
+
+/* Panels are as equal as can be, so that none is narrower than a vector of columns. */
+static int64_t first_row(const reduce_plan *r, int64_t at) { return at * r->rows.shape[r->rows.n - 1] / r->panels; }
 
 void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
-  int last = r->rows.n - 1;
+  int last = r->rows.n - 1, item = ml_dtype_infos[x->dtype].bytes;
+  int out_item = ml_dtype_infos[t->out[0].dtype].bytes;
   partial *p = (partial *)(void *)w->scratch;
-  char *room = w->scratch + (size_t)r->width * sizeof *p;
   for (int64_t unit = begin; unit < end; unit++) {
-    int64_t chunk = unit % r->chunks, rest = unit / r->chunks, from = rest % r->panels * r->width;
-    int64_t rows = ml_min64(r->width, r->rows.shape[last] - from);
-    int64_t offset = from * r->rows.strides[last], place = from * r->rows.places[last] + chunk;
-    rest /= r->panels;
-    for (int d = last - 1; d >= 0; d--) {
-      int64_t i = rest % r->rows.shape[d];
-      rest /= r->rows.shape[d];
-      offset += i * r->rows.strides[d], place += i * r->rows.places[d];
-    }
-    const char *data = x->data + offset * ml_dtype_infos[x->dtype].bytes;
-    take_panel(t, data, r->rows.strides[last], rows, chunk, p, room);
-    for (int64_t k = 0; k < rows; k++) put_partial(t, place + k * r->rows.places[last], p[k]);
+    int64_t chunk = unit % r->chunks, rest = unit / r->chunks, panel_at = rest % r->panels,
+            from = first_row(r, panel_at);
+    int64_t outer = rest / r->panels, step = r->rows.places[last];
+    int64_t offset = from * r->rows.strides[last] + ml_index_offset(last, r->rows.shape, r->rows.strides, outer);
+    int64_t place = from * step + ml_index_offset(last, r->rows.shape, r->rows.places, outer) + chunk;
+    panel of = {x->data + offset * item,
+                r->rows.strides[last],
+                first_row(r, panel_at + 1) - from,
+                chunk * CHUNK,
+                ml_min64(r->chunk, r->length - chunk * CHUNK),
+                x->dtype,
+                t->step->op,
+                item,
+                t->out[0].data + place * out_item};
+    take_panel(r, &of, p, w->scratch + (size_t)r->width * sizeof *p);
+    if (!r->whole) put_partials(t, p, of.rows, place, step);
   }
   if (r->parts == 1 || atomic_fetch_sub(&r->left, end - begin) != end - begin) return;
   join_all(t);
@@ -249,7 +317,8 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 }
 
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n) {
-  partial p = K(partial_start)(like->step->op);
+  partial p;
+  K(partial_start)(&p, 1, like->step->op);
   K(partial_take)(&p, like->step->op, data, like->in[0].dtype, n, 0);
-  K(partial_finish)(&p, like, n, 0);
+  K(partial_finish)(&p, 1, like, n, 0, 1);
 }

@@ -10,30 +10,40 @@ enum { REDUCE_BLOCK = 128 };
 
 /* What a part of a reduction has come to. */
 typedef struct partial {
-  double a, b;   /* sum; product; norm: sum of squares; var, std: mean and squared distances; logsumexp: max and sum */
-  __int128 wide; /* mean of integers: their sum */
-  int64_t k;     /* integers' sum, product, truth; key of the largest; var, std: elements so far */
-  int64_t at;    /* index of the largest, -1: there was none yet */
+  union {
+    struct {
+      double a, b; /* sum; product; norm: sum of squares; var, std: mean, squared distances; logsumexp: max, sum */
+    };
+    __int128 wide; /* mean of integers: their sum */
+  };
+  int64_t k;  /* integers' sum, product, truth; key of the largest; var, std: elements so far */
+  int64_t at; /* index of the largest, -1: there was none yet */
 } partial;
 
-partial K(partial_start)(int op);
+void K(partial_start)(partial *p, int64_t n, int op);
 /* Takes n elements that lie side by side, the first of which has the index `first`. n is a multiple of REDUCE_BLOCK but
  * for the last call. */
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype dtype, int64_t n, int64_t first);
 /* Takes what comes after p. */
 void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
-/* Writes the result over `count` elements. */
-void K(partial_finish)(const partial *p, const ml_task *t, int64_t count, int64_t at);
+/* Writes n results over `count` elements each, from the place `at` of the output on, `step` apart. */
+void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t count, int64_t at, int64_t step);
 
 /* The reduction of n elements that lie side by side, no more than a step cuts: with the same bits as the step's. Of
  * `like` the operation, its attributes, its input's dtype and its output, which gets the result, are read. */
 enum { REDUCE_ROW_MOST = 1 << 13 };
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n);
 
-/* Whether columns_take knows the reduction: sums of narrow floats. */
-bool K(columns_sums)(int op, ml_dtype dtype);
-/* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. `sums` has room for 16 rows
- * of float32. */
-void K(columns_take)(partial *p, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, float *sums);
+/* Whether columns_take knows the reduction. */
+bool K(columns_know)(int op, ml_dtype dtype);
+/* Bytes of scratch a column that columns_take needs. */
+enum { COLUMN_ROOM = 48 };
+/* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. The first row has the index
+ * `first`. */
+void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,
+                     int64_t first, char *room);
+/* Where these rows are all that there are: writes the columns' results, side by side, if columns_writes says so. */
+bool K(columns_writes)(int op, ml_dtype dtype);
+void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, char *to, char *room);
 
 #endif

@@ -2,15 +2,6 @@
  * integers. */
 #include "tensor/cpu/isa/simd.h"
 
-static int64_t offset_of(int64_t index, int n, const int64_t *shape, const int64_t *strides) {
-  int64_t offset = 0;
-  for (int d = n - 1; d > 0; d--) {
-    offset += index % shape[d] * strides[d];
-    index /= shape[d];
-  }
-  return n > 0 ? offset + index * strides[0] : 0;
-}
-
 ALWAYS_INLINE double get_double(const ml_arg *x, int64_t at) {
   if (x->dtype == ML_F64) return ((const double *)x->data)[at];
   if (ml_dtype_is_float(x->dtype)) return load_float(x->data, x->dtype, at);
@@ -59,7 +50,8 @@ void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   bool floats = ml_dtype_is_float(o->dtype), narrow = floats && o->dtype != ML_F64;
   bool ordered = op == ML_OP_cummax || op == ML_OP_cummin;
   for (int64_t unit = begin; unit < end; unit++) {
-    int64_t from = offset_of(unit, x->ndim, shape, x->strides), to = offset_of(unit, o->ndim, shape, o->strides);
+    int64_t from = ml_index_offset(x->ndim, shape, x->strides, unit);
+    int64_t to = ml_index_offset(o->ndim, shape, o->strides, unit);
     double d = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < x->shape[axis]; i++, from += x->strides[axis], to += o->strides[axis]) {

@@ -1,0 +1,212 @@
+/* fold.h: sixteen elements of any dtype as one vector, and how such vectors are folded into one: what reductions of
+ * rows (partial.c) and of columns (columns.c) have in common, so that they agree to the last bit. */
+#ifndef ML_CPU_FOLD_H
+#define ML_CPU_FOLD_H
+
+#include "tensor/cpu/isa/reduce.h"
+#include "tensor/cpu/isa/simd.h"
+
+/* ---- sixteen doubles, as many a register as it holds ---- */
+
+#if defined(ML_ISA_AVX512)
+typedef double v_doubles __attribute__((vector_size(64)));
+#elif defined(ML_ISA_AVX2)
+typedef double v_doubles __attribute__((vector_size(32)));
+#else
+typedef double v_doubles __attribute__((vector_size(16)));
+#endif
+enum { IN_ONE = sizeof(v_doubles) / sizeof(double), REGISTERS = LANES / IN_ONE };
+typedef struct v16d {
+  v_doubles v[REGISTERS];
+} v16d;
+#define EACH_REGISTER for (int r_ = 0; r_ < REGISTERS; r_++)
+
+ALWAYS_INLINE v16d w_load(const double *p) {
+  v16d w;
+  memcpy(&w, p, sizeof w);
+  return w;
+}
+ALWAYS_INLINE void w_store(double *p, v16d a) { memcpy(p, &a, sizeof a); }
+ALWAYS_INLINE v16d w_set1(double d) {
+  v16d w;
+  EACH_REGISTER w.v[r_] = d - (v_doubles){0};
+  return w;
+}
+ALWAYS_INLINE v16d w_add(v16d a, v16d b) {
+  EACH_REGISTER a.v[r_] += b.v[r_];
+  return a;
+}
+ALWAYS_INLINE v16d w_sub(v16d a, v16d b) {
+  EACH_REGISTER a.v[r_] -= b.v[r_];
+  return a;
+}
+/* a a + b */
+ALWAYS_INLINE v16d w_square(v16d a, v16d b) {
+#if defined(ML_ISA_AVX512)
+  EACH_REGISTER b.v[r_] = (v_doubles)_mm512_fmadd_pd((__m512d)a.v[r_], (__m512d)a.v[r_], (__m512d)b.v[r_]);
+#elif defined(ML_ISA_AVX2)
+  EACH_REGISTER b.v[r_] = (v_doubles)_mm256_fmadd_pd((__m256d)a.v[r_], (__m256d)a.v[r_], (__m256d)b.v[r_]);
+#else
+  EACH_REGISTER b.v[r_] += a.v[r_] * a.v[r_];
+#endif
+  return b;
+}
+ALWAYS_INLINE v16d w_mul(v16d a, v16d b) {
+  EACH_REGISTER a.v[r_] *= b.v[r_];
+  return a;
+}
+ALWAYS_INLINE v16d w_widen(v16f a) {
+  v16d w;
+#if defined(ML_ISA_AVX512)
+  w.v[0] = (v_doubles)_mm512_cvtps_pd(_mm512_castps512_ps256(a));
+  w.v[1] = (v_doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+#elif defined(ML_ISA_AVX2)
+  w.v[0] = (v_doubles)_mm256_cvtps_pd(_mm256_castps256_ps128(a.lo));
+  w.v[1] = (v_doubles)_mm256_cvtps_pd(_mm256_extractf128_ps(a.lo, 1));
+  w.v[2] = (v_doubles)_mm256_cvtps_pd(_mm256_castps256_ps128(a.hi));
+  w.v[3] = (v_doubles)_mm256_cvtps_pd(_mm256_extractf128_ps(a.hi, 1));
+#else
+  double d[LANES];
+  for (int k = 0; k < LANES; k++) d[k] = a.f[k];
+  w = w_load(d);
+#endif
+  return w;
+}
+
+/* ---- sixteen elements ---- */
+
+ALWAYS_INLINE bool is_narrow(ml_dtype t) { return t == ML_F32 || t == ML_F16 || t == ML_BF16; }
+
+ALWAYS_INLINE v16f load_narrow(const char *data, ml_dtype t) {
+  if (t == ML_F32) return v_load((const float *)(const void *)data);
+  const uint16_t *x = (const uint16_t *)(const void *)data;
+  return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
+}
+
+/* Integers of at most 16 bits are floats on the way, of which processors make doubles faster. */
+#define AS(TYPE, VIA, VALUE)                                                                                           \
+  do {                                                                                                                 \
+    const TYPE *x = (const TYPE *)(const void *)data;                                                                  \
+    VIA as[LANES];                                                                                                     \
+    for (int k = 0; k < LANES; k++) as[k] = (VIA)(VALUE);                                                              \
+    return sizeof(VIA) == sizeof(float) ? w_widen(v_load((const void *)as)) : w_load((const void *)as);                \
+  } while (0)
+
+ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
+  switch (t) {
+#if defined(ML_ISA_AVX512)
+  case ML_F32: { /* halves are cheaper to load than to part */
+    const float *x = (const float *)(const void *)data;
+    return (v16d){{(v_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)), (v_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x + 8))}};
+  }
+#endif
+  case ML_F64: return w_load((const double *)(const void *)data);
+  case ML_I8: AS(int8_t, float, x[k]);
+  case ML_U8: AS(uint8_t, float, x[k]);
+  case ML_BOOL: AS(uint8_t, float, x[k] != 0);
+  case ML_I16: AS(int16_t, float, x[k]);
+  case ML_U16: AS(uint16_t, float, x[k]);
+  case ML_I32: AS(int32_t, double, x[k]);
+  case ML_U32: AS(uint32_t, double, x[k]);
+  case ML_I64: AS(int64_t, double, x[k]);
+  case ML_U64: AS(uint64_t, double, x[k]);
+  default: return w_widen(load_narrow(data, t));
+  }
+}
+#undef AS
+
+/* ---- folds ---- */
+
+typedef enum fold { SUM, PRODUCT, SQUARES } fold; /* SQUARES: of distances from a centre */
+
+ALWAYS_INLINE v16d fold_start(fold how) { return w_set1(how == PRODUCT ? 1 : 0); }
+ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how, v16d centre) {
+  if (how == PRODUCT) return w_mul(s, x);
+  if (how == SUM) return w_add(s, x);
+  return w_square(w_sub(x, centre), s);
+}
+
+/* The lanes of a fold, in the order of v_sum. */
+ALWAYS_INLINE double join_doubles(v16d s, fold how) {
+  for (int n = REGISTERS / 2; n > 0; n /= 2) {
+    for (int r = 0; r < n; r++) s.v[r] = how == PRODUCT ? s.v[r] * s.v[r + n] : s.v[r] + s.v[r + n];
+  }
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+#if defined(ML_ISA_AVX512)
+  __m256d low = _mm512_castpd512_pd256((__m512d)s.v[0]), high = _mm512_extractf64x4_pd((__m512d)s.v[0], 1);
+  __m256d four = how == PRODUCT ? _mm256_mul_pd(low, high) : _mm256_add_pd(low, high);
+#else
+  __m256d four = (__m256d)s.v[0];
+#endif
+  __m128d a = _mm256_castpd256_pd128(four), b = _mm256_extractf128_pd(four, 1);
+  a = how == PRODUCT ? _mm_mul_pd(a, b) : _mm_add_pd(a, b);
+  b = _mm_unpackhi_pd(a, a);
+  return _mm_cvtsd_f64(how == PRODUCT ? _mm_mul_sd(a, b) : _mm_add_sd(a, b));
+#else
+  return how == PRODUCT ? s.v[0][0] * s.v[0][1] : s.v[0][0] + s.v[0][1];
+#endif
+}
+
+/* Runs DO with the constant T for the dtype t, so that what it calls is made for each dtype. */
+#define FOR_NARROW(t, DO)                                                                                              \
+  do {                                                                                                                 \
+    if ((t) == ML_F32) DO(ML_F32);                                                                                     \
+    else if ((t) == ML_F16) DO(ML_F16);                                                                                \
+    else DO(ML_BF16);                                                                                                  \
+  } while (0)
+#define FOR_EACH_DTYPE(t, DO)                                                                                          \
+  switch (t) {                                                                                                         \
+  case ML_F32: DO(ML_F32); break;                                                                                      \
+  case ML_F16: DO(ML_F16); break;                                                                                      \
+  case ML_BF16: DO(ML_BF16); break;                                                                                    \
+  case ML_F64: DO(ML_F64); break;                                                                                      \
+  case ML_I8: DO(ML_I8); break;                                                                                        \
+  case ML_U8: DO(ML_U8); break;                                                                                        \
+  case ML_BOOL: DO(ML_BOOL); break;                                                                                    \
+  case ML_I16: DO(ML_I16); break;                                                                                      \
+  case ML_U16: DO(ML_U16); break;                                                                                      \
+  case ML_I32: DO(ML_I32); break;                                                                                      \
+  case ML_U32: DO(ML_U32); break;                                                                                      \
+  case ML_I64: DO(ML_I64); break;                                                                                      \
+  default: DO(ML_U64);                                                                                                 \
+  }
+
+/* What a reduction adds up, and of which arithmetic. */
+typedef enum kind { NARROW, WIDE, SPREAD, EXPONENTS, INTEGERS, INTEGER_MEAN, TRUTH, CHOICE } kind;
+
+static inline kind kind_of(int op, ml_dtype t) {
+  bool floats = ml_dtype_is_float(t);
+  switch (op) {
+  case ML_OP_max:
+  case ML_OP_min:
+  case ML_OP_argmax:
+  case ML_OP_argmin: return CHOICE;
+  case ML_OP_all:
+  case ML_OP_any: return TRUTH;
+  case ML_OP_var:
+  case ML_OP_std: return SPREAD;
+  case ML_OP_logsumexp: return EXPONENTS;
+  case ML_OP_mean: return !floats ? INTEGER_MEAN : t == ML_F64 ? WIDE : NARROW;
+  case ML_OP_sum: return !floats ? INTEGERS : t == ML_F64 ? WIDE : NARROW;
+  case ML_OP_prod: return !floats ? INTEGERS : WIDE;
+  default: return WIDE;
+  }
+}
+/* Of WIDE. */
+static inline fold fold_of(int op) { return op == ML_OP_prod ? PRODUCT : op == ML_OP_norm ? SQUARES : SUM; }
+
+/* Joins means and squared distances from them (Chan's formula). Where a mean has overflowed, which makes the sum of
+ * squares infinite, the distance of the means may be no number: it adds nothing then. */
+ALWAYS_INLINE void join_spread(partial *p, double mean, double squares, int64_t n) {
+  if (p->k == 0) {
+    p->a = mean, p->b = squares, p->k = n;
+    return;
+  }
+  double delta = mean - p->a, share = (double)n / (double)(p->k + n);
+  double between = delta * delta * ((double)p->k * share);
+  p->a += delta * share;
+  p->b += squares + (between == between ? between : 0);
+  p->k += n;
+}
+
+#endif
