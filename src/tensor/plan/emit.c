@@ -389,8 +389,7 @@ static ml_status add_group_step(emitter *m, const ml_vgroup *group, program_step
   memcpy(inputs, s->own, (size_t)s->n_own * sizeof *inputs);
   memcpy(inputs + s->n_own, s->values + 1, (size_t)(s->n_inputs - 1) * sizeof *inputs);
   ML_TRY(ml_plan_add_step(m->p, anchor->op, inputs, n, s->outputs, s->n_outputs, step));
-  (*step)->attrs = *anchor->attrs;
-  return ML_OK;
+  return ml_plan_copy_attrs(&m->p->memory, anchor->attrs, &(*step)->attrs);
 }
 
 static ml_status emit_program(emitter *m, int turn) {
@@ -562,7 +561,7 @@ static ml_status note_reader(emitter *m, int v) {
 static ml_status add_kernel(emitter *m, const ml_vnode *n, const int *values, const int *outputs, int n_outputs) {
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, n->op, values, n->n_inputs, outputs, n_outputs, &s));
-  s->attrs = *n->attrs;
+  ML_TRY(ml_plan_copy_attrs(&m->p->memory, n->attrs, &s->attrs));
   return set_path(m, s, n);
 }
 

@@ -53,6 +53,14 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
   return ML_OK;
 }
 
+ml_status ml_plan_copy_attrs(ml_bump *memory, const ml_attrs *a, const ml_attrs **out) {
+  size_t bytes = offsetof(ml_attrs, list) + (size_t)a->n_list * sizeof *a->list;
+  void *copy = ml_bump_alloc(memory, bytes, 1);
+  if (!copy) return ML_MEMORY;
+  *out = memcpy(copy, a, bytes);
+  return ML_OK;
+}
+
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
   if (!cell->slot || cell->slot > p->n_cells || p->cells[cell->slot - 1].cell != cell) {
     ML_TRY(ML_BUMP_GROW(&p->memory, p->cells, p->cells_capacity, p->n_cells + 1));

@@ -132,7 +132,7 @@ typedef struct ml_step {
   int n_inputs, n_outputs;
   int *inputs;  /* values; -1 where an optional input is absent; one block with outputs */
   int *outputs; /* values */
-  ml_attrs attrs;
+  const ml_attrs *attrs; /* as far as its lists go; NULL of ML_STEP_* */
   ml_fused *fused;
   ml_rows *rows;
   ml_linears *linears;
@@ -185,6 +185,7 @@ ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out);
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out);
 ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, const int *outputs, int n_outputs,
                            ml_step **out);
+ml_status ml_plan_copy_attrs(ml_bump *memory, const ml_attrs *a, const ml_attrs **out);
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out); /* found, or added */
 ml_status ml_plan_place(ml_plan *p);                                      /* place.c: lifetimes and the arena */
 

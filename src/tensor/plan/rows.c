@@ -119,10 +119,7 @@ static ml_row_stage *new_stage(stages *s, int op) {
 static ml_status add_row_op(stages *s, int i) {
   const ml_vnode *n = member(s, i);
   ml_row_stage *stage = new_stage(s, n->op);
-  ml_attrs *attrs = ml_bump_alloc(s->memory, 1, sizeof *attrs);
-  if (!attrs) return ML_MEMORY;
-  *attrs = *n->attrs;
-  stage->attrs = attrs;
+  ML_TRY(ml_plan_copy_attrs(s->memory, n->attrs, &stage->attrs));
   stage->n_inputs = n->n_inputs;
   for (int k = 0; k < n->n_inputs; k++) stage->inputs[k] = n->inputs[k] < 0 ? -1 : register_of(s, n->inputs[k]);
   stage->n_results = 1;

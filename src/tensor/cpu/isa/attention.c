@@ -24,7 +24,7 @@ ml_status K(rope_table_prepare)(ml_task *t) {
 void K(rope_table)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *start = &t->in[0], *o = &t->out[0];
-  const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs.rope_table.scale;
+  const float *frequencies = (const float *)t->in[1].data, scale = (float)t->step->attrs->rope_table.scale;
   int64_t length = o->shape[1], n = t->in[1].shape[0];
   for (int64_t u = begin; u < end; u++) {
     float position = (float)(ml_min64(FAR, load_index(start->data, start->dtype, u / length)) + u % length);
@@ -49,7 +49,7 @@ void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3], n = t->in[1].shape[2] / 2;
-  bool interleaved = t->step->attrs.rope.interleaved != 0;
+  bool interleaved = t->step->attrs->rope.interleaved != 0;
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
     const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
@@ -347,7 +347,7 @@ static row make_row(const span *s, int64_t h, int64_t pos, int place) {
 
 static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, ml_worker *w) {
   const ml_arg *q = &t->in[0], *k = &t->in[1], *v = &t->in[2];
-  const ml_attrs *a = &t->step->attrs;
+  const ml_attrs *a = t->step->attrs;
   *s = (span){.t = t,
               .b = unit / (k->shape[1] * blocks),
               .kv = unit / blocks % k->shape[1],

@@ -550,9 +550,10 @@ enum { MAX_OPERANDS = ML_FUSED_MAX_OUTPUTS + ML_FUSED_MAX_INPUTS };
  * outputs, then the inputs. */
 typedef struct shape_plan {
   int ndim;
-  int64_t shape[ML_MAX_DIMS], strides[MAX_OPERANDS][ML_MAX_DIMS];
+  int64_t shape[ML_MAX_DIMS];
   int64_t runs; /* of RUN elements along the innermost axis */
   bool cast;    /* cast_tile may do it */
+  int64_t strides[][ML_MAX_DIMS];
 } shape_plan;
 
 static const ml_arg *operand(const ml_task *t, int k) { return k < t->n_out ? &t->out[k] : &t->in[k - t->n_out]; }
@@ -607,7 +608,7 @@ static bool is_cast(const ml_task *t, const shape_plan *s) {
 
 ml_status K(fused_prepare)(ml_task *t) {
   if (is_move(t)) return K(move_prepare)(t, &t->out[0], &t->in[0]);
-  shape_plan *s = ml_calloc(1, sizeof *s);
+  shape_plan *s = ml_calloc(1, sizeof *s + (size_t)(t->n_out + t->n_in) * sizeof *s->strides);
   if (!s) return ML_MEMORY;
   t->extra = s;
   order_axes(s, t);

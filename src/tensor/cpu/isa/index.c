@@ -18,7 +18,7 @@ ml_status K(arange_prepare)(ml_task *t) {
 void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  uint64_t start = (uint64_t)t->step->attrs.arange.start, step = (uint64_t)t->step->attrs.arange.step;
+  uint64_t start = (uint64_t)t->step->attrs->arange.start, step = (uint64_t)t->step->attrs->arange.step;
   for (int64_t i = begin; i < end; i++) {
     int64_t v = (int64_t)(start + (uint64_t)i * step);
     if (o->dtype == ML_F64) ((double *)o->data)[i] = (double)v;
@@ -39,7 +39,7 @@ ml_status K(concat_prepare)(ml_task *t) {
 void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  int axis = (int)t->step->attrs.concat.axis;
+  int axis = (int)t->step->attrs->concat.axis;
   for (int64_t u = begin; u < end; u++) {
     const ml_arg *x = &t->in[u];
     int64_t base = 0, last = x->ndim - 1, n = ml_arg_size(x), width = x->shape[last];
@@ -68,7 +68,7 @@ ml_status K(take_prepare)(ml_task *t) {
 
 void K(take)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
-  int axis = (int)t->step->attrs.take.axis;
+  int axis = (int)t->step->attrs->take.axis;
   int64_t outer = ml_shape_size(axis, x->shape), length = x->shape[axis], inner = ml_axes_size(x, axis + 1),
           count = ml_arg_size(index);
   size_t bytes = (size_t)inner * item_bytes(x);
@@ -90,7 +90,7 @@ void K(take_along)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end;
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
   bool put = t->step->op == ML_OP_put_along_axis;
-  int axis = (int)t->step->attrs.take_along_axis.axis;
+  int axis = (int)t->step->attrs->take_along_axis.axis;
   int64_t inner = ml_axes_size(x, axis + 1), length = x->shape[axis], count = index->shape[axis],
           n = ml_arg_size(index);
   size_t item = item_bytes(x);

@@ -83,8 +83,8 @@ static const float *vector(const ml_arg *w, int64_t n, float *room) {
 void K(rms_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->shape[x->ndim - 1];
-  float *room = (float *)w->scratch, eps = (float)t->step->attrs.rms_norm.eps,
-        offset = (float)t->step->attrs.rms_norm.offset;
+  float *room = (float *)w->scratch, eps = (float)t->step->attrs->rms_norm.eps,
+        offset = (float)t->step->attrs->rms_norm.offset;
   const float *weight = vector(&t->in[1], n, room + 2 * n);
   for (int64_t r = begin; r < end; r++) {
     const float *row = float_row(x, row_offset(x, r), n, room);
@@ -113,7 +113,7 @@ void K(layer_norm_row)(const float *x, const float *weight, const float *bias, f
 void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->shape[x->ndim - 1];
-  float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs.layer_norm.eps;
+  float *room = (float *)w->scratch, *result = room + n, eps = (float)t->step->attrs->layer_norm.eps;
   const float *weight = vector(&t->in[1], n, room + 2 * n), *bias = vector(&t->in[2], n, room + 3 * n);
   for (int64_t r = begin; r < end; r++) {
     K(layer_norm_row)(float_row(x, row_offset(x, r), n, room), weight, bias, eps, n, result);

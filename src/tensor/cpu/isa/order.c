@@ -47,7 +47,7 @@ static void store_value(const ml_arg *o, int64_t to, const ml_arg *x, int64_t fr
 
 ml_status K(sort_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
-  int64_t length = x->shape[t->step->attrs.sort.axis];
+  int64_t length = x->shape[t->step->attrs->sort.axis];
   t->units = length ? ml_arg_size(x) / length : 0;
   t->scratch = (size_t)length * sizeof(item);
   t->cost = (double)ml_arg_size(x) * 50;
@@ -56,7 +56,7 @@ ml_status K(sort_prepare)(ml_task *t) {
 
 void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int axis = (int)t->step->attrs.sort.axis;
+  int axis = (int)t->step->attrs->sort.axis;
   int64_t length = x->shape[axis], inner = ml_axes_size(x, axis + 1);
   item *items = (item *)w->scratch;
   for (int64_t u = begin; u < end; u++) {
@@ -74,7 +74,7 @@ void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 ml_status K(topk_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
-  int64_t length = x->shape[t->step->attrs.topk.axis], k = t->step->attrs.topk.k;
+  int64_t length = x->shape[t->step->attrs->topk.axis], k = t->step->attrs->topk.k;
   t->units = length && k ? ml_arg_size(x) / length : 0;
   t->scratch = (size_t)k * sizeof(item);
   t->cost = (double)ml_arg_size(x) * 5;
@@ -112,8 +112,8 @@ static void find_first(const ml_arg *x, int64_t base, int64_t step, int64_t leng
 
 void K(topk)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *values = &t->out[0], *indices = &t->out[1];
-  int axis = (int)t->step->attrs.topk.axis;
-  int64_t length = x->shape[axis], k = t->step->attrs.topk.k, inner = ml_axes_size(x, axis + 1);
+  int axis = (int)t->step->attrs->topk.axis;
+  int64_t length = x->shape[axis], k = t->step->attrs->topk.k, inner = ml_axes_size(x, axis + 1);
   item *best = (item *)w->scratch;
   for (int64_t u = begin; u < end; u++) {
     int64_t base = u / inner * inner * length + u % inner, to = u / inner * inner * k + u % inner;

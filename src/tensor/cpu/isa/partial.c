@@ -373,7 +373,7 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
 
 /* The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
 static double variance(const partial *p, const ml_task *t, int64_t count) {
-  double n = (double)count - t->step->attrs.var.ddof;
+  double n = (double)count - t->step->attrs->var.ddof;
   return p->b / (n > 0 || n != n ? n : 0);
 }
 

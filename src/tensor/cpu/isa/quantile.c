@@ -99,7 +99,7 @@ ml_status K(normal_quantile_prepare)(ml_task *t) {
 void K(normal_quantile)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *u = &t->in[0], *o = &t->out[0];
-  const interval s = make_interval(t->step->attrs.normal_quantile.low, t->step->attrs.normal_quantile.high);
+  const interval s = make_interval(t->step->attrs->normal_quantile.low, t->step->attrs->normal_quantile.high);
   for (int64_t i = begin; i < end; i++) {
     if (o->dtype == ML_F64) ((double *)o->data)[i] = quantile(((const double *)u->data)[i], &s);
     else store_float(o->data, o->dtype, i, (float)quantile(load_float(u->data, u->dtype, i), &s));

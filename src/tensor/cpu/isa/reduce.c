@@ -141,7 +141,7 @@ ml_status K(reduce_prepare)(ml_task *t) {
   t->extra = r;
   const ml_arg *x = &t->in[0];
   unsigned reduced = 0;
-  const ml_attrs *a = &t->step->attrs;
+  const ml_attrs *a = t->step->attrs;
   for (int i = 0; i < a->sum.axis.count; i++) reduced |= 1u << ml_attrs_list(a, a->sum.axis)[i];
   find_axes(r, x, reduced);
   int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);

@@ -48,7 +48,7 @@ ml_status K(rows_prepare)(ml_task *t) {
       continue;
     }
     reduction *d = &p->reductions[i];
-    d->step = (ml_step){.op = s->op, .attrs = *s->attrs};
+    d->step = (ml_step){.op = s->op, .attrs = s->attrs};
     d->in = (ml_arg){.dtype = r->registers[s->inputs[0]].dtype};
     d->out = (ml_arg){.dtype = r->registers[s->results[0]].dtype};
     d->task = (ml_task){.in = &d->in, .out = &d->out, .n_in = 1, .n_out = 1, .step = &d->step};

@@ -72,7 +72,7 @@ static void keep_from(const float *x, float *o, int64_t n, uint32_t least) {
 }
 
 void K(top_k_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  int64_t n = t->in[0].shape[1], k = t->step->attrs.top_k_mask.k;
+  int64_t n = t->in[0].shape[1], k = t->step->attrs->top_k_mask.k;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
@@ -96,7 +96,7 @@ static void keep_nucleus(const float *x, const float *mass, float *o, int64_t n,
 
 void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int64_t n = t->in[0].shape[1];
-  double p = t->step->attrs.top_p_mask.p, *bins = (double *)w->scratch;
+  double p = t->step->attrs->top_p_mask.p, *bins = (double *)w->scratch;
   float *mass = (float *)(bins + BINS);
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
@@ -112,7 +112,7 @@ void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 void K(min_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  float p = (float)t->step->attrs.min_p_mask.p;
+  float p = (float)t->step->attrs->min_p_mask.p;
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
@@ -143,7 +143,7 @@ static void divide_wide(const float *x, double t, int64_t n, float *o) {
 void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  double divisor = t->step->attrs.temperature.t;
+  double divisor = t->step->attrs->temperature.t;
   float factor = (float)(1.0 / divisor);
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
@@ -179,14 +179,14 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
       int64_t id = load_index(recent->data, recent->dtype, b * count + i);
       if (id < 0 || id >= n) continue;
       int64_t times = 0,
-              counted = t->step->attrs.repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
+              counted = t->step->attrs->repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
       bool first = true;
       for (int64_t j = 0; j < counted; j++) {
         bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
         times += same;
         if (same && j < i) first = false;
       }
-      if (first) o[id] = penalised(x[id], &t->step->attrs, times);
+      if (first) o[id] = penalised(x[id], t->step->attrs, times);
     }
   }
 }

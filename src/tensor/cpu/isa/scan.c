@@ -32,7 +32,7 @@ static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
 }
 
 ml_status K(scan_prepare)(ml_task *t) {
-  int axis = (int)t->step->attrs.cumsum.axis;
+  int axis = (int)t->step->attrs->cumsum.axis;
   int64_t length = t->out[0].shape[axis], size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
   t->units = length ? size / length : 0;
   t->grain = ml_max64(1, 8192 / ml_max64(1, length));
@@ -43,7 +43,7 @@ ml_status K(scan_prepare)(ml_task *t) {
 void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int axis = (int)t->step->attrs.cumsum.axis, op = t->step->op;
+  int axis = (int)t->step->attrs->cumsum.axis, op = t->step->op;
   int64_t shape[ML_MAX_DIMS];
   memcpy(shape, x->shape, sizeof shape);
   shape[axis] = 1;

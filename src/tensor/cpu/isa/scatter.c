@@ -29,7 +29,7 @@ ml_status K(scatter_add_prepare)(ml_task *t) {
 void K(scatter_add)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end;
   const ml_arg *x = &t->in[0], *index = &t->in[1], *o = &t->out[0];
-  int axis = (int)t->step->attrs.scatter_add.axis;
+  int axis = (int)t->step->attrs->scatter_add.axis;
   int64_t inner = ml_axes_size(x, axis + 1), length = x->shape[axis], count = index->shape[axis];
   int64_t n = ml_arg_size(index);
   memcpy(o->data, x->data, (size_t)ml_arg_size(x) * (size_t)ml_dtype_infos[x->dtype].bytes);
