@@ -5,7 +5,7 @@
 -- Models are those of checkpoints/ unless given (`make models` fetches them). The peer is llama.cpp: $LLAMA_BENCH, or
 -- what `tools/build_peer.sh build-peer` has built; without it there are figures and no ratios. Rounds (5, or
 -- $BENCH_ROUNDS) take both in turn; a figure is the median of the rounds, a ratio the median of theirs, above 1 where
--- moonlet is better.
+-- moonlet is better. Decode is measured behind no tokens, 2,048 and 7,000.
 --
 -- The share says which part of the machine's own limit is reached, as tools/measure_limits.c finds it just before: of
 -- the read rate in decode (weights a token), of the arithmetic in prefill (8-bit products for quantised weights, else
@@ -13,7 +13,7 @@
 local ml = require "moonlet"
 
 local BUILD = os.getenv "BUILD" or "build"
-local PROMPT, GENERATED = 512, 128
+local PROMPT, GENERATED, DEPTHS = 512, 128, {2048, 7000} -- depths beside 0
 
 local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 
@@ -83,8 +83,10 @@ local function costs(path)
 end
 
 local function with_peer(path, bench, rounds)
-  local line = "LLAMA_BENCH=%s %s/moonlet tools/bench_peer.lua --moonlet %s/moonlet -m %s -r %d -p %d -n %d --json"
-  local text = output(line:format(quote(bench), BUILD, BUILD, quote(path), rounds, PROMPT, GENERATED))
+  local line = "LLAMA_BENCH=%s %s/moonlet tools/bench_peer.lua --moonlet %s/moonlet -m %s -r %d -p %d -n %d -d %s " ..
+    "--json"
+  local depths = table.concat(DEPTHS, ",")
+  local text = output(line:format(quote(bench), BUILD, BUILD, quote(path), rounds, PROMPT, GENERATED, depths))
   return text and assert(ml.json.decode(text)) or nil
 end
 
@@ -93,23 +95,33 @@ local function alone(path, rounds)
   local line = "%s/moonlet bench -m %s -p %d -n %d -r %d -q --json"
   local text = output(line:format(BUILD, quote(path), PROMPT, GENERATED, rounds))
   if not text then return nil end
+  local deep = output(("%s/moonlet bench -m %s -p 0 -n %d -d %s -r %d -q --json"):format(
+    BUILD, quote(path), GENERATED, table.concat(DEPTHS, ","), rounds))
+  if not deep then return nil end
   local r, times = assert(ml.json.decode(text)), {}
   local prompt = ("The old harbour lay quiet. "):rep(3) -- about 16 tokens
   for i = 1, rounds do
     times[i] = wall(("%s/moonlet generate -m %s -p %s -n 1 --temp 0 -q"):format(BUILD, quote(path), quote(prompt)))
   end
   table.sort(times)
-  return {
+  local figures = {
     prefill = {moonlet = r.prefill[1].median}, decode = {moonlet = r.decode[1].median},
     start = {moonlet = times[(rounds + 1) // 2]}, peak_bytes = r.peak_bytes,
   }
+  for _, x in ipairs(ml.json.decode(deep).decode) do
+    figures[("decode_%d"):format(x.depth)] = {moonlet = x.median}
+  end
+  return figures
 end
 
 local ROWS = {
   {"prefill", ("prefill %d, tokens/s"):format(PROMPT)},
   {"decode", ("decode %d, tokens/s"):format(GENERATED)},
-  {"start", "first token, s"},
 }
+for _, depth in ipairs(DEPTHS) do
+  ROWS[#ROWS + 1] = {("decode_%d"):format(depth), ("decode %d after %d"):format(GENERATED, depth)}
+end
+ROWS[#ROWS + 1] = {"start", "first token, s"}
 
 -- Parts of the machine's limits that were reached.
 local function shares_of(r, cost, machine)

@@ -6,11 +6,12 @@
 --   -r N        rounds (5)
 --   -p N        prompt tokens (512)                -n N   generated tokens (128)
 --   -t N        threads of the peer (all; moonlet takes all)
+--   -d N,..     tokens before those that are generated, beside 0 (2048,7000; "" for none)
 --   --moonlet PATH (build/moonlet)     --json     one object instead of a table
 --
 -- Absolute figures of shared machines drift by tens of percent, so each round runs both within a minute, in an order
 -- that changes from round to round, and what counts is the median of the rounds' ratios; above 1 moonlet is faster. The
--- third line is the wall time of a whole process that reads a prompt of about 16 tokens and prints one: `moonlet
+-- last line is the wall time of a whole process that reads a prompt of about 16 tokens and prints one: `moonlet
 -- generate` against llama-completion (next to llama-bench, its warm-up off).
 
 local PROMPT = "The old harbour lay quiet under a grey sky, and the first boats of the morning"
@@ -22,9 +23,9 @@ end
 
 ---@return table options
 local function arguments(list)
-  local o = {rounds = 5, prompt = 512, generated = 128, moonlet = "build/moonlet"}
+  local o = {rounds = 5, prompt = 512, generated = 128, depths = "2048,7000", moonlet = "build/moonlet"}
   local numbers = {["-r"] = "rounds", ["-p"] = "prompt", ["-n"] = "generated", ["-t"] = "threads"}
-  local texts = {["-m"] = "model", ["--moonlet"] = "moonlet"}
+  local texts = {["-m"] = "model", ["--moonlet"] = "moonlet", ["-d"] = "depths"}
   local i = 1
   while i <= #list do
     local name, value = list[i], list[i + 1]
@@ -65,27 +66,40 @@ local function number(text, pattern, from)
   return found
 end
 
----Tokens per second of moonlet: prefill and decode; the most bytes that it had resident.
+---Figures of moonlet by the name of the row: tokens per second; and the most bytes that it had resident at depth 0.
 local function run_moonlet(o)
-  local text = output(("%s bench -m %s -p %d -n %d -r 1 --json 2>/dev/null"):format(
-    quote(o.moonlet), quote(o.model), o.prompt, o.generated))
+  local line = "%s bench -m %s -p %d -n %d -d %s -r 1 --json 2>/dev/null"
   local median = '"median"%s*:%s*([%d.eE+-]+)'
-  return number(text:match('"prefill"%s*:%s*(%b[])'), median, "moonlet bench"),
-    number(text:match('"decode"%s*:%s*(%b[])'), median, "moonlet bench"),
-    number(text, '"peak_bytes"%s*:%s*(%d+)', "moonlet bench")
+  local text = output(line:format(quote(o.moonlet), quote(o.model), o.prompt, o.generated, 0))
+  local figures = {
+    prefill = number(text:match('"prefill"%s*:%s*(%b[])'), median, "moonlet bench"),
+    decode = number(text:match('"decode"%s*:%s*(%b[])'), median, "moonlet bench"),
+  }
+  local peak = number(text, '"peak_bytes"%s*:%s*(%d+)', "moonlet bench")
+  if #o.depth_list == 0 then return figures, peak end
+  text = output(line:format(quote(o.moonlet), quote(o.model), 0, o.generated, o.depths))
+  for one in text:match('"decode"%s*:%s*(%b[])'):gmatch "%b{}" do
+    figures["decode_" .. one:match '"depth"%s*:%s*(%d+)'] = number(one, median, "moonlet bench")
+  end
+  return figures, peak
 end
 
----The same of llama.cpp, whose output is a list with an object for each of the two tests.
+---The same of llama.cpp, whose output is a list with an object for each test.
 local function run_peer(o)
-  local text = output(("%s -m %s -p %d -n %d -t %d -r 1 -o json 2>/dev/null"):format(
-    quote(o.bench), quote(o.model), o.prompt, o.generated, o.threads))
-  local prefill, decode
-  for test in text:gmatch("%b{}") do
-    local rate = number(test, '"avg_ts"%s*:%s*([%d.eE+-]+)', "llama-bench")
-    if number(test, '"n_prompt"%s*:%s*(%d+)', "llama-bench") > 0 then prefill = rate else decode = rate end
+  local figures = {}
+  local function run(prompt, depths)
+    local text = output(("%s -m %s -p %d -n %d -d %s -t %d -r 1 -o json 2>/dev/null"):format(
+      quote(o.bench), quote(o.model), prompt, o.generated, depths, o.threads))
+    for test in text:gmatch("%b{}") do
+      local rate = number(test, '"avg_ts"%s*:%s*([%d.eE+-]+)', "llama-bench")
+      local depth = number(test, '"n_depth"%s*:%s*(%d+)', "llama-bench")
+      local name = depth == 0 and "decode" or ("decode_%d"):format(depth)
+      figures[number(test, '"n_prompt"%s*:%s*(%d+)', "llama-bench") > 0 and "prefill" or name] = rate
+    end
   end
-  if not (prefill and decode) then fail("llama-bench gave no two figures") end
-  return prefill, decode
+  run(o.prompt, 0)
+  if #o.depth_list > 0 then run(0, o.depths) end
+  return figures
 end
 
 local function wall_moonlet(o)
@@ -105,16 +119,15 @@ local function spread(list)
   return (sorted[(n + 1) // 2] + sorted[n // 2 + 1]) / 2, sorted[1], sorted[n]
 end
 
-local ROWS = {"prefill", "decode", "start"}
-
 ---One round of both, in the order given, into the lists of figures.
 local function round(o, ours, theirs, peer_first)
   local function one(side, bench, wall)
-    local prefill, decode, peak = bench(o)
+    local figures, peak = bench(o)
     if peak then o.peak_bytes = math.max(o.peak_bytes or 0, peak) end
-    table.insert(side.prefill, prefill)
-    table.insert(side.decode, decode)
-    table.insert(side.start, wall(o))
+    figures.start = wall(o)
+    for _, name in ipairs(o.rows) do
+      table.insert(side[name], figures[name] or fail("no figure of " .. name))
+    end
   end
   if peer_first then one(theirs, run_peer, wall_peer) end
   one(ours, run_moonlet, wall_moonlet)
@@ -123,7 +136,7 @@ end
 
 local function report(o, ours, theirs)
   local rows = {}
-  for _, name in ipairs(ROWS) do
+  for _, name in ipairs(o.rows) do
     local ratios = {}
     for i = 1, o.rounds do
       local a, b = ours[name][i], theirs[name][i]
@@ -144,6 +157,9 @@ local function report(o, ours, theirs)
   print(("%-22s %12s %12s %8s   %s"):format("median of " .. o.rounds, "moonlet", "llama.cpp", "ratio", "least .. most"))
   local labels = {prefill = ("prefill %d, tok/s"):format(o.prompt), decode = ("decode %d, tok/s"):format(o.generated),
                   start = "first token, s"}
+  for _, depth in ipairs(o.depth_list) do
+    labels["decode_" .. depth] = ("decode %d after %s"):format(o.generated, depth)
+  end
   for _, r in ipairs(rows) do
     print(("%-22s %12.4g %12.4g %8.2f   %.2f .. %.2f"):format(
       labels[r.name], r.ours, r.theirs, r.ratio, r.min, r.max))
@@ -157,7 +173,15 @@ o.completion = (o.bench:match("^.*/") or "") .. "llama-completion"
 if not o.model then fail("-m MODEL is missing") end
 o.threads = o.threads or tonumber(output("getconf _NPROCESSORS_ONLN"))
 
-local ours, theirs = {prefill = {}, decode = {}, start = {}}, {prefill = {}, decode = {}, start = {}}
+o.depth_list, o.rows = {}, {"prefill", "decode"}
+for depth in o.depths:gmatch "%d+" do
+  table.insert(o.depth_list, depth)
+  table.insert(o.rows, "decode_" .. depth)
+end
+table.insert(o.rows, "start")
+
+local ours, theirs = {}, {}
+for _, name in ipairs(o.rows) do ours[name], theirs[name] = {}, {} end
 for i = 1, o.rounds do
   io.stderr:write(("round %d of %d\n"):format(i, o.rounds))
   round(o, ours, theirs, i % 2 == 0)
