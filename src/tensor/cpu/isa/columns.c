@@ -243,7 +243,7 @@ static void take_truth(COLUMNS) {
 #define FIND_KEYS(NAME, S)                                                                                             \
   const S flip = (S)(wants_smallest(op) ? -1 : 0);                                                                     \
   S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                               \
-  for (int64_t c = 0; c < width; c++) keys[c] = (S)((S)1 << (sizeof(S) * 8 - 1)), places[c] = 0;                       \
+  for (int64_t c = 0; c < width; c++) keys[c] = (S)(UINT64_C(1) << (sizeof(S) * 8 - 1)), places[c] = 0;                \
   if (wants_index(op))                                                                                                 \
     SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                  \
   else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)

@@ -200,7 +200,7 @@ enum { SPAN = 1024, STRIDE = 64 };
 /* NAME_max: the largest key of n > 0; NAME_place: the same of an index's keys; NAME_find: the first index that has it.
  */
 #define LARGEST(NAME, S, MERGE)                                                                                        \
-  S best = (S)((S)1 << (sizeof(S) * 8 - 1));                                                                           \
+  S best = (S)(UINT64_C(1) << (sizeof(S) * 8 - 1));                                                                    \
   for (int64_t i = 0; i < n; i++) {                                                                                    \
     S key = NAME##_key(x[i], flip, MERGE);                                                                             \
     best = key > best ? key : best;                                                                                    \
