@@ -402,8 +402,7 @@ ml_status ml_plan_place(ml_plan *plan) {
   take_over(plan);
   join_lives(plan);
   ml_status status = place_all(plan, &memory);
-  if (status == ML_OK && has_holes(plan->arena_bytes, plan->live_bytes))
-    status = place_apart(plan, &memory);
+  if (status == ML_OK && has_holes(plan->arena_bytes, plan->live_bytes)) status = place_apart(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;

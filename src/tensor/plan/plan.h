@@ -130,8 +130,8 @@ typedef struct ml_saving {
 typedef struct ml_step {
   int op; /* ml_op or ML_STEP_* */
   int n_inputs, n_outputs;
-  int *inputs;  /* values; -1 where an optional input is absent; one block with outputs */
-  int *outputs; /* values */
+  int *inputs;           /* values; -1 where an optional input is absent; one block with outputs */
+  int *outputs;          /* values */
   const ml_attrs *attrs; /* as far as its lists go; NULL of ML_STEP_* */
   ml_fused *fused;
   ml_rows *rows;
