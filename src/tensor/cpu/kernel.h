@@ -97,6 +97,13 @@ struct ml_isa {
 
 extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots;
 
+/* Room for `bytes` in scratch that is taken up to *at: where it begins. Lines are not shared. */
+static inline size_t ml_reserve(size_t *at, size_t bytes) {
+  size_t here = *at;
+  *at += (bytes + 63) & ~(size_t)63;
+  return here;
+}
+
 static inline int64_t ml_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ml_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 

@@ -243,11 +243,11 @@ void ml_vgraph_find_versions(ml_vgraph *g) {
   }
 }
 
-bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to) {
+bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to, const int *own, int n_own) {
   for (int k = 0; k < g->nodes[v].n_inputs; k++) {
     int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version;
     int writer = version < 0 ? -1 : g->nodes[version].writer;
-    if (v < writer && writer < to) return true;
+    if (v < writer && writer < to && !ml_listed(own, n_own, writer)) return true;
   }
   return false;
 }

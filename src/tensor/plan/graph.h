@@ -133,8 +133,8 @@ ml_status ml_vgraph_write_rows(const ml_vgraph *g, const ml_vgroup *group, const
                                const bool *stored, ml_bump *memory, int *reg, ml_rows **out);
 
 /* Whether node v, computed in the place of node `to`, would come after the write to a state that it reads: it would
- * then read a copy. */
-bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to);
+ * then read a copy. Writes that its own step carries out do not count. */
+bool ml_vgraph_is_late(const ml_vgraph *g, int v, int to, const int *own, int n_own);
 
 /* The turn at which a live node is computed. */
 static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {

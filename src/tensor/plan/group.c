@@ -66,18 +66,6 @@ static bool can_assign(const gathering *t, int effect, int v) {
   return true;
 }
 
-/* Whether v, computed at the group's turn, would read a version that is overwritten by then, other than by the group.
- */
-static bool is_late(const gathering *t, int v) {
-  const ml_vgraph *g = t->g;
-  for (int k = 0; k < g->nodes[v].n_inputs; k++) {
-    int input = g->nodes[v].inputs[k], version = input < 0 ? -1 : g->nodes[input].version,
-        writer = version < 0 ? -1 : g->nodes[version].writer;
-    if (v < writer && writer < t->turn && !ml_listed(t->effects, t->n_effects, writer)) return true;
-  }
-  return false;
-}
-
 /* Whether an elementwise program may follow n in its step. */
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
@@ -121,7 +109,7 @@ static bool join(gathering *t, int v) {
   if (fits) {
     if (!anchor) t->members[t->n_members] = v;
     int outputs = t->n_outputs + (t->n_effects - n_effects) + stored;
-    fits = !is_late(t, v) && outputs <= ML_FUSED_MAX_OUTPUTS &&
+    fits = !ml_vgraph_is_late(g, v, t->turn, t->effects, t->n_effects) && outputs <= ML_FUSED_MAX_OUTPUTS &&
            ml_vgraph_outside(g, t->members, t->n_members + !anchor, inputs, 0, ML_FUSED_MAX_INPUTS) <=
                ML_FUSED_MAX_INPUTS &&
            ml_vgraph_code_size(g, t->members, t->n_members + !anchor) <= ML_FUSED_MAX_CODE;

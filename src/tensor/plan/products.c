@@ -26,7 +26,7 @@ static int chain_end(const ml_vgraph *g, int v) {
     if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
         !ml_vnode_same_shape(&g->nodes[user], &g->nodes[first]))
       return v;
-    if (ml_vgraph_is_late(g, first, user)) return v;
+    if (ml_vgraph_is_late(g, first, user, NULL, 0)) return v;
     v = user;
   }
 }
@@ -46,7 +46,7 @@ static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
     if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
     if (o->inputs[0] == p->inputs[0] && ml_vnode_same_shape(o, p) &&
         g->nodes[o->inputs[1]].dtype == g->nodes[p->inputs[1]].dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root))
+      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root, NULL, 0))
         u->products[u->n_products++] = inputs[i];
     } else if (inputs[i] > first) {
       u->n_products = 1;
@@ -71,7 +71,7 @@ static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) 
     if (ml_vgraph_turn(g, i) >= at || (is_product(g, i) && g->nodes[i].unit < 0))
       return false; /* such a product has no turn yet */
   }
-  return !ml_vgraph_is_late(g, v, at);
+  return !ml_vgraph_is_late(g, v, at, NULL, 0);
 }
 
 /* A step that takes the unit: same input, nobody needs the result before the step runs, and everything that the unit
@@ -135,7 +135,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   const ml_vnode *x = &g->nodes[l->x];
   if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || rows_of(x) > NORM_INSIDE_ROWS) return;
   if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].dtype != ML_F32) return;
-  if (ml_vgraph_is_late(g, l->x, l->at)) return;
+  if (ml_vgraph_is_late(g, l->x, l->at, NULL, 0)) return;
   for (int i = 0; i < x->n_users; i++) {
     int user = g->users[x->first_user + i];
     if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;

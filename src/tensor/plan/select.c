@@ -41,7 +41,7 @@ static bool selects_rows(const ml_vgraph *g, const ml_vnode *n) {
  * selection reads it in its own time. */
 static bool can_push(const ml_vgraph *g, int v, int until) {
   const ml_vnode *n = &g->nodes[v];
-  if (ml_vnode_is_leaf(n) || n->ndim < 2 || ml_vgraph_is_late(g, v, until)) return false;
+  if (ml_vnode_is_leaf(n) || n->ndim < 2 || ml_vgraph_is_late(g, v, until, NULL, 0)) return false;
   if (n->op == ML_OP_linear || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm) return true;
   if (n->op == ML_OP_reshape) {
     const ml_vnode *x = &g->nodes[n->inputs[0]];

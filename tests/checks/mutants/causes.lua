@@ -20,12 +20,12 @@ return {
     {"src/tensor/plan/select.c", "? rows_of(&g->nodes[n->inputs[k]]) != 1 : k == 0", "? true : k == 0"},
   }},
   {name = "a selection moves past an effect, and reads what it wrote", edits = {
-    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until)", ""},
+    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until, NULL, 0)", ""},
     {"src/tensor/plan/emit.c", "if (user < 0 || g->nodes[g->nodes[user].group].value < 0) return true;",
       "if (user < 0) return true;"},
   }},
   {name = "a selection moves past an effect, for which it costs a copy", by = "tests/lua/test_plan_texts.lua", edits = {
-    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until)", ""},
+    {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until, NULL, 0)", ""},
   }},
   {name = "readers in a plan see what is written later", edits = {
     {"src/tensor/plan/emit.c", "ML_TRY(save_readers(m, version, turn, buffer));", ""},

@@ -109,12 +109,18 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
 
 /* ---- attention ---- */
 
-static size_t scores_bytes(const ml_task *t) {
-  size_t bytes = (size_t)(ROWS + 1) * (size_t)(t->in[1].shape[2] + 2 * LANES) * sizeof(float);
-  return (bytes + 63) & ~(size_t)63;
-}
-static size_t results_bytes(const ml_task *t) {
-  return ((size_t)(ROWS * t->in[2].shape[3]) * sizeof(float) + 63) & ~(size_t)63;
+/* Where things lie in a thread's scratch, from its beginning on: rows of scores, and one of a mask; with a tail, rows
+ * of results and its own room. */
+typedef struct rooms {
+  size_t results, tail, bytes;
+} rooms;
+
+static rooms find_rooms(const ml_task *t) {
+  rooms r = {0};
+  ml_reserve(&r.bytes, (size_t)(ROWS + 1) * (size_t)(t->in[1].shape[2] + 2 * LANES) * sizeof(float));
+  r.results = ml_reserve(&r.bytes, t->step->fused ? (size_t)(ROWS * t->in[2].shape[3]) * sizeof(float) : 0);
+  r.tail = ml_reserve(&r.bytes, K(tail_room)(t));
+  return r;
 }
 
 ml_status K(attention_prepare)(ml_task *t) {
@@ -122,9 +128,7 @@ ml_status K(attention_prepare)(ml_task *t) {
   int64_t blocks = (q->shape[2] + QUERY_BLOCK - 1) / QUERY_BLOCK;
   t->units = q->shape[0] * k->shape[1] * blocks;
   t->grain = 1;
-  /* rows of scores, and one of a mask; with a tail, rows of results */
-  t->scratch = scores_bytes(t);
-  if (t->step->fused) t->scratch += results_bytes(t) + K(tail_room)(t);
+  t->scratch = find_rooms(t).bytes;
   t->cost = 1e9; /* the keys to read are known by the data alone */
   return ML_OK;
 }
@@ -393,12 +397,13 @@ static void clear_rows(const span *s, int64_t first, int64_t last) {
 void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *q = &t->in[0];
   bool half = t->in[1].dtype == ML_F16;
-  if (t->step->fused) K(tail_begin)(t, w->scratch + scores_bytes(t) + results_bytes(t));
+  const rooms room = find_rooms(t);
+  K(tail_begin)(t, w->scratch + room.tail);
   int64_t T = q->shape[2], blocks = (T + QUERY_BLOCK - 1) / QUERY_BLOCK, pitch = t->in[1].shape[2] + LANES;
   for (int64_t unit = begin; unit < end; unit++) {
     span s;
     if (!make_span(t, unit, blocks, &s, w)) continue;
-    s.results = w->scratch + scores_bytes(t), s.tail_room = s.results + results_bytes(t);
+    s.results = w->scratch + room.results, s.tail_room = w->scratch + room.tail;
     int64_t first = unit % blocks * QUERY_BLOCK, end_of_block = ml_min64(T, first + QUERY_BLOCK), last = end_of_block;
     if (t->in[5].data) last = ml_max64(first, ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b)));
     clear_rows(&s, last, end_of_block);

@@ -619,7 +619,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->runs;
   t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(RUN, s->shape[s->ndim - 1])));
-  t->scratch = (size_t)(t->n_in + t->step->fused->n_code) * TILE * 8;
+  t->scratch = tile_room(t->n_in + t->step->fused->n_code);
   t->cost = (double)size * (0.4 + 0.4 * t->step->fused->n_code);
   return ML_OK;
 }
@@ -643,7 +643,7 @@ static void run_tile(const ml_task *t, char *const *data, const int64_t *strides
   if (s->cast && K(cast_tile)(data[0], t->out[0].dtype, data[1], t->in[0].dtype, n)) return;
   void *regs[MAX_REGS];
   bool direct[ML_FUSED_MAX_OUTPUTS];
-  for (int k = 0; k < t->n_in + f->n_code; k++) regs[k] = scratch + (size_t)k * TILE * 8;
+  tile_registers(regs, scratch, t->n_in + f->n_code);
   for (int k = 0; k < t->n_in; k++) {
     char *from = data[t->n_out + k];
     int64_t stride = strides[t->n_out + k];
@@ -665,7 +665,7 @@ static void run_tile(const ml_task *t, char *const *data, const int64_t *strides
 
 static void fill_constants(const ml_task *t, char *scratch, int n) {
   void *regs[MAX_REGS];
-  for (int k = 0; k < t->n_in + t->step->fused->n_code; k++) regs[k] = scratch + (size_t)k * TILE * 8;
+  tile_registers(regs, scratch, t->n_in + t->step->fused->n_code);
   K(fused_constants)(t->step->fused, regs, n);
 }
 

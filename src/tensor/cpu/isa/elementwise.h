@@ -6,6 +6,12 @@
 
 enum { TILE = 256 };
 
+/* Room for n registers of a program, and where each lies there. */
+static inline size_t tile_room(int n) { return (size_t)n * TILE * 8; }
+static inline void tile_registers(void **regs, char *room, int n) {
+  for (int i = 0; i < n; i++) regs[i] = room + tile_room(i);
+}
+
 /* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class),
  * then room for TILE elements for each instruction; those of constants are filled before. */
 void K(fused_run)(const ml_fused *f, void **regs, int n);

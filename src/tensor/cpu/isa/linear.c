@@ -24,12 +24,6 @@ static bool takes_rounded(const ml_isa *isa, const ml_arg *w) {
   return !w->exact && isa->formats[w->dtype]->code != ML_CODE_FLOAT;
 }
 
-static size_t reserve(size_t *at, size_t bytes) {
-  size_t here = *at;
-  *at += (bytes + 63) & ~(size_t)63;
-  return here;
-}
-
 static void scan_weights(const ml_task *t, layout *l) {
   const ml_linears *units = t->step->linears;
   l->M = t->in[0].shape[0];
@@ -48,9 +42,9 @@ static void scan_weights(const ml_task *t, layout *l) {
 /* Rounded rows in one block: q, then d, then sums. */
 static size_t rounded_bytes(int64_t M, int64_t K, size_t *q, size_t *d, size_t *sums, size_t at) {
   int64_t blocks = (K + ACT_BLOCK - 1) / ACT_BLOCK;
-  *q = reserve(&at, (size_t)(M * K));
-  *d = reserve(&at, (size_t)(M * blocks) * 4);
-  *sums = reserve(&at, (size_t)(M * blocks) * 8);
+  *q = ml_reserve(&at, (size_t)(M * K));
+  *d = ml_reserve(&at, (size_t)(M * blocks) * 4);
+  *sums = ml_reserve(&at, (size_t)(M * blocks) * 8);
   return at;
 }
 
@@ -95,13 +89,13 @@ ml_status K(linears_prepare)(ml_task *t) {
   scan_weights(t, l);
   int64_t tile = tile_inputs(l);
   size_t at = 0;
-  l->normed = reserve(&at, t->step->linears->norm ? (size_t)(l->M * l->K) * 4 : 0);
+  l->normed = ml_reserve(&at, t->step->linears->norm ? (size_t)(l->M * l->K) * 4 : 0);
   if (l->few) at = rounded_bytes(l->rounds ? l->M : 0, l->K, &l->q, &l->d, &l->sums, at);
   else if (l->rounds) t->shared = rounded_bytes(l->M, l->K, &l->q, &l->d, &l->sums, 0);
-  l->panel = reserve(&at, panel_room_bytes(tile));
-  l->wide = reserve(&at, l->floats ? (size_t)tile * PANEL_ROWS * 4 : 0);
-  l->products = reserve(&at, (size_t)ml_max64(ROW_TILE, l->M) * LANES * 4 * ML_UNIT_MAX_WEIGHTS);
-  l->regs = reserve(&at, (size_t)(ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE) * TILE * 8);
+  l->panel = ml_reserve(&at, panel_room_bytes(tile));
+  l->wide = ml_reserve(&at, l->floats ? (size_t)tile * PANEL_ROWS * 4 : 0);
+  l->products = ml_reserve(&at, (size_t)ml_max64(ROW_TILE, l->M) * LANES * 4 * ML_UNIT_MAX_WEIGHTS);
+  l->regs = ml_reserve(&at, tile_room(ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE));
   t->scratch = at;
   if (l->few && (t->step->linears->norm || l->rounds)) t->prologue = prologue;
   t->units = l->first_panel[t->step->linears->n_units];
@@ -176,7 +170,7 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
   if (unit->epilogue) {
     const ml_fused *f = unit->epilogue;
     void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    for (int i = 0; i < f->n_inputs + f->n_code; i++) regs[i] = room + l->regs + (size_t)i * TILE * 8;
+    tile_registers(regs, room + l->regs, f->n_inputs + f->n_code);
     for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
     for (int i = 0; i < unit->n_extra; i++) {
       const ml_arg *x = &t->in[unit->extra[i]];

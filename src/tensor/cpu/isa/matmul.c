@@ -56,7 +56,6 @@ static void describe(const ml_task *t, product *p) {
   else g->b = op == ML_OP_linear ? side_of(b, 0, 1) : side_of(b, 1, 0);
   g->out_dtype = tail_dtype(t);
   if (t->step->fused) g->store = store_through_tail;
-  g->context = t;
   g->dots = t->isa->bf16_dots && a->dtype == ML_BF16 && b->dtype == ML_BF16;
   p->axes = o->ndim > 2 ? o->ndim - 2 : 0;
   merge_rows(t, p);
@@ -71,8 +70,9 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
   const gemm *g = &p->g;
   p->tiles = K(gemm_cut)(p->batch, g->M, g->N, g->K, gemm_in_scratch(g), t->threads, multiple);
   t->units = p->batch * p->tiles.down * p->tiles.along;
-  p->tail = (p->tiles.scratch + 63) & ~(size_t)63;
-  t->scratch = p->tail + K(tail_room)(t);
+  t->scratch = 0;
+  ml_reserve(&t->scratch, p->tiles.scratch);
+  p->tail = ml_reserve(&t->scratch, K(tail_room)(t));
   t->cost = (double)p->batch *
             ((double)g->M * (double)g->N * (double)g->K * 0.02 + (double)(g->M + g->N) * (double)g->K * 0.1);
   return ML_OK;
@@ -91,6 +91,7 @@ static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
   u /= p->tiles.down;
   int64_t at_a = 0, at_b = 0, at_o = u * g.M * g.N;
   g.first_row = u * g.M;
+  g.context = t;
   for (int last = o->ndim - 3, d = p->axes - 1; d >= 0; d--) {
     int64_t at = u % o->shape[d];
     u /= o->shape[d];

@@ -24,12 +24,6 @@ typedef struct rows_plan {
   reduction *reductions;            /* of each stage */
 } rows_plan;
 
-static size_t reserve(size_t *at, size_t bytes) {
-  size_t here = *at;
-  *at += (bytes + 63) & ~(size_t)63;
-  return here;
-}
-
 ml_status K(rows_prepare)(ml_task *t) {
   const ml_rows *r = t->step->rows;
   rows_plan *p = ml_calloc(1, sizeof *p + (size_t)r->n_stages * sizeof *p->reductions);
@@ -39,12 +33,12 @@ ml_status K(rows_prepare)(ml_task *t) {
   size_t at = 0, row = (size_t)r->length;
   int work = 0;
   for (int k = r->n_inputs; k < r->n_registers; k++)
-    p->registers[k] = reserve(&at, r->registers[k].narrow ? 8 : row * 8);
+    p->registers[k] = ml_reserve(&at, r->registers[k].narrow ? 8 : row * 8);
   for (int i = 0; i < r->n_stages; i++) {
     const ml_row_stage *s = &r->stages[i];
     work += s->program ? s->program->n_code : 2;
     if (s->program) {
-      p->tiles[i] = reserve(&at, (size_t)(s->n_inputs + s->program->n_code) * TILE * 8);
+      p->tiles[i] = ml_reserve(&at, tile_room(s->n_inputs + s->program->n_code));
       continue;
     }
     reduction *d = &p->reductions[i];
@@ -53,8 +47,8 @@ ml_status K(rows_prepare)(ml_task *t) {
     d->out = (ml_arg){.dtype = r->registers[s->results[0]].dtype};
     d->task = (ml_task){.in = &d->in, .out = &d->out, .n_in = 1, .n_out = 1, .step = &d->step};
   }
-  p->vectors = reserve(&at, VECTORS * row * 8);
-  p->typed = reserve(&at, row * 8);
+  p->vectors = ml_reserve(&at, VECTORS * row * 8);
+  p->typed = ml_reserve(&at, row * 8);
   t->scratch = at;
   t->units = ml_shape_size(r->lead, r->shape);
   t->grain = ml_max64(1, 4096 / r->length);
@@ -154,7 +148,7 @@ static void run_program(const run *r, int stage) {
   char *room = r->scratch + r->plan->tiles[stage];
   source sources[ML_PROGRAM_MAX_INPUTS];
   void *regs[MOST_PROGRAM];
-  for (int k = 0; k < f->n_inputs + f->n_code; k++) regs[k] = room + (size_t)k * TILE * 8;
+  tile_registers(regs, room, f->n_inputs + f->n_code);
   for (int k = 0; k < f->n_inputs; k++)
     sources[k] = source_of(r, s->inputs[k], s->narrow, regs[k], (int)ml_min64(TILE, length));
   for (int64_t at = 0; at < length; at += TILE) {
@@ -230,9 +224,9 @@ void K(rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   for (int i = 0; i < r.rows->n_stages; i++) { /* constants stay from row to row */
     const ml_fused *f = r.rows->stages[i].program;
     void *regs[MOST_PROGRAM];
-    for (int k = 0; f && k < f->n_inputs + f->n_code; k++)
-      regs[k] = r.scratch + r.plan->tiles[i] + (size_t)k * TILE * 8;
-    if (f) K(fused_constants)(f, regs, TILE);
+    if (!f) continue;
+    tile_registers(regs, r.scratch + r.plan->tiles[i], f->n_inputs + f->n_code);
+    K(fused_constants)(f, regs, TILE);
   }
   for (int64_t row = begin; row < end; row++) {
     begin_row(&r, row);

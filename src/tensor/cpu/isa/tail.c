@@ -3,14 +3,15 @@
 
 size_t K(tail_room)(const ml_task *t) {
   const ml_fused *f = t->step->fused;
-  return f ? (size_t)(f->n_inputs + f->n_code) * TILE * 8 : 0;
+  return f ? tile_room(f->n_inputs + f->n_code) : 0;
 }
 
 void K(tail_begin)(const ml_task *t, char *room) {
   const ml_fused *f = t->step->fused;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-  for (int i = 0; f && i < f->n_inputs + f->n_code; i++) regs[i] = room + (size_t)i * TILE * 8;
-  if (f) K(fused_constants)(f, regs, TILE);
+  if (!f) return;
+  tile_registers(regs, room, f->n_inputs + f->n_code);
+  K(fused_constants)(f, regs, TILE);
 }
 
 /* Where an operand's row begins, whose last axis is the result's. */
@@ -30,7 +31,7 @@ void K(tail_run)(const ml_task *t, int64_t row, int64_t column, float *result, i
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
     void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    for (int i = 0; i < f->n_inputs + f->n_code; i++) regs[i] = room + (size_t)i * TILE * 8;
+    tile_registers(regs, room, f->n_inputs + f->n_code);
     regs[0] = result + at;
     if (f->input_dtypes[0] != ML_F32) K(round_tile)(regs[0], f->input_dtypes[0], count);
     for (int k = 1; k < f->n_inputs; k++) {
