@@ -100,7 +100,7 @@ static ml_status cpu_copy(ml_device *d, void *to, const void *from, size_t bytes
 
 struct ml_program {
   const ml_plan *plan;
-  ml_bump memory; /* of the program and all that it points at, what kernels keep and scratch aside */
+  ml_bump memory; /* of the program and all that it points at, scratch aside */
   ml_task *tasks;
   bool *barrier_before;       /* a task that needs what an earlier one since the last barrier wrote */
   bool *solo;                 /* run by the first thread alone */
@@ -116,13 +116,16 @@ struct ml_program {
 };
 
 static ml_arg make_arg(const ml_plan *p, int value) {
-  ml_arg a = {0};
-  if (value < 0) return a;
+  static const int64_t none[ML_MAX_DIMS];
+  if (value < 0) return (ml_arg){.shape = none, .strides = none};
   const ml_value *v = &p->values[value];
   const ml_storage *s = &p->storages[v->storage];
-  a = (ml_arg){.dtype = v->dtype, .layout = v->layout, .exact = v->exact, .ndim = v->ndim};
-  memcpy(a.shape, v->shape, sizeof a.shape);
-  memcpy(a.strides, v->strides, sizeof a.strides);
+  ml_arg a = {.dtype = v->dtype,
+              .layout = v->layout,
+              .exact = v->exact,
+              .ndim = v->ndim,
+              .shape = v->shape,
+              .strides = v->strides};
   if (s->place == ML_PLACE_ARENA) a.data = (char *)p->arena->address + s->offset + v->offset;
   else if (s->place == ML_PLACE_TENSOR) a.data = (char *)s->buffer->address + s->offset + v->offset;
   return a;
@@ -139,7 +142,8 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
                  .n_in = step->n_inputs,
                  .n_out = step->n_outputs,
                  .grain = 1,
-                 .cost = 1e9};
+                 .cost = 1e9,
+                 .memory = &g->memory};
   t->in = ml_bump_alloc(&g->memory, (size_t)(step->n_inputs + step->n_outputs), sizeof *t->in);
   if (!t->in) return ML_MEMORY;
   g->n_tasks++;
@@ -159,9 +163,7 @@ static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *is
   if (!row->run) return ml_fail(ML_UNSUPPORTED, "%s: the processor has no kernel for it", ml_step_name(step));
   if (step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS) {
     ML_TRY(add_task(g, step, isa, &isa->quantize_rows));
-    if (g->tasks[g->n_tasks - 1].units == 0) { /* the weights take float activations as they are */
-      ml_free(g->tasks[--g->n_tasks].extra);
-    }
+    if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the weights take float activations as they are */
   }
   return add_task(g, step, isa, row);
 }
@@ -258,7 +260,6 @@ static ml_status find_barriers(ml_program *g) {
 
 static void cpu_drop(ml_device *d, ml_program *g) {
   (void)d;
-  for (size_t i = 0; i < g->n_tasks; i++) ml_free(g->tasks[i].extra);
   free(g->shared);
   ml_bump memory = g->memory; /* which holds the program too */
   ml_bump_free(&memory);

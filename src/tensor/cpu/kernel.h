@@ -23,7 +23,7 @@ typedef struct ml_arg {
   ml_layout layout;
   bool exact;
   int ndim;
-  int64_t shape[ML_MAX_DIMS], strides[ML_MAX_DIMS]; /* elements */
+  const int64_t *shape, *strides; /* in elements; of ML_MAX_DIMS, the plan's */
 } ml_arg;
 
 /* A failure found inside a kernel (an index out of range): the first one is reported after the run. */
@@ -78,7 +78,8 @@ struct ml_task {
   size_t shared;        /* bytes of scratch that all tasks of a program share */
   char *shared_data;
   double cost; /* rough nanoseconds on one thread: what is cheap is not worth sharing */
-  void *extra; /* the kernel's own, from ml_alloc; freed with the program */
+  void *extra; /* the kernel's own, in `memory` */
+  ml_bump *memory; /* lives as long as the program */
 };
 
 typedef struct ml_kernel_row {

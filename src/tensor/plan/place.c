@@ -274,7 +274,6 @@ static void sweep(placing *p, bool backwards, int *begins, int *ends, int *next_
 /* ---- largest first ---- */
 
 typedef struct ranked {
-  size_t bytes, offset;
   double rank;
   int index;
 } ranked;
@@ -285,9 +284,45 @@ static int by_rank(const void *a, const void *b) {
   return x->index < y->index ? -1 : 1;
 }
 
-static int by_offset(const void *a, const void *b) {
-  const ranked *x = a, *y = b;
-  return x->offset < y->offset ? -1 : x->offset > y->offset;
+/* What is placed, to be found by when it lives: steps are cut into spans, and each has a list. Lives of many spans are
+ * in one list more. */
+enum { SPAN = 8, MOST_SPANS = 8 };
+typedef struct calendar {
+  int *heads, n_spans;
+  struct entry {
+    int index, next;
+  } *entries;
+  int n_entries;
+  int *seen; /* of a storage: for whom it was found last */
+} calendar;
+
+static int spans_of(const ml_storage *s) { return s->last / SPAN - s->first / SPAN + 1; }
+
+static void enter(calendar *c, int list, int index) {
+  c->entries[c->n_entries] = (struct entry){index, c->heads[list]};
+  c->heads[list] = c->n_entries++;
+}
+
+static void note(calendar *c, const ml_storage *s, int index) {
+  if (spans_of(s) > MOST_SPANS) enter(c, c->n_spans, index);
+  else
+    for (int k = s->first / SPAN; k <= s->last / SPAN; k++) enter(c, k, index);
+}
+
+static ml_status open_calendar(calendar *c, const placing *p) {
+  size_t entries = 0;
+  for (size_t i = 0; i < p->n; i++) entries += spans_of(p->list[i]) > MOST_SPANS ? 1 : (size_t)spans_of(p->list[i]);
+  c->n_spans = (int)(p->n_steps / SPAN + 1);
+  c->heads = ml_bump_alloc(p->memory, (size_t)c->n_spans + 1, sizeof *c->heads);
+  c->seen = ml_bump_alloc(p->memory, p->n, sizeof *c->seen);
+  c->entries = ml_bump_alloc(p->memory, entries, sizeof *c->entries);
+  return c->heads && c->seen && c->entries ? ML_OK : ML_MEMORY;
+}
+
+static void clear(calendar *c, size_t n) {
+  for (int k = 0; k <= c->n_spans; k++) c->heads[k] = -1;
+  for (size_t i = 0; i < n; i++) c->seen[i] = -1;
+  c->n_entries = 0;
 }
 
 /* What makes a storage hard to place: its bytes, or those and the steps that it lives. */
@@ -298,28 +333,74 @@ static double rank_of(const ml_storage *s, measure by) {
   return by == BYTES ? (double)s->bytes : by == STEPS ? steps : (double)s->bytes * steps;
 }
 
-static ml_status largest_first(placing *p, measure by) {
-  ranked *order = ml_bump_alloc(p->memory, 2 * p->n, sizeof *order), *live = order + p->n;
-  if (!order) return ML_MEMORY;
+/* A stretch of the arena that is taken. */
+typedef struct stretch {
+  size_t from, to;
+} stretch;
+
+static int by_offset(const void *a, const void *b) {
+  const stretch *x = a, *y = b;
+  return x->from < y->from ? -1 : x->from > y->from;
+}
+
+/* The stretches of what is placed and lives at a time with s, the `turn`-th; their number. */
+static size_t find_live(const placing *p, calendar *c, const ml_storage *s, int turn, stretch *live) {
+  size_t n = 0;
+  for (int k = s->first / SPAN; k <= s->last / SPAN + 1; k++) {
+    int list = k > s->last / SPAN ? c->n_spans : k;
+    for (int e = c->heads[list]; e >= 0; e = c->entries[e].next) {
+      int index = c->entries[e].index;
+      const ml_storage *o = p->list[index];
+      if (c->seen[index] == turn || o->first > s->last || s->first > o->last) continue;
+      c->seen[index] = turn;
+      live[n++] = (stretch){p->offsets[index], p->offsets[index] + o->bytes};
+    }
+  }
+  return n;
+}
+
+static void sort_stretches(stretch *live, size_t n) {
+  enum { FEW_STRETCHES = 16 };
+  if (n > FEW_STRETCHES) {
+    qsort(live, n, sizeof *live, by_offset);
+    return;
+  }
+  for (size_t i = 1; i < n; i++) {
+    stretch x = live[i];
+    size_t k = i;
+    for (; k > 0 && live[k - 1].from > x.from; k--) live[k] = live[k - 1];
+    live[k] = x;
+  }
+}
+
+static ml_status largest_first(placing *p, calendar *c, measure by) {
+  ranked *order = ml_bump_alloc(p->memory, p->n, sizeof *order);
+  stretch *live = ml_bump_alloc(p->memory, p->n, sizeof *live);
+  if (!order || !live) return ML_MEMORY;
   size_t bytes = 0;
-  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){p->list[i]->bytes, 0, rank_of(p->list[i], by), (int)i};
+  clear(c, p->n);
+  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){rank_of(p->list[i], by), (int)i};
   qsort(order, p->n, sizeof *order, by_rank);
   for (size_t i = 0; i < p->n; i++) {
-    const ml_storage *s = p->list[order[i].index];
-    size_t n_live = 0, at = 0;
-    for (size_t k = 0; k < i; k++) {
-      const ml_storage *o = p->list[order[k].index];
-      if (o->first <= s->last && s->first <= o->last) live[n_live++] = order[k];
+    int index = order[i].index;
+    const ml_storage *s = p->list[index];
+    size_t n_live = find_live(p, c, s, (int)i, live), at = 0;
+    sort_stretches(live, n_live);
+    for (size_t k = 0; k < n_live && live[k].from < at + s->bytes; k++) {
+      if (live[k].to > at) at = live[k].to;
     }
-    qsort(live, n_live, sizeof *live, by_offset);
-    for (size_t k = 0; k < n_live; k++) {
-      if (live[k].offset >= at + s->bytes) break;
-      if (live[k].offset + live[k].bytes > at) at = live[k].offset + live[k].bytes;
-    }
-    order[i].offset = p->offsets[order[i].index] = at;
+    p->offsets[index] = at;
+    note(c, s, index);
     if (at + s->bytes > bytes) bytes = at + s->bytes;
   }
   keep_best(p, bytes);
+  return ML_OK;
+}
+
+static ml_status search(placing *p) {
+  calendar c = {0};
+  ML_TRY(open_calendar(&c, p));
+  for (int by = 0; by < MEASURES && has_holes(p->bytes, p->live); by++) ML_TRY(largest_first(p, &c, (measure)by));
   return ML_OK;
 }
 
@@ -341,8 +422,7 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
-    for (int by = 0; by < MEASURES && has_holes(p->bytes, p->live) && n <= FEW && status == ML_OK; by++)
-      status = largest_first(p, (measure)by);
+    if (has_holes(p->bytes, p->live) && n <= FEW) status = search(p);
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
   }

@@ -608,7 +608,7 @@ static bool is_cast(const ml_task *t, const shape_plan *s) {
 
 ml_status K(fused_prepare)(ml_task *t) {
   if (is_move(t)) return K(move_prepare)(t, &t->out[0], &t->in[0]);
-  shape_plan *s = ml_calloc(1, sizeof *s + (size_t)(t->n_out + t->n_in) * sizeof *s->strides);
+  shape_plan *s = ml_bump_alloc(t->memory, 1, sizeof *s + (size_t)(t->n_out + t->n_in) * sizeof *s->strides);
   if (!s) return ML_MEMORY;
   t->extra = s;
   order_axes(s, t);

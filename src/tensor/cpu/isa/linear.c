@@ -83,7 +83,7 @@ static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
 }
 
 ml_status K(linears_prepare)(ml_task *t) {
-  layout *l = ml_calloc(1, sizeof *l);
+  layout *l = ml_bump_alloc(t->memory, 1, sizeof *l);
   if (!l) return ML_MEMORY;
   t->extra = l;
   scan_weights(t, l);
@@ -105,7 +105,7 @@ ml_status K(linears_prepare)(ml_task *t) {
 }
 
 ml_status K(quantize_rows_prepare)(ml_task *t) {
-  layout *l = ml_calloc(1, sizeof *l);
+  layout *l = ml_bump_alloc(t->memory, 1, sizeof *l);
   if (!l) return ML_MEMORY;
   t->extra = l;
   scan_weights(t, l);

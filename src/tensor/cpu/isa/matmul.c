@@ -63,7 +63,7 @@ static void describe(const ml_task *t, product *p) {
 }
 
 static ml_status prepare(ml_task *t, int64_t multiple) {
-  product *p = ml_calloc(1, sizeof *p);
+  product *p = ml_bump_alloc(t->memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
   t->extra = p;
   describe(t, p);

@@ -237,7 +237,7 @@ void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 }
 
 ml_status K(move_prepare)(ml_task *t, const ml_arg *to, const ml_arg *from) {
-  move_plan *m = ml_calloc(1, sizeof *m);
+  move_plan *m = ml_bump_alloc(t->memory, 1, sizeof *m);
   if (!m) return ML_MEMORY;
   t->extra = m;
   t->run = K(move);

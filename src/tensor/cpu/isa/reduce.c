@@ -136,7 +136,7 @@ static int64_t find_width(const reduce_plan *r, int item, int threads) {
 }
 
 ml_status K(reduce_prepare)(ml_task *t) {
-  reduce_plan *r = ml_calloc(1, sizeof *r);
+  reduce_plan *r = ml_bump_alloc(t->memory, 1, sizeof *r);
   if (!r) return ML_MEMORY;
   t->extra = r;
   const ml_arg *x = &t->in[0];

@@ -26,7 +26,7 @@ typedef struct rows_plan {
 
 ml_status K(rows_prepare)(ml_task *t) {
   const ml_rows *r = t->step->rows;
-  rows_plan *p = ml_calloc(1, sizeof *p + (size_t)r->n_stages * sizeof *p->reductions);
+  rows_plan *p = ml_bump_alloc(t->memory, 1, sizeof *p + (size_t)r->n_stages * sizeof *p->reductions);
   if (!p) return ML_MEMORY;
   t->extra = p;
   p->reductions = (reduction *)(p + 1);
