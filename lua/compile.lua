@@ -14,42 +14,55 @@ local function by_address(value, key)
   key[#key + 1] = ("%s%p;"):format(type(value), value)
   key.held = key.held or {}
   table.insert(key.held, value)
-  return function() return value end
 end
 
--- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Returns a builder
--- that puts other tensors in their places. Weights in a layout of products or of files are constants of a plan, and a
--- state is the same storage inside and outside.
-local function describe(value, tensors, key, depth)
+local function check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
-  if is_tensor(value) then
-    if value.layout ~= "strided" or core.is_state(value) then return by_address(value, key) end
+end
+
+-- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Weights in a layout of
+-- products or of files are constants of a plan, and a state is the same storage inside and outside: they have no type
+-- to go by.
+local function describe(value, tensors, key, depth)
+  local tensor_type = core.type_key(value)
+  if tensor_type then
     tensors[#tensors + 1] = value
-    key[#key + 1] = "t" .. value.dtype .. "," .. table.concat(value.shape, ",") .. ";"
-    local index = #tensors
-    return function(replacements) return replacements[index] end
+    key[#key + 1] = tensor_type
+    return
   end
   local kind = type(value)
   if kind == "table" then
+    check_depth(depth)
     key[#key + 1] = "{"
-    local names, parts = util.sorted_keys(value), {}
-    for i, name in ipairs(names) do
+    for _, name in ipairs(util.sorted_keys(value)) do
       key[#key + 1] = type(name) .. tostring(name) .. "="
-      parts[i] = describe(value[name], tensors, key, depth + 1)
+      describe(value[name], tensors, key, depth + 1)
     end
     key[#key + 1] = "}"
-    return function(replacements)
-      local copy = {}
-      for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
-      return copy
-    end
-  end
-  if kind == "number" and math.tointeger(value) then key[#key + 1] = "n" .. math.tointeger(value) .. ";"
+  elseif kind == "number" and math.tointeger(value) then key[#key + 1] = "n" .. math.tointeger(value) .. ";"
   elseif kind == "number" then key[#key + 1] = "n" .. string.format("%a", value) .. ";"
   elseif kind == "string" then key[#key + 1] = "s" .. #value .. ":" .. value
   elseif kind == "boolean" or kind == "nil" then key[#key + 1] = tostring(value) .. ";"
-  else return by_address(value, key) end
-  return function() return value end
+  else by_address(value, key) end
+end
+
+-- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
+-- ones that `tensors` has.
+local function builder(value, tensors, depth)
+  if core.type_key(value) then
+    tensors[#tensors + 1] = value
+    local index = #tensors
+    return function(replacements) return replacements[index] end
+  end
+  if type(value) ~= "table" then return function() return value end end
+  check_depth(depth)
+  local names, parts = util.sorted_keys(value), {}
+  for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1) end
+  return function(replacements)
+    local copy = {}
+    for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
+    return copy
+  end
 end
 
 -- ---- scopes ----
@@ -142,7 +155,7 @@ end
 -- Records fn over placeholders; returns the plan, a builder of its results, and how many draws it makes.
 local function trace(fn, args, n)
   local tensors, build = {}, {}
-  for i = 1, n do build[i] = describe(args[i], tensors, {}, 0) end
+  for i = 1, n do build[i] = builder(args[i], tensors, 0) end
   local inputs = {}
   for i, t in ipairs(tensors) do inputs[i] = core.input(i, t.dtype, t.shape) end
   local traced = {}
@@ -153,7 +166,7 @@ local function trace(fn, args, n)
   return M.record(function()
     local results = table.pack(fn(table.unpack(traced, 1, n)))
     local outputs, parts = {}, {}
-    for i = 1, results.n do parts[i] = describe(results[i], outputs, {}, 0) end
+    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0) end
     inputs[own.index] = own.key
     return core.plan(inputs, outputs), function(values)
       local out = {}

@@ -168,6 +168,19 @@ static int is_state(lua_State *L) {
   return 1;
 }
 
+/* type_key(x): of a strided tensor that is no state, what tells its dtype and shape from others, not for reading and no
+ * part of another such text; of anything else nil. */
+static int type_key(lua_State *L) {
+  if (!luaL_testudata(L, 1, LB_TENSOR)) return 0;
+  const ml_tensor *t = lb_check_tensor(L, 1, "compile");
+  if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;
+  char key[3 + sizeof t->shape] = {'t', (char)('a' + t->dtype), (char)('0' + t->ndim)};
+  size_t bytes = (size_t)t->ndim * sizeof *t->shape;
+  memcpy(key + 3, t->shape, bytes);
+  lua_pushlstring(L, key, 3 + bytes);
+  return 1;
+}
+
 /* op_of(tensor): the name of the operation whose recorded result it is, or nil. */
 static int op_of(lua_State *L) {
   const ml_tensor *t = lb_check_tensor(L, 1, "op_of");
@@ -195,6 +208,7 @@ int lb_open_plan(lua_State *L) {
                                        {"module_path", module_path},
                                        {"op_of", op_of},
                                        {"is_state", is_state},
+                                       {"type_key", type_key},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lua_newuserdatauv(L, 1, 0);

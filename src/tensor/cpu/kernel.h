@@ -53,11 +53,11 @@ static inline int64_t ml_axes_size(const ml_arg *x, int first) {
 /* Where the `index`-th place of these axes begins, counted row-major: in elements from the first. */
 static inline int64_t ml_index_offset(int axes, const int64_t *shape, const int64_t *strides, int64_t index) {
   int64_t offset = 0;
-  for (int d = axes - 1; d >= 0; d--) {
+  for (int d = axes - 1; d > 0; d--) {
     offset += index % shape[d] * strides[d];
     index /= shape[d];
   }
-  return offset;
+  return axes > 0 ? offset + index * strides[0] : offset;
 }
 
 typedef struct ml_task ml_task;

@@ -624,73 +624,131 @@ ml_status K(fused_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Whether an output may be computed where it lies: a register that an input lies in is read until the end. */
-static bool is_direct(const ml_arg *o, int64_t stride, const char *to, void *const *regs, int n_in) {
-  bool direct = o->dtype == ML_F32 && stride == 1;
-  for (int k = 0; k < n_in && direct; k++) direct = regs[k] != to;
-  return direct;
-}
+/* An operand on its way through the tiles. Numbered as in shape_plan. */
+typedef struct strip {
+  char *row, *at;                        /* where the row begins, and the tile */
+  int64_t stride, item;                  /* elements, along the innermost axis; bytes of one */
+  const int64_t (*strides)[ML_MAX_DIMS]; /* of all axes */
+  ml_dtype dtype;
+  bool as_it_lies;    /* float32 side by side: a register where it lies in memory */
+  void *room;         /* its register in scratch */
+  const char *loaded; /* of an input that is the same for every element of the last tile: where it lay */
+} strip;
+
+typedef struct tiles {
+  const ml_task *t;
+  const ml_fused *f;
+  int most; /* elements of a tile at most */
+  strip strips[MAX_OPERANDS];
+  int64_t run, index[ML_MAX_DIMS]; /* which run of the row, and which row */
+  void *regs[MAX_REGS];
+} tiles;
 
 static bool is_computed(const ml_fused *f, int reg) { return f->code[reg - f->n_inputs].op != ML_OP_constant; }
 
-/* One tile of n elements, of `most` at most, at the addresses of its operands. What is the same for every element of
- * the last tile and lies where it lay
- * (`loaded`) is there already, as constants are. */
-static void run_tile(const ml_task *t, char *const *data, const int64_t *strides, const char **loaded, char *scratch,
-                     int n, int most) {
-  const ml_fused *f = t->step->fused;
+/* Whether output k's register is no other output's. */
+static bool is_sole(const ml_fused *f, int k) {
+  for (int j = 0; j < f->n_outputs; j++) {
+    if (j != k && f->outputs[j] == f->outputs[k]) return false;
+  }
+  return true;
+}
+
+/* Before the first tile, that of unit `unit`. */
+static void start_tiles(tiles *w, const ml_task *t, int64_t unit, char *scratch) {
   const shape_plan *s = t->extra;
-  if (s->cast && K(cast_tile)(data[0], t->out[0].dtype, data[1], t->in[0].dtype, n)) return;
-  void *regs[MAX_REGS];
-  bool direct[ML_FUSED_MAX_OUTPUTS];
-  tile_registers(regs, scratch, t->n_in + f->n_code);
-  for (int k = 0; k < t->n_in; k++) {
-    char *from = data[t->n_out + k];
-    int64_t stride = strides[t->n_out + k];
-    if (t->in[k].dtype == ML_F32 && stride == 1) regs[k] = from;
-    else if (stride != 0) K(load_tile)(regs[k], from, t->in[k].dtype, stride, n);
-    else if (loaded[k] != from) K(load_tile)(regs[k], loaded[k] = from, t->in[k].dtype, 0, most);
+  const ml_fused *f = t->step->fused;
+  const int inner = s->ndim - 1;
+  w->t = t;
+  w->f = f;
+  w->most = (int)ml_min64(TILE, s->shape[inner]);
+  w->run = unit % s->runs;
+  int64_t row = unit / s->runs;
+  for (int d = inner - 1; d >= 0; d--) {
+    w->index[d] = row % s->shape[d];
+    row /= s->shape[d];
   }
-  for (int k = 0; k < t->n_out; k++) {
-    direct[k] = is_direct(&t->out[k], strides[k], data[k], regs, t->n_in) && is_computed(f, f->outputs[k]);
-    for (int j = 0; j < k && direct[k]; j++)
-      direct[k] = f->outputs[j] != f->outputs[k]; /* a value goes to two places */
-    if (direct[k]) regs[f->outputs[k]] = data[k];
+  tile_registers(w->regs, scratch, t->n_in + f->n_code);
+  for (int k = 0; k < t->n_out + t->n_in; k++) {
+    const ml_arg *x = operand(t, k);
+    const int reg = k < t->n_out ? f->outputs[k] : k - t->n_out;
+    strip *p = &w->strips[k];
+    p->strides = &s->strides[k];
+    p->stride = s->strides[k][inner];
+    p->item = ml_dtype_infos[x->dtype].bytes;
+    p->dtype = x->dtype;
+    p->as_it_lies = x->dtype == ML_F32 && p->stride == 1;
+    if (k < t->n_out) p->as_it_lies = p->as_it_lies && is_computed(f, reg) && is_sole(f, k);
+    p->room = w->regs[reg];
+    p->loaded = NULL;
+    int64_t offset = 0;
+    for (int d = 0; d < inner; d++) offset += w->index[d] * s->strides[k][d];
+    p->row = x->data + offset * p->item;
   }
-  K(fused_run)(f, regs, n);
-  for (int k = 0; k < t->n_out; k++) {
-    if (!direct[k]) K(store_tile)(data[k], t->out[k].dtype, strides[k], regs[f->outputs[k]], n);
+  K(fused_constants)(f, w->regs, w->most);
+}
+
+static void next_run(tiles *w) {
+  const shape_plan *s = w->t->extra;
+  const int operands = w->t->n_out + w->t->n_in;
+  if (++w->run < s->runs) return;
+  w->run = 0;
+  for (int d = s->ndim - 2; d >= 0; d--) {
+    bool on = ++w->index[d] < s->shape[d];
+    int64_t by = on ? 1 : 1 - s->shape[d];
+    for (int k = 0; k < operands; k++) w->strips[k].row += by * (*w->strips[k].strides)[d] * w->strips[k].item;
+    if (on) return;
+    w->index[d] = 0;
   }
 }
 
-static void fill_constants(const ml_task *t, char *scratch, int n) {
-  void *regs[MAX_REGS];
-  tile_registers(regs, scratch, t->n_in + t->step->fused->n_code);
-  K(fused_constants)(t->step->fused, regs, n);
+/* Inputs into registers. What is the same for every element, and lies where it lay, is there already, as constants
+ * are. */
+static void load_inputs(tiles *w, int n) {
+  strip *p = &w->strips[w->t->n_out];
+  for (int k = 0; k < w->t->n_in; k++, p++) {
+    if (p->as_it_lies) w->regs[k] = p->at;
+    else if (p->stride != 0) K(load_tile)(p->room, p->at, p->dtype, p->stride, n);
+    else if (p->loaded != p->at) K(load_tile)(p->room, p->loaded = p->at, p->dtype, 0, w->most);
+  }
+}
+
+/* Whether an output may be computed where it lies: a register that an input lies in is read until the end. */
+static bool is_free(const tiles *w, const char *to) {
+  for (int i = 0; i < w->t->n_in; i++) {
+    if (w->regs[i] == to) return false;
+  }
+  return true;
+}
+
+static void run_tile(tiles *w, int n) {
+  const ml_task *t = w->t;
+  const shape_plan *s = t->extra;
+  strip *out = w->strips;
+  if (s->cast && K(cast_tile)(out[0].at, out[0].dtype, out[1].at, out[1].dtype, n)) return;
+  load_inputs(w, n);
+  for (int k = 0; k < t->n_out; k++)
+    w->regs[w->f->outputs[k]] = out[k].as_it_lies && is_free(w, out[k].at) ? out[k].at : out[k].room;
+  K(fused_run)(w->f, w->regs, n);
+  for (int k = 0; k < t->n_out; k++) {
+    void *reg = w->regs[w->f->outputs[k]];
+    if (reg != out[k].at) K(store_tile)(out[k].at, out[k].dtype, out[k].stride, reg, n);
+  }
 }
 
 void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const shape_plan *s = t->extra;
-  const int inner = s->ndim - 1, operands = t->n_out + t->n_in;
-  int64_t strides[MAX_OPERANDS];
-  const char *loaded[ML_FUSED_MAX_INPUTS] = {0};
-  for (int k = 0; k < operands; k++) strides[k] = s->strides[k][inner];
-  const int most = (int)ml_min64(TILE, s->shape[inner]);
-  fill_constants(t, w->scratch, most);
-  for (int64_t unit = begin; unit < end; unit++) {
-    int64_t row = unit / s->runs, at = unit % s->runs * RUN, n = ml_min64(RUN, s->shape[inner] - at);
-    char *data[MAX_OPERANDS];
-    for (int k = 0; k < operands; k++) {
-      int64_t rest = row, offset = at * strides[k];
-      for (int d = inner - 1; d >= 0; d--) {
-        offset += rest % s->shape[d] * s->strides[k][d];
-        rest /= s->shape[d];
-      }
-      data[k] = operand(t, k)->data + offset * ml_dtype_infos[operand(t, k)->dtype].bytes;
-    }
+  const int operands = t->n_out + t->n_in;
+  tiles all;
+  start_tiles(&all, t, begin, w->scratch);
+  for (int64_t unit = begin; unit < end; unit++, next_run(&all)) {
+    int64_t at = all.run * RUN, n = ml_min64(RUN, s->shape[s->ndim - 1] - at);
     for (int64_t i = 0; i < n; i += TILE) {
-      run_tile(t, data, strides, loaded, w->scratch, (int)ml_min64(TILE, n - i), most);
-      for (int k = 0; k < operands; k++) data[k] += TILE * strides[k] * ml_dtype_infos[operand(t, k)->dtype].bytes;
+      for (int k = 0; k < operands; k++) {
+        strip *p = &all.strips[k];
+        p->at = p->row + (at + i) * p->stride * p->item;
+      }
+      run_tile(&all, (int)ml_min64(TILE, n - i));
     }
   }
 }

@@ -127,6 +127,44 @@ static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0,
   }
 }
 
+/* ---- small products ---- */
+
+enum { SMALL_TERMS = 1 << 12, SMALL_ROWS = 4 };
+
+/* Whether gathering would take longer than the product. */
+static bool is_small(const gemm *g) {
+  return g->M * g->N * g->K <= SMALL_TERMS && !gemm_in_scratch(g) && g->a.dtype == ML_F32 && g->b.dtype == ML_F32 &&
+         g->b.across == 1;
+}
+
+ALWAYS_INLINE void small_rows(const gemm *g, int64_t m, int rows, int64_t n, int columns) {
+  v16f sums[SMALL_ROWS];
+  const float *a = (const float *)(const void *)g->a.data + m * g->a.across,
+              *b = (const float *)(const void *)g->b.data + n;
+  float *o = (float *)(void *)g->out + m * g->N + n;
+  for (int r = 0; r < rows; r++) sums[r] = v_set1(0);
+  for (int64_t k = 0; k < g->K; k++) {
+    const float *terms = b + k * g->b.inner;
+    v16f v = columns == LANES ? v_load(terms) : v_load_part(terms, columns, 0);
+    for (int r = 0; r < rows; r++) sums[r] = v_fma(v_set1(a[r * g->a.across + k * g->a.inner]), v, sums[r]);
+  }
+  for (int r = 0; r < rows; r++) {
+    if (columns == LANES) v_store(o + r * g->N, sums[r]);
+    else v_store_part(o + r * g->N, sums[r], columns);
+  }
+}
+
+/* A tile of a small product whose columns are neighbours, straight from where they lie: the chains of gemm.h. */
+static void multiply_small(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0) {
+  const int64_t to_m = ml_min64(m0 + tiles->rows, g->M), to_n = ml_min64(n0 + tiles->columns, g->N);
+  for (int64_t n = n0; n < to_n; n += LANES) {
+    const int columns = (int)ml_min64(LANES, to_n - n);
+    int64_t m = m0;
+    for (; m + SMALL_ROWS <= to_m; m += SMALL_ROWS) small_rows(g, m, SMALL_ROWS, n, columns);
+    for (; m < to_m; m++) small_rows(g, m, 1, n, columns);
+  }
+}
+
 void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const product *p = t->extra;
   K(tail_begin)(t, w->scratch + p->tail);
@@ -135,6 +173,7 @@ void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     gemm g = locate(t, u, &m0, &n0);
     g.tail_room = w->scratch + p->tail;
     if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0);
+    else if (is_small(&g)) multiply_small(&g, &p->tiles, m0, n0);
     else K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }

@@ -33,18 +33,19 @@ static float sum_squares(const float *x, int64_t n) {
     v16f v = v_load(x + i);
     s = v_fma(v, v, s);
   }
-  float total = v_sum(s);
-  for (; i < n; i++) total += x[i] * x[i];
-  return total;
+  if (i < n) {
+    v16f v = v_load_part(x + i, (int)(n - i), 0);
+    s = v_fma(v, v, s);
+  }
+  return v_sum(s);
 }
 
 static float sum_row(const float *x, int64_t n) {
   v16f s = v_set1(0);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) s = v_add(s, v_load(x + i));
-  float total = v_sum(s);
-  for (; i < n; i++) total += x[i];
-  return total;
+  if (i < n) s = v_add(s, v_load_part(x + i, (int)(n - i), 0));
+  return v_sum(s);
 }
 
 /* Whether float32 holds a sum of squares well: it neither overflowed nor lost small ones that eps does not hide. */
@@ -123,22 +124,43 @@ void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 /* exp(x - max) into o; returns the sum. */
 float K(exp_row)(const float *x, float max, int64_t n, float *o) {
-  for (int64_t i = 0; i < n; i++) o[i] = fast_exp(x[i] - max);
-  return sum_row(o, n);
+  v16f sum = v_set1(0);
+  const v16f less = v_set1(-max);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    v16f e = v_exp(v_add(v_load(x + i), less));
+    v_store(o + i, e);
+    sum = v_add(sum, e);
+  }
+  if (i < n) {
+    const int rest = (int)(n - i);
+    v16f e = v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest);
+    v_store_part(o + i, e, rest);
+    sum = v_add(sum, e);
+  }
+  return v_sum(sum);
 }
 
 float K(max_row)(const float *x, int64_t n) {
   v16f m = v_set1(-INFINITY);
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) m = v_max(m, v_load(x + i));
-  float lanes[LANES], best = -INFINITY;
-  v_store(lanes, m);
-  for (int k = 0; k < LANES; k++) best = lanes[k] > best ? lanes[k] : best;
-  for (; i < n; i++) best = x[i] > best ? x[i] : best;
-  return best;
+  for (; i + LANES <= n; i += LANES) m = v_max(v_load(x + i), m);
+  if (i < n) m = v_max(v_load_part(x + i, (int)(n - i), -INFINITY), m);
+  return v_max_lane(m);
+}
+
+/* Softmax of a row that one vector holds. */
+static void softmax_short(const float *x, int n, float *o) {
+  v16f v = v_load_part(x, n, -INFINITY);
+  v16f e = v_keep(v_exp(v_add(v, v_set1(-v_max_lane(v)))), n);
+  v_store_part(o, v_mul(e, v_set1(1.0f / v_sum(e))), n);
 }
 
 void K(softmax_row)(const float *x, bool log, int64_t n, float *o) {
+  if (!log && n > 0 && n < LANES) {
+    softmax_short(x, (int)n, o);
+    return;
+  }
   float max = K(max_row)(x, n), sum = K(exp_row)(x, max, n, o);
   if (!log) {
     float scale = 1.0f / sum;
@@ -162,14 +184,17 @@ static void softmax_double(const ml_task *t, int64_t r) {
 void K(softmax)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int64_t n = x->ndim ? x->shape[x->ndim - 1] : 1;
-  float *room = (float *)w->scratch, *result = room + n;
+  float *room = (float *)w->scratch;
   for (int64_t r = begin; r < end; r++) {
     if (x->dtype == ML_F64) {
       softmax_double(t, r);
       continue;
     }
     const float *row = float_row(x, row_offset(x, r), n, room);
-    K(softmax_row)(row, t->step->op == ML_OP_log_softmax, n, result);
-    store_row(o, row_offset(o, r), result, n);
+    int64_t to = row_offset(o, r);
+    bool log = t->step->op == ML_OP_log_softmax, direct = o->dtype == ML_F32 && !log; /* log reads the row again */
+    float *result = direct ? (float *)o->data + to : room + n;
+    K(softmax_row)(row, log, n, result);
+    if (!direct) store_row(o, to, result, n);
   }
 }

@@ -26,6 +26,8 @@ ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256
 ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
+/* Zeros behind the first n lanes. */
+ALWAYS_INLINE v16f v_keep(v16f a, int n) { return _mm512_maskz_mov_ps((__mmask16)((1u << n) - 1), a); }
 #elif defined(ML_ISA_AVX2)
 typedef struct v16f {
   __m256 lo, hi;
@@ -47,6 +49,14 @@ ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
   __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)),
           hi = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 8)));
   return (v16f){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+/* Half of a mask whose first n lanes, 1 to 15, are set. */
+ALWAYS_INLINE __m256 v_part(int n, int half) {
+  static const int32_t mask[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_castsi256_ps(_mm256_loadu_si256((const void *)(mask + LANES - n + half * LANES / 2)));
+}
+ALWAYS_INLINE v16f v_keep(v16f a, int n) {
+  return (v16f){_mm256_and_ps(a.lo, v_part(n, 0)), _mm256_and_ps(a.hi, v_part(n, 1))};
 }
 #else
 typedef struct v16f {
@@ -90,6 +100,62 @@ ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
   EACH r.f[i_] = ml_bf16_to_f32(p[i_]);
   return r;
 }
+ALWAYS_INLINE v16f v_keep(v16f a, int n) {
+  EACH a.f[i_] = i_ < n ? a.f[i_] : 0;
+  return a;
+}
+#endif
+
+/* The first n lanes, 1 to 15: nothing behind them is touched, and what is loaded has `rest` there. Not by masks: what
+ * they leave out still makes the next row wait, as if it had been written. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+ALWAYS_INLINE __m128 v_load_few(const float *p, int n, __m128 rest) {
+  if (n == 1) return _mm_move_ss(rest, _mm_load_ss(p));
+  if (n & 2) rest = _mm_loadl_pi(rest, (const __m64 *)(const void *)p);
+  return n == 3 ? _mm_insert_ps(rest, _mm_load_ss(p + 2), 0x20) : rest;
+}
+ALWAYS_INLINE void v_store_few(float *p, __m128 a, int n) {
+  if (n & 2) {
+    _mm_storel_pi((__m64 *)(void *)p, a);
+    a = _mm_movehl_ps(a, a), p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, a);
+}
+ALWAYS_INLINE v16f v_join(__m256 lo, __m256 hi) {
+#if defined(ML_ISA_AVX512)
+  return _mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
+#else
+  return (v16f){lo, hi};
+#endif
+}
+ALWAYS_INLINE __m256 v_half(v16f a, int half) {
+#if defined(ML_ISA_AVX512)
+  return half ? _mm512_extractf32x8_ps(a, 1) : _mm512_castps512_ps256(a);
+#else
+  return half ? a.hi : a.lo;
+#endif
+}
+ALWAYS_INLINE v16f v_load_part(const float *p, int n, float rest) {
+  const __m128 q = _mm_set1_ps(rest), last = v_load_few(p + (n & ~3), n & 3, q);
+  const __m256 none = _mm256_set1_ps(rest);
+  __m256 half = (n & 4) ? _mm256_set_m128(last, _mm_loadu_ps(p + (n & 8))) : _mm256_set_m128(q, last);
+  return (n & 8) ? v_join(_mm256_loadu_ps(p), half) : v_join(half, none);
+}
+ALWAYS_INLINE void v_store_part(float *p, v16f a, int n) {
+  __m256 half = v_half(a, (n & 8) != 0);
+  if (n & 8) _mm256_storeu_ps(p, v_half(a, 0));
+  if (n & 4) _mm_storeu_ps(p + (n & 8), _mm256_castps256_ps128(half));
+  v_store_few(p + (n & ~3), (n & 4) ? _mm256_extractf128_ps(half, 1) : _mm256_castps256_ps128(half), n & 3);
+}
+#else
+ALWAYS_INLINE v16f v_load_part(const float *p, int n, float rest) {
+  v16f r;
+  EACH r.f[i_] = i_ < n ? p[i_] : rest;
+  return r;
+}
+ALWAYS_INLINE void v_store_part(float *p, v16f a, int n) {
+  for (int i = 0; i < n; i++) p[i] = a.f[i];
+}
 #endif
 
 /* The lanes' sum, in the same order everywhere: halves of sixteen, of eight, of four, of two. */
@@ -107,6 +173,24 @@ ALWAYS_INLINE float v_sum(v16f a) {
   for (int n = LANES / 2; n > 0; n /= 2) {
     for (int i = 0; i < n; i++) a.f[i] += a.f[i + n];
   }
+  return a.f[0];
+#endif
+}
+
+/* The largest lane; NaNs are passed over, and leave -infinity where there is nothing else. */
+ALWAYS_INLINE float v_max_lane(v16f a) {
+  a = v_max(a, v_set1(-INFINITY));
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+#if defined(ML_ISA_AVX512)
+  __m256 e = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+#else
+  __m256 e = _mm256_max_ps(a.lo, a.hi);
+#endif
+  __m128 q = _mm_max_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+#else
+  for (int i = 1; i < LANES; i++) a.f[0] = a.f[i] > a.f[0] ? a.f[i] : a.f[0];
   return a.f[0];
 #endif
 }
@@ -150,8 +234,9 @@ ALWAYS_INLINE int64_t checked_index(ml_worker *w, int op, const ml_arg *index, i
 /* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
 ALWAYS_INLINE float fast_exp(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const float shift = 12582912.0f;                                 /* 1.5 * 2^23: adding it rounds to an integer */
-  float clamped = x > -104.0f ? (x < 89.0f ? x : 89.0f) : -104.0f; /* NaN too, which no integer holds */
+  const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+  float above = x < 89.0f ? x : 89.0f;
+  float clamped = x > -104.0f ? above : 0; /* what gives 0, and NaN, without the subnormals that cost a trap each */
   float k = __builtin_fmaf(clamped, 1.44269504088896341f, shift) - shift;
   float r = __builtin_fmaf(k, -0.693359375f, clamped);
   r = __builtin_fmaf(k, 2.12194440e-4f, r);
@@ -168,10 +253,18 @@ ALWAYS_INLINE float fast_exp(float x) {
     float f;
   } a = {.i = (half + 127) << 23}, b = {.i = (n - half + 127) << 23};
   float y = p * a.f * b.f;
+  y = x > -104.0f ? y : 0;
   return x != x ? x : y;
 #else
   return expf(x);
 #endif
+}
+
+ALWAYS_INLINE v16f v_exp(v16f x) {
+  float lanes[LANES];
+  v_store(lanes, x);
+  for (int i = 0; i < LANES; i++) lanes[i] = fast_exp(lanes[i]);
+  return v_load(lanes);
 }
 
 ALWAYS_INLINE float fast_tanh(float x) {
