@@ -228,6 +228,39 @@ static void take_truth(COLUMNS) {
 
 /* ---- the largest and the smallest ---- */
 
+/* As below, of float32, where all are finite and no result is a zero of unknown sign: comparing floats is cheaper than
+ * making keys. Keys and places go to `room`. */
+#define FLOAT_MOST(BETTER, v, i) best = (v)BETTER best ? (v) : best, fault += (v)*0.0f
+#define FLOAT_FIRST(BETTER, v, i) at = (v)BETTER best ? (int32_t)(i) : at, FLOAT_MOST(BETTER, v, i)
+#define FIND_FLOATS(BETTER)                                                                                            \
+  do {                                                                                                                 \
+    if (wants_index(op))                                                                                               \
+      SWEEP(float, float best = bests[c]; float fault = faults[c];                                                     \
+            int32_t at = places[c], FLOAT_FIRST, BETTER, bests[c] = best; faults[c] = fault; places[c] = at);          \
+    else                                                                                                               \
+      SWEEP(float, float best = bests[c]; float fault = faults[c], FLOAT_MOST, BETTER, bests[c] = best;                \
+            faults[c] = fault);                                                                                        \
+  } while (0)
+
+static bool find_finite(int op, const char *const *rows, int64_t n, int64_t width, char *restrict room) {
+  const int32_t flip = wants_smallest(op) ? -1 : 0;
+  const float start = flip ? INFINITY : -INFINITY;
+  int32_t *restrict keys = (int32_t *)(void *)room, *restrict places = keys + width, bad = 0;
+  float *restrict bests = (float *)(void *)(places + width), *restrict faults = bests + width;
+  for (int64_t c = 0; c < width; c++) bests[c] = start, places[c] = 0, faults[c] = 0;
+  if (flip) FIND_FLOATS(<);
+  else FIND_FLOATS(>);
+  const bool zeros = wants_index(op);
+  for (int64_t c = 0; c < width; c++) bad |= (faults[c] != 0) | (!zeros & (bests[c] == 0));
+  if (bad) return false;
+  for (int64_t c = 0; c < width; c++) {
+    int32_t bits;
+    memcpy(&bits, &bests[c], sizeof bits);
+    keys[c] = f32_key(bits, flip, -1);
+  }
+  return true;
+}
+
 /* An index within the block is as wide as a key: its largest, REDUCE_BLOCK - 1, fits the narrowest. */
 #define LARGER(NAME, v, i)                                                                                             \
   do {                                                                                                                 \
@@ -240,16 +273,18 @@ static void take_truth(COLUMNS) {
     at = key > best ? (__typeof__(best))(i) : at;                                                                      \
     best = key > best ? key : best;                                                                                    \
   } while (0)
-#define FIND_KEYS(NAME, S)                                                                                             \
+#define FIND_KEYS(T, NAME, S)                                                                                          \
   const S flip = (S)(wants_smallest(op) ? -1 : 0);                                                                     \
   S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                               \
-  for (int64_t c = 0; c < width; c++) keys[c] = (S)(UINT64_C(1) << (sizeof(S) * 8 - 1)), places[c] = 0;                \
-  if (wants_index(op))                                                                                                 \
+  bool found = T == ML_F32 && find_finite(op, rows, n, width, room);                                                   \
+  for (int64_t c = 0; c < width && !found; c++) keys[c] = (S)(UINT64_C(1) << (sizeof(S) * 8 - 1)), places[c] = 0;      \
+  if (found) (void)flip;                                                                                               \
+  else if (wants_index(op))                                                                                            \
     SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                  \
   else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)
 #define CHOOSE(T, NAME, S, KEY)                                                                                        \
   case T: {                                                                                                            \
-    FIND_KEYS(NAME, S);                                                                                                \
+    FIND_KEYS(T, NAME, S);                                                                                             \
     for (int64_t c = 0; c < width; c++) {                                                                              \
       if (p[c].at < 0 || keys[c] > p[c].k) p[c].k = keys[c], p[c].at = first + places[c];                              \
     }                                                                                                                  \
@@ -294,7 +329,7 @@ static void write_floats(const float *restrict x, int64_t n, char *to, ml_dtype 
 
 #define WRITE_CHOSEN(T, NAME, S, KEY)                                                                                  \
   case T: {                                                                                                            \
-    FIND_KEYS(NAME, S);                                                                                                \
+    FIND_KEYS(T, NAME, S);                                                                                             \
     S *restrict o = (S *)(void *)to;                                                                                   \
     if (op == ML_OP_min)                                                                                               \
       for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, true);                                         \

@@ -237,8 +237,74 @@ EACH_KEY(FIND)
     return;                                                                                                            \
   }
 
+/* The largest of n > 0, or the smallest, where all are finite: comparing floats is cheaper than making keys. */
+ALWAYS_INLINE bool finite_extreme(const float *x, int64_t n, bool smallest, float *out) {
+  v16f best = v_set1(x[0]), other = best, faults = v_set1(0), more = faults; /* 0 by each, NaN where it is not finite */
+  const v16f zero = v_set1(0);
+  int64_t i = 0;
+  for (; i + 2 * LANES <= n; i += 2 * LANES) {
+    v16f a = v_load(x + i), b = v_load(x + i + LANES);
+    best = smallest ? v_min(a, best) : v_max(a, best);
+    other = smallest ? v_min(b, other) : v_max(b, other);
+    faults = v_fma(a, zero, faults);
+    more = v_fma(b, zero, more);
+  }
+  for (int64_t m; i < n; i += m) {
+    m = ml_min64(LANES, n - i);
+    v16f a = m == LANES ? v_load(x + i) : v_load_part(x + i, (int)m, x[0]);
+    best = smallest ? v_min(a, best) : v_max(a, best);
+    faults = v_fma(a, zero, faults);
+  }
+  best = smallest ? v_mul(v_min(best, other), v_set1(-1)) : v_max(best, other);
+  *out = smallest ? -v_max_lane(best) : v_max_lane(best);
+  return v_sum(v_add(faults, more)) == 0;
+}
+
+static bool find_extreme(const float *x, int64_t n, bool smallest, float *out) {
+  return smallest ? finite_extreme(x, n, true, out) : finite_extreme(x, n, false, out);
+}
+
+static int64_t find_float(const float *x, int64_t n, float value) {
+  int64_t i = 0;
+  for (; i + STRIDE <= n; i += STRIDE) {
+    int any = 0;
+    for (int k = 0; k < STRIDE; k++) any |= x[i + k] == value;
+    if (any) break;
+  }
+  while (i < n - 1 && x[i] != value) i++;
+  return i;
+}
+
+static void choose_floats(partial *p, int op, const float *x, int64_t n, int64_t first) {
+  enum { FLOATS = 4 * SPAN };
+  const bool indices = wants_index(op);
+  const int32_t *bits = (const int32_t *)(const void *)x, flip = wants_smallest(op) ? -1 : 0;
+  int64_t found = -1;
+  bool finite = false;
+  float best = 0;
+  for (int64_t i = 0, m; i < n; i += m) {
+    m = ml_min64(FLOATS, n - i);
+    float extreme;
+    bool plain = find_extreme(x + i, m, flip != 0, &extreme);
+    int32_t as_bits;
+    memcpy(&as_bits, &extreme, sizeof as_bits);
+    int32_t key = plain && (indices || extreme != 0)
+                      ? f32_key(as_bits, flip, -1) /* of zeros one has to know the sign */
+                  : indices ? f32_place(bits + i, m, flip)
+                            : f32_max(bits + i, m, flip);
+    if (p->at < 0 || key > p->k) p->k = key, p->at = 0, found = i, finite = plain, best = extreme;
+  }
+  if (!indices || found < 0) return;
+  int64_t m = ml_min64(FLOATS, n - found);
+  p->at = first + found + (finite ? find_float(x + found, m, best) : f32_find(bits + found, m, flip, (int32_t)p->k));
+}
+
 static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
   bool indices = wants_index(op);
+  if (t == ML_F32) {
+    choose_floats(p, op, (const float *)(const void *)data, n, first);
+    return;
+  }
   switch (t) {
     EACH_KEY(CHOOSE)
   default: return;

@@ -21,6 +21,7 @@ ALWAYS_INLINE v16f v_set1(float f) { return _mm512_set1_ps(f); }
 ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return _mm512_add_ps(a, b); }
 ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return _mm512_mul_ps(a, b); }
 ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return _mm512_max_ps(a, b); }
+ALWAYS_INLINE v16f v_min(v16f a, v16f b) { return _mm512_min_ps(a, b); }
 ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) { return _mm512_fmadd_ps(a, b, c); } /* a b + c */
 ALWAYS_INLINE v16f v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 ALWAYS_INLINE v16f v_load_bf16(const uint16_t *p) {
@@ -38,6 +39,7 @@ ALWAYS_INLINE v16f v_set1(float f) { return (v16f){_mm256_set1_ps(f), _mm256_set
 ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return (v16f){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return (v16f){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return (v16f){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+ALWAYS_INLINE v16f v_min(v16f a, v16f b) { return (v16f){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
   return (v16f){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
@@ -84,6 +86,10 @@ ALWAYS_INLINE v16f v_mul(v16f a, v16f b) {
 }
 ALWAYS_INLINE v16f v_max(v16f a, v16f b) {
   EACH a.f[i_] = a.f[i_] > b.f[i_] ? a.f[i_] : b.f[i_];
+  return a;
+}
+ALWAYS_INLINE v16f v_min(v16f a, v16f b) {
+  EACH a.f[i_] = a.f[i_] < b.f[i_] ? a.f[i_] : b.f[i_];
   return a;
 }
 ALWAYS_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
