@@ -162,12 +162,6 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
-/* is_state(tensor): whether it is the handle on a state. */
-static int is_state(lua_State *L) {
-  lua_pushboolean(L, lb_check_tensor(L, 1, "is_state")->state);
-  return 1;
-}
-
 /* type_key(x): of a strided tensor that is no state, what tells its dtype and shape from others, not for reading and no
  * part of another such text; of anything else nil. */
 static int type_key(lua_State *L) {
@@ -207,7 +201,6 @@ int lb_open_plan(lua_State *L) {
                                        {"recording", recording},
                                        {"module_path", module_path},
                                        {"op_of", op_of},
-                                       {"is_state", is_state},
                                        {"type_key", type_key},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);

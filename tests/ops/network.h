@@ -5,7 +5,7 @@ static const ml_dtype float_dtypes[] = {ML_F32, ML_F16, ML_BF16, ML_F64};
 /* ---- along rows ---- */
 
 static void test_softmax_of(ml_engine *e, bool logs) {
-  static const int64_t shapes[][3] = {{3, 4, 37}, {2, 3, 1}, {1, 1, 300}, {20, 10, 64}, {2, 0, 5}};
+  static const int64_t shapes[][3] = {{3, 4, 37}, {2, 3, 1}, {1, 1, 300}, {20, 10, 64}, {2, 0, 5}, {2, 2, 3}, {3, 1, 5}, {2, 2, 7}, {1, 3, 8}, {2, 1, 14}, {1, 2, 15}, {2, 1, 16}, {1, 2, 17}, {1, 2, 31}};
   for (int f = 0; f < 4; f++) {
     for (int kind = 0; kind < VIEWS; kind++) {
       for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -39,7 +39,7 @@ static void test_softmax(ml_engine *e) { test_softmax_of(e, false); }
 static void test_log_softmax(ml_engine *e) { test_softmax_of(e, true); }
 
 static void test_norm_of(ml_engine *e, bool rms) {
-  static const int64_t shapes[][3] = {{3, 4, 37}, {2, 3, 1}, {1, 2, 576}, {30, 5, 64}, {2, 0, 5}};
+  static const int64_t shapes[][3] = {{3, 4, 37}, {2, 3, 1}, {1, 2, 576}, {30, 5, 64}, {2, 0, 5}, {2, 2, 3}, {3, 1, 6}, {1, 3, 9}, {2, 1, 15}, {1, 2, 16}, {2, 1, 29}};
   for (int f = 0; f < 9; f++) {
     ml_dtype t = float_dtypes[f % 3], wt = float_dtypes[f / 3];
     for (int kind = 0; kind < VIEWS; kind++) {

@@ -9,7 +9,7 @@ return {
     {"src/tensor/graph.c", "if (type != 'W') return ml_fail", "if (type == 'X') return ml_fail"},
   }},
   {name = "a packed weight in a place for rows: its layout is in no key and no check", edits = {
-    {"lua/compile.lua", [[if value.layout ~= "strided" or core.is_state(value) then]], "if core.is_state(value) then"},
+    {"src/lua_bind/plan.c", "if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;", "if (t->state) return 0;"},
     {"src/tensor/plan/plan.c", "t->dtype == want->dtype && t->layout == want->layout &&", "t->dtype == want->dtype &&"},
   }},
   {name = "what a pass makes takes along what belongs to the node that it is like", edits = {
@@ -46,8 +46,8 @@ return {
     {"src/tensor/plan/evaluate.c", "else lose_effects(e);", "else ml_effects_drop(e, 0);"},
   }},
   {name = "a state that is an argument is read where it is written", edits = {
-    {"lua/compile.lua", [[if value.layout ~= "strided" or core.is_state(value) then]],
-      [[if value.layout ~= "strided" then]]},
+    {"src/lua_bind/plan.c", "if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;",
+      "if (t->layout != ML_LAYOUT_STRIDED) return 0;"},
     {"src/tensor/plan/plan.c", "&& !writes_over(p, t)", ""},
   }},
   {name = "what a compiled function is given is a constant of its plan", edits = {
@@ -69,10 +69,13 @@ return {
     {"src/tensor/plan/collect.c", "n->keep = t->references > known[i] &&", "n->keep = false &&"},
   }},
   {name = "a norm leaves an element out", isa = "avx512", edits = {
-    {"src/tensor/cpu/isa/norm.c", "for (; i < n; i++) total += x[i] * x[i];",
-      "for (i++; i < n; i++) total += x[i] * x[i];"},
+    {"src/tensor/cpu/isa/norm.c", "v16f v = v_load_part(x + i, (int)(n - i), 0);",
+      "v16f v = v_keep(v_load_part(x + i, (int)(n - i), 0), (int)(n - i) - 1);"},
   }},
   {name = "exponentials are off by 0.00001 of their size", isa = "avx2", edits = {
-    {"src/tensor/cpu/isa/norm.c", "o[i] = fast_exp(x[i] - max);", "o[i] = fast_exp(x[i] - max) * 1.00001f;"},
+    {"src/tensor/cpu/isa/norm.c", "v16f e = v_exp(v_add(v_load(x + i), less));",
+      "v16f e = v_mul(v_set1(1.00001f), v_exp(v_add(v_load(x + i), less)));"},
+    {"src/tensor/cpu/isa/norm.c", "v16f e = v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest);",
+      "v16f e = v_mul(v_set1(1.00001f), v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest));"},
   }},
 }
