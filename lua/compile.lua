@@ -20,9 +20,9 @@ local function check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
 end
 
--- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Weights in a layout of
--- products or of files are constants of a plan, and a state is the same storage inside and outside: they have no type
--- to go by.
+-- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Weights in a layout
+-- of products or of files are constants of a plan, and a state is the same storage inside and outside: they have no
+-- type to go by.
 local function describe(value, tensors, key, depth)
   local tensor_type = core.type_key(value)
   if tensor_type then
