@@ -77,8 +77,8 @@ struct ml_task {
   size_t scratch;       /* bytes a thread */
   size_t shared;        /* bytes of scratch that all tasks of a program share */
   char *shared_data;
-  double cost; /* rough nanoseconds on one thread: what is cheap is not worth sharing */
-  void *extra; /* the kernel's own, in `memory` */
+  double cost;     /* rough nanoseconds on one thread: what is cheap is not worth sharing */
+  void *extra;     /* the kernel's own, in `memory` */
   ml_bump *memory; /* lives as long as the program */
 };
 

@@ -287,19 +287,19 @@ static int by_rank(const void *a, const void *b) {
 /* What is placed, to be found by when it lives: steps are cut into spans, and each has a list. Lives of many spans are
  * in one list more. */
 enum { SPAN = 8, MOST_SPANS = 8 };
+typedef struct entry {
+  int index, next; /* of a storage; in its list */
+} entry;
 typedef struct calendar {
-  int *heads, n_spans;
-  struct entry {
-    int index, next;
-  } *entries;
-  int n_entries;
+  int *heads, n_spans, n_entries;
+  entry *entries;
   int *seen; /* of a storage: for whom it was found last */
 } calendar;
 
 static int spans_of(const ml_storage *s) { return s->last / SPAN - s->first / SPAN + 1; }
 
 static void enter(calendar *c, int list, int index) {
-  c->entries[c->n_entries] = (struct entry){index, c->heads[list]};
+  c->entries[c->n_entries] = (entry){index, c->heads[list]};
   c->heads[list] = c->n_entries++;
 }
 
