@@ -25,6 +25,27 @@ t.test("depth under a selection costs no stack", function()
   t.eq(f(ml.zeros {3, 2}, ml.tensor {1}):tolist(), {{20000.0, 20000.0}})
 end)
 
+t.test("a sum of many products is planned in time that grows as they do", function()
+  local x, w = ml.ones {4, 32}, ml.pack(ml.ones {32, 32})
+  local function seconds(n)
+    local sum, best = 0, math.huge
+    for _ = 1, 3 do
+      local start = os.clock()
+      local y = x
+      for i = 1, n do y = y + ml.linear(x * i, w) end
+      local total <close> = y:sum()
+      sum = total:item()
+      best = math.min(best, os.clock() - start)
+      y = nil -- luacheck: ignore 311
+      collectgarbage()
+    end
+    t.ok(math.abs(sum / (128 * (1 + 16 * n * (n + 1))) - 1) < 1e-3, sum)
+    return best
+  end
+  local few, many = seconds(500), seconds(8000)
+  t.ok(many < 48 * few, ("500 take %.4f s, 8,000 %.4f s"):format(few, many))
+end)
+
 t.test("what a compiled function draws it draws anew, as it would uncompiled", function()
   local r = ml.random
   local function draws(x)

@@ -215,6 +215,34 @@ t.test("a value that somebody holds is computed once", function()
   t.ok(not text:find "matmul", text)
 end)
 
+t.test("a product, or work along rows, that somebody holds is computed once where it is fused too", function()
+  local x, w = ml.random.normal {8, 64}, ml.random.normal {64, 64}
+  local packed = ml.pack(w)
+  ml.eval(x, w, packed)
+  for name, make in pairs {
+    matmul = function() return x:matmul(w) end,
+    packed = function() return ml.linear(x, packed) end,
+    attention = function()
+      local q = x:reshape {1, 4, 8, 16}
+      return ml.attention(q, q, q, {scale = 0.25})
+    end,
+    softmax = function() return ml.softmax(x * 2, -1) end,
+    sum = function() return x:sum(-1, true) end,
+  } do
+    local y = make()
+    local wanted = make():tolist()
+    local whole <close> = (y * 2 + 1):sum()
+    whole:item()
+    t.eq(core.op_of(y), nil, name)
+    t.eq(y:tolist(), wanted, name)
+  end
+  local y = ml.linear(x, packed):tanh() -- what stands behind a product is the product's to be computed again
+  local other <close> = (y * 2):sum()
+  other:item()
+  local text = ml.explain(function() return y + 1 end)
+  t.ok(not text:find "linears", text)
+end)
+
 t.test("numbers of the host go past the graph by functions of core alone", function()
   local s, n = ml.state(ml.zeros {3}), ml.state(ml.zeros({2}, {dtype = "int32"}))
   for _, name in ipairs {"write_", "commit_", "read"} do

@@ -35,6 +35,7 @@ typedef struct ml_vnode {
   int next_view;           /* of a version or a view of one: another view of it, or -1 */
   int constant;            /* the constant node that it shows through views, or -1 */
   bool keep;               /* somebody may still ask for its tensor: what is computed anyway is kept */
+  bool stays;              /* of a member of a group: an output of its step, since it is to be kept */
   int output;              /* the plan output that it is, or -1 */
   int value;               /* the plan's value once emitted, or -1 */
   int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
@@ -108,7 +109,7 @@ ml_status ml_vgraph_group(ml_vgraph *g);
 int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
 /* Makes a group such as `like`, whose lists it copies, computed at the turn of node `turn`. */
 ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like);
-/* Whether somebody reads v who is not in the group at `turn`. */
+/* Whether v is held, or somebody reads it who is not in the group at `turn`. */
 bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn);
 /* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
  * max + 1. */

@@ -96,7 +96,8 @@ static bool join(gathering *t, int v) {
   const ml_vnode *n = &g->nodes[v];
   int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
   bool stored = false, fits = n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && is_kind(t, n) &&
-                              t->n_members < ML_GROUP_MEMBERS && !(t->n_members && is_flat(t, n));
+                              t->n_members < ML_GROUP_MEMBERS && !(t->n_members && is_flat(t, n)) &&
+                              (t->several || !n->keep);
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
@@ -183,8 +184,9 @@ ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like) {
   return ML_OK;
 }
 
-/* Whether somebody reads v who is not in the group at `turn`. */
+/* Whether v is held, or somebody reads it who is not in the group at `turn`. */
 bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn) {
+  if (g->nodes[v].stays) return true;
   for (int i = 0; i < g->nodes[v].n_users; i++) {
     int user = g->users[g->nodes[v].first_user + i];
     if (user < 0 || g->nodes[user].group != turn) return true;
@@ -232,6 +234,20 @@ static bool gather_at(gathering *t, int v) {
   return true;
 }
 
+/* What somebody holds would be computed again when he reads it. Where that takes a product or work along rows it is an
+ * output as well, as far as there is room; elementwise work alone costs less than to write it, and handles that are
+ * garbage are many. */
+static void keep_held(ml_vgraph *g, const gathering *t) {
+  if (t->anchor < 0 && t->n_row_ops == 0) return;
+  int room = ML_FUSED_MAX_OUTPUTS - t->n_outputs;
+  for (int i = t->n_members; i >= 0 && room > 0; i--) {
+    int v = i < t->n_members ? t->members[i] : t->anchor;
+    if (v < 0 || !g->nodes[v].keep || ml_vgraph_is_stored(g, v, t->turn)) continue;
+    g->nodes[v].stays = true;
+    room--;
+  }
+}
+
 enum { WIDE_DEPTH = 6 };
 
 static ml_status make(ml_vgraph *g, const gathering *t, int like) {
@@ -242,6 +258,7 @@ static ml_status make(ml_vgraph *g, const gathering *t, int like) {
                                                        .n_effects = t->n_effects,
                                                        .like = like,
                                                        .anchor = t->anchor});
+  if (status == ML_OK) keep_held(g, t);
   if (status == ML_OK) count_saved(g, t->turn);
   return status;
 }

@@ -15,35 +15,34 @@ static bool is_product(const ml_vgraph *g, int v) {
          n->dtype == ML_F32;
 }
 
-/* The last node of the chain of single elementwise users that begins at a product, and to which it can move. */
-static int chain_end(const ml_vgraph *g, int v) {
-  int first = v;
-  for (;;) {
-    const ml_vnode *n = &g->nodes[v];
-    if (n->n_users != 1 || n->output >= 0) return v;
-    int user = g->users[n->first_user];
-    if (user < 0 || !ml_vnode_is_elementwise(&g->nodes[user]) || g->nodes[user].dtype != ML_F32) return v;
+/* The chain of single elementwise users that begins at a product, as far as the product can move: what somebody holds
+ * ends it, and is computed once. Writes it to `chain`, of ML_GROUP_MEMBERS, and returns its length. */
+static int find_chain(const ml_vgraph *g, int first, int *chain) {
+  int n = 0;
+  for (int v = first; n < ML_GROUP_MEMBERS; n++) {
+    const ml_vnode *x = &g->nodes[v];
+    if (x->n_users != 1 || x->output >= 0 || x->keep) break;
+    int user = g->users[x->first_user];
+    if (user < 0 || !ml_vnode_is_elementwise(&g->nodes[user]) || g->nodes[user].dtype != ML_F32) break;
     if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
         !ml_vnode_same_shape(&g->nodes[user], &g->nodes[first]))
-      return v;
-    if (ml_vgraph_is_late(g, first, user, NULL, 0)) return v;
-    v = user;
+      break;
+    if (ml_vgraph_is_late(g, first, user, NULL, 0)) break;
+    chain[n] = v = user;
   }
+  return n;
 }
 
 /* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other
  * user. */
-static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
-  int root = chain_end(g, first), members[ML_GROUP_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1];
-  *u = (ml_vunit){.root = first, .n_products = 1, .products = {first}};
-  if (root == first) return ML_OK;
-  int n = ml_vgraph_gather(g, root, members);
+static ml_status fill_unit_to(ml_vgraph *g, int first, int root, ml_vunit *u) {
+  int members[ML_GROUP_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1], n = ml_vgraph_gather(g, root, members);
   int n_inputs = ml_vgraph_outside(g, members, n, inputs, 0, ML_FUSED_MAX_INPUTS);
   if (!ml_listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
   const ml_vnode *p = &g->nodes[first];
   for (int i = 0; i < n_inputs; i++) {
     const ml_vnode *o = &g->nodes[inputs[i]];
-    if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1) continue;
+    if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1 || o->keep) continue;
     if (o->inputs[0] == p->inputs[0] && ml_vnode_same_shape(o, p) &&
         g->nodes[o->inputs[1]].dtype == g->nodes[p->inputs[1]].dtype) {
       if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root, NULL, 0))
@@ -55,6 +54,14 @@ static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   }
   u->root = root;
   return ml_vgraph_make_group(g, root, &(ml_vgroup){.members = members, .n_members = n, .like = -1, .anchor = -1});
+}
+
+/* The longest part of the product's chain, halved as often as need be, that one program holds. */
+static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
+  int chain[ML_GROUP_MEMBERS], n = find_chain(g, first, chain);
+  *u = (ml_vunit){.root = first, .n_products = 1, .products = {first}};
+  for (; n > 0 && u->root == first; n /= 2) ML_TRY(fill_unit_to(g, first, chain[n - 1], u));
+  return ML_OK;
 }
 
 static int64_t rows_of(const ml_vnode *x) { return ml_vnode_last(x) ? ml_vnode_size(x) / ml_vnode_last(x) : 0; }
