@@ -195,6 +195,14 @@ case("gate-and-up", function()
   end, numbers(2, 16), numbers(24))
 end)
 
+case("rows-in-place", function() -- what dies where a row is begun gives its place to what ends it
+  return explained(function(x)
+    local held = ml.cumsum(x, 1)
+    local out = ml.cumsum(ml.softmax(held * 2, -1) + 1, 1)
+    return out + ml.rms_norm(out * 2 + ml.softmax(out, -1)):sum(1)
+  end, ml.ones {64, 128})
+end)
+
 case("norms", function() -- inside a step of products for few rows, and where something else reads them
   local w = ml.pack(numbers(8, 16))
   local function fn(x)

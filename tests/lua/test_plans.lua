@@ -29,7 +29,7 @@ t.test("a sum of many products is planned in time that grows as they do", functi
   local x, w = ml.ones {4, 32}, ml.pack(ml.ones {32, 32})
   local function seconds(n)
     local sum, best = 0, math.huge
-    for _ = 1, 3 do
+    for _ = 1, 5 do
       local start = os.clock()
       local y = x
       for i = 1, n do y = y + ml.linear(x * i, w) end
@@ -43,7 +43,7 @@ t.test("a sum of many products is planned in time that grows as they do", functi
     return best
   end
   local few, many = seconds(1000), seconds(8000)
-  t.ok(many < 24 * few, ("1,000 take %.4f s, 8,000 %.4f s"):format(few, many))
+  t.ok(many < 35 * few, ("1,000 take %.4f s, 8,000 %.4f s"):format(few, many))
 end)
 
 t.test("what a compiled function draws it draws anew, as it would uncompiled", function()
