@@ -247,6 +247,19 @@ local function row_text(m)
   return text
 end
 
+-- Rows of the table whose line is gone, or changes otherwise.
+local function check_rows(list, kinds)
+  local known_rows, passed = {}, true
+  for _, m in ipairs(list) do known_rows[row_text(m)] = true end
+  for row in pairs(kinds) do
+    if not known_rows[row] then
+      passed = false
+      print(("not ok - a row of %s for what is not there: %s"):format(DOCS, row))
+    end
+  end
+  return passed
+end
+
 local function check_causes()
   local list, numbers, passed = causes(), {}, true
   for i in ipairs(list) do numbers[i] = i end
@@ -280,7 +293,8 @@ end
 local function check_mechanical()
   local list = mechanical()
   local counting, skipped = those_that_count(list)
-  local kinds, passed = explained(), true
+  local kinds = explained()
+  local passed = ONLY ~= "" or check_rows(list, kinds)
   local count = {values = 0, numbers = 0, texts = 0, cost = 0, none = 0, missed = 0}
   for _, m in ipairs(counting) do
     local verdict = known("mutant", m)
