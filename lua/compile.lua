@@ -16,6 +16,16 @@ local function by_address(value, key)
   table.insert(key.held, value)
 end
 
+-- A number, text, boolean or nil as a part of the key: what differs in type or in a bit differs, and where one ends is
+-- plain. Of anything else nil.
+local function plain_key(value)
+  local kind = math.type(value) or type(value)
+  if kind == "integer" then return "i" .. value .. ";" end
+  if kind == "float" then return string.format("f%a;", value) end
+  if kind == "string" then return "s" .. #value .. ":" .. value end
+  return (kind == "boolean" or kind == "nil") and tostring(value) .. ";" or nil
+end
+
 local function check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
 end
@@ -30,19 +40,18 @@ local function describe(value, tensors, key, depth)
     key[#key + 1] = tensor_type
     return
   end
-  local kind = type(value)
-  if kind == "table" then
+  local plain = plain_key(value)
+  if plain then key[#key + 1] = plain
+  elseif type(value) == "table" then
     check_depth(depth)
     key[#key + 1] = "{"
     for _, name in ipairs(util.sorted_keys(value)) do
-      key[#key + 1] = type(name) .. tostring(name) .. "="
+      local plain_name = plain_key(name)
+      if plain_name then key[#key + 1] = plain_name
+      else by_address(name, key) end
       describe(value[name], tensors, key, depth + 1)
     end
     key[#key + 1] = "}"
-  elseif kind == "number" and math.tointeger(value) then key[#key + 1] = "n" .. math.tointeger(value) .. ";"
-  elseif kind == "number" then key[#key + 1] = "n" .. string.format("%a", value) .. ";"
-  elseif kind == "string" then key[#key + 1] = "s" .. #value .. ":" .. value
-  elseif kind == "boolean" or kind == "nil" then key[#key + 1] = tostring(value) .. ";"
   else by_address(value, key) end
 end
 
@@ -178,8 +187,9 @@ end
 
 ---A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
 ---on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants
----of the plan: to see a new value, give them as arguments, or make them state that is written in place. What fn draws
----it draws anew with every call, as it would uncompiled.
+---of the plan: to see a new value, give them as arguments, or make them state that is written in place. Of what fn is
+---given or captures it changes states alone in place. What fn draws it draws anew with every call, as it would
+---uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)

@@ -65,9 +65,14 @@ local function next_key(opts)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})
 end
 
-local function with_front(n, shape)
+-- Twice as much as a shape has, drawn by `draw` and parted: the first half, and the second. Not on an axis more, of
+-- which there may be none.
+local function halves(shape, draw)
   shape = util.shape("shape", shape)
-  return table.move(shape, 1, #shape, 2, {n})
+  local size = 1
+  for _, count in ipairs(shape) do size = size * count end
+  local both = draw {2, size}
+  return both[1]:reshape(shape), both[2]:reshape(shape)
 end
 
 -- [0, 1) with 24 bits, float32
@@ -105,8 +110,7 @@ end
 
 -- [0, 1) with 53 bits, of which the first 24 are those of `unit`: to be compared with a probability.
 local function chance(shape, opts)
-  local bits = ml.random_bits(next_key(opts), with_front(2, shape))
-  return fraction(bits[1], bits[2])
+  return fraction(halves(shape, function(wide) return ml.random_bits(next_key(opts), wide) end))
 end
 
 local function read(opts, known, what)
@@ -169,8 +173,7 @@ end
 -- Two numbers in [0, 1) for each of a shape.
 local function two_units(shape, opts)
   if opts.dtype ~= "float64" then
-    local u = unit(with_front(2, shape), opts)
-    return u[1], u[2]
+    return halves(shape, function(wide) return unit(wide, opts) end)
   end
   local w = words_for(shape, opts, 4)
   return fraction(w[1], w[2]), fraction(w[3], w[4])
@@ -254,8 +257,8 @@ function M.randint(low, high, shape, opts)
   if high - low >= 1 << 32 then
     return (scaled(words_for(shape, opts, 4), high - low):astype "int64" + low):astype(opts.dtype)
   end
-  local bits = ml.random_bits(next_key(opts), with_front(2, shape)):astype "int64"
-  local wide = ml.left_shift(bits[1], 31) + ml.right_shift(bits[2], 1) -- 63 bits
+  local high_word, low_word = halves(shape, function(both) return ml.random_bits(next_key(opts), both) end)
+  local wide = ml.left_shift(high_word:astype "int64", 31) + ml.right_shift(low_word:astype "int64", 1) -- 63 bits
   return (wide % (high - low) + low):astype(opts.dtype)
 end
 

@@ -409,9 +409,11 @@ function methods.repeat_interleave(x, n, axis)
   n = util.integer("repeat_interleave: n", n, 0)
   if not axis then return x:flatten():repeat_interleave(n, 1) end
   axis = axis_of(axis, x.ndim)
-  local shape = x.shape
-  table.insert(shape, axis + 1, n)
-  return x:expand_dims(axis + 1):broadcast_to(shape):flatten(axis, axis + 1)
+  local shape, before, after = x.shape, 1, 1
+  for d = 1, axis do before = before * shape[d] end
+  for d = axis + 1, x.ndim do after = after * shape[d] end
+  shape[axis] = shape[axis] * n
+  return x:reshape {before, 1, after}:broadcast_to {before, n, after}:reshape(shape)
 end
 
 ---Edges of `value` around it.

@@ -86,6 +86,8 @@ int lb_rebind(lua_State *L) {
              ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
              ml_shape_text(old->ndim, old->shape, to, sizeof to), ml_dtype_name(old->dtype));
   }
+  if (old->node && old->node->op == ML_OP_input)
+    lb_usage(L, "in place: a compiled function cannot change what it is given, unless that is a state (ml.state)");
   if (old->state) {
     ml_tensor *both[2] = {old, value}, *same;
     ml_attrs none = {0};

@@ -46,6 +46,49 @@ t.test("a sum of many products is planned in time that grows as they do", functi
   t.ok(many < 35 * few, ("1,000 take %.4f s, 8,000 %.4f s"):format(few, many))
 end)
 
+t.test("plans are known by all that arguments that are no tensors say", function()
+  local times = ml.compile(function(x, n) return x * n end)
+  local whole, one = ml.tensor {1, 2, 3}, ml.tensor {1.0}
+  for _, n in ipairs {1, 1.0, 2, 2.0, 1, 1.0} do
+    t.eq(times(whole, n).dtype, (whole * n).dtype, tostring(n))
+  end
+  local over = ml.compile(function(x, opts) return x / opts.by end)
+  for _, by in ipairs {0.0, -0.0, 0, 0.0, math.mininteger, -2.0 ^ 63} do
+    t.eq(over(one, {by = by}):item(), (one / by):item(), tostring(by))
+  end
+  local named = ml.compile(function(x, opts) return x * (opts.a or 10) end)
+  t.eq(named(one, {a = 1, b = 2}):item(), 1.0)
+  t.eq(named(one, {["a=n1;stringb"] = 2}):item(), 10.0)
+  t.eq(named(one, {["ai1;s1:b"] = 2}):item(), 10.0)
+  local third = ml.compile(function(x, opts) return x * (opts[1 / 3] or 10) end)
+  t.eq(third(one, {[1 / 3] = 2}):item(), 2.0)
+  t.eq(third(one, {[0.33333333333333] = 2}):item(), 10.0)
+  local integer = ml.compile(function(x, opts) return x * (opts["1"] or 10) end)
+  t.eq(integer(one, {["1"] = 2}):item(), 2.0)
+  t.eq(integer(one, {2}):item(), 10.0)
+end)
+
+t.test("a compiled function does not change what it is given in place, but states and values of its own", function()
+  local x, s = ml.tensor {1.0}, ml.state(ml.tensor {1.0})
+  local change = ml.compile(function(a)
+    a:add_(1)
+    return a * 1
+  end)
+  t.raises(function() change(x) end, "cannot change what it is given", "usage")
+  t.eq(x:item(), 1.0)
+  local own = ml.compile(function(a)
+    local b = a * 2
+    b:add_(1)
+    return b
+  end)
+  t.eq(own(x):item(), 3.0)
+  local state = ml.compile(function(a)
+    a:add_(1)
+    return a * 1
+  end)
+  t.eq({state(s):item(), state(s):item(), s:item()}, {2.0, 3.0, 3.0})
+end)
+
 t.test("what a compiled function draws it draws anew, as it would uncompiled", function()
   local r = ml.random
   local function draws(x)

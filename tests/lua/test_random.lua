@@ -235,4 +235,20 @@ t.test("misuse is named", function()
   t.raises(function() random.uniform({2}, {key = 3}) end, "random.key", "usage")
 end)
 
+t.test("draws, and repetitions, of as many axes as there may be", function()
+  local shape = {1, 1, 1, 1, 1, 1, 3, 2}
+  for name, draw in pairs {
+    normal = function() return ml.random.normal(shape) end,
+    randint = function() return ml.random.randint(0, 5, shape) end,
+    bernoulli = function() return ml.random.bernoulli(0.5, shape) end,
+    repeat_interleave = function() return ml.zeros {1, 1, 1, 1, 1, 1, 3, 1}:repeat_interleave(2, 8) end,
+  } do
+    t.eq(draw().shape, shape, name)
+  end
+  t.eq(ml.tensor {{1, 2}, {3, 4}}:repeat_interleave(2, 1):tolist(), {{1, 2}, {1, 2}, {3, 4}, {3, 4}})
+  t.eq(ml.tensor {{1, 2}, {3, 4}}:repeat_interleave(2, 2):tolist(), {{1, 1, 2, 2}, {3, 3, 4, 4}})
+  t.eq(ml.zeros {2, 0}:repeat_interleave(3, 2).shape, {2, 0})
+  t.eq(ml.zeros {2, 3}:repeat_interleave(0, 1).shape, {0, 3})
+end)
+
 t.done()
