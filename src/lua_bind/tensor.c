@@ -11,6 +11,7 @@ typedef struct handle {
   lb_link link;      /* of the scope that frees it; first, so that a link is its handle */
   ml_tensor *tensor; /* NULL once closed */
   lb_host *host;
+  uint64_t recording; /* in which it was made; 0: in none */
 } handle;
 
 /* ---- handles ---- */
@@ -32,11 +33,14 @@ void lb_close_link(lb_link *link) { close_handle((handle *)link); }
 
 lb_link *lb_check_link(lua_State *L, int index) { return lb_check_handle(L, index, LB_TENSOR); }
 
+static uint64_t recording_of(const ml_engine *e) { return e->recording ? e->recordings : 0; }
+
 ml_tensor **lb_new_tensor(lua_State *L) {
   handle *h = lua_newuserdatauv(L, sizeof *h, 0);
   *h = (handle){.tensor = NULL};
   luaL_setmetatable(L, LB_TENSOR);
   h->host = lb_host_retain(lb_get_host(L));
+  h->recording = recording_of(h->host->engine);
   lb_scope_add(h->host, &h->link);
   return &h->tensor;
 }
@@ -86,15 +90,15 @@ int lb_rebind(lua_State *L) {
              ml_shape_text(value->ndim, value->shape, from, sizeof from), ml_dtype_name(value->dtype),
              ml_shape_text(old->ndim, old->shape, to, sizeof to), ml_dtype_name(old->dtype));
   }
-  if (old->node && old->node->op == ML_OP_input)
-    lb_usage(L, "in place: a compiled function cannot change what it is given, unless that is a state (ml.state)");
+  handle *h = lua_touserdata(L, 1);
+  if (!old->state && lb_engine(L)->recording && h->recording != recording_of(lb_engine(L)))
+    lb_usage(L, "in place: a function that is recorded cannot change a tensor from outside, unless that is a state");
   if (old->state) {
     ml_tensor *both[2] = {old, value}, *same;
     ml_attrs none = {0};
     lb_check(L, ml_apply(lb_engine(L), ML_OP_assign, both, 2, &none, &same));
     ml_tensor_release(same);
   } else {
-    handle *h = lua_touserdata(L, 1);
     h->tensor = ml_tensor_retain(value);
     ml_tensor_release(old);
   }

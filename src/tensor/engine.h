@@ -68,6 +68,7 @@ struct ml_engine {
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
   int recording;          /* depth of ml_record_begin */
+  uint64_t recordings;    /* so far, counted from the outermost ml_record_begin */
   ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */

@@ -74,12 +74,19 @@ t.test("a compiled function does not change what it is given in place, but state
     a:add_(1)
     return a * 1
   end)
-  t.raises(function() change(x) end, "cannot change what it is given", "usage")
+  t.raises(function() change(x) end, "cannot change a tensor from outside", "usage")
+  t.eq(x:item(), 1.0)
+  local captured = ml.compile(function(a)
+    x:add_(a)
+    return x * 1
+  end)
+  t.raises(function() captured(ml.tensor {1.0}) end, "cannot change a tensor from outside", "usage")
   t.eq(x:item(), 1.0)
   local own = ml.compile(function(a)
-    local b = a * 2
+    local b, c = a * 2, ml.zeros {1}
     b:add_(1)
-    return b
+    c:add_(b)
+    return c
   end)
   t.eq(own(x):item(), 3.0)
   local state = ml.compile(function(a)

@@ -86,7 +86,7 @@ ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, m
 
 ml_status ml_record_begin(ml_engine *e) {
   if (e->recording == 0 && e->n_effects > 0) ML_TRY(ml_eval(e, NULL, 0));
-  e->recording++;
+  if (e->recording++ == 0) e->recordings++;
   return ML_OK;
 }
 
