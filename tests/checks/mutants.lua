@@ -133,12 +133,27 @@ end
 
 -- ---- the list of them ----
 
+local function change_text(m)
+  local new = m.new == "" and "nothing" or ("`%s`"):format(m.new)
+  return ("`%s` to %s%s"):format(m.old, new, m.nth > 1 and (" (%d)"):format(m.nth) or "")
+end
+
+-- FNV-1a, 64 bits.
+local function hash(text)
+  local h = 0xcbf29ce484222325
+  for i = 1, #text do h = (h ~ text:byte(i)) * 0x100000001b3 end
+  return h
+end
+
+-- In an order of chance that goes by what each mutant is: where a line is added, all others keep theirs, and what has
+-- been said of survivors stays.
 local function shuffled(list, seed)
-  local random = require "tests.lua.programs.random"(seed)
-  for i = #list, 2, -1 do
-    local k = random:int(1, i)
-    list[i], list[k] = list[k], list[i]
-  end
+  local ranks = {}
+  for _, m in ipairs(list) do ranks[m] = hash(("%d %s %s %s"):format(seed, m.path, m.code, change_text(m))) end
+  table.sort(list, function(a, b)
+    if ranks[a] ~= ranks[b] then return ranks[a] < ranks[b] end
+    return a.line < b.line
+  end)
   return list
 end
 
@@ -155,11 +170,6 @@ local function mechanical()
 end
 
 local function causes() return ONLY == "" and require "tests.checks.mutants.causes" or {} end
-
-local function change_text(m)
-  local new = m.new == "" and "nothing" or ("`%s`"):format(m.new)
-  return ("`%s` to %s%s"):format(m.old, new, m.nth > 1 and (" (%d)"):format(m.nth) or "")
-end
 
 local function title(m) return m.edits and m.name or ("%s:%d: %s"):format(m.path, m.line, change_text(m)) end
 
