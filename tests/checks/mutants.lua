@@ -139,7 +139,7 @@ local function change_text(m)
 end
 
 -- FNV-1a, 64 bits.
-local function hash(text)
+local function number_of(text)
   local h = 0xcbf29ce484222325
   for i = 1, #text do h = (h ~ text:byte(i)) * 0x100000001b3 end
   return h
@@ -149,7 +149,7 @@ end
 -- been said of survivors stays.
 local function shuffled(list, seed)
   local ranks = {}
-  for _, m in ipairs(list) do ranks[m] = hash(("%d %s %s %s"):format(seed, m.path, m.code, change_text(m))) end
+  for _, m in ipairs(list) do ranks[m] = number_of(("%d %s %s %s"):format(seed, m.path, m.code, change_text(m))) end
   table.sort(list, function(a, b)
     if ranks[a] ~= ranks[b] then return ranks[a] < ranks[b] end
     return a.line < b.line
