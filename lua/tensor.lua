@@ -574,6 +574,10 @@ function methods.unpack(w)
   return core.unpack(w)
 end
 
+---A copy of x in storage of its own, which `assign` and in-place operations write.
+---@return moonlet.Tensor
+function methods.state(x) return ml.state(x) end
+
 -- Softmax over any axis; kernels know the last.
 for _, name in ipairs {"softmax", "log_softmax"} do
   local last = ml[name]

@@ -511,6 +511,11 @@ function ml.pack(x, opts) end
 ---@return moonlet.Tensor
 function ml.unpack(x) end
 
+---A copy of x in storage of its own, which `assign` and in-place operations write.
+---@param x moonlet.Tensor
+---@return moonlet.Tensor
+function ml.state(x) end
+
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param x moonlet.Tensor
 ---@param ... integer
@@ -1941,6 +1946,10 @@ function x:pack(opts) end
 ---A packed weight in the layout that it had before: floats, or a file's blocks.
 ---@return moonlet.Tensor
 function x:unpack() end
+
+---A copy of x in storage of its own, which `assign` and in-place operations write.
+---@return moonlet.Tensor
+function x:state() end
 
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param ... integer

@@ -143,6 +143,9 @@ int lb_make_state(lua_State *L) {
   if (lb_to_tensor(L, 1)) {
     ml_tensor *from = lb_check_tensor(L, 1, "state");
     ml_attrs none = {0};
+    if (from->layout != ML_LAYOUT_STRIDED)
+      lb_usage(L, "state: x: a weight of %s in a layout that is not written: unpack or dequantize it first",
+               ml_dtype_name(from->dtype));
     ml_tensor **out = lb_new_tensor(L);
     lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
     lb_eval(L, out, 1);

@@ -200,6 +200,16 @@ t.test("values of a trace have none outside it", function()
   t.eq(f():tolist(), {4.0, 4.0})
 end)
 
+t.test("a state is made by a method too, and not of a weight in another layout", function()
+  local x = ml.tensor {1, 2}
+  local s = x:state()
+  s:add_(1)
+  t.eq({s:tolist(), x:tolist()}, {{2, 3}, {1, 2}})
+  local w = ml.pack(ml.ones {16, 32})
+  t.raises(function() ml.state(w) end, "state: x: a weight of float32", "usage")
+  t.raises(function() w:state() end, "state: x: a weight of float32", "usage")
+end)
+
 t.test("a value that somebody holds is computed once", function()
   local x = ml.random.normal({64, 64})
   local y = x:matmul(x)
