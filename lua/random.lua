@@ -65,14 +65,20 @@ local function next_key(opts)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})
 end
 
--- Twice as much as a shape has, drawn by `draw` and parted: the first half, and the second. Not on an axis more, of
--- which there may be none.
-local function halves(shape, draw)
+-- A shape that somebody gave, and how many numbers it has.
+local function checked(shape)
   shape = util.shape("shape", shape)
   local size = 1
   for _, count in ipairs(shape) do size = size * count end
+  return shape, size
+end
+
+-- Twice as much as a shape has, drawn by `draw` and parted: the first half, and the second. Not on an axis more, of
+-- which there may be none.
+local function halves(shape, draw)
+  local own, size = checked(shape)
   local both = draw {2, size}
-  return both[1]:reshape(shape), both[2]:reshape(shape)
+  return both[1]:reshape(own), both[2]:reshape(own)
 end
 
 -- [0, 1) with 24 bits, float32
@@ -83,10 +89,9 @@ end
 -- n words for each number of a shape, uint32 tensors of that shape. Those of one number stand side by side, so that it
 -- does not depend on how many are drawn at once.
 local function words_for(shape, opts, n)
-  local size, out = 1, {}
-  for _, count in ipairs(util.shape("shape", shape)) do size = size * count end
-  local bits = ml.random_bits(next_key(opts), {size, n})
-  for i = 1, n do out[i] = bits:slice {{}, {i, i}}:reshape(shape) end
+  local own, size = checked(shape)
+  local bits, out = ml.random_bits(next_key(opts), {size, n}), {}
+  for i = 1, n do out[i] = bits:slice {{}, {i, i}}:reshape(own) end
   return out
 end
 

@@ -177,9 +177,7 @@ local function title(m) return m.edits and m.name or ("%s:%d: %s"):format(m.path
 
 local function results_path(kind, m)
   local name = kind == "cause" and "cause " .. m.name or title(m) .. m.at
-  local hash = 5381
-  for i = 1, #name do hash = hash * 33 + name:byte(i) & 0xffffffffffff end
-  return ("%s/mutants/results/%012x"):format(BUILD, hash)
+  return ("%s/mutants/results/%016x"):format(BUILD, number_of(name))
 end
 
 local function known(kind, m)

@@ -278,10 +278,9 @@ static bool find_finite(int op, const char *const *rows, int64_t n, int64_t widt
   S *restrict keys = (S *)(void *)room, *restrict places = keys + width;                                               \
   bool found = T == ML_F32 && find_finite(op, rows, n, width, room);                                                   \
   for (int64_t c = 0; c < width && !found; c++) keys[c] = (S)(UINT64_C(1) << (sizeof(S) * 8 - 1)), places[c] = 0;      \
-  if (found) (void)flip;                                                                                               \
-  else if (wants_index(op))                                                                                            \
+  if (!found && wants_index(op))                                                                                       \
     SWEEP(S, S best = keys[c]; S at = places[c], FIRST_LARGER, NAME, keys[c] = best; places[c] = at);                  \
-  else SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)
+  else if (!found) SWEEP(S, S best = keys[c], LARGER, NAME, keys[c] = best)
 #define CHOOSE(T, NAME, S, KEY)                                                                                        \
   case T: {                                                                                                            \
     FIND_KEYS(T, NAME, S);                                                                                             \

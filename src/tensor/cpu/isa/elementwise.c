@@ -626,9 +626,8 @@ ml_status K(fused_prepare)(ml_task *t) {
 
 /* An operand on its way through the tiles. Numbered as in shape_plan. */
 typedef struct strip {
-  char *row, *at;                        /* where the row begins, and the tile */
-  int64_t stride, item;                  /* elements, along the innermost axis; bytes of one */
-  const int64_t (*strides)[ML_MAX_DIMS]; /* of all axes */
+  char *row, *at;       /* where the row begins, and the tile */
+  int64_t stride, item; /* elements, along the innermost axis; bytes of one */
   ml_dtype dtype;
   bool as_it_lies;    /* float32 side by side: a register where it lies in memory */
   void *room;         /* its register in scratch */
@@ -673,7 +672,6 @@ static void start_tiles(tiles *w, const ml_task *t, int64_t unit, char *scratch)
     const ml_arg *x = operand(t, k);
     const int reg = k < t->n_out ? f->outputs[k] : k - t->n_out;
     strip *p = &w->strips[k];
-    p->strides = &s->strides[k];
     p->stride = s->strides[k][inner];
     p->item = ml_dtype_infos[x->dtype].bytes;
     p->dtype = x->dtype;
@@ -696,7 +694,7 @@ static void next_run(tiles *w) {
   for (int d = s->ndim - 2; d >= 0; d--) {
     bool on = ++w->index[d] < s->shape[d];
     int64_t by = on ? 1 : 1 - s->shape[d];
-    for (int k = 0; k < operands; k++) w->strips[k].row += by * (*w->strips[k].strides)[d] * w->strips[k].item;
+    for (int k = 0; k < operands; k++) w->strips[k].row += by * s->strides[k][d] * w->strips[k].item;
     if (on) return;
     w->index[d] = 0;
   }

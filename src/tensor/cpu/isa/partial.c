@@ -275,36 +275,31 @@ static int64_t find_float(const float *x, int64_t n, float value) {
   return i;
 }
 
-static void choose_floats(partial *p, int op, const float *x, int64_t n, int64_t first) {
+/* choose, of float32, where all are finite and the result is no zero of unknown sign; else false, and nothing is done.
+ */
+static bool choose_finite(partial *p, int op, const float *x, int64_t n, int64_t first) {
   enum { FLOATS = 4 * SPAN };
-  const bool indices = wants_index(op);
-  const int32_t *bits = (const int32_t *)(const void *)x, flip = wants_smallest(op) ? -1 : 0;
-  int64_t found = -1;
-  bool finite = false;
-  float best = 0;
+  const bool smallest = wants_smallest(op), index = wants_index(op);
+  float best = x[0], here;
+  int64_t found = 0;
   for (int64_t i = 0, m; i < n; i += m) {
     m = ml_min64(FLOATS, n - i);
-    float extreme;
-    bool plain = find_extreme(x + i, m, flip != 0, &extreme);
-    int32_t as_bits;
-    memcpy(&as_bits, &extreme, sizeof as_bits);
-    int32_t key = plain && (indices || extreme != 0)
-                      ? f32_key(as_bits, flip, -1) /* of zeros one has to know the sign */
-                  : indices ? f32_place(bits + i, m, flip)
-                            : f32_max(bits + i, m, flip);
-    if (p->at < 0 || key > p->k) p->k = key, p->at = 0, found = i, finite = plain, best = extreme;
+    if (!find_extreme(x + i, m, smallest, &here)) return false;
+    if (smallest ? here < best : here > best) best = here, found = i;
   }
-  if (!indices || found < 0) return;
-  int64_t m = ml_min64(FLOATS, n - found);
-  p->at = first + found + (finite ? find_float(x + found, m, best) : f32_find(bits + found, m, flip, (int32_t)p->k));
+  if (!index && best == 0) return false;
+  int32_t bits;
+  memcpy(&bits, &best, sizeof bits);
+  int32_t key = f32_key(bits, smallest ? -1 : 0, -1);
+  if (p->at >= 0 && key <= p->k) return true;
+  p->k = key;
+  p->at = index ? first + found + find_float(x + found, ml_min64(FLOATS, n - found), best) : 0;
+  return true;
 }
 
 static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
   bool indices = wants_index(op);
-  if (t == ML_F32) {
-    choose_floats(p, op, (const float *)(const void *)data, n, first);
-    return;
-  }
+  if (t == ML_F32 && n > 0 && choose_finite(p, op, (const float *)(const void *)data, n, first)) return;
   switch (t) {
     EACH_KEY(CHOOSE)
   default: return;

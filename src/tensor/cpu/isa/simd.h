@@ -164,41 +164,35 @@ ALWAYS_INLINE void v_store_part(float *p, v16f a, int n) {
 }
 #endif
 
-/* The lanes' sum, in the same order everywhere: halves of sixteen, of eight, of four, of two. */
-ALWAYS_INLINE float v_sum(v16f a) {
+/* Returns all lanes of `a` folded by v_OP, in the same order everywhere: halves of sixteen, of eight, of four, of two.
+ */
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-#if defined(ML_ISA_AVX512)
-  __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+#define FOLD_LANES(OP, a)                                                                                              \
+  do {                                                                                                                 \
+    __m256 e = _mm256_##OP                                                                                             \
+    ##_ps(v_half(a, 0), v_half(a, 1));                                                                                 \
+    __m128 q = _mm_##OP                                                                                                \
+    ##_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));                                                     \
+    q = _mm_##OP                                                                                                       \
+    ##_ps(q, _mm_movehl_ps(q, q));                                                                                     \
+    return _mm_cvtss_f32(_mm_##OP##_ss(q, _mm_movehdup_ps(q)));                                                        \
+  } while (0)
 #else
-  __m256 e = _mm256_add_ps(a.lo, a.hi);
+#define FOLD_LANES(OP, a)                                                                                              \
+  do {                                                                                                                 \
+    for (int n = LANES / 2; n > 0; n /= 2) {                                                                           \
+      v16f upper = a;                                                                                                  \
+      for (int i = 0; i < n; i++) upper.f[i] = a.f[i + n];                                                             \
+      a = v_##OP(a, upper);                                                                                            \
+    }                                                                                                                  \
+    return a.f[0];                                                                                                     \
+  } while (0)
 #endif
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
-  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
-#else
-  for (int n = LANES / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; i++) a.f[i] += a.f[i + n];
-  }
-  return a.f[0];
-#endif
-}
-
+ALWAYS_INLINE float v_sum(v16f a) { FOLD_LANES(add, a); }
 /* The largest lane; NaNs are passed over, and leave -infinity where there is nothing else. */
 ALWAYS_INLINE float v_max_lane(v16f a) {
   a = v_max(a, v_set1(-INFINITY));
-#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-#if defined(ML_ISA_AVX512)
-  __m256 e = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-#else
-  __m256 e = _mm256_max_ps(a.lo, a.hi);
-#endif
-  __m128 q = _mm_max_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
-  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
-#else
-  for (int i = 1; i < LANES; i++) a.f[0] = a.f[i] > a.f[0] ? a.f[i] : a.f[0];
-  return a.f[0];
-#endif
+  FOLD_LANES(max, a);
 }
 
 /* One element of any float dtype as float32. */
