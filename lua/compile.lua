@@ -9,11 +9,11 @@ local function is_tensor(x)
   return meta and meta.__name == "moonlet.Tensor" or false
 end
 
--- A value that the key knows by its address, which must not come to stand for another one: `key.held` keeps it alive.
+-- A value that the key knows by its address, which another one may have later: `key.known` lists such values.
 local function by_address(value, key)
   key[#key + 1] = ("%s%p;"):format(type(value), value)
-  key.held = key.held or {}
-  table.insert(key.held, value)
+  key.known = key.known or {}
+  table.insert(key.known, value)
 end
 
 -- A number, text, boolean or nil as a part of the key: what differs in type or in a bit differs, and where one ends is
@@ -30,9 +30,8 @@ local function check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
 end
 
--- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. Weights in a layout
--- of products or of files are constants of a plan, and a state is the same storage inside and outside: they have no
--- type to go by.
+-- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. A state is the same
+-- storage inside and outside, and weights in blocks are constants of a plan: they have no type to go by.
 local function describe(value, tensors, key, depth)
   local tensor_type = core.type_key(value)
   if tensor_type then
@@ -56,8 +55,10 @@ local function describe(value, tensors, key, depth)
 end
 
 -- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
--- ones that `tensors` has.
-local function builder(value, tensors, depth)
+-- ones that `tensors` has. `given`, if any: of what the function was given and may give back, where it is found then.
+local function builder(value, tensors, depth, given)
+  local place = given and value ~= nil and given[value]
+  if place then return function(replacements) return replacements[place.list][place.index] end end
   if core.type_key(value) then
     tensors[#tensors + 1] = value
     local index = #tensors
@@ -66,7 +67,7 @@ local function builder(value, tensors, depth)
   if type(value) ~= "table" then return function() return value end end
   check_depth(depth)
   local names, parts = util.sorted_keys(value), {}
-  for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1) end
+  for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1, given) end
   return function(replacements)
     local copy = {}
     for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
@@ -156,17 +157,24 @@ function M.next_key()
   if not tracing then
     util.raise("usage", "a draw without a key in a step that is recorded would be the same each time: give it a key")
   end
-  tracing.key = tracing.key or M.unscoped(core.input, tracing.index, "uint32", {3}) -- later draws read it too
+  if not tracing.key then -- which later draws read too
+    tracing.key = M.unscoped(function() return core.input(tracing.index, core.make_tensor({0, 0, 0}, "uint32")) end)
+  end
   tracing.draws = tracing.draws + 1
   return tracing.key + core.make_tensor({0, 0, tracing.draws & 0xffffffff}, "uint32")
 end
 
--- Records fn over placeholders; returns the plan, a builder of its results, and how many draws it makes.
-local function trace(fn, args, n)
+-- Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
+-- results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes.
+local function trace(fn, args, n, known)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
-  local inputs = {}
-  for i, t in ipairs(tensors) do inputs[i] = core.input(i, t.dtype, t.shape) end
+  local inputs, given = {}, {}
+  for i, t in ipairs(tensors) do
+    inputs[i] = core.input(i, t)
+    given[inputs[i]] = {list = "inputs", index = i}
+  end
+  for i, value in ipairs(known or {}) do given[value] = {list = "known", index = i} end
   local traced = {}
   for i = 1, n do traced[i] = build[i](inputs) end
   local own = {index = #inputs + 1, draws = 0}
@@ -175,7 +183,7 @@ local function trace(fn, args, n)
   return M.record(function()
     local results = table.pack(fn(table.unpack(traced, 1, n)))
     local outputs, parts = {}, {}
-    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0) end
+    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0, given) end
     inputs[own.index] = own.key
     return core.plan(inputs, outputs), function(values)
       local out = {}
@@ -185,11 +193,36 @@ local function trace(fn, args, n)
   end)
 end
 
----A function that records fn once for each combination of argument shapes, dtypes and non-tensor values, and from then
----on replays the plan. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants
----of the plan: to see a new value, give them as arguments, or make them state that is written in place. Of what fn is
----given or captures it changes states alone in place. What fn draws it draws anew with every call, as it would
----uncompiled.
+-- Plans whose key names what is no more, by address, are never run again.
+local function drop_stale(plans)
+  for name, entry in pairs(plans) do
+    local stale = false
+    for i = 1, entry.n_known do
+      local value = entry.known[i]
+      stale = stale or value == nil or (is_tensor(value) and core.is_closed(value))
+    end
+    if stale then
+      entry.plan:close()
+      plans[name] = nil
+    end
+  end
+end
+
+-- The entry of a key, for as long as what it names by address is what it was.
+local function find_plan(plans, name, known)
+  local entry = plans[name]
+  for i = 1, entry and entry.n_known or 0 do
+    if entry.known[i] ~= known[i] then return nil end
+  end
+  return entry
+end
+
+---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values,
+---and from then on replays the plan. A state that it is given, a function, a weight in a file's blocks have a plan each,
+---which is dropped once they are gone and another plan is made. Tensors that fn reads without being given them (a
+---module's parameters, upvalues) are constants of the plan: to see a new value, give them as arguments, or make them
+---state that is written in place. Of what fn is given or captures it changes states alone in place. What fn draws it
+---draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
@@ -200,15 +233,19 @@ function M.compile(fn, opts)
     if core.recording() then return fn(...) end -- a part of the plan that is recorded
     local n, args, tensors, key = select("#", ...), {...}, {}, {}
     for i = 1, n do describe(args[i], tensors, key, 0) end
-    local name = table.concat(key)
-    local entry = plans[name]
+    local name, known = table.concat(key), key.known
+    local entry = find_plan(plans, name, known)
     if not entry then
-      local plan, build, draws = M.unscoped(trace, fn, args, n)
-      entry = {plan = plan, build = build, draws = draws, held = key.held}
+      drop_stale(plans)
+      local plan, build, draws = M.unscoped(trace, fn, args, n, known)
+      entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
+      entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
     if entry.draws > 0 then tensors[#tensors + 1] = M.advance(entry.draws) end
-    return entry.build {entry.plan:run(table.unpack(tensors))}
+    local values = {entry.plan:run(table.unpack(tensors))}
+    values.inputs, values.known = tensors, known
+    return entry.build(values)
   end
 end
 

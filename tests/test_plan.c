@@ -31,7 +31,7 @@ static ml_tensor *add_node(graph *g, ml_tensor *t) {
 static ml_tensor *add_input(graph *g, ml_tensor *t) {
   if (g->mode != PLANNED || g->n_inputs == MOST_INPUTS) return g->nodes[g->n_nodes++] = t;
   ml_tensor *p;
-  must(ml_tensor_input(g->e, g->n_inputs, t->dtype, t->ndim, t->shape, &p), "input");
+  must(ml_tensor_input(g->e, g->n_inputs, t, &p), "input");
   g->values[g->n_inputs] = t;
   g->inputs[g->n_inputs++] = keep(p);
   return g->nodes[g->n_nodes++] = p;
@@ -416,8 +416,8 @@ static void strange_outputs(graph *g, int variant) {
 static void test_replay(ml_engine *e) {
   enum { N = 70 };
   ml_tensor *a, *b, *out[2], *outputs[2];
-  must(ml_tensor_input(e, 0, ML_F32, SHAPE(5, N), &a), "input");
-  must(ml_tensor_input(e, 1, ML_I32, SHAPE(N), &b), "input");
+  must(ml_tensor_input(e, 0, &(ml_tensor){.dtype = ML_F32, .ndim = 2, .shape = {5, N}}, &a), "input");
+  must(ml_tensor_input(e, 1, &(ml_tensor){.dtype = ML_I32, .ndim = 1, .shape = {N}}, &b), "input");
   keep(a), keep(b);
   ml_tensor *count = state(e, ML_F32, SHAPE(1), (double[]){0});
   outputs[0] = apply(e, ML_OP_sum, list_attrs(1, (int64_t[]){1}),

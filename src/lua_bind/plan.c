@@ -47,14 +47,13 @@ static int eval(lua_State *L) {
   return 0;
 }
 
-/* input(index, dtype, shape): a placeholder; index 1-based. */
+/* input(index, like): a placeholder for what has the type of `like`; index 1-based. */
 static int input(lua_State *L) {
-  int64_t index = lb_check_integer(L, 1, "index"), shape[ML_MAX_DIMS];
-  ml_dtype dtype = lb_check_dtype(L, 2, "input: dtype");
-  int ndim = lb_check_shape(L, 3, "input: shape", shape);
+  int64_t index = lb_check_integer(L, 1, "index");
+  const ml_tensor *like = lb_check_tensor(L, 2, "input");
   ml_tensor **out = lb_new_tensor(L);
   if (index < 1 || index > INT32_MAX) lb_usage(L, "input: index %lld is out of range", (long long)index);
-  lb_check(L, ml_tensor_input(lb_engine(L), (int)(index - 1), dtype, ndim, shape, out));
+  lb_check(L, ml_tensor_input(lb_engine(L), (int)(index - 1), like, out));
   return 1;
 }
 
@@ -162,16 +161,24 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
-/* type_key(x): of a strided tensor that is no state, what tells its dtype and shape from others, not for reading and no
- * part of another such text; of anything else nil. */
+/* type_key(x): of a tensor that an input of a plan can stand for, what tells its type (dtype, shape, layout) from
+ * others, not for reading and no part of another such text. Of anything else nil: of states, and of weights in blocks,
+ * of which products read a packed copy. */
 static int type_key(lua_State *L) {
   if (!luaL_testudata(L, 1, LB_TENSOR)) return 0;
   const ml_tensor *t = lb_check_tensor(L, 1, "compile");
-  if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;
-  char key[3 + sizeof t->shape] = {'t', (char)('a' + t->dtype), (char)('0' + t->ndim)};
+  if (t->layout == ML_LAYOUT_BLOCKS || t->state) return 0;
+  char layout = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
+  char key[3 + sizeof t->shape] = {layout, (char)('a' + t->dtype), (char)('0' + t->ndim)};
   size_t bytes = (size_t)t->ndim * sizeof *t->shape;
   memcpy(key + 3, t->shape, bytes);
   lua_pushlstring(L, key, 3 + bytes);
+  return 1;
+}
+
+/* is_closed(tensor): whether it was closed by hand. */
+static int is_closed(lua_State *L) {
+  lua_pushboolean(L, !lb_to_tensor(L, 1));
   return 1;
 }
 
@@ -200,6 +207,7 @@ int lb_open_plan(lua_State *L) {
                                        {"record", record},
                                        {"recording", recording},
                                        {"module_path", module_path},
+                                       {"is_closed", is_closed},
                                        {"op_of", op_of},
                                        {"type_key", type_key},
                                        {NULL, NULL}};

@@ -133,9 +133,10 @@ ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_
   return ML_OK;
 }
 
-ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape,
-                          ml_tensor **out) {
-  ML_TRY(leaf(engine, ML_OP_input, dtype, ndim, shape, out));
+ml_status ml_tensor_input(ml_engine *engine, int index, const ml_tensor *like, ml_tensor **out) {
+  ML_TRY(leaf(engine, ML_OP_input, like->dtype, like->ndim, like->shape, out));
+  (*out)->layout = like->layout;
+  (*out)->exact = like->exact;
   (*out)->node->attrs.input.index = index;
   return ML_OK;
 }

@@ -111,9 +111,8 @@ ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const
                               size_t bytes, ml_tensor **out);
 /* A lazy scalar. */
 ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_t i, ml_tensor **out);
-/* A placeholder for input `index` of a plan. */
-ml_status ml_tensor_input(ml_engine *engine, int index, ml_dtype dtype, int ndim, const int64_t *shape,
-                          ml_tensor **out);
+/* A placeholder for input `index` of a plan, of the type of `like`: dtype, shape and layout. */
+ml_status ml_tensor_input(ml_engine *engine, int index, const ml_tensor *like, ml_tensor **out);
 
 ml_tensor *ml_tensor_retain(ml_tensor *t);
 void ml_tensor_release(ml_tensor *t); /* NULL is allowed */

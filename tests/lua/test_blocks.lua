@@ -38,7 +38,7 @@ t.test("blocks are packed once, and stay what they are", function()
   t.eq(w:tobytes(), bytes)
 end)
 
-t.test("weights are arguments of a compiled function too, one plan each", function()
+t.test("weights are arguments of a compiled function too", function()
   local x, y, ids = ml.random.normal {3, 512}, ml.random.normal {3, 37}, ml.tensor {36, 0, 5}
   local linear = ml.compile(function(a, tree) return ml.linear(a, tree.w) end)
   local transposed, look_up = ml.compile(ml.linear_transposed), ml.compile(ml.embedding)
@@ -56,6 +56,42 @@ t.test("weights are arguments of a compiled function too, one plan each", functi
     t.ok(ml.explain(ml.linear, x, w):find("linear", 1, true))
   end
   t.eq(x.layout, "strided")
+end)
+
+t.test("packed weights of a type share a plan, and are kept by nobody", function()
+  local f = ml.compile(function(a, w) return ml.linear(a, w):relu(), w, {w = w, a = a} end)
+  local x, weights = ml.random.normal {2, 64}, {}
+  ml.eval(x)
+  for i = 1, 4 do weights[i] = core.random_packed("q8_0", 48, 64, 0.1, i, true) end
+  local other = core.random_packed("q8_0", 48, 64, 0.1, 9, false) -- of another precision: another type
+  local function plans_of(weight)
+    local before = ml.stats().plans
+    local y, w, both = f(x, weight)
+    local made = ml.stats().plans - before
+    t.eq(y:tolist(), ml.linear(x, weight):relu():tolist())
+    t.ok(w == weight and both.w == w and both.a == x, "what it was given is what it gives back")
+    return made
+  end
+  t.eq(plans_of(weights[1]), 1)
+  for i = 1, 4 do t.eq(plans_of(weights[i]), 0) end
+  t.eq(plans_of(other), 1)
+  local before = ml.memory.active()
+  local large = core.random_packed("q8_0", 4096, 64, 0.1, 1, true)
+  f(x, large)
+  large:close()
+  t.ok(ml.memory.active() < before + 100000, "a closed weight is still held")
+end)
+
+t.test("parts of a packed weight that is an argument are products of their own", function()
+  local w = core.random_packed("q4_0", 96, 64, 0.1, 3, true)
+  local x = ml.random.normal {3, 64}
+  local function halves(a, weight)
+    local y = ml.linear(a, weight)
+    return y:slice {{1, 3}, {1, 48}}:silu() * y:slice {{1, 3}, {49, 96}}
+  end
+  t.ok(ml.explain(halves, x, w):find("2 x q4_0", 1, true))
+  local f = ml.compile(halves)
+  for _ = 1, 2 do t.eq(f(x, w):tolist(), halves(x, w):tolist()) end
 end)
 
 t.test("a plan knows its weights from others that come to lie where they lay", function()

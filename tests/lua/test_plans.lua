@@ -96,6 +96,23 @@ t.test("a compiled function does not change what it is given in place, but state
   t.eq({state(s):item(), state(s):item(), s:item()}, {2.0, 3.0, 3.0})
 end)
 
+t.test("a compiled function drops the plans of states and functions that are no more", function()
+  local f = ml.compile(function(x, s, g) return g(x) + s, s end)
+  local x = ml.ones {4}
+  local sizes = {}
+  for i = 1, 40 do
+    local s = ml.state(ml.full({65536}, i))
+    local y, same = f(x:reshape {4, 1}, s, function(v) return v * i end)
+    t.eq(y[1][1]:item(), 2.0 * i)
+    t.ok(same == s)
+    s:close()
+    y:close()
+    if i % 2 == 0 then collectgarbage() end
+    sizes[i] = ml.memory.active()
+  end
+  t.ok(sizes[40] < sizes[4] + 1000000, ("%d bytes became %d"):format(sizes[4], sizes[40]))
+end)
+
 t.test("what a compiled function draws it draws anew, as it would uncompiled", function()
   local r = ml.random
   local function draws(x)

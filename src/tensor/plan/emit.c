@@ -503,10 +503,12 @@ static ml_status emit_linears(emitter *m, const ml_vlinears *l) {
 
 /* ---- leaves and views ---- */
 
-/* What a run puts in place of a placeholder has its input's dtype and shape: the placeholder must have them too. */
+/* What a run puts in place of a placeholder has its input's type: the placeholder must have it too. */
 static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
-  if (input->dtype == n->dtype && ml_same_shape(input->ndim, input->shape, n->ndim, n->shape)) return ML_OK;
-  return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype or shape");
+  if (input->dtype == n->dtype && input->layout == n->layout && input->exact == n->tensor->exact &&
+      ml_same_shape(input->ndim, input->shape, n->ndim, n->shape))
+    return ML_OK;
+  return ml_fail(ML_USAGE, "a placeholder differs from the plan's input in dtype, layout or shape");
 }
 
 static ml_status emit_input(emitter *m, ml_vnode *n) {
@@ -514,6 +516,7 @@ static ml_status emit_input(emitter *m, ml_vnode *n) {
   int64_t index = n->attrs->input.index;
   if (index < 0 || index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
   ML_TRY(check_placeholder(&m->p->input_values[index], n));
+  value.exact = n->tensor->exact;
   ml_storage s = {.place = ML_PLACE_INPUT, .index = (int)index, .bytes = ml_value_bytes(&value)};
   ML_TRY(ml_plan_add_storage(m->p, s, &value.storage));
   return ml_plan_add_value(m->p, &value, &n->value);
@@ -641,9 +644,10 @@ static ml_status emit_node(emitter *m, int v) {
  * its own. */
 static ml_status emit_output(emitter *m, int i, int v) {
   int value;
+  const ml_vnode *n = &m->g->nodes[v];
+  if (n->layout != ML_LAYOUT_STRIDED) return ml_fail(ML_USAGE, "a weight in another layout is no result of a plan");
   ML_TRY(value_of(m, v, &value));
   ML_TRY(note_reader(m, v));
-  const ml_vnode *n = &m->g->nodes[v];
   const ml_storage *s = &m->p->storages[m->p->values[value].storage];
   m->p->outputs[i] = value;
   if (s->place == ML_PLACE_OUTPUT && s->index == i && m->p->values[value].ndim == n->ndim) return ML_OK;

@@ -35,7 +35,8 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
   p->input_values = ml_bump_alloc(&p->memory, (size_t)n_inputs, sizeof *p->input_values);
   ml_status status = p->input_values ? ML_OK : ML_MEMORY;
   for (int i = 0; i < n_inputs && status == ML_OK; i++) {
-    p->input_values[i] = (ml_value){.dtype = inputs[i]->dtype, .ndim = inputs[i]->ndim};
+    const ml_tensor *t = inputs[i];
+    p->input_values[i] = (ml_value){.dtype = t->dtype, .layout = t->layout, .ndim = t->ndim, .exact = t->exact};
     memcpy(p->input_values[i].shape, inputs[i]->shape, sizeof inputs[i]->shape);
   }
   ml_vgraph g = {.memory = {.spare = &e->spare}};

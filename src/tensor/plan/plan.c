@@ -85,7 +85,8 @@ void ml_plan_free(ml_plan *p) {
 
 static ml_status check_input(const ml_plan *p, int i, const ml_tensor *t) {
   const ml_value *want = &p->input_values[i];
-  if (t->dtype == want->dtype && t->layout == want->layout && ml_same_shape(t->ndim, t->shape, want->ndim, want->shape))
+  if (t->dtype == want->dtype && t->layout == want->layout && t->exact == want->exact &&
+      ml_same_shape(t->ndim, t->shape, want->ndim, want->shape))
     return ML_OK;
   return ml_fail(ML_MISMATCH, "input %d of a plan: expected %s %s, found %s %s", i + 1, ml_dtype_name(want->dtype),
                  ml_shape_text(want->ndim, want->shape, (char[160]){0}, 160), ml_dtype_name(t->dtype),
