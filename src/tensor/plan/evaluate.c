@@ -30,7 +30,7 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
   ml_bump memory = {.spare = r->once ? &e->spare : NULL};
   ml_plan *p = ml_bump_alloc(&memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
-  *p = (ml_plan){.memory = memory, .engine = e, .device = e->device, .n_inputs = n_inputs};
+  *p = (ml_plan){.memory = memory, .engine = e, .device = e->device, .once = r->once, .n_inputs = n_inputs};
   if (r->n_outputs) p->device = r->outputs[0]->device;
   p->input_values = ml_bump_alloc(&p->memory, (size_t)n_inputs, sizeof *p->input_values);
   ml_status status = p->input_values ? ML_OK : ML_MEMORY;

@@ -3,7 +3,8 @@
  * A sweep over the steps gives each storage, where its life begins, the free block that fits best, and takes the block
  * back where it ends; forwards and backwards in time, of which the smaller arena is kept. Where neither reaches the
  * bytes that live at once, and storages are few enough for a search of all pairs, they are also placed largest first,
- * each at the lowest offset where it meets none that lives at the same time. Saves memory: one address serves many.
+ * each at the lowest offset where it meets none that lives at the same time, and again with those earlier that came to
+ * lie last. Saves memory: one address serves many.
  *
  * Before that, what a step computes element for element takes the place of an input that dies there: the two are one to
  * the sweeps. Saves memory again, and the writing of lines that are not in the nearest memory yet. */
@@ -228,6 +229,7 @@ typedef struct placing {
   ml_storage **list; /* what is placed */
   size_t n;
   size_t n_steps;
+  bool once;              /* the plan runs once */
   int *next;              /* of a storage: the next that begins at the same step */
   int *block_of;          /* of a storage */
   size_t *offsets, *best; /* of this try, and of the best one so far */
@@ -387,14 +389,10 @@ static void sort_stretches(stretch *live, size_t n) {
   }
 }
 
-static ml_status largest_first(placing *p, calendar *c, measure by) {
-  ranked *order = ml_bump_alloc(p->memory, p->n, sizeof *order);
-  stretch *live = ml_bump_alloc(p->memory, p->n, sizeof *live);
-  if (!order || !live) return ML_MEMORY;
+/* Places all in this order; the bytes that it takes. `live`: room for a stretch each. */
+static size_t place_in_order(placing *p, calendar *c, const ranked *order, stretch *live) {
   size_t bytes = 0;
   clear(c, p->n);
-  for (size_t i = 0; i < p->n; i++) order[i] = (ranked){rank_of(p->list[i], by), (int)i};
-  qsort(order, p->n, sizeof *order, by_rank);
   for (size_t i = 0; i < p->n; i++) {
     int index = order[i].index;
     const ml_storage *s = p->list[index];
@@ -408,13 +406,36 @@ static ml_status largest_first(placing *p, calendar *c, measure by) {
     if (at + s->bytes > bytes) bytes = at + s->bytes;
   }
   keep_best(p, bytes);
-  return ML_OK;
+  return bytes;
 }
+
+/* What reached the end of the arena goes half way to the front of the order. */
+static void bring_forward(const placing *p, ranked *order, size_t bytes) {
+  for (size_t i = 1; i < p->n; i++) {
+    ranked x = order[i];
+    if (p->offsets[x.index] + p->list[x.index]->bytes < bytes) continue;
+    memmove(order + i / 2 + 1, order + i / 2, (i - i / 2) * sizeof *order);
+    order[i / 2] = x;
+  }
+}
+
+/* Orders that are tried for each measure, and storages that are placed in all of them, about; a plan that runs once is
+ * not worth more than one. */
+enum { MOST_TRIES = 32, MOST_PLACED = 8192 };
 
 static ml_status search(placing *p) {
   calendar c = {0};
   ML_TRY(open_calendar(&c, p));
-  for (int by = 0; by < MEASURES && has_holes(p->bytes, p->live); by++) ML_TRY(largest_first(p, &c, (measure)by));
+  ranked *order = ml_bump_alloc(p->memory, p->n, sizeof *order);
+  stretch *live = ml_bump_alloc(p->memory, p->n, sizeof *live);
+  if (!order || !live) return ML_MEMORY;
+  size_t most = p->once ? 1 : MOST_PLACED / p->n + 1, tries = most < MOST_TRIES ? most : MOST_TRIES;
+  for (int by = 0; by < MEASURES && has_holes(p->bytes, p->live); by++) {
+    for (size_t i = 0; i < p->n; i++) order[i] = (ranked){rank_of(p->list[i], (measure)by), (int)i};
+    qsort(order, p->n, sizeof *order, by_rank);
+    for (size_t k = 0; k < tries && has_holes(p->bytes, p->live); k++)
+      bring_forward(p, order, place_in_order(p, &c, order, live));
+  }
   return ML_OK;
 }
 
@@ -428,6 +449,7 @@ static ml_status place(placing *p, ml_plan *plan) {
   ml_status status = numbers && offsets && p->arena.blocks ? ML_OK : ML_MEMORY;
   if (status == ML_OK) {
     p->n_steps = steps;
+    p->once = plan->once;
     p->next = numbers;
     p->block_of = numbers + n;
     p->offsets = offsets;

@@ -143,6 +143,7 @@ struct ml_plan {
   ml_bump memory; /* of the plan and all that it points at, buffers aside */
   ml_engine *engine;
   ml_device *device;
+  bool once; /* it runs once: what takes long to plan is not worth it */
   ml_value *values;
   size_t n_values, values_capacity;
   ml_storage *storages;
