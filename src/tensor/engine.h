@@ -34,12 +34,15 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(orders_kept)                                                                                                       \
   X(tails)                                                                                                             \
   X(rows)                                                                                                              \
+  X(flat)                                                                                                              \
   X(outputs)                                                                                                           \
   X(several)                                                                                                           \
   X(assigned)                                                                                                          \
   X(read_first)                                                                                                        \
   X(forwarded)                                                                                                         \
-  X(dropped)
+  X(dropped)                                                                                                           \
+  X(taken_over)                                                                                                        \
+  X(reordered)
 typedef struct ml_rewrites {
 #define REWRITE(name) uint64_t name;
   ML_REWRITES(REWRITE)

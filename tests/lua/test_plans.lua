@@ -308,4 +308,46 @@ t.test("a value that is read later too is an output beside the last", function()
   t.eq(turned:tobytes(), y:transpose():copy():tobytes())
 end)
 
+-- Whether fn(e, ...) gives the same, to the bit, with every value that it passes through e evaluated at once, and
+-- compiled, where it takes `steps` steps.
+local function check_steps(steps, fn, ...)
+  local arguments = table.pack(...)
+  local function each(x)
+    ml.eval(x)
+    return x
+  end
+  local function whole(...) return fn(function(x) return x end, ...) end
+  local wanted, compiled = {fn(each, ...)}, ml.compile(whole)
+  local found = {compiled(table.unpack(arguments, 1, arguments.n))}
+  for i, x in ipairs(wanted) do
+    t.eq(found[i].shape, x.shape)
+    t.ok(found[i]:tobytes() == x:tobytes(), ("result %d differs"):format(i))
+  end
+  local text = ml.explain(whole, ...)
+  t.eq(math.tointeger(text:match "^%d+"), steps, text)
+end
+
+t.test("what is done with a statistic of each row joins its step, with the axis or without", function()
+  for _, dtype in ipairs {"float32", "bfloat16", "float64"} do
+    local function numbers(...) return ml.random.normal {...}:astype(dtype) end
+    local x, b, c = numbers(64, 64), numbers(64), numbers(64, 1)
+    ml.eval(x, b, c)
+    check_steps(1, function(e, u, v) return e(e(e(e(u * 2):sum(2)) * v) + 1) end, x, b)
+    check_steps(2, function(e, u, v) return e(e(e(u * v):sum(2)) * v) end, x, b) -- v is read as a row, and by the row
+    check_steps(2, function(e, u, v) -- so is the sum
+      local s = e(e(u * v):sum(2))
+      return e(e(s:exp()) * 3), e(u - s)
+    end, x, c)
+    check_steps(1, function(e, u)
+      local d = e(u - e(u:mean(2, true)))
+      return e(e(e(d * d):sum(2)) / 64), d
+    end, x)
+  end
+  local s, x = ml.state(ml.zeros {3, 5}), ml.random.normal {3, 5, 70}
+  ml.eval(x)
+  local f = ml.compile(function(u) ml.assign(s, (u * u):sum(-1):sqrt()) end)
+  f(x)
+  t.eq(s:tolist(), (x * x):sum(-1):sqrt():tolist())
+end)
+
 t.done()

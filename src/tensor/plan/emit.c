@@ -348,6 +348,16 @@ static bool sets_order(const ml_value *v, const ml_vnode *shape, bool rows) {
          (!rows || v->strides[v->ndim - 1] == 1);
 }
 
+/* The form in which a group reads what is outside: that of its rows, or of what has one element a row. */
+static const ml_vnode *form_of(const ml_vgraph *g, const ml_vgroup *group, int outside, const ml_vnode *shape) {
+  for (int i = 0; i < group->n_members && group->like >= 0; i++) {
+    const ml_vnode *n = &g->nodes[group->members[i]];
+    if (ml_vnode_is_elementwise(n) && ml_vnode_is_flat(n, shape) && ml_listed(n->inputs, n->n_inputs, outside))
+      return n;
+  }
+  return shape;
+}
+
 /* What the program reads, and in which order of axes it then writes. */
 static ml_status read_inputs(emitter *m, program_step *s, int turn, const ml_vnode *shape, ml_value *like) {
   const ml_vgroup *group = m->g->nodes[turn].program;
@@ -357,7 +367,8 @@ static ml_status read_inputs(emitter *m, program_step *s, int turn, const ml_vno
     const ml_value *v = &m->p->values[s->values[i]];
     bool takes = like->ndim == 0 && last->op != ML_OP_copy && group->anchor < 0;
     if (takes && sets_order(v, shape, group->like >= 0)) *like = *v;
-    ML_TRY(broadcast_value(m, s->values[i], shape->ndim, shape->shape, &s->values[i]));
+    const ml_vnode *form = form_of(m->g, group, s->inputs[i], shape);
+    ML_TRY(broadcast_value(m, s->values[i], form->ndim, form->shape, &s->values[i]));
   }
   if (group->anchor < 0) return ML_OK;
   const ml_vnode *anchor = &m->g->nodes[group->anchor];

@@ -128,6 +128,8 @@ void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const i
 bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n);
 /* Whether it has one element a row of `wide`, on an axis of size 1. */
 bool ml_vnode_is_narrow(const ml_vnode *n, const ml_vnode *wide);
+/* The same without that axis. */
+bool ml_vnode_is_flat(const ml_vnode *n, const ml_vnode *wide);
 /* A group about rows, with the step's inputs and members whose values are `stored`: as stages, in `memory`. reg[i] is
  * the register of member i, or -1 where no stage but its own reads it. */
 ml_status ml_vgraph_write_rows(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs,

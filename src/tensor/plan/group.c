@@ -77,16 +77,32 @@ static bool is_anchor(const gathering *t, const ml_vnode *n) {
 /* Whether v is of a kind that the group takes. */
 static bool is_kind(const gathering *t, const ml_vnode *n) {
   const ml_vnode *like = &t->g->nodes[t->like];
-  if (ml_vnode_is_elementwise(n)) return ml_vnode_same_shape(n, like) || (t->rows && ml_vnode_is_narrow(n, like));
+  if (ml_vnode_is_elementwise(n))
+    return ml_vnode_same_shape(n, like) || (t->rows && (ml_vnode_is_narrow(n, like) || ml_vnode_is_flat(n, like)));
   if (is_anchor(t, n)) return ml_vnode_same_shape(n, like);
   return t->rows && ml_vnode_is_row_op(t->g, n) && ml_vnode_same_shape(&t->g->nodes[n->inputs[0]], like);
 }
 
-/* Whether a member without the axis that it is a reduction over is read inside the group, where it would be taken for a
- * row. */
 static bool is_flat(const gathering *t, const ml_vnode *n) {
-  const ml_vnode *like = &t->g->nodes[t->like];
-  return !ml_vnode_same_shape(n, like) && !ml_vnode_is_narrow(n, like);
+  return t->rows && ml_vnode_is_flat(n, &t->g->nodes[t->like]);
+}
+
+/* Whether v can be read where the group's members read it. What has one element a row but not the axis of the row is
+ * read by its like alone: to all others it would be a row. And what is outside has one form in a step. */
+static bool is_read_alike(const gathering *t, int v) {
+  const ml_vnode *n = &t->g->nodes[v];
+  for (int i = 0; i < t->n_members && t->rows; i++) {
+    const ml_vnode *m = &t->g->nodes[t->members[i]];
+    bool flat = ml_vnode_is_elementwise(m) && is_flat(t, m);
+    bool alike = flat == (ml_vnode_is_elementwise(n) && is_flat(t, n));
+    for (int k = 0; k < m->n_inputs; k++) {
+      int input = m->inputs[k];
+      if (input == v && is_flat(t, n) != flat) return false;
+      if (!alike && input >= 0 && t->g->nodes[input].constant < 0 && ml_listed(n->inputs, n->n_inputs, input))
+        return false;
+    }
+  }
+  return true;
 }
 
 /* Adds v and the assignments of it where all that reads v is in the group or comes later; false, with nothing changed,
@@ -96,7 +112,7 @@ static bool join(gathering *t, int v) {
   const ml_vnode *n = &g->nodes[v];
   int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
   bool stored = false, fits = n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && is_kind(t, n) &&
-                              t->n_members < ML_GROUP_MEMBERS && !(t->n_members && is_flat(t, n)) &&
+                              t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v) &&
                               (t->several || !n->keep);
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
@@ -176,6 +192,13 @@ ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like) {
   g->nodes[turn].program = group;
   if (n > 1) ML_REWROTE(g, groups);
   if (like->like >= 0) ML_REWROTE(g, rows);
+  for (int i = 0; i < n && like->like >= 0; i++) {
+    const ml_vnode *m = &g->nodes[list[i]];
+    if (ml_vnode_is_elementwise(m) && ml_vnode_is_flat(m, &g->nodes[like->like])) {
+      ML_REWROTE(g, flat);
+      break;
+    }
+  }
   for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
   if (like->anchor >= 0) {
     ML_REWROTE(g, tails);
@@ -216,7 +239,9 @@ static int wide_of(const ml_vgraph *g, int v, int depth) {
     const ml_vnode *x = &g->nodes[n->inputs[k]];
     if (ml_vnode_same_shape(x, n)) wide = wide_of(g, n->inputs[k], depth - 1);
   }
-  return wide >= 0 && ml_vnode_is_narrow(n, &g->nodes[wide]) ? wide : -1;
+  if (wide < 0) return -1;
+  const ml_vnode *row = &g->nodes[wide];
+  return ml_vnode_is_narrow(n, row) || ml_vnode_is_flat(n, row) ? wide : -1;
 }
 
 /* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in.

@@ -101,6 +101,7 @@ static void take_over(ml_plan *p) {
       ml_storage *s = value < 0 ? NULL : &p->storages[p->values[value].storage];
       if (!s || s->place != ML_PLACE_ARENA || s->first != (int)i || s->base >= 0) continue;
       s->base = find_base(p, (int)i, k);
+      if (s->base >= 0) p->engine->stats.rewrites.taken_over++;
     }
   }
 }
@@ -458,7 +459,9 @@ static ml_status place(placing *p, ml_plan *plan) {
     int *next_end = numbers + 2 * n, *begins = numbers + 3 * n, *ends = begins + steps;
     sweep(p, false, begins, ends, next_end);
     if (p->bytes > p->live) sweep(p, true, begins, ends, next_end);
+    size_t swept = p->bytes;
     if (has_holes(p->bytes, p->live) && n <= FEW) status = search(p);
+    if (p->bytes < swept) plan->engine->stats.rewrites.reordered++;
     for (size_t i = 0; i < n; i++) p->list[i]->offset = p->best[i];
     plan->arena_bytes = p->bytes;
   }
@@ -486,24 +489,6 @@ static ml_status place_all(ml_plan *plan, ml_bump *memory) {
   return ML_OK;
 }
 
-/* Long lives leave less room between them: where that cost more than it saved, nothing takes another's place. */
-static ml_status place_apart(ml_plan *plan, ml_bump *memory) {
-  size_t bytes = plan->arena_bytes, live = plan->live_bytes;
-  ml_storage *before = ml_bump_alloc(memory, plan->n_storages, sizeof *before);
-  if (!before) return ML_MEMORY;
-  memcpy(before, plan->storages, plan->n_storages * sizeof *before);
-  for (size_t i = 0; i < plan->n_storages; i++) {
-    plan->storages[i].base = plan->storages[i].first = plan->storages[i].last = -1;
-  }
-  find_lifetimes(plan);
-  ML_TRY(place_all(plan, memory));
-  if (plan->arena_bytes < bytes) return ML_OK;
-  memcpy(plan->storages, before, plan->n_storages * sizeof *before);
-  plan->arena_bytes = bytes;
-  plan->live_bytes = live;
-  return ML_OK;
-}
-
 ml_status ml_plan_place(ml_plan *plan) {
   ml_bump memory = {.spare = &plan->engine->spare};
   find_lifetimes(plan);
@@ -518,7 +503,6 @@ ml_status ml_plan_place(ml_plan *plan) {
   take_over(plan);
   join_lives(plan);
   ml_status status = place_all(plan, &memory);
-  if (status == ML_OK && has_holes(plan->arena_bytes, plan->live_bytes)) status = place_apart(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;

@@ -28,6 +28,10 @@ bool ml_vnode_is_narrow(const ml_vnode *n, const ml_vnode *wide) {
          memcmp(n->shape, wide->shape, (size_t)(n->ndim - 1) * sizeof *n->shape) == 0;
 }
 
+bool ml_vnode_is_flat(const ml_vnode *n, const ml_vnode *wide) {
+  return n->ndim + 1 == wide->ndim && memcmp(n->shape, wide->shape, (size_t)n->ndim * sizeof *n->shape) == 0;
+}
+
 /* ---- stages ---- */
 
 typedef struct stages {
@@ -55,7 +59,7 @@ static int find(const stages *s, int v) {
 static int class_of(const stages *s, int i) {
   const ml_vnode *n = member(s, i);
   if (!ml_vnode_is_elementwise(n)) return -1;
-  return ml_vnode_is_narrow(n, &s->g->nodes[s->group->like]);
+  return !ml_vnode_same_shape(n, &s->g->nodes[s->group->like]);
 }
 
 static bool same_stage(const stages *s, int i, int j) {
