@@ -38,6 +38,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(outputs)                                                                                                           \
   X(several)                                                                                                           \
   X(assigned)                                                                                                          \
+  X(written)                                                                                                           \
   X(read_first)                                                                                                        \
   X(forwarded)                                                                                                         \
   X(dropped)                                                                                                           \

@@ -148,7 +148,8 @@ case("rows", function() -- what joins norms, softmax and statistics of rows, and
     ml.assign(s, centred * (centred:square():mean(-1, true) + 1e-5):rsqrt())
     local flat = (a - b):sum(-1)
     return sum, ml.layer_norm(sum, w, w), shares, (a * b):sum(-1), (a * 2):argmax(-1):reshape {15}, s + 1,
-      (a * b):sum(2), (flat * 2):exp(), flat + w:slice {{1, 5}}, (short * 2):softmax(), (long * 2):sum(-1), ml.rms_norm(a:transpose {2, 1, 3} * 3)
+      (a * b):sum(2), (flat * 2):exp(), flat + w:slice {{1, 5}},
+      (short * 2):softmax(), (long * 2):sum(-1), ml.rms_norm(a:transpose {2, 1, 3} * 3)
   end, x, y)
 end)
 

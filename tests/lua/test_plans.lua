@@ -350,4 +350,87 @@ t.test("what is done with a statistic of each row joins its step, with the axis 
   t.eq(s:tolist(), (x * x):sum(-1):sqrt():tolist())
 end)
 
+t.test("a product has several outputs of any dtype, and is written to states at once", function()
+  local x, w, v = ml.random.normal {5, 32}, ml.pack(ml.random.normal {40, 32}), ml.pack(ml.random.normal {40, 32})
+  local added = ml.random.normal {5, 40}
+  ml.eval(x, added)
+  check_steps(1, function(e, a) return e(e(ml.linear(a, w)):astype "bfloat16") end, x)
+  check_steps(1, function(e, a) -- a forward that its backward reads
+    local gate, up = e(ml.linear(a, w)), e(ml.linear(a, v))
+    local active = e(gate:silu())
+    return e(active * up), gate, up, active
+  end, x)
+  check_steps(2, function(e, a, b) -- more than a program writes
+    local y = e(ml.linear(a, w))
+    local p, q, r = e(y + b), e(y - b), e(y * b)
+    return e(e(e(p + q) + r):gt(0)), y, p, q, r
+  end, x, added)
+  check_steps(3, function(e, a, b) return e(e(ml.linear(a, w)):relu()), e(e(ml.linear(a, w)) * b):sum(1) end, x, added)
+  local updates = {
+    {1, function(e, s, a) -- the product itself
+      ml.assign(s, e(ml.linear(a, w)))
+      return {}
+    end},
+    {2, function(e, s, a) -- and what is read of it
+      local y = e(ml.linear(a, w))
+      ml.assign(s, y)
+      return {y, e(y:sum())}
+    end},
+    {2, function(e, s, a, b) -- the state is read on the way, before and after
+      local before, y = e(s * 1), e(ml.linear(a, w))
+      local z = e(e(s + y):tanh())
+      ml.assign(s, z)
+      return {before, z, e(s + b)}
+    end},
+  }
+  for _, case in ipairs(updates) do
+    local steps, fn = case[1], case[2]
+    local start = ml.random.normal {5, 40}
+    local s, eager = ml.state(start), ml.state(start)
+    local function each(y) ml.eval(y) return y end
+    local function whole_fn(a, b) return fn(function(y) return y end, s, a, b) end
+    local f = ml.compile(whole_fn)
+    for _ = 1, 2 do
+      local wanted = fn(each, eager, x, added)
+      for i, y in ipairs(f(x, added)) do t.ok(y:tobytes() == wanted[i]:tobytes(), "result " .. i) end
+      t.ok(s:tobytes() == eager:tobytes(), steps .. ": the state")
+    end
+    t.eq(math.tointeger(ml.explain(whole_fn, x, added):match "^%d+"), steps)
+  end
+end)
+
+t.test("what a kernel gives is written to a state at once, unless it reads that state or others read it", function()
+  local x = ml.random.normal {4, 6, 16}
+  ml.eval(x)
+  for name, fn in pairs {
+    cumsum = function(a) return a:transpose {2, 1, 3}:cumsum(1) end,
+    norm = function(a) return ml.rms_norm(a:transpose {2, 1, 3}) end,
+    matmul = function(a) return a:matmul(a:transpose {1, 3, 2}) end,
+    mean = function(a) return a:mean(1) end,
+    take = function(a) return a:take(ml.tensor {1, 3}, 1) end,
+    concat = function(a) return ml.concat({a, a}, 2) end,
+  } do
+    local wanted = fn(x)
+    local s = ml.state(ml.zeros(wanted.shape))
+    local function update(a) ml.assign(s, fn(a)) end
+    ml.compile(update)(x)
+    t.ok(s:tobytes() == wanted:tobytes(), name)
+    t.eq(ml.explain(update, x):match "^%d+", "1", name)
+  end
+  local square = ml.random.normal {8, 8}
+  local s, wanted = ml.state(square), square:matmul(square)
+  ml.eval(wanted)
+  ml.compile(function() ml.assign(s, s:matmul(s)) end)()
+  t.ok(s:tobytes() == wanted:tobytes(), "it reads the state")
+  local both = ml.state(square)
+  local f = ml.compile(function()
+    local old, product = both * 1, both:matmul(both)
+    ml.assign(both, product)
+    return old, product, both + old
+  end)
+  local old, product, sum = f()
+  t.ok(old:tobytes() == square:tobytes() and product:tobytes() == wanted:tobytes(), "others read it")
+  t.ok(sum:tobytes() == (wanted + square):tobytes())
+end)
+
 t.done()

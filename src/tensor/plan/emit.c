@@ -272,11 +272,11 @@ static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *input
   return f;
 }
 
-/* A step that is being put together. */
+/* A program that is being put together. Its first inputs may be results of the step's own, of products or an anchor. */
 typedef struct program_step {
-  int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs;
+  int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs, n_results;
   int reg[ML_GROUP_MEMBERS];
-  int *own, n_own; /* of an anchor: the values of its operands */
+  int *own, n_own; /* the values that these results are made of */
   int outputs[ML_FUSED_MAX_OUTPUTS], registers[ML_FUSED_MAX_OUTPUTS], n_outputs; /* values, and what they are */
 } program_step;
 
@@ -295,7 +295,7 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   int target;
   const ml_buffer *buffer;
   ML_TRY(find_target(m, effect, &target, &buffer));
-  for (int i = group->anchor >= 0; i < s->n_inputs; i++) {
+  for (int i = s->n_results; i < s->n_inputs; i++) {
     if (!lies_in(m->p, s->values[i], buffer)) continue;
     if (group->like < 0 && same_mapping(&m->p->values[s->values[i]], &m->p->values[target])) continue;
     ML_REWROTE(g, read_first);
@@ -310,9 +310,12 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   for (int i = 0; i < group->n_members; i++) {
     if (group->members[i] == n->inputs[1]) s->registers[s->n_outputs] = s->reg[i];
   }
-  if (group->anchor == n->inputs[1]) s->registers[s->n_outputs] = 0;
+  for (int i = 0; i < s->n_results; i++) {
+    if (s->inputs[i] == n->inputs[1]) s->registers[s->n_outputs] = i;
+  }
   s->outputs[s->n_outputs++] = target;
-  ML_REWROTE(g, assigned);
+  if (group->n_members) ML_REWROTE(g, assigned);
+  else ML_REWROTE(g, written);
   return ML_OK;
 }
 
@@ -358,15 +361,19 @@ static const ml_vnode *form_of(const ml_vgraph *g, const ml_vgroup *group, int o
   return shape;
 }
 
+/* The node whose shape a group's program has: its last one, or the anchor. */
+static const ml_vnode *last_of(const ml_vgraph *g, const ml_vgroup *group) {
+  return &g->nodes[group->n_members ? group->members[group->n_members - 1] : group->anchor];
+}
+
 /* What the program reads, and in which order of axes it then writes. */
 static ml_status read_inputs(emitter *m, program_step *s, int turn, const ml_vnode *shape, ml_value *like) {
   const ml_vgroup *group = m->g->nodes[turn].program;
-  const ml_vnode *last = &m->g->nodes[group->members[group->n_members - 1]];
-  for (int i = group->anchor >= 0; i < s->n_inputs; i++) {
+  bool may_keep = group->anchor < 0 && last_of(m->g, group)->op != ML_OP_copy;
+  for (int i = s->n_results; i < s->n_inputs; i++) {
     ML_TRY(value_of(m, s->inputs[i], &s->values[i]));
     const ml_value *v = &m->p->values[s->values[i]];
-    bool takes = like->ndim == 0 && last->op != ML_OP_copy && group->anchor < 0;
-    if (takes && sets_order(v, shape, group->like >= 0)) *like = *v;
+    if (may_keep && like->ndim == 0 && sets_order(v, shape, group->like >= 0)) *like = *v;
     const ml_vnode *form = form_of(m->g, group, s->inputs[i], shape);
     ML_TRY(broadcast_value(m, s->values[i], form->ndim, form->shape, &s->values[i]));
   }
@@ -391,6 +398,20 @@ static ml_status add_output(emitter *m, program_step *s, int v, int reg, const m
   return ML_OK;
 }
 
+/* Where the step writes: states that it assigns, and what others read. */
+static ml_status write_results(emitter *m, program_step *s, int turn, const ml_value *like) {
+  const ml_vgraph *g = m->g;
+  const ml_vgroup *group = g->nodes[turn].program;
+  for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, s, turn, group->effects[i]));
+  for (int i = 0; i < s->n_results; i++) {
+    if (ml_vgraph_is_stored(g, s->inputs[i], turn)) ML_TRY(add_output(m, s, s->inputs[i], i, like));
+  }
+  for (int i = 0; i < group->n_members; i++) {
+    if (ml_vgraph_is_stored(g, group->members[i], turn)) ML_TRY(add_output(m, s, group->members[i], s->reg[i], like));
+  }
+  return ML_OK;
+}
+
 /* The program's own step, or the one that its anchor has. */
 static ml_status add_group_step(emitter *m, const ml_vgroup *group, program_step *s, int op, ml_step **step) {
   if (group->anchor < 0) return ml_plan_add_step(m->p, op, s->values, s->n_inputs, s->outputs, s->n_outputs, step);
@@ -406,31 +427,25 @@ static ml_status add_group_step(emitter *m, const ml_vgroup *group, program_step
 static ml_status emit_program(emitter *m, int turn) {
   ml_vgraph *g = m->g;
   const ml_vgroup *group = g->nodes[turn].program;
-  const ml_vnode *last = &g->nodes[group->members[group->n_members - 1]];
-  const ml_vnode *shape = group->like < 0 ? last : &g->nodes[group->like];
-  program_step s = {.inputs = {group->anchor}};
+  const ml_vnode *last = last_of(g, group), *shape = group->like < 0 ? last : &g->nodes[group->like];
+  program_step s = {.inputs = {group->anchor}, .n_results = group->anchor >= 0};
   bool stored[ML_GROUP_MEMBERS];
   ml_fused *program = NULL;
   ml_rows *rows = NULL;
-  s.n_inputs =
-      ml_vgraph_outside(g, group->members, group->n_members, s.inputs, group->anchor >= 0, ML_FUSED_MAX_INPUTS);
+  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, s.n_results, ML_FUSED_MAX_INPUTS);
   find_stored(g, turn, stored);
   if (group->like >= 0)
     ML_TRY(ml_vgraph_write_rows(g, group, s.inputs, s.n_inputs, stored, &m->p->memory, s.reg, &rows));
-  else if (!(program = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
+  else if (group->n_members && !(program = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
   ml_value like = {0};
   ML_TRY(read_inputs(m, &s, turn, shape, &like));
-  for (int i = 0; i < group->n_effects; i++) ML_TRY(emit_assignment(m, &s, turn, group->effects[i]));
-  if (group->anchor >= 0 && ml_vgraph_is_stored(g, group->anchor, turn))
-    ML_TRY(add_output(m, &s, group->anchor, 0, &like));
-  for (int i = 0; i < group->n_members; i++) {
-    if (ml_vgraph_is_stored(g, group->members[i], turn)) ML_TRY(add_output(m, &s, group->members[i], s.reg[i], &like));
-  }
+  ML_TRY(write_results(m, &s, turn, &like));
   ml_step *step;
   ML_TRY(add_group_step(m, group, &s, rows ? ML_STEP_ROWS : ML_STEP_FUSED, &step));
   step->fused = program;
   step->rows = rows;
-  memcpy(rows ? rows->outputs : program->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
+  if (program || rows)
+    memcpy(rows ? rows->outputs : program->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
   if (program) program->n_outputs = s.n_outputs;
   return set_path(m, step, last);
 }
@@ -439,27 +454,34 @@ static ml_status emit_program(emitter *m, int turn) {
 
 enum { MAX_STEP_INPUTS = 2 + ML_LINEARS_MAX_UNITS * (ML_UNIT_MAX_WEIGHTS + ML_FUSED_MAX_INPUTS) };
 
-static ml_status unit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *unit, int *inputs, int *n_inputs) {
-  const ml_vgraph *g = m->g;
-  if (u->root == u->products[0]) return ML_OK;
-  int outer[2 * ML_FUSED_MAX_INPUTS];
-  const ml_vnode *t = &g->nodes[u->root];
-  memcpy(outer, u->products, sizeof u->products);
-  const ml_vgroup *group = t->program;
-  int n_outer = ml_vgraph_outside(g, group->members, group->n_members, outer, u->n_products, ML_FUSED_MAX_INPUTS);
-  int reg[ML_GROUP_MEMBERS];
-  unit->epilogue = program_of(m, group, outer, n_outer, reg);
-  if (!unit->epilogue) return ML_MEMORY;
-  unit->epilogue->n_outputs = 1;
-  unit->epilogue->outputs[0] = reg[group->n_members - 1];
-  for (int i = u->n_products; i < n_outer; i++) {
-    int value;
-    ML_TRY(value_of(m, outer[i], &value));
-    ML_TRY(broadcast_value(m, value, t->ndim, t->shape, &value));
-    ML_TRY(as_matrix(m, value, &value));
-    unit->extra[unit->n_extra++] = *n_inputs;
-    inputs[(*n_inputs)++] = value;
+/* A step of products that is being put together. */
+typedef struct products_step {
+  int inputs[MAX_STEP_INPUTS], n_inputs; /* x, the weight of its norm or -1, then what the units read */
+  int outputs[ML_LINEARS_MAX_UNITS * ML_FUSED_MAX_OUTPUTS], n_outputs;
+} products_step;
+
+/* What unit `unit` computes behind its products, and where it writes. */
+static ml_status emit_epilogue(emitter *m, const ml_vunit *u, ml_linear_unit *unit, products_step *p) {
+  ml_vgraph *g = m->g;
+  const ml_vgroup *group = g->nodes[u->root].program;
+  const ml_vnode *product = &g->nodes[u->products[0]];
+  program_step s = {.n_results = u->n_products, .own = p->inputs, .n_own = 2};
+  memcpy(s.inputs, u->products, sizeof u->products);
+  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, s.n_results, ML_FUSED_MAX_INPUTS);
+  if (group->n_members && !(unit->epilogue = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
+  for (int i = s.n_results; i < s.n_inputs; i++) {
+    ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
+    ML_TRY(broadcast_value(m, s.values[i], product->ndim, product->shape, &s.values[i]));
   }
+  ML_TRY(write_results(m, &s, u->root, &(ml_value){0}));
+  for (int i = s.n_results; i < s.n_inputs; i++) {
+    unit->extra[unit->n_extra++] = p->n_inputs;
+    ML_TRY(as_matrix(m, s.values[i], &p->inputs[p->n_inputs++]));
+  }
+  for (int i = 0; i < s.n_outputs; i++) ML_TRY(as_matrix(m, s.outputs[i], &p->outputs[p->n_outputs++]));
+  if (!unit->epilogue) return ML_OK;
+  unit->epilogue->n_outputs = s.n_outputs;
+  memcpy(unit->epilogue->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
   return ML_OK;
 }
 
@@ -475,33 +497,38 @@ static ml_status weight_of(emitter *m, int product, int *out) {
   return ml_plan_add_value(m->p, &w, out);
 }
 
+static ml_status emit_unit(emitter *m, const ml_vunit *u, ml_linear_unit *unit, products_step *p) {
+  ml_vgraph *g = m->g;
+  unit->n_weights = u->n_products;
+  unit->first_output = p->n_outputs;
+  for (int k = 0; k < u->n_products; k++) {
+    unit->weights[k] = p->n_inputs;
+    ML_TRY(weight_of(m, u->products[k], &p->inputs[p->n_inputs++]));
+  }
+  if (u->root != u->products[0]) ML_TRY(emit_epilogue(m, u, unit, p));
+  else {
+    ML_TRY(new_result(m, u->root, NULL, &g->nodes[u->root].value));
+    ML_TRY(as_matrix(m, g->nodes[u->root].value, &p->outputs[p->n_outputs++]));
+  }
+  unit->n_outputs = p->n_outputs - unit->first_output;
+  return ML_OK;
+}
+
 static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units) {
   ml_vgraph *g = m->g;
-  int inputs[MAX_STEP_INPUTS], outputs[ML_LINEARS_MAX_UNITS], n_inputs = 2;
-  inputs[1] = -1;
-  ML_TRY(value_of(m, l->x, &inputs[0]));
-  ML_TRY(as_matrix(m, inputs[0], &inputs[0]));
+  products_step p = {.inputs = {[1] = -1}, .n_inputs = 2};
+  ML_TRY(value_of(m, l->x, &p.inputs[0]));
+  ML_TRY(as_matrix(m, p.inputs[0], &p.inputs[0]));
   if (l->norm >= 0) {
     const ml_vnode *norm = &g->nodes[l->norm];
     units->norm = true;
     units->eps = norm->attrs->rms_norm.eps;
     units->norm_offset = norm->attrs->rms_norm.offset;
-    if (norm->inputs[1] >= 0) ML_TRY(operand(m, norm->inputs[1], ML_ACCESS_DENSE, &inputs[1]));
+    if (norm->inputs[1] >= 0) ML_TRY(operand(m, norm->inputs[1], ML_ACCESS_DENSE, &p.inputs[1]));
   }
-  for (int i = 0; i < l->n_units; i++) {
-    const ml_vunit *u = &l->units[i];
-    ml_linear_unit *unit = &units->units[units->n_units++];
-    unit->n_weights = u->n_products;
-    for (int k = 0; k < u->n_products; k++) {
-      unit->weights[k] = n_inputs;
-      ML_TRY(weight_of(m, u->products[k], &inputs[n_inputs++]));
-    }
-    ML_TRY(unit_epilogue(m, u, unit, inputs, &n_inputs));
-    ML_TRY(new_result(m, u->root, NULL, &g->nodes[u->root].value));
-    ML_TRY(as_matrix(m, g->nodes[u->root].value, &outputs[i]));
-  }
+  for (int i = 0; i < l->n_units; i++) ML_TRY(emit_unit(m, &l->units[i], &units->units[units->n_units++], &p));
   ml_step *s;
-  ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, inputs, n_inputs, outputs, l->n_units, &s));
+  ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, p.inputs, p.n_inputs, p.outputs, p.n_outputs, &s));
   s->linears = units;
   return set_path(m, s, &g->nodes[l->units[0].products[0]]);
 }

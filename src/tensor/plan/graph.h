@@ -104,9 +104,10 @@ ml_status ml_vgraph_group_products(ml_vgraph *g);
 /* group.c: groups of the elementwise nodes that are left. */
 ml_status ml_vgraph_group(ml_vgraph *g);
 
-/* The elementwise nodes that can be computed in the step of `root`, which is one: ascending, root last. Writes them to
- * `members`, of ML_GROUP_MEMBERS, and returns their number. */
-int ml_vgraph_gather(const ml_vgraph *g, int root, int *members);
+/* The elementwise nodes, and assignments of them, that can be computed in the step of products that ends with `root`,
+ * an elementwise node or an assignment of one, which comes last. `group` has room in its lists: ML_GROUP_MEMBERS
+ * members, ML_FUSED_MAX_OUTPUTS effects. *n_outputs of them are read by others, or effects. */
+bool ml_vgraph_gather(const ml_vgraph *g, int root, ml_vgroup *group, int *n_outputs);
 /* Makes a group such as `like`, whose lists it copies, computed at the turn of node `turn`. */
 ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like);
 /* Whether v is held, or somebody reads it who is not in the group at `turn`. */

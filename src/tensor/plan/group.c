@@ -14,9 +14,10 @@ enum { MOST_USERS = 48 };
 
 typedef struct gathering {
   const ml_vgraph *g;
-  int turn;  /* the node at whose turn it is all computed */
-  int like;  /* the node whose shape all members have, or whose rows they work on */
-  bool rows; /* row operations may join, and nodes with an element a row */
+  int turn;      /* the node at whose turn it is all computed */
+  int like;      /* the node whose shape all members have, or whose rows they work on */
+  bool rows;     /* row operations may join, and nodes with an element a row */
+  bool products; /* it is computed in a step of products, which writes states whole */
   int n_row_ops;
   int anchor;   /* a product or attention whose result the program takes on, or -1 */
   bool several; /* outputs beside the last, and effects */
@@ -58,7 +59,7 @@ static bool is_later(const gathering *t, int user) { return user < 0 || ml_vgrap
 static bool can_assign(const gathering *t, int effect, int v) {
   const ml_vnode *e = &t->g->nodes[effect];
   if (e->op != ML_OP_assign || e->inputs[1] != v || e->group != effect || e->program || effect > t->turn ||
-      e->n_users > MOST_USERS)
+      e->n_users > MOST_USERS || (t->products && e->inputs[0] != t->g->nodes[e->inputs[0]].version))
     return false;
   for (int i = 0; i < e->n_users; i++) {
     if (!is_later(t, t->g->users[e->first_user + i])) return false;
@@ -70,8 +71,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
-  return known && !t->rows && t->several && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT &&
-         n->ndim > 0;
+  return known && !t->rows && !t->products && t->several && t->anchor < 0 &&
+         ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT && n->ndim > 0;
 }
 
 /* Whether v is of a kind that the group takes. */
@@ -112,8 +113,7 @@ static bool join(gathering *t, int v) {
   const ml_vnode *n = &g->nodes[v];
   int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
   bool stored = false, fits = n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && is_kind(t, n) &&
-                              t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v) &&
-                              (t->several || !n->keep);
+                              t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v) && (t->several || !n->keep);
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
@@ -170,11 +170,32 @@ static void grow(gathering *t) {
   sort(t->effects, t->n_effects);
 }
 
-int ml_vgraph_gather(const ml_vgraph *g, int root, int *members) {
-  gathering t = {.g = g, .turn = root, .like = root, .members = {root}, .n_members = 1, .n_outputs = 1, .anchor = -1};
-  grow(&t);
-  memcpy(members, t.members, (size_t)t.n_members * sizeof *members);
-  return t.n_members;
+/* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in.
+ */
+static bool gather_at(gathering *t, int v) {
+  const ml_vnode *n = &t->g->nodes[v];
+  if (n->op == ML_OP_assign) {
+    t->effects[t->n_effects++] = v;
+    if (!join(t, n->inputs[1])) return false;
+  } else {
+    t->n_row_ops += !ml_vnode_is_elementwise(n);
+    t->members[t->n_members++] = v;
+  }
+  grow(t);
+  return true;
+}
+
+bool ml_vgraph_gather(const ml_vgraph *g, int root, ml_vgroup *group, int *n_outputs) {
+  const ml_vnode *n = &g->nodes[root];
+  int last = n->op == ML_OP_assign ? n->inputs[1] : root;
+  gathering t = {.g = g, .turn = root, .like = last, .several = true, .products = true, .n_outputs = 1, .anchor = -1};
+  if (!gather_at(&t, root)) return false;
+  memcpy(group->members, t.members, (size_t)t.n_members * sizeof *t.members);
+  memcpy(group->effects, t.effects, (size_t)t.n_effects * sizeof *t.effects);
+  group->n_members = t.n_members;
+  group->n_effects = t.n_effects;
+  *n_outputs = t.n_outputs;
+  return true;
 }
 
 /* ---- groups ---- */
@@ -244,21 +265,6 @@ static int wide_of(const ml_vgraph *g, int v, int depth) {
   return ml_vnode_is_narrow(n, row) || ml_vnode_is_flat(n, row) ? wide : -1;
 }
 
-/* From the last node of a group, an elementwise one, a row operation or an assignment of either, all that it takes in.
- */
-static bool gather_at(gathering *t, int v) {
-  const ml_vnode *n = &t->g->nodes[v];
-  if (n->op == ML_OP_assign) {
-    t->effects[t->n_effects++] = v;
-    if (!join(t, n->inputs[1])) return false;
-  } else {
-    t->n_row_ops += !ml_vnode_is_elementwise(n);
-    t->members[t->n_members++] = v;
-  }
-  grow(t);
-  return true;
-}
-
 /* What somebody holds would be computed again when he reads it. Where that takes a product or work along rows it is an
  * output as well, as far as there is room; elementwise work alone costs less than to write it, and handles that are
  * garbage are many. */
@@ -288,6 +294,25 @@ static ml_status make(ml_vgraph *g, const gathering *t, int like) {
   return status;
 }
 
+/* An assignment of what a kernel gives, which can write it where it goes. */
+static ml_status assign_result(ml_vgraph *g, int effect) {
+  const ml_vnode *e = &g->nodes[effect];
+  int v = e->inputs[1];
+  const ml_vnode *n = &g->nodes[v];
+  bool fits = e->op == ML_OP_assign && e->inputs[0] == g->nodes[e->inputs[0]].version && n->group == v && n->unit < 0 &&
+              n->n_users <= MOST_USERS && !n->keep && n->op < ML_OP_COUNT &&
+              ml_op_infos[n->op].kind == ML_KIND_KERNEL && !ml_vnode_has_results(n) && n->op != ML_OP_attention &&
+              !(n->op == ML_OP_linear && g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) &&
+              ml_vnode_same_shape(n, e) && !ml_vgraph_is_late(g, v, effect, &effect, 1);
+  gathering t = {.g = g, .turn = effect, .effects = {effect}, .n_effects = 1, .n_outputs = 1, .anchor = v};
+  for (int i = 0; fits && i < n->n_users; i++) {
+    int user = g->users[n->first_user + i];
+    fits = user == effect || is_later(&t, user);
+    if (fits && user != effect) return ML_OK; /* it is kept apart too, and copied */
+  }
+  return fits ? make(g, &t, -1) : ML_OK;
+}
+
 static ml_status group_at(ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
@@ -295,7 +320,7 @@ static ml_status group_at(ml_vgraph *g, int v) {
   gathering plain = t;
   t.rows = true;
   if (g->has_rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
-  if (!ml_vnode_is_elementwise(&g->nodes[last])) return ML_OK;
+  if (!ml_vnode_is_elementwise(&g->nodes[last])) return n->op == ML_OP_assign ? assign_result(g, v) : ML_OK;
   plain.like = last;
   return gather_at(&plain, v) ? make(g, &plain, -1) : ML_OK;
 }

@@ -64,7 +64,8 @@ static bool reads_in_place(const ml_step *s, int k, int out) {
   if (s->op == ML_STEP_ROWS) return is_read_before(s->rows, k, s->rows->outputs[out]);
   if (s->fused) return k > s->n_inputs - s->fused->n_inputs; /* behind a product, or attention */
   if (s->op == ML_STEP_LINEARS) {
-    const ml_linear_unit *u = &s->linears->units[out];
+    const ml_linear_unit *u = s->linears->units;
+    while (out >= u->first_output + u->n_outputs) u++;
     for (int i = 0; i < u->n_extra; i++) {
       if (u->extra[i] == k) return true;
     }

@@ -233,6 +233,15 @@ static size_t read_bytes(const ml_value *v) {
   return ml_value_bytes(&own);
 }
 
+/* Of a program: how many outputs, if there are several, and states that it writes. */
+static void say_outputs(text *t, const ml_plan *p, const ml_step *s, int first, int n) {
+  int states = 0;
+  for (int k = first; k < first + n; k++)
+    states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
+  if (n > 1) say(t, " -> %d outputs", n);
+  if (states) say(t, " -> %d assigned", states);
+}
+
 static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   const ml_step *s = &p->steps[i];
   size_t bytes = 0;
@@ -254,15 +263,13 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
       ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
   if (s->fused || s->rows) {
-    int states = 0;
-    for (int k = 0; k < s->n_outputs; k++)
-      states += p->storages[p->values[s->outputs[k]].storage].place == ML_PLACE_TENSOR;
     say(t, "  ");
     if (s->rows) say_rows(t, s->rows);
     else say_program(t, s->fused);
-    if (s->n_outputs > 1) say(t, " -> %d outputs", s->n_outputs);
-    if (states) say(t, " -> %d assigned", states);
+    say_outputs(t, p, s, 0, s->n_outputs);
   }
+  bool plain = !s->fused && !s->rows && !s->linears && s->op < ML_OP_COUNT;
+  if (plain && !ml_op_is_effect((ml_op)s->op) && s->n_outputs == 1) say_outputs(t, p, s, 0, 1);
   if (s->linears) {
     say(t, "  %s%d units", s->linears->norm ? "norm -> " : "", s->linears->n_units);
     for (int u = 0; u < s->linears->n_units; u++) {
@@ -274,6 +281,7 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
         say(t, " -> ");
         say_program(t, unit->epilogue);
       }
+      say_outputs(t, p, s, unit->first_output, unit->n_outputs);
     }
   }
   if (s->path) say(t, "  %s", s->path);

@@ -100,18 +100,20 @@ typedef struct ml_rows {
 
 /* Products that share their input x (step input 0; normalised first where `norm` is set, weight in step input 1 or -1).
  * Each unit multiplies x by one or two weights of equal shape and passes the products through an elementwise program
- * (or none) whose first inputs are the products and whose others are step inputs. */
+ * (or none) whose first inputs are the products and whose others are step inputs. Step outputs are the programs', or
+ * the one product, unit after unit. */
 enum { ML_LINEARS_MAX_UNITS = 4, ML_UNIT_MAX_WEIGHTS = 2 };
 typedef struct ml_linear_unit {
   int n_weights, weights[ML_UNIT_MAX_WEIGHTS]; /* step inputs */
   int n_extra, extra[ML_FUSED_MAX_INPUTS];     /* step inputs read by the program behind the products */
   ml_fused *epilogue;                          /* NULL: the output is the one product */
+  int first_output, n_outputs;                 /* step outputs */
 } ml_linear_unit;
 typedef struct ml_linears {
   bool norm;
   double eps, norm_offset;
   int n_units;
-  ml_linear_unit units[ML_LINEARS_MAX_UNITS]; /* unit u writes step output u */
+  ml_linear_unit units[ML_LINEARS_MAX_UNITS];
 } ml_linears;
 
 /* What each pass of the planner saved over running every operation as it was written: steps, and bytes that are neither

@@ -15,45 +15,118 @@ static bool is_product(const ml_vgraph *g, int v) {
          n->dtype == ML_F32;
 }
 
-/* The chain of single elementwise users that begins at a product, as far as the product can move: what somebody holds
- * ends it, and is computed once. Writes it to `chain`, of ML_GROUP_MEMBERS, and returns its length. */
-static int find_chain(const ml_vgraph *g, int first, int *chain) {
-  int n = 0;
-  for (int v = first; n < ML_GROUP_MEMBERS; n++) {
-    const ml_vnode *x = &g->nodes[v];
-    if (x->n_users != 1 || x->output >= 0 || x->keep) break;
-    int user = g->users[x->first_user];
-    if (user < 0 || !ml_vnode_is_elementwise(&g->nodes[user]) || g->nodes[user].dtype != ML_F32) break;
-    if (g->nodes[user].group != user || g->nodes[user].unit >= 0 ||
-        !ml_vnode_same_shape(&g->nodes[user], &g->nodes[first]))
-      break;
-    if (ml_vgraph_is_late(g, first, user, NULL, 0)) break;
-    chain[n] = v = user;
+/* Whether an effect writes all of its state. */
+static bool is_whole(const ml_vgraph *g, const ml_vnode *n) {
+  return n->op == ML_OP_assign && n->inputs[0] == g->nodes[n->inputs[0]].version;
+}
+
+/* The first user of node v, assignments of it aside, if it is elementwise, else -1. *assigned: such an assignment
+ * before that, or -1. */
+static int find_next(const ml_vgraph *g, int v, int *assigned) {
+  const ml_vnode *n = &g->nodes[v];
+  *assigned = -1;
+  for (int i = 0; i < n->n_users; i++) {
+    int user = g->users[n->first_user + i];
+    if (user < 0) return -1;
+    if (!is_whole(g, &g->nodes[user]) || g->nodes[user].inputs[1] != v)
+      return ml_vnode_is_elementwise(&g->nodes[user]) ? user : -1;
+    *assigned = user;
   }
+  return -1;
+}
+
+/* Whether product `first` can be computed at the turn of v, which goes on with it. */
+static bool can_follow(const ml_vgraph *g, int first, int v) {
+  if (v < 0) return false;
+  const ml_vnode *n = &g->nodes[v];
+  return n->group == v && n->unit < 0 && ml_vnode_same_shape(n, &g->nodes[first]) &&
+         !ml_vgraph_is_late(g, first, v, NULL, 0);
+}
+
+/* The chain that begins at a product, as far as the product can move; an assignment may end it. Writes it to `chain`,
+ * of ML_GROUP_MEMBERS, and returns its length. */
+static int find_chain(const ml_vgraph *g, int first, int *chain) {
+  int n = 0, assigned = -1, v = find_next(g, first, &assigned);
+  while (n < ML_GROUP_MEMBERS && can_follow(g, first, v)) {
+    chain[n++] = v;
+    v = find_next(g, v, &assigned);
+  }
+  if (n < ML_GROUP_MEMBERS && can_follow(g, first, assigned)) chain[n++] = assigned;
   return n;
 }
 
-/* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape, no other
- * user. */
+/* Whether all that reads product v is in the group at `root` or comes later; *stored: some does, or somebody holds it.
+ */
+static bool fits(const ml_vgraph *g, int v, int root, const ml_vgroup *group, bool *stored) {
+  const ml_vnode *n = &g->nodes[v];
+  *stored = n->keep;
+  for (int i = 0; i < n->n_users; i++) {
+    int user = g->users[n->first_user + i];
+    if (user >= 0 &&
+        (ml_listed(group->members, group->n_members, user) || ml_listed(group->effects, group->n_effects, user)))
+      continue;
+    if (user >= 0 && ml_vgraph_turn(g, user) <= root) return false;
+    *stored = true;
+  }
+  return !ml_vgraph_is_late(g, v, root, NULL, 0);
+}
+
+/* Members that somebody holds are outputs as well: they would be computed again with the product. Their number, of
+ * those that are none yet. */
+static int count_held(const ml_vgraph *g, const ml_vgroup *group) {
+  int held = 0;
+  for (int i = 0; i < group->n_members; i++) {
+    const ml_vnode *n = &g->nodes[group->members[i]];
+    bool stored = i == group->n_members - 1 && group->n_effects == 0;
+    for (int k = 0; k < n->n_users && !stored; k++) {
+      int user = g->users[n->first_user + k];
+      stored = user < 0 || !(ml_listed(group->members, group->n_members, user) ||
+                             ml_listed(group->effects, group->n_effects, user));
+    }
+    held += n->keep && !stored;
+  }
+  return held;
+}
+
+/* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape. */
 static ml_status fill_unit_to(ml_vgraph *g, int first, int root, ml_vunit *u) {
-  int members[ML_GROUP_MEMBERS], inputs[ML_FUSED_MAX_INPUTS + 1], n = ml_vgraph_gather(g, root, members);
-  int n_inputs = ml_vgraph_outside(g, members, n, inputs, 0, ML_FUSED_MAX_INPUTS);
+  int members[ML_GROUP_MEMBERS], effects[ML_FUSED_MAX_OUTPUTS], inputs[ML_FUSED_MAX_INPUTS + 1], n_outputs;
+  ml_vgroup group = {.members = members, .effects = effects, .like = -1, .anchor = -1};
+  int n_inputs = 1;
+  if (ml_vnode_is_effect(&g->nodes[root]) && g->nodes[root].inputs[1] == first) { /* the product itself */
+    effects[group.n_effects++] = root;
+    inputs[0] = first;
+    n_outputs = 1;
+  } else {
+    if (!ml_vgraph_gather(g, root, &group, &n_outputs)) return ML_OK;
+    n_inputs = ml_vgraph_outside(g, members, group.n_members, inputs, 0, ML_FUSED_MAX_INPUTS);
+  }
   if (!ml_listed(inputs, n_inputs, first) || n_inputs + 1 > ML_FUSED_MAX_INPUTS) return ML_OK;
   const ml_vnode *p = &g->nodes[first];
+  bool stored;
+  if (!fits(g, first, root, &group, &stored)) return ML_OK;
+  n_outputs += stored + count_held(g, &group);
   for (int i = 0; i < n_inputs; i++) {
     const ml_vnode *o = &g->nodes[inputs[i]];
-    if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0 || o->n_users != 1 || o->keep) continue;
+    if (inputs[i] == first || !is_product(g, inputs[i]) || o->unit >= 0) continue;
     if (o->inputs[0] == p->inputs[0] && ml_vnode_same_shape(o, p) &&
         g->nodes[o->inputs[1]].dtype == g->nodes[p->inputs[1]].dtype) {
-      if (u->n_products < ML_UNIT_MAX_WEIGHTS && !ml_vgraph_is_late(g, inputs[i], root, NULL, 0))
-        u->products[u->n_products++] = inputs[i];
+      if (u->n_products == ML_UNIT_MAX_WEIGHTS || !fits(g, inputs[i], root, &group, &stored)) continue;
+      u->products[u->n_products++] = inputs[i];
+      n_outputs += stored;
     } else if (inputs[i] > first) {
       u->n_products = 1;
       return ML_OK; /* that product comes later: the expression is its epilogue */
     }
   }
+  if (n_outputs > ML_FUSED_MAX_OUTPUTS) {
+    u->n_products = 1;
+    return ML_OK;
+  }
+  for (int i = 0; i < group.n_members; i++) g->nodes[members[i]].stays = g->nodes[members[i]].keep;
+  for (int i = 0; i < u->n_products; i++) g->nodes[u->products[i]].stays = g->nodes[u->products[i]].keep;
   u->root = root;
-  return ml_vgraph_make_group(g, root, &(ml_vgroup){.members = members, .n_members = n, .like = -1, .anchor = -1});
+  return ml_vgraph_make_group(g, root, &group);
 }
 
 /* The longest part of the product's chain, halved as often as need be, that one program holds. */
@@ -81,22 +154,48 @@ static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) 
   return !ml_vgraph_is_late(g, v, at, NULL, 0);
 }
 
+/* What is computed behind a unit's products, or NULL. */
+static const ml_vgroup *behind_of(const ml_vgraph *g, const ml_vunit *u) {
+  return u->root == u->products[0] ? NULL : g->nodes[u->root].program;
+}
+
+/* Whether all that reads node v of a unit is in the unit or comes after another turn. */
+static bool is_read_after(const ml_vgraph *g, int v, int at, const ml_vunit *u) {
+  for (int i = 0; i < g->nodes[v].n_users; i++) {
+    int user = g->users[g->nodes[v].first_user + i];
+    if (user >= 0 && user <= at && g->nodes[user].group != u->root) return false;
+  }
+  return true;
+}
+
 /* A step that takes the unit: same input, nobody needs the result before the step runs, and everything that the unit
  * reads is there by then. */
 static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *u) {
   if (l->n_units == ML_LINEARS_MAX_UNITS || l->x != g->nodes[u->products[0]].inputs[0]) return false;
-  const ml_vnode *root = &g->nodes[u->root];
-  for (int i = 0; i < root->n_users; i++) {
-    int user = g->users[root->first_user + i];
-    if (user >= 0 && user <= l->at) return false;
-  }
+  const ml_vgroup *behind = behind_of(g, u);
+  if (behind && behind->n_effects) return false; /* which have their time */
   for (int i = 0; i < u->n_products; i++) {
-    if (!can_move(g, u->products[i], l->at, u)) return false;
+    if (!can_move(g, u->products[i], l->at, u) || !is_read_after(g, u->products[i], l->at, u)) return false;
   }
-  for (int i = 0; root->program && i < root->program->n_members; i++) {
-    if (!can_move(g, root->program->members[i], l->at, u)) return false;
+  for (int i = 0; behind && i < behind->n_members; i++) {
+    if (!can_move(g, behind->members[i], l->at, u) || !is_read_after(g, behind->members[i], l->at, u)) return false;
   }
   return true;
+}
+
+/* Products, and what is computed of them on the way, that are neither written nor read again. */
+static void count_saved(ml_vgraph *g, const ml_vunit *u, bool first) {
+  const ml_vgroup *behind = behind_of(g, u);
+  size_t n = (size_t)u->n_products, bytes = 0;
+  if (behind) n += (size_t)(behind->n_members + behind->n_effects);
+  for (int i = 0; i < u->n_products; i++) {
+    if (!ml_vgraph_is_stored(g, u->products[i], u->root)) bytes += 2 * ml_vnode_bytes(&g->nodes[u->products[i]]);
+  }
+  for (int i = 0; behind && i < behind->n_members; i++) {
+    if (!ml_vgraph_is_stored(g, behind->members[i], u->root))
+      bytes += 2 * ml_vnode_bytes(&g->nodes[behind->members[i]]);
+  }
+  ml_vgraph_save(g, ML_PASS_products, n - first, bytes);
 }
 
 /* Steps that are looked at for a unit, of those that share its input. */
@@ -124,17 +223,13 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
   else ML_REWROTE(g, linears);
   if (u->n_products > 1) ML_REWROTE(g, pairs);
   if (u->root != u->products[0]) ML_REWROTE(g, epilogues);
-  /* products that are not stored, and what is computed of them on the way */
-  size_t stored = ml_vnode_bytes(&g->nodes[u->root]), n = (size_t)u->n_products;
-  const ml_vgroup *behind = u->root != u->products[0] ? g->nodes[u->root].program : NULL;
-  if (behind) n += (size_t)behind->n_members;
-  ml_vgraph_save(g, ML_PASS_products, n - (l->n_units == 1), 2 * (n - 1) * stored);
   for (int i = 0; i < u->n_products; i++) {
     g->nodes[u->products[i]].unit = index;
     g->nodes[u->products[i]].group = u->root;
   }
   g->nodes[u->root].unit = index;
   g->nodes[u->root].group = u->root;
+  count_saved(g, u, l->n_units == 1);
   return ML_OK;
 }
 

@@ -159,36 +159,43 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
   }
 }
 
-/* Passes products of rows first.. through the epilogue and stores them. */
+/* Writes `width` columns of rows first.. from registers of LANES columns. */
+static void store_rows(const ml_arg *o, int64_t first, int64_t rows, int64_t column, int64_t width, const void *reg) {
+  int64_t item = ml_dtype_infos[o->dtype].bytes;
+  for (int64_t r = 0; r < rows; r++) {
+    char *to = o->data + ((first + r) * o->strides[0] + column) * item;
+    const char *from = (const char *)reg + (size_t)(r * LANES) * register_item(o->dtype);
+    if (o->dtype == ML_F32) memcpy(to, from, (size_t)width * sizeof(float));
+    else K(store_tile)(to, o->dtype, 1, from, (int)width);
+  }
+}
+
+/* Passes products of rows first.. through the epilogue and stores what comes of them. */
 static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64_t rows, char *room,
                    float *const *products) {
   const layout *l = t->extra;
   const ml_linear_unit *unit = &t->step->linears->units[u];
-  const ml_arg *o = &t->out[u];
-  int64_t width = ml_min64(LANES, o->shape[1] - column);
-  const float *result = products[0];
-  if (unit->epilogue) {
-    const ml_fused *f = unit->epilogue;
-    void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    tile_registers(regs, room + l->regs, f->n_inputs + f->n_code);
-    for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
-    for (int i = 0; i < unit->n_extra; i++) {
-      const ml_arg *x = &t->in[unit->extra[i]];
-      char *reg = regs[unit->n_weights + i];
-      for (int64_t r = 0; r < rows; r++) {
-        int64_t at = (first + r) * x->strides[0] + column * x->strides[1];
-        K(load_tile)
-        (reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype,
-         x->strides[1], (int)width);
-      }
+  int64_t width = ml_min64(LANES, t->out[unit->first_output].shape[1] - column);
+  const ml_fused *f = unit->epilogue;
+  void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
+  if (f) tile_registers(regs, room + l->regs, f->n_inputs + f->n_code);
+  for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
+  for (int i = 0; i < unit->n_extra; i++) {
+    const ml_arg *x = &t->in[unit->extra[i]];
+    char *reg = regs[unit->n_weights + i];
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t at = (first + r) * x->strides[0] + column * x->strides[1];
+      K(load_tile)
+      (reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype,
+       x->strides[1], (int)width);
     }
+  }
+  if (f) {
     K(fused_constants)(f, regs, (int)(rows * LANES));
     K(fused_run)(f, regs, (int)(rows * LANES));
-    result = regs[f->outputs[0]];
   }
-  for (int64_t r = 0; r < rows; r++) {
-    memcpy((float *)o->data + (first + r) * o->strides[0] + column, result + r * LANES, (size_t)width * 4);
-  }
+  for (int k = 0; k < unit->n_outputs; k++)
+    store_rows(&t->out[unit->first_output + k], first, rows, column, width, regs[f ? f->outputs[k] : 0]);
 }
 
 void K(linears)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
