@@ -350,6 +350,27 @@ t.test("what is done with a statistic of each row joins its step, with the axis 
   t.eq(s:tolist(), (x * x):sum(-1):sqrt():tolist())
 end)
 
+t.test("what is one element for all is computed in the step of those, once", function()
+  local x, w = ml.random.normal {40, 700}, ml.pack(ml.random.normal {24, 700})
+  local one, rate, row = ml.tensor {1.5}, ml.tensor(0.25), ml.random.normal {700}
+  ml.eval(x, one, rate, row)
+  check_steps(1, function(e, a, b, c) return e(a * e(e(b + 1) / e(c:exp()))) end, x, one, rate)
+  check_steps(3, function(e, a, b, c) return e(a:transpose() * e(b + c)), e(e(a * e(b + c)):relu()) end, x, one, rate)
+  check_steps(1, function(e, a, b) return e(e(ml.linear(a, w)) * e(b:exp())) end, x, one)
+  check_steps(1, function(e, a, b) return e(e(a:matmul(a:transpose())) * e(b:exp())) end, x, one)
+  check_steps(2, function(e, a, b) -- it is read by others too
+    local s = e(b:exp())
+    return e(a * s), s
+  end, x, one)
+  local count = ml.state(ml.zeros {})
+  local f = ml.compile(function(a)
+    local t = count + 1
+    ml.assign(count, t)
+    return a * (t * 2)
+  end)
+  for i = 1, 2 do t.ok(f(x):tobytes() == (x * (2 * i)):tobytes(), "a state of one element") end
+end)
+
 t.test("a product has several outputs of any dtype, and is written to states at once", function()
   local x, w, v = ml.random.normal {5, 32}, ml.pack(ml.random.normal {40, 32}), ml.pack(ml.random.normal {40, 32})
   local added = ml.random.normal {5, 40}

@@ -241,6 +241,7 @@ static ml_status overwrite(emitter *m, int effect, int turn, const ml_buffer *bu
 
 void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const int *inputs, int n_inputs, ml_fused *f,
                              int *reg) {
+  const ml_vnode *last = &g->nodes[group->members[group->n_members - 1]];
   f->n_inputs = n_inputs;
   for (int i = 0; i < n_inputs; i++) f->input_dtypes[i] = g->nodes[inputs[i]].dtype;
   for (int i = 0; i < group->n_members; i++) {
@@ -261,8 +262,12 @@ void ml_vgraph_write_program(const ml_vgraph *g, const ml_vgroup *group, const i
       }
     }
     reg[i] = n_inputs + f->n_code;
-    f->code[f->n_code++] =
-        (ml_fused_op){.op = node->op, .dtype = node->dtype, .a = operands[0], .b = operands[1], .c = operands[2]};
+    f->code[f->n_code++] = (ml_fused_op){.op = node->op,
+                                         .dtype = node->dtype,
+                                         .uniform = !ml_vnode_same_shape(node, last) && ml_vnode_size(node) == 1,
+                                         .a = operands[0],
+                                         .b = operands[1],
+                                         .c = operands[2]};
   }
 }
 

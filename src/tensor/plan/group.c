@@ -19,8 +19,7 @@ typedef struct gathering {
   bool rows;     /* row operations may join, and nodes with an element a row */
   bool products; /* it is computed in a step of products, which writes states whole */
   int n_row_ops;
-  int anchor;   /* a product or attention whose result the program takes on, or -1 */
-  bool several; /* outputs beside the last, and effects */
+  int anchor; /* a product or attention whose result the program takes on, or -1 */
   int members[ML_GROUP_MEMBERS], n_members;
   int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
   int n_outputs; /* of values that others read, and of effects */
@@ -71,15 +70,16 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
-  return known && !t->rows && !t->products && t->several && t->anchor < 0 &&
-         ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT && n->ndim > 0;
+  return known && !t->rows && !t->products && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT &&
+         n->ndim > 0;
 }
 
 /* Whether v is of a kind that the group takes. */
 static bool is_kind(const gathering *t, const ml_vnode *n) {
   const ml_vnode *like = &t->g->nodes[t->like];
   if (ml_vnode_is_elementwise(n))
-    return ml_vnode_same_shape(n, like) || (t->rows && (ml_vnode_is_narrow(n, like) || ml_vnode_is_flat(n, like)));
+    return ml_vnode_same_shape(n, like) ||
+           (t->rows ? ml_vnode_is_narrow(n, like) || ml_vnode_is_flat(n, like) : ml_vnode_size(n) == 1);
   if (is_anchor(t, n)) return ml_vnode_same_shape(n, like);
   return t->rows && ml_vnode_is_row_op(t->g, n) && ml_vnode_same_shape(&t->g->nodes[n->inputs[0]], like);
 }
@@ -106,6 +106,11 @@ static bool is_read_alike(const gathering *t, int v) {
   return true;
 }
 
+/* Whether a member can be an output: what is one element for all cannot. */
+static bool fits_outputs(const gathering *t, const ml_vnode *n) {
+  return t->rows || ml_vnode_same_shape(n, &t->g->nodes[t->like]);
+}
+
 /* Adds v and the assignments of it where all that reads v is in the group or comes later; false, with nothing changed,
  * where not. */
 static bool join(gathering *t, int v) {
@@ -113,13 +118,13 @@ static bool join(gathering *t, int v) {
   const ml_vnode *n = &g->nodes[v];
   int n_effects = t->n_effects, inputs[ML_FUSED_MAX_INPUTS + 1];
   bool stored = false, fits = n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && is_kind(t, n) &&
-                              t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v) && (t->several || !n->keep);
+                              t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v);
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
-    if (t->several && user >= 0 && t->n_effects < ML_FUSED_MAX_OUTPUTS && can_assign(t, user, v))
+    if (fits_outputs(t, n) && user >= 0 && t->n_effects < ML_FUSED_MAX_OUTPUTS && can_assign(t, user, v))
       t->effects[t->n_effects++] = user;
-    else if (t->several && is_later(t, user)) stored = true;
+    else if (fits_outputs(t, n) && is_later(t, user)) stored = true;
     else fits = false;
   }
   bool anchor = fits && is_anchor(t, n);
@@ -188,7 +193,7 @@ static bool gather_at(gathering *t, int v) {
 bool ml_vgraph_gather(const ml_vgraph *g, int root, ml_vgroup *group, int *n_outputs) {
   const ml_vnode *n = &g->nodes[root];
   int last = n->op == ML_OP_assign ? n->inputs[1] : root;
-  gathering t = {.g = g, .turn = root, .like = last, .several = true, .products = true, .n_outputs = 1, .anchor = -1};
+  gathering t = {.g = g, .turn = root, .like = last, .products = true, .n_outputs = 1, .anchor = -1};
   if (!gather_at(&t, root)) return false;
   memcpy(group->members, t.members, (size_t)t.n_members * sizeof *t.members);
   memcpy(group->effects, t.effects, (size_t)t.n_effects * sizeof *t.effects);
@@ -273,7 +278,7 @@ static void keep_held(ml_vgraph *g, const gathering *t) {
   int room = ML_FUSED_MAX_OUTPUTS - t->n_outputs;
   for (int i = t->n_members; i >= 0 && room > 0; i--) {
     int v = i < t->n_members ? t->members[i] : t->anchor;
-    if (v < 0 || !g->nodes[v].keep || ml_vgraph_is_stored(g, v, t->turn)) continue;
+    if (v < 0 || !g->nodes[v].keep || ml_vgraph_is_stored(g, v, t->turn) || !fits_outputs(t, &g->nodes[v])) continue;
     g->nodes[v].stays = true;
     room--;
   }
@@ -316,7 +321,7 @@ static ml_status assign_result(ml_vgraph *g, int effect) {
 static ml_status group_at(ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
-  gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .several = true, .n_outputs = 1, .anchor = -1};
+  gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .n_outputs = 1, .anchor = -1};
   gathering plain = t;
   t.rows = true;
   if (g->has_rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);

@@ -59,8 +59,9 @@ enum {
 typedef struct ml_fused_op {
   int op; /* an elementwise ml_op, or ML_OP_constant */
   ml_dtype dtype;
-  int a, b, c; /* registers */
-  double f;    /* of a constant */
+  bool uniform; /* the same for all elements: once will do */
+  int a, b, c;  /* registers */
+  double f;     /* of a constant */
   int64_t i;
 } ml_fused_op;
 typedef struct ml_fused {

@@ -71,6 +71,11 @@ static bool fits(const ml_vgraph *g, int v, int root, const ml_vgroup *group, bo
   return !ml_vgraph_is_late(g, v, root, NULL, 0);
 }
 
+/* Whether somebody holds a member, other than one element for all. */
+static bool is_held(const ml_vgraph *g, const ml_vnode *n, const ml_vgroup *group) {
+  return n->keep && ml_vnode_same_shape(n, &g->nodes[group->members[group->n_members - 1]]);
+}
+
 /* Members that somebody holds are outputs as well: they would be computed again with the product. Their number, of
  * those that are none yet. */
 static int count_held(const ml_vgraph *g, const ml_vgroup *group) {
@@ -83,7 +88,7 @@ static int count_held(const ml_vgraph *g, const ml_vgroup *group) {
       stored = user < 0 || !(ml_listed(group->members, group->n_members, user) ||
                              ml_listed(group->effects, group->n_effects, user));
     }
-    held += n->keep && !stored;
+    held += is_held(g, n, group) && !stored;
   }
   return held;
 }
@@ -123,7 +128,7 @@ static ml_status fill_unit_to(ml_vgraph *g, int first, int root, ml_vunit *u) {
     u->n_products = 1;
     return ML_OK;
   }
-  for (int i = 0; i < group.n_members; i++) g->nodes[members[i]].stays = g->nodes[members[i]].keep;
+  for (int i = 0; i < group.n_members; i++) g->nodes[members[i]].stays = is_held(g, &g->nodes[members[i]], &group);
   for (int i = 0; i < u->n_products; i++) g->nodes[u->products[i]].stays = g->nodes[u->products[i]].keep;
   u->root = root;
   return ml_vgraph_make_group(g, root, &group);

@@ -457,11 +457,12 @@ void K(fused_constants)(const ml_fused *f, void **regs, int n) {
   }
 }
 
-void K(fused_run)(const ml_fused *f, void **regs, int n) {
+enum { VARYING = 1, UNIFORM = 2 };
+static void run_code(const ml_fused *f, void **regs, int n, int which) {
   for (int at = 0; at < f->n_code; at++) {
     const ml_fused_op *c = &f->code[at];
     void *o = regs[f->n_inputs + at];
-    if (c->op == ML_OP_constant) continue;
+    if (c->op == ML_OP_constant || !(which & (c->uniform ? UNIFORM : VARYING))) continue;
     ml_dtype from = dtype_of(f, c->a);
     const void *a = regs[c->a], *b = regs[c->b];
     if (c->op == ML_OP_where) select_op(c->dtype, o, a, from, b, regs[c->c], n);
@@ -478,6 +479,8 @@ void K(fused_run)(const ml_fused *f, void **regs, int n) {
     if (c->dtype != ML_F32) K(round_tile)(o, c->dtype, n);
   }
 }
+
+void K(fused_run)(const ml_fused *f, void **regs, int n) { run_code(f, regs, n, UNIFORM | VARYING); }
 
 /* ---- tiles in memory ---- */
 
@@ -637,7 +640,8 @@ typedef struct strip {
 typedef struct tiles {
   const ml_task *t;
   const ml_fused *f;
-  int most; /* elements of a tile at most */
+  int most;   /* elements of a tile at most */
+  bool begun; /* what is the same for all elements is there */
   strip strips[MAX_OPERANDS];
   int64_t run, index[ML_MAX_DIMS]; /* which run of the row, and which row */
   void *regs[MAX_REGS];
@@ -661,6 +665,7 @@ static void start_tiles(tiles *w, const ml_task *t, int64_t unit, char *scratch)
   w->t = t;
   w->f = f;
   w->most = (int)ml_min64(TILE, s->shape[inner]);
+  w->begun = false;
   w->run = unit % s->runs;
   int64_t row = unit / s->runs;
   for (int d = inner - 1; d >= 0; d--) {
@@ -727,7 +732,9 @@ static void run_tile(tiles *w, int n) {
   load_inputs(w, n);
   for (int k = 0; k < t->n_out; k++)
     w->regs[w->f->outputs[k]] = out[k].as_it_lies && is_free(w, out[k].at) ? out[k].at : out[k].room;
-  K(fused_run)(w->f, w->regs, n);
+  if (!w->begun) run_code(w->f, w->regs, w->most, UNIFORM);
+  w->begun = true;
+  run_code(w->f, w->regs, n, VARYING);
   for (int k = 0; k < t->n_out; k++) {
     void *reg = w->regs[w->f->outputs[k]];
     if (reg != out[k].at) K(store_tile)(out[k].at, out[k].dtype, out[k].stride, reg, n);
