@@ -364,9 +364,9 @@ t.test("what is one element for all is computed in the step of those, once", fun
   end, x, one)
   local count = ml.state(ml.zeros {})
   local f = ml.compile(function(a)
-    local t = count + 1
-    ml.assign(count, t)
-    return a * (t * 2)
+    local after = count + 1
+    ml.assign(count, after)
+    return a * (after * 2)
   end)
   for i = 1, 2 do t.ok(f(x):tobytes() == (x * (2 * i)):tobytes(), "a state of one element") end
 end)

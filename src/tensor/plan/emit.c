@@ -124,23 +124,35 @@ static ml_status operand(emitter *m, int v, ml_access access, int *out) {
   return copied(m, out);
 }
 
-/* The same elements as (rows, last); a dense copy where strides do not allow it. */
-static ml_status as_matrix(emitter *m, int value, int *out) {
+/* The same elements as (rows, last), where strides allow it; else *out is -1. */
+static ml_status try_matrix(emitter *m, int value, int *out) {
   const ml_value *x = &m->p->values[value];
   int64_t last = x->ndim ? x->shape[x->ndim - 1] : 1,
           shape[2] = {last ? ml_shape_size(x->ndim, x->shape) / last : 0, last}, strides[ML_MAX_DIMS], offset = 0;
   ml_attrs none = {0};
-  if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset) ||
-      (last > 1 && strides[1] != 1)) {
-    ML_TRY(copied(m, &value));
-    return as_matrix(m, value, out);
-  }
+  *out = -1;
+  if (!ml_view_strides(ML_OP_reshape, &none, x->ndim, x->shape, x->strides, 2, shape, strides, &offset)) return ML_OK;
   ml_value v = *x;
   v.ndim = 2;
   memcpy(v.shape, shape, sizeof shape);
   memcpy(v.strides, strides, 2 * sizeof *strides);
   if (shape[0] == 1) v.strides[0] = last;
   return ml_plan_add_value(m->p, &v, out);
+}
+
+/* The same elements as (rows, last), for elementwise reading; a dense copy where strides do not allow it. */
+static ml_status as_matrix(emitter *m, int value, int *out) {
+  ML_TRY(try_matrix(m, value, out));
+  if (*out >= 0) return ML_OK;
+  ML_TRY(copied(m, &value));
+  return try_matrix(m, value, out);
+}
+
+/* The same, of rows whose elements lie side by side. */
+static ml_status as_rows(emitter *m, int value, int *out) {
+  const ml_value *x = &m->p->values[value];
+  if (x->ndim && x->shape[x->ndim - 1] > 1 && x->strides[x->ndim - 1] != 1) ML_TRY(copied(m, &value));
+  return as_matrix(m, value, out);
 }
 
 /* A value broadcast to a shape, for elementwise reading. */
@@ -523,7 +535,7 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   ml_vgraph *g = m->g;
   products_step p = {.inputs = {[1] = -1}, .n_inputs = 2};
   ML_TRY(value_of(m, l->x, &p.inputs[0]));
-  ML_TRY(as_matrix(m, p.inputs[0], &p.inputs[0]));
+  ML_TRY(as_rows(m, p.inputs[0], &p.inputs[0]));
   if (l->norm >= 0) {
     const ml_vnode *norm = &g->nodes[l->norm];
     units->norm = true;
