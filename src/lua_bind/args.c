@@ -214,8 +214,7 @@ typedef struct reader {
   ml_op op;
   int next, top, options; /* stack positions; options 0: none */
   int read_options;
-  ml_tensor **inputs;
-  int n_inputs, max;
+  lb_inputs *inputs;
   ml_attrs *attrs;
   int n_attrs;
 } reader;
@@ -234,9 +233,20 @@ static int fetch(reader *r, const parameter *p) {
   return lua_gettop(r->L);
 }
 
+/* Room for n more. */
+static void reserve(reader *r, int n) {
+  lb_inputs *in = r->inputs;
+  if (in->n + n <= in->room) return;
+  int room = in->n + n + LB_FEW_INPUTS;
+  ml_tensor **list = lua_newuserdatauv(r->L, (size_t)room * sizeof *list, 0);
+  memcpy(list, in->list, (size_t)in->n * sizeof *list);
+  in->list = list;
+  in->room = room;
+}
+
 static void add_input(reader *r, ml_tensor *t) {
-  if (r->n_inputs == r->max) lb_usage(r->L, "%s: more than %d tensors", ml_op_name(r->op), r->max);
-  r->inputs[r->n_inputs++] = t;
+  reserve(r, 1);
+  r->inputs->list[r->inputs->n++] = t;
 }
 
 /* Tensors of a list stay on the stack. */
@@ -244,6 +254,7 @@ static void read_tensors(reader *r, int index) {
   if (!lua_istable(r->L, index)) lb_unexpected(r->L, index, ml_op_name(r->op), "a list of tensors");
   int n = (int)lb_length(r->L, index, ml_op_name(r->op));
   luaL_checkstack(r->L, n + 8, "too many tensors");
+  reserve(r, n);
   for (int i = 1; i <= n; i++) {
     lua_geti(r->L, index, i);
     add_input(r, lb_check_operand(r->L, lua_gettop(r->L), ml_op_name(r->op), "tensors"));
@@ -266,7 +277,7 @@ static void read_attribute(reader *r, const parameter *p, int index) {
     a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index);
     return;
   case 'D': a->v[at].i = lb_check_dtype(L, index, what); return;
-  case 'L': read_ranges(L, index, r->inputs[0], a, &a->v[at].list); return;
+  case 'L': read_ranges(L, index, r->inputs->list[0], a, &a->v[at].list); return;
   case 'S':
   case 'X':
     if (absent) return;
@@ -298,8 +309,11 @@ static void check_options(reader *r, const char *signature) {
   }
 }
 
-int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs) {
-  reader r = {.L = L, .op = op, .next = 1, .top = lua_gettop(L), .inputs = inputs, .max = max, .attrs = attrs};
+void lb_read_arguments(lua_State *L, ml_op op, lb_inputs *inputs, ml_attrs *attrs) {
+  reader r = {.L = L, .op = op, .next = 1, .top = lua_gettop(L), .inputs = inputs, .attrs = attrs};
+  inputs->list = inputs->few;
+  inputs->n = 0;
+  inputs->room = LB_FEW_INPUTS;
   const char *signature = ml_op_infos[op].signature, *s = signature;
   luaL_checkstack(L, 40, "too many arguments");
   memset(attrs, 0, sizeof *attrs);
@@ -315,5 +329,4 @@ int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_at
   }
   if (r.next <= r.top) lb_usage(L, "%s: %d arguments too many", ml_op_name(op), r.top - r.next + 1);
   if (r.options) check_options(&r, signature);
-  return r.n_inputs;
 }

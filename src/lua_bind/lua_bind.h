@@ -89,10 +89,14 @@ void *lb_check_handle(lua_State *L, int index, const char *class);
 lua_Integer lb_length(lua_State *L, int index, const char *what); /* of a list */
 /* Raises "what: expected .., found ..". */
 _Noreturn void lb_unexpected(lua_State *L, int index, const char *what, const char *expected);
-/* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table.
- * Inputs are left on the stack, borrowed. Returns their number. */
-int lb_read_arguments(lua_State *L, ml_op op, ml_tensor **inputs, int max, ml_attrs *attrs);
-enum { LB_MAX_INPUTS = 256 };
+/* Tensors that an operation is given, borrowed: they stay on the stack, and the list too where it is long. */
+enum { LB_FEW_INPUTS = 16 };
+typedef struct lb_inputs {
+  ml_tensor **list, *few[LB_FEW_INPUTS];
+  int n, room;
+} lb_inputs;
+/* Reads tensors and attributes by an op's signature from the stack: positions, then options by name in a last table. */
+void lb_read_arguments(lua_State *L, ml_op op, lb_inputs *inputs, ml_attrs *attrs);
 
 /* Each pushes a table of functions. */
 int lb_open_ops(lua_State *L);

@@ -4,13 +4,13 @@
 /* Upvalue 1: the op. */
 static int call_op(lua_State *L) {
   ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
-  ml_tensor *inputs[LB_MAX_INPUTS];
+  lb_inputs in;
   ml_attrs attrs;
-  int n = lb_read_arguments(L, op, inputs, LB_MAX_INPUTS, &attrs);
+  lb_read_arguments(L, op, &in, &attrs);
   int n_results = ml_op_infos[op].n_results > 0 ? ml_op_infos[op].n_results : 1;
   ml_tensor **handles[ML_MAX_RESULTS], *results[ML_MAX_RESULTS];
   for (int i = 0; i < n_results; i++) handles[i] = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), op, inputs, n, &attrs, results));
+  lb_check(L, ml_apply(lb_engine(L), op, in.list, in.n, &attrs, results));
   for (int i = 0; i < n_results; i++) *handles[i] = results[i];
   return n_results;
 }

@@ -421,4 +421,17 @@ t.test("a list is one in whatever order it was filled", function()
   t.eq(select(2, bytes:slice {{1, -1, 2}}:unique()):tolist()[1], {1, 0, 4, 2, 3})
 end)
 
+t.test("lists of tensors are as long as one likes", function()
+  local list = {}
+  for i = 1, 3000 do list[i] = ml.full({2}, i) end
+  local joined = ml.compile(function(l) return ml.concat(l, 1), ml.stack(l, 2) end)
+  for _, fn in ipairs {joined, joined, function(l) return ml.concat(l, 1), ml.stack(l, 2) end} do
+    local row, stacked = fn(list)
+    t.eq(row.shape, {6000})
+    t.eq(stacked.shape, {2, 3000})
+    t.eq(row:slice {{5999, 6000}}:tolist(), {3000, 3000})
+    t.eq(stacked[2]:slice {{17, 18}}:tolist(), {17, 18})
+  end
+end)
+
 t.done()
