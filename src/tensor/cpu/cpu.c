@@ -305,6 +305,12 @@ static ml_status cpu_lower(ml_device *d, const ml_plan *plan, ml_program **out) 
   return ML_OK;
 }
 
+static size_t cpu_barriers(const ml_program *g) {
+  size_t n = 0;
+  for (size_t i = 0; i < g->n_tasks && !g->alone; i++) n += g->barrier_before[i];
+  return n;
+}
+
 /* ---- running ---- */
 
 static void set_addresses(ml_program *g, void *const *inputs, void *const *outputs) {
@@ -438,6 +444,7 @@ static const ml_device_table table = {
     .pack = ml_cpu_pack,
     .unpack = ml_cpu_unpack,
     .lower = cpu_lower,
+    .barriers = cpu_barriers,
     .run = cpu_run,
     .drop = cpu_drop,
     .synchronize = cpu_synchronize,

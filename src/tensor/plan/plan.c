@@ -242,16 +242,24 @@ static void say_outputs(text *t, const ml_plan *p, const ml_step *s, int first, 
   if (states) say(t, " -> %d assigned", states);
 }
 
+/* Bytes that a step reads of its input k: of what it looks up in, the entries that it finds; none of caches, of which
+ * the data decides how much. */
+static size_t input_bytes(const ml_plan *p, const ml_step *s, int k) {
+  const ml_value *v = &p->values[s->inputs[k]], *other = s->n_inputs > 1 ? &p->values[s->inputs[1]] : NULL;
+  bool cache = (s->op == ML_OP_attention && (k == 1 || k == 2)) || (s->op == ML_OP_cache_append && k == 0);
+  if (cache) return 0;
+  if (s->op == ML_OP_embedding && k == 0 && v->shape[0])
+    return ml_value_bytes(v) / (size_t)v->shape[0] * (size_t)ml_shape_size(other->ndim, other->shape);
+  if ((s->op == ML_OP_take || s->op == ML_OP_take_along_axis) && k == 0)
+    return ml_value_bytes(&p->values[s->outputs[0]]);
+  return read_bytes(v);
+}
+
 static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   const ml_step *s = &p->steps[i];
   size_t bytes = 0;
   for (int k = 0; k < s->n_inputs; k++) {
-    if (s->inputs[k] < 0) continue;
-    const ml_value *v = &p->values[s->inputs[k]];
-    /* attention and look-ups read a part of these that the data decides */
-    bool partial = (s->op == ML_OP_embedding && k == 0) || (s->op == ML_OP_attention && (k == 1 || k == 2)) ||
-                   (s->op == ML_OP_cache_append && k == 0);
-    if (!partial) bytes += read_bytes(v);
+    if (s->inputs[k] >= 0) bytes += input_bytes(p, s, k);
   }
   int first = 0;
   while (s->outputs[first] < 0) first++; /* of several results */
@@ -310,8 +318,8 @@ static void say_saved(text *t, const ml_plan *p) {
 ml_status ml_plan_explain(const ml_plan *p, char **out) {
   text t = {0};
   size_t total = 0;
-  say(&t, "%zu steps, arena %zu B, of which %zu B live at once, on %s\n", p->n_steps, p->arena_bytes, p->live_bytes,
-      p->device->name);
+  say(&t, "%zu steps, %zu barriers, arena %zu B, of which %zu B live at once, on %s\n", p->n_steps,
+      p->device->table->barriers(p->program), p->arena_bytes, p->live_bytes, p->device->name);
   for (size_t i = 0; i < p->n_steps; i++) say_step(&t, p, i, &total);
   say(&t, "total: %zu B moved by a run, beside what attention reads from caches\n", total);
   say_saved(&t, p);
