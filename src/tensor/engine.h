@@ -33,6 +33,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(dense_copies)                                                                                                      \
   X(orders_kept)                                                                                                       \
   X(tails)                                                                                                             \
+  X(heads)                                                                                                             \
   X(rows)                                                                                                              \
   X(flat)                                                                                                              \
   X(outputs)                                                                                                           \

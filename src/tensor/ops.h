@@ -53,6 +53,8 @@ static inline const char *ml_op_name(ml_op op) { return ml_op_infos[op].name; }
 static inline bool ml_op_is_elementwise(ml_op op) {
   return ml_op_infos[op].kind >= ML_KIND_UNARY && ml_op_infos[op].kind <= ML_KIND_TERNARY;
 }
+/* Of one or more axes, the attribute sum.axis. */
+static inline bool ml_op_is_reduction(int op) { return op >= ML_OP_sum && op <= ML_OP_logsumexp; }
 /* A plain number that a user wrote beside tensors: it takes their dtype. */
 static inline bool ml_tensor_is_number(const ml_tensor *t) { return t->node && t->node->op == ML_OP_constant; }
 static inline bool ml_op_is_effect(ml_op op) { return ml_op_infos[op].kind >= ML_KIND_EFFECT; }

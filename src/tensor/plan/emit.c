@@ -467,6 +467,30 @@ static ml_status emit_program(emitter *m, int turn) {
   return set_path(m, step, last);
 }
 
+/* A reduction with what is computed before it. */
+static ml_status emit_head(emitter *m, int v) {
+  ml_vgraph *g = m->g;
+  ml_vnode *n = &g->nodes[v];
+  const ml_vgroup *group = n->program;
+  const ml_vnode *x = &g->nodes[n->inputs[0]];
+  program_step s = {0};
+  s.n_inputs = ml_vgraph_outside(g, group->members, group->n_members, s.inputs, 0, ML_FUSED_MAX_INPUTS);
+  ml_fused *program = program_of(m, group, s.inputs, s.n_inputs, s.reg);
+  if (!program) return ML_MEMORY;
+  program->n_outputs = 1;
+  program->outputs[0] = s.reg[group->n_members - 1];
+  for (int i = 0; i < s.n_inputs; i++) {
+    ML_TRY(value_of(m, s.inputs[i], &s.values[i]));
+    ML_TRY(broadcast_value(m, s.values[i], x->ndim, x->shape, &s.values[i]));
+  }
+  ML_TRY(new_result(m, v, NULL, &n->value));
+  ml_step *step;
+  ML_TRY(ml_plan_add_step(m->p, n->op, s.values, s.n_inputs, &n->value, 1, &step));
+  step->fused = program;
+  ML_TRY(ml_plan_copy_attrs(&m->p->memory, n->attrs, &step->attrs));
+  return set_path(m, step, n);
+}
+
 /* ---- products ---- */
 
 enum { MAX_STEP_INPUTS = 2 + ML_LINEARS_MAX_UNITS * (ML_UNIT_MAX_WEIGHTS + ML_FUSED_MAX_INPUTS) };
@@ -689,7 +713,7 @@ static ml_status emit_node(emitter *m, int v) {
   if (n->op == ML_OP_input) return emit_input(m, n);
   if (n->op == ML_OP_constant || n->op == ML_OP_result) return ML_OK; /* of a result: its operation has made it */
   if (ml_vnode_is_view(n)) return emit_view(m, v);
-  if (n->program) return emit_program(m, v);
+  if (n->program) return n->program->sink >= 0 ? emit_head(m, v) : emit_program(m, v);
   int *values = ml_bump_alloc(&g->memory, (size_t)n->n_inputs, sizeof *values);
   if (!values) return ML_MEMORY;
   return ml_vnode_is_effect(n) ? emit_effect(m, v, values) : emit_kernel(m, v, values);

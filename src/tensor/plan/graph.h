@@ -14,6 +14,7 @@ typedef struct ml_vgroup {
   int *effects, n_effects; /* assignments of members' values that it carries out, ascending */
   int like;                /* of rows: a node of their shape; else -1 */
   int anchor;              /* what computes the first input of the program, in whose step it is; or -1 */
+  int sink;                /* the reduction that takes what the program computes, in whose step it is; or -1 */
 } ml_vgroup;
 
 typedef struct ml_vnode {

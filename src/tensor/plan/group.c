@@ -11,6 +11,8 @@
 
 /* Users of a node that are looked at: with more it is a value on its own. */
 enum { MOST_USERS = 48 };
+/* Columns side by side from which on a program before a reduction of them pays. */
+enum { LEAST_COLUMNS = 64 };
 
 typedef struct gathering {
   const ml_vgraph *g;
@@ -20,6 +22,7 @@ typedef struct gathering {
   bool products; /* it is computed in a step of products, which writes states whole */
   int n_row_ops;
   int anchor; /* a product or attention whose result the program takes on, or -1 */
+  int sink;   /* a reduction that takes what the program computes, or -1 */
   int members[ML_GROUP_MEMBERS], n_members;
   int effects[ML_FUSED_MAX_OUTPUTS], n_effects;
   int n_outputs; /* of values that others read, and of effects */
@@ -70,8 +73,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
-  return known && !t->rows && !t->products && t->anchor < 0 && ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT &&
-         n->ndim > 0;
+  return known && !t->rows && !t->products && t->sink < 0 && t->anchor < 0 &&
+         ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT && n->ndim > 0;
 }
 
 /* Whether v is of a kind that the group takes. */
@@ -106,8 +109,9 @@ static bool is_read_alike(const gathering *t, int v) {
   return true;
 }
 
-/* Whether a member can be an output: what is one element for all cannot. */
+/* Whether a member can be an output: what is one element for all cannot, and what is before a reduction. */
 static bool fits_outputs(const gathering *t, const ml_vnode *n) {
+  if (t->sink >= 0) return false;
   return t->rows || ml_vnode_same_shape(n, &t->g->nodes[t->like]);
 }
 
@@ -121,7 +125,9 @@ static bool join(gathering *t, int v) {
                               t->n_members < ML_GROUP_MEMBERS && is_read_alike(t, v);
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
-    if (user >= 0 && (ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user))) continue;
+    if (user >= 0 &&
+        (user == t->sink || ml_listed(t->members, t->n_members, user) || ml_listed(t->effects, t->n_effects, user)))
+      continue;
     if (fits_outputs(t, n) && user >= 0 && t->n_effects < ML_FUSED_MAX_OUTPUTS && can_assign(t, user, v))
       t->effects[t->n_effects++] = user;
     else if (fits_outputs(t, n) && is_later(t, user)) stored = true;
@@ -193,7 +199,7 @@ static bool gather_at(gathering *t, int v) {
 bool ml_vgraph_gather(const ml_vgraph *g, int root, ml_vgroup *group, int *n_outputs) {
   const ml_vnode *n = &g->nodes[root];
   int last = n->op == ML_OP_assign ? n->inputs[1] : root;
-  gathering t = {.g = g, .turn = root, .like = last, .products = true, .n_outputs = 1, .anchor = -1};
+  gathering t = {.g = g, .turn = root, .like = last, .products = true, .n_outputs = 1, .anchor = -1, .sink = -1};
   if (!gather_at(&t, root)) return false;
   memcpy(group->members, t.members, (size_t)t.n_members * sizeof *t.members);
   memcpy(group->effects, t.effects, (size_t)t.n_effects * sizeof *t.effects);
@@ -226,6 +232,7 @@ ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like) {
     }
   }
   for (int i = 0; i < n + n_effects; i++) g->nodes[list[i]].group = turn;
+  if (like->sink >= 0) ML_REWROTE(g, heads);
   if (like->anchor >= 0) {
     ML_REWROTE(g, tails);
     g->nodes[like->anchor].group = turn;
@@ -250,9 +257,9 @@ static void count_saved(ml_vgraph *g, int turn) {
   for (int i = 0; i < group->n_members; i++) {
     if (!ml_vgraph_is_stored(g, group->members[i], turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->members[i]]);
   }
-  bool anchored = group->anchor >= 0;
+  bool anchored = group->anchor >= 0, sunk = group->sink >= 0;
   if (anchored && !ml_vgraph_is_stored(g, group->anchor, turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->anchor]);
-  ml_vgraph_save(g, ML_PASS_group, (size_t)(group->n_members + group->n_effects + anchored - 1), bytes);
+  ml_vgraph_save(g, ML_PASS_group, (size_t)(group->n_members + group->n_effects + anchored + sunk - 1), bytes);
 }
 
 /* The rows that a node with one element each belongs to: those of a row operation that it is computed from. */
@@ -293,7 +300,8 @@ static ml_status make(ml_vgraph *g, const gathering *t, int like) {
                                                        .effects = (int *)(uintptr_t)t->effects,
                                                        .n_effects = t->n_effects,
                                                        .like = like,
-                                                       .anchor = t->anchor});
+                                                       .anchor = t->anchor,
+                                                       .sink = t->sink});
   if (status == ML_OK) keep_held(g, t);
   if (status == ML_OK) count_saved(g, t->turn);
   return status;
@@ -309,7 +317,7 @@ static ml_status assign_result(ml_vgraph *g, int effect) {
               ml_op_infos[n->op].kind == ML_KIND_KERNEL && !ml_vnode_has_results(n) && n->op != ML_OP_attention &&
               !(n->op == ML_OP_linear && g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) &&
               ml_vnode_same_shape(n, e) && !ml_vgraph_is_late(g, v, effect, &effect, 1);
-  gathering t = {.g = g, .turn = effect, .effects = {effect}, .n_effects = 1, .n_outputs = 1, .anchor = v};
+  gathering t = {.g = g, .turn = effect, .effects = {effect}, .n_effects = 1, .n_outputs = 1, .anchor = v, .sink = -1};
   for (int i = 0; fits && i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     fits = user == effect || is_later(&t, user);
@@ -318,13 +326,41 @@ static ml_status assign_result(ml_vgraph *g, int effect) {
   return fits ? make(g, &t, -1) : ML_OK;
 }
 
+/* Whether what a reduction reads lies in pieces that a program computes well: it takes the last axes and no others, or
+ * leaves long rows of columns. */
+static bool reads_pieces(const ml_vgraph *g, const ml_vnode *n) {
+  const ml_vnode *x = &g->nodes[n->inputs[0]];
+  ml_list axis = n->attrs->sum.axis;
+  bool reduced[ML_MAX_DIMS] = {false};
+  int64_t kept = 1;
+  for (int i = 0; i < axis.count; i++) reduced[ml_attrs_list(n->attrs, axis)[i]] = true;
+  int d = x->ndim - 1;
+  for (; d >= 0 && !reduced[d]; d--) kept *= x->shape[d];
+  if (kept > 1) return kept >= LEAST_COLUMNS && n->op != ML_OP_logsumexp;
+  while (d >= 0 && (reduced[d] || x->shape[d] == 1)) d--;
+  while (d >= 0 && (!reduced[d] || x->shape[d] == 1)) d--;
+  return d < 0;
+}
+
+/* What a reduction takes joins its step, if nobody else reads it. */
+static ml_status gather_before(ml_vgraph *g, int v) {
+  const ml_vnode *n = &g->nodes[v];
+  int x = n->inputs[0], inputs[ML_FUSED_MAX_INPUTS + 1];
+  gathering t = {.g = g, .turn = v, .like = x, .n_outputs = 1, .anchor = -1, .sink = v};
+  if (!ml_vnode_is_elementwise(&g->nodes[x]) || !reads_pieces(g, n) || !join(&t, x)) return ML_OK;
+  grow(&t);
+  bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0;
+  return reads ? make(g, &t, -1) : ML_OK;
+}
+
 static ml_status group_at(ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
-  gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .n_outputs = 1, .anchor = -1};
+  gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .n_outputs = 1, .anchor = -1, .sink = -1};
   gathering plain = t;
   t.rows = true;
   if (g->has_rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
+  if (ml_op_is_reduction(n->op)) return gather_before(g, v);
   if (!ml_vnode_is_elementwise(&g->nodes[last])) return n->op == ML_OP_assign ? assign_result(g, v) : ML_OK;
   plain.like = last;
   return gather_at(&plain, v) ? make(g, &plain, -1) : ML_OK;
@@ -338,7 +374,8 @@ ml_status ml_vgraph_group(ml_vgraph *g) {
   for (size_t i = g->n_nodes; i-- > 0;) {
     const ml_vnode *n = &g->nodes[i];
     if (n->group != (int)i || n->unit >= 0) continue;
-    if (ml_vnode_is_elementwise(n) || n->op == ML_OP_assign || (g->has_rows && ml_vnode_is_row_op(g, n)))
+    if (ml_vnode_is_elementwise(n) || n->op == ML_OP_assign || ml_op_is_reduction(n->op) ||
+        (g->has_rows && ml_vnode_is_row_op(g, n)))
       ML_TRY(group_at(g, (int)i));
   }
   return ML_OK;

@@ -62,6 +62,7 @@ static bool is_read_before(const ml_rows *r, int input, int reg) {
 static bool reads_in_place(const ml_step *s, int k, int out) {
   if (s->op == ML_STEP_FUSED) return true;
   if (s->op == ML_STEP_ROWS) return is_read_before(s->rows, k, s->rows->outputs[out]);
+  if (s->fused && ml_op_is_reduction(s->op)) return false;   /* what it writes is of other elements */
   if (s->fused) return k > s->n_inputs - s->fused->n_inputs; /* behind a product, or attention */
   if (s->op == ML_STEP_LINEARS) {
     const ml_linear_unit *u = s->linears->units;

@@ -136,7 +136,7 @@ typedef struct ml_step {
   int *inputs;           /* values; -1 where an optional input is absent; one block with outputs */
   int *outputs;          /* values */
   const ml_attrs *attrs; /* as far as its lists go; NULL of ML_STEP_* */
-  ml_fused *fused;
+  ml_fused *fused;       /* of ML_STEP_FUSED; of a reduction, what it takes; else what is done with the result */
   ml_rows *rows;
   ml_linears *linears;
   char *path; /* module path, or NULL */

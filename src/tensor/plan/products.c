@@ -96,7 +96,7 @@ static int count_held(const ml_vgraph *g, const ml_vgroup *group) {
 /* Products among the inputs of root's expression that unit `first` may take: same input, same weight shape. */
 static ml_status fill_unit_to(ml_vgraph *g, int first, int root, ml_vunit *u) {
   int members[ML_GROUP_MEMBERS], effects[ML_FUSED_MAX_OUTPUTS], inputs[ML_FUSED_MAX_INPUTS + 1], n_outputs;
-  ml_vgroup group = {.members = members, .effects = effects, .like = -1, .anchor = -1};
+  ml_vgroup group = {.members = members, .effects = effects, .like = -1, .anchor = -1, .sink = -1};
   int n_inputs = 1;
   if (ml_vnode_is_effect(&g->nodes[root]) && g->nodes[root].inputs[1] == first) { /* the product itself */
     effects[group.n_effects++] = root;

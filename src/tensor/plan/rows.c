@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static bool is_reduction(int op) { return op >= ML_OP_sum && op <= ML_OP_logsumexp; }
-
 /* Whether n takes rows along its last axis and gives a row each, or one element each. */
 bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n) {
   if (n->op == ML_OP_COUNT || n->n_inputs == 0 || n->inputs[0] < 0) return false;
@@ -14,7 +12,7 @@ bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n) {
   const ml_vnode *x = &g->nodes[n->inputs[0]];
   int64_t length = x->ndim ? x->shape[x->ndim - 1] : 0;
   if (length < ML_ROWS_LEAST || length > ML_ROWS_MOST || ml_vnode_size(x) == 0) return false;
-  if (is_reduction(n->op)) {
+  if (ml_op_is_reduction(n->op)) {
     ml_list axis = n->attrs->sum.axis;
     return axis.count == 1 && *ml_attrs_list(n->attrs, axis) == x->ndim - 1;
   }

@@ -236,7 +236,7 @@ void K(rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
         run_program(&r, i);
         continue;
       }
-      if (s->op >= ML_OP_sum && s->op <= ML_OP_logsumexp) run_reduction(&r, i);
+      if (ml_op_is_reduction(s->op)) run_reduction(&r, i);
       else run_row_op(&r, i);
       finish(&r, s->results[0]);
     }
