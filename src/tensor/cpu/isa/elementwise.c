@@ -574,6 +574,7 @@ typedef struct shape_plan {
   int64_t shape[ML_MAX_DIMS];
   int64_t runs; /* of RUN elements along the innermost axis */
   bool cast;    /* cast_tile may do it */
+  bool stream;  /* and the target is written past the caches */
   int64_t strides[][ML_MAX_DIMS];
 } shape_plan;
 
@@ -637,6 +638,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   merge_axes(s, t->n_out + t->n_in);
   s->runs = (s->shape[s->ndim - 1] + RUN - 1) / RUN;
   s->cast = is_cast(t, s);
+  s->stream = s->cast && size * ml_dtype_infos[t->out[0].dtype].bytes >= STREAM_ROWS;
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->runs;
   t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(RUN, s->shape[s->ndim - 1])));
@@ -749,12 +751,19 @@ static void fetch_ahead(const tiles *w, int n) {
   }
 }
 
+static bool run_cast(const shape_plan *s, strip *out, int n) {
+  char *to = s->stream ? out[0].room : out[0].at;
+  if (!K(cast_tile)(to, out[0].dtype, out[1].at, out[1].dtype, n)) return false;
+  if (s->stream) K(stream_row)(out[0].at, to, n * out[0].item);
+  return true;
+}
+
 static void run_tile(tiles *w, int n) {
   const ml_task *t = w->t;
   const shape_plan *s = t->extra;
   strip *out = w->strips;
   fetch_ahead(w, n);
-  if (s->cast && K(cast_tile)(out[0].at, out[0].dtype, out[1].at, out[1].dtype, n)) return;
+  if (s->cast && run_cast(s, out, n)) return;
   load_inputs(w, n);
   for (int k = 0; k < t->n_out; k++)
     w->regs[w->f->outputs[k]] = out[k].as_it_lies && is_free(w, out[k].at) ? out[k].at : out[k].room;
@@ -780,4 +789,5 @@ void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       run_tile(&all, (int)ml_min64(TILE, n - i));
     }
   }
+  if (s->stream) K(end_stream)();
 }

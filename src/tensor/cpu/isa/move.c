@@ -149,7 +149,7 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 
 /* A line of memory that is written whole need not be read first, if the cache is left out: a third of a copy's traffic,
  * and more where lines are far apart. What fits a cache is read from there soon, and is written to it. */
-enum { LINE = 64, STREAM_ROWS = 32 << 20, STREAM_SQUARES = 4 << 20 }; /* bytes of a target from which on this pays */
+enum { LINE = 64, STREAM_SQUARES = 4 << 20 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
 
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 enum { CAN_STREAM = true };
@@ -165,7 +165,7 @@ ALWAYS_INLINE void stream_line(char *to, const char *from) {
 #endif
 }
 
-static void stream_row(char *to, const char *from, int64_t bytes) {
+void K(stream_row)(char *to, const char *from, int64_t bytes) {
   int64_t i = ml_min64(bytes, to_next_line(to));
   memcpy(to, from, (size_t)i);
   for (; i + LINE <= bytes; i += LINE) stream_line(to + i, from + i);
@@ -221,7 +221,7 @@ static void stream_transposed(char *to, int64_t to_step, const char *from, int64
 }
 
 /* What was streamed is seen by other threads. */
-static void end_stream(void) { _mm_sfence(); }
+void K(end_stream)(void) { _mm_sfence(); }
 #else
 enum { CAN_STREAM = false };
 
@@ -229,9 +229,9 @@ static int64_t to_next_line(const char *p) {
   (void)p;
   return 1;
 }
-#define stream_row(to, from, bytes) memcpy(to, from, (size_t)(bytes))
+void K(stream_row)(char *to, const char *from, int64_t bytes) { memcpy(to, from, (size_t)bytes); }
 #define stream_transposed K(transpose)
-static void end_stream(void) {}
+void K(end_stream)(void) {}
 #endif
 
 /* ---- the task ---- */
@@ -317,10 +317,10 @@ void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     char *o = *m->to + to * item;
     const char *x = *m->from + from * item;
     if (m->tiled) move_tile(m, o, x, n, side, w->scratch);
-    else if (m->stream) stream_row(o, x, n * item);
+    else if (m->stream) K(stream_row)(o, x, n * item);
     else K(move_row)(o, m->to_strides[last], x, m->from_strides[last], n, item);
   }
-  if (m->stream) end_stream();
+  if (m->stream) K(end_stream)();
 }
 
 /* Streamed are tiles with whole lines in each row of the target, and rows that lie side by side on either side. */
