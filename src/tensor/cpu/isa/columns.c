@@ -158,19 +158,19 @@ static void take_spread(partial *p, block *b, char *room) {
     return;                                                                                                            \
   } while (0)
 
-#define PLUS(total, v, i) total += (__typeof__(total))(v)
+#define PLUS(total, v, i) total = (__typeof__(total))(total + (__typeof__(total))(v))
 #define TIMES(total, v, i) total *= (__typeof__(total))(v)
-#define COUNT(total, v, i) total += (v) != 0
+#define COUNT(total, v, i) total = (__typeof__(total))(total + ((v) != 0))
 #define REQUIRE(total, v, i) total &= (v) != 0
-#define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + totals[c])
+#define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + (uint64_t)totals[c])
 #define MULTIPLY_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k * totals[c])
 
 static void take_sums(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  case ML_U8: TOTALS(uint8_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  case ML_BOOL: TOTALS(uint8_t, uint32_t, 0, COUNT, ADD_TOTAL);
+  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, ADD_TOTAL);
+  case ML_U8: TOTALS(uint8_t, uint16_t, 0, PLUS, ADD_TOTAL);
+  case ML_BOOL: TOTALS(uint8_t, uint16_t, 0, COUNT, ADD_TOTAL);
   case ML_I16: TOTALS(int16_t, uint32_t, 0, PLUS, ADD_TOTAL);
   case ML_U16: TOTALS(uint16_t, uint32_t, 0, PLUS, ADD_TOTAL);
   case ML_I32:
@@ -193,13 +193,13 @@ static void take_products(COLUMNS) {
   }
 }
 
-/* 32 bits hold the sum of a block of 16-bit integers. */
+/* 32 bits hold the sum of a block of 16-bit integers, and 16 bits that of 8-bit ones. */
 static void take_means(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_U8: TOTALS(uint8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_BOOL: TOTALS(uint8_t, int32_t, 0, COUNT, p[c].wide += totals[c]);
+  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_U8: TOTALS(uint8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_BOOL: TOTALS(uint8_t, int16_t, 0, COUNT, p[c].wide += totals[c]);
   case ML_I16: TOTALS(int16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
   case ML_U16: TOTALS(uint16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
   case ML_I32: TOTALS(int32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);

@@ -83,13 +83,29 @@ ALWAYS_INLINE v16f load_narrow(const char *data, ml_dtype t) {
   return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
 }
 
-/* Integers of at most 16 bits are floats on the way, of which processors make doubles faster. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+/* Sixteen integers of at most 32 bits that a double holds: eight from each half of WIDEN. */
+#if defined(ML_ISA_AVX512)
+#define HALF(x) (v_doubles) _mm512_cvtepi32_pd(x)
+#else
+#define HALF(x)                                                                                                        \
+  (v_doubles) _mm256_cvtepi32_pd(_mm256_castsi256_si128(x)),                                                           \
+      (v_doubles)_mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1))
+#endif
+#define OF_INTS(WIDEN, LOAD, BYTES) ((v16d){{HALF(WIDEN(LOAD(data))), HALF(WIDEN(LOAD(data + (BYTES))))}})
+ALWAYS_INLINE __m128i load_8(const char *p) { return _mm_loadl_epi64((const void *)p); }
+ALWAYS_INLINE __m128i load_16(const char *p) { return _mm_loadu_si128((const void *)p); }
+ALWAYS_INLINE __m256i load_32(const char *p) { return _mm256_loadu_si256((const void *)p); }
+ALWAYS_INLINE __m128i load_truths(const char *p) { return _mm_min_epu8(load_8(p), _mm_set1_epi8(1)); }
+#define AS_THEY_ARE(x) (x)
+#endif
+
 #define AS(TYPE, VIA, VALUE)                                                                                           \
   do {                                                                                                                 \
     const TYPE *x = (const TYPE *)(const void *)data;                                                                  \
     VIA as[LANES];                                                                                                     \
     for (int k = 0; k < LANES; k++) as[k] = (VIA)(VALUE);                                                              \
-    return sizeof(VIA) == sizeof(float) ? w_widen(v_load((const void *)as)) : w_load((const void *)as);                \
+    return w_load((const void *)as);                                                                                   \
   } while (0)
 
 ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
@@ -101,12 +117,21 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
   }
 #endif
   case ML_F64: return w_load((const double *)(const void *)data);
-  case ML_I8: AS(int8_t, float, x[k]);
-  case ML_U8: AS(uint8_t, float, x[k]);
-  case ML_BOOL: AS(uint8_t, float, x[k] != 0);
-  case ML_I16: AS(int16_t, float, x[k]);
-  case ML_U16: AS(uint16_t, float, x[k]);
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  case ML_I8: return OF_INTS(_mm256_cvtepi8_epi32, load_8, 8);
+  case ML_U8: return OF_INTS(_mm256_cvtepu8_epi32, load_8, 8);
+  case ML_BOOL: return OF_INTS(_mm256_cvtepu8_epi32, load_truths, 8);
+  case ML_I16: return OF_INTS(_mm256_cvtepi16_epi32, load_16, 16);
+  case ML_U16: return OF_INTS(_mm256_cvtepu16_epi32, load_16, 16);
+  case ML_I32: return OF_INTS(AS_THEY_ARE, load_32, 32);
+#else
+  case ML_I8: AS(int8_t, double, x[k]);
+  case ML_U8: AS(uint8_t, double, x[k]);
+  case ML_BOOL: AS(uint8_t, double, x[k] != 0);
+  case ML_I16: AS(int16_t, double, x[k]);
+  case ML_U16: AS(uint16_t, double, x[k]);
   case ML_I32: AS(int32_t, double, x[k]);
+#endif
   case ML_U32: AS(uint32_t, double, x[k]);
   case ML_I64: AS(int64_t, double, x[k]);
   case ML_U64: AS(uint64_t, double, x[k]);
@@ -114,6 +139,9 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
   }
 }
 #undef AS
+#undef HALF
+#undef OF_INTS
+#undef AS_THEY_ARE
 
 /* ---- folds ---- */
 
