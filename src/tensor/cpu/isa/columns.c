@@ -18,7 +18,12 @@ typedef struct block {
   bool narrow;
   fold how;
   const double *centre; /* of each column; SQUARES */
+  bool spread;          /* two results a column: distances from the centre, behind all of which squared ones follow */
 } block;
+
+static int64_t bytes_of(const block *b) {
+  return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
+}
 
 /* Lanes are taken AT_ONCE at once: those that join_lanes would join first, LANES / AT_ONCE rows apart. */
 enum { AT_ONCE = 4, APART = LANES / AT_ONCE };
@@ -85,6 +90,27 @@ ALWAYS_INLINE void fold_lanes(const block *b, int64_t lane, ml_dtype t, fold how
   }
 }
 
+ALWAYS_INLINE spread spread_lane(const block *b, int64_t lane, int64_t at, ml_dtype t) {
+  const v16d centre = w_load(b->centre + at);
+  spread s = spread_start();
+  for (int64_t i = lane; i < b->n; i += LANES)
+    s = spread_step(s, load_wide(b->rows[i] + at * ml_dtype_infos[t].bytes, t), centre);
+  return s;
+}
+
+ALWAYS_INLINE void spread_lanes(const block *b, int64_t lane, ml_dtype t, double *out) {
+  int64_t coming = lane_after(lane);
+  EACH_VECTOR(b, at) {
+    if (coming) fetch_rows(b, coming, at * ml_dtype_infos[t].bytes);
+    spread s = spread_lane(b, lane, at, t), other = spread_lane(b, lane + APART, at, t);
+    s = spread_add(s, spread_lane(b, lane + 2 * APART, at, t));
+    other = spread_add(other, spread_lane(b, lane + 3 * APART, at, t));
+    s = spread_add(s, other);
+    w_store(out + at, s.away);
+    w_store(out + b->width + at, s.squares);
+  }
+}
+
 #define SUM_LANES(T) sum_lanes(b, lane, T, out)
 static void narrow_lanes(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANES); }
 
@@ -92,6 +118,8 @@ static void narrow_lanes(const block *b, int64_t lane, float *out) { FOR_NARROW(
 static void add_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANES) }
 #define SQUARE_LANES(T) fold_lanes(b, lane, T, SQUARES, out)
 static void square_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANES) }
+#define SPREAD_LANES(T) spread_lanes(b, lane, T, out)
+static void both_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANES) }
 #define MULTIPLY_LANES(T) fold_lanes(b, lane, T, PRODUCT, out)
 static void multiply_lanes(const block *b, int64_t lane, double *out) {
   if (b->dtype == ML_F64) MULTIPLY_LANES(ML_F64);
@@ -100,9 +128,10 @@ static void multiply_lanes(const block *b, int64_t lane, double *out) {
 
 #define JOIN(TYPE, OP)                                                                                                 \
   do {                                                                                                                 \
+    const int64_t n = bytes_of(b) / (int64_t)sizeof(TYPE);                                                             \
     TYPE *restrict o = (TYPE *)(void *)out;                                                                            \
     const TYPE *restrict s = (const TYPE *)(const void *)spare;                                                        \
-    for (int64_t i = 0; i < b->width; i++) o[i] = o[i] OP                                                              \
+    for (int64_t i = 0; i < n; i++) o[i] = o[i] OP                                                                     \
     s[i];                                                                                                              \
   } while (0)
 
@@ -111,12 +140,13 @@ static void multiply_lanes(const block *b, int64_t lane, double *out) {
 static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   if (apart == APART) {
     if (b->narrow) narrow_lanes(b, lane, (float *)(void *)out);
+    else if (b->spread) both_lanes(b, lane, (double *)(void *)out);
     else if (b->how == SUM) add_lanes(b, lane, (double *)(void *)out);
     else if (b->how == SQUARES) square_lanes(b, lane, (double *)(void *)out);
     else multiply_lanes(b, lane, (double *)(void *)out);
     return;
   }
-  char *spare = out + b->width * (int64_t)(b->narrow ? sizeof(float) : sizeof(double));
+  char *spare = out + bytes_of(b);
   join_lanes(b, lane, 2 * apart, out);
   join_lanes(b, lane + apart, 2 * apart, spare);
   if (b->narrow) JOIN(float, +);
@@ -134,13 +164,20 @@ static void take_folds(partial *p, block *b, int op, char *room) {
 }
 
 static void take_spread(partial *p, block *b, char *room) {
-  double *means = (double *)(void *)room, *squares = means + b->width;
-  b->how = SUM;
-  join_lanes(b, 0, 1, room);
-  for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
-  b->how = SQUARES, b->centre = means;
-  join_lanes(b, 0, 1, (char *)squares);
-  for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], squares[i], b->n);
+  double *means = (double *)(void *)room, *found = means + b->width;
+  if (joins_blocks(p, b->dtype)) {
+    b->how = SUM;
+    join_lanes(b, 0, 1, room);
+    for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
+    b->how = SQUARES, b->centre = means;
+    join_lanes(b, 0, 1, (char *)found);
+    for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], found[i], b->n);
+    return;
+  }
+  for (int64_t i = 0; i < b->width; i++) means[i] = p[i].a;
+  b->centre = means, b->spread = true;
+  join_lanes(b, 0, 1, (char *)found);
+  for (int64_t i = 0; i < b->width; i++) p[i].away += found[i], p[i].b += found[b->width + i], p[i].k += b->n;
 }
 
 /* ---- what comes out the same in any order: four rows after the other ---- */
@@ -328,7 +365,7 @@ static void choose(COLUMNS, int64_t first) {
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
                      char *room) {
   kind what = kind_of(op, t);
-  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL};
+  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
   switch (what) {
   case NARROW:
   case WIDE: take_folds(p, &b, op, room); return;
@@ -377,7 +414,7 @@ bool K(columns_writes)(int op, ml_dtype t) {
 }
 
 void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *to, char *room) {
-  block b = {rows, n, width, t, true, SUM, NULL};
+  block b = {rows, n, width, t, true, SUM, NULL, false};
   float *sums = (float *)(void *)room;
   if (kind_of(op, t) == CHOICE) {
     write_chosen(op, rows, n, t, width, to, room);

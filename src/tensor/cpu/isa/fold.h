@@ -223,6 +223,32 @@ static inline kind kind_of(int op, ml_dtype t) {
 /* Of WIDE. */
 static inline fold fold_of(int op) { return op == ML_OP_prod ? PRODUCT : op == ML_OP_norm ? SQUARES : SUM; }
 
+/* Variances take squared distances from a centre, which is the mean of the first block, and the distances themselves,
+ * from which follows how far it is from the mean of all. What that costs of float64's digits is their share that goes
+ * with the number of blocks in a chunk, of which no float32 is aware; float64 joins the means of blocks instead, and so
+ * squares nothing that is larger than its result. */
+static inline bool joins_blocks(const partial *p, ml_dtype t) { return t == ML_F64 || p->k == 0; }
+
+/* Distances and their squares, of lanes. */
+typedef struct spread {
+  v16d away, squares;
+} spread;
+ALWAYS_INLINE spread spread_start(void) { return (spread){w_set1(0), w_set1(0)}; }
+ALWAYS_INLINE spread spread_step(spread s, v16d x, v16d centre) {
+  x = w_sub(x, centre);
+  s.away = w_add(s.away, x);
+  s.squares = w_square(x, s.squares);
+  return s;
+}
+ALWAYS_INLINE spread spread_add(spread a, spread b) {
+  return (spread){w_add(a.away, b.away), w_add(a.squares, b.squares)};
+}
+
+/* Squared distances from the mean. */
+static inline double squares_of(const partial *p) {
+  return p->k > 0 ? p->b - p->away * (p->away / (double)p->k) : p->b;
+}
+
 /* Joins means and squared distances from them (Chan's formula). Where a mean has overflowed, which makes the sum of
  * squares infinite, the distance of the means may be no number: it adds nothing then. */
 ALWAYS_INLINE void join_spread(partial *p, double mean, double squares, int64_t n) {

@@ -6,6 +6,7 @@
 
 void K(partial_start)(partial *p, int64_t n, int op) {
   partial start = {.at = -1};
+  if (op == ML_OP_var || op == ML_OP_std) start.away = 0;
   if (op == ML_OP_prod) start.a = 1;
   if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
   if (op == ML_OP_logsumexp) start.a = -INFINITY;
@@ -60,8 +61,26 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
 }
 
 ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
-  double mean = fold_block(data, t, n, SUM, 0) / (double)n;
-  join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
+  int item = ml_dtype_infos[t].bytes;
+  if (joins_blocks(p, t)) {
+    double mean = fold_block(data, t, n, SUM, 0) / (double)n;
+    join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
+    return;
+  }
+  spread s = spread_start();
+  v16d centre = w_set1(p->a);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) s = spread_step(s, load_wide(data + i * item, t), centre);
+  if (i < n) {
+    char room[LANES * sizeof(double)];
+    double x[LANES];
+    w_store(x, load_wide(fill_up(data + i * item, t, n - i, room), t));
+    for (int64_t k = n - i; k < LANES; k++) x[k] = p->a; /* no distance */
+    s = spread_step(s, w_load(x), centre);
+  }
+  p->away += join_doubles(s.away, SUM);
+  p->b += join_doubles(s.squares, SUM);
+  p->k += n;
 }
 
 static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
@@ -461,7 +480,9 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
     return;
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
-  case ML_OP_std: join_spread(p, next->a, next->b, next->k); return;
+  case ML_OP_std:
+    if (next->k) join_spread(p, next->a + next->away / (double)next->k, squares_of(next), next->k);
+    return;
   default:
     if (kind_of(op, t) == INTEGER_MEAN) p->wide += next->wide;
     else p->a += next->a;
@@ -486,7 +507,7 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
 /* The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
 static double variance(const partial *p, const ml_task *t, int64_t count) {
   double n = (double)count - t->step->attrs->var.ddof;
-  return p->b / (n > 0 || n != n ? n : 0);
+  return squares_of(p) / (n > 0 || n != n ? n : 0);
 }
 
 static double mean(const partial *p, ml_dtype t, int64_t count) {

@@ -267,8 +267,9 @@ static void put_partials(const ml_task *t, partial *p, int64_t n, int64_t at, in
     K(partial_finish)(p, n, t, r->count, at, step);
     return;
   }
+  const bool index = t->step->op == ML_OP_argmax || t->step->op == ML_OP_argmin;
   for (int64_t i = 0; i < n; i++, at += step) {
-    p[i].at += at % r->parts / r->chunks * r->length;
+    if (index) p[i].at += at % r->parts / r->chunks * r->length;
     ((partial *)(void *)t->shared_data)[at] = p[i];
   }
 }
