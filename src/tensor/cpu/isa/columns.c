@@ -154,23 +154,58 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   else JOIN(double, +);
 }
 
+/* All lanes at once, of rows so few that they are near. */
+enum { FEW = 4 * LANES };
+
+ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  EACH_VECTOR(b, at) {
+    v16f s[LANES];
+    int64_t i = 0;
+    for (int k = 0; k < LANES; k++) s[k] = v_set1(0);
+    for (; i + LANES <= b->n; i += LANES) {
+      for (int k = 0; k < LANES; k++) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+    }
+    for (int k = 0; k < LANES - 1; k++) {
+      if (i + k < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+    }
+    for (int n = LANES / 2; n > 0; n /= 2) {
+      for (int k = 0; k < n; k++) s[k] = v_add(s[k], s[k + n]);
+    }
+    v_store(out + at, s[0]);
+  }
+}
+
+static void join_all(const block *b, char *room) {
+#define SUM_FEW(T) sum_few(b, T, (float *)(void *)room)
+  if (b->narrow && b->n <= FEW) FOR_NARROW(b->dtype, SUM_FEW);
+  else join_lanes(b, 0, 1, room);
+}
+
 static void take_folds(partial *p, block *b, int op, char *room) {
   const double *wide = (const double *)(const void *)room;
-  join_lanes(b, 0, 1, room);
+  join_all(b, room);
   for (int64_t i = 0; i < b->width; i++) {
     if (op == ML_OP_prod) p[i].a *= wide[i];
     else p[i].a += b->narrow ? (double)((const float *)(const void *)room)[i] : wide[i];
   }
 }
 
+/* Of a block by itself: means to `room`, and squared distances from them behind, which are returned. */
+static double *spread_first(block *b, char *room) {
+  double *means = (double *)(void *)room, *found = means + b->width;
+  b->how = SUM;
+  join_lanes(b, 0, 1, room);
+  for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
+  b->how = SQUARES, b->centre = means;
+  join_lanes(b, 0, 1, (char *)found);
+  return found;
+}
+
 static void take_spread(partial *p, block *b, char *room) {
   double *means = (double *)(void *)room, *found = means + b->width;
   if (joins_blocks(p, b->dtype)) {
-    b->how = SUM;
-    join_lanes(b, 0, 1, room);
-    for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
-    b->how = SQUARES, b->centre = means;
-    join_lanes(b, 0, 1, (char *)found);
+    spread_first(b, room);
     for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], found[i], b->n);
     return;
   }
@@ -408,19 +443,46 @@ static void write_chosen(int op, const char *const *rows, int64_t n, ml_dtype t,
   }
 }
 
-bool K(columns_writes)(int op, ml_dtype t) {
-  kind what = kind_of(op, t);
-  return what == NARROW || (what == CHOICE && !wants_index(op));
+static void write_doubles(const double *restrict x, int64_t n, char *to, ml_dtype t) {
+  if (t == ML_F64) memcpy(to, x, (size_t)n * sizeof *x);
+  else if (t == ML_F32)
+    for (int64_t i = 0; i < n; i++) ((float *)(void *)to)[i] = (float)x[i];
+  else
+    for (int64_t i = 0; i < n; i++) store_float(to, t, i, (float)x[i]);
 }
 
-void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *to, char *room) {
-  block b = {rows, n, width, t, true, SUM, NULL, false};
+bool K(columns_writes)(int op, ml_dtype t) {
+  kind what = kind_of(op, t);
+  return what == NARROW || what == SPREAD || (what == WIDE && op != ML_OP_prod) || (what == CHOICE && !wants_index(op));
+}
+
+static void write_wide(int op, block *b, const ml_arg *o, char *to, char *room) {
+  double *x = (double *)(void *)room;
+  join_lanes(b, 0, 1, room);
+  for (int64_t c = 0; c < b->width && op == ML_OP_norm; c++) x[c] = sqrt(x[c]);
+  for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (double)b->n;
+  write_doubles(x, b->width, to, o->dtype);
+}
+
+static void write_spread(int op, block *b, double divisor, const ml_arg *o, char *to, char *room) {
+  double *x = spread_first(b, room);
+  for (int64_t c = 0; c < b->width; c++) x[c] /= divisor;
+  for (int64_t c = 0; c < b->width && op == ML_OP_std; c++) x[c] = sqrt(x[c]);
+  write_doubles(x, b->width, to, o->dtype);
+}
+
+void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, int64_t width, char *to, char *room) {
+  const int op = task->step->op;
+  const ml_dtype t = task->in[0].dtype;
+  const kind what = kind_of(op, t);
+  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
   float *sums = (float *)(void *)room;
-  if (kind_of(op, t) == CHOICE) {
-    write_chosen(op, rows, n, t, width, to, room);
-    return;
+  if (what == CHOICE) write_chosen(op, rows, n, t, width, to, room);
+  else if (what == WIDE) write_wide(op, &b, &task->out[0], to, room);
+  else if (what == SPREAD) write_spread(op, &b, spread_divisor(task, n), &task->out[0], to, room);
+  else {
+    join_all(&b, room);
+    for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
+    write_floats(sums, width, to, t);
   }
-  join_lanes(&b, 0, 1, room);
-  for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
-  write_floats(sums, width, to, t);
 }

@@ -504,10 +504,8 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
   }
 }
 
-/* The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
 static double variance(const partial *p, const ml_task *t, int64_t count) {
-  double n = (double)count - t->step->attrs->var.ddof;
-  return squares_of(p) / (n > 0 || n != n ? n : 0);
+  return squares_of(p) / spread_divisor(t, count);
 }
 
 static double mean(const partial *p, ml_dtype t, int64_t count) {

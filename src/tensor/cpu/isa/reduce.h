@@ -37,6 +37,13 @@ void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t co
 enum { REDUCE_ROW_MOST = 1 << 13 };
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n);
 
+/* What n squared distances are divided by: n - ddof, 0 at the least, as NumPy has it: infinite, or NaN where all are
+ * equal. */
+static inline double spread_divisor(const ml_task *t, int64_t count) {
+  double n = (double)count - t->step->attrs->var.ddof;
+  return n > 0 || n != n ? n : 0;
+}
+
 /* Whether columns_take knows the reduction. */
 bool K(columns_know)(int op, ml_dtype dtype);
 /* Bytes of scratch a column that columns_take needs. */
@@ -47,6 +54,6 @@ void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_
                      int64_t first, char *room);
 /* Where these rows are all that there are: writes the columns' results, side by side, if columns_writes says so. */
 bool K(columns_writes)(int op, ml_dtype dtype);
-void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, char *to, char *room);
+void K(columns_write)(const ml_task *t, const char *const *rows, int64_t n, int64_t width, char *to, char *room);
 
 #endif
