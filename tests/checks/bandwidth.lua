@@ -25,7 +25,7 @@ assert(os.execute(compile:format(os.getenv "CC" or "cc", program)))
 
 -- Rates over `bytes` in all, of a twentieth of a second's work.
 local function limits(bytes)
-  local line = ("'%s' %d 0.02 %d"):format(program, ml.threads(), bytes // 1000000)
+  local line = ("'%s' %d 0.02 %d"):format(program, ml.threads(), math.min(bytes // 1000000, 134 * ml.threads()))
   local pipe <close> = assert(io.popen(line))
   return ml.json.decode(pipe:read "a")
 end
@@ -142,12 +142,28 @@ for _, op in ipairs {"softmax", "log_softmax"} do
   end, 0.4)
 end
 
+-- A step of AdamW in one program: it reads parameters, gradients and both moments, and writes all but the gradients.
+case("adamw float32", {N * 16, N * 12}, function()
+  local g = values("float32", {N})
+  local p, m, v = ml.state(g * 0.5), ml.state(g * 0.1), ml.state(g * g * 0.001)
+  local step = ml.state(ml.tensor(0.0))
+  local update = ml.compile(function(gradient)
+    step:add_(1)
+    local c1, c2 = 1 - (step * math.log(0.9)):exp(), 1 - (step * math.log(0.999)):exp()
+    ml.assign(m, m * 0.9 + gradient * 0.1)
+    v:mul_(0.999)
+    v:add_(gradient * gradient * 0.001)
+    ml.assign(p, p - ((m / c1) / ((v / c2):sqrt() + 1e-8) + p * 0.01) * 1e-3)
+  end)
+  return function() update(g) end
+end)
+
 -- ---- measuring ----
 
 local function seconds(step)
   local from = core.clock()
   local y <close> = step()
-  ml.eval(y)
+  if y then ml.eval(y) end
   return core.clock() - from
 end
 

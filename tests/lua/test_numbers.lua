@@ -96,4 +96,33 @@ t.test("the sample is whole", function()
   t.ok(count > 3000, count .. " cases")
 end)
 
+-- Whether elements lie side by side or as columns, in one block, in one chunk or in several: the same bits.
+t.test("columns are reduced as rows are", function()
+  local dtypes = {"float32", "bfloat16", "float16", "float64", "int32", "int64", "uint8", "int8", "int16", "uint16",
+    "bool"}
+  for _, dtype in ipairs(dtypes) do
+    for _, n in ipairs {1, 7, 64, 100, 129, 300, 5003, 9000} do
+      local x = ml.random.normal {n, 37} * 50 + 60
+      if dtype:find "uint" then x = x:abs() end
+      x = x:astype(dtype)
+      local rows = x:transpose():copy()
+      for _, op in ipairs {"sum", "mean", "var", "std", "norm", "max", "argmax", "prod", "any"} do
+        local ok, columns = pcall(function() return x[op](x, 1) end)
+        if ok then t.eq(columns:tobytes(), rows[op](rows, 2):tobytes(), ("%s of %d %s"):format(op, n, dtype)) end
+      end
+    end
+  end
+end)
+
+-- Distances are taken from the mean of the first block, which may be far from all that follows.
+t.test("variances keep their digits", function()
+  local first = ml.concat {ml.ones {128} * 1e8, ml.random.normal {8000}}
+  for name, x in pairs {["far from zero"] = ml.random.normal {100003} + 1e5, ["a first block far away"] = first} do
+    local wide = x:astype "float64"
+    local distance = wide - wide:mean()
+    local expected = (distance * distance):mean():item()
+    t.ok(math.abs(x:var():item() / expected - 1) < 1e-7, name)
+  end
+end)
+
 t.done()

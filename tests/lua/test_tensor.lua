@@ -434,4 +434,27 @@ t.test("lists of tensors are as long as one likes", function()
   end
 end)
 
+-- Copies from a few megabytes on are written past the caches: transposed ones as squares of lines, with what is left of
+-- them at the edges, others by rows, which need not begin with a line.
+t.test("copies of large tensors", function()
+  local function rows_are(y, rows, row, name)
+    for _, k in ipairs(rows) do t.eq(y:slice {{k, k}}:tobytes(), row(k):tobytes(), ("%s: row %d"):format(name, k)) end
+  end
+  local shapes = {uint8 = {2112, 2100}, bfloat16 = {1056, 2100}, float32 = {1040, 1030}, float64 = {520, 1101}}
+  for dtype, shape in pairs(shapes) do
+    local x = (ml.random.uniform(shape) * 250):astype(dtype)
+    local rows = {1, 2, 64, 65, shape[2] - 1, shape[2]}
+    local function column(k) return x:slice {{}, {k, k}} end
+    rows_are(x:transpose():copy(), rows, column, "copy of " .. dtype)
+    local s = ml.state(x:transpose() * 0)
+    ml.assign(s, x:transpose())
+    rows_are(s, rows, column, "assign of " .. dtype)
+    local from_second = x:slice {{}, {2, -1}}:transpose():copy()
+    rows_are(from_second, {1, 63, shape[2] - 1}, function(k) return column(k + 1) end, "slice of " .. dtype)
+  end
+  local x = ml.arange(2060 * 2050):reshape({2060, 2050}):astype "float64"
+  local y = x:slice {{}, {2, -1}}:copy()
+  rows_are(y, {1, 2, 1030, 2060}, function(k) return x:slice {{k, k}, {2, -1}} end, "rows")
+end)
+
 t.done()

@@ -10,7 +10,7 @@ static bool is_narrow(ml_dtype t) { return t == ML_F32 || t == ML_F16 || t == ML
 bool K(cast_knows)(ml_dtype to, ml_dtype from) {
   bool known_from = is_narrow(from) || is_small(from) || from == ML_I32 || from == ML_F64;
   bool known_to = is_narrow(to) || (is_small(to) && to != ML_BOOL) || to == ML_I32 || to == ML_F64;
-  return known_from && known_to && !(from == ML_F64 && (to == ML_F16 || to == ML_BF16));
+  return known_from && known_to;
 }
 
 #define CONVERT(FROM, TO, expr)                                                                                        \
@@ -90,11 +90,26 @@ static bool truncate_floats(int32_t *to, const float *x, int n) {
 }
 
 static bool truncate_doubles(int32_t *to, const double *x, int n) {
-  int beyond = 0;
-  for (int i = 0; i < n; i++) beyond |= !(fabs(x[i]) < 0x1p31);
+  int64_t beyond = 0; /* as wide as what is compared, of which compilers make vectors */
+  for (int i = 0; i < n; i++) beyond |= fabs(x[i]) < 0x1p31 ? 0 : 1;
   if (beyond) return false;
   for (int i = 0; i < n; i++) to[i] = (int32_t)x[i];
   return true;
+}
+
+/* What rounds to float16 or bfloat16 as the float64 itself does: towards zero, with the last bit set where something
+ * was lost. */
+static void round_to_odd(float *to, const double *x, int n) {
+  for (int i = 0; i < n; i++) {
+    union {
+      float f;
+      int32_t i;
+    } v = {.f = (float)x[i]};
+    const double back = v.f;
+    const int32_t lost = back < x[i] || back > x[i], away = fabs(back) > fabs(x[i]);
+    v.i = (v.i - away) | lost;
+    to[i] = v.f;
+  }
 }
 
 /* False where float32 does not hold a value, which a narrower type would then round twice. */
@@ -112,12 +127,14 @@ bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
   if (tt == ML_F64) {
     if (ft == ML_I32) CONVERT(int32_t, double, x[i]);
     else {
-      to_floats(floats, from, ft, n);
-      from = (const char *)floats;
+      if (ft != ML_F32) to_floats(floats, from, ft, n), from = (const char *)floats;
       CONVERT(float, double, x[i]);
     }
   } else if (ft == ML_F64) {
-    if (into_floats) CONVERT(double, float, x[i]);
+    if (into_floats && tt != ML_F32) {
+      round_to_odd(floats, (const double *)(const void *)from, n);
+      from_floats(to, tt, floats, n);
+    } else if (into_floats) CONVERT(double, float, x[i]);
     else if (truncate_doubles(ints, (const double *)(const void *)from, n)) from_ints(to, tt, ints, n);
     else return false;
   } else if (ft == ML_I32 && into_floats) {

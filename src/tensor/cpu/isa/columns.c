@@ -18,79 +18,135 @@ typedef struct block {
   bool narrow;
   fold how;
   const double *centre; /* of each column; SQUARES */
+  bool spread;          /* two results a column: distances from the centre, behind all of which squared ones follow */
 } block;
 
-/* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile. */
-ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
-  for (int64_t i = lane; i < b->n; i += LANES) __builtin_prefetch(b->rows[i] + at);
+static int64_t bytes_of(const block *b) {
+  return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
 }
 
-/* The lane that join_lanes takes after this one: its bits count from the left. */
+/* Lanes are taken AT_ONCE at once: those that join_lanes would join first, LANES / AT_ONCE rows apart. */
+enum { AT_ONCE = 4, APART = LANES / AT_ONCE };
+
+/* Rows lie too far apart for processors to see what comes next: the next lanes' are asked for meanwhile. */
+ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
+  for (int64_t i = lane; i < b->n; i += APART) __builtin_prefetch(b->rows[i] + at);
+}
+
+/* The lanes that join_lanes takes after these: their bits count from the left. 0 after the last. */
 static int64_t lane_after(int64_t lane) {
-  for (int bit = LANES / 2; bit > 0; bit /= 2) {
+  for (int bit = APART / 2; bit > 0; bit /= 2) {
     lane ^= bit;
     if (lane & bit) break;
   }
   return lane;
 }
 
-/* Lane `lane`: row lane, lane + LANES, and so on. The last vector of columns may overlap the one before. */
-ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
+/* From the first of the columns on, a vector after the other; the last may overlap the one before. */
+#define EACH_VECTOR(b, at)                                                                                             \
+  for (int64_t next = 0, at; at = ml_min64(next, (b)->width - LANES), next < (b)->width; next += LANES)
+
+/* Lane `lane`: row lane, lane + LANES, and so on; APART later another one. */
+ALWAYS_INLINE void sum_lanes(const block *b, int64_t lane, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
   int64_t coming = lane_after(lane);
-  for (int64_t next = 0; next < b->width; next += LANES) {
-    int64_t at = ml_min64(next, b->width - LANES);
-    if (coming) fetch_rows(b, coming, at * item);
-    v16f s = v_set1(0);
-    for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + at * item, t));
-    v_store(out + at, s);
+  EACH_VECTOR(b, at) {
+    v16f s[AT_ONCE];
+    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
+    for (int k = 0; k < AT_ONCE; k++) s[k] = v_set1(0);
+    int64_t i = lane;
+    for (; i + (AT_ONCE - 1) * APART < b->n; i += LANES) {
+      for (int k = 0; k < AT_ONCE; k++) s[k] = v_add(s[k], load_narrow(b->rows[i + k * APART] + at * item, t));
+    }
+    for (int k = 0; k < AT_ONCE - 1; k++) {
+      if (i + k * APART < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k * APART] + at * item, t));
+    }
+    v_store(out + at, v_add(v_add(s[0], s[2]), v_add(s[1], s[3])));
   }
 }
 
-ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
+ALWAYS_INLINE v16d join_folds(v16d a, v16d b, fold how) { return how == PRODUCT ? w_mul(a, b) : w_add(a, b); }
+
+ALWAYS_INLINE void fold_lanes(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
   int item = ml_dtype_infos[t].bytes;
   int64_t coming = lane_after(lane);
-  for (int64_t next = 0; next < b->width; next += LANES) {
-    int64_t at = ml_min64(next, b->width - LANES);
+  EACH_VECTOR(b, at) {
+    const v16d centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+    v16d s0 = fold_start(how), s1 = s0, s2 = s0, s3 = s0;
     if (coming) fetch_rows(b, coming, at * item);
-    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
-    for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
-    w_store(out + at, s);
+    int64_t i = lane;
+#define FOLD_ROW(k) s##k = fold_step(s##k, load_wide(b->rows[i + (k)*APART] + at * item, t), how, centre)
+    for (; i + 3 * APART < b->n; i += LANES) {
+      FOLD_ROW(0);
+      FOLD_ROW(1);
+      FOLD_ROW(2);
+      FOLD_ROW(3);
+    }
+    if (i < b->n) FOLD_ROW(0);
+    if (i + APART < b->n) FOLD_ROW(1);
+    if (i + 2 * APART < b->n) FOLD_ROW(2);
+#undef FOLD_ROW
+    w_store(out + at, join_folds(join_folds(s0, s2, how), join_folds(s1, s3, how), how));
   }
 }
 
-#define SUM_LANE(T) sum_lane(b, lane, T, out)
-static void narrow_lane(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANE); }
+ALWAYS_INLINE spread spread_lane(const block *b, int64_t lane, int64_t at, ml_dtype t) {
+  const v16d centre = w_load(b->centre + at);
+  spread s = spread_start();
+  for (int64_t i = lane; i < b->n; i += LANES)
+    s = spread_step(s, load_wide(b->rows[i] + at * ml_dtype_infos[t].bytes, t), centre);
+  return s;
+}
 
-#define ADD_LANE(T) fold_lane(b, lane, T, SUM, out)
-static void add_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANE) }
-#define SQUARE_LANE(T) fold_lane(b, lane, T, SQUARES, out)
-static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANE) }
-#define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
-static void multiply_lane(const block *b, int64_t lane, double *out) {
-  if (b->dtype == ML_F64) MULTIPLY_LANE(ML_F64);
-  else FOR_NARROW(b->dtype, MULTIPLY_LANE);
+ALWAYS_INLINE void spread_lanes(const block *b, int64_t lane, ml_dtype t, double *out) {
+  int64_t coming = lane_after(lane);
+  EACH_VECTOR(b, at) {
+    if (coming) fetch_rows(b, coming, at * ml_dtype_infos[t].bytes);
+    spread s = spread_lane(b, lane, at, t), other = spread_lane(b, lane + APART, at, t);
+    s = spread_add(s, spread_lane(b, lane + 2 * APART, at, t));
+    other = spread_add(other, spread_lane(b, lane + 3 * APART, at, t));
+    s = spread_add(s, other);
+    w_store(out + at, s.away);
+    w_store(out + b->width + at, s.squares);
+  }
+}
+
+#define SUM_LANES(T) sum_lanes(b, lane, T, out)
+static void narrow_lanes(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANES); }
+
+#define ADD_LANES(T) fold_lanes(b, lane, T, SUM, out)
+static void add_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANES) }
+#define SQUARE_LANES(T) fold_lanes(b, lane, T, SQUARES, out)
+static void square_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANES) }
+#define SPREAD_LANES(T) spread_lanes(b, lane, T, out)
+static void both_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANES) }
+#define MULTIPLY_LANES(T) fold_lanes(b, lane, T, PRODUCT, out)
+static void multiply_lanes(const block *b, int64_t lane, double *out) {
+  if (b->dtype == ML_F64) MULTIPLY_LANES(ML_F64);
+  else FOR_NARROW(b->dtype, MULTIPLY_LANES);
 }
 
 #define JOIN(TYPE, OP)                                                                                                 \
   do {                                                                                                                 \
+    const int64_t n = bytes_of(b) / (int64_t)sizeof(TYPE);                                                             \
     TYPE *restrict o = (TYPE *)(void *)out;                                                                            \
     const TYPE *restrict s = (const TYPE *)(const void *)spare;                                                        \
-    for (int64_t i = 0; i < b->width; i++) o[i] = o[i] OP                                                              \
+    for (int64_t i = 0; i < n; i++) o[i] = o[i] OP                                                                     \
     s[i];                                                                                                              \
   } while (0)
 
-/* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of four levels
+/* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of two levels
  * needs a row of room behind it. */
 static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
-  if (apart == LANES) {
-    if (b->narrow) narrow_lane(b, lane, (float *)(void *)out);
-    else if (b->how == SUM) add_lane(b, lane, (double *)(void *)out);
-    else if (b->how == SQUARES) square_lane(b, lane, (double *)(void *)out);
-    else multiply_lane(b, lane, (double *)(void *)out);
+  if (apart == APART) {
+    if (b->narrow) narrow_lanes(b, lane, (float *)(void *)out);
+    else if (b->spread) both_lanes(b, lane, (double *)(void *)out);
+    else if (b->how == SUM) add_lanes(b, lane, (double *)(void *)out);
+    else if (b->how == SQUARES) square_lanes(b, lane, (double *)(void *)out);
+    else multiply_lanes(b, lane, (double *)(void *)out);
     return;
   }
-  char *spare = out + b->width * (int64_t)(b->narrow ? sizeof(float) : sizeof(double));
+  char *spare = out + bytes_of(b);
   join_lanes(b, lane, 2 * apart, out);
   join_lanes(b, lane + apart, 2 * apart, spare);
   if (b->narrow) JOIN(float, +);
@@ -98,23 +154,65 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   else JOIN(double, +);
 }
 
+/* All lanes at once, of rows so few that they are near. */
+enum { FEW = 4 * LANES };
+
+ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  EACH_VECTOR(b, at) {
+    v16f s[LANES];
+    int64_t i = 0;
+    for (int k = 0; k < LANES; k++) s[k] = v_set1(0);
+    for (; i + LANES <= b->n; i += LANES) {
+      for (int k = 0; k < LANES; k++) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+    }
+    for (int k = 0; k < LANES - 1; k++) {
+      if (i + k < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+    }
+    for (int n = LANES / 2; n > 0; n /= 2) {
+      for (int k = 0; k < n; k++) s[k] = v_add(s[k], s[k + n]);
+    }
+    v_store(out + at, s[0]);
+  }
+}
+
+static void join_all(const block *b, char *room) {
+#define SUM_FEW(T) sum_few(b, T, (float *)(void *)room)
+  if (b->narrow && b->n <= FEW) FOR_NARROW(b->dtype, SUM_FEW);
+  else join_lanes(b, 0, 1, room);
+}
+
 static void take_folds(partial *p, block *b, int op, char *room) {
   const double *wide = (const double *)(const void *)room;
-  join_lanes(b, 0, 1, room);
+  join_all(b, room);
   for (int64_t i = 0; i < b->width; i++) {
     if (op == ML_OP_prod) p[i].a *= wide[i];
     else p[i].a += b->narrow ? (double)((const float *)(const void *)room)[i] : wide[i];
   }
 }
 
-static void take_spread(partial *p, block *b, char *room) {
-  double *means = (double *)(void *)room, *squares = means + b->width;
+/* Of a block by itself: means to `room`, and squared distances from them behind, which are returned. */
+static double *spread_first(block *b, char *room) {
+  double *means = (double *)(void *)room, *found = means + b->width;
   b->how = SUM;
   join_lanes(b, 0, 1, room);
   for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
   b->how = SQUARES, b->centre = means;
-  join_lanes(b, 0, 1, (char *)squares);
-  for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], squares[i], b->n);
+  join_lanes(b, 0, 1, (char *)found);
+  return found;
+}
+
+static void take_spread(partial *p, block *b, char *room) {
+  double *means = (double *)(void *)room, *found = means + b->width;
+  if (joins_blocks(p, b->dtype)) {
+    spread_first(b, room);
+    for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], found[i], b->n);
+    return;
+  }
+  for (int64_t i = 0; i < b->width; i++) means[i] = p[i].a;
+  b->centre = means, b->spread = true;
+  join_lanes(b, 0, 1, (char *)found);
+  for (int64_t i = 0; i < b->width; i++) p[i].away += found[i], p[i].b += found[b->width + i], p[i].k += b->n;
 }
 
 /* ---- what comes out the same in any order: four rows after the other ---- */
@@ -158,19 +256,19 @@ static void take_spread(partial *p, block *b, char *room) {
     return;                                                                                                            \
   } while (0)
 
-#define PLUS(total, v, i) total += (__typeof__(total))(v)
+#define PLUS(total, v, i) total = (__typeof__(total))(total + (__typeof__(total))(v))
 #define TIMES(total, v, i) total *= (__typeof__(total))(v)
-#define COUNT(total, v, i) total += (v) != 0
+#define COUNT(total, v, i) total = (__typeof__(total))(total + ((v) != 0))
 #define REQUIRE(total, v, i) total &= (v) != 0
-#define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + totals[c])
+#define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + (uint64_t)totals[c])
 #define MULTIPLY_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k * totals[c])
 
 static void take_sums(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  case ML_U8: TOTALS(uint8_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  case ML_BOOL: TOTALS(uint8_t, uint32_t, 0, COUNT, ADD_TOTAL);
+  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, ADD_TOTAL);
+  case ML_U8: TOTALS(uint8_t, uint16_t, 0, PLUS, ADD_TOTAL);
+  case ML_BOOL: TOTALS(uint8_t, uint16_t, 0, COUNT, ADD_TOTAL);
   case ML_I16: TOTALS(int16_t, uint32_t, 0, PLUS, ADD_TOTAL);
   case ML_U16: TOTALS(uint16_t, uint32_t, 0, PLUS, ADD_TOTAL);
   case ML_I32:
@@ -193,13 +291,13 @@ static void take_products(COLUMNS) {
   }
 }
 
-/* 32 bits hold the sum of a block of 16-bit integers. */
+/* 32 bits hold the sum of a block of 16-bit integers, and 16 bits that of 8-bit ones. */
 static void take_means(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_U8: TOTALS(uint8_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_BOOL: TOTALS(uint8_t, int32_t, 0, COUNT, p[c].wide += totals[c]);
+  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_U8: TOTALS(uint8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_BOOL: TOTALS(uint8_t, int16_t, 0, COUNT, p[c].wide += totals[c]);
   case ML_I16: TOTALS(int16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
   case ML_U16: TOTALS(uint16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
   case ML_I32: TOTALS(int32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);
@@ -302,7 +400,7 @@ static void choose(COLUMNS, int64_t first) {
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
                      char *room) {
   kind what = kind_of(op, t);
-  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL};
+  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
   switch (what) {
   case NARROW:
   case WIDE: take_folds(p, &b, op, room); return;
@@ -345,19 +443,46 @@ static void write_chosen(int op, const char *const *rows, int64_t n, ml_dtype t,
   }
 }
 
-bool K(columns_writes)(int op, ml_dtype t) {
-  kind what = kind_of(op, t);
-  return what == NARROW || (what == CHOICE && !wants_index(op));
+static void write_doubles(const double *restrict x, int64_t n, char *to, ml_dtype t) {
+  if (t == ML_F64) memcpy(to, x, (size_t)n * sizeof *x);
+  else if (t == ML_F32)
+    for (int64_t i = 0; i < n; i++) ((float *)(void *)to)[i] = (float)x[i];
+  else
+    for (int64_t i = 0; i < n; i++) store_float(to, t, i, (float)x[i]);
 }
 
-void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *to, char *room) {
-  block b = {rows, n, width, t, true, SUM, NULL};
+bool K(columns_writes)(int op, ml_dtype t) {
+  kind what = kind_of(op, t);
+  return what == NARROW || what == SPREAD || (what == WIDE && op != ML_OP_prod) || (what == CHOICE && !wants_index(op));
+}
+
+static void write_wide(int op, block *b, const ml_arg *o, char *to, char *room) {
+  double *x = (double *)(void *)room;
+  join_lanes(b, 0, 1, room);
+  for (int64_t c = 0; c < b->width && op == ML_OP_norm; c++) x[c] = sqrt(x[c]);
+  for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (double)b->n;
+  write_doubles(x, b->width, to, o->dtype);
+}
+
+static void write_spread(int op, block *b, double divisor, const ml_arg *o, char *to, char *room) {
+  double *x = spread_first(b, room);
+  for (int64_t c = 0; c < b->width; c++) x[c] /= divisor;
+  for (int64_t c = 0; c < b->width && op == ML_OP_std; c++) x[c] = sqrt(x[c]);
+  write_doubles(x, b->width, to, o->dtype);
+}
+
+void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, int64_t width, char *to, char *room) {
+  const int op = task->step->op;
+  const ml_dtype t = task->in[0].dtype;
+  const kind what = kind_of(op, t);
+  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
   float *sums = (float *)(void *)room;
-  if (kind_of(op, t) == CHOICE) {
-    write_chosen(op, rows, n, t, width, to, room);
-    return;
+  if (what == CHOICE) write_chosen(op, rows, n, t, width, to, room);
+  else if (what == WIDE) write_wide(op, &b, &task->out[0], to, room);
+  else if (what == SPREAD) write_spread(op, &b, spread_divisor(task, n), &task->out[0], to, room);
+  else {
+    join_all(&b, room);
+    for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
+    write_floats(sums, width, to, t);
   }
-  join_lanes(&b, 0, 1, room);
-  for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
-  write_floats(sums, width, to, t);
 }

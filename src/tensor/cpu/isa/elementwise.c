@@ -8,7 +8,7 @@
 #include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
-enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE, RUN = 16 * TILE };
+enum { MAX_REGS = ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE, RUN = 16 * TILE, AHEAD = 2 };
 
 typedef enum cls { CF, CD, CI, CU } cls;
 ALWAYS_INLINE cls class_of(ml_dtype t) {
@@ -156,6 +156,26 @@ static void float_op(int op, float *restrict o, const float *a, const float *b, 
   case ML_OP_logaddexp: MAP2(logaddexp1(x, y));
   default: return;
   }
+}
+
+/* The cheap ones of a whole tile: loops of a known length have no end to be mistaken about. */
+static bool whole_float_op(int op, float *restrict o, const float *a, const float *b) {
+  typedef float T;
+  enum { n = TILE };
+#define WHOLE(expr)                                                                                                    \
+  EACH_TILE {                                                                                                          \
+    const T x = a[i], y = b[i];                                                                                        \
+    o[i] = (expr);                                                                                                     \
+  }                                                                                                                    \
+  return true
+  switch (op) {
+  case ML_OP_add: WHOLE(x + y);
+  case ML_OP_sub: WHOLE(x - y);
+  case ML_OP_mul: WHOLE(x * y);
+  case ML_OP_div: WHOLE(x / y);
+  default: return false;
+  }
+#undef WHOLE
 }
 
 static void double_op(int op, double *restrict o, const double *a, const double *b, int n) {
@@ -472,8 +492,9 @@ static void run_code(const ml_fused *f, void **regs, int n, int which) {
       if (class_of(from) == CF) float_test(c->op, o, a, b, n);
       else if (class_of(from) == CD) double_test(c->op, o, a, b, n);
       else integer_test(c->op, o, a, class_of(from), b, class_of(dtype_of(f, c->b)), n);
-    } else if (class_of(c->dtype) == CF) float_op(c->op, o, a, b, n);
-    else if (class_of(c->dtype) == CD) double_op(c->op, o, a, b, n);
+    } else if (class_of(c->dtype) == CF) {
+      if (n != TILE || !whole_float_op(c->op, o, a, b)) float_op(c->op, o, a, b, n);
+    } else if (class_of(c->dtype) == CD) double_op(c->op, o, a, b, n);
     else if (class_of(c->dtype) == CU) uint_op(c->op, o, a, b, n);
     else int_op(c->op, o, a, b, n);
     if (c->dtype != ML_F32) K(round_tile)(o, c->dtype, n);
@@ -556,6 +577,7 @@ typedef struct shape_plan {
   int64_t shape[ML_MAX_DIMS];
   int64_t runs; /* of RUN elements along the innermost axis */
   bool cast;    /* cast_tile may do it */
+  bool stream;  /* and the target is written past the caches */
   int64_t strides[][ML_MAX_DIMS];
 } shape_plan;
 
@@ -619,6 +641,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   merge_axes(s, t->n_out + t->n_in);
   s->runs = (s->shape[s->ndim - 1] + RUN - 1) / RUN;
   s->cast = is_cast(t, s);
+  s->stream = s->cast && size * ml_dtype_infos[t->out[0].dtype].bytes >= STREAM_ROWS;
   int64_t rows = size ? size / s->shape[s->ndim - 1] : 0;
   t->units = rows * s->runs;
   t->grain = ml_max64(1, 8192 / ml_max64(1, ml_min64(RUN, s->shape[s->ndim - 1])));
@@ -672,7 +695,7 @@ static void start_tiles(tiles *w, const ml_task *t, int64_t unit, char *scratch)
     w->index[d] = row % s->shape[d];
     row /= s->shape[d];
   }
-  tile_registers(w->regs, scratch, t->n_in + f->n_code);
+  tile_registers(w->regs, scratch, f);
   for (int k = 0; k < t->n_out + t->n_in; k++) {
     const ml_arg *x = operand(t, k);
     const int reg = k < t->n_out ? f->outputs[k] : k - t->n_out;
@@ -724,11 +747,28 @@ static bool is_free(const tiles *w, const char *to) {
   return true;
 }
 
+/* Asks for what the tiles after this one read: processors look ahead no farther than to the end of a page. */
+static void fetch_ahead(const tiles *w, int n) {
+  const strip *p = &w->strips[w->t->n_out];
+  for (int k = 0; k < w->t->n_in; k++, p++) {
+    if (p->stride != 1) continue;
+    for (int64_t i = 0; i < n * p->item; i += 64) __builtin_prefetch(p->at + AHEAD * TILE * p->item + i);
+  }
+}
+
+static bool run_cast(const shape_plan *s, strip *out, int n) {
+  char *to = s->stream ? out[0].room : out[0].at;
+  if (!K(cast_tile)(to, out[0].dtype, out[1].at, out[1].dtype, n)) return false;
+  if (s->stream) K(stream_row)(out[0].at, to, n * out[0].item);
+  return true;
+}
+
 static void run_tile(tiles *w, int n) {
   const ml_task *t = w->t;
   const shape_plan *s = t->extra;
   strip *out = w->strips;
-  if (s->cast && K(cast_tile)(out[0].at, out[0].dtype, out[1].at, out[1].dtype, n)) return;
+  fetch_ahead(w, n);
+  if (s->cast && run_cast(s, out, n)) return;
   load_inputs(w, n);
   for (int k = 0; k < t->n_out; k++)
     w->regs[w->f->outputs[k]] = out[k].as_it_lies && is_free(w, out[k].at) ? out[k].at : out[k].room;
@@ -756,4 +796,5 @@ void K(fused)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       run_tile(&all, (int)ml_min64(TILE, n - i));
     }
   }
+  if (s->stream) K(end_stream)();
 }

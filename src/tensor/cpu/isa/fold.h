@@ -83,13 +83,29 @@ ALWAYS_INLINE v16f load_narrow(const char *data, ml_dtype t) {
   return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
 }
 
-/* Integers of at most 16 bits are floats on the way, of which processors make doubles faster. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+/* Sixteen integers of at most 32 bits that a double holds: eight from each half of WIDEN. */
+#if defined(ML_ISA_AVX512)
+#define HALF(x) (v_doubles) _mm512_cvtepi32_pd(x)
+#else
+#define HALF(x)                                                                                                        \
+  (v_doubles) _mm256_cvtepi32_pd(_mm256_castsi256_si128(x)),                                                           \
+      (v_doubles)_mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1))
+#endif
+#define OF_INTS(WIDEN, LOAD, BYTES) ((v16d){{HALF(WIDEN(LOAD(data))), HALF(WIDEN(LOAD(data + (BYTES))))}})
+ALWAYS_INLINE __m128i load_8(const char *p) { return _mm_loadl_epi64((const void *)p); }
+ALWAYS_INLINE __m128i load_16(const char *p) { return _mm_loadu_si128((const void *)p); }
+ALWAYS_INLINE __m256i load_32(const char *p) { return _mm256_loadu_si256((const void *)p); }
+ALWAYS_INLINE __m128i load_truths(const char *p) { return _mm_min_epu8(load_8(p), _mm_set1_epi8(1)); }
+#define AS_THEY_ARE(x) (x)
+#endif
+
 #define AS(TYPE, VIA, VALUE)                                                                                           \
   do {                                                                                                                 \
     const TYPE *x = (const TYPE *)(const void *)data;                                                                  \
     VIA as[LANES];                                                                                                     \
     for (int k = 0; k < LANES; k++) as[k] = (VIA)(VALUE);                                                              \
-    return sizeof(VIA) == sizeof(float) ? w_widen(v_load((const void *)as)) : w_load((const void *)as);                \
+    return w_load((const void *)as);                                                                                   \
   } while (0)
 
 ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
@@ -101,12 +117,21 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
   }
 #endif
   case ML_F64: return w_load((const double *)(const void *)data);
-  case ML_I8: AS(int8_t, float, x[k]);
-  case ML_U8: AS(uint8_t, float, x[k]);
-  case ML_BOOL: AS(uint8_t, float, x[k] != 0);
-  case ML_I16: AS(int16_t, float, x[k]);
-  case ML_U16: AS(uint16_t, float, x[k]);
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  case ML_I8: return OF_INTS(_mm256_cvtepi8_epi32, load_8, 8);
+  case ML_U8: return OF_INTS(_mm256_cvtepu8_epi32, load_8, 8);
+  case ML_BOOL: return OF_INTS(_mm256_cvtepu8_epi32, load_truths, 8);
+  case ML_I16: return OF_INTS(_mm256_cvtepi16_epi32, load_16, 16);
+  case ML_U16: return OF_INTS(_mm256_cvtepu16_epi32, load_16, 16);
+  case ML_I32: return OF_INTS(AS_THEY_ARE, load_32, 32);
+#else
+  case ML_I8: AS(int8_t, double, x[k]);
+  case ML_U8: AS(uint8_t, double, x[k]);
+  case ML_BOOL: AS(uint8_t, double, x[k] != 0);
+  case ML_I16: AS(int16_t, double, x[k]);
+  case ML_U16: AS(uint16_t, double, x[k]);
   case ML_I32: AS(int32_t, double, x[k]);
+#endif
   case ML_U32: AS(uint32_t, double, x[k]);
   case ML_I64: AS(int64_t, double, x[k]);
   case ML_U64: AS(uint64_t, double, x[k]);
@@ -114,6 +139,9 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
   }
 }
 #undef AS
+#undef HALF
+#undef OF_INTS
+#undef AS_THEY_ARE
 
 /* ---- folds ---- */
 
@@ -194,6 +222,32 @@ static inline kind kind_of(int op, ml_dtype t) {
 }
 /* Of WIDE. */
 static inline fold fold_of(int op) { return op == ML_OP_prod ? PRODUCT : op == ML_OP_norm ? SQUARES : SUM; }
+
+/* Variances take squared distances from a centre, which is the mean of the first block, and the distances themselves,
+ * from which follows how far it is from the mean of all. What that costs of float64's digits is their share that goes
+ * with the number of blocks in a chunk, of which no float32 is aware; float64 joins the means of blocks instead, and so
+ * squares nothing that is larger than its result. */
+static inline bool joins_blocks(const partial *p, ml_dtype t) { return t == ML_F64 || p->k == 0; }
+
+/* Distances and their squares, of lanes. */
+typedef struct spread {
+  v16d away, squares;
+} spread;
+ALWAYS_INLINE spread spread_start(void) { return (spread){w_set1(0), w_set1(0)}; }
+ALWAYS_INLINE spread spread_step(spread s, v16d x, v16d centre) {
+  x = w_sub(x, centre);
+  s.away = w_add(s.away, x);
+  s.squares = w_square(x, s.squares);
+  return s;
+}
+ALWAYS_INLINE spread spread_add(spread a, spread b) {
+  return (spread){w_add(a.away, b.away), w_add(a.squares, b.squares)};
+}
+
+/* Squared distances from the mean. */
+static inline double squares_of(const partial *p) {
+  return p->k > 0 ? p->b - p->away * (p->away / (double)p->k) : p->b;
+}
 
 /* Joins means and squared distances from them (Chan's formula). Where a mean has overflowed, which makes the sum of
  * squares infinite, the distance of the means may be no number: it adds nothing then. */

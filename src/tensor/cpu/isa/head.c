@@ -29,7 +29,7 @@ size_t K(head_room)(const ml_task *t) { return tile_room(t->step->fused->n_input
 void K(head_begin)(const ml_task *t, char *room) {
   const ml_fused *f = t->step->fused;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-  tile_registers(regs, room, f->n_inputs + f->n_code);
+  tile_registers(regs, room, f);
   K(fused_constants)(f, regs, TILE);
 }
 
@@ -41,7 +41,7 @@ static void run_piece(const ml_task *t, const head *h, const char *const *from, 
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
     void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    tile_registers(regs, room, f->n_inputs + f->n_code);
+    tile_registers(regs, room, f);
     for (int k = 0; k < f->n_inputs; k++) {
       int64_t stride = h->strides[k][h->ndim - 1];
       const char *data = from[k] + at * stride * ml_dtype_infos[f->input_dtypes[k]].bytes;

@@ -178,7 +178,7 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
   int64_t width = ml_min64(LANES, t->out[unit->first_output].shape[1] - column);
   const ml_fused *f = unit->epilogue;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-  if (f) tile_registers(regs, room + l->regs, f->n_inputs + f->n_code);
+  if (f) tile_registers(regs, room + l->regs, f);
   for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
   for (int i = 0; i < unit->n_extra; i++) {
     const ml_arg *x = &t->in[unit->extra[i]];

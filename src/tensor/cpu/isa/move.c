@@ -52,31 +52,33 @@ SQUARE(square_2, 8, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi16, _mm
 SQUARE(square_4, 4, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi32, _mm_unpackhi_epi32)
 SQUARE(square_8, 2, __m128i, LOAD_ONE, _mm_storeu_si128, _mm_unpacklo_epi64, _mm_unpackhi_epi64)
 
+/* tall_WIDTH: as many squares as a vector holds. stream_WIDTH: the same in whole lines, past the caches. */
 #if defined(ML_ISA_AVX512)
 enum { ABREAST = 4 }; /* squares in a vector */
-#define TALL(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                         \
-  SQUARE(NAME, N, __m512i, load_four, _mm512_storeu_si512, UNPACK_LOW, UNPACK_HIGH)
+#define TALL(WIDTH, N, UNPACK_LOW, UNPACK_HIGH)                                                                        \
+  SQUARE(tall_##WIDTH, N, __m512i, load_four, _mm512_storeu_si512, UNPACK_LOW, UNPACK_HIGH)                            \
+  SQUARE(stream_##WIDTH, N, __m512i, load_four, _mm512_stream_si512, UNPACK_LOW, UNPACK_HIGH)
 ALWAYS_INLINE __m512i load_four(const char *from, int64_t below) {
   __m512i v = _mm512_castsi128_si512(LOAD_ONE(from, below));
   v = _mm512_inserti32x4(v, LOAD_ONE(from + below, below), 1);
   v = _mm512_inserti32x4(v, LOAD_ONE(from + 2 * below, below), 2);
   return _mm512_inserti32x4(v, LOAD_ONE(from + 3 * below, below), 3);
 }
-TALL(tall_1, 16, _mm512_unpacklo_epi8, _mm512_unpackhi_epi8)
-TALL(tall_2, 8, _mm512_unpacklo_epi16, _mm512_unpackhi_epi16)
-TALL(tall_4, 4, _mm512_unpacklo_epi32, _mm512_unpackhi_epi32)
-TALL(tall_8, 2, _mm512_unpacklo_epi64, _mm512_unpackhi_epi64)
+TALL(1, 16, _mm512_unpacklo_epi8, _mm512_unpackhi_epi8)
+TALL(2, 8, _mm512_unpacklo_epi16, _mm512_unpackhi_epi16)
+TALL(4, 4, _mm512_unpacklo_epi32, _mm512_unpackhi_epi32)
+TALL(8, 2, _mm512_unpacklo_epi64, _mm512_unpackhi_epi64)
 #elif defined(ML_ISA_AVX2)
 enum { ABREAST = 2 };
-#define TALL(NAME, N, UNPACK_LOW, UNPACK_HIGH)                                                                         \
-  SQUARE(NAME, N, __m256i, load_two, _mm256_storeu_si256, UNPACK_LOW, UNPACK_HIGH)
+#define TALL(WIDTH, N, UNPACK_LOW, UNPACK_HIGH)                                                                        \
+  SQUARE(tall_##WIDTH, N, __m256i, load_two, _mm256_storeu_si256, UNPACK_LOW, UNPACK_HIGH)
 ALWAYS_INLINE __m256i load_two(const char *from, int64_t below) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(LOAD_ONE(from, below)), LOAD_ONE(from + below, below), 1);
 }
-TALL(tall_1, 16, _mm256_unpacklo_epi8, _mm256_unpackhi_epi8)
-TALL(tall_2, 8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16)
-TALL(tall_4, 4, _mm256_unpacklo_epi32, _mm256_unpackhi_epi32)
-TALL(tall_8, 2, _mm256_unpacklo_epi64, _mm256_unpackhi_epi64)
+TALL(1, 16, _mm256_unpacklo_epi8, _mm256_unpackhi_epi8)
+TALL(2, 8, _mm256_unpacklo_epi16, _mm256_unpackhi_epi16)
+TALL(4, 4, _mm256_unpacklo_epi32, _mm256_unpackhi_epi32)
+TALL(8, 2, _mm256_unpacklo_epi64, _mm256_unpackhi_epi64)
 #else
 enum { ABREAST = 1 };
 #define tall_1 square_1
@@ -143,19 +145,109 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
   }
 }
 
+/* ---- past the caches ---- */
+
+/* A line of memory that is written whole need not be read first, if the cache is left out: a third of a copy's traffic,
+ * and more where lines are far apart. What fits a cache is read from there soon, and is written to it. */
+enum { LINE = 64, STREAM_SQUARES = 4 << 20 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
+
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+enum { CAN_STREAM = true };
+
+static int64_t to_next_line(const char *p) { return -(int64_t)((uintptr_t)p % LINE) & (LINE - 1); }
+
+ALWAYS_INLINE void stream_line(char *to, const char *from) {
+#if defined(ML_ISA_AVX512)
+  _mm512_stream_si512((void *)to, _mm512_loadu_si512(from));
+#else
+  _mm256_stream_si256((void *)to, _mm256_loadu_si256((const void *)from));
+  _mm256_stream_si256((void *)(to + LINE / 2), _mm256_loadu_si256((const void *)(from + LINE / 2)));
+#endif
+}
+
+void K(stream_row)(char *to, const char *from, int64_t bytes) {
+  int64_t i = ml_min64(bytes, to_next_line(to));
+  memcpy(to, from, (size_t)i);
+  for (; i + LINE <= bytes; i += LINE) stream_line(to + i, from + i);
+  memcpy(to + i, from + i, (size_t)(bytes - i));
+}
+
+/* Writes the transpose of a square of lines, line by line: of halves, memory would be read first after all. */
+#if defined(ML_ISA_AVX512)
+#define STREAM(WIDTH)                                                                                                  \
+  for (int c = 0; c < LINE / (WIDTH); c += 16 / (WIDTH))                                                               \
+    stream_##WIDTH(to + c * to_step, to_step, square + c * (WIDTH), LINE);                                             \
+  return
+
+ALWAYS_INLINE void stream_turned(char *to, int64_t to_step, const char *square, int item) {
+  switch (item) {
+  case 1: STREAM(1);
+  case 2: STREAM(2);
+  case 4: STREAM(4);
+  default: STREAM(8);
+  }
+}
+#else
+ALWAYS_INLINE void stream_turned(char *to, int64_t to_step, const char *square, int item) {
+  _Alignas(LINE) char turned[LINE * LINE];
+  K(transpose)(turned, LINE, square, LINE, LINE / item, LINE / item, item);
+  for (int i = 0; i < LINE / item; i++) stream_line(to + i * to_step, turned + i * LINE);
+}
+#endif
+
+/* A line of each of LINE / item rows becomes as many lines of the target. They lie in between where none displaces
+ * another from the cache, as rows that are far apart may. */
+static void stream_square(char *to, int64_t to_step, const char *from, int64_t from_step, int item) {
+  _Alignas(LINE) char square[LINE * LINE];
+  int i = 0;
+  do memcpy(square + i * LINE, from + i * from_step, LINE);
+  while (++i < LINE / item);
+  stream_turned(to, to_step, square, item);
+}
+
+/* As K(transpose), where rows of the target begin with a line. */
+static void stream_transposed(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t rows,
+                              int64_t columns, int item) {
+  const int64_t n = LINE / item, whole_rows = rows / n * n, whole_columns = columns / n * n;
+  for (int64_t c = 0; c < whole_columns; c += n) {
+    for (int64_t r = 0; r < whole_rows; r += n)
+      stream_square(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step, item);
+  }
+  K(transpose)
+  (to + whole_columns * to_step, to_step, from + whole_columns * item, from_step, whole_rows, columns - whole_columns,
+   item);
+  K(transpose)
+  (to + whole_rows * item, to_step, from + whole_rows * from_step, from_step, rows - whole_rows, columns, item);
+}
+
+/* What was streamed is seen by other threads. */
+void K(end_stream)(void) { _mm_sfence(); }
+#else
+enum { CAN_STREAM = false };
+
+static int64_t to_next_line(const char *p) {
+  (void)p;
+  return 1;
+}
+void K(stream_row)(char *to, const char *from, int64_t bytes) { memcpy(to, from, (size_t)bytes); }
+#define stream_transposed K(transpose)
+void K(end_stream)(void) {}
+#endif
+
 /* ---- the task ---- */
 
 /* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
- * rows lie so that none displaces another from the cache, and written by rows from there; unless vectors are as long as
- * lines of memory. */
-enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, TILE_STEP = TILE_BYTES + 64 };
+ * rows lie so that none displaces another from the cache, and written by rows from there. One that is streamed is as
+ * long as can be along the source, which is read ahead of need then. */
+enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, STREAM_HEIGHT = 2 * LINE, STREAM_WIDTH = 2048 };
 
 typedef struct move_plan {
   char *const *to, *const *from; /* addresses differ from run to run */
   int item, ndim;
   int64_t shape[ML_MAX_DIMS], to_strides[ML_MAX_DIMS], from_strides[ML_MAX_DIMS];
-  bool tiled; /* the last two axes in tiles; else the last one in runs */
-  int64_t run, runs, side, sides;
+  bool tiled;                           /* the last two axes in tiles; else the last one in runs */
+  bool stream;                          /* past the caches */
+  int64_t run, runs, side, sides, step; /* step: bytes from row to row of a tile */
 } move_plan;
 
 static void add_axis(move_plan *m, int64_t length, int64_t to, int64_t from) {
@@ -195,22 +287,15 @@ static void choose_tiles(move_plan *m) {
   m->tiled = true;
 }
 
-/* Transposing writes lines of memory whole where vectors are as long. */
-#if defined(ML_ISA_AVX512)
-enum { WHOLE_LINES = true };
-#else
-enum { WHOLE_LINES = false };
-#endif
-
 static void move_tile(const move_plan *m, char *to, const char *from, int64_t n, int64_t side, char *tile) {
   int last = m->ndim - 1, item = m->item;
-  if (WHOLE_LINES) {
-    K(transpose)(to, m->to_strides[last - 1] * item, from, m->from_strides[last] * item, n, side, item);
+  int64_t to_step = m->to_strides[last - 1] * item, from_step = m->from_strides[last] * item;
+  if (m->stream && to_next_line(to) == 0) {
+    stream_transposed(to, to_step, from, from_step, n, side, item);
     return;
   }
-  K(transpose)(tile, TILE_STEP, from, m->from_strides[last] * item, n, side, item);
-  for (int64_t i = 0; i < side; i++)
-    memcpy(to + i * m->to_strides[last - 1] * item, tile + i * TILE_STEP, (size_t)(n * item));
+  K(transpose)(tile, m->step, from, from_step, n, side, item);
+  for (int64_t i = 0; i < side; i++) memcpy(to + i * to_step, tile + i * m->step, (size_t)(n * item));
 }
 
 void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
@@ -232,8 +317,18 @@ void K(move)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     char *o = *m->to + to * item;
     const char *x = *m->from + from * item;
     if (m->tiled) move_tile(m, o, x, n, side, w->scratch);
+    else if (m->stream) K(stream_row)(o, x, n * item);
     else K(move_row)(o, m->to_strides[last], x, m->from_strides[last], n, item);
   }
+  if (m->stream) K(end_stream)();
+}
+
+/* Streamed are tiles with whole lines in each row of the target, and rows that lie side by side on either side. */
+static bool can_stream(const move_plan *m, int64_t bytes) {
+  int last = m->ndim - 1;
+  if (!CAN_STREAM) return false;
+  if (m->tiled) return bytes >= STREAM_SQUARES && m->to_strides[last - 1] * m->item % LINE == 0;
+  return bytes >= STREAM_ROWS && m->to_strides[last] == 1 && m->from_strides[last] == 1;
 }
 
 ml_status K(move_prepare)(ml_task *t, const ml_arg *to, const ml_arg *from) {
@@ -246,18 +341,20 @@ ml_status K(move_prepare)(ml_task *t, const ml_arg *to, const ml_arg *from) {
   int64_t size = ml_shape_size(to->ndim, to->shape);
   order_axes(m, to, from);
   choose_tiles(m);
+  m->stream = can_stream(m, size * m->item);
   int64_t last = m->shape[m->ndim - 1], rows = size && last ? size / last : 0;
-  m->run = (m->tiled ? TILE_BYTES : ROW_BYTES) / m->item;
+  m->run = (!m->tiled ? ROW_BYTES : m->stream ? STREAM_HEIGHT : TILE_BYTES) / m->item;
   m->runs = (last + m->run - 1) / m->run;
   t->units = rows * m->runs;
   int64_t unit_size = ml_min64(m->run, last);
   if (m->tiled) {
     int64_t length = m->shape[m->ndim - 2];
-    m->side = TILE_BYTES / m->item;
+    m->side = (m->stream ? STREAM_WIDTH : TILE_BYTES) / m->item;
     m->sides = (length + m->side - 1) / m->side;
+    m->step = m->run * m->item + LINE;
     t->units = size ? rows / length * m->sides * m->runs : 0;
     unit_size *= ml_min64(m->side, length);
-    t->scratch = (size_t)TILE_STEP * (size_t)m->side;
+    t->scratch = (size_t)(m->step * m->side);
   }
   t->grain = ml_max64(1, ROW_BYTES / ml_max64(1, unit_size * m->item));
   t->cost = (double)size * 0.1 * m->item + (double)t->units * 5;

@@ -6,6 +6,7 @@
 
 void K(partial_start)(partial *p, int64_t n, int op) {
   partial start = {.at = -1};
+  if (op == ML_OP_var || op == ML_OP_std) start.away = 0;
   if (op == ML_OP_prod) start.a = 1;
   if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
   if (op == ML_OP_logsumexp) start.a = -INFINITY;
@@ -60,8 +61,26 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
 }
 
 ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
-  double mean = fold_block(data, t, n, SUM, 0) / (double)n;
-  join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
+  int item = ml_dtype_infos[t].bytes;
+  if (joins_blocks(p, t)) {
+    double mean = fold_block(data, t, n, SUM, 0) / (double)n;
+    join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
+    return;
+  }
+  spread s = spread_start();
+  v16d centre = w_set1(p->a);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) s = spread_step(s, load_wide(data + i * item, t), centre);
+  if (i < n) {
+    char room[LANES * sizeof(double)];
+    double x[LANES];
+    w_store(x, load_wide(fill_up(data + i * item, t, n - i, room), t));
+    for (int64_t k = n - i; k < LANES; k++) x[k] = p->a; /* no distance */
+    s = spread_step(s, w_load(x), centre);
+  }
+  p->away += join_doubles(s.away, SUM);
+  p->b += join_doubles(s.squares, SUM);
+  p->k += n;
 }
 
 static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
@@ -121,7 +140,54 @@ static void take_wide(partial *p, int op, const char *data, ml_dtype t, int64_t 
     return;                                                                                                            \
   } while (0)
 
+/* Bytes: each plus 128 where they have a sign, 1 where they are truths. */
+#if defined(ML_ISA_AVX512)
+#define BYTES_OF(OP) _mm512_##OP
+typedef __m512i v_bytes;
+ALWAYS_INLINE v_bytes load_bytes(const uint8_t *x) { return _mm512_loadu_si512(x); }
+ALWAYS_INLINE v_bytes no_bytes(void) { return _mm512_setzero_si512(); }
+ALWAYS_INLINE v_bytes flip_bytes(v_bytes x) { return _mm512_xor_si512(x, _mm512_set1_epi8(INT8_MIN)); }
+#elif defined(ML_ISA_AVX2)
+#define BYTES_OF(OP) _mm256_##OP
+typedef __m256i v_bytes;
+ALWAYS_INLINE v_bytes load_bytes(const uint8_t *x) { return _mm256_loadu_si256((const void *)x); }
+ALWAYS_INLINE v_bytes no_bytes(void) { return _mm256_setzero_si256(); }
+ALWAYS_INLINE v_bytes flip_bytes(v_bytes x) { return _mm256_xor_si256(x, _mm256_set1_epi8(INT8_MIN)); }
+#endif
+
+ALWAYS_INLINE int64_t add_bytes(const uint8_t *x, ml_dtype t, int64_t n) {
+  int64_t sum = 0, i = 0;
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  enum { ABREAST = sizeof(v_bytes) };
+  v_bytes a = no_bytes(), b = a;
+  for (; i + 2 * ABREAST <= n; i += 2 * ABREAST) {
+    v_bytes u = load_bytes(x + i), v = load_bytes(x + i + ABREAST);
+    if (t == ML_I8) u = flip_bytes(u), v = flip_bytes(v);
+    if (t == ML_BOOL)
+      u = BYTES_OF(min_epu8)(u, BYTES_OF(set1_epi8)(1)), v = BYTES_OF(min_epu8)(v, BYTES_OF(set1_epi8)(1));
+    a = BYTES_OF(add_epi64)(a, BYTES_OF(sad_epu8)(u, no_bytes()));
+    b = BYTES_OF(add_epi64)(b, BYTES_OF(sad_epu8)(v, no_bytes()));
+  }
+  int64_t lanes[ABREAST / sizeof(int64_t)];
+  a = BYTES_OF(add_epi64)(a, b);
+  memcpy(lanes, &a, sizeof a);
+  for (size_t k = 0; k < sizeof lanes / sizeof *lanes; k++) sum += lanes[k];
+  if (t == ML_I8) sum -= 128 * i;
+#endif
+  for (; i < n; i++) sum += t == ML_I8 ? (int8_t)x[i] : t == ML_BOOL ? x[i] != 0 : x[i];
+  return sum;
+}
+
+static int64_t sum_bytes(const char *data, ml_dtype t, int64_t n) {
+  const uint8_t *x = (const uint8_t *)data;
+  return t == ML_I8 ? add_bytes(x, ML_I8, n) : t == ML_U8 ? add_bytes(x, ML_U8, n) : add_bytes(x, ML_BOOL, n);
+}
+
 static void take_integers(partial *p, int op, const char *data, ml_dtype t, int64_t n) {
+  if (op == ML_OP_sum && ml_dtype_infos[t].bytes == 1) {
+    p->k = (int64_t)((uint64_t)p->k + (uint64_t)sum_bytes(data, t, n));
+    return;
+  }
   switch (t) {
   case ML_I8: FOLD(int8_t, uint32_t, x[i]);
   case ML_U8: FOLD(uint8_t, uint32_t, x[i]);
@@ -134,25 +200,29 @@ static void take_integers(partial *p, int op, const char *data, ml_dtype t, int6
   }
 }
 
-#define MEAN(TYPE, VALUE)                                                                                              \
+/* VIA holds the sum of MOST elements. */
+#define MEAN(TYPE, VIA, MOST)                                                                                          \
   do {                                                                                                                 \
     const TYPE *x = (const TYPE *)(const void *)data;                                                                  \
-    int64_t sum = 0;                                                                                                   \
-    for (int64_t i = 0; i < n; i++) sum += (int64_t)(VALUE);                                                           \
-    p->wide += sum;                                                                                                    \
+    for (int64_t i = 0, m; i < n; i += m) {                                                                            \
+      VIA sum = 0;                                                                                                     \
+      m = ml_min64(MOST, n - i);                                                                                       \
+      for (int64_t k = 0; k < m; k++) sum += (VIA)x[i + k];                                                            \
+      p->wide += sum;                                                                                                  \
+    }                                                                                                                  \
     return;                                                                                                            \
   } while (0)
 
 /* Exact. Integers of 64 bits are taken in halves, of which 2^31 fit into a sum; n is far below that. */
 static void take_mean(partial *p, const char *data, ml_dtype t, int64_t n) {
   switch (t) {
-  case ML_I8: MEAN(int8_t, x[i]);
-  case ML_U8: MEAN(uint8_t, x[i]);
-  case ML_BOOL: MEAN(uint8_t, x[i] != 0);
-  case ML_I16: MEAN(int16_t, x[i]);
-  case ML_U16: MEAN(uint16_t, x[i]);
-  case ML_I32: MEAN(int32_t, x[i]);
-  case ML_U32: MEAN(uint32_t, x[i]);
+  case ML_I8:
+  case ML_U8:
+  case ML_BOOL: p->wide += sum_bytes(data, t, n); return;
+  case ML_I16: MEAN(int16_t, int32_t, 1 << 15);
+  case ML_U16: MEAN(uint16_t, int32_t, 1 << 15);
+  case ML_I32: MEAN(int32_t, int64_t, 1 << 30);
+  case ML_U32: MEAN(uint32_t, int64_t, 1 << 30);
   default: break;
   }
   const int64_t *x = (const int64_t *)(const void *)data;
@@ -410,7 +480,9 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
     return;
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
-  case ML_OP_std: join_spread(p, next->a, next->b, next->k); return;
+  case ML_OP_std:
+    if (next->k) join_spread(p, next->a + next->away / (double)next->k, squares_of(next), next->k);
+    return;
   default:
     if (kind_of(op, t) == INTEGER_MEAN) p->wide += next->wide;
     else p->a += next->a;
@@ -432,10 +504,8 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
   }
 }
 
-/* The divisor n - ddof is 0 at the least, as NumPy has it: infinite, or NaN where all are equal. */
 static double variance(const partial *p, const ml_task *t, int64_t count) {
-  double n = (double)count - t->step->attrs->var.ddof;
-  return p->b / (n > 0 || n != n ? n : 0);
+  return squares_of(p) / spread_divisor(t, count);
 }
 
 static double mean(const partial *p, ml_dtype t, int64_t count) {

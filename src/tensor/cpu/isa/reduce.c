@@ -172,6 +172,7 @@ ml_status K(reduce_prepare)(ml_task *t) {
 
 /* What a unit takes. */
 typedef struct panel {
+  const ml_task *task;
   const char *data;       /* of the first row's run */
   int64_t stride;         /* from row to row */
   int64_t rows, first, n; /* elements of each from the first on */
@@ -197,7 +198,7 @@ static void take_pieces(const reduce_plan *r, const panel *x, partial *p) {
 
 static void take_rows(const reduce_plan *r, const panel *x, const char *const *rows, int64_t n, int64_t first,
                       partial *p, char *room) {
-  if (r->whole) K(columns_write)(x->op, rows, n, x->dtype, x->rows, x->to, room);
+  if (r->whole) K(columns_write)(x->task, rows, n, x->rows, x->to, room);
   else K(columns_take)(p, x->op, rows, n, x->dtype, x->rows, first, room);
 }
 
@@ -267,8 +268,9 @@ static void put_partials(const ml_task *t, partial *p, int64_t n, int64_t at, in
     K(partial_finish)(p, n, t, r->count, at, step);
     return;
   }
+  const bool index = t->step->op == ML_OP_argmax || t->step->op == ML_OP_argmin;
   for (int64_t i = 0; i < n; i++, at += step) {
-    p[i].at += at % r->parts / r->chunks * r->length;
+    if (index) p[i].at += at % r->parts / r->chunks * r->length;
     ((partial *)(void *)t->shared_data)[at] = p[i];
   }
 }
@@ -299,7 +301,8 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t outer = rest / r->panels, step = r->rows.places[last];
     int64_t offset = from * r->rows.strides[last] + ml_index_offset(last, r->rows.shape, r->rows.strides, outer);
     int64_t place = from * step + ml_index_offset(last, r->rows.shape, r->rows.places, outer) + chunk;
-    panel of = {x->data + offset * item,
+    panel of = {t,
+                x->data + offset * item,
                 r->rows.strides[last],
                 first_row(r, panel_at + 1) - from,
                 chunk * CHUNK,

@@ -12,12 +12,15 @@ enum { REDUCE_BLOCK = 128 };
 typedef struct partial {
   union {
     struct {
-      double a, b; /* sum; product; norm: sum of squares; var, std: mean, squared distances; logsumexp: max, sum */
+      double a, b; /* sum; product; norm: sum of squares; var, std: centre, squared distances; logsumexp: max, sum */
     };
     __int128 wide; /* mean of integers: their sum */
   };
-  int64_t k;  /* integers' sum, product, truth; key of the largest; var, std: elements so far */
-  int64_t at; /* index of the largest, -1: there was none yet */
+  int64_t k; /* integers' sum, product, truth; key of the largest; var, std: elements so far */
+  union {
+    int64_t at;  /* index of the largest, -1: there was none yet */
+    double away; /* var, std: sum of distances from the centre */
+  };
 } partial;
 
 void K(partial_start)(partial *p, int64_t n, int op);
@@ -34,16 +37,23 @@ void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t co
 enum { REDUCE_ROW_MOST = 1 << 13 };
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n);
 
+/* What n squared distances are divided by: n - ddof, 0 at the least, as NumPy has it: infinite, or NaN where all are
+ * equal. */
+static inline double spread_divisor(const ml_task *t, int64_t count) {
+  double n = (double)count - t->step->attrs->var.ddof;
+  return n > 0 || n != n ? n : 0;
+}
+
 /* Whether columns_take knows the reduction. */
 bool K(columns_know)(int op, ml_dtype dtype);
 /* Bytes of scratch a column that columns_take needs. */
-enum { COLUMN_ROOM = 48 };
+enum { COLUMN_ROOM = 64 };
 /* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. The first row has the index
  * `first`. */
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,
                      int64_t first, char *room);
 /* Where these rows are all that there are: writes the columns' results, side by side, if columns_writes says so. */
 bool K(columns_writes)(int op, ml_dtype dtype);
-void K(columns_write)(int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width, char *to, char *room);
+void K(columns_write)(const ml_task *t, const char *const *rows, int64_t n, int64_t width, char *to, char *room);
 
 #endif

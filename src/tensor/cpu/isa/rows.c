@@ -148,7 +148,7 @@ static void run_program(const run *r, int stage) {
   char *room = r->scratch + r->plan->tiles[stage];
   source sources[ML_PROGRAM_MAX_INPUTS];
   void *regs[MOST_PROGRAM];
-  tile_registers(regs, room, f->n_inputs + f->n_code);
+  tile_registers(regs, room, f);
   for (int k = 0; k < f->n_inputs; k++)
     sources[k] = source_of(r, s->inputs[k], s->narrow, regs[k], (int)ml_min64(TILE, length));
   for (int64_t at = 0; at < length; at += TILE) {
@@ -225,7 +225,7 @@ void K(rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     const ml_fused *f = r.rows->stages[i].program;
     void *regs[MOST_PROGRAM];
     if (!f) continue;
-    tile_registers(regs, r.scratch + r.plan->tiles[i], f->n_inputs + f->n_code);
+    tile_registers(regs, r.scratch + r.plan->tiles[i], f);
     K(fused_constants)(f, regs, TILE);
   }
   for (int64_t row = begin; row < end; row++) {

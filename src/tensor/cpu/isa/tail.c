@@ -10,7 +10,7 @@ void K(tail_begin)(const ml_task *t, char *room) {
   const ml_fused *f = t->step->fused;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
   if (!f) return;
-  tile_registers(regs, room, f->n_inputs + f->n_code);
+  tile_registers(regs, room, f);
   K(fused_constants)(f, regs, TILE);
 }
 
@@ -31,7 +31,7 @@ void K(tail_run)(const ml_task *t, int64_t row, int64_t column, float *result, i
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
     void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    tile_registers(regs, room, f->n_inputs + f->n_code);
+    tile_registers(regs, room, f);
     regs[0] = result + at;
     if (f->input_dtypes[0] != ML_F32) K(round_tile)(regs[0], f->input_dtypes[0], count);
     for (int k = 1; k < f->n_inputs; k++) {
