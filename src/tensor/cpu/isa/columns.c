@@ -473,7 +473,7 @@ static void write_spread(int op, block *b, double divisor, const ml_arg *o, char
 
 void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, int64_t width, char *to, char *room) {
   const int op = task->step->op;
-  const ml_dtype t = task->in[0].dtype;
+  const ml_dtype t = head_dtype(task);
   const kind what = kind_of(op, t);
   block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
   float *sums = (float *)(void *)room;

@@ -1,11 +1,6 @@
 /* head.c: elementwise programs before reductions. */
 #include "tensor/cpu/isa/head.h"
 
-ml_dtype K(head_dtype)(const ml_task *t) {
-  const ml_fused *f = t->step->fused;
-  return f->code[f->outputs[0] - f->n_inputs].dtype;
-}
-
 void K(head_prepare)(const ml_task *t, head *h) {
   const ml_arg *x = &t->in[0];
   h->ndim = 0;
@@ -36,7 +31,7 @@ void K(head_begin)(const ml_task *t, char *room) {
 /* Elements that follow each other along the last axis. */
 static void run_piece(const ml_task *t, const head *h, const char *const *from, int64_t n, char *to, char *room) {
   const ml_fused *f = t->step->fused;
-  const ml_dtype dtype = K(head_dtype)(t);
+  const ml_dtype dtype = head_dtype(t);
   const int item = ml_dtype_infos[dtype].bytes;
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
@@ -55,7 +50,7 @@ static void run_piece(const ml_task *t, const head *h, const char *const *from, 
 }
 
 void K(head_run)(const ml_task *t, const head *h, int64_t first, int64_t n, char *to, char *room) {
-  const int64_t length = h->shape[h->ndim - 1], item = ml_dtype_infos[K(head_dtype)(t)].bytes;
+  const int64_t length = h->shape[h->ndim - 1], item = ml_dtype_infos[head_dtype(t)].bytes;
   for (int64_t m; n > 0; first += m, n -= m, to += m * item) {
     const char *from[ML_FUSED_MAX_INPUTS];
     m = ml_min64(n, length - first % length);

@@ -1,5 +1,5 @@
-/* head.h: what a step computes of its operands before its own work on them: an elementwise program (the step's `fused`),
- * whose inputs are the step's, all of the shape of its result. */
+/* head.h: what a step computes of its operands before its own work on them: an elementwise program (the step's
+ * `fused`), whose inputs are the step's, all of the shape of its result. */
 #ifndef ML_CPU_HEAD_H
 #define ML_CPU_HEAD_H
 
@@ -12,7 +12,11 @@ typedef struct head {
   int64_t strides[ML_FUSED_MAX_INPUTS][ML_MAX_DIMS];
 } head;
 
-ml_dtype K(head_dtype)(const ml_task *t);
+/* The dtype of the result; without a program, that of the step's first input. */
+static inline ml_dtype head_dtype(const ml_task *t) {
+  const ml_fused *f = t->step->fused;
+  return f ? f->code[f->outputs[0] - f->n_inputs].dtype : t->in[0].dtype;
+}
 void K(head_prepare)(const ml_task *t, head *h);
 /* Bytes of scratch that it takes, and what prepares them: once before others are called. */
 size_t K(head_room)(const ml_task *t);

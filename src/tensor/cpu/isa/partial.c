@@ -518,7 +518,7 @@ static double mean(const partial *p, ml_dtype t, int64_t count) {
 
 void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t count, int64_t at, int64_t step) {
   const ml_arg *o = &t->out[0];
-  ml_dtype dtype = t->in[0].dtype;
+  ml_dtype dtype = head_dtype(t);
   int op = t->step->op;
   switch (op) {
   case ML_OP_argmax:

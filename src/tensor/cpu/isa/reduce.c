@@ -3,7 +3,10 @@
  * The reduced axes form runs: of the last ones as many as make RUN_LEAST elements, in row-major order, in chunks of
  * CHUNK. Each chunk of each run gives a partial result; those of one element of the output are joined in order by
  * whoever made the last of all. Where the cuts are depends on the reduced shape alone, so that neither layout nor
- * threads nor kept axes change a bit. */
+ * threads nor kept axes change a bit.
+ *
+ * What an elementwise program computes before a reduction is written nowhere: each piece of it is made when it is
+ * taken, as if it lay densely in memory. */
 #include "tensor/cpu/isa/reduce.h"
 
 #include "tensor/cpu/isa/move.h"
@@ -19,7 +22,9 @@ enum {
   COLUMN_BYTES = 2048, /* the same of columns that are taken as they lie */
   SHORT = 64,          /* rows no longer than this are turned and taken as columns */
   TURNED = 256,        /* so many of them */
-  ROOM = 1 << 15       /* bytes that are gathered at once, if that holds a block of each row */
+  ROOM = 1 << 15,      /* bytes that are gathered at once, if that holds a block of each row */
+  MADE = 1024,         /* elements of a row that a program makes at once */
+  MADE_BYTES = 2048    /* and the bytes of columns side by side */
 };
 
 /* How rows are taken. */
@@ -43,7 +48,10 @@ typedef struct reduce_plan {
   int64_t width, panels;         /* rows a panel, panels along the last axis of rows */
   int64_t count, parts, results; /* elements a result, partials a result */
   way how;
-  bool whole; /* COLUMNS, TURN: a block of each row is all that there is, and columns.c writes results */
+  bool whole;             /* COLUMNS, TURN: a block of each row is all that there is, and columns.c writes results */
+  ml_dtype dtype;         /* of what is reduced */
+  head *head;             /* of a program before it, else NULL */
+  size_t made, head_room; /* where in a unit's scratch what it makes lies, and its own */
   int64_t block,
       step; /* GATHER: elements that a row holds, and bytes from one to the next; TURN: from element to element */
   atomic_int_least64_t left; /* units to come */
@@ -126,7 +134,7 @@ static way find_way(const reduce_plan *r, int op, ml_dtype t) {
 static int64_t find_width(const reduce_plan *r, int item, int threads) {
   int64_t last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows),
           least = r->how == COLUMNS || r->how == TURN ? 2 * LANES : 1;
-  int64_t width = r->how == COLUMNS  ? COLUMN_BYTES / item
+  int64_t width = r->how == COLUMNS  ? (r->head ? MADE_BYTES : COLUMN_BYTES) / item
                   : r->how == TURN   ? TURNED
                   : r->how == PIECES ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
                                      : PANEL_BYTES / item;
@@ -135,19 +143,37 @@ static int64_t find_width(const reduce_plan *r, int item, int threads) {
   return width;
 }
 
+/* Room for what a program makes of a panel at once, and for its own. */
+static void reserve_head(ml_task *t, reduce_plan *r) {
+  int64_t elements = r->how == COLUMNS ? REDUCE_BLOCK * r->width : r->how == TURN ? r->width * r->length : MADE;
+  r->made = ml_reserve(&t->scratch, 0);
+  ml_reserve(&t->scratch, (size_t)(elements * ml_dtype_infos[r->dtype].bytes));
+  r->head_room = ml_reserve(&t->scratch, K(head_room)(t));
+}
+
 ml_status K(reduce_prepare)(ml_task *t) {
   reduce_plan *r = ml_bump_alloc(t->memory, 1, sizeof *r);
   if (!r) return ML_MEMORY;
   t->extra = r;
-  const ml_arg *x = &t->in[0];
+  ml_arg x = t->in[0];
+  int64_t dense[ML_MAX_DIMS];
+  if (t->step->fused) {
+    r->head = ml_bump_alloc(t->memory, 1, sizeof *r->head);
+    if (!r->head) return ML_MEMORY;
+    K(head_prepare)(t, r->head);
+    ml_strides_dense(x.ndim, x.shape, dense);
+    x.dtype = head_dtype(t);
+    x.strides = dense;
+  }
+  r->dtype = x.dtype;
   unsigned reduced = 0;
   const ml_attrs *a = t->step->attrs;
   for (int i = 0; i < a->sum.axis.count; i++) reduced |= 1u << ml_attrs_list(a, a->sum.axis)[i];
-  find_axes(r, x, reduced);
-  int64_t item = ml_dtype_infos[x->dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
-  r->how = find_way(r, t->step->op, x->dtype);
+  find_axes(r, &x, reduced);
+  int64_t item = ml_dtype_infos[x.dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
+  r->how = find_way(r, t->step->op, x.dtype);
   r->whole = (r->how == COLUMNS || r->how == TURN) && r->parts == 1 && r->count <= REDUCE_BLOCK && r->count > 0 &&
-             r->rows.places[r->rows.n - 1] == 1 && K(columns_writes)(t->step->op, x->dtype);
+             r->rows.places[r->rows.n - 1] == 1 && K(columns_writes)(t->step->op, x.dtype);
   r->width = find_width(r, (int)item, t->threads);
   r->panels = (last + r->width - 1) / r->width;
   t->scratch = (size_t)r->width * sizeof(partial);
@@ -160,9 +186,11 @@ ml_status K(reduce_prepare)(ml_task *t) {
     r->step = ml_min64(r->block, ml_max64(1, r->chunk)) * item + 64;
     t->scratch += (size_t)(r->step * r->width);
   }
+  if (r->head) reserve_head(t, r);
   t->units = last ? rows / last * r->panels * r->chunks : 0;
   t->grain = ml_max64(1, UNIT / ml_max64(1, r->width * r->chunk));
-  t->cost = (double)r->results * (double)r->count * 0.25 + (double)rows * 5;
+  t->cost =
+      (double)r->results * (double)r->count * (0.25 + (r->head ? 0.4 * t->step->fused->n_code : 0)) + (double)rows * 5;
   if (r->parts > 1) t->shared = (size_t)(r->results * r->parts) * sizeof(partial);
   atomic_init(&r->left, t->units);
   return ML_OK;
@@ -173,7 +201,9 @@ ml_status K(reduce_prepare)(ml_task *t) {
 /* What a unit takes. */
 typedef struct panel {
   const ml_task *task;
-  const char *data;       /* of the first row's run */
+  const char *data;       /* of the first row's run, if it lies in memory */
+  int64_t begin;          /* else the element that it begins with */
+  char *made, *head_room; /* where what is made goes */
   int64_t stride;         /* from row to row */
   int64_t rows, first, n; /* elements of each from the first on */
   ml_dtype dtype;
@@ -188,11 +218,19 @@ static int64_t find_piece(const axes *run, int64_t at, int64_t n, int64_t *offse
   return ml_min64(n, length - at % length);
 }
 
+/* n elements that follow each other from `offset` on: where they lie, or are put. */
+static const char *elements(const reduce_plan *r, const panel *x, int64_t offset, int64_t n, char *made) {
+  if (!r->head) return x->data + offset * x->item;
+  K(head_run)(x->task, r->head, x->begin + offset, n, made, x->head_room);
+  return made;
+}
+
 static void take_pieces(const reduce_plan *r, const panel *x, partial *p) {
+  const int64_t most = r->head ? MADE : INT64_MAX;
   for (int64_t i = 0, m, offset; i < x->n; i += m) {
-    m = find_piece(&r->run, x->first + i, x->n - i, &offset);
-    for (int64_t k = 0; k < x->rows; k++)
-      K(partial_take)(&p[k], x->op, x->data + (offset + k * x->stride) * x->item, x->dtype, m, x->first + i);
+    m = ml_min64(find_piece(&r->run, x->first + i, x->n - i, &offset), most);
+    for (int64_t k = 0; k < x->rows; k++) K(partial_take)
+    (&p[k], x->op, elements(r, x, offset + k * x->stride, m, x->made), x->dtype, m, x->first + i);
   }
 }
 
@@ -209,7 +247,14 @@ static void take_columns(const reduce_plan *r, const panel *x, partial *p, char 
     n = ml_min64(REDUCE_BLOCK, x->n - i);
     for (int64_t k = 0, m, offset; k < n; k += m) {
       m = find_piece(&r->run, x->first + i + k, n - k, &offset);
-      for (int64_t j = 0; j < m; j++) rows[k + j] = x->data + (offset + j * along) * x->item;
+      if (r->head && along == x->rows) { /* one row after the other */
+        char *made = x->made + k * x->rows * x->item;
+        elements(r, x, offset, m * x->rows, made);
+        for (int64_t j = 0; j < m; j++) rows[k + j] = made + j * x->rows * x->item;
+        continue;
+      }
+      for (int64_t j = 0; j < m; j++)
+        rows[k + j] = elements(r, x, offset + j * along, x->rows, x->made + (k + j) * x->rows * x->item);
     }
     take_rows(r, x, rows, n, x->first + i, p, room);
   }
@@ -218,9 +263,19 @@ static void take_columns(const reduce_plan *r, const panel *x, partial *p, char 
 static void take_turned(const reduce_plan *r, const panel *x, partial *p, char *room) {
   const char *rows[SHORT];
   char *turned = room + r->width * COLUMN_ROOM;
-  K(transpose)(turned, r->step, x->data, x->stride * x->item, x->rows, x->n, x->item);
+  const bool together = x->stride == x->n; /* one row after the other */
+  const char *data = elements(r, x, 0, together ? x->rows * x->n : x->n, x->made);
+  for (int64_t k = 1; k < x->rows && r->head && !together; k++)
+    elements(r, x, k * x->stride, x->n, x->made + k * x->n * x->item);
+  K(transpose)(turned, r->step, data, (r->head ? x->n : x->stride) * x->item, x->rows, x->n, x->item);
   for (int64_t i = 0; i < x->n; i++) rows[i] = turned + i * r->step;
   take_rows(r, x, rows, x->n, x->first, p, room);
+}
+
+/* n elements that lie `along` apart, one after the other where they have no neighbours. */
+static void make_row(const reduce_plan *r, const panel *x, int64_t offset, int64_t along, int64_t n, char *to) {
+  const int64_t once = along == 1 ? n : 1;
+  for (int64_t i = 0; i < n; i += once) elements(r, x, offset + i * along, once, to + i * x->item);
 }
 
 /* The elements from index `at` on, n of each row, side by side in rows of `room`. */
@@ -230,6 +285,8 @@ static void gather(const reduce_plan *r, const panel *x, int64_t at, int64_t n, 
     m = find_piece(&r->run, at + i, n - i, &offset);
     const char *from = x->data + offset * x->item;
     char *to = room + i * x->item;
+    for (int64_t k = 0; k < x->rows && r->head; k++) make_row(r, x, offset + k * x->stride, along, m, to + k * r->step);
+    if (r->head) continue;
     if (x->stride == 1 && along != 1) {
       K(transpose)(to, r->step, from, along * x->item, m, x->rows, x->item);
       continue;
@@ -281,7 +338,7 @@ static void join_all(const ml_task *t) {
   for (int64_t i = 0; i < r->results; i++) {
     partial p;
     K(partial_start)(&p, 1, t->step->op);
-    for (int64_t k = 0; k < r->parts; k++) K(partial_join)(&p, &all[i * r->parts + k], t->step->op, t->in[0].dtype);
+    for (int64_t k = 0; k < r->parts; k++) K(partial_join)(&p, &all[i * r->parts + k], t->step->op, r->dtype);
     K(partial_finish)(&p, 1, t, r->count, i, 1);
   }
 }
@@ -292,9 +349,10 @@ static int64_t first_row(const reduce_plan *r, int64_t at) { return at * r->rows
 void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   reduce_plan *r = t->extra;
   const ml_arg *x = &t->in[0];
-  int last = r->rows.n - 1, item = ml_dtype_infos[x->dtype].bytes;
+  int last = r->rows.n - 1, item = ml_dtype_infos[r->dtype].bytes;
   int out_item = ml_dtype_infos[t->out[0].dtype].bytes;
   partial *p = (partial *)(void *)w->scratch;
+  if (r->head) K(head_begin)(t, w->scratch + r->head_room);
   for (int64_t unit = begin; unit < end; unit++) {
     int64_t chunk = unit % r->chunks, rest = unit / r->chunks, panel_at = rest % r->panels,
             from = first_row(r, panel_at);
@@ -302,12 +360,15 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t offset = from * r->rows.strides[last] + ml_index_offset(last, r->rows.shape, r->rows.strides, outer);
     int64_t place = from * step + ml_index_offset(last, r->rows.shape, r->rows.places, outer) + chunk;
     panel of = {t,
-                x->data + offset * item,
+                r->head ? NULL : x->data + offset * item,
+                offset,
+                w->scratch + r->made,
+                w->scratch + r->head_room,
                 r->rows.strides[last],
                 first_row(r, panel_at + 1) - from,
                 chunk * CHUNK,
                 ml_min64(r->chunk, r->length - chunk * CHUNK),
-                x->dtype,
+                r->dtype,
                 t->step->op,
                 item,
                 t->out[0].data + place * out_item};

@@ -2,7 +2,7 @@
 #ifndef ML_CPU_REDUCE_H
 #define ML_CPU_REDUCE_H
 
-#include "tensor/cpu/kernel.h"
+#include "tensor/cpu/isa/head.h"
 
 /* Elements whose partial result is made at once. What follows each other in a reduction is cut into blocks from its
  * beginning on: a result depends on the values and their number alone, not on where they lie or who takes them. */
