@@ -30,7 +30,7 @@ enum { AT_ONCE = 4, APART = LANES / AT_ONCE };
 
 /* Rows lie too far apart for processors to see what comes next: the next lanes' are asked for meanwhile. */
 ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
-  for (int64_t i = lane; i < b->n; i += APART) __builtin_prefetch(b->rows[i] + at);
+  for (int64_t i = lane; i < b->n; i += APART) __builtin_prefetch(b->rows[i] + at, 0, 2);
 }
 
 /* The lanes that join_lanes takes after these: their bits count from the left. 0 after the last. */
