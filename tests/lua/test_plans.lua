@@ -454,4 +454,37 @@ t.test("what a kernel gives is written to a state at once, unless it reads that 
   t.ok(sum:tobytes() == (wanted + square):tobytes())
 end)
 
+t.test("what is computed before a reduction over any axes is what it would be apart", function()
+  local random = require "tests.lua.programs.random"(5)
+  local lengths = {1, 2, 3, 16, 17, 63, 64, 65, 130, 300, 1030}
+  local joined = 0
+  for case = 1, 150 do
+    local dtype = random:pick {"float32", "bfloat16", "float16", "float64", "int32"}
+    local names = {"sum", "mean", "max", "min", "prod", "argmax", "argmin", "any", "all"}
+    if dtype ~= "int32" then table.move({"var", "std", "norm", "logsumexp"}, 1, 4, #names + 1, names) end
+    local op, shape, other, axes, size = random:pick(names), {}, {}, {}, 1
+    for d = 1, random:int(1, 4) do
+      shape[d] = random:pick(lengths)
+      if size * shape[d] > 30000 then shape[d] = 2 end
+      size = size * shape[d]
+      other[d] = random:chance(0.5) and shape[d] or 1
+      if random:chance(0.5) then axes[#axes + 1] = d end
+    end
+    if case % 15 == 0 then shape, other, axes = {random:int(8193, 30000)}, {1}, {1} end
+    if #axes == 0 or op:find "arg" then axes = axes[1] or 1 end
+    local function numbers(of) return (ml.random.normal(of) * 9):astype(dtype) end
+    local x, y = numbers(shape), numbers(other)
+    local function fn(e, a, b)
+      local before = e(e(a * b) + b)
+      return before[op](before, axes)
+    end
+    local function whole(...) return fn(function(v) return v end, ...) end
+    ml.eval(x, y)
+    local wanted = fn(function(v) ml.eval(v) return v end, x, y)
+    t.ok(ml.compile(whole)(x, y):tobytes() == wanted:tobytes(), op .. " of " .. dtype .. " " .. ml.json.encode(shape))
+    joined = joined + (ml.explain(whole, x, y):match "^1 steps" and 1 or 0)
+  end
+  t.ok(joined > 75, joined .. " of 150 in one step")
+end)
+
 t.done()

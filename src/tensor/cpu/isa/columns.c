@@ -25,17 +25,20 @@ static int64_t bytes_of(const block *b) {
   return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
 }
 
-/* Lanes are taken AT_ONCE at once: those that join_lanes would join first, LANES / AT_ONCE rows apart. */
+/* Lanes are taken one after the other, so that few rows are read at a time; of spreads, whose arithmetic takes longer
+ * than reading, AT_ONCE, those that join_lanes would join first. */
 enum { AT_ONCE = 4, APART = LANES / AT_ONCE };
 
+static int apart_of(const block *b) { return b->spread ? APART : LANES; }
+
 /* Rows lie too far apart for processors to see what comes next: the next lanes' are asked for meanwhile. */
-ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
-  for (int64_t i = lane; i < b->n; i += APART) __builtin_prefetch(b->rows[i] + at, 0, 2);
+ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at, int apart) {
+  for (int64_t i = lane; i < b->n; i += apart) __builtin_prefetch(b->rows[i] + at);
 }
 
 /* The lanes that join_lanes takes after these: their bits count from the left. 0 after the last. */
-static int64_t lane_after(int64_t lane) {
-  for (int bit = APART / 2; bit > 0; bit /= 2) {
+static int64_t lane_after(int64_t lane, int apart) {
+  for (int bit = apart / 2; bit > 0; bit /= 2) {
     lane ^= bit;
     if (lane & bit) break;
   }
@@ -46,47 +49,26 @@ static int64_t lane_after(int64_t lane) {
 #define EACH_VECTOR(b, at)                                                                                             \
   for (int64_t next = 0, at; at = ml_min64(next, (b)->width - LANES), next < (b)->width; next += LANES)
 
-/* Lane `lane`: row lane, lane + LANES, and so on; APART later another one. */
-ALWAYS_INLINE void sum_lanes(const block *b, int64_t lane, ml_dtype t, float *out) {
+/* Lane `lane`: row lane, lane + LANES, and so on. */
+ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
-  int64_t coming = lane_after(lane);
+  int64_t coming = lane_after(lane, LANES);
   EACH_VECTOR(b, at) {
-    v16f s[AT_ONCE];
-    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
-    for (int k = 0; k < AT_ONCE; k++) s[k] = v_set1(0);
-    int64_t i = lane;
-    for (; i + (AT_ONCE - 1) * APART < b->n; i += LANES) {
-      for (int k = 0; k < AT_ONCE; k++) s[k] = v_add(s[k], load_narrow(b->rows[i + k * APART] + at * item, t));
-    }
-    for (int k = 0; k < AT_ONCE - 1; k++) {
-      if (i + k * APART < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k * APART] + at * item, t));
-    }
-    v_store(out + at, v_add(v_add(s[0], s[2]), v_add(s[1], s[3])));
+    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item, LANES);
+    v16f s = v_set1(0);
+    for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + at * item, t));
+    v_store(out + at, s);
   }
 }
 
-ALWAYS_INLINE v16d join_folds(v16d a, v16d b, fold how) { return how == PRODUCT ? w_mul(a, b) : w_add(a, b); }
-
-ALWAYS_INLINE void fold_lanes(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
+ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
   int item = ml_dtype_infos[t].bytes;
-  int64_t coming = lane_after(lane);
+  int64_t coming = lane_after(lane, LANES);
   EACH_VECTOR(b, at) {
-    const v16d centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
-    v16d s0 = fold_start(how), s1 = s0, s2 = s0, s3 = s0;
-    if (coming) fetch_rows(b, coming, at * item);
-    int64_t i = lane;
-#define FOLD_ROW(k) s##k = fold_step(s##k, load_wide(b->rows[i + (k)*APART] + at * item, t), how, centre)
-    for (; i + 3 * APART < b->n; i += LANES) {
-      FOLD_ROW(0);
-      FOLD_ROW(1);
-      FOLD_ROW(2);
-      FOLD_ROW(3);
-    }
-    if (i < b->n) FOLD_ROW(0);
-    if (i + APART < b->n) FOLD_ROW(1);
-    if (i + 2 * APART < b->n) FOLD_ROW(2);
-#undef FOLD_ROW
-    w_store(out + at, join_folds(join_folds(s0, s2, how), join_folds(s1, s3, how), how));
+    if (coming) fetch_rows(b, coming, at * item, LANES);
+    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+    for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
+    w_store(out + at, s);
   }
 }
 
@@ -99,9 +81,9 @@ ALWAYS_INLINE spread spread_lane(const block *b, int64_t lane, int64_t at, ml_dt
 }
 
 ALWAYS_INLINE void spread_lanes(const block *b, int64_t lane, ml_dtype t, double *out) {
-  int64_t coming = lane_after(lane);
+  int64_t coming = lane_after(lane, APART);
   EACH_VECTOR(b, at) {
-    if (coming) fetch_rows(b, coming, at * ml_dtype_infos[t].bytes);
+    if (coming) fetch_rows(b, coming, at * ml_dtype_infos[t].bytes, APART);
     spread s = spread_lane(b, lane, at, t), other = spread_lane(b, lane + APART, at, t);
     s = spread_add(s, spread_lane(b, lane + 2 * APART, at, t));
     other = spread_add(other, spread_lane(b, lane + 3 * APART, at, t));
@@ -111,19 +93,19 @@ ALWAYS_INLINE void spread_lanes(const block *b, int64_t lane, ml_dtype t, double
   }
 }
 
-#define SUM_LANES(T) sum_lanes(b, lane, T, out)
-static void narrow_lanes(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANES); }
+#define SUM_LANE(T) sum_lane(b, lane, T, out)
+static void narrow_lane(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANE); }
 
-#define ADD_LANES(T) fold_lanes(b, lane, T, SUM, out)
-static void add_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANES) }
-#define SQUARE_LANES(T) fold_lanes(b, lane, T, SQUARES, out)
-static void square_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANES) }
+#define ADD_LANE(T) fold_lane(b, lane, T, SUM, out)
+static void add_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANE) }
+#define SQUARE_LANE(T) fold_lane(b, lane, T, SQUARES, out)
+static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANE) }
 #define SPREAD_LANES(T) spread_lanes(b, lane, T, out)
 static void both_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANES) }
-#define MULTIPLY_LANES(T) fold_lanes(b, lane, T, PRODUCT, out)
-static void multiply_lanes(const block *b, int64_t lane, double *out) {
-  if (b->dtype == ML_F64) MULTIPLY_LANES(ML_F64);
-  else FOR_NARROW(b->dtype, MULTIPLY_LANES);
+#define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
+static void multiply_lane(const block *b, int64_t lane, double *out) {
+  if (b->dtype == ML_F64) MULTIPLY_LANE(ML_F64);
+  else FOR_NARROW(b->dtype, MULTIPLY_LANE);
 }
 
 #define JOIN(TYPE, OP)                                                                                                 \
@@ -135,15 +117,15 @@ static void multiply_lanes(const block *b, int64_t lane, double *out) {
     s[i];                                                                                                              \
   } while (0)
 
-/* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of two levels
- * needs a row of room behind it. */
+/* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of four levels
+ * (of spreads two) needs a row of room behind it. */
 static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
-  if (apart == APART) {
-    if (b->narrow) narrow_lanes(b, lane, (float *)(void *)out);
+  if (apart == apart_of(b)) {
+    if (b->narrow) narrow_lane(b, lane, (float *)(void *)out);
     else if (b->spread) both_lanes(b, lane, (double *)(void *)out);
-    else if (b->how == SUM) add_lanes(b, lane, (double *)(void *)out);
-    else if (b->how == SQUARES) square_lanes(b, lane, (double *)(void *)out);
-    else multiply_lanes(b, lane, (double *)(void *)out);
+    else if (b->how == SUM) add_lane(b, lane, (double *)(void *)out);
+    else if (b->how == SQUARES) square_lane(b, lane, (double *)(void *)out);
+    else multiply_lane(b, lane, (double *)(void *)out);
     return;
   }
   char *spare = out + bytes_of(b);
