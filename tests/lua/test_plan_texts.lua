@@ -188,8 +188,10 @@ end)
 case("heads", function() -- what is computed before a reduction, and where it is not
   return explained(function(a, b, c)
     local shared = a * b
-    return (a - b):square():mean(), (a * c):sum(1), (a * c:slice {{1, 1}, {1, 1}}):max(3):sum(), a:exp():norm {1, 2},
-      (a + b):sum {axis = {1, 3}}, (a + b):slice({{}, {}, {1, 60}}):sum(1), a:tanh():logsumexp(1), shared:sum(1), shared,
+    return (a - b):square():mean(), (a * c):sum(1), (a * c:slice {{1, 1}, {1, 1}}):max(3):sum(),
+      a:exp():norm {1, 2},
+      (a + b):sum {axis = {1, 3}}, (a + b):slice({{}, {}, {1, 60}}):sum(1), a:tanh():logsumexp(1),
+      shared:sum(1), shared,
       (a:reshape {3, 5, 5, 16} * 2):argmax(4)
   end, numbers(3, 5, 80), numbers(3, 5, 80), numbers(5, 80))
 end)

@@ -420,6 +420,16 @@ t.test("a product has several outputs of any dtype, and is written to states at 
   end
 end)
 
+t.test("products of float64 have programs behind them as others have", function()
+  for _, size in ipairs {1, 5, 40, 400} do
+    local x, y, z = ml.random.normal {3, size, 30}, ml.random.normal {30, size}, ml.random.normal {size}
+    x, y, z = x:astype "float64", y:astype "float64", z:astype "float64"
+    ml.eval(x, y, z)
+    check_steps(1, function(e, a, b, c) return e(e(e(a:matmul(b)) + c):relu()):astype "float32", a end, x, y, z)
+    check_steps(1, function(e, a, b, c) return e(e(ml.linear(a, b)) * c) end, x, y:transpose():copy(), z)
+  end
+end)
+
 t.test("what a kernel gives is written to a state at once, unless it reads that state or others read it", function()
   local x = ml.random.normal {4, 6, 16}
   ml.eval(x)

@@ -423,7 +423,7 @@ end)
 
 t.test("lists of tensors are as long as one likes", function()
   local list = {}
-  for i = 1, 3000 do list[i] = ml.full({2}, i) end
+  for k = 1, 3000 do list[k] = ml.full({2}, k) end
   local joined = ml.compile(function(l) return ml.concat(l, 1), ml.stack(l, 2) end)
   for _, fn in ipairs {joined, joined, function(l) return ml.concat(l, 1), ml.stack(l, 2) end} do
     local row, stacked = fn(list)

@@ -104,26 +104,31 @@ static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
   return g;
 }
 
-/* One tile in float64: along rows of the second operand where its columns are neighbours, else along the sum; terms are
- * added in the same order. */
-static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0) {
+/* A row of a tile in float64: along rows of the second operand where its columns are neighbours, else along the sum;
+ * terms are added in the same order. */
+static void multiply_row(const gemm *g, int64_t m, int64_t n0, int64_t columns, double *o) {
+  const double *a = (const double *)(const void *)g->a.data + m * g->a.across;
+  const double *b = (const double *)(const void *)g->b.data + n0 * g->b.across;
+  memset(o, 0, (size_t)columns * sizeof *o);
+  if (g->b.across == 1) {
+    for (int64_t k = 0; k < g->K; k++) {
+      for (int64_t n = 0; n < columns; n++) o[n] += a[k * g->a.inner] * b[k * g->b.inner + n];
+    }
+    return;
+  }
+  for (int64_t n = 0; n < columns; n++) {
+    double sum = 0;
+    for (int64_t k = 0; k < g->K; k++) sum += a[k * g->a.inner] * b[k * g->b.inner + n * g->b.across];
+    o[n] = sum;
+  }
+}
+
+/* One tile in float64; `row`: room for one of its rows, which a tail takes. */
+static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0, double *row) {
   int64_t columns = ml_min64(tiles->columns, g->N - n0);
   for (int64_t m = m0; m < ml_min64(m0 + tiles->rows, g->M); m++) {
-    const double *a = (const double *)(const void *)g->a.data + m * g->a.across;
-    const double *b = (const double *)(const void *)g->b.data + n0 * g->b.across;
-    double *o = (double *)(void *)g->out + m * g->N + n0;
-    memset(o, 0, (size_t)columns * sizeof *o);
-    if (g->b.across == 1) {
-      for (int64_t k = 0; k < g->K; k++) {
-        for (int64_t n = 0; n < columns; n++) o[n] += a[k * g->a.inner] * b[k * g->b.inner + n];
-      }
-      continue;
-    }
-    for (int64_t n = 0; n < columns; n++) {
-      double sum = 0;
-      for (int64_t k = 0; k < g->K; k++) sum += a[k * g->a.inner] * b[k * g->b.inner + n * g->b.across];
-      o[n] = sum;
-    }
+    multiply_row(g, m, n0, columns, g->store ? row : (double *)(void *)g->out + m * g->N + n0);
+    if (g->store) K(tail_run)(g->context, g->first_row + m, n0, row, columns, g->tail_room);
   }
 }
 
@@ -172,7 +177,7 @@ void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
     g.tail_room = w->scratch + p->tail;
-    if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0);
+    if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0, (double *)(void *)w->scratch);
     else if (is_small(&g)) multiply_small(&g, &p->tiles, m0, n0);
     else K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }

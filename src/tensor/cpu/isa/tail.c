@@ -21,8 +21,9 @@ static char *row_of(const ml_task *t, const ml_arg *x, int64_t row) {
   return x->data + at * ml_dtype_infos[x->dtype].bytes;
 }
 
-void K(tail_run)(const ml_task *t, int64_t row, int64_t column, float *result, int64_t n, char *room) {
+void K(tail_run)(const ml_task *t, int64_t row, int64_t column, void *result, int64_t n, char *room) {
   const ml_fused *f = t->step->fused;
+  const bool rounds = f->input_dtypes[0] != ML_F32 && f->input_dtypes[0] != ML_F64;
   const int last = t->out[0].ndim - 1;
   const ml_arg *extra = t->in + t->n_in - f->n_inputs; /* [0] would be the result */
   char *in[ML_FUSED_MAX_INPUTS], *out[ML_FUSED_MAX_OUTPUTS];
@@ -32,8 +33,8 @@ void K(tail_run)(const ml_task *t, int64_t row, int64_t column, float *result, i
     int count = (int)ml_min64(TILE, n - at);
     void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
     tile_registers(regs, room, f);
-    regs[0] = result + at;
-    if (f->input_dtypes[0] != ML_F32) K(round_tile)(regs[0], f->input_dtypes[0], count);
+    regs[0] = (char *)result + (size_t)at * register_item(f->input_dtypes[0]);
+    if (rounds) K(round_tile)(regs[0], f->input_dtypes[0], count);
     for (int k = 1; k < f->n_inputs; k++) {
       const ml_arg *x = &extra[k];
       int64_t stride = x->strides[last];

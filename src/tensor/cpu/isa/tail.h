@@ -14,7 +14,7 @@ static inline ml_dtype tail_dtype(const ml_task *t) {
   return t->step->fused ? t->step->fused->input_dtypes[0] : t->out[0].dtype;
 }
 /* n elements of the result, from `column` of its last axis on; `row` counts through its other axes, row-major. They are
- * float32, not yet rounded to their dtype, and may be changed. */
-void K(tail_run)(const ml_task *t, int64_t row, int64_t column, float *result, int64_t n, char *room);
+ * float32, not yet rounded to their dtype, or float64, and may be changed. */
+void K(tail_run)(const ml_task *t, int64_t row, int64_t column, void *result, int64_t n, char *room);
 
 #endif
