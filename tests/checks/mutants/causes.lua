@@ -9,7 +9,7 @@ return {
     {"src/tensor/graph.c", "if (type != 'W') return ml_fail", "if (type == 'X') return ml_fail"},
   }},
   {name = "a packed weight in a place for rows: its layout is in no key and no check", edits = {
-    {"src/lua_bind/plan.c", "if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;", "if (t->state) return 0;"},
+    {"src/tensor/tensor.c", "(*out)->layout = like->layout;", ""},
     {"src/tensor/plan/plan.c", "t->dtype == want->dtype && t->layout == want->layout &&", "t->dtype == want->dtype &&"},
   }},
   {name = "what a pass makes takes along what belongs to the node that it is like", edits = {
@@ -46,8 +46,8 @@ return {
     {"src/tensor/plan/evaluate.c", "else lose_effects(e);", "else ml_effects_drop(e, 0);"},
   }},
   {name = "a state that is an argument is read where it is written", edits = {
-    {"src/lua_bind/plan.c", "if (t->layout != ML_LAYOUT_STRIDED || t->state) return 0;",
-      "if (t->layout != ML_LAYOUT_STRIDED) return 0;"},
+    {"src/lua_bind/plan.c", "if (t->layout == ML_LAYOUT_BLOCKS || t->state) return 0;",
+      "if (t->layout == ML_LAYOUT_BLOCKS) return 0;"},
     {"src/tensor/plan/plan.c", "&& !writes_over(p, t)", ""},
   }},
   {name = "what a compiled function is given is a constant of its plan", edits = {
