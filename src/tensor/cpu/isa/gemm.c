@@ -77,7 +77,7 @@ static int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part;
 
 /* A tile costs the gathering of its rows and columns beside its products: ones of less than LEAST elements do not pay.
  */
-enum { MOST_ROWS = 1024, MOST_COLUMNS = 384, LEAST = 128 * 256, TILES_A_THREAD = 2 };
+enum { MOST_ROWS = 2048, MOST_COLUMNS = 512, LEAST = 128 * 256, TILES_A_THREAD = 2 };
 
 gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, bool in_scratch, int threads,
                        int64_t multiple) {
@@ -125,12 +125,22 @@ static void multiply_block(const sums *c, int64_t first, int64_t n, int64_t colu
   for (int64_t r = 0; r < n; r++) memcpy(to + r * c->pitch, edge + r * lanes, (size_t)width * sizeof *edge);
 }
 
+/* Asks for the sums of a block that comes next, which its chains begin with. */
+static void fetch_block(const sums *c, int64_t first, int64_t n, int64_t column) {
+  const float *p = c->data + first * c->pitch + column;
+  for (int64_t r = 0; r < n; r++) {
+    for (int v = 0; v < GEMM_VECTORS; v++) __builtin_prefetch(p + r * c->pitch + v * LANES, 1);
+  }
+}
+
 /* A slab's rows, in blocks of as equal a height as can be: a block of few rows is slow. */
 static void multiply_slab(const sums *c, int64_t at, int64_t rows, int64_t column, const float *slab,
                           const float *panel, int64_t words, bool fresh, bool dots) {
   int64_t blocks = parts_of(rows, GEMM_ROWS);
   for (int64_t b = 0; b < blocks; b++) {
     int64_t first = rows * b / blocks, n = rows * (b + 1) / blocks - first;
+    if (b + 1 < blocks) fetch_block(c, at + first + n, rows * (b + 2) / blocks - first - n, column);
+    else if (column + GEMM_LANES < c->columns) fetch_block(c, at, rows / blocks, column + GEMM_LANES);
     multiply_block(c, at + first, n, column, slab + first * GEMM_PITCH, panel, words, fresh, dots);
   }
 }

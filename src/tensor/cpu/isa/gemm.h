@@ -14,7 +14,7 @@
 /* GEMM_WORDS: of a row and of a column, a block of the sum. GEMM_DEPTH: blocks of columns that a tile gathers at once.
  * GEMM_PITCH: from one row to the next; not a power of two, so that rows lie in different sets of the cache. GEMM_ROWS,
  * GEMM_LANES: a block of the result that lives in registers. GEMM_SLAB: rows gathered at once. */
-enum { GEMM_WORDS = 256, GEMM_DEPTH = 2, GEMM_PITCH = GEMM_WORDS + 16 };
+enum { GEMM_WORDS = 384, GEMM_DEPTH = 1, GEMM_PITCH = GEMM_WORDS + 16 };
 #if defined(ML_ISA_AVX512)
 enum { GEMM_ROWS = 14, GEMM_VECTORS = 2, GEMM_SLAB = 112 };
 #elif defined(ML_ISA_AVX2)
