@@ -131,15 +131,15 @@ end
 
 -- ---- tracing ----
 
----What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile. One that fails
----leaves no effect behind.
+---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
+---yield. One that fails leaves no effect behind.
 ---@param fn function
 ---@return any ...  what fn returns
 function M.record(fn, ...)
   util.callable("record", fn)
   core.record(true)
   local before = core.effects()
-  local results = table.pack(pcall(fn, ...))
+  local results = table.pack(core.call(fn, ...))
   if not results[1] then core.drop_effects(before) end
   core.record(false)
   if results[1] then return table.unpack(results, 2, results.n) end
@@ -165,8 +165,9 @@ function M.next_key()
 end
 
 -- Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
--- results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes.
-local function trace(fn, args, n, known)
+-- results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes. `runs`: it is
+-- for a run.
+local function trace(fn, args, n, known, runs)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
   local inputs, given = {}, {}
@@ -178,7 +179,10 @@ local function trace(fn, args, n, known)
   local traced = {}
   for i = 1, n do traced[i] = build[i](inputs) end
   local own = {index = #inputs + 1, draws = 0}
-  local _ <close> = setmetatable({}, {__close = function() tracing = nil end})
+  local _ <close> = setmetatable({}, {__close = function(_, err)
+    tracing = nil
+    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
+  end})
   tracing = own
   return M.record(function()
     local results = table.pack(fn(table.unpack(traced, 1, n)))
@@ -237,7 +241,7 @@ function M.compile(fn, opts)
     local entry = find_plan(plans, name, known)
     if not entry then
       drop_stale(plans)
-      local plan, build, draws = M.unscoped(trace, fn, args, n, known)
+      local plan, build, draws = M.unscoped(trace, fn, args, n, known, true)
       entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
@@ -271,7 +275,7 @@ end
 ---x, which no gradient passes.
 ---@param x moonlet.Tensor
 ---@return moonlet.Tensor
-function M.stop_gradient(x) return x end
+function M.stop_gradient(x) return is_tensor(x) and util.value_of(x) or x end
 
 -- Whether an operation has a gradient is declared in its row of the table of operations; none has one yet. The
 -- operation that fn's result comes from is the first that would be asked for its own.

@@ -30,7 +30,7 @@ function methods.at(x, ...)
     if part == nil then util.raise("usage", "at: index %d is out of range for size %d", i, #x) end
     x = part
   end
-  return x
+  return select("#", ...) > 0 and x or util.value_of(x)
 end
 
 ---Entries of x along an axis at 0-based `index`, a tensor, a table or a number; the axis is replaced by index's shape.
@@ -161,7 +161,8 @@ local function sought(x, values)
 end
 
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller
----entries, int32. Plain numbers, and those of a table, are compared as they are.
+---entries, int32 (int64 where that does not hold their number). Plain numbers, and those of a table, are compared as
+---they are.
 ---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor
@@ -178,7 +179,7 @@ function methods.searchsorted(x, values, opts)
   local before = opts.right and x:le(values) or x:lt(values)
   if not opts.right then behind = behind:logical_and(x:isnan():logical_not()) end
   before = before:logical_or(behind)
-  return before:sum(-1):astype "int32"
+  return before:sum(-1):astype(#x > 2 ^ 31 - 1 and "int64" or "int32")
 end
 
 ---The different values in ascending order, for each entry of x the 0-based index of its value, and how often each

@@ -322,14 +322,14 @@ function RoPE:forward(x, cache)
   return ml.rope(x, ml.rope_table(start, self.frequencies, shape[3], self.scale), self.interleaved)
 end
 
----While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
+---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x as it is.
 local Dropout = M.class "Dropout"
 function Dropout:init(p, ...)
   no_more("Dropout", ...)
   rawset(self, "p", util.number("Dropout: p", p or 0.5, 0, 1))
 end
 function Dropout:forward(x)
-  if not self:is_training() or self.p == 0 then return x end
+  if not self:is_training() or self.p == 0 then return util.value_of(x) end
   return require("moonlet.fn").dropout(x, self.p)
 end
 

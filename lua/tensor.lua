@@ -373,7 +373,7 @@ function methods.roll(x, shift, axis)
   axis = axis_of(axis, x.ndim)
   local n = x.shape[axis]
   local at = n > 0 and shift % n or 0
-  if at == 0 then return x end
+  if at == 0 then return util.value_of(x) end
   local parts = x:split({n - at}, axis)
   return ml.concat({parts[2], parts[1]}, axis)
 end
@@ -425,6 +425,7 @@ function methods.pad(x, widths, value)
   util.list("pad: widths", widths, expected)
   local each = type(widths[1]) == "table"
   if each and #widths > x.ndim then util.raise("usage", "pad: %d pairs for %d axes", #widths, x.ndim) end
+  x = util.value_of(x)
   for d = 1, x.ndim do
     local w = each and util.list("pad: widths", widths[d] or {0, 0}, expected) or widths
     local parts, shape = {}, x.shape
@@ -488,7 +489,8 @@ end
 ---@return moonlet.Tensor
 function methods.clip(x, low, high)
   if low ~= nil then x = ml.maximum(x, operand("clip: low", low)) end
-  return high ~= nil and ml.minimum(x, operand("clip: high", high)) or x
+  if high ~= nil then x = ml.minimum(x, operand("clip: high", high)) end
+  return low == nil and high == nil and util.value_of(x) or x
 end
 
 ---x to the power y.
@@ -503,7 +505,7 @@ local largest = {float16 = 65504.0, bfloat16 = 0x1.fep127, float32 = 0x1.fffffep
 ---@return moonlet.Tensor
 function methods.nan_to_num(x, nan, high, low)
   local most = largest[x.dtype]
-  if not most then return x end
+  if not most then return util.value_of(x) end
   local infinite, negative = x:eq(math.huge), x:eq(-math.huge) -- of x itself: what stands for NaN stays
   local y = ml.where(infinite, high or most, ml.where(negative, low or -most, x))
   return ml.where(x:isnan(), nan or 0.0, y)
@@ -537,7 +539,7 @@ end
 ---@return moonlet.Tensor
 function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
-  if what == x.device then return x end
+  if what == x.device then return util.value_of(x) end
   if what:find "^cuda" then core.device(what) end -- raises for one that is not there
   for _, device in ipairs(core.devices()) do
     if what == (type(device) == "table" and device.name or device) then

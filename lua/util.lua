@@ -393,4 +393,8 @@ function M.close(x)
   local _ <close> = x
 end
 
+-- A tensor's value under a handle of its own: what is done to one in place is not done to the other, and of a state it
+-- is what it holds now. Weights in other layouts do not change, and are themselves.
+function M.value_of(x) return x.layout == "strided" and x:astype(x.dtype) or x end
+
 return M

@@ -284,7 +284,8 @@ of more than 8 bits. Integers and float64 become bfloat16 in one rounding; ml_dt
 **Sums and products.** `sum`, `prod`, `cumsum` and `cumprod` of booleans, int8, uint8, int16 and uint16 are int32; of
 other integers they keep the dtype. NumPy gives int64 or uint64.
 
-**Indices and counts.** `argmax`, `argsort`, `topk`, `searchsorted`, `unique` give int32, where NumPy gives int64.
+**Indices and counts.** `argmax`, `argsort`, `topk`, `searchsorted`, `unique` give int32 where that holds all of them,
+where NumPy gives int64 always.
 
 **Floats out of an integer dtype's range.** Converted, they become the nearest 64-bit integer, which wraps to the dtype,
 and NaN becomes 0; NumPy's result depends on the machine. Written as plain numbers (`slice_update` and the like)

@@ -599,7 +599,7 @@ function ml.partition(x, k, axis) end
 function ml.argpartition(x, k, axis) end
 
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
----int32. Plain numbers, and those of a table, are compared as they are.
+---int32 (int64 where that does not hold their number). Plain numbers, and those of a table, are compared as they are.
 ---@param x moonlet.Tensor
 ---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
@@ -1339,8 +1339,8 @@ function ml.keep(x) end
 ---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
 function ml.unscoped(fn, ...) end
 
----What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile. One that fails
----leaves no effect behind.
+---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
+---yield. One that fails leaves no effect behind.
 ---@param fn function
 ---@return any ...  what fn returns
 function ml.record(fn, ...) end
@@ -1582,7 +1582,7 @@ function nn.build(fn, ...) end
 ---`scaling` is the config's table; of each head the share `partial` is turned.
 function nn.RoPE(size, opts, ...) end
 
----While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x itself.
+---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x as it is.
 function nn.Dropout(p, ...) end
 
 ---Whether x is a module.
@@ -2025,7 +2025,7 @@ function x:partition(k, axis) end
 function x:argpartition(k, axis) end
 
 ---Where values would have to go into x (one axis, ascending, NaN last) to keep its order: the number of smaller entries,
----int32. Plain numbers, and those of a table, are compared as they are.
+---int32 (int64 where that does not hold their number). Plain numbers, and those of a table, are compared as they are.
 ---@param values moonlet.Tensor|table|number
 ---@param opts table|nil  {right = false}: behind equal entries
 ---@return moonlet.Tensor

@@ -23,11 +23,6 @@ static inline int64_t ml_now_ns(void) {
 
 static inline void ml_flag_raise(ml_cancel_flag *f) { atomic_store(&f->raised, ML_CANCELLED); }
 
-static inline void ml_flag_clear(ml_cancel_flag *f) {
-  atomic_store(&f->raised, 0);
-  atomic_store(&f->deadline_ns, 0);
-}
-
 /* ML_OK, ML_CANCELLED or ML_DEADLINE; does not write the error record. */
 static inline ml_status ml_flag_poll(ml_cancel_flag *f) {
   int raised = atomic_load_explicit(&f->raised, memory_order_relaxed);

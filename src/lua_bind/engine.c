@@ -11,7 +11,7 @@ const char *ml_version(void) { return ML_VERSION; }
 /* Its address tells the calling thread from all others that run. */
 static _Thread_local char here;
 
-/* Takes the engine for the calling thread. *outer says whether lb_leave is due: a callback's calls are inside one that
+/* Takes the engine for the calling thread. *outer says whether `leave` is due: a callback's calls are inside one that
  * holds the engine already. */
 static ml_status enter(ml_engine *e, bool *outer) {
   uintptr_t nobody = 0, me = (uintptr_t)&here;

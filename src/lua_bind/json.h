@@ -2,7 +2,7 @@
  *
  * A decoded object is a table whose metatable has __name = "moonlet.json.object", the keys in the order of the text at
  * 1..n, and a __pairs that walks in that order: keys removed since are passed over, keys added since come last, sorted.
- * A decoded array is a table 1..n whose metatable has __name = "moonlet.json.array". Null is lb_json_null. */
+ * A decoded array is a table 1..n whose metatable has __name = "moonlet.json.array". Null is json.null. */
 #ifndef ML_LUA_BIND_JSON_H
 #define ML_LUA_BIND_JSON_H
 

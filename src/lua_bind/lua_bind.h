@@ -56,7 +56,6 @@ int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is
 #define LB_TENSOR "moonlet.Tensor"
 /* Pushes an empty handle; the caller stores a tensor that it owns in the result. */
 ml_tensor **lb_new_tensor(lua_State *L);
-void lb_push_tensor(lua_State *L, ml_tensor *owned);
 ml_tensor *lb_to_tensor(lua_State *L, int index);                      /* NULL when it is none */
 ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises on closed ones */
 /* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */

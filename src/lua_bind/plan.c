@@ -127,6 +127,14 @@ static int recording(lua_State *L) {
   return 1;
 }
 
+/* call(f, ...): pcall, across which nothing yields: a recording that is left that way would never end. */
+static int call(lua_State *L) {
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  lua_pushboolean(L, status == LUA_OK);
+  lua_insert(L, 1);
+  return lua_gettop(L);
+}
+
 /* ---- module paths ---- */
 
 static int path_leave(lua_State *L) {
@@ -205,6 +213,7 @@ int lb_open_plan(lua_State *L) {
                                        {"effects", effects},
                                        {"drop_effects", drop_effects},
                                        {"record", record},
+                                       {"call", call},
                                        {"recording", recording},
                                        {"module_path", module_path},
                                        {"is_closed", is_closed},

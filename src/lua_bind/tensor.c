@@ -45,8 +45,6 @@ ml_tensor **lb_new_tensor(lua_State *L) {
   return &h->tensor;
 }
 
-void lb_push_tensor(lua_State *L, ml_tensor *owned) { *lb_new_tensor(L) = owned; }
-
 ml_tensor *lb_to_tensor(lua_State *L, int index) {
   handle *h = luaL_testudata(L, index, LB_TENSOR);
   return h ? h->tensor : NULL;

@@ -497,4 +497,43 @@ t.test("what is computed before a reduction over any axes is what it would be ap
   t.ok(joined > 75, joined .. " of 150 in one step")
 end)
 
+t.test("work along rows is written to the state that it reads, without a copy where a row is read first", function()
+  for name, case in pairs {
+    softmax = {1, function(e, s) return e(s:softmax()) end},
+    norm = {1, function(e, s) return e(ml.rms_norm(e(s * 2))) end},
+    ["norm and residual"] = {2, function(e, s) return e(e(ml.rms_norm(s)) + s) end}, -- s is read to the end
+  } do
+    local start = ml.random.normal {7, 100}
+    ml.eval(start)
+    local s, wanted = ml.state(start), case[2](function(x) ml.eval(x) return x end, start)
+    local function update() ml.assign(s, case[2](function(x) return x end, s)) end
+    local text = ml.explain(update)
+    t.eq(math.tointeger(text:match "^%d+"), case[1], text)
+    ml.compile(update)()
+    t.ok(s:tobytes() == wanted:tobytes(), name)
+  end
+end)
+
+t.test("a compiled function refuses to yield, and what it drew before an error is drawn", function()
+  local f = ml.compile(function(x)
+    coroutine.yield(1)
+    return x + 1
+  end)
+  local co = coroutine.create(function() return f(ml.ones {1}) end)
+  local ok, message = coroutine.resume(co)
+  t.ok(not ok and tostring(message):find("yield", 1, true), message)
+  t.eq((ml.state(ml.ones {1}) + 1):tolist(), {2.0}) -- nothing is recorded any more
+  local function draws()
+    ml.random.uniform {2}
+    error "no"
+  end
+  local next_draw = {}
+  for i, fn in ipairs {draws, ml.compile(draws)} do
+    ml.random.seed(7)
+    t.ok(not pcall(fn))
+    next_draw[i] = ml.random.uniform({1}):item()
+  end
+  t.eq(next_draw[2], next_draw[1])
+end)
+
 t.done()

@@ -291,4 +291,25 @@ t.test("a state that is closed, or only its readers are left", function()
   t.eq(z:tolist(), {6.0, 6.0})
 end)
 
+t.test("functions with nothing to do give the value of now, under a handle of its own", function()
+  local nothing = {
+    to = function(x) return x:to(x.device) end, clip = function(x) return x:clip() end,
+    at = function(x) return x:at() end,
+    roll = function(x) return x:roll(0, 1) end, pad = function(x) return x:pad {0, 0} end,
+    stop_gradient = ml.stop_gradient, nan_to_num = function(x) return x:nan_to_num() end,
+    dropout = require "moonlet.nn".Dropout(0.5),
+  }
+  for name, fn in pairs(nothing) do
+    local dtype = name == "nan_to_num" and "int32" or "float32"
+    local s, x = ml.state(ml.zeros({2}, {dtype = dtype})), ml.zeros({2}, {dtype = dtype})
+    local before, other = fn(s), fn(x)
+    ml.assign(s, s + 9)
+    other:add_(1)
+    t.eq(before:tolist()[1] + 0.0, 0.0, name)
+    t.eq(x:tolist()[1] + 0.0, 0.0, name)
+  end
+  local w = ml.pack(ml.ones {16, 16})
+  t.ok(w:to "cpu" == w, "packed weights are what they are")
+end)
+
 t.done()

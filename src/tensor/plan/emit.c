@@ -243,7 +243,7 @@ static ml_status overwrite(emitter *m, int effect, int turn, const ml_buffer *bu
   ml_vgraph *g = m->g;
   ml_vnode *n = &g->nodes[effect];
   int version = g->nodes[n->inputs[0]].version;
-  bool part = n->op != ML_OP_assign || n->inputs[0] != version;
+  bool part = !ml_vnode_is_whole(g, n);
   n->value = g->nodes[version].value;
   ML_TRY(save_readers(m, version, turn, buffer));
   return note_cell(m, n->tensor->cell, n, part && ml_vnode_is_leaf(&g->nodes[version]));
@@ -293,7 +293,8 @@ static ml_fused *program_of(emitter *m, const ml_vgroup *group, const int *input
 typedef struct program_step {
   int inputs[ML_FUSED_MAX_INPUTS], values[ML_FUSED_MAX_INPUTS], n_inputs, n_results;
   int reg[ML_GROUP_MEMBERS];
-  int *own, n_own; /* the values that these results are made of */
+  int *own, n_own;     /* the values that these results are made of */
+  const ml_rows *rows; /* of a step over rows */
   int outputs[ML_FUSED_MAX_OUTPUTS], registers[ML_FUSED_MAX_OUTPUTS], n_outputs; /* values, and what they are */
 } program_step;
 
@@ -301,6 +302,11 @@ static bool same_mapping(const ml_value *a, const ml_value *b) {
   bool same = a->offset == b->offset && a->ndim == b->ndim;
   for (int d = 0; d < a->ndim && same; d++) same = a->shape[d] == 1 || a->strides[d] == b->strides[d];
   return same;
+}
+
+/* Whether the step has read an element of input i when it writes that of a register. */
+static bool reads_first(const program_step *s, int i, int reg) {
+  return !s->rows || ml_rows_read_before(s->rows, i, reg);
 }
 
 /* The group carries out an assignment: its value goes to the target. What the program reads there, it reads element for
@@ -311,10 +317,17 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
   const ml_vgroup *group = g->nodes[turn].program;
   int target;
   const ml_buffer *buffer;
+  int reg = 0;
+  for (int i = 0; i < s->n_results; i++) {
+    if (s->inputs[i] == n->inputs[1]) reg = i;
+  }
+  for (int i = 0; i < group->n_members; i++) {
+    if (group->members[i] == n->inputs[1]) reg = s->reg[i];
+  }
   ML_TRY(find_target(m, effect, &target, &buffer));
   for (int i = s->n_results; i < s->n_inputs; i++) {
     if (!lies_in(m->p, s->values[i], buffer)) continue;
-    if (group->like < 0 && same_mapping(&m->p->values[s->values[i]], &m->p->values[target])) continue;
+    if (reads_first(s, i, reg) && same_mapping(&m->p->values[s->values[i]], &m->p->values[target])) continue;
     ML_REWROTE(g, read_first);
     ML_TRY(copied(m, &s->values[i]));
   }
@@ -324,12 +337,7 @@ static ml_status emit_assignment(emitter *m, program_step *s, int turn, int effe
     ML_TRY(copied(m, &s->own[i]));
   }
   ML_TRY(overwrite(m, effect, turn, buffer));
-  for (int i = 0; i < group->n_members; i++) {
-    if (group->members[i] == n->inputs[1]) s->registers[s->n_outputs] = s->reg[i];
-  }
-  for (int i = 0; i < s->n_results; i++) {
-    if (s->inputs[i] == n->inputs[1]) s->registers[s->n_outputs] = i;
-  }
+  s->registers[s->n_outputs] = reg;
   s->outputs[s->n_outputs++] = target;
   if (group->n_members) ML_REWROTE(g, assigned);
   else ML_REWROTE(g, written);
@@ -454,6 +462,7 @@ static ml_status emit_program(emitter *m, int turn) {
   if (group->like >= 0)
     ML_TRY(ml_vgraph_write_rows(g, group, s.inputs, s.n_inputs, stored, &m->p->memory, s.reg, &rows));
   else if (group->n_members && !(program = program_of(m, group, s.inputs, s.n_inputs, s.reg))) return ML_MEMORY;
+  s.rows = rows;
   ml_value like = {0};
   ML_TRY(read_inputs(m, &s, turn, shape, &like));
   ML_TRY(write_results(m, &s, turn, &like));

@@ -7,8 +7,7 @@
 /* The value that effect v, if it is one that writes all of a state, leaves there; -1 for all else. */
 static int assigned(const ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
-  if (n->op != ML_OP_assign || n->inputs[0] != g->nodes[n->inputs[0]].version) return -1;
-  return n->inputs[1];
+  return ml_vnode_is_whole(g, n) ? n->inputs[1] : -1;
 }
 
 static void forward_reads(ml_vgraph *g) {

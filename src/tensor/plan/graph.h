@@ -170,6 +170,10 @@ static inline bool ml_vnode_is_view(const ml_vnode *n) {
 static inline bool ml_vnode_is_effect(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_is_effect((ml_op)n->op);
 }
+/* Whether an effect gives all of its state new values. */
+static inline bool ml_vnode_is_whole(const ml_vgraph *g, const ml_vnode *n) {
+  return n->op == ML_OP_assign && n->inputs[0] == g->nodes[n->inputs[0]].version;
+}
 static inline bool ml_vnode_has_results(const ml_vnode *n) {
   return n->op != ML_OP_COUNT && ml_op_infos[n->op].n_results > 0;
 }

@@ -61,7 +61,7 @@ static bool is_later(const gathering *t, int user) { return user < 0 || ml_vgrap
 static bool can_assign(const gathering *t, int effect, int v) {
   const ml_vnode *e = &t->g->nodes[effect];
   if (e->op != ML_OP_assign || e->inputs[1] != v || e->group != effect || e->program || effect > t->turn ||
-      e->n_users > MOST_USERS || (t->products && e->inputs[0] != t->g->nodes[e->inputs[0]].version))
+      e->n_users > MOST_USERS || (t->products && !ml_vnode_is_whole(t->g, e)))
     return false;
   for (int i = 0; i < e->n_users; i++) {
     if (!is_later(t, t->g->users[e->first_user + i])) return false;
@@ -73,8 +73,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
   bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
-  return known && !t->rows && !t->products && t->sink < 0 && t->anchor < 0 &&
-         ml_dtype_is_float(n->dtype) && n->ndim > 0;
+  return known && !t->rows && !t->products && t->sink < 0 && t->anchor < 0 && ml_dtype_is_float(n->dtype) &&
+         n->ndim > 0;
 }
 
 /* Whether v is of a kind that the group takes. */
@@ -312,9 +312,9 @@ static ml_status assign_result(ml_vgraph *g, int effect) {
   const ml_vnode *e = &g->nodes[effect];
   int v = e->inputs[1];
   const ml_vnode *n = &g->nodes[v];
-  bool fits = e->op == ML_OP_assign && e->inputs[0] == g->nodes[e->inputs[0]].version && n->group == v && n->unit < 0 &&
-              n->n_users <= MOST_USERS && !n->keep && n->op < ML_OP_COUNT &&
-              ml_op_infos[n->op].kind == ML_KIND_KERNEL && !ml_vnode_has_results(n) && n->op != ML_OP_attention &&
+  bool fits = ml_vnode_is_whole(g, e) && n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && !n->keep &&
+              n->op < ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_KERNEL && !ml_vnode_has_results(n) &&
+              n->op != ML_OP_attention &&
               !(n->op == ML_OP_linear && g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) &&
               ml_vnode_same_shape(n, e) && !ml_vgraph_is_late(g, v, effect, &effect, 1);
   gathering t = {.g = g, .turn = effect, .effects = {effect}, .n_effects = 1, .n_outputs = 1, .anchor = v, .sink = -1};

@@ -44,24 +44,11 @@ static bool same_elements(const ml_value *a, const ml_value *b) {
   return same;
 }
 
-/* Whether the stages of a row have read an input when they begin to write a register. */
-static bool is_read_before(const ml_rows *r, int input, int reg) {
-  bool written = false;
-  for (int i = 0; i < r->n_stages; i++) {
-    const ml_row_stage *s = &r->stages[i];
-    for (int k = 0; k < s->n_results; k++) written |= s->results[k] == reg;
-    for (int k = 0; k < s->n_inputs && written; k++) {
-      if (s->inputs[k] == input) return false;
-    }
-  }
-  return written;
-}
-
 /* Whether a step reads input k of output `out`'s shape no further than where it writes next: elementwise programs,
  * behind products too, and norms, softmax and stages over rows, which have read a row when they write it. */
 static bool reads_in_place(const ml_step *s, int k, int out) {
   if (s->op == ML_STEP_FUSED) return true;
-  if (s->op == ML_STEP_ROWS) return is_read_before(s->rows, k, s->rows->outputs[out]);
+  if (s->op == ML_STEP_ROWS) return ml_rows_read_before(s->rows, k, s->rows->outputs[out]);
   if (s->fused && ml_op_is_reduction(s->op)) return false;   /* what it writes is of other elements */
   if (s->fused) return k > s->n_inputs - s->fused->n_inputs; /* behind a product, or attention */
   if (s->op == ML_STEP_LINEARS) {

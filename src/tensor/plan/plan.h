@@ -191,7 +191,9 @@ ml_status ml_plan_add_step(ml_plan *p, int op, const int *inputs, int n_inputs, 
                            ml_step **out);
 ml_status ml_plan_copy_attrs(ml_bump *memory, const ml_attrs *a, const ml_attrs **out);
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out); /* found, or added */
-ml_status ml_plan_place(ml_plan *p);                                      /* place.c: lifetimes and the arena */
+/* Whether the stages of a row have read an input when they begin to write a register. */
+bool ml_rows_read_before(const ml_rows *r, int input, int reg);
+ml_status ml_plan_place(ml_plan *p); /* place.c: lifetimes and the arena */
 
 /* Bytes of a value's own elements (packed ones included). */
 size_t ml_value_bytes(const ml_value *v);

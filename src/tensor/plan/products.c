@@ -15,11 +15,6 @@ static bool is_product(const ml_vgraph *g, int v) {
          n->dtype == ML_F32;
 }
 
-/* Whether an effect writes all of its state. */
-static bool is_whole(const ml_vgraph *g, const ml_vnode *n) {
-  return n->op == ML_OP_assign && n->inputs[0] == g->nodes[n->inputs[0]].version;
-}
-
 /* The first user of node v, assignments of it aside, if it is elementwise, else -1. *assigned: such an assignment
  * before that, or -1. */
 static int find_next(const ml_vgraph *g, int v, int *assigned) {
@@ -28,7 +23,7 @@ static int find_next(const ml_vgraph *g, int v, int *assigned) {
   for (int i = 0; i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
     if (user < 0) return -1;
-    if (!is_whole(g, &g->nodes[user]) || g->nodes[user].inputs[1] != v)
+    if (!ml_vnode_is_whole(g, &g->nodes[user]) || g->nodes[user].inputs[1] != v)
       return ml_vnode_is_elementwise(&g->nodes[user]) ? user : -1;
     *assigned = user;
   }

@@ -30,6 +30,21 @@ bool ml_vnode_is_flat(const ml_vnode *n, const ml_vnode *wide) {
   return n->ndim + 1 == wide->ndim && memcmp(n->shape, wide->shape, (size_t)n->ndim * sizeof *n->shape) == 0;
 }
 
+/* Whether the stages of a row have read an input when they begin to write a register. */
+bool ml_rows_read_before(const ml_rows *r, int input, int reg) {
+  bool written = false;
+  for (int i = 0; i < r->n_stages; i++) {
+    const ml_row_stage *s = &r->stages[i];
+    bool writes = ml_listed(s->results, s->n_results, reg);
+    for (int k = 0; k < s->n_inputs; k++) {
+      bool first = !s->program && k == 0; /* a row operation has read its row when it writes */
+      if (s->inputs[k] == input && (written || (writes && !first))) return false;
+    }
+    written |= writes;
+  }
+  return written;
+}
+
 /* ---- stages ---- */
 
 typedef struct stages {
