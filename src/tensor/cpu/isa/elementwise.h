@@ -15,11 +15,16 @@ static inline size_t wider(size_t a, size_t b) { return a > b ? a : b; }
  * that most of them stay in the nearest cache. */
 enum { TILE_GAP = 64 };
 static inline size_t tile_room(int n) { return (size_t)n * (TILE * 8 + TILE_GAP); }
-static inline void tile_registers(void **regs, char *room, const ml_fused *f) {
+/* Bytes from one register to the next. */
+static inline size_t register_pitch(const ml_fused *f) {
   size_t item = 4;
   for (int i = 0; i < f->n_inputs; i++) item = wider(item, register_item(f->input_dtypes[i]));
   for (int i = 0; i < f->n_code; i++) item = wider(item, register_item(f->code[i].dtype));
-  for (int i = 0; i < f->n_inputs + f->n_code; i++) regs[i] = room + (size_t)i * (TILE * item + TILE_GAP);
+  return TILE * item + TILE_GAP;
+}
+static inline void tile_registers(void **regs, char *room, const ml_fused *f) {
+  size_t pitch = register_pitch(f);
+  for (int i = 0; i < f->n_inputs + f->n_code; i++) regs[i] = room + (size_t)i * pitch;
 }
 
 /* Runs a program over n <= TILE elements. regs[i] is register i: the inputs first (float32, float64 or int64 by class),

@@ -18,6 +18,7 @@ typedef struct layout {
   int64_t K, M;
   int64_t first_panel[ML_LINEARS_MAX_UNITS + 1];
   size_t normed, q, d, sums, panel, wide, products, regs;
+  size_t pitch[ML_LINEARS_MAX_UNITS]; /* from register to register of a unit's program */
 } layout;
 
 static bool takes_rounded(const ml_isa *isa, const ml_arg *w) {
@@ -31,6 +32,7 @@ static void scan_weights(const ml_task *t, layout *l) {
   l->few = l->M <= FEW_ROWS;
   for (int u = 0; u < units->n_units; u++) {
     const ml_linear_unit *unit = &units->units[u];
+    l->pitch[u] = unit->epilogue ? register_pitch(unit->epilogue) : 0;
     l->first_panel[u + 1] = l->first_panel[u] + (t->in[unit->weights[0]].shape[0] + PANEL_ROWS - 1) / PANEL_ROWS;
     for (int i = 0; i < unit->n_weights; i++) {
       if (takes_rounded(t->isa, &t->in[unit->weights[i]])) l->rounds = true;
@@ -165,7 +167,8 @@ static void store_rows(const ml_arg *o, int64_t first, int64_t rows, int64_t col
   for (int64_t r = 0; r < rows; r++) {
     char *to = o->data + ((first + r) * o->strides[0] + column) * item;
     const char *from = (const char *)reg + (size_t)(r * LANES) * register_item(o->dtype);
-    if (o->dtype == ML_F32) memcpy(to, from, (size_t)width * sizeof(float));
+    if (o->dtype == ML_F32 && width == LANES) memcpy(to, from, LANES * sizeof(float));
+    else if (o->dtype == ML_F32) memcpy(to, from, (size_t)width * sizeof(float));
     else K(store_tile)(to, o->dtype, 1, from, (int)width);
   }
 }
@@ -178,8 +181,9 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
   int64_t width = ml_min64(LANES, t->out[unit->first_output].shape[1] - column);
   const ml_fused *f = unit->epilogue;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-  if (f) tile_registers(regs, room + l->regs, f);
   for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
+  for (int i = unit->n_weights; f && i < f->n_inputs + f->n_code; i++)
+    regs[i] = room + l->regs + (size_t)i * l->pitch[u];
   for (int i = 0; i < unit->n_extra; i++) {
     const ml_arg *x = &t->in[unit->extra[i]];
     char *reg = regs[unit->n_weights + i];
