@@ -145,16 +145,8 @@ end
 -- A step of AdamW in one program: it reads parameters, gradients and both moments, and writes all but the gradients.
 case("adamw float32", {N * 16, N * 12}, function()
   local g = values("float32", {N})
-  local p, m, v = ml.state(g * 0.5), ml.state(g * 0.1), ml.state(g * g * 0.001)
-  local step = ml.state(ml.tensor(0.0))
-  local update = ml.compile(function(gradient)
-    step:add_(1)
-    local c1, c2 = 1 - (step * math.log(0.9)):exp(), 1 - (step * math.log(0.999)):exp()
-    ml.assign(m, m * 0.9 + gradient * 0.1)
-    v:mul_(0.999)
-    v:add_(gradient * gradient * 0.001)
-    ml.assign(p, p - ((m / c1) / ((v / c2):sqrt() + 1e-8) + p * 0.01) * 1e-3)
-  end)
+  local _, step = require "tests.lua.adamw"(g * 0.5)
+  local update = ml.compile(step)
   return function() update(g) end
 end)
 

@@ -113,16 +113,8 @@ for _, name in ipairs {"llama", "gemma3", "qwen3"} do
 end
 
 case("adamw", function()
-  local n = 1000
-  local count, p, m, v = ml.state(ml.tensor(0.0)), ml.state(numbers(n)), ml.state(ml.zeros {n}), ml.state(ml.zeros {n})
-  return explained(function(g)
-    count:add_(1)
-    local c1, c2 = 1 - (count * math.log(0.9)):exp(), 1 - (count * math.log(0.999)):exp()
-    ml.assign(m, m * 0.9 + g * 0.1)
-    v:mul_(0.999)
-    v:add_(g * g * 0.001)
-    ml.assign(p, p - ((m / c1) / ((v / c2):sqrt() + 1e-8) + p * 0.01) * 1e-3)
-  end, numbers(n))
+  local _, update = require "tests.lua.adamw"(numbers(1000))
+  return explained(update, numbers(1000))
 end)
 
 case("shared-input", function() -- products that share a step, and those that do not: inputs, order, number, shapes

@@ -195,21 +195,7 @@ end)
 
 -- ---- programs with several outputs, and those that write states ----
 
--- AdamW of n parameters; what is called `step` counts.
-local function adamw(n)
-  local o = {
-    step = ml.state(ml.tensor(0.0)), p = ml.state(ml.linspace(-1, 1, n)), m = ml.state(ml.zeros {n}),
-    v = ml.state(ml.zeros {n}),
-  }
-  return o, function(g)
-    o.step:add_(1)
-    local c1, c2 = 1 - (o.step * math.log(0.9)):exp(), 1 - (o.step * math.log(0.999)):exp()
-    ml.assign(o.m, o.m * 0.9 + g * 0.1)
-    o.v:mul_(0.999)
-    o.v:add_(g * g * 0.001)
-    ml.assign(o.p, o.p - ((o.m / c1) / ((o.v / c2):sqrt() + 1e-8) + o.p * 0.01) * 1e-3)
-  end
-end
+local function adamw(n) return require "tests.lua.adamw"(ml.linspace(-1, 1, n)) end
 
 t.test("AdamW is one step that moves 28 bytes a parameter", function()
   local n = 1000
