@@ -113,6 +113,8 @@ bool ml_vgraph_gather(const ml_vgraph *g, int root, ml_vgroup *group, int *n_out
 ml_status ml_vgraph_make_group(ml_vgraph *g, int turn, const ml_vgroup *like);
 /* Whether v is held, or somebody reads it who is not in the group at `turn`. */
 bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn);
+/* Bytes that are neither written nor read because so many of these nodes stay inside the group at `turn`. */
+size_t ml_vgraph_inner_bytes(const ml_vgraph *g, const int *list, int n, int turn);
 /* What a set of nodes reads from outside, constants aside, behind the n that `inputs` lists already; more than `max` is
  * max + 1. */
 int ml_vgraph_outside(const ml_vgraph *g, const int *members, int n_members, int *inputs, int n, int max);
@@ -159,6 +161,9 @@ static inline bool ml_listed(const int *list, int n, int v) {
     if (list[i] == v) return true;
   }
   return false;
+}
+static inline bool ml_vgroup_has(const ml_vgroup *group, int v) {
+  return ml_listed(group->members, group->n_members, v) || ml_listed(group->effects, group->n_effects, v);
 }
 static inline bool ml_vnode_is_leaf(const ml_vnode *n) { return n->op == ML_OP_COUNT; }
 static inline bool ml_vnode_is_elementwise(const ml_vnode *n) {

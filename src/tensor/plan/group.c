@@ -250,15 +250,19 @@ bool ml_vgraph_is_stored(const ml_vgraph *g, int v, int turn) {
   return false;
 }
 
-/* Values that stay inside are neither written nor read. */
+size_t ml_vgraph_inner_bytes(const ml_vgraph *g, const int *list, int n, int turn) {
+  size_t bytes = 0;
+  for (int i = 0; i < n; i++) {
+    if (!ml_vgraph_is_stored(g, list[i], turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[list[i]]);
+  }
+  return bytes;
+}
+
 static void count_saved(ml_vgraph *g, int turn) {
   const ml_vgroup *group = g->nodes[turn].program;
-  size_t bytes = 0;
-  for (int i = 0; i < group->n_members; i++) {
-    if (!ml_vgraph_is_stored(g, group->members[i], turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->members[i]]);
-  }
   bool anchored = group->anchor >= 0, sunk = group->sink >= 0;
-  if (anchored && !ml_vgraph_is_stored(g, group->anchor, turn)) bytes += 2 * ml_vnode_bytes(&g->nodes[group->anchor]);
+  size_t bytes = ml_vgraph_inner_bytes(g, group->members, group->n_members, turn) +
+                 ml_vgraph_inner_bytes(g, &group->anchor, anchored, turn);
   ml_vgraph_save(g, ML_PASS_group, (size_t)(group->n_members + group->n_effects + anchored + sunk - 1), bytes);
 }
 
@@ -307,23 +311,18 @@ static ml_status make(ml_vgraph *g, const gathering *t, int like) {
   return status;
 }
 
-/* An assignment of what a kernel gives, which can write it where it goes. */
+/* An assignment of what a kernel gives, which can write it where it goes: nobody else wants it. */
 static ml_status assign_result(ml_vgraph *g, int effect) {
   const ml_vnode *e = &g->nodes[effect];
   int v = e->inputs[1];
   const ml_vnode *n = &g->nodes[v];
-  bool fits = ml_vnode_is_whole(g, e) && n->group == v && n->unit < 0 && n->n_users <= MOST_USERS && !n->keep &&
-              n->op < ML_OP_COUNT && ml_op_infos[n->op].kind == ML_KIND_KERNEL && !ml_vnode_has_results(n) &&
-              n->op != ML_OP_attention &&
-              !(n->op == ML_OP_linear && g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) &&
-              ml_vnode_same_shape(n, e) && !ml_vgraph_is_late(g, v, effect, &effect, 1);
+  if (!ml_vnode_is_whole(g, e) || n->group != v || n->unit >= 0 || n->n_users > 1 || n->keep || n->op == ML_OP_COUNT ||
+      ml_op_infos[n->op].kind != ML_KIND_KERNEL || ml_vnode_has_results(n) || n->op == ML_OP_attention ||
+      (n->op == ML_OP_linear && g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) || !ml_vnode_same_shape(n, e) ||
+      ml_vgraph_is_late(g, v, effect, &effect, 1))
+    return ML_OK;
   gathering t = {.g = g, .turn = effect, .effects = {effect}, .n_effects = 1, .n_outputs = 1, .anchor = v, .sink = -1};
-  for (int i = 0; fits && i < n->n_users; i++) {
-    int user = g->users[n->first_user + i];
-    fits = user == effect || is_later(&t, user);
-    if (fits && user != effect) return ML_OK; /* it is kept apart too, and copied */
-  }
-  return fits ? make(g, &t, -1) : ML_OK;
+  return make(g, &t, -1);
 }
 
 /* Whether what a reduction reads lies in pieces that a program computes well: it takes the last axes and no others, or

@@ -57,9 +57,7 @@ static bool fits(const ml_vgraph *g, int v, int root, const ml_vgroup *group, bo
   *stored = n->keep;
   for (int i = 0; i < n->n_users; i++) {
     int user = g->users[n->first_user + i];
-    if (user >= 0 &&
-        (ml_listed(group->members, group->n_members, user) || ml_listed(group->effects, group->n_effects, user)))
-      continue;
+    if (user >= 0 && ml_vgroup_has(group, user)) continue;
     if (user >= 0 && ml_vgraph_turn(g, user) <= root) return false;
     *stored = true;
   }
@@ -80,8 +78,7 @@ static int count_held(const ml_vgraph *g, const ml_vgroup *group) {
     bool stored = i == group->n_members - 1 && group->n_effects == 0;
     for (int k = 0; k < n->n_users && !stored; k++) {
       int user = g->users[n->first_user + k];
-      stored = user < 0 || !(ml_listed(group->members, group->n_members, user) ||
-                             ml_listed(group->effects, group->n_effects, user));
+      stored = user < 0 || !ml_vgroup_has(group, user);
     }
     held += is_held(g, n, group) && !stored;
   }
@@ -183,17 +180,13 @@ static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *
   return true;
 }
 
-/* Products, and what is computed of them on the way, that are neither written nor read again. */
+/* Products, and what is computed of them on the way. */
 static void count_saved(ml_vgraph *g, const ml_vunit *u, bool first) {
   const ml_vgroup *behind = behind_of(g, u);
-  size_t n = (size_t)u->n_products, bytes = 0;
-  if (behind) n += (size_t)(behind->n_members + behind->n_effects);
-  for (int i = 0; i < u->n_products; i++) {
-    if (!ml_vgraph_is_stored(g, u->products[i], u->root)) bytes += 2 * ml_vnode_bytes(&g->nodes[u->products[i]]);
-  }
-  for (int i = 0; behind && i < behind->n_members; i++) {
-    if (!ml_vgraph_is_stored(g, behind->members[i], u->root))
-      bytes += 2 * ml_vnode_bytes(&g->nodes[behind->members[i]]);
+  size_t n = (size_t)u->n_products, bytes = ml_vgraph_inner_bytes(g, u->products, u->n_products, u->root);
+  if (behind) {
+    n += (size_t)(behind->n_members + behind->n_effects);
+    bytes += ml_vgraph_inner_bytes(g, behind->members, behind->n_members, u->root);
   }
   ml_vgraph_save(g, ML_PASS_products, n - first, bytes);
 }

@@ -583,22 +583,20 @@ typedef struct shape_plan {
 
 static const ml_arg *operand(const ml_task *t, int k) { return k < t->n_out ? &t->out[k] : &t->in[k - t->n_out]; }
 
-static void merge_axes(shape_plan *s, int operands) {
+int K(merge_axes)(int ndim, int64_t *shape, int64_t (*strides)[ML_MAX_DIMS], int operands) {
   int n = 0;
-  for (int d = 0; d < s->ndim; d++) {
-    if (s->shape[d] == 1) continue;
+  for (int d = 0; d < ndim; d++) {
+    if (shape[d] == 1) continue;
     bool joins = n > 0;
-    for (int k = 0; k < operands && joins; k++) joins = s->strides[k][n - 1] == s->strides[k][d] * s->shape[d];
+    for (int k = 0; k < operands && joins; k++) joins = strides[k][n - 1] == strides[k][d] * shape[d];
     int to = joins ? n - 1 : n++;
-    s->shape[to] = joins ? s->shape[to] * s->shape[d] : s->shape[d];
-    for (int k = 0; k < operands; k++) s->strides[k][to] = s->strides[k][d];
+    shape[to] = joins ? shape[to] * shape[d] : shape[d];
+    for (int k = 0; k < operands; k++) strides[k][to] = strides[k][d];
   }
-  if (n == 0) {
-    s->shape[n] = 1;
-    for (int k = 0; k < operands; k++) s->strides[k][n] = 0;
-    n = 1;
-  }
-  s->ndim = n;
+  if (n > 0) return n;
+  shape[0] = 1;
+  for (int k = 0; k < operands; k++) strides[k][0] = 0;
+  return 1;
 }
 
 static void order_axes(shape_plan *s, const ml_task *t) {
@@ -638,7 +636,7 @@ ml_status K(fused_prepare)(ml_task *t) {
   t->extra = s;
   order_axes(s, t);
   int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
-  merge_axes(s, t->n_out + t->n_in);
+  s->ndim = K(merge_axes)(s->ndim, s->shape, s->strides, t->n_out + t->n_in);
   s->runs = (s->shape[s->ndim - 1] + RUN - 1) / RUN;
   s->cast = is_cast(t, s);
   s->stream = s->cast && size * ml_dtype_infos[t->out[0].dtype].bytes >= STREAM_ROWS;

@@ -3,20 +3,9 @@
 
 void K(head_prepare)(const ml_task *t, head *h) {
   const ml_arg *x = &t->in[0];
-  h->ndim = 0;
-  for (int d = 0; d < x->ndim; d++) {
-    if (x->shape[d] == 1) continue;
-    int last = h->ndim - 1;
-    bool joins = last >= 0;
-    for (int k = 0; k < t->n_in && joins; k++) joins = h->strides[k][last] == t->in[k].strides[d] * x->shape[d];
-    int to = joins ? last : h->ndim++;
-    h->shape[to] = joins ? h->shape[to] * x->shape[d] : x->shape[d];
-    for (int k = 0; k < t->n_in; k++) h->strides[k][to] = t->in[k].strides[d];
-  }
-  if (h->ndim > 0) return;
-  h->ndim = 1;
-  h->shape[0] = 1;
-  for (int k = 0; k < t->n_in; k++) h->strides[k][0] = 0;
+  memcpy(h->shape, x->shape, (size_t)x->ndim * sizeof *h->shape);
+  for (int k = 0; k < t->n_in; k++) memcpy(h->strides[k], t->in[k].strides, (size_t)x->ndim * sizeof **h->strides);
+  h->ndim = K(merge_axes)(x->ndim, h->shape, h->strides, t->n_in);
 }
 
 size_t K(head_room)(const ml_task *t) { return tile_room(t->step->fused->n_inputs + t->step->fused->n_code); }
@@ -33,15 +22,14 @@ static void run_piece(const ml_task *t, const head *h, const char *const *from, 
   const ml_fused *f = t->step->fused;
   const ml_dtype dtype = head_dtype(t);
   const int item = ml_dtype_infos[dtype].bytes;
+  void *own[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE], *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
+  tile_registers(own, room, f);
+  memcpy(regs, own, (size_t)(f->n_inputs + f->n_code) * sizeof *regs);
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
-    void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    tile_registers(regs, room, f);
     for (int k = 0; k < f->n_inputs; k++) {
-      int64_t stride = h->strides[k][h->ndim - 1];
-      const char *data = from[k] + at * stride * ml_dtype_infos[f->input_dtypes[k]].bytes;
-      if (f->input_dtypes[k] == ML_F32 && stride == 1) regs[k] = (void *)(uintptr_t)data;
-      else K(load_tile)(regs[k], data, f->input_dtypes[k], stride, count);
+      int64_t stride = h->strides[k][h->ndim - 1], step = stride * ml_dtype_infos[f->input_dtypes[k]].bytes;
+      regs[k] = read_tile(own[k], from[k] + at * step, f->input_dtypes[k], stride, count);
     }
     if (dtype == ML_F32) regs[f->outputs[0]] = to + at * item;
     K(fused_run)(f, regs, count);

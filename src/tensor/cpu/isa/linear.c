@@ -181,9 +181,8 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
   int64_t width = ml_min64(LANES, t->out[unit->first_output].shape[1] - column);
   const ml_fused *f = unit->epilogue;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
+  if (f) place_registers(regs, room + l->regs, f, l->pitch[u]);
   for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
-  for (int i = unit->n_weights; f && i < f->n_inputs + f->n_code; i++)
-    regs[i] = room + l->regs + (size_t)i * l->pitch[u];
   for (int i = 0; i < unit->n_extra; i++) {
     const ml_arg *x = &t->in[unit->extra[i]];
     char *reg = regs[unit->n_weights + i];

@@ -29,18 +29,18 @@ void K(tail_run)(const ml_task *t, int64_t row, int64_t column, void *result, in
   char *in[ML_FUSED_MAX_INPUTS], *out[ML_FUSED_MAX_OUTPUTS];
   for (int k = 1; k < f->n_inputs; k++) in[k] = row_of(t, &extra[k], row);
   for (int k = 0; k < t->n_out; k++) out[k] = row_of(t, &t->out[k], row);
+  void *own[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE], *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
+  tile_registers(own, room, f);
+  memcpy(regs, own, (size_t)(f->n_inputs + f->n_code) * sizeof *regs);
   for (int64_t at = 0; at < n; at += TILE) {
     int count = (int)ml_min64(TILE, n - at);
-    void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
-    tile_registers(regs, room, f);
     regs[0] = (char *)result + (size_t)at * register_item(f->input_dtypes[0]);
     if (rounds) K(round_tile)(regs[0], f->input_dtypes[0], count);
     for (int k = 1; k < f->n_inputs; k++) {
       const ml_arg *x = &extra[k];
       int64_t stride = x->strides[last];
       char *from = in[k] + (column + at) * stride * ml_dtype_infos[x->dtype].bytes;
-      if (x->dtype == ML_F32 && stride == 1) regs[k] = from;
-      else K(load_tile)(regs[k], from, x->dtype, stride, count);
+      regs[k] = read_tile(own[k], from, x->dtype, stride, count);
     }
     K(fused_run)(f, regs, count);
     for (int k = 0; k < t->n_out; k++) {
