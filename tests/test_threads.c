@@ -1,8 +1,10 @@
 /* test_threads.c: two engines on two threads at once, each with a team of its own: what each says is what the reference
  * says. Under ThreadSanitizer it also shows that they share nothing that changes. */
+#include "base/pool.h"
 #include "tiny.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -115,6 +117,30 @@ static void test_signals(void) {
   ml_engine_close(engine);
 }
 
+static void where_members_run(void *context, int member) { ((int *)context)[member] = sched_getcpu(); }
+
+/* A caller that the system moves from one processor to another meets its members on none of them. */
+static void test_processors(void) {
+  cpu_set_t allowed, one;
+  ml_pool *pool = NULL;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) {
+    check_skip("members keep out of the caller's way", "one processor");
+    return;
+  }
+  CHECK_OK(ml_pool_create(2, &pool), "a pool of two opens");
+  for (int cpu = 0, moves = 0; cpu < CPU_SETSIZE && moves < 8; cpu++) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    int on[2] = {-1, -1};
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+    ml_pool_run(pool, where_members_run, on);
+    CHECK(on[0] == cpu && on[1] != cpu, "members keep out of the caller's way on processor %d", ++moves);
+  }
+  sched_setaffinity(0, sizeof allowed, &allowed);
+  ml_pool_close(pool);
+}
+
 int main(void) {
   worker workers[2] = {{.number = 1}, {.number = 2}};
   for (int i = 0; i < 2; i++) {
@@ -129,5 +155,6 @@ int main(void) {
   }
   test_handed_on();
   test_signals();
+  test_processors();
   return check_done();
 }

@@ -33,6 +33,7 @@ struct ml_pool {
   void *context;
   pthread_t *threads;
   struct member *memberships;
+  int *processors; /* of each member: where the caller was last, and where the others are pinned; NULL: nowhere */
 };
 
 static void pause_cpu(void) {
@@ -81,23 +82,41 @@ static void *worker(void *argument) {
   }
 }
 
+static void pin(ml_pool *p, int member, int processor) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(processor, &one);
+  p->processors[member] = processor;
+  pthread_setaffinity_np(p->threads[member], sizeof one, &one); /* a refusal costs speed alone */
+}
+
+static void pin_all(ml_pool *p, const cpu_set_t *allowed) {
+  for (int processor = 0, i = 0; i < p->members; processor++) {
+    if (!CPU_ISSET(processor, allowed)) continue;
+    if (i > 0) pin(p, i, processor);
+    else p->processors[0] = processor;
+    i++;
+  }
+}
+
+/* Where the system has put the caller on a member's processor, the two would take turns: the member goes to where the
+ * caller was before. */
+static void make_way(ml_pool *p) {
+  int processor = sched_getcpu(), before = p->processors[0];
+  if (processor == before || processor < 0) return;
+  p->processors[0] = processor;
+  for (int i = 1; i < p->members; i++) {
+    if (p->processors[i] == processor) pin(p, i, before);
+  }
+}
+
 void ml_pool_run(ml_pool *p, ml_job job, void *context) {
   p->job = job;
   p->context = context;
+  if (p->processors) make_way(p);
   if (p->members > 1) change(&p->ticket, &p->ticket_sleepers);
   job(context, 0);
   ml_pool_barrier(p);
-}
-
-static void pin(pthread_t thread, const cpu_set_t *allowed, int index) {
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-    if (!CPU_ISSET(cpu, allowed) || index-- != 0) continue;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    pthread_setaffinity_np(thread, sizeof one, &one); /* a refusal costs speed alone */
-    return;
-  }
 }
 
 /* Starts a member that leaves the signals sent to the process to the host's threads: a handler of the host's must not
@@ -125,7 +144,9 @@ ml_status ml_pool_create(int members, ml_pool **out) {
   *p = (ml_pool){.members = members, .started = 1, .spins = members <= processors ? SPINS : 0, .process = getpid()};
   p->threads = ml_calloc((size_t)members, sizeof *p->threads);
   p->memberships = ml_calloc((size_t)members, sizeof *p->memberships);
-  if (!p->threads || !p->memberships) {
+  bool pinned = members > 1 && members <= processors;
+  if (pinned) p->processors = ml_calloc((size_t)members, sizeof *p->processors);
+  if (!p->threads || !p->memberships || (pinned && !p->processors)) {
     ml_pool_close(p);
     return ML_MEMORY;
   }
@@ -135,8 +156,8 @@ ml_status ml_pool_create(int members, ml_pool **out) {
       return ml_fail(ML_LIMIT, "threads: the system refused thread %d of %d", i + 1, members);
     }
     p->started = i + 1;
-    if (members <= processors) pin(p->threads[i], &allowed, i);
   }
+  if (pinned) pin_all(p, &allowed);
   *out = p;
   return ML_OK;
 }
@@ -148,6 +169,7 @@ void ml_pool_close(ml_pool *p) {
   for (int i = 1; i < p->started && p->process == getpid(); i++) pthread_join(p->threads[i], NULL);
   ml_free(p->threads);
   ml_free(p->memberships);
+  ml_free(p->processors);
   free(p);
 }
 

@@ -12,7 +12,7 @@ typedef struct ml_pool ml_pool;
 typedef void (*ml_job)(void *context, int member);
 
 /* `members` >= 1; 0 means one a processor that this process may use. Members after the first are pinned, one a
- * processor. */
+ * processor, and keep out of the way of the caller, which is not. */
 ml_status ml_pool_create(int members, ml_pool **out);
 /* In a child that a fork made, where there are no threads to wait for, it frees the memory alone. */
 void ml_pool_close(ml_pool *pool);
