@@ -11,10 +11,10 @@
 
 #include "tensor/cpu/isa/simd.h"
 
-/* GEMM_WORDS: of a row and of a column, a block of the sum. GEMM_DEPTH: blocks of columns that a tile gathers at once.
- * GEMM_PITCH: from one row to the next; not a power of two, so that rows lie in different sets of the cache. GEMM_ROWS,
- * GEMM_LANES: a block of the result that lives in registers. GEMM_SLAB: rows gathered at once. */
-enum { GEMM_WORDS = 384, GEMM_DEPTH = 1, GEMM_PITCH = GEMM_WORDS + 16 };
+/* GEMM_WORDS: of a row and of a column, a block of the sum. GEMM_PITCH: from one row to the next; not a power of two,
+ * so that rows lie in different sets of the cache. GEMM_ROWS, GEMM_LANES: a block of the result that lives in
+ * registers. GEMM_SLAB: rows gathered at once. */
+enum { GEMM_WORDS = 384, GEMM_PITCH = GEMM_WORDS + 16 };
 #if defined(ML_ISA_AVX512)
 enum { GEMM_ROWS = 14, GEMM_VECTORS = 2, GEMM_SLAB = 112 };
 #elif defined(ML_ISA_AVX2)
@@ -79,9 +79,32 @@ void K(gemm_pack_rows)(const gemm_side *s, bool pairs, int64_t k0, int64_t count
 void K(gemm_pack_columns)(const gemm_side *s, bool pairs, int64_t k0, int64_t count, int64_t i0, int64_t columns,
                           int64_t first, float *to);
 
-/* Asks for a share of what will be gathered next, so that it is near by then: part `part` of `parts`. */
-void K(gemm_fetch)(const gemm_side *s, int64_t k0, int64_t count, int64_t i0, int64_t rows, int64_t part,
-                   int64_t parts);
+/* Memory that is wanted next. A block asks for some of it in each of its steps, so that it waits for none: first for
+ * rows of sums, into the first cache, then for lines, into the second. */
+enum { GEMM_AHEAD = 64 };
+typedef struct gemm_ahead {
+  const float *sums;
+  int64_t pitch, rows, lines;
+  const char *line[GEMM_AHEAD];
+} gemm_ahead;
+
+/* The lines of what will be gathered, run after run, handed out a share at a time. */
+typedef struct gemm_lines {
+  const char *run;
+  int64_t pitch, step; /* bytes from a run to the next, from a line of a run to the next */
+  int64_t at, end;     /* bytes into the run */
+  int64_t left, share; /* lines: of all, for one block */
+} gemm_lines;
+gemm_lines K(gemm_lines_of)(const gemm_side *s, int64_t k0, int64_t count, int64_t i0, int64_t rows, int64_t shares);
+
+static inline void gemm_take_lines(gemm_lines *l, gemm_ahead *ahead) {
+  ahead->lines = ml_min64(ml_min64(l->share, l->left), GEMM_AHEAD);
+  l->left -= ahead->lines;
+  for (int64_t i = 0; i < ahead->lines; i++) {
+    ahead->line[i] = l->run + l->at;
+    if ((l->at += l->step) == l->end) l->at = 0, l->run += l->pitch;
+  }
+}
 
 /* Words from one panel to the next, not a power of two either; words in a line of a panel that begins at `column`. */
 enum { GEMM_PANEL = GEMM_WORDS * GEMM_LANES + 16 };

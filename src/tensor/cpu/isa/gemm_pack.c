@@ -39,6 +39,21 @@ ALWAYS_INLINE v16i halves_apart(const char *p, int step) {
   w = _mm512_srlv_epi32(w, _mm512_slli_epi32(_mm512_and_si512(at, _mm512_set1_epi32(2)), 3));
   return _mm512_and_si512(w, _mm512_set1_epi32(0xffff));
 }
+/* Every second one from p on, by loads of neighbours of which the last ends with the last one. */
+ALWAYS_INLINE v16i second_floats(const char *p) {
+  const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+  return _mm512_permutex2var_epi32(_mm512_loadu_si512(p), at, _mm512_loadu_si512(p + 15 * 4));
+}
+ALWAYS_INLINE v16i second_halves(const char *p) {
+  __m256i low = _mm256_loadu_si256((const void *)p), high = _mm256_loadu_si256((const void *)(p + 15 * 2));
+  low = _mm256_and_si256(low, _mm256_set1_epi32(0xffff));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_srli_epi32(high, 16), 1);
+}
+ALWAYS_INLINE v16f second_pairs(const char *p) {
+  __m256i low = _mm512_cvtepi32_epi16(_mm512_loadu_si512(p));
+  __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p + 31 * 2), 16));
+  return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
 ALWAYS_INLINE v16f widen_halves(const bool bf16, v16i h) {
   if (bf16) return _mm512_castsi512_ps(_mm512_slli_epi32(h, 16));
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(h));
@@ -67,6 +82,17 @@ ALWAYS_INLINE __m256i eight_halves(const char *p, int first, int step) {
 ALWAYS_INLINE v16i halves_apart(const char *p, int step) {
   return (v16i){eight_halves(p, 0, step), eight_halves(p, 8, step)};
 }
+ALWAYS_INLINE v16i second_floats(const char *p) {
+  const float *f = (const float *)(const void *)p;
+  __m256 low = _mm256_shuffle_ps(_mm256_loadu_ps(f), _mm256_loadu_ps(f + 8), 0x88);
+  __m256 high = _mm256_shuffle_ps(_mm256_loadu_ps(f + 15), _mm256_loadu_ps(f + 23), 0xdd);
+  return (v16i){_mm256_permute4x64_epi64(_mm256_castps_si256(low), 0xd8),
+                _mm256_permute4x64_epi64(_mm256_castps_si256(high), 0xd8)};
+}
+ALWAYS_INLINE v16i second_halves(const char *p) {
+  __m256i low = _mm256_loadu_si256((const void *)p), high = _mm256_loadu_si256((const void *)(p + 15 * 2));
+  return (v16i){_mm256_and_si256(low, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32(high, 16)};
+}
 ALWAYS_INLINE v16f widen_halves(const bool bf16, v16i h) {
   if (bf16)
     return (v16f){_mm256_castsi256_ps(_mm256_slli_epi32(h.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(h.hi, 16))};
@@ -86,6 +112,13 @@ ALWAYS_INLINE v16f read_words(const words kind, const bool unit, const bool whol
   const int64_t all = kind == WORDS_PAIRS ? 2 * LANES : LANES;
   _Alignas(64) char room[LANES * 4];
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+#if defined(ML_ISA_AVX512)
+  if (!unit && whole && kind == WORDS_PAIRS && step == 2) return second_pairs(p);
+#endif
+  if (!unit && whole && kind != WORDS_PAIRS && step == 2) {
+    if (kind == WORDS_F32) return as_floats(second_floats(p));
+    return widen_halves(kind == WORDS_BF16, second_halves(p));
+  }
   if (!unit && whole && kind != WORDS_PAIRS && step < FARTHEST && step > -FARTHEST) {
     if (kind == WORDS_F32) return as_floats(floats_apart(p, (int)step));
     return widen_halves(kind == WORDS_BF16, halves_apart(p, (int)step));
@@ -198,7 +231,7 @@ static source source_of(const gemm_side *s, bool pairs, int64_t k0, int64_t coun
 /* Words w.. of row i, and word w of rows i... */
 ALWAYS_INLINE v16f along(const words kind, const bool unit, const bool whole, const source *s, int64_t i, int64_t w) {
   int64_t k = w * s->per;
-  if (kind == WORDS_PAIRS && !unit && whole)
+  if (kind == WORDS_PAIRS && !unit && whole && s->inner != 2)
     return read_across(kind, false, true, s->data + (i * s->across + k * s->inner) * s->item, 2 * s->inner, 2 * LANES,
                        s->inner, true);
   return read_words(kind, unit, whole, s->data + (i * s->across + k * s->inner) * s->item, s->inner, s->count - k);
@@ -322,15 +355,13 @@ void K(gemm_pack_columns)(const gemm_side *side, bool pairs, int64_t k0, int64_t
   KIND_CASES(COLUMNS)
 }
 
-void K(gemm_fetch)(const gemm_side *s, int64_t k0, int64_t count, int64_t i0, int64_t rows, int64_t part,
-                   int64_t parts) {
+gemm_lines K(gemm_lines_of)(const gemm_side *s, int64_t k0, int64_t count, int64_t i0, int64_t rows, int64_t shares) {
   const int64_t line = 64, item = (int64_t)ml_dtype_infos[s->dtype].bytes;
   bool is_across = distance(s->across) < distance(s->inner);
   int64_t run = is_across ? rows : count, runs = is_across ? count : rows;
   int64_t step = (is_across ? s->across : s->inner) * item, pitch = (is_across ? s->inner : s->across) * item;
-  int64_t each = ml_max64(1, line / ml_max64(1, distance(step))); /* elements a line */
-  const char *p = s->data + (i0 * s->across + k0 * s->inner) * item;
-  for (int64_t r = runs * part / parts; r < runs * (part + 1) / parts; r++) {
-    for (int64_t i = 0; i < run; i += each) __builtin_prefetch(p + r * pitch + i * step, 0, 2);
-  }
+  int64_t each = ml_max64(1, line / ml_max64(1, distance(step))), lines = (run + each - 1) / each; /* elements a line */
+  const char *first = s->data + (i0 * s->across + k0 * s->inner) * item;
+  return (gemm_lines){
+      first, pitch, each * step, 0, lines * each * step, runs * lines, (runs * lines + shares - 1) / shares};
 }
