@@ -136,7 +136,7 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   else JOIN(double, +);
 }
 
-/* All lanes at once, of rows so few that they are near. */
+/* All lanes at once, of rows so few that they are near, or that lie one after the other. */
 enum { FEW = 4 * LANES };
 
 ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
@@ -146,7 +146,10 @@ ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
     int64_t i = 0;
     for (int k = 0; k < LANES; k++) s[k] = v_set1(0);
     for (; i + LANES <= b->n; i += LANES) {
-      for (int k = 0; k < LANES; k++) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+      for (int k = 0; k < LANES; k++) {
+        look_ahead(b->rows[i + k] + at * item);
+        s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
+      }
     }
     for (int k = 0; k < LANES - 1; k++) {
       if (i + k < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
@@ -158,9 +161,13 @@ ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
   }
 }
 
+static bool is_one_piece(const block *b) {
+  return b->n > 1 && b->rows[1] - b->rows[0] == b->width * ml_dtype_infos[b->dtype].bytes;
+}
+
 static void join_all(const block *b, char *room) {
 #define SUM_FEW(T) sum_few(b, T, (float *)(void *)room)
-  if (b->narrow && b->n <= FEW) FOR_NARROW(b->dtype, SUM_FEW);
+  if (b->narrow && (b->n <= FEW || (b->width == LANES && is_one_piece(b)))) FOR_NARROW(b->dtype, SUM_FEW);
   else join_lanes(b, 0, 1, room);
 }
 
@@ -199,11 +206,15 @@ static void take_spread(partial *p, block *b, char *room) {
 
 /* ---- what comes out the same in any order: four rows after the other ---- */
 
+/* Rows that are read later, where processors begin to look ahead once a row has been begun. */
+enum { SOON = 16 };
+
 /* Runs STEP(WITH, v, i) for the element v of row i of each column, between BEGIN and END. */
 #define SWEEP(TYPE, BEGIN, STEP, WITH, END)                                                                            \
   do {                                                                                                                 \
     int64_t i = 0;                                                                                                     \
     for (; i + 4 <= n; i += 4) {                                                                                       \
+      for (int64_t k = i + SOON; k < ml_min64(i + SOON + 4, n); k++) __builtin_prefetch(rows[k]);                      \
       const TYPE *restrict x0 = (const void *)rows[i], *restrict x1 = (const void *)rows[i + 1];                       \
       const TYPE *restrict x2 = (const void *)rows[i + 2], *restrict x3 = (const void *)rows[i + 3];                   \
       for (int64_t c = 0; c < width; c++) {                                                                            \

@@ -23,12 +23,21 @@ static const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) 
   return room;
 }
 
+/* Sixteen elements of 8 bytes are two lines. */
+ALWAYS_INLINE void fetch_wide(const char *data, ml_dtype t) {
+  look_ahead(data);
+  if (ml_dtype_infos[t].bytes == sizeof(double)) look_ahead(data + LANES / 2 * sizeof(double));
+}
+
 /* A block's lanes: those of what fill_up adds stay as they are. */
 ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) {
   int item = ml_dtype_infos[t].bytes;
   v16f s = v_set1(0);
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) s = v_add(s, load_narrow(data + i * item, t));
+  for (; i + LANES <= n; i += LANES) {
+    look_ahead(data + i * item);
+    s = v_add(s, load_narrow(data + i * item, t));
+  }
   if (i < n) {
     char room[LANES * sizeof(float)];
     s = v_add(s, load_narrow(fill_up(data + i * item, t, n - i, room), t));
@@ -48,7 +57,10 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
   int item = ml_dtype_infos[t].bytes;
   v16d s = fold_start(how), c = w_set1(centre);
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) s = fold_step(s, load_wide(data + i * item, t), how, c);
+  for (; i + LANES <= n; i += LANES) {
+    fetch_wide(data + i * item, t);
+    s = fold_step(s, load_wide(data + i * item, t), how, c);
+  }
   if (i < n) {
     char room[LANES * sizeof(double)];
     double before[LANES], after[LANES];
@@ -70,7 +82,10 @@ ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_
   spread s = spread_start();
   v16d centre = w_set1(p->a);
   int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) s = spread_step(s, load_wide(data + i * item, t), centre);
+  for (; i + LANES <= n; i += LANES) {
+    fetch_wide(data + i * item, t);
+    s = spread_step(s, load_wide(data + i * item, t), centre);
+  }
   if (i < n) {
     char room[LANES * sizeof(double)];
     double x[LANES];
@@ -451,16 +466,30 @@ BY_BLOCKS(take_exponents, EXPONENTS_DTYPE)
 
 /* ---- all together ---- */
 
+/* Of loops that compilers make vectors of: what comes after the next PIECE bytes is asked for before they are read. */
+enum { PIECE = 2048, LINE = 64 };
+
+static void take_piece(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
+  switch (kind_of(op, t)) {
+  case INTEGERS: take_integers(p, op, data, t, n); return;
+  case INTEGER_MEAN: take_mean(p, data, t, n); return;
+  case TRUTH: take_truth(p, op, data, t, n); return;
+  default: choose(p, op, data, t, n, first);
+  }
+}
+
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
   switch (kind_of(op, t)) {
   case NARROW: take_narrow(p, data, t, n); return;
   case WIDE: take_wide(p, op, data, t, n); return;
   case SPREAD: take_spread(p, data, t, n); return;
   case EXPONENTS: take_exponents(p, data, t, n); return;
-  case INTEGERS: take_integers(p, op, data, t, n); return;
-  case INTEGER_MEAN: take_mean(p, data, t, n); return;
-  case TRUTH: take_truth(p, op, data, t, n); return;
-  default: choose(p, op, data, t, n, first);
+  default: break;
+  }
+  const int64_t item = ml_dtype_infos[t].bytes, piece = PIECE / item;
+  for (int64_t i = 0; i < n; i += piece) {
+    for (int64_t b = 0; b < PIECE; b += LINE) look_ahead(data + i * item + b);
+    take_piece(p, op, data + i * item, t, ml_min64(piece, n - i), first + i);
   }
 }
 
