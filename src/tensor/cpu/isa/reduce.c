@@ -19,7 +19,7 @@ enum {
   UNITS_A_THREAD = 4,  /* units that there should be, at the cost of smaller ones */
   PANEL = 64,          /* rows that a unit takes at most where they lie as they are needed */
   PANEL_BYTES = 512,   /* else what they have side by side: memory is read in pieces no shorter */
-  COLUMN_BYTES = 2048, /* the same of columns that are taken as they lie */
+  COLUMN_BYTES = 4096, /* the same of columns that are taken as they lie: whole pages */
   SHORT = 64,          /* rows no longer than this are turned and taken as columns */
   TURNED = 256,        /* so many of them */
   ROOM = 1 << 15,      /* bytes that are gathered at once, if that holds a block of each row */
