@@ -17,6 +17,40 @@ t.test("a selection moves above an operand that is broadcast", function()
   t.eq(g(x, ml.tensor {2, 0}):tolist(), {{19, 29, 39}, {11, 21, 31}})
 end)
 
+t.test("a reduction over an axis of one element is no work along rows", function()
+  local x, y = ml.random.normal {1, 2, 64}, ml.random.normal {1, 64}
+  ml.eval(x, y)
+  for _, op in ipairs {"sum", "max", "logsumexp", "mean"} do
+    local f = ml.compile(function(a, b)
+      return ml[op](ml.sinh(a), {axis = {1}, keepdims = true}), (ml.max(b, {axis = -1}))
+    end)
+    local expected = ml.sinh(x)
+    ml.eval(expected)
+    expected = ml[op](expected, {axis = {1}, keepdims = true})
+    t.eq(f(x, y):tolist(), expected:tolist(), op)
+  end
+end)
+
+t.test("work along rows is done where its rows lie", function()
+  local x, ids = ml.random.normal {5, 83}, ml.tensor {0, 4, 2}
+  ml.eval(x)
+  for _, op in ipairs {"softmax", "log_softmax"} do
+    local f = ml.compile(function(y, i)
+      local g = -y
+      local rows = ml[op](g)
+      return ml.max(g, {axis = 2}), ml.exp(rows), (ml.take(rows, i, 1))
+    end)
+    local g = -x
+    ml.eval(g)
+    local rows = ml[op](g)
+    ml.eval(rows)
+    local largest, exponents, some = f(x, ids)
+    t.eq(largest:tolist(), ml.max(g, {axis = 2}):tolist(), op)
+    t.eq(exponents:tolist(), ml.exp(rows):tolist(), op)
+    t.eq(some:tolist(), ml.take(rows, ids, 1):tolist(), op)
+  end
+end)
+
 t.test("depth under a selection costs no stack", function()
   local f = ml.compile(function(x, i)
     for _ = 1, 20000 do x = x + 1 end

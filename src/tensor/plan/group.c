@@ -357,8 +357,8 @@ static ml_status group_at(ml_vgraph *g, int v) {
   int last = n->op == ML_OP_assign ? n->inputs[1] : v, wide = wide_of(g, last, WIDE_DEPTH);
   gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .n_outputs = 1, .anchor = -1, .sink = -1};
   gathering plain = t;
-  t.rows = true;
-  if (g->has_rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
+  t.rows = g->has_rows && (ml_vnode_is_elementwise(&g->nodes[last]) || ml_vnode_is_row_op(g, &g->nodes[last]));
+  if (t.rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
   if (ml_op_is_reduction(n->op)) return gather_before(g, v);
   if (!ml_vnode_is_elementwise(&g->nodes[last])) return n->op == ML_OP_assign ? assign_result(g, v) : ML_OK;
   plain.like = last;

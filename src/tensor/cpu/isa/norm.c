@@ -122,24 +122,26 @@ void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   }
 }
 
-/* exp(x - max) into o; returns the sum. */
-float K(exp_row)(const float *x, float max, int64_t n, float *o) {
+/* The sum of exp(x - max), which go to o unless that is NULL. */
+ALWAYS_INLINE float exponents(const float *x, float max, int64_t n, float *o) {
   v16f sum = v_set1(0);
   const v16f less = v_set1(-max);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
     v16f e = v_exp(v_add(v_load(x + i), less));
-    v_store(o + i, e);
+    if (o) v_store(o + i, e);
     sum = v_add(sum, e);
   }
   if (i < n) {
     const int rest = (int)(n - i);
     v16f e = v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest);
-    v_store_part(o + i, e, rest);
+    if (o) v_store_part(o + i, e, rest);
     sum = v_add(sum, e);
   }
   return v_sum(sum);
 }
+
+float K(exp_row)(const float *x, float max, int64_t n, float *o) { return exponents(x, max, n, o); }
 
 float K(max_row)(const float *x, int64_t n) {
   v16f m = v_set1(-INFINITY);
@@ -161,12 +163,12 @@ void K(softmax_row)(const float *x, bool log, int64_t n, float *o) {
     softmax_short(x, (int)n, o);
     return;
   }
-  float max = K(max_row)(x, n), sum = K(exp_row)(x, max, n, o);
+  float max = K(max_row)(x, n);
   if (!log) {
-    float scale = 1.0f / sum;
+    float scale = 1.0f / exponents(x, max, n, o);
     for (int64_t i = 0; i < n; i++) o[i] *= scale;
   } else {
-    float log_sum = logf(sum); /* max apart from it: their sum would lose what max's size says */
+    float log_sum = logf(exponents(x, max, n, NULL)); /* max apart from it: their sum would lose what max's size says */
     for (int64_t i = 0; i < n; i++) o[i] = (x[i] - max) - log_sum;
   }
 }
@@ -192,9 +194,9 @@ void K(softmax)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     }
     const float *row = float_row(x, row_offset(x, r), n, room);
     int64_t to = row_offset(o, r);
-    bool log = t->step->op == ML_OP_log_softmax, direct = o->dtype == ML_F32 && !log; /* log reads the row again */
+    bool direct = o->dtype == ML_F32;
     float *result = direct ? (float *)o->data + to : room + n;
-    K(softmax_row)(row, log, n, result);
+    K(softmax_row)(row, t->step->op == ML_OP_log_softmax, n, result);
     if (!direct) store_row(o, to, result, n);
   }
 }
