@@ -100,8 +100,8 @@ local passed = true
 for _, isa in ipairs {"ref", "avx2", "avx512"} do
   local command = ("MOONLET_ISA=%s '%s/moonlet'"):format(isa, build)
   if os.execute(command .. " -e 'os.exit()' >/dev/null 2>&1") then
-    local ok = os.execute(command .. " tests/checks/programs.lua run")
-    if isa ~= "ref" then ok = os.execute(command .. " tests/checks/programs.lua across") and ok end
+    local ok = os.execute(command .. " tests/checks/programs.lua run") == true
+    if isa ~= "ref" then ok = os.execute(command .. " tests/checks/programs.lua across") == true and ok end
     print((ok and "ok - %s" or "not ok - %s"):format(isa))
     passed = passed and ok
   else
