@@ -1,0 +1,125 @@
+-- planning.lua: what plans cost: 40,000 nodes with long lifetimes, a million under a selection, small programs, arenas
+--
+-- A forward pass whose values are all kept for the backward one is traced, planned and run (bound: 0.5 s of its
+-- evaluation, and 14 times what an eighth of it takes: n log n is 10). A chain of a million operations under a
+-- selection is evaluated. Random lifetimes are placed: arenas within 1.05 of what lives at once on average. Printed
+-- without bounds: a scalar addition traced and evaluated, and a hundred tiny steps replayed. Times are the best of
+-- ROUNDS (5); without AVX-512 the first bound is three times as long.
+local ml = require "moonlet"
+local core = require "moonlet.core"
+
+local rounds = tonumber(os.getenv "ROUNDS" or 5)
+local failed = 0
+local function verdict(passed, format, ...)
+  if not passed then failed = failed + 1 end
+  print((passed and "ok - " or "not ok - ") .. format:format(...))
+end
+
+local function best(fn, ...)
+  local least = math.huge
+  for _ = 1, rounds do
+    collectgarbage()
+    local seconds = fn(...)
+    least = math.min(least, seconds)
+  end
+  return least
+end
+
+-- ---- large programs ----
+
+-- `nodes` operations, in thirds: forward, products with what was kept, backward.
+local function backward(nodes)
+  return ml.scope(function()
+    local x, kept = ml.ones {16, 16}, {}
+    for i = 1, nodes // 3 do
+      x = ml.softmax(x, -1)
+      kept[i] = x
+    end
+    for i = nodes // 3, 1, -1 do x = ml.softmax(x * kept[i], -1) end
+    local began = core.clock()
+    ml.eval(x)
+    return core.clock() - began
+  end)
+end
+
+local function has_avx512()
+  local file <close> = io.open "/proc/cpuinfo"
+  return file and file:read "a":find "avx512f" and (os.getenv "MOONLET_ISA" or "avx512") == "avx512"
+end
+local allowed = has_avx512() and 0.5 or 1.5
+local few, many = best(backward, 5000), best(backward, 40000)
+verdict(many <= allowed, "40,000 nodes with long lifetimes: %.3f s (at most %.1f)", many, allowed)
+verdict(many <= 14 * few, "5,000 of them: %.4f s; all take %.1f times as long (at most 14)", few, many / few)
+
+local function chain(nodes)
+  return ml.scope(function()
+    local x = ml.ones {4, 4}
+    for _ = 1, nodes do x = -x end
+    local y = x:take(ml.tensor({1}, {dtype = "int32"}), 1)
+    local began = core.clock()
+    ml.eval(y)
+    local seconds = core.clock() - began
+    assert(y[1][1]:item() == 1)
+    return seconds
+  end)
+end
+local long = chain(1000000)
+verdict(true, "a chain of a million nodes under a selection: %.2f s", long)
+
+-- ---- arenas ----
+
+-- How much larger an arena of random lifetimes is than what lives at once.
+local function waste(seed)
+  math.randomseed(seed)
+  local steps, share = math.random(20, 120), math.random()
+  local text = ml.explain(function(x)
+    local held = {}
+    for _ = 1, steps do
+      x = x:cumsum(1)
+      held[#held + 1] = x:slice({{1, math.random(1, 64)}, {}}):cumsum(1)
+      if #held > 3 and math.random() < share then
+        x = x + table.remove(held, math.random(1, #held)):cumsum(2):sum()
+      end
+    end
+    for _, h in ipairs(held) do x = x:cumsum(2) + h:cumsum(1):sum() end
+    return x
+  end, ml.ones {64, 128})
+  local arena, live = text:match "arena (%d+) B, of which (%d+) B"
+  return arena / live
+end
+local sum, worst, programs = 0, 0, 60
+for seed = 1, programs do
+  local w = waste(seed)
+  sum, worst = sum + w, math.max(worst, w)
+end
+verdict(sum / programs <= 1.05,
+  "arenas of %d random programs: %.3f of what lives at once (at most 1.05), %.2f at worst", programs,
+  sum / programs, worst)
+
+-- ---- small programs ----
+
+local ADDITIONS, REPLAYS = 20000, 2000
+local one, row = ml.tensor(1.5), ml.ones {8}
+ml.eval(one, row)
+local addition = best(function()
+  local began = core.clock()
+  for _ = 1, ADDITIONS do
+    local y <close> = one + 1.0
+    ml.eval(y)
+  end
+  return (core.clock() - began) / ADDITIONS
+end)
+local steps = ml.compile(function(x)
+  for _ = 1, 100 do x = ml.softmax(x, -1) end
+  return x
+end)
+local replay = best(function()
+  local began = core.clock()
+  for _ = 1, REPLAYS do
+    local _ <close> = steps(row)
+  end
+  return (core.clock() - began) / REPLAYS
+end)
+print(("a scalar addition traced and evaluated: %.2f us; a hundred tiny steps replayed: %.2f us"):format(addition * 1e6,
+  replay * 1e6))
+os.exit(failed == 0, true)
