@@ -98,10 +98,10 @@ struct ml_isa {
 
 extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots;
 
-/* Room for `bytes` in scratch that is taken up to *at: where it begins. Lines are not shared. */
+/* Room for `bytes` in scratch that is taken up to *at: where it begins, at a line, of which it shares none. */
 static inline size_t ml_reserve(size_t *at, size_t bytes) {
-  size_t here = *at;
-  *at += (bytes + 63) & ~(size_t)63;
+  size_t here = (*at + 63) & ~(size_t)63;
+  *at = here + ((bytes + 63) & ~(size_t)63);
   return here;
 }
 
