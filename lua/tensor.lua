@@ -558,7 +558,7 @@ end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----floats, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function methods.pack(w, opts)
@@ -576,7 +576,9 @@ function methods.unpack(w)
   return core.unpack(w)
 end
 
----A copy of x in storage of its own, which `assign` and in-place operations write.
+---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
+---part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
+---handle alone.
 ---@return moonlet.Tensor
 function methods.state(x) return ml.state(x) end
 

@@ -500,7 +500,7 @@ function ml.dequantize(x) end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----floats, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them.
 ---@param x moonlet.Tensor
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
@@ -511,7 +511,9 @@ function ml.pack(x, opts) end
 ---@return moonlet.Tensor
 function ml.unpack(x) end
 
----A copy of x in storage of its own, which `assign` and in-place operations write.
+---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
+---part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
+---handle alone.
 ---@param x moonlet.Tensor
 ---@return moonlet.Tensor
 function ml.state(x) end
@@ -1940,7 +1942,7 @@ function x:dequantize() end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----floats, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function x:pack(opts) end
@@ -1949,7 +1951,9 @@ function x:pack(opts) end
 ---@return moonlet.Tensor
 function x:unpack() end
 
----A copy of x in storage of its own, which `assign` and in-place operations write.
+---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
+---part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
+---handle alone.
 ---@return moonlet.Tensor
 function x:state() end
 
