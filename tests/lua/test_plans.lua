@@ -58,6 +58,24 @@ t.test("work along rows is done where its rows lie", function()
   end
 end)
 
+t.test("layer norms of what is too large to square are done where their rows lie", function()
+  local x, ids = ml.clip(ml.random.normal {3, 70} * 2e38, -3.3e38, 3.3e38), ml.tensor {0, 2}
+  ml.eval(x)
+  local f = ml.compile(function(y, i)
+    local g = -y
+    local rows = ml.layer_norm(g, nil, nil, 0.0)
+    return ml.max(g, {axis = 2}), ml.exp(rows), (ml.take(rows, i, 1))
+  end)
+  local g = -x
+  ml.eval(g)
+  local rows = ml.layer_norm(g, nil, nil, 0.0)
+  ml.eval(rows)
+  local largest, exponents, some = f(x, ids)
+  t.eq(largest:tolist(), ml.max(g, {axis = 2}):tolist())
+  t.eq(exponents:tolist(), ml.exp(rows):tolist())
+  t.eq(some:tolist(), ml.take(rows, ids, 1):tolist())
+end)
+
 t.test("depth under a selection costs no stack", function()
   local f = ml.compile(function(x, i)
     for _ = 1, 20000 do x = x + 1 end

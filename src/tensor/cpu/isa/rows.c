@@ -212,7 +212,10 @@ static void run_row_op(const run *r, int stage) {
   case ML_OP_rms_norm:
     K(rms_norm_row)(row[0], row[1], (float)s->attrs->rms_norm.offset, (float)s->attrs->rms_norm.eps, n, o);
     break;
-  case ML_OP_layer_norm: K(layer_norm_row)(row[0], row[1], row[2], (float)s->attrs->layer_norm.eps, n, o); break;
+  case ML_OP_layer_norm:
+    if (row[0] == o) row[0] = memcpy(r->scratch + r->plan->vectors, o, (size_t)n * sizeof *o);
+    K(layer_norm_row)(row[0], row[1], row[2], (float)s->attrs->layer_norm.eps, n, o);
+    break;
   default: K(softmax_row)(row[0], s->op == ML_OP_log_softmax, n, o);
   }
   ml_dtype dtype = r->rows->registers[s->results[0]].dtype;
