@@ -146,8 +146,6 @@ enum { MOST_ROWS = 4 };
 
 #endif
 
-enum { CACHE_LINE = 64 };
-
 /* The body of a format's `stream`: each block is expanded and used at once, while later ones are on their way from
  * memory. */
 ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t count, const act *x, int64_t row,
@@ -157,7 +155,7 @@ ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t c
   int64_t bytes = 0;
   for (int i = 0; i < f->n_fields; i++) bytes += f->fields[i].bytes * PANEL_ROWS;
   for (int64_t k = 0; k < count; k += f->block, p += bytes) {
-    for (int64_t b = 0; b < bytes; b += CACHE_LINE) __builtin_prefetch(p + PREFETCH_AHEAD + b);
+    for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(p + PREFETCH_AHEAD + b);
     const uint8_t *codes = room;
     if (f->in_place) {
       load_halves(p, scale);

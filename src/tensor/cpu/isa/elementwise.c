@@ -750,7 +750,7 @@ static void fetch_ahead(const tiles *w, int n) {
   const strip *p = &w->strips[w->t->n_out];
   for (int k = 0; k < w->t->n_in; k++, p++) {
     if (p->stride != 1) continue;
-    for (int64_t i = 0; i < n * p->item; i += 64) __builtin_prefetch(p->at + AHEAD * TILE * p->item + i);
+    for (int64_t i = 0; i < n * p->item; i += LINE) __builtin_prefetch(p->at + AHEAD * TILE * p->item + i);
   }
 }
 

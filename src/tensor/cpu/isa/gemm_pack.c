@@ -356,11 +356,11 @@ void K(gemm_pack_columns)(const gemm_side *side, bool pairs, int64_t k0, int64_t
 }
 
 gemm_lines K(gemm_lines_of)(const gemm_side *s, int64_t k0, int64_t count, int64_t i0, int64_t rows, int64_t shares) {
-  const int64_t line = 64, item = (int64_t)ml_dtype_infos[s->dtype].bytes;
+  const int64_t item = (int64_t)ml_dtype_infos[s->dtype].bytes;
   bool is_across = distance(s->across) < distance(s->inner);
   int64_t run = is_across ? rows : count, runs = is_across ? count : rows;
   int64_t step = (is_across ? s->across : s->inner) * item, pitch = (is_across ? s->inner : s->across) * item;
-  int64_t each = ml_max64(1, line / ml_max64(1, distance(step))), lines = (run + each - 1) / each; /* elements a line */
+  int64_t each = ml_max64(1, LINE / ml_max64(1, distance(step))), lines = (run + each - 1) / each; /* elements a line */
   const char *first = s->data + (i0 * s->across + k0 * s->inner) * item;
   return (gemm_lines){
       first, pitch, each * step, 0, lines * each * step, runs * lines, (runs * lines + shares - 1) / shares};

@@ -23,8 +23,8 @@ static const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) 
   return room;
 }
 
-/* Sixteen elements of 8 bytes are two lines. */
-ALWAYS_INLINE void fetch_wide(const char *data, ml_dtype t) {
+/* Before sixteen elements are read, of which those of 8 bytes are two lines. */
+ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
   look_ahead(data);
   if (ml_dtype_infos[t].bytes == sizeof(double)) look_ahead(data + LANES / 2 * sizeof(double));
 }
@@ -58,7 +58,7 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
   v16d s = fold_start(how), c = w_set1(centre);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
-    fetch_wide(data + i * item, t);
+    look_ahead_wide(data + i * item, t);
     s = fold_step(s, load_wide(data + i * item, t), how, c);
   }
   if (i < n) {
@@ -83,7 +83,7 @@ ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_
   v16d centre = w_set1(p->a);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
-    fetch_wide(data + i * item, t);
+    look_ahead_wide(data + i * item, t);
     s = spread_step(s, load_wide(data + i * item, t), centre);
   }
   if (i < n) {
@@ -279,8 +279,8 @@ static void take_truth(partial *p, int op, const char *data, ml_dtype t, int64_t
 
 /* ---- the largest and the smallest ---- */
 
-/* Elements among which an index is looked for, and those of them that are seen at once. */
-enum { SPAN = 1024, STRIDE = 64 };
+/* Elements that are seen at once where an index is looked for. */
+enum { STRIDE = 64 };
 
 /* NAME_max: the largest key of n > 0; NAME_place: the same of an index's keys; NAME_find: the first index that has it.
  */
@@ -312,13 +312,8 @@ EACH_KEY(FIND)
 #define CHOOSE(T, NAME, S, KEY)                                                                                        \
   case T: {                                                                                                            \
     const S *x = (const S *)(const void *)data, flip = (S)(wants_smallest(op) ? -1 : 0);                               \
-    int64_t found = -1, m = indices ? SPAN : n;                                                                        \
-    for (int64_t i = 0; i < n; i += m) {                                                                               \
-      int64_t span = ml_min64(m, n - i);                                                                               \
-      S key = indices ? NAME##_place(x + i, span, flip) : NAME##_max(x + i, span, flip);                               \
-      if (p->at < 0 || key > p->k) p->k = key, p->at = 0, found = i;                                                   \
-    }                                                                                                                  \
-    if (indices && found >= 0) p->at = first + found + NAME##_find(x + found, ml_min64(m, n - found), flip, (S)p->k);  \
+    S key = indices ? NAME##_place(x, n, flip) : NAME##_max(x, n, flip);                                               \
+    if (p->at < 0 || key > p->k) p->k = key, p->at = indices ? first + NAME##_find(x, n, flip, key) : 0;               \
     return;                                                                                                            \
   }
 
@@ -363,28 +358,22 @@ static int64_t find_float(const float *x, int64_t n, float value) {
 /* choose, of float32, where all are finite and the result is no zero of unknown sign; else false, and nothing is done.
  */
 static bool choose_finite(partial *p, int op, const float *x, int64_t n, int64_t first) {
-  enum { FLOATS = 4 * SPAN };
   const bool smallest = wants_smallest(op), index = wants_index(op);
-  float best = x[0], here;
-  int64_t found = 0;
-  for (int64_t i = 0, m; i < n; i += m) {
-    m = ml_min64(FLOATS, n - i);
-    if (!find_extreme(x + i, m, smallest, &here)) return false;
-    if (smallest ? here < best : here > best) best = here, found = i;
-  }
+  float best;
+  if (!find_extreme(x, n, smallest, &best)) return false;
   if (!index && best == 0) return false;
   int32_t bits;
   memcpy(&bits, &best, sizeof bits);
   int32_t key = f32_key(bits, smallest ? -1 : 0, -1);
   if (p->at >= 0 && key <= p->k) return true;
   p->k = key;
-  p->at = index ? first + found + find_float(x + found, ml_min64(FLOATS, n - found), best) : 0;
+  p->at = index ? first + find_float(x, n, best) : 0;
   return true;
 }
 
 static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
   bool indices = wants_index(op);
-  if (t == ML_F32 && n > 0 && choose_finite(p, op, (const float *)(const void *)data, n, first)) return;
+  if (t == ML_F32 && choose_finite(p, op, (const float *)(const void *)data, n, first)) return;
   switch (t) {
     EACH_KEY(CHOOSE)
   default: return;
@@ -466,11 +455,9 @@ BY_BLOCKS(take_exponents, EXPONENTS_DTYPE)
 
 /* ---- all together ---- */
 
-/* Of loops that compilers make vectors of: what comes after the next PIECE bytes is asked for before they are read. */
-enum { PIECE = 2048, LINE = 64 };
-
-static void take_piece(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
-  switch (kind_of(op, t)) {
+/* By loops that compilers make vectors of. */
+static void take_piece(partial *p, kind what, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
+  switch (what) {
   case INTEGERS: take_integers(p, op, data, t, n); return;
   case INTEGER_MEAN: take_mean(p, data, t, n); return;
   case TRUTH: take_truth(p, op, data, t, n); return;
@@ -479,17 +466,18 @@ static void take_piece(partial *p, int op, const char *data, ml_dtype t, int64_t
 }
 
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n, int64_t first) {
-  switch (kind_of(op, t)) {
+  const kind what = kind_of(op, t);
+  switch (what) {
   case NARROW: take_narrow(p, data, t, n); return;
   case WIDE: take_wide(p, op, data, t, n); return;
   case SPREAD: take_spread(p, data, t, n); return;
   case EXPONENTS: take_exponents(p, data, t, n); return;
   default: break;
   }
-  const int64_t item = ml_dtype_infos[t].bytes, piece = PIECE / item;
+  const int64_t item = ml_dtype_infos[t].bytes, piece = LOOK_AHEAD / item; /* each asks for the next */
   for (int64_t i = 0; i < n; i += piece) {
-    for (int64_t b = 0; b < PIECE; b += LINE) look_ahead(data + i * item + b);
-    take_piece(p, op, data + i * item, t, ml_min64(piece, n - i), first + i);
+    for (int64_t b = 0; b < LOOK_AHEAD; b += LINE) look_ahead(data + i * item + b);
+    take_piece(p, what, op, data + i * item, t, ml_min64(piece, n - i), first + i);
   }
 }
 

@@ -146,8 +146,7 @@ static int64_t find_width(const reduce_plan *r, int item, int threads) {
 /* Room for what a program makes of a panel at once, and for its own. */
 static void reserve_head(ml_task *t, reduce_plan *r) {
   int64_t elements = r->how == COLUMNS ? REDUCE_BLOCK * r->width : r->how == TURN ? r->width * r->length : MADE;
-  r->made = ml_reserve(&t->scratch, 0);
-  ml_reserve(&t->scratch, (size_t)(elements * ml_dtype_infos[r->dtype].bytes));
+  r->made = ml_reserve(&t->scratch, (size_t)(elements * ml_dtype_infos[r->dtype].bytes));
   r->head_room = ml_reserve(&t->scratch, K(head_room)(t));
 }
 
