@@ -25,20 +25,14 @@ static int64_t bytes_of(const block *b) {
   return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
 }
 
-/* Lanes are taken one after the other, so that few rows are read at a time; of spreads, whose arithmetic takes longer
- * than reading, AT_ONCE, those that join_lanes would join first. */
-enum { AT_ONCE = 4, APART = LANES / AT_ONCE };
-
-static int apart_of(const block *b) { return b->spread ? APART : LANES; }
-
-/* Rows lie too far apart for processors to see what comes next: the next lanes' are asked for meanwhile. */
-ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at, int apart) {
-  for (int64_t i = lane; i < b->n; i += apart) __builtin_prefetch(b->rows[i] + at);
+/* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile. */
+ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
+  for (int64_t i = lane; i < b->n; i += LANES) __builtin_prefetch(b->rows[i] + at);
 }
 
-/* The lanes that join_lanes takes after these: their bits count from the left. 0 after the last. */
-static int64_t lane_after(int64_t lane, int apart) {
-  for (int bit = apart / 2; bit > 0; bit /= 2) {
+/* The lane that join_lanes takes after this one: their bits count from the left. 0 after the last. */
+static int64_t lane_after(int64_t lane) {
+  for (int bit = LANES / 2; bit > 0; bit /= 2) {
     lane ^= bit;
     if (lane & bit) break;
   }
@@ -52,9 +46,9 @@ static int64_t lane_after(int64_t lane, int apart) {
 /* Lane `lane`: row lane, lane + LANES, and so on. */
 ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
-  int64_t coming = lane_after(lane, LANES);
+  int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
-    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item, LANES);
+    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
     v16f s = v_set1(0);
     for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + at * item, t));
     v_store(out + at, s);
@@ -63,31 +57,23 @@ ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out
 
 ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how, double *out) {
   int item = ml_dtype_infos[t].bytes;
-  int64_t coming = lane_after(lane, LANES);
+  int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
-    if (coming) fetch_rows(b, coming, at * item, LANES);
+    if (coming) fetch_rows(b, coming, at * item);
     v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
     for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
     w_store(out + at, s);
   }
 }
 
-ALWAYS_INLINE spread spread_lane(const block *b, int64_t lane, int64_t at, ml_dtype t) {
-  const v16d centre = w_load(b->centre + at);
-  spread s = spread_start();
-  for (int64_t i = lane; i < b->n; i += LANES)
-    s = spread_step(s, load_wide(b->rows[i] + at * ml_dtype_infos[t].bytes, t), centre);
-  return s;
-}
-
-ALWAYS_INLINE void spread_lanes(const block *b, int64_t lane, ml_dtype t, double *out) {
-  int64_t coming = lane_after(lane, APART);
+ALWAYS_INLINE void spread_lane(const block *b, int64_t lane, ml_dtype t, double *out) {
+  int item = ml_dtype_infos[t].bytes;
+  int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
-    if (coming) fetch_rows(b, coming, at * ml_dtype_infos[t].bytes, APART);
-    spread s = spread_lane(b, lane, at, t), other = spread_lane(b, lane + APART, at, t);
-    s = spread_add(s, spread_lane(b, lane + 2 * APART, at, t));
-    other = spread_add(other, spread_lane(b, lane + 3 * APART, at, t));
-    s = spread_add(s, other);
+    if (coming) fetch_rows(b, coming, at * item);
+    const v16d centre = w_load(b->centre + at);
+    spread s = spread_start();
+    for (int64_t i = lane; i < b->n; i += LANES) s = spread_step(s, load_wide(b->rows[i] + at * item, t), centre);
     w_store(out + at, s.away);
     w_store(out + b->width + at, s.squares);
   }
@@ -100,8 +86,8 @@ static void narrow_lane(const block *b, int64_t lane, float *out) { FOR_NARROW(b
 static void add_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANE) }
 #define SQUARE_LANE(T) fold_lane(b, lane, T, SQUARES, out)
 static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANE) }
-#define SPREAD_LANES(T) spread_lanes(b, lane, T, out)
-static void both_lanes(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANES) }
+#define SPREAD_LANE(T) spread_lane(b, lane, T, out)
+static void spreads_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANE) }
 #define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
 static void multiply_lane(const block *b, int64_t lane, double *out) {
   if (b->dtype == ML_F64) MULTIPLY_LANE(ML_F64);
@@ -118,11 +104,11 @@ static void multiply_lane(const block *b, int64_t lane, double *out) {
   } while (0)
 
 /* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of four levels
- * (of spreads two) needs a row of room behind it. */
+ * needs a row of room behind it. */
 static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
-  if (apart == apart_of(b)) {
+  if (apart == LANES) {
     if (b->narrow) narrow_lane(b, lane, (float *)(void *)out);
-    else if (b->spread) both_lanes(b, lane, (double *)(void *)out);
+    else if (b->spread) spreads_lane(b, lane, (double *)(void *)out);
     else if (b->how == SUM) add_lane(b, lane, (double *)(void *)out);
     else if (b->how == SQUARES) square_lane(b, lane, (double *)(void *)out);
     else multiply_lane(b, lane, (double *)(void *)out);

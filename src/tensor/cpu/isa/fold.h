@@ -21,12 +21,14 @@ typedef struct v16d {
 } v16d;
 #define EACH_REGISTER for (int r_ = 0; r_ < REGISTERS; r_++)
 
+typedef v_doubles v_doubles_at __attribute__((aligned(8), may_alias)); /* anywhere in memory */
+
 ALWAYS_INLINE v16d w_load(const double *p) {
   v16d w;
-  memcpy(&w, p, sizeof w);
+  EACH_REGISTER w.v[r_] = ((const v_doubles_at *)(const void *)p)[r_];
   return w;
 }
-ALWAYS_INLINE void w_store(double *p, v16d a) { memcpy(p, &a, sizeof a); }
+ALWAYS_INLINE void w_store(double *p, v16d a) { EACH_REGISTER((v_doubles_at *)(void *)p)[r_] = a.v[r_]; }
 ALWAYS_INLINE v16d w_set1(double d) {
   v16d w;
   EACH_REGISTER w.v[r_] = d - (v_doubles){0};
@@ -240,10 +242,6 @@ ALWAYS_INLINE spread spread_step(spread s, v16d x, v16d centre) {
   s.squares = w_square(x, s.squares);
   return s;
 }
-ALWAYS_INLINE spread spread_add(spread a, spread b) {
-  return (spread){w_add(a.away, b.away), w_add(a.squares, b.squares)};
-}
-
 /* Squared distances from the mean. */
 static inline double squares_of(const partial *p) {
   return p->k > 0 ? p->b - p->away * (p->away / (double)p->k) : p->b;

@@ -16,7 +16,7 @@ enum {
   RUN_LEAST = 1024,
   CHUNK = 1 << 13,
   UNIT = 1 << 14,      /* elements that a unit takes at least, where there are enough */
-  UNITS_A_THREAD = 4,  /* units that there should be, at the cost of smaller ones */
+  UNITS_A_THREAD = 2,  /* units that there should be, at the cost of smaller ones: of columns less than pages */
   PANEL = 64,          /* rows that a unit takes at most where they lie as they are needed */
   PANEL_BYTES = 512,   /* else what they have side by side: memory is read in pieces no shorter */
   COLUMN_BYTES = 4096, /* the same of columns that are taken as they lie: whole pages */
@@ -133,10 +133,11 @@ static way find_way(const reduce_plan *r, int op, ml_dtype t) {
 /* Rows a panel: as many as are read well side by side, but few enough for every thread to get some. */
 static int64_t find_width(const reduce_plan *r, int item, int threads) {
   int64_t last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows),
-          least = r->how == COLUMNS || r->how == TURN ? 2 * LANES : 1;
+          least = r->how == COLUMNS || r->how == TURN ? 2 * LANES : 1,
+          piece = ml_min64(r->chunk, r->run.shape[r->run.n - 1]); /* that lies as one */
   int64_t width = r->how == COLUMNS  ? (r->head ? MADE_BYTES : COLUMN_BYTES) / item
                   : r->how == TURN   ? TURNED
-                  : r->how == PIECES ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, r->chunk)))
+                  : r->how == PIECES ? ml_min64(PANEL, ml_max64(1, UNIT / ml_max64(1, piece)))
                                      : PANEL_BYTES / item;
   width = ml_min64(width, ml_max64(1, last));
   while (width * item > 64 && width / 2 >= least && rows * r->chunks / width < UNITS_A_THREAD * threads) width /= 2;

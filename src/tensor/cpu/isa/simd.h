@@ -16,7 +16,7 @@ enum { LANES = 16, LINE = 64 }; /* LINE: bytes of a cache's line */
 /* Asks for what a loop along memory reads LOOK_AHEAD bytes, a few hundred cycles, later. Processors look ahead by
  * themselves, but not past the end of a page, and what waits to be added keeps them from seeing far. */
 enum { LOOK_AHEAD = 2048 };
-ALWAYS_INLINE void look_ahead(const void *p) { __builtin_prefetch((const char *)p + LOOK_AHEAD); }
+ALWAYS_INLINE void look_ahead(const void *p) { __builtin_prefetch((const void *)((uintptr_t)p + LOOK_AHEAD)); }
 
 #if defined(ML_ISA_AVX512)
 typedef __m512 v16f;
