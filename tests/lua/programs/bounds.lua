@@ -60,9 +60,9 @@ end
 
 -- log of a sum near 1 loses what its terms' size says.
 function slack.log_softmax(result) return 8 * eps_of(result) end
--- So does the logarithm that the largest value is added to; exponentials of what is narrower than float64 are right to
--- 1e-11.
-function slack.logsumexp(_, x) return (x.dtype == "float64" and 0 or 4e-11) + (1 + largest(x)) * 0x1p-50 end
+-- So does the logarithm that the largest value is added to; the terms of what is narrower than float64 are float32, as
+-- their sum is in part.
+function slack.logsumexp(_, x) return (x.dtype == "float64" and 0 or 0x1.8p-21) + (1 + largest(x)) * 0x1p-50 end
 -- x times what is all but 0 loses what its terms' size says: tests/ops/elementwise.h.
 function slack.gelu(result) return 12 * eps_of(result) end
 slack.gelu_tanh = slack.gelu

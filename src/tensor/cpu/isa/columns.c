@@ -122,8 +122,8 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   else JOIN(double, +);
 }
 
-/* All lanes at once, of rows so few that they are near, or that lie one after the other. */
-enum { FEW = 4 * LANES };
+/* All lanes at once, of rows so few and near that a first cache has room for a vector of each. */
+enum { FEW = 4 * LANES, NEAR = 4096 };
 
 ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -147,13 +147,15 @@ ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
   }
 }
 
-static bool is_one_piece(const block *b) {
-  return b->n > 1 && b->rows[1] - b->rows[0] == b->width * ml_dtype_infos[b->dtype].bytes;
+static bool are_near(const block *b) {
+  const int64_t step = b->n > 1 ? b->rows[1] - b->rows[0] : 0;
+  return (b->n <= FEW && step <= NEAR && step >= -NEAR) ||
+         (b->width == LANES && step == LANES * ml_dtype_infos[b->dtype].bytes);
 }
 
 static void join_all(const block *b, char *room) {
 #define SUM_FEW(T) sum_few(b, T, (float *)(void *)room)
-  if (b->narrow && (b->n <= FEW || (b->width == LANES && is_one_piece(b)))) FOR_NARROW(b->dtype, SUM_FEW);
+  if (b->narrow && are_near(b)) FOR_NARROW(b->dtype, SUM_FEW);
   else join_lanes(b, 0, 1, room);
 }
 
@@ -222,16 +224,23 @@ enum { SOON = 16 };
     }                                                                                                                  \
   } while (0)
 
+/* Where p is NULL these rows are all that there are, and results are written side by side to `to`. */
 #define COLUMNS                                                                                                        \
-  partial *restrict p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict room
+  partial *restrict p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict to,       \
+      char *restrict room
 
-/* A total of each column, in `room`, from START on; KEEP puts it to the partial result of column c. */
-#define TOTALS(TYPE, TOTAL, START, STEP, KEEP)                                                                         \
+/* A total of each column, in `room`, from START on; KEEP puts it to the partial result of column c, or it is written as
+ * an OUT. */
+#define TOTALS(TYPE, TOTAL, START, STEP, KEEP, OUT, VALUE)                                                             \
   do {                                                                                                                 \
     TOTAL *restrict totals = (TOTAL *)(void *)room;                                                                    \
+    OUT *restrict out = (OUT *)(void *)to;                                                                             \
     for (int64_t c = 0; c < width; c++) totals[c] = START;                                                             \
     SWEEP(TYPE, TOTAL total = totals[c], STEP, total, totals[c] = total);                                              \
-    for (int64_t c = 0; c < width; c++) KEEP;                                                                          \
+    if (p)                                                                                                             \
+      for (int64_t c = 0; c < width; c++) KEEP;                                                                        \
+    else                                                                                                               \
+      for (int64_t c = 0; c < width; c++) out[c] = (OUT)(VALUE);                                                       \
     return;                                                                                                            \
   } while (0)
 
@@ -242,55 +251,64 @@ enum { SOON = 16 };
 #define ADD_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k + (uint64_t)totals[c])
 #define MULTIPLY_TOTAL p[c].k = (int64_t)((uint64_t)p[c].k * totals[c])
 
+#define SUMS(TYPE, TOTAL, STEP, OUT) TOTALS(TYPE, TOTAL, 0, STEP, ADD_TOTAL, OUT, totals[c])
+
 static void take_sums(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, ADD_TOTAL);
-  case ML_U8: TOTALS(uint8_t, uint16_t, 0, PLUS, ADD_TOTAL);
-  case ML_BOOL: TOTALS(uint8_t, uint16_t, 0, COUNT, ADD_TOTAL);
-  case ML_I16: TOTALS(int16_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  case ML_U16: TOTALS(uint16_t, uint32_t, 0, PLUS, ADD_TOTAL);
+  case ML_I8: SUMS(int8_t, int16_t, PLUS, int32_t);
+  case ML_U8: SUMS(uint8_t, uint16_t, PLUS, int32_t);
+  case ML_BOOL: SUMS(uint8_t, uint16_t, COUNT, int32_t);
+  case ML_I16: SUMS(int16_t, uint32_t, PLUS, uint32_t);
+  case ML_U16: SUMS(uint16_t, uint32_t, PLUS, uint32_t);
   case ML_I32:
-  case ML_U32: TOTALS(uint32_t, uint32_t, 0, PLUS, ADD_TOTAL);
-  default: TOTALS(uint64_t, uint64_t, 0, PLUS, ADD_TOTAL);
+  case ML_U32: SUMS(uint32_t, uint32_t, PLUS, uint32_t);
+  default: SUMS(uint64_t, uint64_t, PLUS, uint64_t);
   }
 }
+
+#define PRODUCTS(TYPE, TOTAL, STEP) TOTALS(TYPE, TOTAL, 1, STEP, MULTIPLY_TOTAL, TOTAL, totals[c])
 
 static void take_products(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
-  case ML_U8: TOTALS(uint8_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
-  case ML_BOOL: TOTALS(uint8_t, uint32_t, 1, REQUIRE, MULTIPLY_TOTAL);
-  case ML_I16: TOTALS(int16_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
-  case ML_U16: TOTALS(uint16_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_I8: PRODUCTS(int8_t, uint32_t, TIMES);
+  case ML_U8: PRODUCTS(uint8_t, uint32_t, TIMES);
+  case ML_BOOL: PRODUCTS(uint8_t, uint32_t, REQUIRE);
+  case ML_I16: PRODUCTS(int16_t, uint32_t, TIMES);
+  case ML_U16: PRODUCTS(uint16_t, uint32_t, TIMES);
   case ML_I32:
-  case ML_U32: TOTALS(uint32_t, uint32_t, 1, TIMES, MULTIPLY_TOTAL);
-  default: TOTALS(uint64_t, uint64_t, 1, TIMES, MULTIPLY_TOTAL);
+  case ML_U32: PRODUCTS(uint32_t, uint32_t, TIMES);
+  default: PRODUCTS(uint64_t, uint64_t, TIMES);
   }
 }
+
+#define MEANS(TYPE, TOTAL, STEP)                                                                                       \
+  TOTALS(TYPE, TOTAL, 0, STEP, p[c].wide += totals[c], float, (double)totals[c] / (double)n)
 
 /* 32 bits hold the sum of a block of 16-bit integers, and 16 bits that of 8-bit ones. */
 static void take_means(COLUMNS) {
   (void)op;
   switch (t) {
-  case ML_I8: TOTALS(int8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_U8: TOTALS(uint8_t, int16_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_BOOL: TOTALS(uint8_t, int16_t, 0, COUNT, p[c].wide += totals[c]);
-  case ML_I16: TOTALS(int16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_U16: TOTALS(uint16_t, int32_t, 0, PLUS, p[c].wide += totals[c]);
-  case ML_I32: TOTALS(int32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);
-  default: TOTALS(uint32_t, int64_t, 0, PLUS, p[c].wide += totals[c]);
+  case ML_I8: MEANS(int8_t, int16_t, PLUS);
+  case ML_U8: MEANS(uint8_t, int16_t, PLUS);
+  case ML_BOOL: MEANS(uint8_t, int16_t, COUNT);
+  case ML_I16: MEANS(int16_t, int32_t, PLUS);
+  case ML_U16: MEANS(uint16_t, int32_t, PLUS);
+  case ML_I32: MEANS(int32_t, int64_t, PLUS);
+  default: MEANS(uint32_t, int64_t, PLUS);
   }
 }
 
 #define ANY_BIT(total, v, i) total = (__typeof__(total))(total | (v))
 #define ANY_ZERO(total, v, i) total = (__typeof__(total))(total | (((v)&mask) == 0))
+#define IS_ANY ((totals[c] & mask) != 0)
+#define ARE_ALL (totals[c] == 0)
 #define TRUTHS(TYPE, MASK)                                                                                             \
   do {                                                                                                                 \
     const TYPE mask = (TYPE)(MASK);                                                                                    \
-    if (op == ML_OP_any) TOTALS(TYPE, TYPE, 0, ANY_BIT, p[c].k |= (totals[c] & mask) != 0);                            \
-    TOTALS(TYPE, TYPE, 0, ANY_ZERO, p[c].k &= totals[c] == 0);                                                         \
+    if (op == ML_OP_any) TOTALS(TYPE, TYPE, 0, ANY_BIT, p[c].k |= IS_ANY, uint8_t, IS_ANY);                            \
+    TOTALS(TYPE, TYPE, 0, ANY_ZERO, p[c].k &= ARE_ALL, uint8_t, ARE_ALL);                                              \
   } while (0)
 
 static void take_truth(COLUMNS) {
@@ -361,9 +379,19 @@ static bool find_finite(int op, const char *const *rows, int64_t n, int64_t widt
 #define CHOOSE(T, NAME, S, KEY)                                                                                        \
   case T: {                                                                                                            \
     FIND_KEYS(T, NAME, S);                                                                                             \
-    for (int64_t c = 0; c < width; c++) {                                                                              \
-      if (p[c].at < 0 || keys[c] > p[c].k) p[c].k = keys[c], p[c].at = first + places[c];                              \
+    if (p) {                                                                                                           \
+      for (int64_t c = 0; c < width; c++) {                                                                            \
+        if (p[c].at < 0 || keys[c] > p[c].k) p[c].k = keys[c], p[c].at = first + places[c];                            \
+      }                                                                                                                \
+      return;                                                                                                          \
     }                                                                                                                  \
+    S *restrict o = (S *)(void *)to;                                                                                   \
+    if (op == ML_OP_min)                                                                                               \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, true);                                         \
+    else if (op == ML_OP_max)                                                                                          \
+      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, false);                                        \
+    else                                                                                                               \
+      for (int64_t c = 0; c < width; c++) ((int32_t *)(void *)to)[c] = (int32_t)places[c];                             \
     return;                                                                                                            \
   }
 
@@ -376,50 +404,39 @@ static void choose(COLUMNS, int64_t first) {
 
 /* ---- all together ---- */
 
-void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
-                     char *room) {
-  kind what = kind_of(op, t);
-  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
-  switch (what) {
-  case NARROW:
-  case WIDE: take_folds(p, &b, op, room); return;
-  case SPREAD: take_spread(p, &b, room); return;
+static block block_of(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width) {
+  return (block){rows, n, width, t, kind_of(op, t) == NARROW, fold_of(op), NULL, false};
+}
+
+/* What comes out the same in any order; its kind is none of floats' folds. */
+static void sweep(COLUMNS, int64_t first) {
+  switch (kind_of(op, t)) {
   case INTEGERS:
-    if (op == ML_OP_sum) take_sums(p, op, rows, n, t, width, room);
-    else take_products(p, op, rows, n, t, width, room);
+    if (op == ML_OP_sum) take_sums(p, op, rows, n, t, width, to, room);
+    else take_products(p, op, rows, n, t, width, to, room);
     return;
-  case INTEGER_MEAN: take_means(p, op, rows, n, t, width, room); return;
-  case TRUTH: take_truth(p, op, rows, n, t, width, room); return;
-  default: choose(p, op, rows, n, t, width, room, first);
+  case INTEGER_MEAN: take_means(p, op, rows, n, t, width, to, room); return;
+  case TRUTH: take_truth(p, op, rows, n, t, width, to, room); return;
+  default: choose(p, op, rows, n, t, width, to, room, first);
   }
 }
 
-/* ---- results of few rows ---- */
+void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
+                     char *room) {
+  block b = block_of(op, rows, n, t, width);
+  switch (kind_of(op, t)) {
+  case NARROW:
+  case WIDE: take_folds(p, &b, op, room); return;
+  case SPREAD: take_spread(p, &b, room); return;
+  default: sweep(p, op, rows, n, t, width, NULL, room, first);
+  }
+}
 
 /* Where there is nothing to join, results are written as vectors, which partial results are not. */
 static void write_floats(const float *restrict x, int64_t n, char *to, ml_dtype t) {
   if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
   else
     for (int64_t i = 0; i < n; i++) store_float(to, t, i, x[i]);
-}
-
-#define WRITE_CHOSEN(T, NAME, S, KEY)                                                                                  \
-  case T: {                                                                                                            \
-    FIND_KEYS(T, NAME, S);                                                                                             \
-    S *restrict o = (S *)(void *)to;                                                                                   \
-    if (op == ML_OP_min)                                                                                               \
-      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, true);                                         \
-    else                                                                                                               \
-      for (int64_t c = 0; c < width; c++) o[c] = (S)bits_of(keys[c], T, false);                                        \
-    return;                                                                                                            \
-  }
-
-static void write_chosen(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, char *restrict to,
-                         char *restrict room) {
-  switch (t) {
-    EACH_KEY(WRITE_CHOSEN)
-  default: return;
-  }
 }
 
 static void write_doubles(const double *restrict x, int64_t n, char *to, ml_dtype t) {
@@ -430,12 +447,14 @@ static void write_doubles(const double *restrict x, int64_t n, char *to, ml_dtyp
     for (int64_t i = 0; i < n; i++) store_float(to, t, i, (float)x[i]);
 }
 
-bool K(columns_writes)(int op, ml_dtype t) {
-  kind what = kind_of(op, t);
-  return what == NARROW || what == SPREAD || (what == WIDE && op != ML_OP_prod) || (what == CHOICE && !wants_index(op));
+static void write_narrow(int op, const block *b, const ml_arg *o, char *to, char *room) {
+  float *x = (float *)(void *)room;
+  join_all(b, room);
+  for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (float)b->n;
+  write_floats(x, b->width, to, o->dtype);
 }
 
-static void write_wide(int op, block *b, const ml_arg *o, char *to, char *room) {
+static void write_wide(int op, const block *b, const ml_arg *o, char *to, char *room) {
   double *x = (double *)(void *)room;
   join_lanes(b, 0, 1, room);
   for (int64_t c = 0; c < b->width && op == ML_OP_norm; c++) x[c] = sqrt(x[c]);
@@ -453,15 +472,12 @@ static void write_spread(int op, block *b, double divisor, const ml_arg *o, char
 void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, int64_t width, char *to, char *room) {
   const int op = task->step->op;
   const ml_dtype t = head_dtype(task);
-  const kind what = kind_of(op, t);
-  block b = {rows, n, width, t, what == NARROW, fold_of(op), NULL, false};
-  float *sums = (float *)(void *)room;
-  if (what == CHOICE) write_chosen(op, rows, n, t, width, to, room);
-  else if (what == WIDE) write_wide(op, &b, &task->out[0], to, room);
-  else if (what == SPREAD) write_spread(op, &b, spread_divisor(task, n), &task->out[0], to, room);
-  else {
-    join_all(&b, room);
-    for (int64_t c = 0; c < width && op == ML_OP_mean; c++) sums[c] /= (float)n;
-    write_floats(sums, width, to, t);
+  const ml_arg *o = &task->out[0];
+  block b = block_of(op, rows, n, t, width);
+  switch (kind_of(op, t)) {
+  case NARROW: write_narrow(op, &b, o, to, room); return;
+  case WIDE: write_wide(op, &b, o, to, room); return;
+  case SPREAD: write_spread(op, &b, spread_divisor(task, n), o, to, room); return;
+  default: sweep(NULL, op, rows, n, t, width, to, room, 0);
   }
 }

@@ -382,31 +382,28 @@ static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, 
 
 /* ---- logsumexp ---- */
 
-/* e to the power x, for x <= 0, to 1e-11: what float32 keeps, and a loop that compilers vectorise. */
-ALWAYS_INLINE double exp_below(double x) {
+/* e to the power x, for x <= 0, within 2 units in the last place. Terms of a sum that has a 1 are as good as nothing
+ * below 1e-38, and so none is smaller. */
+ALWAYS_INLINE float exp_below(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const double shift = 6755399441055744.0; /* 1.5 * 2^52: adding it rounds to an integer */
-  double clamped = x > -700 ? x : -700;
+  const float least = -87.0f, shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+  x = least > x ? least : x;                       /* NaN stays */
   union {
-    double d;
-    int64_t i;
-  } v = {.d = __builtin_fma(clamped, 1.44269504088896340736, shift)}, scale;
-  double k = v.d - shift, r = __builtin_fma(k, -6.93147180369123816490e-1, clamped);
-  r = __builtin_fma(k, -1.90821492927058770002e-10, r);
-  double p = 1.0 / 362880;
-  p = __builtin_fma(p, r, 1.0 / 40320);
-  p = __builtin_fma(p, r, 1.0 / 5040);
-  p = __builtin_fma(p, r, 1.0 / 720);
-  p = __builtin_fma(p, r, 1.0 / 120);
-  p = __builtin_fma(p, r, 1.0 / 24);
-  p = __builtin_fma(p, r, 1.0 / 6);
-  p = __builtin_fma(p, r, 0.5);
-  p = __builtin_fma(p, r, 1.0);
-  p = __builtin_fma(p, r, 1.0);
-  scale.i = (int64_t)((uint64_t)v.i << 52) + (INT64_C(1023) << 52);
-  return x > -700 ? p * scale.d : 0;
+    float f;
+    uint32_t i;
+  } v = {.f = __builtin_fmaf(x, 1.44269504088896341f, shift)}, scale;
+  float k = v.f - shift, r = __builtin_fmaf(k, -0.693359375f, x);
+  r = __builtin_fmaf(k, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f; /* the polynomial of fast_exp */
+  p = __builtin_fmaf(p, r, 1.3981999507e-3f);
+  p = __builtin_fmaf(p, r, 8.3334519073e-3f);
+  p = __builtin_fmaf(p, r, 4.1665795894e-2f);
+  p = __builtin_fmaf(p, r, 1.6666665459e-1f);
+  p = __builtin_fmaf(p, r, 5.0000001201e-1f);
+  scale.i = (v.i << 23) + (127u << 23);
+  return (__builtin_fmaf(p, r * r, r) + 1.0f) * scale.f;
 #else
-  return exp(x);
+  return expf(x);
 #endif
 }
 
@@ -427,7 +424,31 @@ static double largest(const double *x, int n) {
   return v.d;
 }
 
+/* Of narrow floats that are finite, or minus infinity as long as there are others; else false, and nothing is done. The
+ * terms are float32, and a block's sum of them is. */
+ALWAYS_INLINE bool take_finite_exponents(partial *p, const char *data, ml_dtype t, int64_t n) {
+  float x[REDUCE_BLOCK], e[REDUCE_BLOCK];
+  v16f most = v_set1(-INFINITY), sum = v_set1(0);
+  int item = ml_dtype_infos[t].bytes;
+  int64_t lanes = (n + LANES - 1) / LANES * LANES;
+  for (int64_t i = 0; i + LANES <= n; i += LANES) {
+    look_ahead(data + i * item);
+    v_store(x + i, load_narrow(data + i * item, t));
+  }
+  for (int64_t i = n / LANES * LANES; i < lanes; i++) x[i] = i < n ? load_float(data, t, i) : -INFINITY;
+  for (int64_t i = 0; i < lanes; i += LANES) most = v_max(v_load(x + i), most);
+  const float max = v_max_lane(most);
+  if (max - max != 0) return false;
+  for (int64_t i = 0; i < lanes; i++) e[i] = exp_below(x[i] - max);
+  for (int64_t i = 0; i < lanes; i += LANES) sum = v_add(sum, v_load(e + i));
+  const float total = v_sum(sum);
+  if (total != total) return false; /* a NaN, which is no maximum */
+  join_exponents(p, (double)max, (double)total);
+  return true;
+}
+
 ALWAYS_INLINE void exponents_block(partial *p, const char *data, ml_dtype t, int64_t n) {
+  if (is_narrow(t) && take_finite_exponents(p, data, t, n)) return;
   double x[REDUCE_BLOCK], e[REDUCE_BLOCK];
   int item = ml_dtype_infos[t].bytes;
   int64_t i = 0;
@@ -441,11 +462,7 @@ ALWAYS_INLINE void exponents_block(partial *p, const char *data, ml_dtype t, int
     join_exponents(p, max, 0);
     return;
   }
-  if (t == ML_F64) {
-    for (i = 0; i < n; i++) e[i] = exp(x[i] - max);
-  } else {
-    for (i = 0; i < n; i++) e[i] = exp_below(x[i] - max);
-  }
+  for (i = 0; i < n; i++) e[i] = exp(x[i] - max);
   join_exponents(p, max, fold_block((const char *)e, ML_F64, n, SUM, 0));
 }
 

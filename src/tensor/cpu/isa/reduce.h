@@ -52,8 +52,7 @@ enum { COLUMN_ROOM = (1 + 5 * 2) * sizeof(double) };
  * `first`. */
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,
                      int64_t first, char *room);
-/* Where these rows are all that there are: writes the columns' results, side by side, if columns_writes says so. */
-bool K(columns_writes)(int op, ml_dtype dtype);
+/* Where these rows are all that there are: writes the columns' results, side by side. */
 void K(columns_write)(const ml_task *t, const char *const *rows, int64_t n, int64_t width, char *to, char *room);
 
 #endif
