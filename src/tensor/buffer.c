@@ -2,13 +2,15 @@
  *
  * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size
  * and at most a fifth is waste. Each class has a list of its own: however many blocks are free, finding one takes one
- * step. A free block keeps its link in host memory, since its bytes may be on another device. */
+ * step. Where the cache is full, what has lain there longest goes, so that sizes that nobody wants any more make way. A
+ * free block keeps its links in host memory, since its bytes may be on another device. */
 #include "tensor/buffer.h"
 
 #include <stdlib.h>
 
 struct ml_block {
-  struct ml_block *next;
+  struct ml_block *next, *previous; /* of its class, the one freed last first */
+  struct ml_block *older, *newer;   /* of all classes */
   void *address;
   size_t capacity;
 };
@@ -32,27 +34,42 @@ static int class_index(size_t capacity) {
   return 4 * (top - 6) + (int)((capacity - 1) >> (top - 2) & 3) + 1;
 }
 
-/* The first block of a list, out of it; NULL when it is empty. */
-static void *pop(ml_device *d, int class) {
-  struct ml_block *b = d->cache[class];
-  if (!b) return NULL;
+static void link_block(ml_device *d, struct ml_block *b) {
+  struct ml_block **first = &d->cache[class_index(b->capacity)];
+  b->next = *first, b->previous = NULL;
+  if (b->next) b->next->previous = b;
+  *first = b;
+  b->older = d->newest, b->newer = NULL;
+  if (b->older) b->older->newer = b;
+  else d->oldest = b;
+  d->newest = b;
+  d->memory.cached += b->capacity;
+}
+
+/* Takes a block out of the cache; returns its address. */
+static void *unlink_block(ml_device *d, struct ml_block *b) {
   void *address = b->address;
-  d->cache[class] = b->next;
+  if (b->previous) b->previous->next = b->next;
+  else d->cache[class_index(b->capacity)] = b->next;
+  if (b->next) b->next->previous = b->previous;
+  if (b->older) b->older->newer = b->newer;
+  else d->oldest = b->newer;
+  if (b->newer) b->newer->older = b->older;
+  else d->newest = b->older;
   d->memory.cached -= b->capacity;
   ml_free(b);
   return address;
 }
 
 static void *take_cached(ml_device *d, size_t capacity) {
-  return capacity <= CACHED_BLOCK_BYTES ? pop(d, class_index(capacity)) : NULL;
+  struct ml_block *b = capacity <= CACHED_BLOCK_BYTES ? d->cache[class_index(capacity)] : NULL;
+  return b ? unlink_block(d, b) : NULL;
 }
 
 void ml_memory_trim(ml_device *d, size_t keep) {
-  for (int class = ML_CACHE_CLASSES - 1; class >= 0; class --) { /* the largest first: fewest are given back */
-    while (d->cache[class] && d->memory.cached > keep) {
-      size_t capacity = d->cache[class]->capacity;
-      d->table->release(d, pop(d, class), capacity);
-    }
+  while (d->oldest && d->memory.cached > keep) {
+    size_t capacity = d->oldest->capacity;
+    d->table->release(d, unlink_block(d, d->oldest), capacity);
   }
 }
 
@@ -123,15 +140,14 @@ ml_buffer *ml_buffer_retain(ml_buffer *b) {
   return b;
 }
 
-/* Keeps the block for reuse where the cache has room. */
+/* Keeps the block for reuse, at the cost of older ones. */
 static bool keep_block(ml_device *d, ml_buffer *b) {
-  if (b->capacity > CACHED_BLOCK_BYTES || d->memory.cached + b->capacity > d->memory.cache_limit) return false;
+  if (b->capacity > CACHED_BLOCK_BYTES || b->capacity > d->memory.cache_limit) return false;
   struct ml_block *block = malloc(sizeof *block); /* a refusal here is no failure of the caller's */
   if (!block) return false;
-  struct ml_block **list = &d->cache[class_index(b->capacity)];
-  *block = (struct ml_block){*list, b->address, b->capacity};
-  *list = block;
-  d->memory.cached += b->capacity;
+  *block = (struct ml_block){.address = b->address, .capacity = b->capacity};
+  ml_memory_trim(d, d->memory.cache_limit - b->capacity);
+  link_block(d, block);
   return true;
 }
 

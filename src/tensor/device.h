@@ -62,6 +62,7 @@ struct ml_device {
   char description[96]; /* processor or board, instruction set */
   ml_memory memory;
   struct ml_block *cache[ML_CACHE_CLASSES]; /* free blocks, a list a size class (buffer.c) */
+  struct ml_block *oldest, *newest;         /* of all of them */
   void *state;
 };
 

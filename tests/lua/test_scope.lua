@@ -129,4 +129,21 @@ t.test("a compiled function draws in a scope and after it", function()
   t.eq({c:tolist(), d:tolist()}, {a:tolist(), b:tolist()})
 end)
 
+t.test("what is kept for reuse and no longer wanted makes way", function()
+  local limit = ml.memory.cache_limit()
+  ml.memory.clear()
+  ml.memory.cache_limit(8 << 20)
+  local old = {}
+  for i = 1, 8 do old[i] = evaluated(ml.ones {256, 1024} * i) end
+  for i = 1, 8 do old[i]:close() end
+  local function larger() evaluated(ml.ones {5, 256, 1024} * 2):close() end
+  larger()
+  local before = ml.stats().allocations
+  for _ = 1, 5 do larger() end
+  local after, cached = ml.stats().allocations, ml.memory.cached()
+  ml.memory.cache_limit(limit)
+  t.eq(after - before, 0)
+  t.ok(cached <= 8 << 20)
+end)
+
 t.done()
