@@ -417,6 +417,42 @@ t.test("a smaller context", function()
   t.eq(m:perplexity(long, {context = 100}), m:perplexity(long, {context = 16})) -- a window is at most the context
 end)
 
+-- The context of a configuration that says none. `keys` are put into it, `default` is the family's own.
+local function context_without(keys, default, opts)
+  local path = tiny.folder "load/no-context"
+  tiny.write(path .. "/config.json", [[{"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+ "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "vocab_size": 300, ]] .. keys .. "}")
+  local family
+  if default then
+    family = tiny.folder "load-contexts" .. "/family.lua"
+    tiny.write(family, (tiny.read "lua/models/llama.lua":gsub("max_position_embeddings = [^\n]+", default)))
+  end
+  local m, message, code = ml.load(path, {random = 1, family = family, max_context = opts and opts.max_context})
+  local context = m and m.info.context
+  if m then m:close() end
+  return context, message, code
+end
+
+t.test("a context that the file does not say is the family's", function()
+  for _, case in ipairs { -- as transformers' configuration classes have them
+    {"llama", 2048}, {"mistral", 131072}, {"qwen3", 32768}, {"gemma3_text", 131072},
+  } do
+    for _, null in ipairs {"", ', "max_position_embeddings": null'} do
+      t.eq(context_without(('"model_type": "%s"%s'):format(case[1], null)), case[2], case[1])
+    end
+  end
+  t.eq(context_without('"model_type": "llama"', "max_position_embeddings = function() return 77 end,"), 77)
+end)
+
+t.test("a context that neither file nor family says is an error, unless the call says it", function()
+  local none = ""
+  t.fails("load/no%-context/config.json: max_position_embeddings: expected a positive integer, found nothing "
+    .. "%(neither family llama nor load's max_context says it%)$", "corrupt",
+    context_without('"model_type": "llama"', none))
+  t.eq(context_without('"model_type": "llama"', none, {max_context = 24}), 24)
+  t.eq(context_without('"model_type": "llama", "max_position_embeddings": 16', none, {max_context = 24}), 16)
+end)
+
 -- ---- random weights and quantisation ----
 
 local shapes = tiny.folder "load/shapes"
