@@ -178,9 +178,6 @@ native("tensors", "x", true, "tobytes", "()",
   "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
-native("tensors", "ml", false, "state", "(x)",
-  "A copy of x in storage of its own, which `assign` and in-place operations write. "
-    .. "`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.")
 native("text", "stream", true, "push", "(id)",
   "The text that this id completes, \"\" while a character is incomplete.")
 native("text", "stream", true, "finish", "()", "The rest of the text, mostly \"\": an incomplete character as U+FFFD.")

@@ -518,6 +518,13 @@ function ml.unpack(x) end
 ---@return moonlet.Tensor
 function ml.state(x) end
 
+---A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
+---zeros, of which memory is taken as it is written.
+---@param x moonlet.Tensor|integer[]
+---@param dtype string|nil  of zeros
+---@return moonlet.Tensor
+function ml.state(x, dtype) end
+
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param x moonlet.Tensor
 ---@param ... integer
@@ -1403,6 +1410,7 @@ function ml.checkpoint() end
 function ml.custom_vjp() end
 
 ---Whether x is a tensor.
+---@param x any
 ---@return boolean
 function ml.is_tensor(x) end
 
@@ -1481,10 +1489,6 @@ function ml.tolist(x) end
 ---The values in row-major order, little-endian, as a string; of block formats the blocks of the file.
 ---@param x moonlet.Tensor
 function ml.tobytes(x) end
-
----A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
----zeros, of which memory is taken as it is written.
-function ml.state(x) end
 
 ---Computes the tensors given, together, and keeps their values.
 function ml.eval(...) end

@@ -137,6 +137,15 @@ group("arguments that a function does not have", {
   {function() square:expand_dims {1, 1} end, "expand_dims: axis 1 is named twice"},
 })
 
+local unread =
+  "a value is read while a plan is recorded, which happens once for each shape and before there are values"
+group("arguments of a compiled function, which have no values yet", {
+  {function() ml.compile(ml.state)(v) end, "state: " .. unread},
+  {function() ml.compile(v.state)(v) end, "state: " .. unread},
+  {function() ml.compile(ml.pack)(ml.zeros {2, 32}) end, "pack: " .. unread},
+  {function() ml.compile(ml.unpack)(ml.pack(ml.zeros {2, 32})) end, "unpack: " .. unread},
+})
+
 group("positions and counts that there are not", {
   {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
   {function() v:slice {{1, -1, step = 2}} end, 'slice: expected a list, found the name "step" in it'},
