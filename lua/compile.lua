@@ -4,10 +4,7 @@ local util = require "moonlet.util"
 
 local M = {}
 
-local function is_tensor(x)
-  local meta = type(x) == "userdata" and getmetatable(x)
-  return meta and meta.__name == "moonlet.Tensor" or false
-end
+local is_tensor = core.is_tensor
 
 -- A value that the key knows by its address, which another one may have later: `key.known` lists such values.
 local function by_address(value, key)
@@ -321,9 +318,8 @@ function M.checkpoint() util.raise("unsupported", "checkpoint: no operation has 
 ---fn with a gradient of its own; "unsupported" in this version.
 function M.custom_vjp() util.raise("unsupported", "custom_vjp: no operation has a gradient in this version") end
 
-util.guard(M, "", true)
 ---Whether x is a tensor.
----@return boolean
-function M.is_tensor(x) return is_tensor(x) end
+---@type fun(x: any): boolean
+M.is_tensor = is_tensor
 
-return M
+return util.guard(M, "", true)

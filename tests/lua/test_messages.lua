@@ -97,6 +97,10 @@ t.test("nil at the end is what is not given", function()
   t.eq(ml.log_softmax(T {1.0}, nil, nil):tolist(), {0.0})
   t.eq(v:flip(1, nil):tolist(), {2, 1, 3})
   t.eq(ml.zeros({1}, nil, nil):tolist(), {0.0})
+  t.eq(T(2):item(nil), 2)
+  t.eq(ml.is_tensor({}, nil), false)
+  t.eq(ml.state({1}, "int32", nil):tolist(), {0})
+  t.eq(ml.devices(nil)[1].name, "cpu")
 end)
 
 group("arguments that a function does not have", {
@@ -135,6 +139,34 @@ group("arguments that a function does not have", {
   {function() ml.zeros {1}:squeeze {1, 1} end, "squeeze: axis 1 is named twice"},
   {function() square:flip {2, -1} end, "flip: axis 2 is named twice"},
   {function() square:expand_dims {1, 1} end, "expand_dims: axis 1 is named twice"},
+  {function() T(1):item(1) end, "item: 1 arguments too many"},
+  {function() v:tolist(1, 2) end, "tolist: 2 arguments too many"},
+  {function() v:tolist {depth = 1} end, 'tolist: no option "depth"'},
+  {function() v:tobytes "float32" end, "tobytes: 1 arguments too many"},
+  {function() v:close(true) end, "close: 1 arguments too many"},
+  {function() ml.state(v, "float32") end, "state: 1 arguments too many"},
+  {function() ml.state({2}, "float32", 3) end, "state: 1 arguments too many"},
+  {function() ml.state(v, {dtype = "float32"}) end, "state: 1 arguments too many"},
+  {function() ml.state(v, {junk = 1}) end, 'state: no option "junk"'},
+  {function() ml.stats(1) end, "stats: 1 arguments too many"},
+  {function() ml.stats {reset = true} end, 'stats: no option "reset"'},
+  {function() ml.devices "cpu" end, "devices: 1 arguments too many"},
+  {function() ml.device("cpu", 1) end, "device: 1 arguments too many"},
+  {function() ml.default_device("cpu", 1) end, "default_device: 1 arguments too many"},
+  {function() ml.threads(ml.threads(), 1) end, "threads: 1 arguments too many"},
+  {function() ml.is_tensor(v, v) end, "is_tensor: 1 arguments too many"},
+  {function() ml.memory.active("cpu", 1) end, "active: 1 arguments too many"},
+  {function() ml.memory.peak("cpu", 1) end, "peak: 1 arguments too many"},
+  {function() ml.memory.cached("cpu", 1) end, "cached: 1 arguments too many"},
+  {function() ml.memory.reset_peak("cpu", 1) end, "reset_peak: 1 arguments too many"},
+  {function() ml.memory.limit(nil, "cpu", 1) end, "limit: 1 arguments too many"},
+  {function() ml.memory.cache_limit(nil, "cpu", 1) end, "cache_limit: 1 arguments too many"},
+  {function() ml.memory.clear("cpu", 1) end, "clear: 1 arguments too many"},
+  {function() ml.json.decode("1", 2) end, "json.decode: 1 arguments too many"},
+  {function() ml.json.decode("1", {big = true}) end, 'json.decode: no option "big"'},
+  {function() ml.json.encode(1, {}, 2) end, "json.encode: 1 arguments too many"},
+  {function() ml.json.array({}, 2) end, "json.array: 1 arguments too many"},
+  {function() ml.json.object({}, 2) end, "json.object: 1 arguments too many"},
 })
 
 local unread =
