@@ -359,7 +359,12 @@ t.test("options that are wrong", function()
   t.raises(function() ml.load(path, {random = "seed"}) end, "random", "usage")
   t.fails("group_size", "unsupported", ml.load(path, {quantize = {bits = 4, group_size = 64}}))
   t.fails("bits", "unsupported", ml.load(path, {quantize = {bits = 3}}))
-  t.fails("q6_k", "unsupported", ml.load(path, {quantize = {format = "q6_k"}}))
+  t.fails("^quantize: format: weights of a file are rounded to q4_0 or q8_0, not to q6_k$", "unsupported",
+    ml.load(path, {quantize = {format = "q6_k"}}))
+  for _, format in ipairs {"q9_0", "Q4_0", 4} do
+    t.fails("^quantize: format: expected q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, found "
+      .. ml.json.encode(format) .. "$", "unsupported", ml.load(path, {quantize = {format = format}}))
+  end
   t.fails("this process has no such device", "device", ml.load(path, {device = "cuda"}))
   t.raises(function() ml.load(path, {quantize = {format = "q8_0", bits = 4}}) end, "bits", "usage")
   t.fails("no module .* built%-in ones are moonlet.models.gemma3", "not_found",

@@ -178,6 +178,16 @@ group("arguments of a compiled function, which have no values yet", {
   {function() ml.compile(ml.unpack)(ml.pack(ml.zeros {2, 32})) end, "unpack: " .. unread},
 })
 
+local packs = "pack: expected a weight of float32, float16, bfloat16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
+  .. "found "
+group("what pack takes", {
+  {function() ml.pack(ml.zeros({2, 32}, {dtype = "int32"})) end, packs .. "int32"},
+  {function() ml.pack(ml.zeros({2, 32}, {dtype = "float64"})) end, packs .. "float64"},
+  {function() ml.pack(ml.zeros {32}) end, "pack: expected 2 axes, found 1"},
+  {function() ml.zeros {2, 32}:pack {precision = "high"} end,
+    'pack: precision: expected "exact" or "fast", found "high"'},
+})
+
 group("positions and counts that there are not", {
   {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
   {function() v:slice {{1, -1, step = 2}} end, 'slice: expected a list, found the name "step" in it'},
