@@ -379,9 +379,28 @@ t.test("a family's file that cannot be run", function()
     throws = "error({code = 'usage'})"} do
     local file = dir .. "/" .. name .. ".lua"
     tiny.write(file, text)
-    t.fails(name .. "%.lua", "corrupt", ml.load(path, {family = file}))
+    t.fails(name .. "%.lua", "usage", ml.load(path, {family = file}))
   end
+  t.fails("^[^:]*/breaks%.lua:1: unexpected symbol", "usage", ml.load(path, {family = dir .. "/breaks.lua"}))
   t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
+end)
+
+t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/odd.lua"
+  local source = tiny.read "lua/models/llama.lua"
+  local misspelt = source:gsub("Llama:forward", "Llama:foward")
+  for message, text in pairs {
+    ["llama (%s): forward: expected a function, found nothing"] = misspelt,
+    ["llama (%s): init: expected a function, found nothing"] = source:gsub("Llama:init", "Llama:int"),
+    ["llama (%s): forward: expected a function, found 1"] = source:gsub("return Llama\n$", "Llama.forward = 1 %0"),
+    ["odd (%s): init: expected a function, found nothing"] = "return require 'moonlet.nn'.model 'odd'",
+    ["llama (%s): ignore: expected a table, found true"] = source:gsub("Llama.ignore = [^\n]+", "Llama.ignore = true"),
+  } do
+    tiny.write(file, text)
+    local err = t.fails("", "usage", ml.load(path, {family = file}))
+    t.eq(tostring(err), "family " .. message:format(file))
+  end
+  t.fails("^family llama %(.*%): forward: expected a function", "usage", ml.load(path, {family = load(misspelt)()}))
 end)
 
 t.test("a user's family by its model type that raises", function()
