@@ -1345,20 +1345,6 @@ function ml.scope(fn, ...) end
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function ml.keep(x) end
 
----Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
-function ml.unscoped(fn, ...) end
-
----What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
----yield. One that fails leaves no effect behind.
----@param fn function
----@return any ...  what fn returns
-function ml.record(fn, ...) end
-
----The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
----draws anew, what it would draw if it were run op by op.
----@return moonlet.Tensor
-function ml.next_key() end
-
 ---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values,
 ---and from then on replays the plan. A state that it is given, a function, a weight in a file's blocks have a plan each,
 ---which is dropped once they are gone and another plan is made. Tensors that fn reads without being given them (a
