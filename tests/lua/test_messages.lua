@@ -289,7 +289,8 @@ t.test("what a family's init raises names the family's line", function()
   local folder = tiny.folder "messages-family"
   local file <close> = assert(io.open(folder .. "/mine.lua", "w"))
   file:write 'local nn = require "moonlet.nn"\nlocal M = nn.model "llama"\n\n'
-  file:write "function M:init(c) self.out = nn.Linear(c.hidden_size, 3, {bais = true}) end\nfunction M.forward() end\nreturn M\n"
+  file:write "function M:init(c) self.out = nn.Linear(c.hidden_size, 3, {bais = true}) end\n"
+  file:write "function M.forward() end\nreturn M\n"
   file:close()
   t.fails('mine.lua:4: Linear: no option "bais"', "usage",
     ml.load(tiny.write_directory "messages", {family = folder .. "/mine.lua"}))
