@@ -1345,12 +1345,12 @@ function ml.scope(fn, ...) end
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function ml.keep(x) end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values,
----and from then on replays the plan. A state that it is given, a function, a weight in a file's blocks have a plan each,
----which is dropped once they are gone and another plan is made. Tensors that fn reads without being given them (a
----module's parameters, upvalues) are constants of the plan: to see a new value, give them as arguments, or make them
----state that is written in place. Of what fn is given or captures it changes states alone in place. What fn draws it
----draws anew with every call, as it would uncompiled.
+---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values (4
+---and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
+---function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is made.
+---Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a
+---new value, give them as arguments, or make them state that is written in place. Of what fn is given or captures it
+---changes states alone in place. What fn draws it draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function ml.compile(fn, opts) end
@@ -1479,19 +1479,24 @@ function ml.tobytes(x) end
 ---Computes the tensors given, together, and keeps their values.
 function ml.eval(...) end
 
----Counts since the start: {traces, plans, replays, allocations, bytes_moved}.
+---Counts since the start, and how many tensors there are now, those included that others are yet to be computed of.
+---@return table: {traces, plans, replays, allocations, bytes_moved, tensors}
 function ml.stats() end
 
 ---The devices that this process can use.
+---@return table[]: {name, description, threads} each
 function ml.devices() end
 
 ---What is known of a device; raises "device" when it is not there.
+---@return table: {name, description, threads}
 function ml.device(name) end
 
 ---The device on which tensors are made; with a name, sets it.
+---@return string: its name
 function ml.default_device(name) end
 
 ---How many threads compute; with a number, sets it.
+---@return integer
 function ml.threads(n) end
 
 ---@class moonlet.Module
