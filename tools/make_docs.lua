@@ -263,9 +263,8 @@ first position or a step of 0, what is no integer, and more than three entries o
   {"products", "Products", nil},
   {"numpy", "Beside NumPy", [[
 Tensors compute what NumPy 2 computes (ml_dtypes for bfloat16): dtypes, shapes and bits, functions such as `exp` and
-sums of floats within a few units of the last place. A NaN that an operation gives may have either sign. This is all that
-is meant to differ; `make check-numbers` holds
-the two against each other and counts the cases of each entry.
+sums of floats within a few units of the last place. A NaN that an operation gives may have either sign. This is all
+that is meant to differ; `make check-numbers` holds the two against each other and counts the cases of each entry.
 
 **Booleans.** They count as int32 in arithmetic, running extremes included, where NumPy keeps bool or refuses; of
 shifts of booleans the result is bool, where NumPy's is int8.
@@ -402,7 +401,8 @@ Templates without a tokenizer: `local jinja = require "moonlet.templates.jinja"`
   {"nn", "nn: modules", [[
 `local nn = require "moonlet.nn"`. Fields of a module that are parameters or modules form its tree; their paths are
 the names that checkpoints use, and the i-th member of a list has the component i - 1. See
-[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute.]]},
+[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute:
+`m(x)`, by which plans and messages know its path. `m:forward(x)` computes the same and leaves m's part out of it.]]},
   {"fn", "fn: functions of model files", [[
 `local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
 log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},

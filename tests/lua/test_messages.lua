@@ -285,6 +285,20 @@ t.test("a checkpoint without generation_config.json has an empty one", function(
   t.eq(m:generation_defaults {temperature = 1}, {temperature = 1})
 end)
 
+t.test("a module in a list is called by its place, though nobody has walked the tree", function()
+  local Rows = nn.class "Rows"
+  function Rows:init() self.layers = {nn.Linear(8, 16), nn.Linear(16, 8)} end
+  function Rows:forward(x)
+    for _, layer in ipairs(self.layers) do x = layer(x) end
+    return x
+  end
+  local rows, x = Rows(), ml.zeros {2, 8}
+  ml.eval(rows(x))
+  local text = ml.explain(function(y) return rows(y) end, x)
+  for _, path in ipairs {"Rows.layers.0\n", "Rows.layers.1\n"} do t.ok(text:find(path, 1, true), text) end
+  says(function() rows(ml.zeros {2, 9}) end, "Rows.layers.0: linear: last axis 9, weight wants 8")
+end)
+
 t.test("what a family's init raises names the family's line", function()
   local folder = tiny.folder "messages-family"
   local file <close> = assert(io.open(folder .. "/mine.lua", "w"))
