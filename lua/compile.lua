@@ -1,13 +1,11 @@
 ---Tracing: compile, explain, scope, no_grad, and the calls of differentiation.
 local core = require "moonlet.core"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
 
-local function is_tensor(x)
-  local meta = type(x) == "userdata" and getmetatable(x)
-  return meta and meta.__name == "moonlet.Tensor" or false
-end
+local is_tensor = core.is_tensor
 
 -- A value that the key knows by its address, which another one may have later: `key.known` lists such values.
 local function by_address(value, key)
@@ -26,10 +24,6 @@ local function plain_key(value)
   return (kind == "boolean" or kind == "nil") and tostring(value) .. ";" or nil
 end
 
-local function check_depth(depth)
-  if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
-end
-
 -- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. A state is the same
 -- storage inside and outside, and weights in blocks are constants of a plan: they have no type to go by.
 local function describe(value, tensors, key, depth)
@@ -42,7 +36,7 @@ local function describe(value, tensors, key, depth)
   local plain = plain_key(value)
   if plain then key[#key + 1] = plain
   elseif type(value) == "table" then
-    check_depth(depth)
+    trace.check_depth(depth)
     key[#key + 1] = "{"
     for _, name in ipairs(util.sorted_keys(value)) do
       local plain_name = plain_key(name)
@@ -52,27 +46,6 @@ local function describe(value, tensors, key, depth)
     end
     key[#key + 1] = "}"
   else by_address(value, key) end
-end
-
--- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
--- ones that `tensors` has. `given`, if any: of what the function was given and may give back, where it is found then.
-local function builder(value, tensors, depth, given)
-  local place = given and value ~= nil and given[value]
-  if place then return function(replacements) return replacements[place.list][place.index] end end
-  if core.type_key(value) then
-    tensors[#tensors + 1] = value
-    local index = #tensors
-    return function(replacements) return replacements[index] end
-  end
-  if type(value) ~= "table" then return function() return value end end
-  check_depth(depth)
-  local names, parts = util.sorted_keys(value), {}
-  for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1, given) end
-  return function(replacements)
-    local copy = {}
-    for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
-    return copy
-  end
 end
 
 -- ---- scopes ----
@@ -119,83 +92,7 @@ function M.keep(x)
   return x
 end
 
----Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
-function M.unscoped(fn, ...)
-  local outer = core.scope_use(nil)
-  if not outer then return fn(...) end
-  local results = table.pack(pcall(fn, ...))
-  core.scope_use(outer)
-  if not results[1] then error(results[2], 0) end
-  return table.unpack(results, 2, results.n)
-end
-
 -- ---- tracing ----
-
----What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
----yield. One that fails leaves no effect behind.
----@param fn function
----@return any ...  what fn returns
-function M.record(fn, ...)
-  util.callable("record", fn)
-  core.record(true)
-  local before = core.effects()
-  local results = table.pack(core.call(fn, ...))
-  if not results[1] then core.drop_effects(before) end
-  core.record(false)
-  if results[1] then return table.unpack(results, 2, results.n) end
-  error(results[2], 0)
-end
-
--- The trace that is under way: `index`, of the plan's input behind all arguments; `key`, the placeholder there once
--- something was drawn; `draws`, how many times.
-local tracing
-
----The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
----draws anew, what it would draw if it were run op by op.
----@return moonlet.Tensor
-function M.next_key()
-  if not tracing then
-    util.raise("usage", "a draw without a key in a step that is recorded would be the same each time: give it a key")
-  end
-  if not tracing.key then -- which later draws read too
-    tracing.key = M.unscoped(function() return core.input(tracing.index, core.make_tensor({0, 0, 0}, "uint32")) end)
-  end
-  tracing.draws = tracing.draws + 1
-  return tracing.key + core.make_tensor({0, 0, tracing.draws & 0xffffffff}, "uint32")
-end
-
--- Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
--- results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes. `runs`: it is
--- for a run.
-local function trace(fn, args, n, known, runs)
-  local tensors, build = {}, {}
-  for i = 1, n do build[i] = builder(args[i], tensors, 0) end
-  local inputs, given = {}, {}
-  for i, t in ipairs(tensors) do
-    inputs[i] = core.input(i, t)
-    given[inputs[i]] = {list = "inputs", index = i}
-  end
-  for i, value in ipairs(known or {}) do given[value] = {list = "known", index = i} end
-  local traced = {}
-  for i = 1, n do traced[i] = build[i](inputs) end
-  local own = {index = #inputs + 1, draws = 0}
-  local _ <close> = setmetatable({}, {__close = function(_, err)
-    tracing = nil
-    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
-  end})
-  tracing = own
-  return M.record(function()
-    local results = table.pack(fn(table.unpack(traced, 1, n)))
-    local outputs, parts = {}, {}
-    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0, given) end
-    inputs[own.index] = own.key
-    return core.plan(inputs, outputs), function(values)
-      local out = {}
-      for i, part in ipairs(parts) do out[i] = part(values) end
-      return table.unpack(out, 1, results.n)
-    end, own.draws
-  end)
-end
 
 -- Plans whose key names what is no more, by address, are never run again.
 local function drop_stale(plans)
@@ -222,11 +119,11 @@ local function find_plan(plans, name, known)
 end
 
 ---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor
----values, and from then on replays the plan. A state that it is given, a function, a weight in a file's blocks have a
----plan each, which is dropped once they are gone and another plan is made. Tensors that fn reads without being given
----them (a module's parameters, upvalues) are constants of the plan: to see a new value, give them as arguments, or make
----them state that is written in place. Of what fn is given or captures it changes states alone in place. What fn draws
----it draws anew with every call, as it would uncompiled.
+---values (4 and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is
+---given, a function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan
+---is made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan:
+---to see a new value, give them as arguments, or make them state that is written in place. Of what fn is given or
+---captures it changes states alone in place. What fn draws it draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function M.compile(fn, opts)
@@ -241,12 +138,12 @@ function M.compile(fn, opts)
     local entry = find_plan(plans, name, known)
     if not entry then
       drop_stale(plans)
-      local plan, build, draws = M.unscoped(trace, fn, args, n, known, true)
+      local plan, build, draws = trace.unscoped(trace.trace, fn, args, n, known, true)
       entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
-    if entry.draws > 0 then tensors[#tensors + 1] = M.advance(entry.draws) end
+    if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws) end
     local values = {entry.plan:run(table.unpack(tensors))}
     values.inputs, values.known = tensors, known
     return entry.build(values)
@@ -259,7 +156,7 @@ end
 function M.explain(fn, ...)
   util.callable("explain", fn)
   if core.recording() then util.raise("usage", "explain: a plan is being recorded already") end
-  local plan = M.unscoped(trace, fn, {...}, select("#", ...))
+  local plan = trace.unscoped(trace.trace, fn, {...}, select("#", ...))
   local text = plan:explain()
   plan:close()
   return text
@@ -281,7 +178,7 @@ function M.stop_gradient(x) return is_tensor(x) and util.value_of(x) or x end
 -- operation that fn's result comes from is the first that would be asked for its own.
 local function no_gradient(name, fn, args, n)
   local op
-  M.unscoped(trace, function(...)
+  trace.unscoped(trace.trace, function(...)
     local x = fn(...)
     op = is_tensor(x) and core.op_of(x)
     return x
@@ -321,9 +218,8 @@ function M.checkpoint() util.raise("unsupported", "checkpoint: no operation has 
 ---fn with a gradient of its own; "unsupported" in this version.
 function M.custom_vjp() util.raise("unsupported", "custom_vjp: no operation has a gradient in this version") end
 
-util.guard(M, "", true)
 ---Whether x is a tensor.
----@return boolean
-function M.is_tensor(x) return is_tensor(x) end
+---@type fun(x: any): boolean
+M.is_tensor = is_tensor
 
-return M
+return util.guard(M, "", true)

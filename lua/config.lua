@@ -321,10 +321,15 @@ end
 ---@param what string  the file, for messages
 ---@param raw table  the decoded file
 ---@param family table
-function M.check(what, raw, family)
+---@param context integer|nil  the longest one that the call wants
+function M.check(what, raw, family, context)
   local read = M.wrap(raw, family, what) -- apart from the family's own, which records what is read
   for _, key in ipairs {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"} do
     if read[key] == nil then util.raise("corrupt", "%s: %s: expected a positive integer, found nothing", what, key) end
+  end
+  if read.max_position_embeddings == nil and not context then
+    util.raise("corrupt", "%s: max_position_embeddings: expected a positive integer, found nothing (neither family %s "
+      .. "nor load's max_context says it)", what, family.model_types[1])
   end
   local layers, heads, hidden = read.num_hidden_layers, read.num_attention_heads, read.hidden_size
   if layers > MOST_LAYERS then

@@ -1,8 +1,8 @@
 ---The token iterator behind generate, chat and sessions: stop conditions, text, metrics.
 local cancel = require "moonlet.cancel"
 local core = require "moonlet.core"
-local compile = require "moonlet.compile"
 local sample = require "moonlet.sample"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
@@ -365,7 +365,7 @@ function Generation:next()
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
   self.running = true
-  local ok, token = pcall(compile.unscoped, advance, self)
+  local ok, token = pcall(trace.unscoped, advance, self)
   self.running = nil
   if self.failure then
     finish(self, "error")

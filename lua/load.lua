@@ -41,7 +41,7 @@ local function check_quantize(q, random)
   local format = q.format or format_of_bits[q.bits or 4]
     or util.unexpected("quantize: bits", "4 or 8", q.bits, "unsupported")
   local bits = formats[format]
-    or util.raise("unsupported", "quantize: format \"%s\" is not supported", tostring(format))
+    or util.unexpected("quantize: format", table.concat(util.sorted_keys(formats), ", "), format, "unsupported")
   local group = format:match "_k$" and 256 or 32
   if q.bits and q.bits ~= bits then
     util.raise("usage", "quantize: format %s has %d bits, not %s", format, bits, util.text(q.bits))
@@ -50,7 +50,8 @@ local function check_quantize(q, random)
     util.raise("unsupported", "quantize: group_size: expected %d, found %s", group, util.text(q.group_size))
   end
   if not random and not rounded[format] then
-    util.raise("unsupported", "quantize: weights of a file cannot be rounded to %s yet", format)
+    util.raise("unsupported", "quantize: format: weights of a file are rounded to %s, not to %s",
+      table.concat(util.sorted_keys(rounded), " or "), format)
   end
   return {format = format, bits = bits, group_size = group}
 end

@@ -50,7 +50,7 @@ local function make_info(parts)
     bytes = bytes + tensor.nbytes
   end)
   local trained, most = c.max_position_embeddings, parts.options.max_context
-  local context = math.min(trained or most or 4096, most or math.maxinteger)
+  local context = math.min(trained or most, most or math.maxinteger)
   if most and most > context then
     local warning = "load: max_context: %d is beyond the model's own %d, which stays"
     table.insert(parts.warnings, warning:format(most, context))

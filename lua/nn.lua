@@ -68,6 +68,13 @@ local function remember(self, key, v)
   rawset(self, key, v)
 end
 
+local function is_list(v) return type(v) == "table" and not is_module(v) and is_module(v[1]) end
+
+-- Members of a list are called by their places, 0-based.
+local function name_members(key, list)
+  for i, member in ipairs(list) do private[member].name = key .. "." .. (i - 1) end
+end
+
 ---A class of modules: `local C = nn.class "C"; function C:init(...) end; function C:forward(...) end`.
 ---@param name string
 function M.class(name)
@@ -79,6 +86,10 @@ function M.class(name)
       private[self] = {order = {}, name = name, training = false}
       setmetatable(self, class)
       class.init(self, ...)
+      for _, key in ipairs(private[self].order) do
+        local v = rawget(self, key)
+        if is_list(v) then name_members(key, v) end
+      end
       return self
     end,
   })
@@ -114,9 +125,9 @@ local function walk(self, prefix, visit)
       walk(v, path .. ".", visit)
     elseif ml.is_tensor(v) or is_parameter(v) then
       visit(self, key, v, path)
-    elseif type(v) == "table" and is_module(v[1]) then
+    elseif is_list(v) then
+      name_members(key, v)
       for i, member in ipairs(v) do
-        private[member].name = key .. "." .. (i - 1)
         visit(v, i, member, path .. "." .. (i - 1))
         walk(member, path .. "." .. (i - 1) .. ".", visit)
       end

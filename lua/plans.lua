@@ -2,6 +2,7 @@
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
+local trace = require "moonlet.trace"
 
 local M = {}
 
@@ -16,7 +17,7 @@ end
 
 ---Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.
 ---@param fn function
-function M.record(fn) compile.record(compile.unscoped, compile.scope, fn) end
+function M.record(fn) trace.record(trace.unscoped, compile.scope, fn) end
 
 ---Runs a plan; the deadline, which belongs to the engine, stands for that long only.
 ---@param runtime moonlet.Runtime

@@ -6,7 +6,7 @@
 ---computed in float32 and rounded to float16 or bfloat16 once.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
-local compile = require "moonlet.compile"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
@@ -51,7 +51,7 @@ function M.split(key, n)
 end
 
 -- The key before the next draw of the sequence, which then goes on behind n draws: those of a compiled function.
-function compile.advance(n)
+function trace.advance(n)
   local w, count = words(state.seed), state.count
   state.count = count + n
   return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32"})
@@ -59,7 +59,7 @@ end
 
 local function next_key(opts)
   if opts and opts.key then return check_key(opts.key) end
-  if core.recording() then return compile.next_key() end
+  if core.recording() then return trace.next_key() end
   state.count = state.count + 1
   local w = words(state.seed)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})

@@ -9,6 +9,7 @@ local cache = require "moonlet.cache"
 local compile = require "moonlet.compile"
 local decode = require "moonlet.decode"
 local plans = require "moonlet.plans"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
@@ -48,7 +49,7 @@ end
 
 ---@param model moonlet.Model
 ---@param slots integer
-function M.new(model, slots) return compile.unscoped(make, model, slots) end
+function M.new(model, slots) return trace.unscoped(make, model, slots) end
 
 -- ---- prefill ----
 

@@ -63,7 +63,7 @@ typedef enum ml_status {
   ML_CORRUPT,     /* a file or value that breaks its own format */
   ML_UNSUPPORTED, /* well formed, but not something this build can do */
   ML_MISMATCH,    /* shapes, dtypes, models or files that do not fit each other */
-  ML_USAGE,       /* a call with wrong arguments */
+  ML_USAGE,       /* a call with wrong arguments, a model family's file with a mistake in it */
   ML_MEMORY,      /* the system refused memory */
   ML_CANCELLED,   /* a cancel flag was raised */
   ML_DEADLINE,    /* a deadline passed */

@@ -168,8 +168,9 @@ read_file("lua/files.lua", "files", {M = "ml"})
 
 -- ---- what C brings, beside the operations: written here, since ops.def has no rows for it ----
 
-local function native(area, owner, method, name, args, text)
-  add {owner = owner, method = method, name = name, args = args, text = text, area = area, params = {}, returns = {}}
+local function native(area, owner, method, name, args, text, returned)
+  add {owner = owner, method = method, name = name, args = args, text = text, area = area, params = {},
+    returns = {returned}}
 end
 native("tensors", "x", true, "item", "()",
   "The value of a tensor of one element: an integer, a float or a boolean, by its dtype.")
@@ -178,20 +179,21 @@ native("tensors", "x", true, "tobytes", "()",
   "The values in row-major order, little-endian, as a string; of block formats the blocks of the file.")
 native("tensors", "x", true, "close", "()",
   "Lets go of the value at once; using the tensor afterwards raises. Twice is harmless.")
-native("tensors", "ml", false, "state", "(x)",
-  "A copy of x in storage of its own, which `assign` and in-place operations write. "
-    .. "`state(shape, dtype)` is one of zeros, of which memory is taken as it is written.")
 native("text", "stream", true, "push", "(id)",
   "The text that this id completes, \"\" while a character is incomplete.")
 native("text", "stream", true, "finish", "()", "The rest of the text, mostly \"\": an incomplete character as U+FFFD.")
 native("text", "stream", true, "close", "()", "Frees the stream; twice is harmless.")
 native("evaluation", "ml", false, "eval", "(...)", "Computes the tensors given, together, and keeps their values.")
 native("evaluation", "ml", false, "stats", "()",
-  "Counts since the start: {traces, plans, replays, allocations, bytes_moved}.")
-native("memory", "ml", false, "devices", "()", "The devices that this process can use.")
-native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.")
-native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.")
-native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.")
+  "Counts since the start, and how many tensors there are now, those included that others are yet to be computed of.",
+  "table: {traces, plans, replays, allocations, bytes_moved, tensors}")
+native("memory", "ml", false, "devices", "()", "The devices that this process can use.",
+  "table[]: {name, description, threads} each")
+native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.",
+  "table: {name, description, threads}")
+native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.",
+  "string: its name")
+native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.", "integer")
 local of_memory = {
   active = "Bytes that live tensors hold.",
   peak = "The largest number of bytes held at once since the last reset_peak.",
@@ -254,12 +256,15 @@ value does not fit into memory.]]},
       .. "[tensors](tensors.md)."},
   {"reductions", "Reductions and statistics",
     "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
-  {"indexing", "Looking up, writing, ordering", "Positions are 1-based, indices held in tensors and tables 0-based."},
+  {"indexing", "Looking up, writing, ordering", [[
+Positions are 1-based, indices held in tensors and tables 0-based. `x:slice {{first, last, step}, ...}` takes what there
+is of a range, as NumPy does: of three entries `{2, 100}` are the last two, `{-100, 2}` the first two, `{7, 9}` none. A
+first position or a step of 0, what is no integer, and more than three entries or more ranges than axes are errors.]]},
   {"products", "Products", nil},
   {"numpy", "Beside NumPy", [[
 Tensors compute what NumPy 2 computes (ml_dtypes for bfloat16): dtypes, shapes and bits, functions such as `exp` and
-sums of floats within a few units of the last place. This is all that is meant to differ; `make check-numbers` holds
-the two against each other and counts the cases of each entry.
+sums of floats within a few units of the last place. A NaN that an operation gives may have either sign. This is all
+that is meant to differ; `make check-numbers` holds the two against each other and counts the cases of each entry.
 
 **Booleans.** They count as int32 in arithmetic, running extremes included, where NumPy keeps bool or refuses; of
 shifts of booleans the result is bool, where NumPy's is int8.
@@ -314,7 +319,8 @@ operation that was asked.]]},
 `HF_HOME`, `XDG_CACHE_HOME`); nothing is downloaded, and `ml.discover()` lists what is there.
 
 Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
-quantised weights; "exact" keeps them float32), `family` (a Lua file, a module, or a model class), `max_context`
+quantised weights, and keeps the keys and values of a model that has such weights in float16; "exact" keeps all of them
+float32), `family` (a Lua file, a module, or a model class), `max_context`
 (tokens; beyond the model's own it is a warning, and the model's stays), `progress` (a function of a share
 from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
 `random` (a seed: weights at true shapes from the config alone), `quantize` ({bits = 4 or 8}, or {format}: rounds the
@@ -395,7 +401,8 @@ Templates without a tokenizer: `local jinja = require "moonlet.templates.jinja"`
   {"nn", "nn: modules", [[
 `local nn = require "moonlet.nn"`. Fields of a module that are parameters or modules form its tree; their paths are
 the names that checkpoints use, and the i-th member of a list has the component i - 1. See
-[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute.]]},
+[add-a-family](../add-a-family.md). A class is called to make a module, and a module is called to compute:
+`m(x)`, by which plans and messages know its path. `m:forward(x)` computes the same and leaves m's part out of it.]]},
   {"fn", "fn: functions of model files", [[
 `local fn = require "moonlet.fn"`. Entries of `ml` here are operations that models are made of; `fn` has rope, softmax,
 log_softmax, silu, gelu, gelu_tanh and relu under the same name.]]},

@@ -518,6 +518,13 @@ function ml.unpack(x) end
 ---@return moonlet.Tensor
 function ml.state(x) end
 
+---A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
+---zeros, of which memory is taken as it is written.
+---@param x moonlet.Tensor|integer[]
+---@param dtype string|nil  of zeros
+---@return moonlet.Tensor
+function ml.state(x, dtype) end
+
 ---Entry at 1-based positions: x:at(i, j) is x[i][j].
 ---@param x moonlet.Tensor
 ---@param ... integer
@@ -1338,26 +1345,12 @@ function ml.scope(fn, ...) end
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function ml.keep(x) end
 
----Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
-function ml.unscoped(fn, ...) end
-
----What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
----yield. One that fails leaves no effect behind.
----@param fn function
----@return any ...  what fn returns
-function ml.record(fn, ...) end
-
----The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
----draws anew, what it would draw if it were run op by op.
----@return moonlet.Tensor
-function ml.next_key() end
-
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values,
----and from then on replays the plan. A state that it is given, a function, a weight in a file's blocks have a plan each,
----which is dropped once they are gone and another plan is made. Tensors that fn reads without being given them (a
----module's parameters, upvalues) are constants of the plan: to see a new value, give them as arguments, or make them
----state that is written in place. Of what fn is given or captures it changes states alone in place. What fn draws it
----draws anew with every call, as it would uncompiled.
+---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values (4
+---and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
+---function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is made.
+---Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a
+---new value, give them as arguments, or make them state that is written in place. Of what fn is given or captures it
+---changes states alone in place. What fn draws it draws anew with every call, as it would uncompiled.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function ml.compile(fn, opts) end
@@ -1403,6 +1396,7 @@ function ml.checkpoint() end
 function ml.custom_vjp() end
 
 ---Whether x is a tensor.
+---@param x any
 ---@return boolean
 function ml.is_tensor(x) end
 
@@ -1482,26 +1476,27 @@ function ml.tolist(x) end
 ---@param x moonlet.Tensor
 function ml.tobytes(x) end
 
----A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
----zeros, of which memory is taken as it is written.
-function ml.state(x) end
-
 ---Computes the tensors given, together, and keeps their values.
 function ml.eval(...) end
 
----Counts since the start: {traces, plans, replays, allocations, bytes_moved}.
+---Counts since the start, and how many tensors there are now, those included that others are yet to be computed of.
+---@return table: {traces, plans, replays, allocations, bytes_moved, tensors}
 function ml.stats() end
 
 ---The devices that this process can use.
+---@return table[]: {name, description, threads} each
 function ml.devices() end
 
 ---What is known of a device; raises "device" when it is not there.
+---@return table: {name, description, threads}
 function ml.device(name) end
 
 ---The device on which tensors are made; with a name, sets it.
+---@return string: its name
 function ml.default_device(name) end
 
 ---How many threads compute; with a number, sets it.
+---@return integer
 function ml.threads(n) end
 
 ---@class moonlet.Module

@@ -33,7 +33,7 @@ local function open_directory(made, path, opts)
   local whole = raw
   if family.text_config and type(raw.text_config) == "table" then raw = raw.text_config end
   if not opts.random then check_quantization(raw, what) end
-  config.check(what, raw, family)
+  config.check(what, raw, family, opts.max_context)
   made.raw, made.family, made.what = raw, family, what
   made.generation = files.read_json(path .. "/generation_config.json", true)
   local ends = (made.generation or {}).eos_token_id
@@ -57,7 +57,7 @@ local function open_gguf(made, path, opts)
   end
   made.raw, made.family, made.what = gguf.config(file, family, path), family, path
   made.ends = gguf.ends(file, path)
-  config.check(path, made.raw, family)
+  config.check(path, made.raw, family, opts.max_context)
   if not opts.random then made.source = files.gguf_source(made, path, family, config.wrap(made.raw, family, path)) end
 end
 

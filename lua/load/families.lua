@@ -14,17 +14,21 @@ local function serves(family, model_type)
   return false
 end
 
+-- The files that families were read from, for messages.
+local read_from = setmetatable({}, {__mode = "k"})
+
 -- What a family's file returns. Whatever goes wrong in it is about the file.
 local function run_family(path, name)
   local chunk, message = loadfile(path, "t")
   if chunk then
     local ok, family = pcall(chunk, name, path)
+    if ok and M.is(family) then read_from[family] = path end
     if ok then return family end
     if type(family) == "table" and family.code == "cancelled" then error(family, 0) end
     message = family
   end
   local text = tostring(message)
-  util.raise("corrupt", "%s", text:find(path, 1, true) and text or path .. ": " .. text)
+  util.raise("usage", "%s", text:find(path, 1, true) and text or path .. ": " .. text)
 end
 
 -- A family in a file of the user's: $MOONLET_PATH (directories, separated by colons) and ./models.
@@ -36,7 +40,7 @@ local function user_family(model_type)
     if core.path_kind(path) == "file" then
       local family = run_family(path, "moonlet.models." .. model_type)
       if not M.is(family) then
-        util.raise("corrupt", "%s: expected the file to return a model class of nn.model", path)
+        util.raise("usage", "%s: expected the file to return a model class of nn.model", path)
       end
       return family
     end
@@ -91,7 +95,7 @@ local function family_module(name)
     util.raise("not_found", "load: family: no module \"%s\": expected a file NAME.lua, or a module; built-in ones are "
       .. "moonlet.models.%s", name, table.concat(core.modules "models/", ", moonlet.models."))
   end
-  util.raise("corrupt", "load: family: %s", tostring(family))
+  util.raise("usage", "load: family: %s", tostring(family))
 end
 
 ---What the option may be, for messages.
@@ -113,10 +117,11 @@ end
 
 ---Checks what a family's file has to define, so that a slip of the pen is told by its name.
 function M.check(family)
-  local name = "family " .. family.model_types[1]
-  if type(family.init) ~= "function" then
-    local source = type(family.forward) == "function" and core.source(family.forward)
-    util.unexpected(("%s%s: init"):format(name, source and " (" .. source .. ")" or ""), "a function", family.init)
+  local known = type(family.init) == "function" and family.init or family.forward
+  local file = read_from[family] or type(known) == "function" and core.source(known)
+  local name = "family " .. family.model_types[1] .. (file and (" (%s)"):format(file) or "")
+  for _, field in ipairs {"init", "forward"} do
+    if type(family[field]) ~= "function" then util.unexpected(name .. ": " .. field, "a function", family[field]) end
   end
   for _, field in ipairs {"config", "ignore", "lora"} do
     if type(family[field]) ~= "table" then util.unexpected(name .. ": " .. field, "a table", family[field]) end

@@ -2,6 +2,7 @@
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
@@ -147,7 +148,7 @@ function M.load(net, family, source, opts)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
-    if opts.progress then compile.unscoped(opts.progress, done / total, path) end
+    if opts.progress then trace.unscoped(opts.progress, done / total, path) end
     M.poll()
   end)
   return warning

@@ -209,6 +209,17 @@ static bool is_options(lua_State *L, int index) {
   return named;
 }
 
+void lb_no_more(lua_State *L, int most, const char *what) {
+  int top = lua_gettop(L);
+  while (top > most && lua_isnil(L, top)) top--; /* nil at the end is what is not given */
+  if (top <= most) return;
+  luaL_checkstack(L, 4, "too many arguments");
+  if (!is_options(L, top)) lb_usage(L, "%s: %d arguments too many", what, top - most);
+  lua_pushnil(L);
+  lua_next(L, top);
+  lb_usage(L, "%s: no option \"%s\"", what, lua_tostring(L, -2));
+}
+
 typedef struct reader {
   lua_State *L;
   ml_op op;

@@ -15,6 +15,7 @@ static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
 
 static int devices(lua_State *L) {
   const ml_engine *e = lb_engine(L);
+  lb_no_more(L, 0, "devices");
   lua_createtable(L, e->n_devices, 0);
   for (int i = 0; i < e->n_devices; i++) {
     push_device(L, e, e->devices[i]);
@@ -23,8 +24,10 @@ static int devices(lua_State *L) {
   return 1;
 }
 
-static ml_device *check_device(lua_State *L, int index) {
+/* The device that the last argument of a function names, the default one where it is not given. */
+static ml_device *check_device(lua_State *L, int index, const char *function) {
   ml_engine *e = lb_engine(L);
+  lb_no_more(L, index, function);
   if (lua_isnoneornil(L, index)) return e->device;
   ml_device *d = ml_engine_device(e, lb_check_text(L, index, "device", NULL));
   if (!d) lb_raise(L, ML_DEVICE);
@@ -32,19 +35,20 @@ static ml_device *check_device(lua_State *L, int index) {
 }
 
 static int device(lua_State *L) {
-  push_device(L, lb_engine(L), check_device(L, 1));
+  push_device(L, lb_engine(L), check_device(L, 1, "device"));
   return 1;
 }
 
 /* default_device([name]): where new tensors are made; returns the name. */
 static int default_device(lua_State *L) {
-  ml_device *d = check_device(L, 1);
+  ml_device *d = check_device(L, 1, "default_device");
   lb_engine(L)->device = d;
   lua_pushstring(L, d->name);
   return 1;
 }
 
 static int threads(lua_State *L) {
+  lb_no_more(L, 1, "threads");
   if (!lua_isnoneornil(L, 1)) {
     int64_t n = lb_check_integer(L, 1, "threads");
     if (n < 1 || n > 1024) lb_usage(L, "threads: expected an integer from 1 to 1024, found %lld", (long long)n);
@@ -61,12 +65,12 @@ static int push_size(lua_State *L, size_t bytes) {
   return 1;
 }
 
-static int memory_active(lua_State *L) { return push_size(L, check_device(L, 1)->memory.active); }
-static int memory_peak(lua_State *L) { return push_size(L, check_device(L, 1)->memory.peak); }
-static int memory_cached(lua_State *L) { return push_size(L, check_device(L, 1)->memory.cached); }
+static int memory_active(lua_State *L) { return push_size(L, check_device(L, 1, "active")->memory.active); }
+static int memory_peak(lua_State *L) { return push_size(L, check_device(L, 1, "peak")->memory.peak); }
+static int memory_cached(lua_State *L) { return push_size(L, check_device(L, 1, "cached")->memory.cached); }
 
 static int memory_reset_peak(lua_State *L) {
-  ml_memory *m = &check_device(L, 1)->memory;
+  ml_memory *m = &check_device(L, 1, "reset_peak")->memory;
   m->peak = m->active;
   return 0;
 }
@@ -79,13 +83,13 @@ static size_t check_bytes(lua_State *L, int index, const char *what) {
 
 /* limit([bytes [, device]]): sets the limit (0: none) and returns it. */
 static int memory_limit(lua_State *L) {
-  ml_device *d = check_device(L, 2);
+  ml_device *d = check_device(L, 2, "limit");
   if (!lua_isnoneornil(L, 1)) d->memory.limit = check_bytes(L, 1, "limit: bytes");
   return push_size(L, d->memory.limit);
 }
 
 static int memory_cache_limit(lua_State *L) {
-  ml_device *d = check_device(L, 2);
+  ml_device *d = check_device(L, 2, "cache_limit");
   if (!lua_isnoneornil(L, 1)) {
     d->memory.cache_limit = check_bytes(L, 1, "cache_limit: bytes");
     ml_memory_trim(d, d->memory.cache_limit);
@@ -94,12 +98,13 @@ static int memory_cache_limit(lua_State *L) {
 }
 
 static int memory_clear(lua_State *L) {
-  ml_memory_trim(check_device(L, 1), 0);
+  ml_memory_trim(check_device(L, 1, "clear"), 0);
   return 0;
 }
 
 static int stats(lua_State *L) {
   const ml_engine *e = lb_engine(L);
+  lb_no_more(L, 0, "stats");
   uint64_t allocations = 0;
   for (int i = 0; i < e->n_devices; i++) allocations += e->devices[i]->memory.allocations;
   lua_createtable(L, 0, 6);

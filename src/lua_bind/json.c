@@ -69,6 +69,7 @@ static void push_object_meta(lua_State *L, int n_keys) {
 /* A table to be marked must not have a metatable that the mark would replace. */
 static mark check_markable(lua_State *L, const char *what) {
   lb_check_table(L, 1, what);
+  lb_no_more(L, 1, what);
   lua_settop(L, 1);
   mark before = mark_of(L, 1);
   if (before == MARK_NONE && lua_getmetatable(L, 1)) lb_usage(L, "%s: expected a table without a metatable", what);
@@ -271,6 +272,7 @@ static int close_doc(lua_State *L) {
 static int json_decode(lua_State *L) {
   size_t size;
   const char *text = lb_check_text(L, 1, "json.decode", &size);
+  lb_no_more(L, 1, "json.decode");
   lua_settop(L, 1);
   ml_json_doc **doc = lua_newuserdatauv(L, sizeof *doc, 0);
   *doc = NULL;
@@ -453,6 +455,7 @@ static int check_indent(lua_State *L) {
 /* json.encode(value, {indent = n}) -> text. */
 static int json_encode(lua_State *L) {
   if (lua_isnone(L, 1)) lb_usage(L, "expected a value, found none");
+  lb_no_more(L, 2, "json.encode");
   int indent = check_indent(L);
   lua_settop(L, 1);
   encoder *e = lua_newuserdatauv(L, sizeof *e, 0);

@@ -62,6 +62,7 @@ ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
+int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 
 /* make.c: functions of `ml` */
@@ -88,6 +89,8 @@ void *lb_check_handle(lua_State *L, int index, const char *class);
 lua_Integer lb_length(lua_State *L, int index, const char *what); /* of a list */
 /* Raises "what: expected .., found ..". */
 _Noreturn void lb_unexpected(lua_State *L, int index, const char *what, const char *expected);
+/* Raises on arguments behind the first `most`. */
+void lb_no_more(lua_State *L, int most, const char *what);
 /* Tensors that an operation is given, borrowed: they stay on the stack, and the list too where it is long. */
 enum { LB_FEW_INPUTS = 16 };
 typedef struct lb_inputs {

@@ -142,6 +142,7 @@ int lb_make_state(lua_State *L) {
   ml_engine *e = lb_engine(L);
   if (lb_to_tensor(L, 1)) {
     ml_tensor *from = lb_check_tensor(L, 1, "state");
+    lb_no_more(L, 1, "state");
     ml_attrs none = {0};
     if (from->layout != ML_LAYOUT_STRIDED)
       lb_usage(L, "state: x: a weight of %s in a layout that is not written: unpack or dequantize it first",
@@ -153,6 +154,7 @@ int lb_make_state(lua_State *L) {
     return 1;
   }
   int64_t shape[ML_MAX_DIMS];
+  lb_no_more(L, 2, "state");
   int ndim = lb_check_shape(L, 1, "state: shape", shape);
   ml_dtype dtype = lb_check_dtype(L, 2, "state: dtype");
   ml_tensor **out = lb_new_tensor(L);

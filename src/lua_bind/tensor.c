@@ -29,9 +29,22 @@ static int tensor_close(lua_State *L) {
   return 0;
 }
 
+/* As a method: __close is given an error beside the tensor. */
+static int tensor_close_method(lua_State *L) {
+  lb_no_more(L, 1, "close");
+  return tensor_close(L);
+}
+
 void lb_close_link(lb_link *link) { close_handle((handle *)link); }
 
 lb_link *lb_check_link(lua_State *L, int index) { return lb_check_handle(L, index, LB_TENSOR); }
+
+/* is_tensor(x): whether x is a tensor, closed or not. */
+int lb_is_tensor(lua_State *L) {
+  lb_no_more(L, 1, "is_tensor");
+  lua_pushboolean(L, luaL_testudata(L, 1, LB_TENSOR) != NULL);
+  return 1;
+}
 
 static uint64_t recording_of(const ml_engine *e) { return e->recording ? e->recordings : 0; }
 
@@ -135,6 +148,7 @@ static const char *read_bytes(lua_State *L, ml_tensor *t) {
 
 static int tensor_item(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "item");
+  lb_no_more(L, 1, "item");
   if (ml_tensor_size(t) != 1)
     lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
   push_value(L, read_bytes(L, t), t->dtype, 0);
@@ -164,6 +178,7 @@ static double entries(const ml_tensor *t) {
 
 static int tensor_tolist(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "tolist");
+  lb_no_more(L, 1, "tolist");
   if (ml_tensor_size(t) == 0 && entries(t) > 1 << 20)
     lb_check(L, ml_fail(ML_LIMIT, "tolist: shape %s has too many lists without entries",
                         ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160)));
@@ -173,6 +188,7 @@ static int tensor_tolist(lua_State *L) {
 
 static int tensor_tobytes(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "tobytes");
+  lb_no_more(L, 1, "tobytes");
   const char *data = read_bytes(L, t);
   lua_pushlstring(L, data, ml_tensor_nbytes(t));
   return 1;
@@ -329,7 +345,7 @@ int lb_open_tensor(lua_State *L) {
   static const luaL_Reg methods[] = {{"item", tensor_item},
                                      {"tolist", tensor_tolist},
                                      {"tobytes", tensor_tobytes},
-                                     {"close", tensor_close},
+                                     {"close", tensor_close_method},
                                      {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   luaL_newmetatable(L, LB_TENSOR);

@@ -3,17 +3,31 @@
 
 #include "tensor/half.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const size_t CHUNK_BYTES = (size_t)1 << 20; /* rows packed at once */
 static const size_t MAX_ROW_BYTES = (size_t)64 << 20;
 
+static bool packs(ml_device *d, ml_dtype t) { return d->table->packed_bytes(d, t, 1, ml_dtype_infos[t].block) > 0; }
+
+/* Of a matrix that the device does not pack: names what it does. */
+static ml_status refuse(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs) {
+  char names[256] = "";
+  size_t at = 0;
+  if (packs(device, dtype))
+    return ml_fail(ML_UNSUPPORTED, "a weight (%lld, %lld) of %s is not packed", (long long)rows, (long long)inputs,
+                   ml_dtype_name(dtype));
+  for (int t = 0; t < ML_DTYPE_COUNT && at < sizeof names; t++)
+    if (packs(device, (ml_dtype)t))
+      at += (size_t)snprintf(names + at, sizeof names - at, "%s, ", ml_dtype_name((ml_dtype)t));
+  return ml_fail(ML_UNSUPPORTED, "expected a weight of %sfound %s", names, ml_dtype_name(dtype));
+}
+
 ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
                            ml_tensor **out) {
   size_t bytes = device->table->packed_bytes(device, dtype, rows, inputs);
-  if (!bytes)
-    return ml_fail(ML_UNSUPPORTED, "weights of dtype %s and %lld inputs are not packed", ml_dtype_name(dtype),
-                   (long long)inputs);
+  if (!bytes) return refuse(device, dtype, rows, inputs);
   ml_buffer *buffer;
   ML_TRY(ml_buffer_create(device, bytes, &buffer));
   ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){rows, inputs}, out);

@@ -52,6 +52,11 @@ t.test("what a comment says on further lines stays with its parameter or result"
     .. "top_k,\n  top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)\n", 1, true))
 end)
 
+t.test("what the library alone calls is no function of ml", function()
+  local ml = require "moonlet"
+  for _, name in ipairs {"record", "unscoped", "next_key", "trace", "advance"} do t.eq(ml[name], nil, name) end
+end)
+
 t.test("what the reference names is there", function()
   local ml = require "moonlet"
   local owners = {ml = ml, fn = require "moonlet.fn", nn = require "moonlet.nn", S = require "moonlet.sample",

@@ -359,7 +359,12 @@ t.test("options that are wrong", function()
   t.raises(function() ml.load(path, {random = "seed"}) end, "random", "usage")
   t.fails("group_size", "unsupported", ml.load(path, {quantize = {bits = 4, group_size = 64}}))
   t.fails("bits", "unsupported", ml.load(path, {quantize = {bits = 3}}))
-  t.fails("q6_k", "unsupported", ml.load(path, {quantize = {format = "q6_k"}}))
+  t.fails("^quantize: format: weights of a file are rounded to q4_0 or q8_0, not to q6_k$", "unsupported",
+    ml.load(path, {quantize = {format = "q6_k"}}))
+  for _, format in ipairs {"q9_0", "Q4_0", 4} do
+    t.fails("^quantize: format: expected q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, found "
+      .. ml.json.encode(format) .. "$", "unsupported", ml.load(path, {quantize = {format = format}}))
+  end
   t.fails("this process has no such device", "device", ml.load(path, {device = "cuda"}))
   t.raises(function() ml.load(path, {quantize = {format = "q8_0", bits = 4}}) end, "bits", "usage")
   t.fails("no module .* built%-in ones are moonlet.models.gemma3", "not_found",
@@ -374,9 +379,28 @@ t.test("a family's file that cannot be run", function()
     throws = "error({code = 'usage'})"} do
     local file = dir .. "/" .. name .. ".lua"
     tiny.write(file, text)
-    t.fails(name .. "%.lua", "corrupt", ml.load(path, {family = file}))
+    t.fails(name .. "%.lua", "usage", ml.load(path, {family = file}))
   end
+  t.fails("^[^:]*/breaks%.lua:1: unexpected symbol", "usage", ml.load(path, {family = dir .. "/breaks.lua"}))
   t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
+end)
+
+t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/odd.lua"
+  local source = tiny.read "lua/models/llama.lua"
+  local misspelt = source:gsub("Llama:forward", "Llama:foward")
+  for message, text in pairs {
+    ["llama (%s): forward: expected a function, found nothing"] = misspelt,
+    ["llama (%s): init: expected a function, found nothing"] = source:gsub("Llama:init", "Llama:int"),
+    ["llama (%s): forward: expected a function, found 1"] = source:gsub("return Llama\n$", "Llama.forward = 1 %0"),
+    ["odd (%s): init: expected a function, found nothing"] = "return require 'moonlet.nn'.model 'odd'",
+    ["llama (%s): ignore: expected a table, found true"] = source:gsub("Llama.ignore = [^\n]+", "Llama.ignore = true"),
+  } do
+    tiny.write(file, text)
+    local err = t.fails("", "usage", ml.load(path, {family = file}))
+    t.eq(tostring(err), "family " .. message:format(file))
+  end
+  t.fails("^family llama %(.*%): forward: expected a function", "usage", ml.load(path, {family = load(misspelt)()}))
 end)
 
 t.test("a user's family by its model type that raises", function()
@@ -415,6 +439,42 @@ t.test("a smaller context", function()
   t.raises(function() m:logits(long) end, "logits: row 1 has 17 tokens, the context holds 16", "limit")
   t.raises(function() m:logits {{1}, long} end, "row 2", "limit")
   t.eq(m:perplexity(long, {context = 100}), m:perplexity(long, {context = 16})) -- a window is at most the context
+end)
+
+-- The context of a configuration that says none. `keys` are put into it, `default` is the family's own.
+local function context_without(keys, default, opts)
+  local path = tiny.folder "load/no-context"
+  tiny.write(path .. "/config.json", [[{"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+ "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "vocab_size": 300, ]] .. keys .. "}")
+  local family
+  if default then
+    family = tiny.folder "load-contexts" .. "/family.lua"
+    tiny.write(family, (tiny.read "lua/models/llama.lua":gsub("max_position_embeddings = [^\n]+", default)))
+  end
+  local m, message, code = ml.load(path, {random = 1, family = family, max_context = opts and opts.max_context})
+  local context = m and m.info.context
+  if m then m:close() end
+  return context, message, code
+end
+
+t.test("a context that the file does not say is the family's", function()
+  for _, case in ipairs { -- as transformers' configuration classes have them
+    {"llama", 2048}, {"mistral", 131072}, {"qwen3", 32768}, {"gemma3_text", 131072},
+  } do
+    for _, null in ipairs {"", ', "max_position_embeddings": null'} do
+      t.eq(context_without(('"model_type": "%s"%s'):format(case[1], null)), case[2], case[1])
+    end
+  end
+  t.eq(context_without('"model_type": "llama"', "max_position_embeddings = function() return 77 end,"), 77)
+end)
+
+t.test("a context that neither file nor family says is an error, unless the call says it", function()
+  local none = ""
+  t.fails("load/no%-context/config.json: max_position_embeddings: expected a positive integer, found nothing "
+    .. "%(neither family llama nor load's max_context says it%)$", "corrupt",
+    context_without('"model_type": "llama"', none))
+  t.eq(context_without('"model_type": "llama"', none, {max_context = 24}), 24)
+  t.eq(context_without('"model_type": "llama", "max_position_embeddings": 16', none, {max_context = 24}), 16)
 end)
 
 -- ---- random weights and quantisation ----

@@ -97,6 +97,10 @@ t.test("nil at the end is what is not given", function()
   t.eq(ml.log_softmax(T {1.0}, nil, nil):tolist(), {0.0})
   t.eq(v:flip(1, nil):tolist(), {2, 1, 3})
   t.eq(ml.zeros({1}, nil, nil):tolist(), {0.0})
+  t.eq(T(2):item(nil), 2)
+  t.eq(ml.is_tensor({}, nil), false)
+  t.eq(ml.state({1}, "int32", nil):tolist(), {0})
+  t.eq(ml.devices(nil)[1].name, "cpu")
 end)
 
 group("arguments that a function does not have", {
@@ -135,6 +139,53 @@ group("arguments that a function does not have", {
   {function() ml.zeros {1}:squeeze {1, 1} end, "squeeze: axis 1 is named twice"},
   {function() square:flip {2, -1} end, "flip: axis 2 is named twice"},
   {function() square:expand_dims {1, 1} end, "expand_dims: axis 1 is named twice"},
+  {function() T(1):item(1) end, "item: 1 arguments too many"},
+  {function() v:tolist(1, 2) end, "tolist: 2 arguments too many"},
+  {function() v:tolist {depth = 1} end, 'tolist: no option "depth"'},
+  {function() v:tobytes "float32" end, "tobytes: 1 arguments too many"},
+  {function() v:close(true) end, "close: 1 arguments too many"},
+  {function() ml.state(v, "float32") end, "state: 1 arguments too many"},
+  {function() ml.state({2}, "float32", 3) end, "state: 1 arguments too many"},
+  {function() ml.state(v, {dtype = "float32"}) end, "state: 1 arguments too many"},
+  {function() ml.state(v, {junk = 1}) end, 'state: no option "junk"'},
+  {function() ml.stats(1) end, "stats: 1 arguments too many"},
+  {function() ml.stats {reset = true} end, 'stats: no option "reset"'},
+  {function() ml.devices "cpu" end, "devices: 1 arguments too many"},
+  {function() ml.device("cpu", 1) end, "device: 1 arguments too many"},
+  {function() ml.default_device("cpu", 1) end, "default_device: 1 arguments too many"},
+  {function() ml.threads(ml.threads(), 1) end, "threads: 1 arguments too many"},
+  {function() ml.is_tensor(v, v) end, "is_tensor: 1 arguments too many"},
+  {function() ml.memory.active("cpu", 1) end, "active: 1 arguments too many"},
+  {function() ml.memory.peak("cpu", 1) end, "peak: 1 arguments too many"},
+  {function() ml.memory.cached("cpu", 1) end, "cached: 1 arguments too many"},
+  {function() ml.memory.reset_peak("cpu", 1) end, "reset_peak: 1 arguments too many"},
+  {function() ml.memory.limit(nil, "cpu", 1) end, "limit: 1 arguments too many"},
+  {function() ml.memory.cache_limit(nil, "cpu", 1) end, "cache_limit: 1 arguments too many"},
+  {function() ml.memory.clear("cpu", 1) end, "clear: 1 arguments too many"},
+  {function() ml.json.decode("1", 2) end, "json.decode: 1 arguments too many"},
+  {function() ml.json.decode("1", {big = true}) end, 'json.decode: no option "big"'},
+  {function() ml.json.encode(1, {}, 2) end, "json.encode: 1 arguments too many"},
+  {function() ml.json.array({}, 2) end, "json.array: 1 arguments too many"},
+  {function() ml.json.object({}, 2) end, "json.object: 1 arguments too many"},
+})
+
+local unread =
+  "a value is read while a plan is recorded, which happens once for each shape and before there are values"
+group("arguments of a compiled function, which have no values yet", {
+  {function() ml.compile(ml.state)(v) end, "state: " .. unread},
+  {function() ml.compile(v.state)(v) end, "state: " .. unread},
+  {function() ml.compile(ml.pack)(ml.zeros {2, 32}) end, "pack: " .. unread},
+  {function() ml.compile(ml.unpack)(ml.pack(ml.zeros {2, 32})) end, "unpack: " .. unread},
+})
+
+local packs = "pack: expected a weight of float32, float16, bfloat16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
+  .. "found "
+group("what pack takes", {
+  {function() ml.pack(ml.zeros({2, 32}, {dtype = "int32"})) end, packs .. "int32"},
+  {function() ml.pack(ml.zeros({2, 32}, {dtype = "float64"})) end, packs .. "float64"},
+  {function() ml.pack(ml.zeros {32}) end, "pack: expected 2 axes, found 1"},
+  {function() ml.zeros {2, 32}:pack {precision = "high"} end,
+    'pack: precision: expected "exact" or "fast", found "high"'},
 })
 
 group("positions and counts that there are not", {
@@ -234,11 +285,26 @@ t.test("a checkpoint without generation_config.json has an empty one", function(
   t.eq(m:generation_defaults {temperature = 1}, {temperature = 1})
 end)
 
+t.test("a module in a list is called by its place, though nobody has walked the tree", function()
+  local Rows = nn.class "Rows"
+  function Rows:init() self.layers = {nn.Linear(8, 16), nn.Linear(16, 8)} end
+  function Rows:forward(x)
+    for _, layer in ipairs(self.layers) do x = layer(x) end
+    return x
+  end
+  local rows, x = Rows(), ml.zeros {2, 8}
+  ml.eval(rows(x))
+  local text = ml.explain(function(y) return rows(y) end, x)
+  for _, path in ipairs {"Rows.layers.0\n", "Rows.layers.1\n"} do t.ok(text:find(path, 1, true), text) end
+  says(function() rows(ml.zeros {2, 9}) end, "Rows.layers.0: linear: last axis 9, weight wants 8")
+end)
+
 t.test("what a family's init raises names the family's line", function()
   local folder = tiny.folder "messages-family"
   local file <close> = assert(io.open(folder .. "/mine.lua", "w"))
   file:write 'local nn = require "moonlet.nn"\nlocal M = nn.model "llama"\n\n'
-  file:write "function M:init(c) self.out = nn.Linear(c.hidden_size, 3, {bais = true}) end\nreturn M\n"
+  file:write "function M:init(c) self.out = nn.Linear(c.hidden_size, 3, {bais = true}) end\n"
+  file:write "function M.forward() end\nreturn M\n"
   file:close()
   t.fails('mine.lua:4: Linear: no option "bais"', "usage",
     ml.load(tiny.write_directory "messages", {family = folder .. "/mine.lua"}))

@@ -145,7 +145,10 @@ t.test("slips of the pen in a family are told by their names", function()
   for _, case in ipairs {
     {"function Llama:init(c)", "function Llama:int(c)",
       "family llama %(.*family.lua%): init: expected a function, found nothing"},
-    {more, "Llama.config = function() end\n" .. more, "family llama: config: expected a table, found a function"},
+    {"function Llama:forward(", "function Llama:foward(",
+      "family llama %(.*family.lua%): forward: expected a function, found nothing"},
+    {more, "Llama.config = function() end\n" .. more,
+      "family llama %(.*family.lua%): config: expected a table, found a function"},
     {more, "Llama.config.extra = function(c) return c.extra or 8 end\n" .. more,
       "config.json: the family's default of extra reads extra itself", "function Llama:init(c)",
       "function Llama:init(c) self.extra = c.extra"},

@@ -51,7 +51,7 @@ return {
     {"src/tensor/plan/plan.c", "&& !writes_over(p, t)", ""},
   }},
   {name = "what a compiled function is given is a constant of its plan", edits = {
-    {"lua/compile.lua", "traced[i] = build[i](inputs)", "traced[i] = build[i](tensors)"},
+    {"lua/trace.lua", "traced[i] = build[i](inputs)", "traced[i] = build[i](tensors)"},
   }},
   {name = "depth costs stack", by = "tests/lua/test_plans.lua", edits = {
     {"src/tensor/plan/collect.c", "s->stack[s->depth++] = t;", ""},
@@ -62,8 +62,8 @@ return {
         frame[0] = 0;]]},
   }},
   {name = "a compiled function draws the same numbers in every replay", edits = {
-    {"lua/compile.lua", "tensors[#tensors + 1] = M.advance(entry.draws)",
-      "entry.first = entry.first or M.keep(M.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
+    {"lua/compile.lua", "tensors[#tensors + 1] = trace.advance(entry.draws)",
+      "entry.first = entry.first or M.keep(trace.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
   }},
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
     {"src/tensor/plan/collect.c", "n->keep = t->references > known[i] &&", "n->keep = false &&"},

@@ -5,7 +5,7 @@
 -- dtypes and computes nothing; what the library refuses is not part of it.
 local core = require "moonlet.core"
 local ml = require "moonlet"
-local compile = require "moonlet.compile"
+local trace = require "moonlet.trace"
 local interpret = require "tests.lua.programs.interpret"
 local leaves = require "tests.lua.programs.leaves"
 local new_random = require "tests.lua.programs.random"
@@ -411,9 +411,9 @@ function M.generate(seed)
   if not g.large and random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5}, random:int(64, 150) end
   g.sizes = {g.width, random:pick(wide), random:pick(wide)}
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
-  local next_key = compile.next_key
-  compile.next_key = function() return ml.random.key(seed) end -- whose numbers nobody reads
-  local ok, err = pcall(compile.record, function()
+  local next_key = trace.next_key
+  trace.next_key = function() return ml.random.key(seed) end -- whose numbers nobody reads
+  local ok, err = pcall(trace.record, function()
     g:leaf({g.rows, g.width}, "float32")
     for _ = 1, random:int(0, 3) do
       local shape, dtype = random:chance(0.3) and {g.rows, g.width} or g:shape(), random:pick(rows.dtypes)
@@ -427,7 +427,7 @@ function M.generate(seed)
     decide_fates(g)
     decide_events(g)
   end)
-  compile.next_key = next_key
+  trace.next_key = next_key
   if not ok then error(err, 0) end
   for _, t in pairs(g.registers) do t:close() end
   return g.program

@@ -1,0 +1,111 @@
+---Recording plans, for moonlet's own files: what is recorded, what it draws meanwhile, and whose tensors those are.
+local core = require "moonlet.core"
+local util = require "moonlet.util"
+
+local M = {}
+
+---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
+function M.unscoped(fn, ...)
+  local outer = core.scope_use(nil)
+  if not outer then return fn(...) end
+  local results = table.pack(pcall(fn, ...))
+  core.scope_use(outer)
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
+---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
+---yield. One that fails leaves no effect behind.
+---@param fn function
+---@return any ...  what fn returns
+function M.record(fn, ...)
+  util.callable("record", fn)
+  core.record(true)
+  local before = core.effects()
+  local results = table.pack(core.call(fn, ...))
+  if not results[1] then core.drop_effects(before) end
+  core.record(false)
+  if results[1] then return table.unpack(results, 2, results.n) end
+  error(results[2], 0)
+end
+
+-- The trace that is under way: `index`, of the plan's input behind all arguments; `key`, the placeholder there once
+-- something was drawn; `draws`, how many times.
+local tracing
+
+---The key of the next draw without one, while a plan is recorded: a function of the plan's input, so that each replay
+---draws anew, what it would draw if it were run op by op.
+---@return moonlet.Tensor
+function M.next_key()
+  if not tracing then
+    util.raise("usage", "a draw without a key in a step that is recorded would be the same each time: give it a key")
+  end
+  if not tracing.key then -- which later draws read too
+    tracing.key = M.unscoped(function() return core.input(tracing.index, core.make_tensor({0, 0, 0}, "uint32")) end)
+  end
+  tracing.draws = tracing.draws + 1
+  return tracing.key + core.make_tensor({0, 0, tracing.draws & 0xffffffff}, "uint32")
+end
+
+util.guard(M, "", true)
+
+---Raises where a tree of arguments is too deep.
+function M.check_depth(depth)
+  if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
+end
+
+-- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
+-- ones that `tensors` has. `given`, if any: of what the function was given and may give back, where it is found then.
+local function builder(value, tensors, depth, given)
+  local place = given and value ~= nil and given[value]
+  if place then return function(replacements) return replacements[place.list][place.index] end end
+  if core.type_key(value) then
+    tensors[#tensors + 1] = value
+    local index = #tensors
+    return function(replacements) return replacements[index] end
+  end
+  if type(value) ~= "table" then return function() return value end end
+  M.check_depth(depth)
+  local names, parts = util.sorted_keys(value), {}
+  for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1, given) end
+  return function(replacements)
+    local copy = {}
+    for i, name in ipairs(names) do copy[name] = parts[i](replacements) end
+    return copy
+  end
+end
+
+---Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
+---results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes. `runs`: it is
+---for a run.
+function M.trace(fn, args, n, known, runs)
+  local tensors, build = {}, {}
+  for i = 1, n do build[i] = builder(args[i], tensors, 0) end
+  local inputs, given = {}, {}
+  for i, t in ipairs(tensors) do
+    inputs[i] = core.input(i, t)
+    given[inputs[i]] = {list = "inputs", index = i}
+  end
+  for i, value in ipairs(known or {}) do given[value] = {list = "known", index = i} end
+  local traced = {}
+  for i = 1, n do traced[i] = build[i](inputs) end
+  local own = {index = #inputs + 1, draws = 0}
+  local _ <close> = setmetatable({}, {__close = function(_, err)
+    tracing = nil
+    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
+  end})
+  tracing = own
+  return M.record(function()
+    local results = table.pack(fn(table.unpack(traced, 1, n)))
+    local outputs, parts = {}, {}
+    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0, given) end
+    inputs[own.index] = own.key
+    return core.plan(inputs, outputs), function(values)
+      local out = {}
+      for i, part in ipairs(parts) do out[i] = part(values) end
+      return table.unpack(out, 1, results.n)
+    end, own.draws
+  end)
+end
+
+return M
