@@ -79,7 +79,8 @@ static void test_few_libraries(void) {
                "model:session():close() model:logits({1, 2}):close() moonlet.random.normal{2}:close()"),
         "without the debug library");
   CHECK(run(L, "local nn = require 'moonlet.nn' local Odd = nn.model 'odd' Odd.config = {} "
-               "function Odd:init() error(setmetatable({code = 'corrupt', message = 'odd'}, {})) end "
+               "function Odd:forward() end function Odd:init() error(setmetatable({code = 'corrupt', message = 'odd'}, "
+               "{})) end "
                "local m, message, code = moonlet.load('tests/goldens/tiny/llama', {family = Odd}) "
                "assert(not m and code == 'corrupt' and message:find 'odd', message)"),
         "and a family's own error");
