@@ -137,7 +137,7 @@ t.test("what is kept for reuse and no longer wanted makes way", function()
   for i = 1, 12 do old[i] = evaluated(ml.ones {256, 1024} * i) end
   for i = 1, 12 do old[i]:close() end
   local function kept_beside_a_larger_one()
-    local y <close> = evaluated(ml.ones {5, 256, 1024} * 2)
+    local _ <close> = evaluated(ml.ones {5, 256, 1024} * 2)
     return ml.memory.cached() >> 20
   end
   kept_beside_a_larger_one()
