@@ -386,22 +386,13 @@ static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, 
  * below 1e-38, and so none is smaller. */
 ALWAYS_INLINE float exp_below(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const float least = -87.0f, shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-  x = least > x ? least : x;                       /* NaN stays */
+  const float least = -87.0f;
+  x = least > x ? least : x; /* NaN stays */
   union {
     float f;
     uint32_t i;
-  } v = {.f = __builtin_fmaf(x, 1.44269504088896341f, shift)}, scale;
-  float k = v.f - shift, r = __builtin_fmaf(k, -0.693359375f, x);
-  r = __builtin_fmaf(k, 2.12194440e-4f, r);
-  float p = 1.9875691500e-4f; /* the polynomial of fast_exp */
-  p = __builtin_fmaf(p, r, 1.3981999507e-3f);
-  p = __builtin_fmaf(p, r, 8.3334519073e-3f);
-  p = __builtin_fmaf(p, r, 4.1665795894e-2f);
-  p = __builtin_fmaf(p, r, 1.6666665459e-1f);
-  p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-  scale.i = (v.i << 23) + (127u << 23);
-  return (__builtin_fmaf(p, r * r, r) + 1.0f) * scale.f;
+  } v = {.f = exp_shifted(x)}, scale = {.i = (v.i << 23) + (127u << 23)};
+  return exp_rest(x, v.f - ROUNDS) * scale.f;
 #else
   return expf(x);
 #endif

@@ -16,7 +16,7 @@ enum {
   RUN_LEAST = 1024,
   CHUNK = 1 << 13,
   UNIT = 1 << 14,      /* elements that a unit takes at least, where there are enough */
-  UNITS_A_THREAD = 2,  /* units that there should be, at the cost of smaller ones: of columns less than pages */
+  UNITS_A_THREAD = 2,  /* units that there should be, at the cost of smaller ones; of more, columns lose pages */
   PANEL = 64,          /* rows that a unit takes at most where they lie as they are needed */
   PANEL_BYTES = 512,   /* else what they have side by side: memory is read in pieces no shorter */
   COLUMN_BYTES = 4096, /* the same of columns that are taken as they lie: whole pages */

@@ -236,22 +236,32 @@ ALWAYS_INLINE int64_t checked_index(ml_worker *w, int op, const ml_arg *index, i
   return -1;
 }
 
-/* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
-ALWAYS_INLINE float fast_exp(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-  float above = x < 89.0f ? x : 89.0f;
-  float clamped = x > -104.0f ? above : 0; /* what gives 0, and NaN, without the subnormals that cost a trap each */
-  float k = __builtin_fmaf(clamped, 1.44269504088896341f, shift) - shift;
-  float r = __builtin_fmaf(k, -0.693359375f, clamped);
+static const float ROUNDS = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+
+/* x / ln 2, to which ROUNDS is added: its lowest bits are the integer. */
+ALWAYS_INLINE float exp_shifted(float x) { return __builtin_fmaf(x, 1.44269504088896341f, ROUNDS); }
+
+/* e to the power x - k ln 2, which is in [-ln2/2, ln2/2]: Cephes' polynomial. */
+ALWAYS_INLINE float exp_rest(float x, float k) {
+  float r = __builtin_fmaf(k, -0.693359375f, x);
   r = __builtin_fmaf(k, 2.12194440e-4f, r);
-  float p = 1.9875691500e-4f; /* Cephes' polynomial for exp on [-ln2/2, ln2/2] */
+  float p = 1.9875691500e-4f;
   p = __builtin_fmaf(p, r, 1.3981999507e-3f);
   p = __builtin_fmaf(p, r, 8.3334519073e-3f);
   p = __builtin_fmaf(p, r, 4.1665795894e-2f);
   p = __builtin_fmaf(p, r, 1.6666665459e-1f);
   p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-  p = __builtin_fmaf(p, r * r, r) + 1.0f;
+  return __builtin_fmaf(p, r * r, r) + 1.0f;
+}
+#endif
+
+/* e to the power x: within 2 units in the last place, written without branches so that compilers vectorise it. */
+ALWAYS_INLINE float fast_exp(float x) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  float above = x < 89.0f ? x : 89.0f;
+  float clamped = x > -104.0f ? above : 0; /* what gives 0, and NaN, without the subnormals that cost a trap each */
+  float k = exp_shifted(clamped) - ROUNDS, p = exp_rest(clamped, k);
   int32_t n = (int32_t)k, half = n >> 1; /* in two factors, so that subnormal results are reached */
   union {
     int32_t i;
