@@ -149,7 +149,7 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 
 /* A line of memory that is written whole need not be read first, if the cache is left out: a third of a copy's traffic,
  * and more where lines are far apart. What fits a cache is read from there soon, and is written to it. */
-enum { STREAM_SQUARES = 4 << 20 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
+enum { STREAM_SQUARES = 4 << 20, LINES_AHEAD = 6 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
 
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 enum { CAN_STREAM = true };
@@ -178,6 +178,16 @@ void K(stream_row)(char *to, const char *from, int64_t bytes) {
   for (int c = 0; c < LINE / (WIDTH); c += 16 / (WIDTH))                                                               \
     stream_##WIDTH(to + c * to_step, to_step, square + c * (WIDTH), LINE);                                             \
   return
+#else
+#define STREAM(WIDTH)                                                                                                  \
+  for (int c = 0; c < LINE / (WIDTH); c += 16 / (WIDTH)) {                                                             \
+    _Alignas(LINE) char turned[16 / (WIDTH) * LINE];                                                                   \
+    tall_##WIDTH(turned, LINE, square + c * (WIDTH), LINE);                                                            \
+    tall_##WIDTH(turned + LINE / 2, LINE, square + LINE / 2 / (WIDTH) * LINE + c * (WIDTH), LINE);                     \
+    for (int i = 0; i < 16 / (WIDTH); i++) stream_line(to + (c + i) * to_step, turned + i * LINE);                     \
+  }                                                                                                                    \
+  return
+#endif
 
 ALWAYS_INLINE void stream_turned(char *to, int64_t to_step, const char *square, int item) {
   switch (item) {
@@ -187,21 +197,17 @@ ALWAYS_INLINE void stream_turned(char *to, int64_t to_step, const char *square, 
   default: STREAM(8);
   }
 }
-#else
-ALWAYS_INLINE void stream_turned(char *to, int64_t to_step, const char *square, int item) {
-  _Alignas(LINE) char turned[LINE * LINE];
-  K(transpose)(turned, LINE, square, LINE, LINE / item, LINE / item, item);
-  for (int i = 0; i < LINE / item; i++) stream_line(to + i * to_step, turned + i * LINE);
-}
-#endif
 
 /* A line of each of LINE / item rows becomes as many lines of the target. They lie in between where none displaces
  * another from the cache, as rows that are far apart may. */
 static void stream_square(char *to, int64_t to_step, const char *from, int64_t from_step, int item) {
   _Alignas(LINE) char square[LINE * LINE];
   int i = 0;
-  do memcpy(square + i * LINE, from + i * from_step, LINE);
-  while (++i < LINE / item);
+  do {
+    const char *row = from + i * from_step;
+    memcpy(square + i * LINE, row, LINE);
+    __builtin_prefetch((const void *)((uintptr_t)row + LINES_AHEAD * LINE), 0, 2);
+  } while (++i < LINE / item);
   stream_turned(to, to_step, square, item);
 }
 
@@ -209,8 +215,8 @@ static void stream_square(char *to, int64_t to_step, const char *from, int64_t f
 static void stream_transposed(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t rows,
                               int64_t columns, int item) {
   const int64_t n = LINE / item, whole_rows = rows / n * n, whole_columns = columns / n * n;
-  for (int64_t c = 0; c < whole_columns; c += n) {
-    for (int64_t r = 0; r < whole_rows; r += n)
+  for (int64_t r = 0; r < whole_rows; r += n) {
+    for (int64_t c = 0; c < whole_columns; c += n)
       stream_square(to + c * to_step + r * item, to_step, from + r * from_step + c * item, from_step, item);
   }
   K(transpose)
@@ -239,7 +245,7 @@ void K(end_stream)(void) {}
 /* Bytes along a row that a unit takes, and of each side of a tile that is transposed. A tile is made in scratch, whose
  * rows lie so that none displaces another from the cache, and written by rows from there. One that is streamed is as
  * long as can be along the source, which is read ahead of need then. */
-enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, STREAM_HEIGHT = 2 * LINE, STREAM_WIDTH = 2048 };
+enum { ROW_BYTES = 1 << 15, TILE_BYTES = 512, STREAM_HEIGHT = LINE, STREAM_WIDTH = 4096 };
 
 typedef struct move_plan {
   char *const *to, *const *from; /* addresses differ from run to run */
