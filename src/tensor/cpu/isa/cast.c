@@ -2,10 +2,10 @@
  * integers as long as the values of a tile fit. Results are those of the general way (elementwise.c), bit for bit. */
 #include "tensor/cpu/isa/elementwise.h"
 
-#include "tensor/cpu/isa/simd.h"
+#include "tensor/cpu/isa/fold.h"
 
 static bool is_small(ml_dtype t) { return t == ML_I8 || t == ML_U8 || t == ML_I16 || t == ML_U16 || t == ML_BOOL; }
-static bool is_narrow(ml_dtype t) { return t == ML_F32 || t == ML_F16 || t == ML_BF16; }
+static bool is_byte(ml_dtype t) { return t == ML_I8 || t == ML_U8; }
 
 bool K(cast_knows)(ml_dtype to, ml_dtype from) {
   bool known_from = is_narrow(from) || is_small(from) || from == ML_I32 || from == ML_F64;
@@ -40,23 +40,52 @@ static void to_floats(float *to, const char *from, ml_dtype t, int n) {
   }
 }
 
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+ALWAYS_INLINE __m256i upper_word(__m256 f) { return _mm256_srli_epi32(_mm256_castps_si256(f), 16); }
+
+ALWAYS_INLINE __m256i round_to_bfloat16(__m256 f) {
+  const __m256i u = _mm256_castps_si256(f), top = upper_word(f);
+  const __m256i up = _mm256_add_epi32(_mm256_and_si256(top, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(_mm256_add_epi32(u, up), 16), _mm256_or_si256(top, _mm256_set1_epi32(64)),
+                            nan);
+}
+
+/* The lower 16 bits of sixteen integers of 32. */
+ALWAYS_INLINE __m256i pack_words(__m256i lo, __m256i hi) {
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
+}
+
+ALWAYS_INLINE void store_float16(uint16_t *to, __m256 lo, __m256 hi) {
+  _mm_storeu_si128((__m128i *)(void *)to, _mm256_cvtps_ph(lo, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128((__m128i *)(void *)(to + 8), _mm256_cvtps_ph(hi, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
 static void to_float16(uint16_t *to, const float *x, int n) {
   int i = 0;
 #if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  for (; i + 8 <= n; i += 8)
-    _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i + LANES <= n; i += LANES) store_float16(to + i, _mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
   for (int k = 0; k < i; k++) to[k] = (to[k] & 0x7fff) > 0x7c00 ? (to[k] & 0x8000) | 0x7e00 : to[k]; /* one NaN */
 #endif
   for (; i < n; i++) to[i] = ml_f32_to_f16(x[i]);
 }
 
+static void to_bfloat16(uint16_t *to, const float *x, int n) {
+  int i = 0;
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+  for (; i + LANES <= n; i += LANES) {
+    const __m256i lo = round_to_bfloat16(_mm256_loadu_ps(x + i)), hi = round_to_bfloat16(_mm256_loadu_ps(x + i + 8));
+    _mm256_storeu_si256((__m256i *)(void *)(to + i), pack_words(lo, hi));
+  }
+#endif
+  for (; i < n; i++) to[i] = ml_f32_to_bf16(x[i]);
+}
+
 static void from_floats(char *to, ml_dtype t, const float *x, int n) {
   if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
   else if (t == ML_F16) to_float16((uint16_t *)(void *)to, x, n);
-  else {
-    uint16_t *o = (uint16_t *)(void *)to;
-    for (int i = 0; i < n; i++) o[i] = ml_f32_to_bf16(x[i]);
-  }
+  else to_bfloat16((uint16_t *)(void *)to, x, n);
 }
 
 static void to_ints(int32_t *to, const char *from, ml_dtype t, int n) {
@@ -82,10 +111,69 @@ static void from_ints(char *to, ml_dtype t, const int32_t *from, int n) {
 
 /* Truncates; false where a value is beyond 32 bits, or no number. */
 static bool truncate_floats(int32_t *to, const float *x, int n) {
-  int beyond = 0;
-  for (int i = 0; i < n; i++) beyond |= !(fabsf(x[i]) < 0x1p31f);
+  int i = 0, beyond = 0;
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(0x1p31f);
+  __m256 within = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  for (; i + 8 <= n; i += 8) {
+    const __m256 f = _mm256_loadu_ps(x + i);
+    within = _mm256_and_ps(within, _mm256_cmp_ps(_mm256_andnot_ps(sign, f), limit, _CMP_LT_OQ));
+    _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_cvttps_epi32(f));
+  }
+  if (_mm256_movemask_ps(within) != 0xff) return false;
+#endif
+  for (int k = i; k < n; k++) beyond |= !(fabsf(x[k]) < 0x1p31f);
   if (beyond) return false;
-  for (int i = 0; i < n; i++) to[i] = (int32_t)x[i];
+  for (; i < n; i++) to[i] = (int32_t)x[i];
+  return true;
+}
+
+/* Bytes as halves, which hold them all. */
+static void bytes_to_halves(uint16_t *to, bool brain, const char *from, ml_dtype t, int n) {
+  int i = 0;
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+  for (; i + LANES <= n; i += LANES) {
+    const __m128i x = _mm_loadu_si128((const void *)(from + i)), rest = _mm_srli_si128(x, 8);
+    const __m256i lo = t == ML_I8 ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x);
+    const __m256i hi = t == ML_I8 ? _mm256_cvtepi8_epi32(rest) : _mm256_cvtepu8_epi32(rest);
+    const __m256 lo_float = _mm256_cvtepi32_ps(lo), hi_float = _mm256_cvtepi32_ps(hi);
+    if (!brain) store_float16(to + i, lo_float, hi_float);
+    else _mm256_storeu_si256((__m256i *)(void *)(to + i), pack_words(upper_word(lo_float), upper_word(hi_float)));
+  }
+#endif
+  for (; i < n; i++) {
+    const float x = (float)load_index(from, t, i);
+    to[i] = brain ? ml_f32_to_bf16(x) : ml_f32_to_f16(x);
+  }
+}
+
+/* Narrow floats as bytes, which wrap; false, and nothing written, where truncate_floats says so. */
+ALWAYS_INLINE bool floats_to_bytes(char *to, const char *from, ml_dtype t, int n) {
+  char bytes[TILE];
+  int i = 0;
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(0x1p31f);
+  __m256 within = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  for (; i + LANES <= n; i += LANES) {
+    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
+    __m256i part[2];
+    for (int k = 0; k < 2; k++) {
+      const __m256 f = v_half(x, k);
+      within = _mm256_and_ps(within, _mm256_cmp_ps(_mm256_andnot_ps(sign, f), limit, _CMP_LT_OQ));
+      part[k] = _mm256_and_si256(_mm256_cvttps_epi32(f), _mm256_set1_epi32(255));
+    }
+    const __m256i words = pack_words(part[0], part[1]);
+    _mm_storeu_si128((__m128i *)(void *)(bytes + i),
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
+  if (_mm256_movemask_ps(within) != 0xff) return false;
+#endif
+  for (; i < n; i++) {
+    const float x = load_float(from, t, i);
+    if (!(fabsf(x) < 0x1p31f)) return false;
+    bytes[i] = (char)(int32_t)x;
+  }
+  memcpy(to, bytes, (size_t)n);
   return true;
 }
 
@@ -141,6 +229,12 @@ bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
     if (!hold_ints(tt == ML_F32 ? (float *)(void *)to : floats, (const int32_t *)(const void *)from, n) && tt != ML_F32)
       return false;
     if (tt != ML_F32) from_floats(to, tt, floats, n);
+  } else if (is_narrow(ft) && is_byte(tt)) {
+    return ft == ML_F32   ? floats_to_bytes(to, from, ML_F32, n)
+           : ft == ML_F16 ? floats_to_bytes(to, from, ML_F16, n)
+                          : floats_to_bytes(to, from, ML_BF16, n);
+  } else if (is_byte(ft) && into_floats && tt != ML_F32) {
+    bytes_to_halves((uint16_t *)(void *)to, tt == ML_BF16, from, ft, n);
   } else if (is_narrow(ft) && !into_floats) {
     const float *x = (const float *)(const void *)from;
     if (ft != ML_F32) to_floats(floats, from, ft, n), x = floats;

@@ -8,6 +8,12 @@ bool K(columns_know)(int op, ml_dtype t) {
   return k != EXPONENTS && !(k == INTEGER_MEAN && (t == ML_I64 || t == ML_U64));
 }
 
+/* Whether rows of so many bytes follow each other in memory. */
+static bool are_near(const char *const *rows, int64_t n, int64_t bytes) {
+  const int64_t step = n > 1 ? rows[1] - rows[0] : 0;
+  return step >= bytes && step <= bytes + LINE;
+}
+
 /* ---- floats: a lane of all columns after the other ---- */
 
 /* A block of rows, and what is made of each column: narrow sums, or folds of doubles. */
@@ -89,19 +95,21 @@ static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DT
 #define SPREAD_LANE(T) spread_lane(b, lane, T, out)
 static void spreads_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANE) }
 #define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
-static void multiply_lane(const block *b, int64_t lane, double *out) {
-  if (b->dtype == ML_F64) MULTIPLY_LANE(ML_F64);
-  else FOR_NARROW(b->dtype, MULTIPLY_LANE);
-}
+static void multiply_lane(const block *b, int64_t lane, double *out) { FOR_FLOATS(b->dtype, MULTIPLY_LANE); }
 
 #define JOIN(TYPE, OP)                                                                                                 \
   do {                                                                                                                 \
-    const int64_t n = bytes_of(b) / (int64_t)sizeof(TYPE);                                                             \
-    TYPE *restrict o = (TYPE *)(void *)out;                                                                            \
-    const TYPE *restrict s = (const TYPE *)(const void *)spare;                                                        \
-    for (int64_t i = 0; i < n; i++) o[i] = o[i] OP                                                                     \
+    TYPE *restrict o = (TYPE *)(void *)to;                                                                             \
+    const TYPE *restrict s = (const TYPE *)(const void *)from;                                                         \
+    for (int64_t i = 0; i < bytes / (int64_t)sizeof(TYPE); i++) o[i] = o[i] OP                                         \
     s[i];                                                                                                              \
   } while (0)
+
+static void join(const block *b, char *to, const char *from, int64_t bytes) {
+  if (b->narrow) JOIN(float, +);
+  else if (b->how == PRODUCT) JOIN(double, *);
+  else JOIN(double, +);
+}
 
 /* Joins the lanes from `lane` on that lie `apart`, in the order of v_sum, each column's into `out`. Each of four levels
  * needs a row of room behind it. */
@@ -117,51 +125,85 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   char *spare = out + bytes_of(b);
   join_lanes(b, lane, 2 * apart, out);
   join_lanes(b, lane + apart, 2 * apart, spare);
-  if (b->narrow) JOIN(float, +);
-  else if (b->how == PRODUCT) JOIN(double, *);
-  else JOIN(double, +);
+  join(b, out, spare, bytes_of(b));
 }
 
-/* All lanes at once, of rows so few and near that a first cache has room for a vector of each. */
-enum { FEW = 4 * LANES, NEAR = 4096 };
+/* ---- floats: row by row ---- */
 
-ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
-  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
-  EACH_VECTOR(b, at) {
-    v16f s[LANES];
-    int64_t i = 0;
-    for (int k = 0; k < LANES; k++) s[k] = v_set1(0);
-    for (; i + LANES <= b->n; i += LANES) {
-      for (int k = 0; k < LANES; k++) {
-        look_ahead(b->rows[i + k] + at * item);
-        s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
-      }
+/* Near rows are taken in the order in which they lie, which processors see through. Each lane has a row of room then;
+ * vectors do not overlap, since what is added is added once. */
+static bool takes_rows(const block *b) {
+  return b->width % LANES == 0 && ml_dtype_is_float(b->dtype) && bytes_of(b) * LANES <= LANES_ROOM &&
+         are_near(b->rows, b->n, b->width * ml_dtype_infos[b->dtype].bytes);
+}
+
+ALWAYS_INLINE void sum_rows(const block *b, ml_dtype t, float *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  for (int64_t i = 0; i < b->n; i++) {
+    float *to = out + i % LANES * b->width;
+    for (int64_t at = 0; at < b->width; at += LANES) {
+      look_ahead(b->rows[i] + at * item);
+      v16f s = i < LANES ? v_set1(0) : v_load(to + at);
+      v_store(to + at, v_add(s, load_narrow(b->rows[i] + at * item, t)));
     }
-    for (int k = 0; k < LANES - 1; k++) {
-      if (i + k < b->n) s[k] = v_add(s[k], load_narrow(b->rows[i + k] + at * item, t));
-    }
-    for (int n = LANES / 2; n > 0; n /= 2) {
-      for (int k = 0; k < n; k++) s[k] = v_add(s[k], s[k + n]);
-    }
-    v_store(out + at, s[0]);
   }
 }
 
-static bool are_near(const block *b) {
-  const int64_t step = b->n > 1 ? b->rows[1] - b->rows[0] : 0;
-  return (b->n <= FEW && step <= NEAR && step >= -NEAR) ||
-         (b->width == LANES && step == LANES * ml_dtype_infos[b->dtype].bytes);
+ALWAYS_INLINE void fold_rows(const block *b, ml_dtype t, fold how, double *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  for (int64_t i = 0; i < b->n; i++) {
+    double *to = out + i % LANES * b->width;
+    for (int64_t at = 0; at < b->width; at += LANES) {
+      look_ahead_wide(b->rows[i] + at * item, t);
+      const v16d centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+      v16d s = i < LANES ? fold_start(how) : w_load(to + at);
+      w_store(to + at, fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre));
+    }
+  }
 }
 
-static void join_all(const block *b, char *room) {
-#define SUM_FEW(T) sum_few(b, T, (float *)(void *)room)
-  if (b->narrow && are_near(b)) FOR_NARROW(b->dtype, SUM_FEW);
-  else join_lanes(b, 0, 1, room);
+ALWAYS_INLINE void spread_rows(const block *b, ml_dtype t, double *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  for (int64_t i = 0; i < b->n; i++) {
+    double *away = out + i % LANES * 2 * b->width, *squares = away + b->width;
+    for (int64_t at = 0; at < b->width; at += LANES) {
+      look_ahead_wide(b->rows[i] + at * item, t);
+      spread s = i < LANES ? spread_start() : (spread){w_load(away + at), w_load(squares + at)};
+      s = spread_step(s, load_wide(b->rows[i] + at * item, t), w_load(b->centre + at));
+      w_store(away + at, s.away);
+      w_store(squares + at, s.squares);
+    }
+  }
+}
+
+#define SUM_ROWS(T) sum_rows(b, T, (float *)(void *)out)
+#define ADD_ROWS(T) fold_rows(b, T, SUM, (double *)(void *)out)
+#define SQUARE_ROWS(T) fold_rows(b, T, SQUARES, (double *)(void *)out)
+#define MULTIPLY_ROWS(T) fold_rows(b, T, PRODUCT, (double *)(void *)out)
+#define SPREAD_ROWS(T) spread_rows(b, T, (double *)(void *)out)
+static void join_rows(const block *b, char *out) {
+  if (b->narrow) FOR_NARROW(b->dtype, SUM_ROWS);
+  else if (b->spread) FOR_FLOATS(b->dtype, SPREAD_ROWS);
+  else if (b->how == SUM) FOR_FLOATS(b->dtype, ADD_ROWS);
+  else if (b->how == SQUARES) FOR_FLOATS(b->dtype, SQUARE_ROWS);
+  else FOR_FLOATS(b->dtype, MULTIPLY_ROWS);
+  int lanes = LANES; /* a lane without rows is what it starts as: nothing to join, once sums are no negative zeros */
+  while (lanes / 2 >= b->n) lanes /= 2;
+  for (int64_t n = b->n; lanes > 1; n = lanes) {
+    lanes /= 2;
+    if (n > lanes) join(b, out, out + lanes * bytes_of(b), (ml_min64(n, 2 * lanes) - lanes) * bytes_of(b));
+  }
+}
+
+/* The reduction of each column, to `out`. */
+static void reduce_block(const block *b, char *out) {
+  if (takes_rows(b)) join_rows(b, out);
+  else join_lanes(b, 0, 1, out);
 }
 
 static void take_folds(partial *p, block *b, int op, char *room) {
   const double *wide = (const double *)(const void *)room;
-  join_all(b, room);
+  reduce_block(b, room);
   for (int64_t i = 0; i < b->width; i++) {
     if (op == ML_OP_prod) p[i].a *= wide[i];
     else p[i].a += b->narrow ? (double)((const float *)(const void *)room)[i] : wide[i];
@@ -172,10 +214,10 @@ static void take_folds(partial *p, block *b, int op, char *room) {
 static double *spread_first(block *b, char *room) {
   double *means = (double *)(void *)room, *found = means + b->width;
   b->how = SUM;
-  join_lanes(b, 0, 1, room);
+  reduce_block(b, room);
   for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
   b->how = SQUARES, b->centre = means;
-  join_lanes(b, 0, 1, (char *)found);
+  reduce_block(b, (char *)found);
   return found;
 }
 
@@ -188,38 +230,54 @@ static void take_spread(partial *p, block *b, char *room) {
   }
   for (int64_t i = 0; i < b->width; i++) means[i] = p[i].a;
   b->centre = means, b->spread = true;
-  join_lanes(b, 0, 1, (char *)found);
+  reduce_block(b, (char *)found);
   for (int64_t i = 0; i < b->width; i++) p[i].away += found[i], p[i].b += found[b->width + i], p[i].k += b->n;
 }
 
-/* ---- what comes out the same in any order: four rows after the other ---- */
+/* ---- what comes out the same in any order: four rows at once, or near ones one after the other ---- */
 
-/* Rows that are read later, where processors begin to look ahead once a row has been begun. */
-enum { SOON = 16 };
+/* Rows ahead of those that are read, of which as many bytes of each are asked for at a time. */
+enum { SOON = 16, STRIP = 256 };
+
+/* The bytes of four rows from `at` on, STRIP of each, SOON rows from now. */
+ALWAYS_INLINE void fetch_soon(const char *const *rows, int64_t n, int64_t at) {
+  const uintptr_t step = n > 1 ? (uintptr_t)(rows[1] - rows[0]) : 0;
+  for (int k = 0; k < 4; k++) {
+    for (int64_t i = at; i < at + STRIP; i += LINE)
+      __builtin_prefetch((const void *)((uintptr_t)rows[k] + SOON * step + (uintptr_t)i));
+  }
+}
 
 /* Runs STEP(WITH, v, i) for the element v of row i of each column, between BEGIN and END. */
 #define SWEEP(TYPE, BEGIN, STEP, WITH, END)                                                                            \
   do {                                                                                                                 \
+    enum { COLUMNS_A_STRIP = STRIP / sizeof(TYPE) };                                                                   \
+    const bool near = are_near(rows, n, width * (int64_t)sizeof(TYPE));                                                \
     int64_t i = 0;                                                                                                     \
-    for (; i + 4 <= n; i += 4) {                                                                                       \
-      for (int64_t k = i + SOON; k < ml_min64(i + SOON + 4, n); k++) __builtin_prefetch(rows[k]);                      \
+    for (; !near && i + 4 <= n; i += 4) {                                                                              \
       const TYPE *restrict x0 = (const void *)rows[i], *restrict x1 = (const void *)rows[i + 1];                       \
       const TYPE *restrict x2 = (const void *)rows[i + 2], *restrict x3 = (const void *)rows[i + 3];                   \
-      for (int64_t c = 0; c < width; c++) {                                                                            \
-        BEGIN;                                                                                                         \
-        STEP(WITH, x0[c], i);                                                                                          \
-        STEP(WITH, x1[c], i + 1);                                                                                      \
-        STEP(WITH, x2[c], i + 2);                                                                                      \
-        STEP(WITH, x3[c], i + 3);                                                                                      \
-        END;                                                                                                           \
+      for (int64_t strip = 0; strip < width; strip += COLUMNS_A_STRIP) {                                               \
+        fetch_soon(rows + i, n - i, strip * (int64_t)sizeof(TYPE));                                                    \
+        for (int64_t c = strip; c < ml_min64(width, strip + COLUMNS_A_STRIP); c++) {                                   \
+          BEGIN;                                                                                                       \
+          STEP(WITH, x0[c], i);                                                                                        \
+          STEP(WITH, x1[c], i + 1);                                                                                    \
+          STEP(WITH, x2[c], i + 2);                                                                                    \
+          STEP(WITH, x3[c], i + 3);                                                                                    \
+          END;                                                                                                         \
+        }                                                                                                              \
       }                                                                                                                \
     }                                                                                                                  \
     for (; i < n; i++) {                                                                                               \
       const TYPE *restrict x0 = (const void *)rows[i];                                                                 \
-      for (int64_t c = 0; c < width; c++) {                                                                            \
-        BEGIN;                                                                                                         \
-        STEP(WITH, x0[c], i);                                                                                          \
-        END;                                                                                                           \
+      for (int64_t strip = 0; strip < width; strip += COLUMNS_A_STRIP) {                                               \
+        for (int k = 0; k < STRIP; k += LINE) look_ahead((const char *)(x0 + strip) + k);                              \
+        for (int64_t c = strip; c < ml_min64(width, strip + COLUMNS_A_STRIP); c++) {                                   \
+          BEGIN;                                                                                                       \
+          STEP(WITH, x0[c], i);                                                                                        \
+          END;                                                                                                         \
+        }                                                                                                              \
       }                                                                                                                \
     }                                                                                                                  \
   } while (0)
@@ -449,14 +507,14 @@ static void write_doubles(const double *restrict x, int64_t n, char *to, ml_dtyp
 
 static void write_narrow(int op, const block *b, const ml_arg *o, char *to, char *room) {
   float *x = (float *)(void *)room;
-  join_all(b, room);
+  reduce_block(b, room);
   for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (float)b->n;
   write_floats(x, b->width, to, o->dtype);
 }
 
 static void write_wide(int op, const block *b, const ml_arg *o, char *to, char *room) {
   double *x = (double *)(void *)room;
-  join_lanes(b, 0, 1, room);
+  reduce_block(b, room);
   for (int64_t c = 0; c < b->width && op == ML_OP_norm; c++) x[c] = sqrt(x[c]);
   for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (double)b->n;
   write_doubles(x, b->width, to, o->dtype);

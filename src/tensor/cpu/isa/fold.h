@@ -145,6 +145,12 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
 #undef OF_INTS
 #undef AS_THEY_ARE
 
+/* Before sixteen elements are read, of which those of 8 bytes are two lines. */
+ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
+  look_ahead(data);
+  if (ml_dtype_infos[t].bytes == sizeof(double)) look_ahead(data + LANES / 2 * sizeof(double));
+}
+
 /* ---- folds ---- */
 
 typedef enum fold { SUM, PRODUCT, SQUARES } fold; /* SQUARES: of distances from a centre */
@@ -183,6 +189,11 @@ ALWAYS_INLINE double join_doubles(v16d s, fold how) {
     if ((t) == ML_F32) DO(ML_F32);                                                                                     \
     else if ((t) == ML_F16) DO(ML_F16);                                                                                \
     else DO(ML_BF16);                                                                                                  \
+  } while (0)
+#define FOR_FLOATS(t, DO)                                                                                              \
+  do {                                                                                                                 \
+    if ((t) == ML_F64) DO(ML_F64);                                                                                     \
+    else FOR_NARROW(t, DO);                                                                                            \
   } while (0)
 #define FOR_EACH_DTYPE(t, DO)                                                                                          \
   switch (t) {                                                                                                         \

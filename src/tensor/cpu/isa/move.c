@@ -181,9 +181,9 @@ void K(stream_row)(char *to, const char *from, int64_t bytes) {
 #else
 #define STREAM(WIDTH)                                                                                                  \
   for (int c = 0; c < LINE / (WIDTH); c += 16 / (WIDTH)) {                                                             \
-    _Alignas(LINE) char turned[16 / (WIDTH) * LINE];                                                                   \
+    _Alignas(LINE) char turned[16 / (WIDTH)*LINE];                                                                     \
     tall_##WIDTH(turned, LINE, square + c * (WIDTH), LINE);                                                            \
-    tall_##WIDTH(turned + LINE / 2, LINE, square + LINE / 2 / (WIDTH) * LINE + c * (WIDTH), LINE);                     \
+    tall_##WIDTH(turned + LINE / 2, LINE, square + LINE / 2 / (WIDTH)*LINE + c * (WIDTH), LINE);                       \
     for (int i = 0; i < 16 / (WIDTH); i++) stream_line(to + (c + i) * to_step, turned + i * LINE);                     \
   }                                                                                                                    \
   return

@@ -10,7 +10,8 @@ void K(partial_start)(partial *p, int64_t n, int op) {
   if (op == ML_OP_prod) start.a = 1;
   if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
   if (op == ML_OP_logsumexp) start.a = -INFINITY;
-  for (int64_t i = 0; i < n; i++) p[i] = start;
+  if (n > 0) p[0] = start;
+  for (int64_t i = 1; i < n; i++) p[i] = p[0]; /* not from the stack, whose halves would be waited for each time */
 }
 
 /* ---- floats: sixteen lanes a block ---- */
@@ -21,12 +22,6 @@ static const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) 
   memset(room, 0, (size_t)(LANES * item));
   memcpy(room, data, (size_t)(n * item));
   return room;
-}
-
-/* Before sixteen elements are read, of which those of 8 bytes are two lines. */
-ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
-  look_ahead(data);
-  if (ml_dtype_infos[t].bytes == sizeof(double)) look_ahead(data + LANES / 2 * sizeof(double));
 }
 
 /* A block's lanes: those of what fill_up adds stay as they are. */
@@ -126,8 +121,7 @@ BY_BLOCKS(take_spread, SPREAD_DTYPE)
 
 static void take_products(partial *p, const char *data, ml_dtype t, int64_t n) {
 #define TAKE(T) TAKE_BLOCKS(T, MULTIPLY)
-  if (t == ML_F64) TAKE(ML_F64);
-  else FOR_NARROW(t, TAKE);
+  FOR_FLOATS(t, TAKE);
 #undef TAKE
 }
 

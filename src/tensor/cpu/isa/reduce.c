@@ -177,7 +177,7 @@ ml_status K(reduce_prepare)(ml_task *t) {
   r->width = find_width(r, (int)item, t->threads);
   r->panels = (last + r->width - 1) / r->width;
   t->scratch = (size_t)r->width * sizeof(partial);
-  if (r->how == COLUMNS || r->how == TURN) t->scratch += (size_t)(r->width * COLUMN_ROOM);
+  if (r->how == COLUMNS || r->how == TURN) t->scratch += (size_t)columns_room(r->width);
   if (r->how == TURN) {
     r->step = r->width * item + 64;
     t->scratch += (size_t)(r->step * r->length);
@@ -262,7 +262,7 @@ static void take_columns(const reduce_plan *r, const panel *x, partial *p, char 
 
 static void take_turned(const reduce_plan *r, const panel *x, partial *p, char *room) {
   const char *rows[SHORT];
-  char *turned = room + r->width * COLUMN_ROOM;
+  char *turned = room + columns_room(r->width);
   const bool together = x->stride == x->n; /* one row after the other */
   const char *data = elements(r, x, 0, together ? x->rows * x->n : x->n, x->made);
   for (int64_t k = 1; k < x->rows && r->head && !together; k++)

@@ -46,8 +46,10 @@ static inline double spread_divisor(const ml_task *t, int64_t count) {
 
 /* Whether columns_take knows the reduction. */
 bool K(columns_know)(int op, ml_dtype dtype);
-/* Bytes of scratch a column that columns_take needs: a mean, and two doubles at each of five levels. */
-enum { COLUMN_ROOM = (1 + 5 * 2) * sizeof(double) };
+/* Bytes of scratch that columns_take needs: a mean a column, and either two doubles at each of five levels or lanes in
+ * LANES_ROOM. */
+enum { LANES_ROOM = 1 << 16 };
+static inline int64_t columns_room(int64_t width) { return width * (1 + 5 * 2) * (int64_t)sizeof(double) + LANES_ROOM; }
 /* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. The first row has the index
  * `first`. */
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,
