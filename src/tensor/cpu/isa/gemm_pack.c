@@ -301,9 +301,26 @@ ALWAYS_INLINE void lines_along(const words kind, const bool unit, const int vect
   }
 }
 
+/* Whole panels side by side, so that each row is read in longer pieces. */
+enum { ABREAST = 4 };
+
+ALWAYS_INLINE void panels_across(const words kind, const bool unit, const source *s, int64_t i, int64_t first,
+                                 float *to) {
+  to += first * GEMM_LANES;
+  for (int64_t w = 0; w < s->words; w++, to += GEMM_LANES) {
+    for (int p = 0; p < ABREAST; p++) {
+      for (int v = 0; v < GEMM_VECTORS; v++)
+        v_store(to + p * GEMM_PANEL + v * LANES, across(kind, unit, true, s, i + p * GEMM_LANES + v * LANES, w));
+    }
+  }
+}
+
 ALWAYS_INLINE void pack_columns(const words kind, const bool unit, const bool is_across, const source *s, int64_t first,
                                 float *to) {
-  for (int64_t i = 0; i < s->rows; i += GEMM_LANES, to += GEMM_PANEL) {
+  int64_t i = 0;
+  for (; is_across && i + ABREAST * GEMM_LANES <= s->rows; i += ABREAST * GEMM_LANES, to += ABREAST * GEMM_PANEL)
+    panels_across(kind, unit, s, i, first, to);
+  for (; i < s->rows; i += GEMM_LANES, to += GEMM_PANEL) {
     int lanes = gemm_panel_lanes(s->rows, i);
     bool whole = i + lanes <= s->rows;
     float *line = to + first * lanes;
