@@ -132,14 +132,17 @@ function M.compile(fn, opts)
   local plans = {}
   return function(...)
     if core.recording() then return fn(...) end -- a part of the plan that is recorded
+    local ready = plans[core.type_key(...) or false]
+    if ready and ready.plain then return ready.plan:run(...) end -- of tensors alone, as most are
     local n, args, tensors, key = select("#", ...), {...}, {}, {}
     for i = 1, n do describe(args[i], tensors, key, 0) end
     local name, known = table.concat(key), key.known
     local entry = find_plan(plans, name, known)
     if not entry then
       drop_stale(plans)
-      local plan, build, draws = trace.unscoped(trace.trace, fn, args, n, known, true)
+      local plan, build, draws, plain = trace.unscoped(trace.trace, fn, args, n, known, true)
       entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
+      entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end

@@ -76,8 +76,8 @@ local function builder(value, tensors, depth, given)
 end
 
 ---Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
----results, which takes them with the lists `inputs` and `known` of the call, and how many draws it makes. `runs`: it is
----for a run.
+---results, which takes them with the lists `inputs` and `known` of the call, how many draws it makes, and whether the
+---results are the plan's as they are. `runs`: it is for a run.
 function M.trace(fn, args, n, known, runs)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
@@ -98,13 +98,17 @@ function M.trace(fn, args, n, known, runs)
   return M.record(function()
     local results = table.pack(fn(table.unpack(traced, 1, n)))
     local outputs, parts = {}, {}
-    for i = 1, results.n do parts[i] = builder(results[i], outputs, 0, given) end
+    local plain = true
+    for i = 1, results.n do
+      parts[i] = builder(results[i], outputs, 0, given)
+      plain = plain and results[i] ~= nil and outputs[i] == results[i]
+    end
     inputs[own.index] = own.key
     return core.plan(inputs, outputs), function(values)
       local out = {}
       for i, part in ipairs(parts) do out[i] = part(values) end
       return table.unpack(out, 1, results.n)
-    end, own.draws
+    end, own.draws, plain
   end)
 end
 

@@ -17,10 +17,16 @@ static void *checked(void *pointer, size_t bytes) {
 
 void *ml_alloc(size_t bytes) { return checked(injected() ? NULL : malloc(bytes ? bytes : 1), bytes); }
 
+/* Bytes up to which memory is cleared here: glibc's calloc passes by a thread's cache of small blocks. Large ones the
+ * system may have cleared already. */
+enum { SMALL_BYTES = 1024 };
+
 void *ml_calloc(size_t count, size_t size) {
   size_t bytes;
   if (!ml_mul_size(count, size, &bytes)) return checked(NULL, SIZE_MAX);
-  return checked(injected() ? NULL : calloc(bytes ? bytes : 1, 1), bytes);
+  if (bytes > SMALL_BYTES) return checked(injected() ? NULL : calloc(bytes, 1), bytes);
+  void *pointer = ml_alloc(bytes);
+  return pointer ? memset(pointer, 0, bytes) : NULL;
 }
 
 void *ml_realloc(void *old, size_t count, size_t size) {

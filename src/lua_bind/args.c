@@ -260,7 +260,7 @@ static void add_input(reader *r, ml_tensor *t) {
   r->inputs->list[r->inputs->n++] = t;
 }
 
-/* Tensors of a list stay on the stack. */
+/* Tensors of a list stay on the stack, numbers among them as tensors of their own. */
 static void read_tensors(reader *r, int index) {
   if (!lua_istable(r->L, index)) lb_unexpected(r->L, index, ml_op_name(r->op), "a list of tensors");
   int n = (int)lb_length(r->L, index, ml_op_name(r->op));
@@ -268,7 +268,12 @@ static void read_tensors(reader *r, int index) {
   reserve(r, n);
   for (int i = 1; i <= n; i++) {
     lua_geti(r->L, index, i);
-    add_input(r, lb_check_operand(r->L, lua_gettop(r->L), ml_op_name(r->op), "tensors"));
+    ml_tensor *t = lb_check_operand(r->L, -1, ml_op_name(r->op), "tensors");
+    if (!lua_isuserdata(r->L, -1)) {
+      *lb_new_tensor(r->L) = ml_tensor_retain(t);
+      lua_replace(r->L, -2);
+    }
+    add_input(r, t);
   }
 }
 

@@ -12,14 +12,18 @@
 #include <lua.h>
 
 /* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
+enum { LB_CONSTANTS = 16 };
+
 typedef struct lb_host {
   ml_engine *engine;
   int references;
   size_t seen_bytes; /* device memory when the collector was last told */
   int depth;         /* of the module path */
   size_t path_lengths[64];
-  lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
-  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
+  lua_State *own;                     /* the state that belongs to a C host's engine, or NULL */
+  struct lb_scope *scope;             /* that new tensors belong to, or NULL; kept alive by the registry */
+  ml_tensor *constants[LB_CONSTANTS]; /* numbers that were operands lately; owned, in no count of tensors */
+  int next_constant;                  /* which of them makes way */
 } lb_host;
 
 /* A tensor handle's place in the list of the scope that will close it. `scope` NULL: none will. */
@@ -58,8 +62,11 @@ int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is
 ml_tensor **lb_new_tensor(lua_State *L);
 ml_tensor *lb_to_tensor(lua_State *L, int index);                      /* NULL when it is none */
 ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises on closed ones */
-/* A borrowed tensor: a handle, or a number or boolean, which is replaced on the stack by a scalar. */
+/* A borrowed tensor: that of a handle, or of a number or boolean a constant, which lives until LB_CONSTANTS others were
+ * asked for. */
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
+/* Frees the constants of a host that ends. */
+void lb_drop_constants(lb_host *host);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */

@@ -169,18 +169,36 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
-/* type_key(x): of a tensor that an input of a plan can stand for, what tells its type (dtype, shape, layout) from
- * others, not for reading and no part of another such text. Of anything else nil: of states, and of weights in blocks,
- * of which products read a packed copy. */
-static int type_key(lua_State *L) {
-  if (!luaL_testudata(L, 1, LB_TENSOR)) return 0;
-  const ml_tensor *t = lb_check_tensor(L, 1, "compile");
+/* Bytes of what tells a tensor's type (dtype, shape, layout) from others at `key`, not for reading and no part of
+ * another such text; 0 where no input of a plan can stand for it: a state, and weights in blocks, of which products
+ * read a packed copy. */
+enum { TYPE_KEY_MOST = 3 + sizeof(int64_t[ML_MAX_DIMS]) };
+static size_t put_type_key(const ml_tensor *t, char *key) {
   if (t->layout == ML_LAYOUT_BLOCKS || t->state) return 0;
-  char layout = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
-  char key[3 + sizeof t->shape] = {layout, (char)('a' + t->dtype), (char)('0' + t->ndim)};
   size_t bytes = (size_t)t->ndim * sizeof *t->shape;
+  key[0] = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
+  key[1] = (char)('a' + t->dtype);
+  key[2] = (char)('0' + t->ndim);
   memcpy(key + 3, t->shape, bytes);
-  lua_pushlstring(L, key, 3 + bytes);
+  return 3 + bytes;
+}
+
+/* type_key(x, ...): the types of tensors that inputs of a plan can stand for, one after another; nil where one is
+ * anything else, and of none or more than 16. */
+static int type_key(lua_State *L) {
+  enum { MOST = 16 };
+  char key[MOST * TYPE_KEY_MOST];
+  size_t length = 0;
+  const int n = lua_gettop(L);
+  if (n > MOST) return 0;
+  for (int i = 1; i <= n; i++) {
+    if (!luaL_testudata(L, i, LB_TENSOR)) return 0;
+    size_t bytes = put_type_key(lb_check_tensor(L, i, "compile"), key + length);
+    if (!bytes) return 0;
+    length += bytes;
+  }
+  if (!length) return 0;
+  lua_pushlstring(L, key, length);
   return 1;
 }
 

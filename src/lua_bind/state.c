@@ -20,6 +20,7 @@ lb_host *lb_host_retain(lb_host *host) {
 
 void lb_host_release(lb_host *host) {
   if (!host || --host->references > 0) return;
+  lb_drop_constants(host);
   ml_engine_free(host->engine);
   ml_free(host);
 }

@@ -72,6 +72,40 @@ static ml_tensor *check(lua_State *L, int index, const char *what, const char *e
 
 ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what) { return check(L, index, what, "a tensor"); }
 
+/* ---- numbers as operands ---- */
+
+/* The host's own tensors are in no count of those that there are. */
+static void drop_constant(lb_host *host, int at) {
+  if (!host->constants[at]) return;
+  host->engine->live_tensors++;
+  ml_tensor_release(host->constants[at]);
+  host->constants[at] = NULL;
+}
+
+void lb_drop_constants(lb_host *host) {
+  for (int i = 0; i < LB_CONSTANTS; i++) drop_constant(host, i);
+}
+
+static bool is_constant(const ml_tensor *t, ml_dtype dtype, double f, int64_t i) {
+  return t && t->node && t->node->op == ML_OP_constant && t->dtype == dtype && t->node->attrs.constant.whole == i &&
+         memcmp(&t->node->attrs.constant.real, &f, sizeof f) == 0;
+}
+
+/* Numbers return in loops, where a handle for each time would be the collector's. */
+static ml_tensor *find_constant(lua_State *L, ml_dtype dtype, double f, int64_t i) {
+  lb_host *host = lb_get_host(L);
+  for (int k = 0; k < LB_CONSTANTS; k++) {
+    if (is_constant(host->constants[k], dtype, f, i)) return host->constants[k];
+  }
+  ml_tensor *made;
+  lb_check(L, ml_tensor_constant(host->engine, dtype, f, i, &made));
+  const int at = host->next_constant;
+  host->next_constant = (at + 1) % LB_CONSTANTS;
+  drop_constant(host, at);
+  host->engine->live_tensors--;
+  return host->constants[at] = made;
+}
+
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument) {
   index = lua_absindex(L, index);
   int type = lua_type(L, index);
@@ -85,10 +119,7 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
   double f = type == LUA_TNUMBER ? lua_tonumber(L, index) : (double)i;
   if (dtype == ML_I32 && (i > INT32_MAX || i < INT32_MIN)) dtype = ML_I64;
   if (dtype == ML_F32 && f == floor(f) && fabs(f) < 9e18) i = (int64_t)f;
-  ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_constant(lb_engine(L), dtype, f, i, out));
-  lua_replace(L, index);
-  return *out;
+  return find_constant(L, dtype, f, i);
 }
 
 /* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end

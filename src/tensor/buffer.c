@@ -98,7 +98,7 @@ static ml_status allocate(ml_device *d, size_t capacity, void **out) {
 ml_status ml_buffer_create(ml_device *d, size_t bytes, ml_buffer **out) {
   size_t capacity = size_class(bytes);
   ML_TRY(check_limit(d, capacity));
-  ml_buffer *b = ml_calloc(1, sizeof *b);
+  ml_buffer *b = ml_alloc(sizeof *b);
   if (!b) return ML_MEMORY;
   *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = capacity, .charged = capacity};
   ml_status status = allocate(d, capacity, &b->address);
@@ -112,7 +112,7 @@ ml_status ml_buffer_create(ml_device *d, size_t bytes, ml_buffer **out) {
 }
 
 ml_status ml_buffer_reserve(ml_device *d, size_t bytes, ml_buffer **out) {
-  ml_buffer *b = ml_calloc(1, sizeof *b);
+  ml_buffer *b = ml_alloc(sizeof *b);
   if (!b) return ML_MEMORY;
   *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = bytes, .reserved = true};
   ml_status status = d->table->reserve(d, bytes, &b->address);

@@ -82,7 +82,7 @@ static ml_status prefix_path(ml_engine *e, ml_op op, ml_status status) {
 static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q, ml_tensor **out) {
   int64_t strides[ML_MAX_DIMS], offset = 0;
   if (!ml_view_strides(op, q->attrs, x->ndim, x->shape, x->strides, q->ndim, q->shape, strides, &offset)) return ML_OK;
-  ml_tensor *t = ml_calloc(1, sizeof *t);
+  ml_tensor *t = ml_alloc(sizeof *t);
   if (!t) return ML_MEMORY;
   *t = *x;
   t->references = 1;
@@ -101,7 +101,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
                         ml_tensor **out) {
   int n_results = ml_op_infos[op].n_results;
   ml_node *n = ml_calloc(1, sizeof *n + (size_t)(n_inputs + n_results) * sizeof *inputs);
-  ml_tensor *t = ml_calloc(1, sizeof *t);
+  ml_tensor *t = ml_alloc(sizeof *t);
   char *path = n && t && e->path[0] ? ml_strdup(e->path) : NULL;
   if (!n || !t || (e->path[0] && !path)) {
     ml_free(n);

@@ -59,7 +59,7 @@ int64_t *ml_attrs_give(ml_attrs *a, ml_list *list, int64_t n) {
 }
 
 static ml_tensor *bare(ml_engine *engine, ml_dtype dtype, int ndim, const int64_t *shape) {
-  ml_tensor *t = ml_calloc(1, sizeof *t);
+  ml_tensor *t = ml_alloc(sizeof *t);
   if (!t) return NULL;
   *t = (ml_tensor){.references = 1, .engine = engine, .device = engine->device, .dtype = dtype, .ndim = ndim};
   if (ndim) memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);

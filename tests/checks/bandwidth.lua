@@ -68,9 +68,9 @@ local function reduction(op, dtype, shape, bound)
   end, bound or low)
 end
 
--- Bounds below 0.7: exponentials, variances (distances and squares, in float64) and float64 sums of narrow elements
--- take longer than reading them.
-local slow = {logsumexp = 0.2, var = 0.35, std = 0.35}
+-- Bounds below 0.7: exponentials, float64 products and sums of squares and of distances of narrow elements take longer
+-- than reading them, most of all where the rows of a column lie a power of two apart.
+local slow = {logsumexp = 0.15, var = 0.35, std = 0.35, prod = 0.5, norm = 0.5}
 local narrow = {var = 0.4, std = 0.4, norm = 0.5}
 
 for _, shape in ipairs(shapes) do
@@ -92,6 +92,8 @@ local function copying(name, from, to, make, bound)
   case(name, {N * BYTES[from], N * BYTES[to]}, make, bound)
 end
 
+-- A line of the target has an element of each of as many rows: the smaller they are, the more rows are read at once.
+local turned = {bfloat16 = 0.45, uint8 = 0.25}
 for _, dtype in ipairs {"float32", "bfloat16", "float64", "uint8"} do
   copying("copy " .. dtype .. ", dense", dtype, dtype, function()
     local x = values(dtype, SQUARE)
@@ -100,7 +102,7 @@ for _, dtype in ipairs {"float32", "bfloat16", "float64", "uint8"} do
   copying("copy " .. dtype .. ", transposed", dtype, dtype, function()
     local x = values(dtype, SQUARE):transpose()
     return function() return x:copy() end
-  end)
+  end, turned[dtype])
   copying("assign " .. dtype .. ", dense", dtype, dtype, function()
     local x = values(dtype, SQUARE)
     local s = ml.state(x * 1)
@@ -111,7 +113,7 @@ for _, dtype in ipairs {"float32", "bfloat16", "float64", "uint8"} do
     local s = ml.state(x * 1)
     x = x:transpose()
     return function() return ml.assign(s, x) end
-  end)
+  end, turned[dtype])
 end
 copying("copy float32, axes of 3 turned", "float32", "float32", function()
   local x = values("float32", CUBE):transpose {3, 1, 2}
@@ -131,7 +133,7 @@ for _, from in ipairs {"float32", "bfloat16", "float16", "int32", "uint8", "floa
       copying(("cast %s to %s"):format(from, to), from, to, function()
         local x = values(from, SQUARE)
         return function() return x:astype(to) end
-      end)
+      end, to == "uint8" and 0.45)
     end
   end
 end

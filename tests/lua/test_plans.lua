@@ -127,6 +127,63 @@ t.test("plans are known by all that arguments that are no tensors say", function
   t.eq(integer(one, {2}):item(), 10.0)
 end)
 
+t.test("a replay gives what the call that recorded gave: their number, nil, arguments, tables, many of them", function()
+  local x, y = ml.tensor {1, 2}, ml.tensor {10, 20}
+  local function counted(...) return select("#", ...), ... end
+  local ends = ml.compile(function(a) return a + 1, nil end)
+  local first = ml.compile(function(a) return nil, a + 1 end)
+  local back = ml.compile(function(a, b) return b, a + b end)
+  local tree = ml.compile(function(a) return {sum = a + 1}, a * 2 end)
+  local none = ml.compile(function() end)
+  local many = ml.compile(function(...)
+    local sum = 0
+    for i = 1, select("#", ...) do sum = sum + select(i, ...) end
+    return sum
+  end)
+  local twenty = {}
+  for i = 1, 20 do twenty[i] = x * i end
+  for _ = 1, 3 do
+    local n, a, b = counted(ends(x))
+    t.eq({n, a:tolist(), b}, {2, {2, 3}})
+    n, a, b = counted(first(x))
+    t.eq({n, a == nil, b:tolist()}, {2, true, {2, 3}})
+    a, b = back(x, y)
+    t.ok(rawequal(a, y), "an argument came back as another tensor")
+    t.eq(b:tolist(), {11, 22})
+    a, b = tree(x)
+    t.eq({a.sum:tolist(), b:tolist()}, {{2, 3}, {2, 4}})
+    t.eq(counted(none()), 0)
+    t.eq(many(table.unpack(twenty)):tolist(), {210, 420})
+    t.eq(many(x, y):tolist(), {11, 22})
+  end
+end)
+
+t.test("numbers as operands are what they were, however many there were before", function()
+  local x = ml.tensor({3, 5}, {dtype = "int32"})
+  local before = ml.stats().tensors
+  for round = 1, 3 do
+    for i = 1, 40 do
+      t.eq((x + i):tolist(), {3 + i, 5 + i})
+      t.eq((x * (i + 0.5)):tolist(), {3 * (i + 0.5), 5 * (i + 0.5)})
+      t.eq(ml.where(x:eq(3), i, -i):tolist(), {i, -i})
+    end
+    t.eq({1 / (x * 0.0)[1]:item(), 1 / (x * -0.0)[1]:item()}, {math.huge, -math.huge}, "round " .. round)
+    t.eq({(x + 1).dtype, (x + 1.0).dtype, ml.add(x, true).dtype}, {"int32", "float32", "int32"})
+  end
+  local long = ml.tensor({0}, {dtype = "int64"})
+  for _ = 1, 2 do -- numbers that one float64 stands for
+    t.eq({(long + ((1 << 53) + 1)):item(), (long + (1 << 53)):item()}, {(1 << 53) + 1, 1 << 53})
+  end
+  long:close()
+  ml.scope(function()
+    local numbers = {}
+    for i = 1, 40 do numbers[i] = i + 0.25 end
+    t.raises(function() ml.concat(numbers, 1) end, "axis 1 is out of range for 0 axes")
+  end)
+  collectgarbage() collectgarbage()
+  t.eq(ml.stats().tensors, before, "constants that the library keeps are in no count")
+end)
+
 t.test("a compiled function does not change what it is given in place, but states and values of its own", function()
   local x, s = ml.tensor {1.0}, ml.state(ml.tensor {1.0})
   local change = ml.compile(function(a)

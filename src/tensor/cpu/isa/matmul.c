@@ -139,7 +139,7 @@ enum { SMALL_TERMS = 1 << 12, SMALL_ROWS = 4 };
 /* Whether gathering would take longer than the product. */
 static bool is_small(const gemm *g) {
   return g->M * g->N * g->K <= SMALL_TERMS && !gemm_in_scratch(g) && g->a.dtype == ML_F32 && g->b.dtype == ML_F32 &&
-         g->b.across == 1;
+         (g->b.across == 1 || g->N == 1);
 }
 
 ALWAYS_INLINE void small_rows(const gemm *g, int64_t m, int rows, int64_t n, int columns) {

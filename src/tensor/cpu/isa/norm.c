@@ -3,7 +3,9 @@
 #include "tensor/cpu/isa/norm.h"
 
 /* Offset of row r of an operand whose last axis is the row. */
-static int64_t row_offset(const ml_arg *x, int64_t r) { return ml_index_offset(x->ndim - 1, x->shape, x->strides, r); }
+static int64_t row_offset(const ml_arg *x, int64_t r) {
+  return x->ndim == 2 ? r * x->strides[0] : ml_index_offset(x->ndim - 1, x->shape, x->strides, r);
+}
 
 ml_status K(row_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
