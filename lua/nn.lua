@@ -2,6 +2,7 @@
 ---i-th member of a list has the component i-1.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local trace = require "moonlet.trace"
 local util = require "moonlet.util"
 
 local M = {}
@@ -47,17 +48,18 @@ function M.parameter(shape, kind, init, ...)
 end
 local function is_parameter(x) return getmetatable(x) == Parameter end
 
--- The value of a parameter field; one that was never loaded is made now.
+-- The value of a parameter field; one that was never loaded is made now, for good, even while a plan is recorded.
 local function value(self, name)
   local v = self[name]
   if not is_parameter(v) then return v end
   if v.init == "ones" or v.init == "zeros" then v = ml[v.init](v.shape)
   else
     local bound = (3 / (v.shape[#v.shape] or 1)) ^ 0.5
-    v = require("moonlet.random").uniform(v.shape, {low = -bound, high = bound})
+    local random = require "moonlet.random"
+    v = random.uniform(v.shape, {low = -bound, high = bound, key = trace.key_now()})
   end
-  self[name] = ml.keep(v)
   ml.eval(v)
+  self[name] = ml.keep(v)
   return v
 end
 

@@ -57,12 +57,16 @@ function trace.advance(n)
   return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32"})
 end
 
-local function next_key(opts)
-  if opts and opts.key then return check_key(opts.key) end
-  if core.recording() then return trace.next_key() end
+-- The key of the next draw, also while a plan is recorded: of what is drawn once, and a constant of the plan.
+function trace.key_now()
   state.count = state.count + 1
   local w = words(state.seed)
   return ml.tensor({w[1], w[2], state.count & 0xffffffff}, {dtype = "uint32"})
+end
+
+local function next_key(opts)
+  if opts and opts.key then return check_key(opts.key) end
+  return core.recording() and trace.next_key() or trace.key_now()
 end
 
 -- A shape that somebody gave, and how many numbers it has.

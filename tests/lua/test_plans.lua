@@ -1,5 +1,6 @@
 -- Plans mean what was written: rewrites of the planner change time and memory and nothing else.
 local ml = require "moonlet"
+local nn = require "moonlet.nn"
 local t = require "tests.lua.harness"
 
 t.leak_check = function() return ml.memory.active() end
@@ -182,6 +183,18 @@ t.test("numbers as operands are what they were, however many there were before",
   end)
   collectgarbage() collectgarbage()
   t.eq(ml.stats().tensors, before, "constants that the library keeps are in no count")
+end)
+
+t.test("modules whose parameters nobody has made yet are compiled and explained, and keep what is made then", function()
+  local x = ml.ones {2, 4}
+  local first, second = nn.Linear(4, 3, {bias = true}), nn.Linear(4, 3, {bias = true})
+  local both = ml.compile(function(a) return first(a), second(a) end)
+  local a, b = both(x)
+  t.eq({a:tolist(), b:tolist()}, {first(x):tolist(), second(x):tolist()})
+  t.ok(a[1][1]:item() ~= b[1][1]:item(), "two layers begin with the same numbers")
+  local third = nn.Linear(4, 3)
+  t.ok(ml.explain(third, x):find "linear", "no linear in the plan")
+  t.eq(third(x):tolist(), third(x):tolist())
 end)
 
 t.test("a compiled function does not change what it is given in place, but states and values of its own", function()
