@@ -67,8 +67,7 @@ void *lb_check_handle(lua_State *L, int index, const char *class) {
 static void refuse_keys(lua_State *L, int index, lua_Integer n, const char *what) {
   index = lua_absindex(L, index);
   luaL_checkstack(L, 4, "nested too deep");
-  if (n > 0) lua_pushinteger(L, n); /* behind the last entry */
-  else lua_pushnil(L);
+  lua_pushnil(L); /* from the first on: entries may lie between names */
   while (lua_next(L, index)) {
     const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
     bool packed = key && strcmp(key, "n") == 0 && lua_isinteger(L, -1) && lua_tointeger(L, -1) == n;

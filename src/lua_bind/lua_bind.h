@@ -12,7 +12,12 @@
 #include <lua.h>
 
 /* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
+/* A number that was an operand lately; owned, in no count of tensors. */
 enum { LB_CONSTANTS = 16 };
+typedef struct lb_constant {
+  ml_tensor *tensor; /* or NULL */
+  uint64_t used;     /* when, counted in uses */
+} lb_constant;
 
 typedef struct lb_host {
   ml_engine *engine;
@@ -20,10 +25,12 @@ typedef struct lb_host {
   size_t seen_bytes; /* device memory when the collector was last told */
   int depth;         /* of the module path */
   size_t path_lengths[64];
-  lua_State *own;                     /* the state that belongs to a C host's engine, or NULL */
-  struct lb_scope *scope;             /* that new tensors belong to, or NULL; kept alive by the registry */
-  ml_tensor *constants[LB_CONSTANTS]; /* numbers that were operands lately; owned, in no count of tensors */
-  int next_constant;                  /* which of them makes way */
+  lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
+  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
+  lb_constant constants[LB_CONSTANTS];
+  uint64_t constant_uses; /* so far */
+  ml_tensor **closed;     /* by finalizers, which run while their operands may be in use; owned */
+  size_t n_closed, closed_capacity;
 } lb_host;
 
 /* A tensor handle's place in the list of the scope that will close it. `scope` NULL: none will. */
@@ -50,7 +57,7 @@ static inline void lb_check(lua_State *L, ml_status status) {
 int lb_fail(lua_State *L, ml_status status);
 /* Tells the collector about device memory that came into being since it was last told. */
 void lb_charge(lua_State *L);
-/* Collects fully: before out-of-memory is reported. */
+/* Collects fully, before out-of-memory is reported; the caller has retained what it borrowed. */
 void lb_collect(lua_State *L);
 /* Evaluates, once more after a full collection where memory ran out. */
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count);
@@ -63,10 +70,12 @@ ml_tensor **lb_new_tensor(lua_State *L);
 ml_tensor *lb_to_tensor(lua_State *L, int index);                      /* NULL when it is none */
 ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises on closed ones */
 /* A borrowed tensor: that of a handle, or of a number or boolean a constant, which lives until LB_CONSTANTS others were
- * asked for. */
+ * asked for later. */
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
-/* Frees the constants of a host that ends. */
-void lb_drop_constants(lb_host *host);
+/* Frees what finalizers closed: at the beginning of a call, before it borrows tensors. */
+void lb_drop_closed(lua_State *L);
+/* Frees the tensors of a host that ends. */
+void lb_drop_owned(lb_host *host);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */
@@ -79,7 +88,7 @@ int lb_make_state(lua_State *L);
 /* scope.c: which handles a scope closes (ml.scope) */
 void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
 void lb_scope_remove(lb_link *link);
-void lb_close_link(lb_link *link);               /* tensor.c: closes the handle that the link is part of */
+void lb_close_link(lua_State *L, lb_link *link); /* tensor.c: closes the handle that the link is part of */
 lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
 
 /* args.c: the only place that turns positions of Lua into positions of C, and options into arguments. `what` names the

@@ -6,6 +6,7 @@ static int call_op(lua_State *L) {
   ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
   lb_inputs in;
   ml_attrs attrs;
+  lb_drop_closed(L);
   lb_read_arguments(L, op, &in, &attrs);
   int n_results = ml_op_infos[op].n_results > 0 ? ml_op_infos[op].n_results : 1;
   ml_tensor **handles[ML_MAX_RESULTS], *results[ML_MAX_RESULTS];
@@ -19,6 +20,7 @@ static int call_op(lua_State *L) {
 static int call_operator(lua_State *L) {
   ml_op op = (ml_op)lua_tointeger(L, lua_upvalueindex(1));
   bool unary = ml_op_infos[op].kind == ML_KIND_UNARY;
+  lb_drop_closed(L);
   ml_tensor *inputs[2] = {lb_check_operand(L, 1, ml_op_name(op), "a"),
                           unary ? NULL : lb_check_operand(L, 2, ml_op_name(op), "b")};
   ml_attrs attrs = {0};

@@ -41,6 +41,7 @@ static ml_tensor **check_list(lua_State *L, int index, int *n) {
 /* eval(...): storage for every tensor given. */
 static int eval(lua_State *L) {
   int n = lua_gettop(L);
+  lb_drop_closed(L);
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
   for (int i = 0; i < n; i++) list[i] = lb_check_tensor(L, i + 1, "eval");
   lb_eval(L, list, (size_t)n);
@@ -75,6 +76,7 @@ static int plan_run(lua_State *L) {
   enum { FEW = 64 };
   ml_plan *p = check_plan(L);
   int n = lua_gettop(L) - 1, n_out = p->n_outputs;
+  lb_drop_closed(L);
   if (n != p->n_inputs) lb_usage(L, "a plan of %d inputs was given %d", p->n_inputs, n);
   ml_tensor *few_in[FEW], *few_out[FEW], **few_slots[FEW], **in = few_in, **out = few_out, ***slots = few_slots;
   if (n > FEW) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
@@ -87,8 +89,10 @@ static int plan_run(lua_State *L) {
   for (int i = 0; i < n_out; i++) slots[i] = lb_new_tensor(L);
   ml_status status = ml_plan_run(p, in, out);
   if (status == ML_MEMORY || status == ML_LIMIT) {
+    for (int i = 0; i < n; i++) ml_tensor_retain(in[i]);
     lb_collect(L);
     status = ml_plan_run(p, in, out);
+    for (int i = 0; i < n; i++) ml_tensor_release(in[i]);
   }
   lb_check(L, status);
   for (int i = 0; i < n_out; i++) *slots[i] = out[i];

@@ -61,7 +61,7 @@ static int scope_move(lua_State *L) {
 /* Closes every tensor that belongs to it. */
 static int scope_close(lua_State *L) {
   lb_scope *scope = lb_check_handle(L, 1, LB_SCOPE);
-  while (scope->first) lb_close_link(scope->first);
+  while (scope->first) lb_close_link(L, scope->first);
   return 0;
 }
 

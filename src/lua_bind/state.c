@@ -20,7 +20,7 @@ lb_host *lb_host_retain(lb_host *host) {
 
 void lb_host_release(lb_host *host) {
   if (!host || --host->references > 0) return;
-  lb_drop_constants(host);
+  lb_drop_owned(host);
   ml_engine_free(host->engine);
   ml_free(host);
 }
@@ -181,13 +181,16 @@ void lb_charge(lua_State *L) {
 void lb_collect(lua_State *L) {
   lua_gc(L, LUA_GCCOLLECT);
   lua_gc(L, LUA_GCCOLLECT);
+  lb_drop_closed(L);
 }
 
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
   ml_status status = ml_eval(lb_engine(L), tensors, count);
   if (status == ML_MEMORY || status == ML_LIMIT) {
+    for (size_t i = 0; i < count; i++) ml_tensor_retain(tensors[i]);
     lb_collect(L);
     status = ml_eval(lb_engine(L), tensors, count);
+    for (size_t i = 0; i < count; i++) ml_tensor_release(tensors[i]);
   }
   lb_check(L, status);
   lb_charge(L);

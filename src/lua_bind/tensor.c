@@ -24,8 +24,36 @@ static void close_handle(handle *h) {
   h->host = NULL;
 }
 
-static int tensor_close(lua_State *L) {
+static int tensor_gc(lua_State *L) {
   close_handle(lb_check_handle(L, 1, LB_TENSOR));
+  return 0;
+}
+
+/* A finalizer may run while a call that borrowed tensors asks Lua for memory. */
+static bool in_finalizer(lua_State *L) { return lua_gc(L, LUA_GCISRUNNING) < 0; }
+
+static void drop_closed(lb_host *host) {
+  while (host->n_closed > 0) ml_tensor_release(host->closed[--host->n_closed]);
+}
+
+void lb_drop_closed(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  if (host->n_closed > 0 && !in_finalizer(L)) drop_closed(host);
+}
+
+/* Closes a handle that somebody may still have: in a finalizer its tensor goes later. */
+static void close_later(lua_State *L, handle *h) {
+  lb_host *host = h->host;
+  if (!h->tensor || !in_finalizer(L)) {
+    if (host) drop_closed(host);
+  } else if (ML_GROW(host->closed, host->closed_capacity, host->n_closed + 1) == ML_OK) {
+    host->closed[host->n_closed++] = ml_tensor_retain(h->tensor);
+  }
+  close_handle(h);
+}
+
+static int tensor_close(lua_State *L) {
+  close_later(L, lb_check_handle(L, 1, LB_TENSOR));
   return 0;
 }
 
@@ -35,7 +63,7 @@ static int tensor_close_method(lua_State *L) {
   return tensor_close(L);
 }
 
-void lb_close_link(lb_link *link) { close_handle((handle *)link); }
+void lb_close_link(lua_State *L, lb_link *link) { close_later(L, (handle *)link); }
 
 lb_link *lb_check_link(lua_State *L, int index) { return lb_check_handle(L, index, LB_TENSOR); }
 
@@ -75,15 +103,17 @@ ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what) { return c
 /* ---- numbers as operands ---- */
 
 /* The host's own tensors are in no count of those that there are. */
-static void drop_constant(lb_host *host, int at) {
-  if (!host->constants[at]) return;
+static void drop_constant(lb_host *host, lb_constant *c) {
+  if (!c->tensor) return;
   host->engine->live_tensors++;
-  ml_tensor_release(host->constants[at]);
-  host->constants[at] = NULL;
+  ml_tensor_release(c->tensor);
+  c->tensor = NULL;
 }
 
-void lb_drop_constants(lb_host *host) {
-  for (int i = 0; i < LB_CONSTANTS; i++) drop_constant(host, i);
+void lb_drop_owned(lb_host *host) {
+  drop_closed(host);
+  ml_free(host->closed);
+  for (int i = 0; i < LB_CONSTANTS; i++) drop_constant(host, &host->constants[i]);
 }
 
 static bool is_constant(const ml_tensor *t, ml_dtype dtype, double f, int64_t i) {
@@ -91,19 +121,25 @@ static bool is_constant(const ml_tensor *t, ml_dtype dtype, double f, int64_t i)
          memcmp(&t->node->attrs.constant.real, &f, sizeof f) == 0;
 }
 
-/* Numbers return in loops, where a handle for each time would be the collector's. */
+/* Numbers return in loops, where a handle for each time would be the collector's. The one used longest ago makes way,
+ * so that none does which the same call has asked for. */
 static ml_tensor *find_constant(lua_State *L, ml_dtype dtype, double f, int64_t i) {
   lb_host *host = lb_get_host(L);
+  lb_constant *oldest = &host->constants[0];
   for (int k = 0; k < LB_CONSTANTS; k++) {
-    if (is_constant(host->constants[k], dtype, f, i)) return host->constants[k];
+    lb_constant *c = &host->constants[k];
+    if (is_constant(c->tensor, dtype, f, i)) {
+      c->used = ++host->constant_uses;
+      return c->tensor;
+    }
+    if (c->used < oldest->used) oldest = c;
   }
   ml_tensor *made;
   lb_check(L, ml_tensor_constant(host->engine, dtype, f, i, &made));
-  const int at = host->next_constant;
-  host->next_constant = (at + 1) % LB_CONSTANTS;
-  drop_constant(host, at);
+  drop_constant(host, oldest);
   host->engine->live_tensors--;
-  return host->constants[at] = made;
+  *oldest = (lb_constant){made, ++host->constant_uses};
+  return made;
 }
 
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument) {
@@ -119,7 +155,11 @@ ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const
   double f = type == LUA_TNUMBER ? lua_tonumber(L, index) : (double)i;
   if (dtype == ML_I32 && (i > INT32_MAX || i < INT32_MIN)) dtype = ML_I64;
   if (dtype == ML_F32 && f == floor(f) && fabs(f) < 9e18) i = (int64_t)f;
-  return find_constant(L, dtype, f, i);
+  if (!in_finalizer(L)) return find_constant(L, dtype, f, i);
+  ml_tensor **own = lb_new_tensor(L); /* another call may be using the constants */
+  lb_check(L, ml_tensor_constant(lb_engine(L), dtype, f, i, own));
+  lua_replace(L, index);
+  return *own;
 }
 
 /* rebind(handle, tensor): the handle holds the tensor's value from here on; shape and dtype stay. In-place forms end
@@ -380,13 +420,10 @@ int lb_open_tensor(lua_State *L) {
                                      {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   luaL_newmetatable(L, LB_TENSOR);
-  static const luaL_Reg events[] = {{"__gc", tensor_close},
-                                    {"__close", tensor_close},
-                                    {"__tostring", tensor_tostring},
-                                    {"__len", tensor_len},
-                                    {"__newindex", tensor_newindex},
-                                    {"__pairs", tensor_pairs},
-                                    {NULL, NULL}};
+  static const luaL_Reg events[] = {
+      {"__gc", tensor_gc},   {"__close", tensor_close},       {"__tostring", tensor_tostring},
+      {"__len", tensor_len}, {"__newindex", tensor_newindex}, {"__pairs", tensor_pairs},
+      {NULL, NULL}};
   luaL_setfuncs(L, events, 0);
   lb_set_operators(L);
   lua_pushvalue(L, -2);

@@ -1,9 +1,10 @@
 /* buffer.c: counted storage with a cache of free blocks.
  *
- * Blocks have sizes of four classes per power of two, so that a freed block serves the next request of about its size
- * and at most a fifth is waste. Each class has a list of its own: however many blocks are free, finding one takes one
- * step. Where the cache is full, what has lain there longest goes, so that sizes that nobody wants any more make way. A
- * free block keeps its links in host memory, since its bytes may be on another device. */
+ * Blocks have sizes of four classes per power of two, of 32 from a megabyte on, so that a freed block serves the next
+ * request of about its size and at most a fifth is waste, of large ones a thirty-second. Each class has a list of its
+ * own: however many blocks are free, finding one takes one step. Where the cache is full, what has lain there longest
+ * goes, so that sizes that nobody wants any more make way. A free block keeps its links in host memory, since its bytes
+ * may be on another device. */
 #include "tensor/buffer.h"
 
 #include <stdlib.h>
@@ -15,14 +16,18 @@ struct ml_block {
   size_t capacity;
 };
 
-enum { MIN_BLOCK = 64 };
+enum { MIN_BLOCK = 64, LARGE_BLOCK = 1 << 20 };
 /* Larger blocks go back to the system at once. */
 static const size_t CACHED_BLOCK_BYTES = (size_t)256 << 20;
+
+/* The highest bit of the last byte's place, and how many below it choose the class. */
+static int top_bit(size_t bytes) { return 63 - __builtin_clzll(bytes - 1); }
+static int fine_bits(size_t bytes) { return bytes > LARGE_BLOCK ? 5 : 2; }
 
 static size_t size_class(size_t bytes) {
   if (bytes <= MIN_BLOCK) return MIN_BLOCK;
   if (bytes > CACHED_BLOCK_BYTES) return (bytes + 4095) & ~(size_t)4095;
-  int shift = 63 - __builtin_clzll(bytes - 1) - 2; /* the two bits below the top one choose the class */
+  int shift = top_bit(bytes) - fine_bits(bytes);
   size_t step = (size_t)1 << (shift > 0 ? shift : 0);
   return (bytes + step - 1) & ~(step - 1);
 }
@@ -30,8 +35,10 @@ static size_t size_class(size_t bytes) {
 /* The list of a capacity that size_class gave, at most CACHED_BLOCK_BYTES: 64 is the first, 80, 96, 112, 128 follow. */
 static int class_index(size_t capacity) {
   if (capacity <= MIN_BLOCK) return 0;
-  int top = 63 - __builtin_clzll(capacity - 1);
-  return 4 * (top - 6) + (int)((capacity - 1) >> (top - 2) & 3) + 1;
+  const int top = top_bit(capacity), fine = fine_bits(capacity);
+  const int at = (int)((capacity - 1) >> (top - fine)) & ((1 << fine) - 1);
+  if (fine == 2) return 1 + 4 * (top - 6) + at;
+  return 1 + 4 * (20 - 6) + 32 * (top - 20) + at;
 }
 
 static void link_block(ml_device *d, struct ml_block *b) {

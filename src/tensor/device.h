@@ -15,7 +15,8 @@ typedef struct ml_plan ml_plan;
 typedef struct ml_program ml_program; /* a plan as a device wants it */
 
 enum { ML_PACK_ROWS = 16 };
-enum { ML_CACHE_CLASSES = 89 }; /* sizes of blocks that are kept for reuse: 64 bytes to 256 MiB, four a power of two */
+/* Sizes of blocks that are kept for reuse: 64 bytes, four a power of two up to 1 MiB, 32 up to 256 MiB. */
+enum { ML_CACHE_CLASSES = 1 + 4 * 14 + 32 * 8 };
 
 typedef struct ml_device_table {
   /* Fresh memory, aligned to 64 bytes or more, contents undefined. */

@@ -162,6 +162,7 @@ end)
 t.test("numbers as operands are what they were, however many there were before", function()
   local x = ml.tensor({3, 5}, {dtype = "int32"})
   local before = ml.stats().tensors
+  local truths = ml.tensor {true, false}
   for round = 1, 3 do
     for i = 1, 40 do
       t.eq((x + i):tolist(), {3 + i, 5 + i})
@@ -176,6 +177,12 @@ t.test("numbers as operands are what they were, however many there were before",
     t.eq({(long + ((1 << 53) + 1)):item(), (long + (1 << 53)):item()}, {(1 << 53) + 1, 1 << 53})
   end
   long:close()
+  for i = 1, 100 do -- one that stays beside one that is new
+    t.eq(ml.where(truths, 0.5, i + 0.25):tolist(), {0.5, i + 0.25})
+    t.eq(ml.where(truths, i, 7):tolist(), {i, 7})
+    t.eq(ml.add(1000, i):item(), 1000 + i)
+  end
+  truths:close()
   ml.scope(function()
     local numbers = {}
     for i = 1, 40 do numbers[i] = i + 0.25 end
@@ -195,6 +202,59 @@ t.test("modules whose parameters nobody has made yet are compiled and explained,
   local third = nn.Linear(4, 3)
   t.ok(ml.explain(third, x):find "linear", "no linear in the plan")
   t.eq(third(x):tolist(), third(x):tolist())
+end)
+
+t.test("a selection of rows of an empty matrix", function()
+  local index = ml.tensor({1}, {dtype = "int32"})
+  local x = ml.ones {4, 0}
+  for name, f in pairs {
+    chain = function(a, i) return (a * 2):take(i, 1) end,
+    reshape = function(a, i) return (a + 1):reshape {8, 0}:take(i, 1) end,
+    linear = function(a, i) return ml.linear(a * 2, ml.ones {3, 0}):take(i, 1) end,
+    rows = function(a, i) return ((a * 2):reshape {2, 0} + 1):take(i, 1) end,
+  } do
+    local wanted = name == "linear" and {1, 3} or {1, 0}
+    t.eq(f(x, index).shape, wanted, name)
+    t.eq(f(x, index):tolist(), name == "linear" and {{0.0, 0.0, 0.0}} or {{}}, name)
+    t.eq(ml.compile(f)(x, index).shape, wanted, name)
+  end
+end)
+
+-- What is computed on the way to another value is nobody's work any more, if somebody holds it.
+t.test("values that somebody holds are computed once", function()
+  local core = require "moonlet.core"
+  local x = ml.random.normal {64, 64}
+  ml.eval(x)
+  -- To add one to it: what is known when a plan is made is computed then.
+  local function steps_of(h)
+    return tonumber(ml.explain(function() return h + 1 end):match "saved: fold (%d+) steps")
+  end
+  local forms = {
+    sorted = function() return x:sort(1) * 2 end,
+    turned = function() return x:matmul(x):transpose() end,
+    reshaped = function() return x:reshape {32, 128}:matmul(ml.ones {128, 8}):reshape {16, 16} end,
+    half = function() return x:matmul(x):split(2, 1)[1] end,
+    scan = function() return x:cumsum(1) + 1 end,
+    transposed = function() return ml.linear_transposed(x, x) * 2 end,
+    drawn = function() return ml.random.normal {64, 64} end,
+  }
+  for name, make in pairs(forms) do
+    local h = make()
+    collectgarbage() collectgarbage() -- handles of operands
+    local y = h + 1
+    ml.eval(y)
+    t.eq(steps_of(h), 1, name)
+    t.eq((h + 1):tolist(), y:tolist(), name)
+    local again = make()
+    collectgarbage() collectgarbage()
+    local sum = again:sum()
+    ml.eval(sum)
+    t.eq(steps_of(again), 1, name .. ", before a sum")
+  end
+  local y = x:matmul(x)
+  local z = x:matmul(x) + 1
+  ml.eval(z * y)
+  t.eq(core.op_of(y), nil, "a product that was equal to another is computed again")
 end)
 
 t.test("a compiled function does not change what it is given in place, but states and values of its own", function()

@@ -128,12 +128,13 @@ static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
 /* ---- who may still ask ---- */
 
 /* Of a plan that runs once. A tensor with references beside those of the graph may be asked for later: it is kept where
- * it is computed anyway. If it is not, its node stays, with all that it is computed from; a version among that, or one
- * that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
+ * it is computed anyway, or what it is a view of. If it is not, its node stays, with all that it is computed from; a
+ * version among that, or one that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
 static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
   int *known = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *known);
   bool *stays = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *stays);
-  if (!known || !stays) return ML_MEMORY;
+  bool *held = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *held);
+  if (!known || !stays || !held) return ML_MEMORY;
   for (size_t i = 0; i < g->n_nodes; i++) {
     for (int k = 0; k < g->nodes[i].n_inputs; k++) {
       if (g->nodes[i].inputs[k] >= 0) known[g->nodes[i].inputs[k]]++;
@@ -149,7 +150,9 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     ml_tensor *t = n->tensor;
     if (output[i]) continue;
     if (t->cell && t->cell->latest == t) known[i]++;
-    n->keep = t->references > known[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
+    held[i] = held[i] || t->references > known[i];
+    if (held[i] && ml_vnode_is_view(n)) held[n->inputs[0]] = true;
+    n->keep = held[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
               n->op != ML_OP_constant && !ml_vnode_has_results(n);
     stays[i] = stays[i] || t->references > known[i];
     for (int k = 0; k < n->n_inputs && stays[i] && !ml_vnode_is_effect(n); k++) {
@@ -198,7 +201,7 @@ static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
          memcmp(x->list, y->list, (size_t)x->n_list * sizeof *x->list) == 0;
 }
 
-/* Users of a node that repeats an earlier one use that. */
+/* Users of a node that repeats an earlier one use that, and whoever holds the later tensor gets its value. */
 static ml_status merge_equal(ml_vgraph *g) {
   size_t buckets = 16;
   while (buckets < 2 * g->n_nodes) buckets *= 2;
@@ -213,7 +216,8 @@ static ml_status merge_equal(ml_vgraph *g) {
     size_t slot = hash_node(n) & (buckets - 1);
     while (table[slot] && !equal_nodes(n, &g->nodes[table[slot] - 1])) slot = (slot + 1) & (buckets - 1);
     if (table[slot]) {
-      same[i] = table[slot] - 1;
+      ml_vnode *first = &g->nodes[same[i] = table[slot] - 1];
+      if (n->keep && !first->keep) first->keep = true, first->tensor = n->tensor;
       ML_REWROTE(g, merged);
       bool computed = !ml_vnode_is_view(n) && n->op != ML_OP_constant && n->op != ML_OP_result;
       if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));

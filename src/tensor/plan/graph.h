@@ -188,6 +188,8 @@ static inline size_t ml_vnode_bytes(const ml_vnode *n) {
   return (size_t)(ml_vnode_size(n) / info->block) * (size_t)info->bytes;
 }
 static inline int64_t ml_vnode_last(const ml_vnode *n) { return n->ndim ? n->shape[n->ndim - 1] : 1; }
+/* Rows along the last axis, which may be empty. */
+static inline int64_t ml_vnode_rows(const ml_vnode *n) { return n->ndim ? ml_shape_size(n->ndim - 1, n->shape) : 1; }
 static inline bool ml_vnode_same_shape(const ml_vnode *a, const ml_vnode *b) {
   return ml_same_shape(a->ndim, a->shape, b->ndim, b->shape);
 }

@@ -281,11 +281,24 @@ static int wide_of(const ml_vgraph *g, int v, int depth) {
   return ml_vnode_is_narrow(n, row) || ml_vnode_is_flat(n, row) ? wide : -1;
 }
 
-/* What somebody holds would be computed again when he reads it. Where that takes a product or work along rows it is an
- * output as well, as far as there is room; elementwise work alone costs less than to write it, and handles that are
- * garbage are many. */
+/* Whether the group reads what was computed apart from it and goes with the plan. */
+static bool reads_passing(const ml_vgraph *g, const gathering *t) {
+  int inputs[ML_FUSED_MAX_INPUTS + 1];
+  const int n = ml_vgraph_outside(g, t->members, t->n_members, inputs, 0, ML_FUSED_MAX_INPUTS);
+  for (int i = 0; i < n && i < ML_FUSED_MAX_INPUTS; i++) {
+    const ml_vnode *x = &g->nodes[inputs[i]];
+    while (ml_vnode_is_view(x)) x = &g->nodes[x->inputs[0]];
+    if (!ml_vnode_is_leaf(x) && !ml_vnode_is_effect(x) && x->op != ML_OP_input && !x->keep && x->output < 0)
+      return true;
+  }
+  return false;
+}
+
+/* What somebody holds would be computed again when he reads it. Where that takes a product, work along rows or what
+ * another step has computed it is an output as well, as far as there is room; elementwise work alone costs less than to
+ * write it, and handles that are garbage are many. */
 static void keep_held(ml_vgraph *g, const gathering *t) {
-  if (t->anchor < 0 && t->n_row_ops == 0) return;
+  if (t->anchor < 0 && t->n_row_ops == 0 && !reads_passing(g, t)) return;
   int room = ML_FUSED_MAX_OUTPUTS - t->n_outputs;
   for (int i = t->n_members; i >= 0 && room > 0; i--) {
     int v = i < t->n_members ? t->members[i] : t->anchor;
@@ -348,8 +361,9 @@ static ml_status gather_before(ml_vgraph *g, int v) {
   gathering t = {.g = g, .turn = v, .like = x, .n_outputs = 1, .anchor = -1, .sink = v};
   if (!ml_vnode_is_elementwise(&g->nodes[x]) || !reads_pieces(g, n) || !join(&t, x)) return ML_OK;
   grow(&t);
-  bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0;
-  return reads ? make(g, &t, -1) : ML_OK;
+  bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0, held = false;
+  for (int i = 0; i < t.n_members && !held; i++) held = g->nodes[t.members[i]].keep;
+  return reads && !(held && reads_passing(g, &t)) ? make(g, &t, -1) : ML_OK;
 }
 
 static ml_status group_at(ml_vgraph *g, int v) {

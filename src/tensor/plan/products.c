@@ -134,8 +134,6 @@ static ml_status fill_unit(ml_vgraph *g, int first, ml_vunit *u) {
   return ML_OK;
 }
 
-static int64_t rows_of(const ml_vnode *x) { return ml_vnode_last(x) ? ml_vnode_size(x) / ml_vnode_last(x) : 0; }
-
 /* Whether a node of a unit can be computed at another turn: what it reads from outside the unit is there (`inside` is
  * what it reads from within), and no effect comes between. */
 static bool can_move(const ml_vgraph *g, int v, int at, const ml_vunit *inside) {
@@ -228,7 +226,7 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
 
 static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   const ml_vnode *x = &g->nodes[l->x];
-  if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || rows_of(x) > NORM_INSIDE_ROWS) return;
+  if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || ml_vnode_rows(x) > NORM_INSIDE_ROWS) return;
   if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].dtype != ML_F32) return;
   if (ml_vgraph_is_late(g, l->x, l->at, NULL, 0)) return;
   for (int i = 0; i < x->n_users; i++) {

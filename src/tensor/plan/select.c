@@ -26,8 +26,6 @@ typedef struct selector {
   int *waiting, *after; /* of an index: the first old node whose rows are not computed yet; of a node: the next such */
 } selector;
 
-static int64_t rows_of(const ml_vnode *n) { return n->ndim < 2 ? 1 : ml_vnode_size(n) / n->shape[n->ndim - 1]; }
-
 static bool selects_rows(const ml_vgraph *g, const ml_vnode *n) {
   if (n->op != ML_OP_take) return false;
   const ml_vnode *x = &g->nodes[n->inputs[0]], *index = &g->nodes[n->inputs[1]];
@@ -45,13 +43,13 @@ static bool can_push(const ml_vgraph *g, int v, int until) {
   if (n->op == ML_OP_linear || n->op == ML_OP_rms_norm || n->op == ML_OP_layer_norm) return true;
   if (n->op == ML_OP_reshape) {
     const ml_vnode *x = &g->nodes[n->inputs[0]];
-    return ml_vnode_last(x) == ml_vnode_last(n) && x->ndim >= 2;
+    return ml_vnode_last(x) == ml_vnode_last(n) && ml_vnode_rows(x) == ml_vnode_rows(n) && x->ndim >= 2;
   }
   if (!ml_vnode_is_elementwise(n)) return false;
   for (int k = 0; k < n->n_inputs; k++) {
     const ml_vnode *x = &g->nodes[n->inputs[k]];
     bool alike = x->ndim == n->ndim && memcmp(x->shape, n->shape, (size_t)(n->ndim - 1) * sizeof *n->shape) == 0;
-    if (rows_of(x) != 1 && !alike) return false;
+    if (ml_vnode_rows(x) != 1 && !alike) return false;
   }
   return true;
 }
@@ -59,7 +57,7 @@ static bool can_push(const ml_vgraph *g, int v, int until) {
 /* Inputs of a pushed node whose selected rows are wanted for its own. */
 static bool takes_rows_of(const ml_vgraph *g, const ml_vnode *n, int k) {
   if (n->inputs[k] < 0) return false;
-  return ml_vnode_is_elementwise(n) ? rows_of(&g->nodes[n->inputs[k]]) != 1 : k == 0;
+  return ml_vnode_is_elementwise(n) ? ml_vnode_rows(&g->nodes[n->inputs[k]]) != 1 : k == 0;
 }
 
 static void want_rows(selector *s, int v, int index, int until) {
@@ -139,7 +137,7 @@ static ml_status reshape(selector *s, int x, int ndim, const int64_t *shape, int
 /* The rows themselves, taken from the whole value. */
 static ml_status take_rows(selector *s, int v, int index, int *out) {
   const ml_vnode *n = &s->g->nodes[v];
-  int64_t shape[2] = {rows_of(n), ml_vnode_last(n)};
+  int64_t shape[2] = {ml_vnode_rows(n), ml_vnode_last(n)};
   int inputs[2] = {-1, s->whole[index]};
   ML_TRY(reshape(s, s->whole[v], 2, shape, &inputs[0]));
   shape[0] = s->g->nodes[index].shape[0];
@@ -154,7 +152,7 @@ static ml_status push_node(selector *s, int v) {
   if (d->whole) return take_rows(s, v, d->index, &s->rows[v]);
   ML_REWROTE(s->g, pushed);
   if (n->op != ML_OP_reshape) {
-    int64_t rows = s->g->nodes[d->index].shape[0], all = rows_of(n);
+    int64_t rows = s->g->nodes[d->index].shape[0], all = ml_vnode_rows(n);
     ml_vgraph_save(s->g, ML_PASS_select, 0, all > 0 ? ml_vnode_bytes(n) / (size_t)all * (size_t)(all - rows) : 0);
   }
   if (n->op == ML_OP_reshape) {

@@ -29,7 +29,13 @@ void K(arange)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 /* ---- concat ---- */
 
+/* Where each operand begins along the axis. */
 ml_status K(concat_prepare)(ml_task *t) {
+  const int axis = (int)t->step->attrs->concat.axis;
+  int64_t *begins = ml_bump_alloc(t->memory, (size_t)t->n_in, sizeof *begins);
+  if (!begins) return ML_MEMORY;
+  for (int u = 1; u < t->n_in; u++) begins[u] = begins[u - 1] + t->in[u - 1].shape[axis];
+  t->extra = begins;
   t->units = t->n_in;
   t->cost = (double)ml_arg_size(&t->out[0]) * 1.5;
   return ML_OK;
@@ -39,11 +45,10 @@ ml_status K(concat_prepare)(ml_task *t) {
 void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   const ml_arg *o = &t->out[0];
-  int axis = (int)t->step->attrs->concat.axis;
+  const int64_t along = o->strides[t->step->attrs->concat.axis], *begins = t->extra;
   for (int64_t u = begin; u < end; u++) {
     const ml_arg *x = &t->in[u];
-    int64_t base = 0, last = x->ndim - 1, n = ml_arg_size(x), width = x->shape[last];
-    for (int64_t i = 0; i < u; i++) base += t->in[i].shape[axis] * o->strides[axis];
+    int64_t base = begins[u] * along, last = x->ndim - 1, n = ml_arg_size(x), width = x->shape[last];
     size_t item = item_bytes(x);
     for (int64_t row = 0; width && row < n / width; row++) {
       int64_t from = ml_index_offset((int)last, x->shape, x->strides, row),
