@@ -100,6 +100,22 @@ static const char *const helpers[] = {
     "go() first = m.metrics.prefill_seconds total = m.metrics.total_seconds wanted = right()",
 };
 
+/* Within one step of a plan that takes seconds; the plan's next run is right. */
+static void test_step(session *s) {
+  static const char plan[] = "f = ml.compile(function(a) return a:sin():abs():sum() end) "
+                             "x = (ml.arange(1 << 20):reshape {1, 1 << 20} * 1e-3):copy():broadcast_to {32, 1 << 20}";
+  delays d = {0};
+  if (!answers(s, plan, "\r\n> ") || !answers(s, "sum = f(x):item()", "\r\n> ")) return;
+  if (!answers(s, "for i = 1, 1000 do f(x) end", "\r\n")) return;
+  pause_ms(50);
+  if (!interrupt(s, "\r\n> ", &d)) return;
+  if (!answers(s, "z = ml.zeros {1}:broadcast_to {1 << 34}:sin():max():item()", "\r\n")) return;
+  pause_ms(50);
+  if (!interrupt(s, "\r\n> ", &d)) return;
+  check_delays(&d, 2, "a long step");
+  CHECK(answers(s, "print(f(x):item() == sum)", "true\r\n> "), "a plan that was interrupted in a step runs again");
+}
+
 static void test_repl(const char *real) {
   static session s;
   char line[800];
@@ -125,6 +141,7 @@ static void test_repl(const char *real) {
   check_delays(&d, moments, "the REPL");
   CHECK(right == moments, "the REPL: the next generation is right (%d of %d)", right, moments);
   CHECK(strstr(s.text, "cancelled\r\n> "), "an interrupted loop says so");
+  test_step(&s);
   CHECK(answers(&s, "m:close() print(pcall(m.generate, m, {1}))", "the model is closed\r\n> "), "the session goes on");
   type(&s, "\x04");
   CHECK(finish(&s) == 0, "and leaves in order");

@@ -1,7 +1,7 @@
 /* cancel.h: the one flag behind Ctrl-C, a host's cancel and a deadline.
  *
- * Any thread and any signal handler may raise it (ml_flag_raise). The engine polls it between plan steps and in long
- * loops through ml_flag_poll, which also raises it once the deadline has passed. */
+ * Any thread and any signal handler may raise it (ml_flag_raise). The engine polls it as it hands out the work of a
+ * plan's steps, and in long loops, through ml_flag_poll, which also raises it once the deadline has passed. */
 #ifndef ML_BASE_CANCEL_H
 #define ML_BASE_CANCEL_H
 

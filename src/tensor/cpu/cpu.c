@@ -104,7 +104,8 @@ struct ml_program {
   ml_task *tasks;
   bool *barrier_before;       /* a task that needs what an earlier one since the last barrier wrote */
   bool *solo;                 /* run by the first thread alone */
-  atomic_int_least64_t *next; /* unit counter of each task */
+  atomic_int_least64_t *next; /* of each task the units that were taken */
+  atomic_int_least64_t *done; /* and those that its kernel counts as done */
   size_t n_tasks, capacity;
   bool alone;     /* all tasks are the first thread's */
   size_t scratch; /* bytes a thread */
@@ -282,7 +283,9 @@ static ml_status lower(ml_program *g, const ml_isa *isa) {
   g->barrier_before = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->barrier_before);
   g->solo = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->solo);
   g->next = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->next);
-  if (!g->barrier_before || !g->solo || !g->next) return ML_MEMORY;
+  g->done = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->done);
+  if (!g->barrier_before || !g->solo || !g->next || !g->done) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].done = &g->done[i];
   ML_TRY(find_barriers(g));
   g->alone = true;
   for (size_t i = 0; i < g->n_tasks && g->alone; i++) g->alone = g->solo[i];
@@ -329,10 +332,19 @@ static void set_addresses(ml_program *g, void *const *inputs, void *const *outpu
   }
 }
 
-static void run_share(const ml_task *t, atomic_int_least64_t *next, ml_worker *w) {
+/* Whether the program is to end: the first thread looks, the others see what it found. */
+static bool is_stopped(ml_program *g, int member) {
+  if (atomic_load_explicit(&g->stop, memory_order_relaxed)) return true;
+  ml_status now = member == 0 ? ml_flag_poll(&g->plan->engine->cancel) : ML_OK;
+  if (now != ML_OK) atomic_store(&g->stop, now);
+  return now != ML_OK;
+}
+
+static void run_share(ml_program *g, size_t at, int member, ml_worker *w) {
+  const ml_task *t = &g->tasks[at];
   bool first = true;
-  for (;;) {
-    int64_t begin = atomic_fetch_add_explicit(next, t->grain, memory_order_relaxed);
+  while (!is_stopped(g, member)) {
+    int64_t begin = atomic_fetch_add_explicit(&g->next[at], t->grain, memory_order_relaxed);
     if (begin >= t->units) return;
     if (first && t->prologue) t->prologue(t, 0, 0, w);
     first = false;
@@ -346,19 +358,12 @@ static void walk(void *context, int member) {
   ml_worker w = {g->scratch_data + (size_t)member * g->scratch, &g->fault};
   for (size_t i = 0; i < g->n_tasks; i++) {
     if (g->barrier_before[i]) {
-      if (member == 0) {
-        ml_status now = ml_flag_poll(&e->cancel);
-        if (now != ML_OK) {
-          atomic_store(&g->stop, now);
-          atomic_store(&g->stop_at, i);
-        }
-      }
+      if (member == 0 && is_stopped(g, member)) atomic_store(&g->stop_at, i);
       ml_pool_barrier(e->pool);
       /* A member that is late here may already see the stop of a later barrier, where the others wait for it. */
       if (atomic_load_explicit(&g->stop_at, memory_order_relaxed) == i) return;
     }
-    const ml_task *t = &g->tasks[i];
-    if (member == 0 || !g->solo[i]) run_share(t, &g->next[i], &w);
+    if (member == 0 || !g->solo[i]) run_share(g, i, member, &w);
   }
 }
 
@@ -367,13 +372,7 @@ static void walk_alone(ml_program *g) {
   ml_worker w = {g->scratch_data, &g->fault};
   for (size_t i = 0; i < g->n_tasks; i++) {
     const ml_task *t = &g->tasks[i];
-    if (i % 64 == 63) {
-      ml_status now = ml_flag_poll(&g->plan->engine->cancel);
-      if (now != ML_OK) {
-        atomic_store(&g->stop, now);
-        return;
-      }
-    }
+    if (i % 64 == 63 && is_stopped(g, 0)) return;
     if (t->units > 0 && t->prologue) t->prologue(t, 0, 0, &w);
     for (int64_t at = 0; at < t->units; at += t->grain) t->run(t, at, ml_min64(at + t->grain, t->units), &w);
   }
@@ -401,6 +400,7 @@ static ml_status cpu_run(ml_device *d, ml_program *g, void *const *inputs, void 
   if (status == ML_OK) {
     set_addresses(g, inputs, outputs);
     for (size_t i = 0; i < g->n_tasks && !g->alone; i++) atomic_store_explicit(&g->next[i], 0, memory_order_relaxed);
+    for (size_t i = 0; i < g->n_tasks; i++) atomic_store_explicit(&g->done[i], 0, memory_order_relaxed);
     atomic_store(&g->stop, 0);
     atomic_store(&g->stop_at, g->n_tasks);
     atomic_store(&g->fault.raised, 0);

@@ -77,9 +77,10 @@ struct ml_task {
   size_t scratch;       /* bytes a thread */
   size_t shared;        /* bytes of scratch that all tasks of a program share */
   char *shared_data;
-  double cost;     /* rough nanoseconds on one thread: what is cheap is not worth sharing */
-  void *extra;     /* the kernel's own, in `memory` */
-  ml_bump *memory; /* lives as long as the program */
+  atomic_int_least64_t *done; /* for a kernel whose last unit ends what all have begun: units so far in this run */
+  double cost;                /* rough nanoseconds on one thread: what is cheap is not worth sharing */
+  void *extra;                /* the kernel's own, in `memory` */
+  ml_bump *memory;            /* lives as long as the program */
 };
 
 typedef struct ml_kernel_row {

@@ -54,7 +54,6 @@ typedef struct reduce_plan {
   size_t made, head_room; /* where in a unit's scratch what it makes lies, and its own */
   int64_t block,
       step; /* GATHER: elements that a row holds, and bytes from one to the next; TURN: from element to element */
-  atomic_int_least64_t left; /* units to come */
 } reduce_plan;
 
 static void add_axis(axes *a, int64_t length, int64_t stride, int64_t place) {
@@ -192,7 +191,6 @@ ml_status K(reduce_prepare)(ml_task *t) {
   t->cost =
       (double)r->results * (double)r->count * (0.25 + (r->head ? 0.4 * t->step->fused->n_code : 0)) + (double)rows * 5;
   if (r->parts > 1) t->shared = (size_t)(r->results * r->parts) * sizeof(partial);
-  atomic_init(&r->left, t->units);
   return ML_OK;
 }
 
@@ -375,9 +373,7 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
     take_panel(r, &of, p, w->scratch + (size_t)r->width * sizeof *p);
     if (!r->whole) put_partials(t, p, of.rows, place, step);
   }
-  if (r->parts == 1 || atomic_fetch_sub(&r->left, end - begin) != end - begin) return;
-  join_all(t);
-  atomic_store(&r->left, t->units);
+  if (r->parts > 1 && atomic_fetch_add(t->done, end - begin) + end - begin == t->units) join_all(t);
 }
 
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n) {
