@@ -222,6 +222,10 @@ static ml_status apply_effect(ml_engine *e, ml_op op, ml_tensor *target, ml_tens
                               const ml_attrs *attrs, ml_tensor **out) {
   ml_cell *cell = ml_cell_of(target);
   ml_tensor *latest, *window, *version;
+  if (!cell && target->node && target->node->op == ML_OP_input)
+    return prefix_path(e, op,
+                       ml_fail(ML_USAGE, "the target is not state; of a state that a recorded function is to "
+                                         "write, give it the state itself and take views of it inside"));
   if (!cell) return prefix_path(e, op, ml_fail(ML_USAGE, "the target is not state"));
   ML_TRY(prefix_path(e, op, ml_cell_latest(cell, &latest)));
   ML_TRY(prefix_path(e, op, ml_state_rebase(target->state ? latest : target, latest, &window)));
