@@ -138,7 +138,8 @@ function M.given(option)
     family = family_module(option)
   end
   if M.is(family) then return family end
-  util.unexpected("load: family", M.EXPECTED, family)
+  if type(option) ~= "string" then util.unexpected("load: family", M.EXPECTED, family) end
+  util.unexpected("load: family: " .. option, "it to return a model class of nn.model", family)
 end
 
 ---Checks what a family's file has to define, so that a slip of the pen is told by its name.

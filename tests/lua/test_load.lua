@@ -385,6 +385,39 @@ t.test("a family's file that cannot be run", function()
   t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
 end)
 
+t.test("a family's file that returns no family is named", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/none.lua"
+  for text, found in pairs {["local _ = 1"] = "nothing", ["return 3"] = "3", ["return {}"] = "a table"} do
+    tiny.write(file, text)
+    t.fails("none%.lua: expected it to return a model class of nn.model, found " .. found, "usage",
+      ml.load(path, {family = file}))
+  end
+end)
+
+t.test("a family that cannot be built tells its own slips from keys that the file has not", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/slip.lua"
+  local source, at = tiny.read "lua/models/llama.lua", "function Llama:init(c)\n"
+  local function build(line)
+    tiny.write(file, (source:gsub("function Llama:init%(c%)\n", function(all) return all .. line .. "\n" end)))
+    return ml.load(path, {family = file})
+  end
+  t.ok(source:find(at, 1, true))
+  local keys = "config.json, which has not these keys that it reads: "
+  for _, case in ipairs {
+    {"local _ = c.rope_scaling, nothing()", "attempt to call a nil value %(global 'nothing'%) %(family llama"},
+    {"local _ = c.n_embd; self.net = nn.Lineal(2, 2)", "attempt to call a nil value"},
+    {"local _ = c.rope_scaling; self.x = nothing.x", "attempt to index a nil value"},
+    {"local _ = c.n_embd; error 'my own'", "my own %(family llama, built for [^ ]*config.json%)$"},
+    {"local _ = c.n_embd; nn.RMSNorm(4, {}, 1e-6)", "RMSNorm: an argument too many"},
+    {"local _ = c.n_embd * 2", "arithmetic on a nil value .*" .. keys .. "n_embd%)$", "corrupt"},
+    {"for _ = 1, c.n_layer do end", "bad 'for' limit .*" .. keys .. "n_layer%)$", "corrupt"},
+    {"nn.Linear(c.n_embd, 2)", "Linear: .*found nothing .*" .. keys .. "n_embd%)$", "corrupt"},
+  } do
+    local err = t.fails(case[2], case[3] or "usage", build(case[1]))
+    t.ok(tostring(err):find "^[^ ]*slip%.lua:%d+: ", tostring(err))
+  end
+end)
+
 t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
   local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/odd.lua"
   local source = tiny.read "lua/models/llama.lua"
