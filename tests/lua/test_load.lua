@@ -385,6 +385,28 @@ t.test("a family's file that cannot be run", function()
   t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
 end)
 
+t.test("npy files that are cut short, and what is no tensor", function()
+  local path = tiny.folder "load-npy" .. "/x.npy"
+  assert(ml.save_npy(path, ml.arange(6)))
+  local whole = tiny.read(path)
+  t.eq(assert(ml.load_npy(path)):tolist(), {0, 1, 2, 3, 4, 5})
+  for size, message in pairs {[8] = "not an npy file", [60] = "the header ends after 50 of 118 bytes",
+    [#whole - 1] = "expected 24 bytes, found 23"} do
+    tiny.write(path, whole:sub(1, size))
+    t.fails("^[^ ]*x%.npy: " .. message .. "$", "corrupt", ml.load_npy(path))
+  end
+  t.raises(function() ml.save_npy(path, {1}) end, "save_npy: expected a tensor, found a table", "usage")
+end)
+
+t.test("weights that a module has not name their file", function()
+  local path = tiny.folder "load-weights" .. "/w.safetensors"
+  assert(ml.save_safetensors(path, {weight = ml.zeros {3, 2}, extra = ml.zeros {1}}))
+  t.fails("^[^ ]*w%.safetensors: extra: the module has no such parameter", "not_found",
+    require("moonlet.nn").Linear(2, 3):load_weights(path))
+  t.fails("^[^ ]*w%.safetensors: weight: expected shape", "mismatch",
+    require("moonlet.nn").Linear(3, 3):load_weights(path))
+end)
+
 t.test("a family's file that returns no family is named", function()
   local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/none.lua"
   for text, found in pairs {["local _ = 1"] = "nothing", ["return 3"] = "3", ["return {}"] = "a table"} do
