@@ -192,6 +192,8 @@ group("positions and counts that there are not", {
   {function() v:slice {{0, 2}} end, "slice: expected a first position from 1, or from -1 at the end, found 0"},
   {function() v:slice {{1, -1, step = 2}} end, 'slice: expected a list, found the name "step" in it'},
   {function() v:slice {{1, 2, 1, 1}} end, "slice: expected {first, last, step}, found 4 entries"},
+  {function() ml.ones {2, 2, 2}:pad {{1, 1}, {1, 1}} end,
+    "pad: widths: expected {before, after}, or such a pair an axis, found 2 pairs for 3 axes"},
   {function() v:pad {1, 2, 3} end,
     "pad: widths: expected {before, after}, or such a pair an axis, found 3 entries"},
   {function() square:tensordot(square, {{1}, {1}, {2}}) end, "tensordot: axes: expected two lists, found 3"},
