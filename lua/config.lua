@@ -116,6 +116,13 @@ local function said_inside(key)
   end
 end
 
+-- Where these are nowhere, that says something: no scaling, no window, no capping.
+local optional = {}
+for name in ([[
+  rope_scaling rope_parameters layer_types sliding_window quantization quantization_config final_logit_softcapping
+  attn_logit_softcapping
+]]):gmatch "%S+" do optional[name] = true end
+
 local function absent_or_false(v) return v == false end
 local function plain_rope(v)
   local kind = type(v) == "table" and (plain(v.rope_type) or plain(v.type))
@@ -229,7 +236,7 @@ end
 ---@param what string  the file, for messages
 ---@return table config
 ---@return fun(): string[] unread  keys that nobody read, sorted
----@return fun(): string[] absent  keys that were read and are nowhere, sorted
+---@return fun(): string[] absent  keys that were read and are nowhere, sorted, without those that files may leave out
 function M.wrap(raw, family, what)
   local defaults = family.config
   local read, missing, c = {}, {}, nil
@@ -299,7 +306,14 @@ function M.wrap(raw, family, what)
     end
     return names
   end
-  return c, unread, function() return util.sorted_keys(missing) end
+  local function absent()
+    local names = {}
+    for _, key in ipairs(util.sorted_keys(missing)) do
+      if not optional[key] then names[#names + 1] = key end
+    end
+    return names
+  end
+  return c, unread, absent
 end
 
 -- Layers beyond any model's: a net of them is built before a weight is looked for.

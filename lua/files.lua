@@ -64,6 +64,7 @@ local npy_types = {
 ---@param path string
 ---@param x moonlet.Tensor
 function M.save_npy(path, x)
+  if not core.ops.is_tensor(x) then util.unexpected("save_npy", "a tensor", x) end
   local descr = npy_types[x.dtype]
   if not descr then return util.fail("unsupported", "%s: npy has no dtype %s", path, x.dtype) end
   local shape = table.concat(x.shape, ", ") .. (x.ndim == 1 and "," or "")
@@ -85,6 +86,9 @@ function M.load_npy(path)
   local size = wide and string.unpack("<I4", text, 9) or string.unpack("<I2", text, 9)
   local from = wide and 13 or 11
   local header = text:sub(from, from + size - 1)
+  if #header < size then
+    return util.fail("corrupt", "%s: the header ends after %d of %d bytes", path, #header, size)
+  end
   local descr = header:match "'descr':%s*'([^']*)'"
   local order = header:match "'fortran_order':%s*(%a+)"
   local dims = header:match "'shape':%s*%(([^)]*)%)"
@@ -98,7 +102,9 @@ function M.load_npy(path)
   if order ~= "False" then return util.fail("unsupported", "%s: column-major order is not supported", path) end
   local shape = {}
   for n in dims:gmatch "%d+" do shape[#shape + 1] = math.tointeger(n) end
-  return util.soft(ml.from_bytes, text:sub(from + size), shape, dtype)
+  local x, message, code = util.soft(ml.from_bytes, text:sub(from + size), shape, dtype)
+  if x then return x end
+  return util.fail(code == "mismatch" and "corrupt" or code, "%s: %s", path, (message:gsub("^from_bytes: ", "")))
 end
 
 return util.guard(M, "")

@@ -96,7 +96,7 @@ end
 ---Ids of a prompt: text is encoded as the tokenizer does it by default, though BOS stands there once if the text has it
 ---already; lists of ids are taken as they are.
 function Model:prompt_ids(prompt, what)
-  if type(prompt) == "table" then return check_ids(self, prompt, what) end
+  if type(prompt) == "table" then return check_ids(self, util.list(what, prompt, "a list of token ids"), what) end
   if type(prompt) ~= "string" then
     util.unexpected(what, "text or a list of token ids", prompt)
   end
@@ -216,7 +216,7 @@ end
 ---@return table result
 function Model:complete(prompt, opts)
   check_open(self, "complete")
-  local messages = type(prompt) == "table" and type(prompt[1]) == "table"
+  local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
   local g <close> = messages and self:chat(prompt, opts) or self:generate(prompt, opts)
   return g:complete()
 end

@@ -196,7 +196,9 @@ end
 function Module:load_weights(path)
   local tensors, message, code = ml.load_safetensors(path)
   if not tensors then return nil, message, code end
-  return util.soft(function() return self:update(tensors) end)
+  local module, why, kind = util.soft(function() return self:update(tensors) end)
+  if not module then return util.fail(kind, "%s: %s", path, why) end
+  return module
 end
 
 ---Writes the parameters to a .safetensors file, each in its own dtype; it holds no block formats. True, or nil,

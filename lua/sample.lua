@@ -243,7 +243,11 @@ end
 ---  unless given, and never more than the model's context
 ---@return moonlet.SampleChain
 function M.chain(steps)
-  if type(steps) ~= "table" then util.unexpected("chain", "a list of steps", steps) end
+  local meta = getmetatable(steps)
+  if type(steps) ~= "table" or meta == Step or meta == Chain then
+    local one = meta == Step and "a step" or meta == Chain and "a chain" or util.show(steps)
+    util.raise("usage", "chain: expected a list of steps, found %s", one)
+  end
   for key in pairs(steps) do
     if type(key) == "string" and key ~= "last_n" then util.raise("usage", "chain: no option \"%s\"", key) end
   end

@@ -5,6 +5,7 @@
 ---same. `tokens` are the ids of the session so far, the answer's last among them, which the cache gets with the next
 ---turn. A turn is what a user says and all that follows it. A sampler may read the session whose token it chooses; a
 ---call that would change it, or save or fork it, is a "usage" error there.
+local chat = require "moonlet.templates.chat"
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
@@ -36,9 +37,8 @@ function M.new(model, opts)
   local o = util.options(opts, known, "session")
   local messages = {}
   if o.system ~= nil and type(o.system) ~= "string" then util.unexpected("session: system", "text", o.system) end
-  if o.messages ~= nil and type(o.messages) ~= "table" then
-    util.unexpected("session: messages", "a list of messages", o.messages)
-  end
+  local right, why, code = chat.check(o.messages or messages)
+  if not right then util.raise(code, "session: %s", why) end
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
   local self = {

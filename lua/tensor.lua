@@ -42,7 +42,8 @@ end
 -- ---- making ----
 
 ---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
----float float32, booleans bool. A number that the dtype does not hold, a fraction among integers too, is an error.
+---float float32, booleans bool. A number that an integer dtype does not hold is an error, a fraction too; one
+---beyond a float dtype is an infinity.
 ---@param values any
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor
@@ -417,17 +418,19 @@ function methods.repeat_interleave(x, n, axis)
 end
 
 ---Edges of `value` around it.
----@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param widths integer[]|integer[][]  one pair {before, after} for all axes, or a list of as many pairs as axes
 ---@param value number|nil  0 unless given
 ---@return moonlet.Tensor
 function methods.pad(x, widths, value)
   local expected = "{before, after}, or such a pair an axis"
   util.list("pad: widths", widths, expected)
-  local each = type(widths[1]) == "table"
-  if each and #widths > x.ndim then util.raise("usage", "pad: %d pairs for %d axes", #widths, x.ndim) end
+  if type(widths[1]) ~= "table" then widths = {widths} end
+  if #widths ~= 1 and #widths ~= x.ndim then
+    util.raise("usage", "pad: widths: expected %s, found %d pairs for %d axes", expected, #widths, x.ndim)
+  end
   x = util.value_of(x)
   for d = 1, x.ndim do
-    local w = each and util.list("pad: widths", widths[d] or {0, 0}, expected) or widths
+    local w = util.list("pad: widths", widths[d] or widths[1], expected)
     local parts, shape = {}, x.shape
     if #w > 2 then util.raise("usage", "pad: widths: expected %s, found %d entries", expected, #w) end
     for _, part in ipairs {w[1] or 0, false, w[2] or 0} do

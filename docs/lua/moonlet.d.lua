@@ -277,7 +277,8 @@ function memory.reset_peak() end
 local ml = {}
 
 ---A tensor of numbers, booleans, or nested lists of them; a tensor gives a copy of it. Integers are int32, with any
----float float32, booleans bool. A number that the dtype does not hold, a fraction among integers too, is an error.
+---float float32, booleans bool. A number that an integer dtype does not hold is an error, a fraction too; one beyond a
+---float dtype is an infinity.
 ---@param values any
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor
@@ -440,7 +441,7 @@ function ml.repeat_interleave(x, n, axis) end
 
 ---Edges of `value` around it.
 ---@param x moonlet.Tensor
----@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param widths integer[]|integer[][]  one pair {before, after} for all axes, or a list of as many pairs as axes
 ---@param value number|nil  0 unless given
 ---@return moonlet.Tensor
 function ml.pad(x, widths, value) end
@@ -1886,7 +1887,7 @@ function x:tile(counts) end
 function x:repeat_interleave(n, axis) end
 
 ---Edges of `value` around it.
----@param widths integer[]|integer[][]  {before, after} for each axis, or one such pair for all
+---@param widths integer[]|integer[][]  one pair {before, after} for all axes, or a list of as many pairs as axes
 ---@param value number|nil  0 unless given
 ---@return moonlet.Tensor
 function x:pad(widths, value) end

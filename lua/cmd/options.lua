@@ -184,9 +184,12 @@ function M.parse(command, argv)
   end
   if result.help then return result, words end
   if words[1] and not command.positional then
-    local hint = by_long.model and not result.model and "a model is named by -m" or "see"
-    M.wrong_usage("'%s' is not an option; %s: `moonlet %s %s`", words[1], hint, command.name,
-      hint == "see" and "--help" or "-m " .. words[1])
+    local hint, call = "see", "--help"
+    if by_long.model and not result.model then hint, call = "a model is named by -m", "-m " .. words[1]
+    elseif by_long.prompt and by_long.prompt.type == "string" and not result.prompt then
+      hint, call = "a text is given by -p", ('-m %s -p "%s"'):format(result.model, words[1])
+    end
+    M.wrong_usage("'%s' is not an option; %s: `moonlet %s %s`", words[1], hint, command.name, call)
   end
   for _, o in ipairs(list) do
     local key = key_of(o)

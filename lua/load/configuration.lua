@@ -80,24 +80,35 @@ function M.check_layers(made, layers)
   end
 end
 
----The family's net for a configuration. Whatever goes wrong inside is about the file that it was made from.
+-- How messages sound where something is done with a nil that is no function: a key that is missing may be behind it.
+local function is_about_nil(text)
+  if text:find "attempt to call" then return false end
+  for _, pattern in ipairs {"nil value", "got nil", "found nothing", "with nil", "compare nil"} do
+    if text:find(pattern) then return true end
+  end
+  return false
+end
+
+---The family's net for a configuration. What is raised by a code other than "usage" is about the file that the net is
+---made from; the rest is about the family's lines, unless they do something with a key that the file has not.
 function M.build(made, c, absent)
   local ok, net = pcall(nn.build, made.family, c)
   if ok then
     net:set_name(made.family.model_types[1])
     return net
   end
+  local text, name = tostring(net), made.family.model_types[1]
   if type(net) == "table" and net.code then
     local own = (core.source(made.family.init) or "") .. ":" -- what the family's own lines raise says where
-    local message = tostring(net.message)
-    local told = net.code == "usage" or message:sub(1, #own) == own
-    local text = told and message or net.reason or message
+    text = tostring(net.message)
+    if net.code ~= "usage" and text:sub(1, #own) ~= own then text = net.reason or text end
     if text:find(made.what .. ": ", 1, true) then util.raise(net.code, "%s", text) end -- it says the file itself
-    util.raise(net.code, "%s: %s", made.what, text)
+    if net.code ~= "usage" then util.raise(net.code, "%s: %s", made.what, text) end
   end
-  local keys = table.concat(absent(), ", ")
-  util.raise("corrupt", "%s: family %s cannot be built from it: %s (keys that it reads and the file has not: %s)",
-    made.what, made.family.model_types[1], tostring(net), keys == "" and "none" or keys)
+  local keys = is_about_nil(text) and table.concat(absent(), ", ") or ""
+  if keys == "" then util.raise("usage", "%s (family %s, built for %s)", text, name, made.what) end
+  util.raise("corrupt", "%s (family %s, built for %s, which has not these keys that it reads: %s)", text, name,
+    made.what, keys)
 end
 
 ---A warning for each key that nobody has read; an error where `strict` is set.

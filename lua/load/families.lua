@@ -31,13 +31,40 @@ local function run_family(path, name)
   util.raise("usage", "%s", text:find(path, 1, true) and text or path .. ": " .. text)
 end
 
+-- Whether a file lies in a folder: by its real path, or by a folder that its name leads through, so that a link in a
+-- checkpoint is a part of it.
+local function lies_in(path, folder)
+  local place, last = path:sub(1, 1) == "/" and path or "./" .. path
+  repeat
+    local real = core.real_path(place)
+    if real and (real .. "/"):sub(1, #folder) == folder then return true end
+    place, last = place:match "^(.*)/([^/]*)$"
+  until not place or place == "" or last == ".."
+  return false
+end
+
+-- A checkpoint is data: a family's file in the directory of the model that it would serve is not run.
+local function refuse_own(path, what)
+  for _, of in ipairs {what, core.real_path(what)} do
+    local own = core.real_path(of:match "^(.*/)[^/]*$" or "./")
+    if own and lies_in(path, own .. "/") then
+      util.raise("usage", "%s: the family's file %s lies in the model's own directory and is not run (copy it "
+        .. "elsewhere, or name it as the option family)", what, path)
+    end
+  end
+end
+
+-- What a file of the user's may be called: no path.
+local function is_name(model_type) return model_type:match "^[%w_%-]+$" ~= nil end
+
 -- A family in a file of the user's: $MOONLET_PATH (directories, separated by colons) and ./models.
-local function user_family(model_type)
-  if not model_type:match "^[%w_%-]+$" then return nil end
+local function user_family(model_type, what)
+  if not is_name(model_type) then return nil end
   local folders = (os.getenv "MOONLET_PATH" or "") .. ":./models"
   for folder in folders:gmatch "[^:]+" do
     local path = folder .. "/" .. model_type .. ".lua"
     if core.path_kind(path) == "file" then
+      refuse_own(path, what)
       local family = run_family(path, "moonlet.models." .. model_type)
       if not M.is(family) then
         util.raise("usage", "%s: expected the file to return a model class of nn.model", path)
@@ -53,22 +80,24 @@ local function builtin_families()
   return list
 end
 
--- Where families are looked for, as messages say it.
-local function searched(name)
-  return ("built-in ones, %s.lua in the folders of $MOONLET_PATH (%s), ./models/%s.lua"):format(name,
-    os.getenv "MOONLET_PATH" or "not set", name)
+-- Raises that nothing serves a name, and where a family was looked for.
+local function unserved(what, key, name)
+  local why = "only a name of letters, digits, _ and - is looked for"
+  if is_name(name) then
+    why = ("built-in ones, %s.lua in the folders of $MOONLET_PATH (%s), ./models/%s.lua"):format(name,
+      os.getenv "MOONLET_PATH" or "not set", name)
+  end
+  util.raise("unsupported", "%s: %s \"%s\": no family serves it (%s)", what, key, name, why)
 end
 
 ---The family that serves a model type.
 ---@param model_type string
----@param what string  the file that names it, for messages
+---@param what string  the file in the model's directory that names it
 function M.of_model_type(model_type, what)
   for _, family in ipairs(builtin_families()) do
     if serves(family, model_type) then return family end
   end
-  return user_family(model_type)
-    or util.raise("unsupported", "%s: model_type \"%s\": no family serves it (%s)", what, model_type,
-      searched(model_type))
+  return user_family(model_type, what) or unserved(what, "model_type", model_type)
 end
 
 ---The family that serves an architecture of GGUF: one whose table `gguf` names it, else one whose model type it is.
@@ -78,14 +107,11 @@ function M.of_architecture(arch, path)
       if name == arch then return family end
     end
   end
-  local family = user_family(arch)
+  local family = user_family(arch, path)
   for _, other in ipairs(builtin_families()) do
     if not family and serves(other, arch) then family = other end
   end
-  if not family then
-    util.raise("unsupported", "%s: general.architecture \"%s\": no family serves it (%s)", path, arch, searched(arch))
-  end
-  return family -- whose table `gguf` is asked for by who reads it
+  return family or unserved(path, "general.architecture", arch) -- whose table `gguf` is asked for by who reads it
 end
 
 local function family_module(name)
@@ -112,7 +138,8 @@ function M.given(option)
     family = family_module(option)
   end
   if M.is(family) then return family end
-  util.unexpected("load: family", M.EXPECTED, family)
+  if type(option) ~= "string" then util.unexpected("load: family", M.EXPECTED, family) end
+  util.unexpected("load: family: " .. option, "it to return a model class of nn.model", family)
 end
 
 ---Checks what a family's file has to define, so that a slip of the pen is told by its name.

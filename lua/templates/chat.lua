@@ -72,8 +72,23 @@ end
 -- The names under which reasoning is passed; the first is what templates read.
 local REASONING = {"reasoning_content", "thinking", "reasoning"}
 
--- A copy of a message without its nulls, with its reasoning under both names that templates read.
-local function copy_message(message, i)
+-- Fields beside which a message needs no content.
+local INSTEAD = {"tool_calls", "tool_responses", table.unpack(REASONING)}
+
+-- Text, parts of one or what a tool gave; or nothing, where the message says something else.
+local function check_content(message, i)
+  local content = message.content
+  if type(content) == "string" or type(content) == "table" and not is_null(content) then return end
+  if is_null(content) then
+    for _, name in ipairs(INSTEAD) do
+      if not is_null(message[name]) then return end
+    end
+  end
+  fail("usage", "messages[%d]: content: expected a string or a list, found %s", i,
+    is_null(content) and "nothing" or "a " .. type(content))
+end
+
+local function check_message(message, i)
   if type(message) ~= "table" or not has_keys(message) then
     fail("usage", "messages[%d]: expected a table with role and content, found %s", i,
       type(message) == "table" and "an empty one" or type(message))
@@ -82,6 +97,21 @@ local function copy_message(message, i)
     fail("usage", "messages[%d]: role: expected a string, found %s", i,
       is_null(message.role) and "nothing" or "a " .. type(message.role))
   end
+  check_content(message, i)
+end
+
+-- Whether this is a list of messages; what a template will say of them is not known yet.
+local function check_messages(messages, least)
+  if type(messages) ~= "table" or #messages < least or has_keys(messages) and next(messages) ~= nil then
+    local one = type(messages) == "table" and not is_null(messages.role)
+    fail("usage", "messages: expected a list of messages {role =, content =}, found %s",
+      one and "one message" or type(messages) == "table" and "none" or type(messages))
+  end
+  for i, message in ipairs(messages) do check_message(message, i) end
+end
+
+-- A copy of a message without its nulls, with its reasoning under both names that templates read.
+local function copy_message(message)
   local copy, set = ordered()
   local reasoning
   for _, name in ipairs(REASONING) do
@@ -284,13 +314,10 @@ end
 ---@param track nil|fun(path: table, s: string): boolean
 local function render(template, messages, options, track)
   check_options(options)
-  if type(messages) ~= "table" or #messages == 0 then
-    fail("usage", "messages: expected a list of messages {role =, content =}, found %s",
-      type(messages) == "table" and "none" or type(messages))
-  end
+  check_messages(messages, 1)
   local program = compiled(template, options.template, options.tools)
   local copies = {}
-  for i, message in ipairs(messages) do copies[i] = copy_message(message, i) end
+  for i, message in ipairs(messages) do copies[i] = copy_message(message) end
   local field = options.continue_final_message
   local said = field and tag_final(copies, type(field) == "string" and field or "content", program.source)
   local text, info, code = program:render(make_context(copies, options), {now = options.now,
@@ -323,6 +350,16 @@ end
 ---@field generation boolean?  apply: tell where the template marks what assistants say
 ---@field max_steps integer?
 ---@field max_bytes integer?
+
+---Checks a list of messages before a template runs. True, or nil, message, code.
+---@param messages table  it may be empty
+---@return boolean?, string?, string?
+function M.check(messages)
+  return guarded(function()
+    check_messages(messages, 0)
+    return true
+  end)
+end
 
 ---The text of a conversation.
 ---@param template string|moonlet.Template|table  source, compiled, or several: {{name =, template =}, ...} or by name

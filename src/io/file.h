@@ -52,5 +52,7 @@ uint64_t ml_digest(const void *data, size_t size, uint64_t seed);
 
 bool ml_path_exists(const char *path);
 bool ml_path_is_directory(const char *path);
+/* The absolute path without links and dots: into buf (PATH_MAX), NULL where there is no such path. */
+const char *ml_path_real(const char *path, char *buf);
 
 #endif

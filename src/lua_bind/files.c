@@ -6,6 +6,7 @@
 #include "lua_bind/json.h"
 #include "lua_bind/lua_bind.h"
 
+#include <limits.h>
 #include <string.h>
 
 #define LB_FILE "moonlet.File"
@@ -221,6 +222,13 @@ static int path_kind(lua_State *L) {
   return 1;
 }
 
+/* real_path(path) -> the absolute path without links and dots, nil where there is no such path */
+static int real_path(lua_State *L) {
+  char buf[PATH_MAX];
+  lua_pushstring(L, ml_path_real(lb_check_path(L, 1, "path"), buf));
+  return 1;
+}
+
 static int names_gc(lua_State *L) {
   ml_names_free(lua_touserdata(L, 1));
   return 0;
@@ -269,6 +277,7 @@ int lb_open_files(lua_State *L) {
                                        {"save_safetensors", save_safetensors},
                                        {"read_json", read_json},
                                        {"path_kind", path_kind},
+                                       {"real_path", real_path},
                                        {"write_file", write_file},
                                        {"list_directory", list_directory},
                                        {NULL, NULL}};

@@ -150,6 +150,13 @@ end)
 t.test("misuse is named", function()
   fails("usage", "messages: expected a list of messages {role =, content =}, found none", CHATML, {})
   fails("usage", "messages[2]: expected a table with role and content, found string", CHATML, {HI[1], "x"})
+  fails("usage", "messages[1]: content: expected a string or a list, found nothing", CHATML, {{role = "user"}})
+  fails("usage", "messages[2]: content: expected a string or a list, found a number", CHATML,
+    {HI[1], {role = "assistant", content = 5, tool_calls = {}}})
+  for _, message in ipairs {{content = {{type = "text", text = "x"}}}, {tool_calls = {}}, {thinking = "r"}} do
+    message.role = "assistant"
+    t.eq(chat.apply("{{ messages[0].role }}", {message}), "assistant")
+  end
   fails("usage", "chat template: unknown option 'add_generation_promt'", CHATML, HI, {add_generation_promt = true})
   fails("usage", "documents[1]: expected a table with title and text", CHATML, HI, {documents = {"x"}})
   fails("usage", "continue_final_message and add_generation_prompt are not compatible", CHATML, HI,

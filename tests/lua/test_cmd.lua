@@ -129,7 +129,12 @@ t.test("options: refusals say what is wrong", function()
   refuses("at least 0, not %-1", "-m", "a", "-n", "-1")
   refuses("at most 2, not 3", "-m", "a", "--temp", "3")
   refuses("one of fast, exact, not 'slow'", "-m", "a", "--precision", "slow")
-  refuses("'word' is not an option", "-m", "a", "word")
+  refuses("'word' is not an option; see: `moonlet [^ ]+ %-%-help`", "-m", "a", "word")
+  refuses("'word' is not an option; a model is named by %-m: `moonlet [^ ]+ %-m word`", "word")
+  local generate = require "moonlet.cmd.generate"
+  local _, err = pcall(options.parse, generate, {"-m", "a", "The Moon is"})
+  t.eq(tostring(err),
+    "'The Moon is' is not an option; a text is given by -p: `moonlet generate -m a -p \"The Moon is\"`")
 end)
 
 t.test("options: --help needs nothing else; -- ends options", function()
@@ -197,7 +202,7 @@ t.test("exit codes", function()
   check({"chat", "-m", "fake", "-p", " "}, 2, "the question is empty")
   check({"bench", "-m", "fake", "-d", "2000"}, 1, "128 tokens after 2000 make 2128, the context holds 2048")
   check({"tokenize", "a.gguf"}, 2, "a model is named by %-m: `moonlet tokenize %-m a%.gguf`")
-  check({"tokenize", "-m", "fake", "b"}, 2, "see: `moonlet tokenize %-%-help`")
+  check({"tokenize", "-m", "fake", "b"}, 2, 'a text is given by %-p: `moonlet tokenize %-m fake %-p "b"`')
 end)
 
 t.test("an interrupted command ends with 130 and one word", function()

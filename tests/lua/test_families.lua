@@ -3,7 +3,9 @@
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local cache = require "moonlet.cache"
+local fixtures = require "tests.fixtures"
 local t = require "tests.lua.harness"
+local tiny = require "tests.tiny"
 
 local root = "tests/goldens/tiny/"
 -- families that are no part of the library: the worked example of docs/add-a-family.md
@@ -106,6 +108,63 @@ t.test("MOONLET_PATH serves a model type that no built-in family serves", functi
   end
   t.ok(run("MOONLET_PATH=examples/none:examples/models"):find('"family":%s*"qwen2"'), "family found")
   t.ok(run("MOONLET_PATH=examples/none"):find("model_type \"qwen2\": no family serves it", 1, true), "message")
+end)
+
+-- What `moonlet info` says of a model, run in a folder.
+local function info_in(folder, environment, model)
+  local build = io.popen(("cd '%s' && pwd"):format(os.getenv "BUILD" or "build")):read "l"
+  local command = ("cd '%s' && %s '%s/moonlet' info -m \"%s\" 2>&1"):format(folder, environment, build, model)
+  local pipe <close> = assert(io.popen(command))
+  return pipe:read "a"
+end
+
+t.test("a family's file in the model's own directory is not run", function()
+  local dir = tiny.folder "families-own"
+  local evil = dir .. "/evil"
+  assert(os.execute(("mkdir -p '%s/models' '%s/user/models' && ln -s evil '%s/link'"):format(evil, dir, dir)))
+  tiny.write(evil .. "/config.json", (tiny.read(root .. "llama/config.json"):gsub('"model_type": *"llama"',
+    '"model_type": "x"')))
+  tiny.write(evil .. "/models/x.lua", "error 'it ran'")
+  tiny.write(dir .. "/user/models/x.lua", "error 'the own one'")
+  for _, case in ipairs {{evil, "", "."}, {evil, "", "../evil"}, {dir .. "/link", "", "../link"}, {evil, "", "../link"},
+    {dir, "MOONLET_PATH=evil/models", "evil"}, {dir, "MOONLET_PATH=link/models", "evil"},
+    {dir, "MOONLET_PATH=$PWD/evil/models", "link"}, {dir, "MOONLET_PATH=user/../evil/models", "evil"}} do
+    local said = info_in(table.unpack(case))
+    t.ok(said:find("models/x.lua lies in the model's own directory and is not run (copy it elsewhere", 1, true), said)
+    t.ok(not said:find("it ran", 1, true))
+  end
+  assert(os.execute(("ln -s ../evil/models/x.lua '%s/user/y.lua'; mv '%s/models/x.lua' '%s/x.blob'; "
+    .. "ln -s ../../x.blob '%s/models/x.lua'"):format(dir, evil, dir, evil)))
+  t.ok(info_in(evil, "", "."):find("own directory", 1, true), "a link from inside, as in the hub's cache")
+  for _, case in ipairs {{dir .. "/user", "", "../evil"}, {evil, "MOONLET_PATH=../user/models", "."},
+    {evil, "MOONLET_PATH=../evil/../user/models", "."}} do
+    local said = info_in(table.unpack(case))
+    t.ok(said:find("the own one", 1, true), said)
+  end
+  t.fails("it ran", "usage", ml.load(evil, {family = evil .. "/models/x.lua"})) -- as the call says
+end)
+
+t.test("the same of the directory that a GGUF file lies in", function()
+  local dir = tiny.folder "families-gguf"
+  assert(os.execute(("mkdir -p '%s/models'"):format(dir)))
+  tiny.write(dir .. "/models/moon.lua", "error 'it ran'")
+  tiny.write(dir .. "/m.gguf", fixtures.gguf({{"general.architecture", "string", "moon"}}, {}))
+  for _, model in ipairs {"m.gguf", "./m.gguf", "$PWD/m.gguf"} do
+    local said = info_in(dir, "", model)
+    t.ok(said:find("models/moon.lua lies in the model's own directory", 1, true), said)
+    t.ok(not said:find("it ran", 1, true))
+  end
+end)
+
+t.test("a model type that is no name is refused for that", function()
+  local dir = tiny.folder "families-names"
+  local config = tiny.read(root .. "llama/config.json")
+  for _, name in ipairs {"../x", "a.b", ""} do
+    tiny.write(dir .. "/config.json", (config:gsub('"model_type": *"llama"', ('"model_type": "%s"'):format(name))))
+    local message = t.fails("model_type .*only a name of letters, digits, _ and %- is looked for", "unsupported",
+      ml.load(dir, {random = 1}))
+    t.ok(not tostring(message):find("MOONLET_PATH", 1, true))
+  end
 end)
 
 t.done()

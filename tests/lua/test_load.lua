@@ -385,6 +385,61 @@ t.test("a family's file that cannot be run", function()
   t.fails("none%.lua: no such file", "not_found", ml.load(path, {family = dir .. "/none.lua"}))
 end)
 
+t.test("npy files that are cut short, and what is no tensor", function()
+  local path = tiny.folder "load-npy" .. "/x.npy"
+  assert(ml.save_npy(path, ml.arange(6)))
+  local whole = tiny.read(path)
+  t.eq(assert(ml.load_npy(path)):tolist(), {0, 1, 2, 3, 4, 5})
+  for size, message in pairs {[8] = "not an npy file", [60] = "the header ends after 50 of 118 bytes",
+    [#whole - 1] = "expected 24 bytes, found 23"} do
+    tiny.write(path, whole:sub(1, size))
+    t.fails("^[^ ]*x%.npy: " .. message .. "$", "corrupt", ml.load_npy(path))
+  end
+  t.raises(function() ml.save_npy(path, {1}) end, "save_npy: expected a tensor, found a table", "usage")
+end)
+
+t.test("weights that a module has not name their file", function()
+  local path = tiny.folder "load-weights" .. "/w.safetensors"
+  assert(ml.save_safetensors(path, {weight = ml.zeros {3, 2}, extra = ml.zeros {1}}))
+  t.fails("^[^ ]*w%.safetensors: extra: the module has no such parameter", "not_found",
+    require("moonlet.nn").Linear(2, 3):load_weights(path))
+  t.fails("^[^ ]*w%.safetensors: weight: expected shape", "mismatch",
+    require("moonlet.nn").Linear(3, 3):load_weights(path))
+end)
+
+t.test("a family's file that returns no family is named", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/none.lua"
+  for text, found in pairs {["local _ = 1"] = "nothing", ["return 3"] = "3", ["return {}"] = "a table"} do
+    tiny.write(file, text)
+    t.fails("none%.lua: expected it to return a model class of nn.model, found " .. found, "usage",
+      ml.load(path, {family = file}))
+  end
+end)
+
+t.test("a family that cannot be built tells its own slips from keys that the file has not", function()
+  local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/slip.lua"
+  local source, at = tiny.read "lua/models/llama.lua", "function Llama:init(c)\n"
+  local function build(line)
+    tiny.write(file, (source:gsub("function Llama:init%(c%)\n", function(all) return all .. line .. "\n" end)))
+    return ml.load(path, {family = file})
+  end
+  t.ok(source:find(at, 1, true))
+  local keys = "config.json, which has not these keys that it reads: "
+  for _, case in ipairs {
+    {"local _ = c.rope_scaling, nothing()", "attempt to call a nil value %(global 'nothing'%) %(family llama"},
+    {"local _ = c.n_embd; self.net = nn.Lineal(2, 2)", "attempt to call a nil value"},
+    {"local _ = c.rope_scaling; self.x = nothing.x", "attempt to index a nil value"},
+    {"local _ = c.n_embd; error 'my own'", "my own %(family llama, built for [^ ]*config.json%)$"},
+    {"local _ = c.n_embd; nn.RMSNorm(4, {}, 1e-6)", "RMSNorm: an argument too many"},
+    {"local _ = c.n_embd * 2", "arithmetic on a nil value .*" .. keys .. "n_embd%)$", "corrupt"},
+    {"for _ = 1, c.n_layer do end", "bad 'for' limit .*" .. keys .. "n_layer%)$", "corrupt"},
+    {"nn.Linear(c.n_embd, 2)", "Linear: .*found nothing .*" .. keys .. "n_embd%)$", "corrupt"},
+  } do
+    local err = t.fails(case[2], case[3] or "usage", build(case[1]))
+    t.ok(tostring(err):find "^[^ ]*slip%.lua:%d+: ", tostring(err))
+  end
+end)
+
 t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
   local path, file = tiny.write_directory "load/family", tiny.folder "load-families" .. "/odd.lua"
   local source = tiny.read "lua/models/llama.lua"
