@@ -73,6 +73,11 @@ function S.from_options(o) end
 ---@class moonlet.chat
 local chat = {}
 
+---Checks a list of messages before a template runs. True, or nil, message, code.
+---@param messages table  it may be empty
+---@return boolean?, string?, string?
+function chat.check(messages) end
+
 ---The text of a conversation.
 ---@param template string|moonlet.Template|table  source, compiled, or several: {{name =, template =}, ...} or by name
 ---@param messages table  a list of {role =, content =, ...}
@@ -1268,7 +1273,9 @@ function ml.attention(q, k, v, slots, start, count, mask, sinks, scale, causal, 
 ---@return moonlet.Tensor
 function ml.cache_append(cache, x, slots, start, count) end
 
----Writes values over target's storage.
+---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
+---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
+---they are assigned.
 ---@param target moonlet.Tensor
 ---@param values moonlet.Tensor
 ---@return moonlet.Tensor
@@ -2565,7 +2572,9 @@ function x:attention(k, v, slots, start, count, mask, sinks, scale, causal, wind
 ---@return moonlet.Tensor
 function x:cache_append(x, slots, start, count) end
 
----Writes values over target's storage.
+---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
+---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
+---they are assigned.
 ---@param values moonlet.Tensor
 ---@return moonlet.Tensor
 function x:assign(values) end

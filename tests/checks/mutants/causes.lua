@@ -17,7 +17,7 @@ return {
     {"src/tensor/plan/select.c", "n.keep = false;", ""},
   }},
   {name = "rows are selected of what has one for all", edits = {
-    {"src/tensor/plan/select.c", "? rows_of(&g->nodes[n->inputs[k]]) != 1 : k == 0", "? true : k == 0"},
+    {"src/tensor/plan/select.c", "? ml_vnode_rows(&g->nodes[n->inputs[k]]) != 1 : k == 0", "? true : k == 0"},
   }},
   {name = "a selection moves past an effect, and reads what it wrote", edits = {
     {"src/tensor/plan/select.c", "|| ml_vgraph_is_late(g, v, until, NULL, 0)", ""},
@@ -66,7 +66,7 @@ return {
       "entry.first = entry.first or M.keep(trace.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
   }},
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
-    {"src/tensor/plan/collect.c", "n->keep = t->references > known[i] &&", "n->keep = false &&"},
+    {"src/tensor/plan/collect.c", "n->keep = held[i] &&", "n->keep = false &&"},
   }},
   {name = "a norm leaves an element out", isa = "avx512", edits = {
     {"src/tensor/cpu/isa/norm.c", "v16f v = v_load_part(x + i, (int)(n - i), 0);",
