@@ -73,6 +73,11 @@ function S.from_options(o) end
 ---@class moonlet.chat
 local chat = {}
 
+---Checks a list of messages before a template runs. True, or nil, message, code.
+---@param messages table  it may be empty
+---@return boolean?, string?, string?
+function chat.check(messages) end
+
 ---The text of a conversation.
 ---@param template string|moonlet.Template|table  source, compiled, or several: {{name =, template =}, ...} or by name
 ---@param messages table  a list of {role =, content =, ...}
