@@ -27,6 +27,7 @@ local integers = {"max_tokens", "top_k", "repeat_last_n", "logprobs"}
 local function check_list(what, v, expected, is)
   if type(v) ~= "table" then v = {v} end
   for _, entry in ipairs(util.list(what, v, expected)) do
+    if entry == "" then util.raise("usage", "%s: a string must not be empty", what) end
     if not is(entry) then util.unexpected(what, expected, entry) end
   end
   return v
@@ -55,13 +56,19 @@ function M.options(given, what, more)
   local function check(name, fn, ...)
     if o[name] ~= nil then return fn(what .. ": " .. name, o[name], ...) end
   end
+  local penalty = o.repeat_penalty
+  if penalty ~= nil and not (type(penalty) == "number" and penalty > 0) then
+    util.unexpected(what .. ": repeat_penalty", "a number above 0", penalty)
+  end
   for name, most in pairs(numbers) do check(name, util.number, 0, most < math.huge and most or nil) end
   for _, name in ipairs {"presence_penalty", "frequency_penalty"} do check(name, util.number) end
   for _, name in ipairs(integers) do o[name] = check(name, util.integer, 0) end
   o.seed = check("seed", util.integer)
   o.stop = check("stop", check_list, "a string or a list of strings", is_text)
   o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", is_id)
-  if o.repeat_penalty == 0 then util.unexpected(what .. ": repeat_penalty", "a number above 0", o.repeat_penalty) end
+  check("ignore_eos", function(name, v)
+    if type(v) ~= "boolean" then util.unexpected(name, "true or false", v) end
+  end)
   check("logit_bias", check_bias)
   if o.cancel ~= nil and not cancel.is_token(o.cancel) then
     util.unexpected(what .. ": cancel", "a token of ml.cancel_token()", o.cancel)

@@ -333,7 +333,8 @@ with, the CPU and all cores).
     print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))
 
 `m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, dtype (that of most
-of the weights), context (tokens), bytes, path, warnings}`. `m.metrics`, of the last call that made tokens (`logits`
+of the weights), context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block format, is `{format (the
+one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made tokens (`logits`
 and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
 decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes,
 finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
@@ -345,7 +346,9 @@ context raises "limit"; with `forget = true` the oldest turns leave the conversa
 `s.forgotten` counts them.
 
     for tok in s:send "Why do tides rise?" do io.write(tok.text) end
-    for tok in s:send "And twice a day?" do io.write(tok.text) end]]},
+    for tok in s:send "And twice a day?" do io.write(tok.text) end
+
+A second `s:send` ends an answer that is still on its way: its `finish_reason` is then "cancelled".]]},
   {"sampling", "Sampling", [[
 `local S = require "moonlet.sample"`. `S.chain {...}` runs steps in the order written; behind the last, one id is drawn
 (behind `S.greedy()` or `S.temperature(0)`, the likeliest is taken). Options of `generate` without a chain mean the

@@ -20,7 +20,7 @@ local function overview()
   local out = {[[
 moonlet runs language models; a model is a Lua file.
 
-  moonlet                        the REPL
+  moonlet                        the REPL, on a terminal; what comes through a pipe is run as a script
   moonlet FILE.lua [ARGUMENTS]   runs a script; - reads it from stdin
   moonlet -e CODE [ARGUMENTS]    runs code, with `ml` at hand; -e may be given several times
   moonlet -v                     prints the version
