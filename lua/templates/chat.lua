@@ -75,17 +75,16 @@ local REASONING = {"reasoning_content", "thinking", "reasoning"}
 -- Fields beside which a message needs no content.
 local INSTEAD = {"tool_calls", "tool_responses", table.unpack(REASONING)}
 
--- Text, parts of one or what a tool gave; or nothing, where the message says something else.
+-- Text, parts of one or what a tool gave; null, which says that there is none; or nothing at all, where the message says
+-- something else.
 local function check_content(message, i)
   local content = message.content
-  if type(content) == "string" or type(content) == "table" and not is_null(content) then return end
-  if is_null(content) then
-    for _, name in ipairs(INSTEAD) do
-      if not is_null(message[name]) then return end
-    end
+  if type(content) == "string" or type(content) == "table" or rawequal(content, jinja.null) then return end
+  for _, name in ipairs(content == nil and INSTEAD or {}) do
+    if not is_null(message[name]) then return end
   end
   fail("usage", "messages[%d]: content: expected a string or a list, found %s", i,
-    is_null(content) and "nothing" or "a " .. type(content))
+    content == nil and "nothing" or "a " .. type(content))
 end
 
 local function check_message(message, i)
