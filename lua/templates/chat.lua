@@ -75,7 +75,7 @@ local REASONING = {"reasoning_content", "thinking", "reasoning"}
 -- Fields beside which a message needs no content.
 local INSTEAD = {"tool_calls", "tool_responses", table.unpack(REASONING)}
 
--- Text, parts of one or what a tool gave; null, which says that there is none; or nothing at all, where the message says
+-- Text, parts of one or what a tool gave; null, which says that there is none; or nothing, where the message has
 -- something else.
 local function check_content(message, i)
   local content = message.content
