@@ -42,8 +42,8 @@ typedef struct ml_device_table {
   ml_status (*lower)(ml_device *d, const ml_plan *plan, ml_program **out);
   /* How often in a run what works at a time waits for all others, or is launched anew. */
   size_t (*barriers)(const ml_program *program);
-  /* Runs it on these input and output addresses; polls the engine's cancel flag as it goes. *began: steps may have run, so that
-   * what they write is not what it was. */
+  /* Runs it on these input and output addresses; polls the engine's cancel flag as it goes. *began: steps may have run,
+   * so that what they write is not what it was. */
   ml_status (*run)(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs, bool *began);
   void (*drop)(ml_device *d, ml_program *program);
   ml_status (*synchronize)(ml_device *d);

@@ -109,17 +109,24 @@ static void from_ints(char *to, ml_dtype t, const int32_t *from, int n) {
   }
 }
 
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+/* Truncates; a lane of `within` is cleared where a value is beyond 32 bits, or no number. */
+ALWAYS_INLINE __m256i truncate_eight(__m256 f, __m256 *within) {
+  const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), f);
+  *within = _mm256_and_ps(*within, _mm256_cmp_ps(size, _mm256_set1_ps(0x1p31f), _CMP_LT_OQ));
+  return _mm256_cvttps_epi32(f);
+}
+
+ALWAYS_INLINE __m256 all_within(void) { return _mm256_castsi256_ps(_mm256_set1_epi32(-1)); }
+#endif
+
 /* Truncates; false where a value is beyond 32 bits, or no number. */
 static bool truncate_floats(int32_t *to, const float *x, int n) {
   int i = 0, beyond = 0;
 #if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(0x1p31f);
-  __m256 within = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
-  for (; i + 8 <= n; i += 8) {
-    const __m256 f = _mm256_loadu_ps(x + i);
-    within = _mm256_and_ps(within, _mm256_cmp_ps(_mm256_andnot_ps(sign, f), limit, _CMP_LT_OQ));
-    _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_cvttps_epi32(f));
-  }
+  __m256 within = all_within();
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_si256((__m256i *)(void *)(to + i), truncate_eight(_mm256_loadu_ps(x + i), &within));
   if (_mm256_movemask_ps(within) != 0xff) return false;
 #endif
   for (int k = i; k < n; k++) beyond |= !(fabsf(x[k]) < 0x1p31f);
@@ -152,17 +159,12 @@ ALWAYS_INLINE bool floats_to_bytes(char *to, const char *from, ml_dtype t, int n
   char bytes[TILE];
   int i = 0;
 #if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(0x1p31f);
-  __m256 within = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  __m256 within = all_within();
   for (; i + LANES <= n; i += LANES) {
     const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
-    __m256i part[2];
-    for (int k = 0; k < 2; k++) {
-      const __m256 f = v_half(x, k);
-      within = _mm256_and_ps(within, _mm256_cmp_ps(_mm256_andnot_ps(sign, f), limit, _CMP_LT_OQ));
-      part[k] = _mm256_and_si256(_mm256_cvttps_epi32(f), _mm256_set1_epi32(255));
-    }
-    const __m256i words = pack_words(part[0], part[1]);
+    const __m256i low = _mm256_set1_epi32(255);
+    const __m256i words = pack_words(_mm256_and_si256(truncate_eight(v_half(x, 0), &within), low),
+                                     _mm256_and_si256(truncate_eight(v_half(x, 1), &within), low));
     _mm_storeu_si128((__m128i *)(void *)(bytes + i),
                      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
   }

@@ -187,11 +187,11 @@ static void join_rows(const block *b, char *out) {
   else if (b->how == SUM) FOR_FLOATS(b->dtype, ADD_ROWS);
   else if (b->how == SQUARES) FOR_FLOATS(b->dtype, SQUARE_ROWS);
   else FOR_FLOATS(b->dtype, MULTIPLY_ROWS);
-  int lanes = LANES; /* a lane without rows is what it starts as: nothing to join, once sums are no negative zeros */
-  while (lanes / 2 >= b->n) lanes /= 2;
-  for (int64_t n = b->n; lanes > 1; n = lanes) {
-    lanes /= 2;
-    if (n > lanes) join(b, out, out + lanes * bytes_of(b), (ml_min64(n, 2 * lanes) - lanes) * bytes_of(b));
+  int64_t n = ml_min64(b->n, LANES); /* a lane without rows is what it starts as: nothing to join */
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    if (n <= half) continue;
+    join(b, out, out + half * bytes_of(b), (n - half) * bytes_of(b));
+    n = half;
   }
 }
 

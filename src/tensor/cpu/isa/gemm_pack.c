@@ -282,11 +282,15 @@ ALWAYS_INLINE void pack_rows(const words kind, const bool unit, const bool is_ac
   }
 }
 
-/* Columns i..i+vectors*16-1, a line of a panel after another. */
-ALWAYS_INLINE void lines_across(const words kind, const bool unit, const bool whole, const int vectors, const source *s,
-                                int64_t i, float *to) {
+/* The columns of so many panels of as many vectors from i on, a line of each panel after another: side by side, so that
+ * a row is read in longer pieces. */
+ALWAYS_INLINE void lines_across(const words kind, const bool unit, const bool whole, const int panels,
+                                const int vectors, const source *s, int64_t i, float *to) {
   for (int64_t w = 0; w < s->words; w++, to += vectors * LANES) {
-    for (int v = 0; v < vectors; v++) v_store(to + v * LANES, across(kind, unit, whole, s, i + v * LANES, w));
+    for (int p = 0; p < panels; p++) {
+      for (int v = 0; v < vectors; v++)
+        v_store(to + p * GEMM_PANEL + v * LANES, across(kind, unit, whole, s, i + (p * vectors + v) * LANES, w));
+    }
   }
 }
 
@@ -301,35 +305,23 @@ ALWAYS_INLINE void lines_along(const words kind, const bool unit, const int vect
   }
 }
 
-/* Whole panels side by side, so that each row is read in longer pieces. */
-enum { ABREAST = 4 };
-
-ALWAYS_INLINE void panels_across(const words kind, const bool unit, const source *s, int64_t i, int64_t first,
-                                 float *to) {
-  to += first * GEMM_LANES;
-  for (int64_t w = 0; w < s->words; w++, to += GEMM_LANES) {
-    for (int p = 0; p < ABREAST; p++) {
-      for (int v = 0; v < GEMM_VECTORS; v++)
-        v_store(to + p * GEMM_PANEL + v * LANES, across(kind, unit, true, s, i + p * GEMM_LANES + v * LANES, w));
-    }
-  }
-}
+enum { ABREAST = 4 }; /* panels that are written side by side, where all are whole */
 
 ALWAYS_INLINE void pack_columns(const words kind, const bool unit, const bool is_across, const source *s, int64_t first,
                                 float *to) {
   int64_t i = 0;
   for (; is_across && i + ABREAST * GEMM_LANES <= s->rows; i += ABREAST * GEMM_LANES, to += ABREAST * GEMM_PANEL)
-    panels_across(kind, unit, s, i, first, to);
+    lines_across(kind, unit, true, ABREAST, GEMM_VECTORS, s, i, to + first * GEMM_LANES);
   for (; i < s->rows; i += GEMM_LANES, to += GEMM_PANEL) {
     int lanes = gemm_panel_lanes(s->rows, i);
     bool whole = i + lanes <= s->rows;
     float *line = to + first * lanes;
     if (!is_across && lanes == GEMM_LANES) lines_along(kind, unit, GEMM_VECTORS, s, i, line);
     else if (!is_across) lines_along(kind, unit, 1, s, i, line);
-    else if (!whole && lanes == GEMM_LANES) lines_across(kind, unit, false, GEMM_VECTORS, s, i, line);
-    else if (!whole) lines_across(kind, unit, false, 1, s, i, line);
-    else if (lanes == GEMM_LANES) lines_across(kind, unit, true, GEMM_VECTORS, s, i, line);
-    else lines_across(kind, unit, true, 1, s, i, line);
+    else if (!whole && lanes == GEMM_LANES) lines_across(kind, unit, false, 1, GEMM_VECTORS, s, i, line);
+    else if (!whole) lines_across(kind, unit, false, 1, 1, s, i, line);
+    else if (lanes == GEMM_LANES) lines_across(kind, unit, true, 1, GEMM_VECTORS, s, i, line);
+    else lines_across(kind, unit, true, 1, 1, s, i, line);
   }
 }
 

@@ -149,7 +149,8 @@ void K(move_row)(char *to, int64_t to_stride, const char *from, int64_t from_str
 
 /* A line of memory that is written whole need not be read first, if the cache is left out: a third of a copy's traffic,
  * and more where lines are far apart. What fits a cache is read from there soon, and is written to it. */
-enum { STREAM_SQUARES = 4 << 20, LINES_AHEAD = 6 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
+enum { STREAM_SQUARES = 4 << 20 }; /* STREAM_SQUARES: bytes of a target from which on this pays */
+enum { LINES_AHEAD = 6 };          /* of each row of the source, which are asked for before they are read */
 
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 enum { CAN_STREAM = true };
