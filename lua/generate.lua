@@ -66,9 +66,7 @@ function M.options(given, what, more)
   o.seed = check("seed", util.integer)
   o.stop = check("stop", check_list, "a string or a list of strings", is_text)
   o.stop_tokens = check("stop_tokens", check_list, "a token id or a list of them", is_id)
-  check("ignore_eos", function(name, v)
-    if type(v) ~= "boolean" then util.unexpected(name, "true or false", v) end
-  end)
+  check("ignore_eos", util.flag)
   check("logit_bias", check_bias)
   if o.cancel ~= nil and not cancel.is_token(o.cancel) then
     util.unexpected(what .. ": cancel", "a token of ml.cancel_token()", o.cancel)

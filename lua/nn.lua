@@ -28,10 +28,7 @@ local function one_of(what, choice, choices)
   util.unexpected(what, '"' .. table.concat(choices, '", "') .. '"', choice)
 end
 
-local function flag(what, value)
-  if value ~= nil and type(value) ~= "boolean" then util.unexpected(what, "true or false", value) end
-  return value
-end
+local flag = util.flag
 
 local Parameter = {__name = "moonlet.Parameter"}
 ---A parameter that has a shape and no value yet, for a field of a module.

@@ -66,6 +66,15 @@ function M.integer(what, value, low, high)
   return whole
 end
 
+---A boolean, or nil.
+---@param what string  function and argument, for messages
+---@param value any
+---@return boolean|nil
+function M.flag(what, value)
+  if value ~= nil and type(value) ~= "boolean" then M.unexpected(what, "true or false", value) end
+  return value
+end
+
 ---A number between bounds.
 ---@param what string  function and argument, for messages
 ---@param value any

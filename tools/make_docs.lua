@@ -333,11 +333,11 @@ with, the CPU and all cores).
     print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))
 
 `m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, dtype (that of most
-of the weights), context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block format, is `{format (the
-one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made tokens (`logits`
-and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds,
-decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes,
-finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
+of the weights), context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block format, is
+`{format (the one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made
+tokens (`logits` and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens,
+prefill_seconds, decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes,
+active_bytes, finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
 `m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is

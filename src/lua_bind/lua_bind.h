@@ -11,7 +11,6 @@
 #include <lauxlib.h>
 #include <lua.h>
 
-/* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
 /* A number that was an operand lately; owned, in no count of tensors. */
 enum { LB_CONSTANTS = 16 };
 typedef struct lb_constant {
@@ -19,6 +18,7 @@ typedef struct lb_constant {
   uint64_t used;     /* when, counted in uses */
 } lb_constant;
 
+/* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
 typedef struct lb_host {
   ml_engine *engine;
   int references;

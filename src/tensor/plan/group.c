@@ -294,11 +294,18 @@ static bool reads_passing(const ml_vgraph *g, const gathering *t) {
   return false;
 }
 
+/* Whether a member that somebody holds would be computed again from such. */
+static bool holds_passing(const ml_vgraph *g, const gathering *t) {
+  bool held = false;
+  for (int i = 0; i < t->n_members && !held; i++) held = g->nodes[t->members[i]].keep;
+  return held && reads_passing(g, t);
+}
+
 /* What somebody holds would be computed again when he reads it. Where that takes a product, work along rows or what
  * another step has computed it is an output as well, as far as there is room; elementwise work alone costs less than to
  * write it, and handles that are garbage are many. */
 static void keep_held(ml_vgraph *g, const gathering *t) {
-  if (t->anchor < 0 && t->n_row_ops == 0 && !reads_passing(g, t)) return;
+  if (t->anchor < 0 && t->n_row_ops == 0 && !holds_passing(g, t)) return;
   int room = ML_FUSED_MAX_OUTPUTS - t->n_outputs;
   for (int i = t->n_members; i >= 0 && room > 0; i--) {
     int v = i < t->n_members ? t->members[i] : t->anchor;
@@ -361,9 +368,8 @@ static ml_status gather_before(ml_vgraph *g, int v) {
   gathering t = {.g = g, .turn = v, .like = x, .n_outputs = 1, .anchor = -1, .sink = v};
   if (!ml_vnode_is_elementwise(&g->nodes[x]) || !reads_pieces(g, n) || !join(&t, x)) return ML_OK;
   grow(&t);
-  bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0, held = false;
-  for (int i = 0; i < t.n_members && !held; i++) held = g->nodes[t.members[i]].keep;
-  return reads && !(held && reads_passing(g, &t)) ? make(g, &t, -1) : ML_OK;
+  bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0;
+  return reads && !holds_passing(g, &t) ? make(g, &t, -1) : ML_OK; /* no member of its step could be an output */
 }
 
 static ml_status group_at(ml_vgraph *g, int v) {
