@@ -5,7 +5,8 @@
  * A benchmark quoted without its machine's limits of the same minute says little: figures of virtual machines move
  * by tens of percent in a day. Each figure is the best of five runs, since noise only ever slows a run down.
  *
- * With MB, the reads and copies alone are measured, over that many million bytes of all threads together.
+ * With MB, the reads and copies alone are measured, over that many million bytes of all threads together; with 0,
+ * the multiply-adds and bfloat16 dot products of all threads alone.
  *
  * Units: read_gb_s is 1e9 bytes read a second; copy_gb_s counts bytes read and bytes written. f32_gflop_s counts a
  * multiply-add as two operations, and so do int8_gop_s (unsigned by signed bytes into int32) and bf16_gflop_s; 0 means
@@ -275,24 +276,34 @@ static void print_memory(worker *workers, int threads, const kernels *k, double 
   printf("\"copy_gb_s\": %.1f}\n", rate(workers, threads, copy, seconds));
 }
 
+static void print_arithmetic(worker *workers, int threads, const kernels *k, double seconds) {
+  printf("{\"f32_gflop_s\": %.1f, ", rate(workers, threads, k->fma, seconds));
+  printf("\"bf16_gflop_s\": %.1f}\n", rate(workers, threads, k->bf16, seconds));
+}
+
 int main(int argc, char **argv) {
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
   long threads = argc > 1 ? strtol(argv[1], NULL, 10) : cores;
   double seconds = argc > 2 ? strtod(argv[2], NULL) : 0.25;
   size_t bytes = argc > 3 ? (size_t)strtoul(argv[3], NULL, 10) * 1000000 : 0;
-  if (argc > 4 || (argc > 3 && bytes == 0) || bytes / 128 > READ_BYTES * (size_t)threads / 128 || threads < 1 ||
-      threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
+  bool arithmetic = argc == 4 && strcmp(argv[3], "0") == 0;
+  if (argc > 4 || (argc > 3 && bytes == 0 && !arithmetic) || bytes / 128 > READ_BYTES * (size_t)threads / 128 ||
+      threads < 1 || threads > MAX_THREADS || !(seconds > 0 && seconds < 60)) {
     fprintf(stderr, "usage: measure_limits [THREADS (1..%d) [SECONDS [MB]]]\n", MAX_THREADS);
     return 2;
   }
   static worker workers[MAX_THREADS];
+  kernels k = choose();
+  if (arithmetic) {
+    print_arithmetic(workers, (int)threads, &k, seconds);
+    return 0;
+  }
   for (long i = 0; i < threads; i++) {
     if (!take_memory(&workers[i])) {
       fprintf(stderr, "measure_limits: no memory\n");
       return 1;
     }
   }
-  kernels k = choose();
   if (bytes) {
     print_memory(workers, (int)threads, &k, seconds, bytes);
     return 0;

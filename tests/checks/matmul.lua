@@ -1,36 +1,20 @@
 -- matmul.lua: products of matrices reach 0.85 of the machine's rate from 1,024 on, 0.7 at 256; transposed weights 0.6
 --
 -- The machine's rate is what tools/measure_limits.c finds for float32 multiply-adds; for bfloat16 the better of its dot
--- products and of those multiply-adds, since operands that are widened take the latter. It is measured anew in every
--- round, between the products, and for as long as a product of that size takes, so that what else the machine does
--- falls on both; a product is taken several times in a row, as a training step takes it. What is compared is the best
--- of ROUNDS.
+-- products and of those multiply-adds, since operands that are widened take the latter. In each round it is measured
+-- before and after every product, for as long as that takes, so that what else the machine does falls on both; a
+-- product is taken several times in a row, as a training step takes it. What is compared is the median of the rounds'
+-- shares.
 --
 --   ROUNDS=9 SIZES="256 512 1024 2048" make check-matmul
 
 local ml = require "moonlet"
 local core = require "moonlet.core"
+local limits = require "tests.checks.limits"
 
-local BUILD = os.getenv "BUILD" or "build"
 local rounds = tonumber(os.getenv "ROUNDS" or 9)
 local BOUNDS = {[256] = 0.7, [512] = 0.7} -- elsewhere 0.85
 local TRANSPOSED_BOUND = 0.6
-
--- ---- the machine ----
-
-local program = BUILD .. "/measure_limits"
-assert(os.execute(("%s -std=gnu17 -O3 -pthread -o %s tools/measure_limits.c"):format(os.getenv "CC" or "cc", program)))
-local machine = {} -- operations a second by size and dtype
-
-local function measure_machine(n)
-  local best = machine[n] or {float32 = 0, bfloat16 = 0}
-  machine[n] = best
-  local window = best.float32 > 0 and 2 * n ^ 3 / best.float32 or 0.01 -- seconds
-  local pipe <close> = assert(io.popen(("%s %d %.6f"):format(program, ml.threads(), window)))
-  local all = assert(ml.json.decode(pipe:read "a")).all
-  best.float32 = math.max(best.float32, all.f32_gflop_s * 1e9)
-  best.bfloat16 = math.max(best.bfloat16, best.float32, all.bf16_gflop_s * 1e9)
-end
 
 -- ---- products ----
 
@@ -57,7 +41,7 @@ local function add_cases(n, dtype)
     ml.eval(x, y)
     cases[#cases + 1] = {
       name = ("%s, %d^3, %s"):format(form[1], n, dtype), size = n, dtype = dtype, bound = BOUNDS[n] or 0.85,
-      operations = 2 * n ^ 3 * (form.batch or 1), best = math.huge, repeats = n <= 512 and 10 or 3,
+      operations = 2 * n ^ 3 * (form.batch or 1), repeats = n <= 512 and 10 or 3, shares = {}, rates = {},
       run = ml.compile(function(p, q) return a(p):matmul(b(q)) end), inputs = {x, y},
     }
   end
@@ -86,12 +70,25 @@ for n in (os.getenv "SIZES" or "256 512 1024 2048"):gmatch "%d+" do
 end
 for _, format in ipairs {"q4_0", "q8_0", "q4_k", "bfloat16", "float32"} do add_pair(format) end
 
-for _ = 0, rounds do
-  for _, n in ipairs(sizes) do measure_machine(n) end
+-- Operations a second of the machine, for as long as `case` takes.
+local function machine_rate(case)
+  local found = limits.arithmetic(case.seconds)
+  local best = case.dtype == "float32" and found.f32_gflop_s or math.max(found.f32_gflop_s, found.bf16_gflop_s)
+  return best * 1e9
+end
+
+local function take(case)
+  local best = math.huge
+  for _ = 1, case.repeats do best = math.min(best, seconds(case.run, table.unpack(case.inputs))) end
+  return best
+end
+
+for _, case in ipairs(cases) do case.seconds = take(case) end
+for round = 1, rounds do
   for _, case in ipairs(cases) do
-    for _ = 1, case.repeats do
-      case.best = math.min(case.best, seconds(case.run, table.unpack(case.inputs)))
-    end
+    local before = machine_rate(case)
+    case.rates[round] = case.operations / take(case)
+    case.shares[round] = case.rates[round] / ((before + machine_rate(case)) / 2)
   end
   for _, p in ipairs(pairs_of) do
     p.best_forward = math.min(p.best_forward, seconds(p.forward, p.x, p.w))
@@ -107,15 +104,10 @@ local function verdict(passed, format, ...)
   print((passed and "ok - " or "not ok - ") .. format:format(...))
 end
 
-for _, n in ipairs(sizes) do
-  print(("machine, as long as %d^3: %d threads, float32 %.0f GFLOP/s, bfloat16 %.0f"):format(n, ml.threads(),
-    machine[n].float32 * 1e-9, machine[n].bfloat16 * 1e-9))
-end
 for _, case in ipairs(cases) do
-  local rate = case.operations / case.best
-  local share = rate / machine[case.size][case.dtype]
-  verdict(share >= case.bound, "%s: %.0f GFLOP/s, %.2f of the machine (at least %.2f)", case.name, rate * 1e-9, share,
-    case.bound)
+  local share = limits.median(case.shares)
+  verdict(share >= case.bound, "%s: %.0f GFLOP/s, %.2f of the machine (at least %.2f)", case.name,
+    limits.median(case.rates) * 1e-9, share, case.bound)
 end
 for _, p in ipairs(pairs_of) do
   local ratio = p.best_forward / p.best_back

@@ -45,6 +45,7 @@ ALWAYS_INLINE void dot_floats_rows(const float *w, const float *x, int64_t pitch
                                    float *acc) {
   v16f a[8];
   for (int r = 0; r < n; r++) a[r] = v_load(acc + r * LANES);
+#pragma GCC unroll 4
   for (int64_t k = 0; k < count; k++) {
     v16f weight = v_load(w + k * LANES);
     for (int r = 0; r < n; r++) a[r] = v_fma(v_set1(x[r * pitch + k]), weight, a[r]);

@@ -44,6 +44,7 @@ ALWAYS_INLINE void block(const int n, const int vectors, const bool dots, const 
     __builtin_prefetch(ahead->line[i], 0, 2);
     term(n, vectors, dots, a + k, b + k * vectors * LANES, s);
   }
+#pragma GCC unroll 4
   for (; k < count; k++) term(n, vectors, dots, a + k, b + k * vectors * LANES, s);
   for (int r = 0; r < n; r++) {
     for (int v = 0; v < vectors; v++) v_store(c + r * pitch + v * LANES, s[r][v]);
