@@ -162,6 +162,35 @@ t.test("norms of rows whose squares float32 does not hold", function()
   near(ml.layer_norm(x({1e8, 1e8 + 8, 1e8 + 16}, "float32")), {-1.5 ^ 0.5, 0, 1.5 ^ 0.5}) -- the mean is no float32
 end)
 
+t.test("short rows are reduced together as each is alone", function()
+  local function bits(number) return string.pack("<d", number) end
+  local special = {0.0 / 0.0, -1 / 0.0, 1 / 0.0, -0.0, 0.0}
+  for n = 1, 64, 3 do
+    for _, rows in ipairs {16, 23, 270} do
+      local values = (ml.arange(rows * n, {dtype = "float32"}) * 1.37):sin():tolist()
+      for i = 1, #values, 29 do values[i] = special[i % 5 + 1] end
+      for i = n + 1, 2 * n do values[i] = -0.0 end -- a row
+      for _, dtype in ipairs {"float32", "float16", "bfloat16"} do
+        local dense <close> = x(values, dtype):reshape {rows, n}
+        local wider <close> = ml.concat({dense, dense}, 2)
+        local views = {dense, wider:slice {{}, {n + 1, 2 * n}}, -(-dense)}
+        for _, op in ipairs {"sum", "mean", "max", "min"} do
+          for k, view in ipairs(views) do
+            local found = view[op](view, 2):tolist()
+            for row = 1, rows, 7 do
+              local alone = dense[row][op](dense[row]):item()
+              t.ok(bits(found[row]) == bits(alone) or found[row] ~= found[row] and alone ~= alone,
+                ("%s of %s, row %d of %d x %d, view %d: %s, alone %s"):format(op, dtype, row, rows, n, k, found[row],
+                  alone))
+            end
+          end
+        end
+        for k = 2, 3 do views[k]:close() end
+      end
+    end
+  end
+end)
+
 t.test("means of integers do not wrap", function()
   t.eq(x({math.maxinteger, math.maxinteger}, "int64"):mean():item(), 2.0 ^ 63)
   t.eq(x({math.mininteger, math.mininteger}, "int64"):mean():item(), -2.0 ^ 63)

@@ -85,6 +85,14 @@ ALWAYS_INLINE v16f load_narrow(const char *data, ml_dtype t) {
   return t == ML_F16 ? v_load_f16(x) : v_load_bf16(x);
 }
 
+/* The last n < LANES elements, with zeros behind them. */
+static inline const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) {
+  int item = ml_dtype_infos[t].bytes;
+  memset(room, 0, (size_t)(LANES * item));
+  memcpy(room, data, (size_t)(n * item));
+  return room;
+}
+
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 /* Sixteen integers of at most 32 bits that a double holds: eight from each half of WIDEN. */
 #if defined(ML_ISA_AVX512)

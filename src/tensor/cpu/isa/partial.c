@@ -16,14 +16,6 @@ void K(partial_start)(partial *p, int64_t n, int op) {
 
 /* ---- floats: sixteen lanes a block ---- */
 
-/* The last n < LANES elements, with zeros behind them. */
-static const char *fill_up(const char *data, ml_dtype t, int64_t n, char *room) {
-  int item = ml_dtype_infos[t].bytes;
-  memset(room, 0, (size_t)(LANES * item));
-  memcpy(room, data, (size_t)(n * item));
-  return room;
-}
-
 /* A block's lanes: those of what fill_up adds stay as they are. */
 ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) {
   int item = ml_dtype_infos[t].bytes;

@@ -31,7 +31,7 @@ enum {
 typedef enum way {
   PIECES,  /* as they lie: in pieces of whole blocks */
   COLUMNS, /* side by side as they lie, by columns.c */
-  TURN,    /* by columns.c, turned into columns: too short for a vector each to pay */
+  TURN,    /* too short for a vector each to pay: by short_rows.c, or turned into columns by columns.c */
   GATHER   /* gathered in scratch */
 } way;
 
@@ -265,7 +265,12 @@ static void take_turned(const reduce_plan *r, const panel *x, partial *p, char *
   const char *data = elements(r, x, 0, together ? x->rows * x->n : x->n, x->made);
   for (int64_t k = 1; k < x->rows && r->head && !together; k++)
     elements(r, x, k * x->stride, x->n, x->made + k * x->n * x->item);
-  K(transpose)(turned, r->step, data, (r->head ? x->n : x->stride) * x->item, x->rows, x->n, x->item);
+  const int64_t stride = (r->head ? x->n : x->stride) * x->item;
+  if (r->whole && K(short_rows_know)(x->op, x->dtype)) {
+    K(short_rows_write)(x->task, data, stride, x->rows, x->n, x->to);
+    return;
+  }
+  K(transpose)(turned, r->step, data, stride, x->rows, x->n, x->item);
   for (int64_t i = 0; i < x->n; i++) rows[i] = turned + i * r->step;
   take_rows(r, x, rows, x->n, x->first, p, room);
 }

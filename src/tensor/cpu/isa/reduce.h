@@ -57,4 +57,9 @@ void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_
 /* Where these rows are all that there are: writes the columns' results, side by side. */
 void K(columns_write)(const ml_task *t, const char *const *rows, int64_t n, int64_t width, char *to, char *room);
 
+/* Whether short_rows_write knows the reduction. */
+bool K(short_rows_know)(int op, ml_dtype dtype);
+/* Writes the results of `rows` rows of n elements, `stride` bytes apart, side by side. */
+void K(short_rows_write)(const ml_task *t, const char *data, int64_t stride, int64_t rows, int64_t n, char *to);
+
 #endif
