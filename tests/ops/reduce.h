@@ -199,7 +199,7 @@ static void check_edges(ml_engine *e, ml_op op, ml_dtype t, int ndim, const int6
 
 static void test_edges(ml_engine *e, ml_op op) {
   static const int64_t flat[] = {1, 15, 17, 127, 128, 129, 511, 513, 1023, 1025, 8191, 8192, 8193, 65665};
-  static const int64_t flats[][2] = {{3, 1025}, {1025, 3}, {513, 70}, {70, 513}, {2, 33000}, {33000, 2}, {1, 1300}, {130, 129}, {700, 16}, {993, 33}, {64, 65}};
+  static const int64_t flats[][2] = {{3, 1025}, {1025, 3}, {513, 70}, {70, 513}, {2, 33000}, {33000, 2}, {1, 1300}, {130, 129}, {700, 16}, {993, 33}, {64, 65}, {23, 1101}, {3000, 16}};
   static const int64_t cubes[][3] = {{5, 130, 9}, {3, 33, 1030}, {130, 4, 17}, {2, 1, 1500}, {9, 5, 256}, {140, 3, 40}};
   static const ml_dtype dtypes[] = {ML_F32, ML_BF16, ML_F16, ML_F64, ML_I32, ML_I64, ML_U8, ML_BOOL};
   bool index = op == ML_OP_argmax || op == ML_OP_argmin;

@@ -128,6 +128,39 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   join(b, out, spare, bytes_of(b));
 }
 
+/* ---- floats: four lanes at a time ---- */
+
+/* Rows that are few are read side by side, which saves most of the room's traffic; more of them than a cache has ways
+ * for would drive each other out. */
+enum { FEW_ROWS = 2 * LANES };
+
+ALWAYS_INLINE v16f sum_of_lane(const block *b, int64_t lane, ml_dtype t, int64_t from) {
+  v16f s = v_set1(0);
+  for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + from, t));
+  return s;
+}
+
+/* Lanes that lie four apart, from `lane` on, joined in the order of v_sum. */
+ALWAYS_INLINE v16f sum_of_lanes(const block *b, int64_t lane, ml_dtype t, int64_t from) {
+  return v_add(v_add(sum_of_lane(b, lane, t, from), sum_of_lane(b, lane + 8, t, from)),
+               v_add(sum_of_lane(b, lane + 4, t, from), sum_of_lane(b, lane + 12, t, from)));
+}
+
+/* Each pass writes a row of its own, since the vectors of the last columns overlap. */
+ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  float *sums[4] = {out, out + b->width, out + 2 * b->width, out + 3 * b->width};
+  for (int lane = 0; lane < 4; lane++) {
+    EACH_VECTOR(b, at) v_store(sums[lane] + at, sum_of_lanes(b, lane, t, at * item));
+  }
+  for (int64_t c = 0; c < b->width; c++) out[c] = (sums[0][c] + sums[2][c]) + (sums[1][c] + sums[3][c]);
+}
+
+static bool takes_few(const block *b) { return b->narrow && b->n <= FEW_ROWS; }
+
+#define SUM_FEW(T) sum_few(b, T, (float *)(void *)out)
+static void join_few(const block *b, char *out) { FOR_NARROW(b->dtype, SUM_FEW); }
+
 /* ---- floats: row by row ---- */
 
 /* Near rows are taken in the order in which they lie, which processors see through. Each lane has a row of room then;
@@ -198,6 +231,7 @@ static void join_rows(const block *b, char *out) {
 /* The reduction of each column, to `out`. */
 static void reduce_block(const block *b, char *out) {
   if (takes_rows(b)) join_rows(b, out);
+  else if (takes_few(b)) join_few(b, out);
   else join_lanes(b, 0, 1, out);
 }
 
@@ -395,15 +429,29 @@ static void take_truth(COLUMNS) {
             faults[c] = fault);                                                                                        \
   } while (0)
 
+/* Of rows of a vector each: the extremes, and the sums of all elements times 0. */
+static void find_in_vectors(const char *const *rows, int64_t n, bool smallest, float *bests, float *faults) {
+  v16f best = v_set1(smallest ? INFINITY : -INFINITY), fault = v_set1(0);
+  for (int64_t i = 0; i < n; i++) {
+    look_ahead(rows[i]);
+    v16f v = v_load((const float *)(const void *)rows[i]);
+    best = smallest ? v_min(best, v) : v_max(best, v);
+    fault = v_fma(v, v_set1(0), fault);
+  }
+  v_store(bests, best);
+  v_store(faults, fault);
+}
+
 static bool find_finite(int op, const char *const *rows, int64_t n, int64_t width, char *restrict room) {
   const int32_t flip = wants_smallest(op) ? -1 : 0;
   const float start = flip ? INFINITY : -INFINITY;
   int32_t *restrict keys = (int32_t *)(void *)room, *restrict places = keys + width, bad = 0;
   float *restrict bests = (float *)(void *)(places + width), *restrict faults = bests + width;
   for (int64_t c = 0; c < width; c++) bests[c] = start, places[c] = 0, faults[c] = 0;
-  if (flip) FIND_FLOATS(<);
-  else FIND_FLOATS(>);
   const bool zeros = wants_index(op);
+  if (!zeros && width == LANES) find_in_vectors(rows, n, flip, bests, faults);
+  else if (flip) FIND_FLOATS(<);
+  else FIND_FLOATS(>);
   for (int64_t c = 0; c < width; c++) bad |= (faults[c] != 0) | (!zeros & (bests[c] == 0));
   if (bad) return false;
   for (int64_t c = 0; c < width; c++) {
