@@ -1,7 +1,10 @@
 # test.mk: tests, longer checks, sanitizers, fuzzers.
 
 C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
-TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(sort $(wildcard tests/test_*.sh))
+# What programs mean, on every instruction set that the processor has; C tests see to that themselves.
+MEANING    := $(foreach f,arithmetic fn layouts plans random scope state tensor,tests/lua/test_$(f).lua)
+TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) \
+  $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) $(sort $(wildcard tests/test_*.sh))
 
 # Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
 TEST_TIMEOUT ?= 600

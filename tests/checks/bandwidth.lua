@@ -9,7 +9,7 @@
 --     build/moonlet tests/checks/bandwidth.lua [WORD ...]
 local ml = require "moonlet"
 local core = require "moonlet.core"
-local limits = require "tests.checks.limits"
+local limits = require "tests.tools.limits"
 
 if os.getenv "THREADS" then ml.threads(tonumber(os.getenv "THREADS")) end
 local ROUNDS = tonumber(os.getenv "ROUNDS") or 9

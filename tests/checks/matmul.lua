@@ -10,7 +10,7 @@
 
 local ml = require "moonlet"
 local core = require "moonlet.core"
-local limits = require "tests.checks.limits"
+local limits = require "tests.tools.limits"
 
 local rounds = tonumber(os.getenv "ROUNDS" or 9)
 local BOUNDS = {[256] = 0.7, [512] = 0.7} -- elsewhere 0.85
