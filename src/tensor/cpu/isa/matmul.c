@@ -80,27 +80,31 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
 
 ml_status K(matmul_prepare)(ml_task *t) { return prepare(t, 1); }
 
-/* The product that unit u is a tile of, with its addresses. */
+/* The product that unit u is a tile of, with its addresses. The first one, often the only one, is found undivided. */
 static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
   const product *p = t->extra;
   const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
-  gemm g = p->g;
-  *n0 = u % p->tiles.along * p->tiles.columns;
-  u /= p->tiles.along;
-  *m0 = u % p->tiles.down * p->tiles.rows;
-  u /= p->tiles.down;
-  int64_t at_a = 0, at_b = 0, at_o = u * g.M * g.N;
-  g.first_row = u * g.M;
-  g.context = t;
-  for (int last = o->ndim - 3, d = p->axes - 1; d >= 0; d--) {
-    int64_t at = u % o->shape[d];
-    u /= o->shape[d];
+  int64_t of_batch = 0, at_a = 0, at_b = 0;
+  *m0 = *n0 = 0;
+  if (u > 0) {
+    *n0 = u % p->tiles.along * p->tiles.columns;
+    u /= p->tiles.along;
+    *m0 = u % p->tiles.down * p->tiles.rows;
+    of_batch = u / p->tiles.down;
+  }
+  int64_t rest = of_batch;
+  for (int last = o->ndim - 3, d = p->axes - 1; rest > 0; d--) {
+    int64_t at = rest % o->shape[d];
+    rest /= o->shape[d];
     at_a += at * batch_stride(a, last - d);
     if (t->step->op == ML_OP_matmul) at_b += at * batch_stride(b, last - d);
   }
+  gemm g = p->g;
+  g.first_row = of_batch * g.M;
+  g.context = t;
   g.a.data = a->data + at_a * (int64_t)ml_dtype_infos[a->dtype].bytes;
   g.b.data = b->data + at_b * (int64_t)ml_dtype_infos[b->dtype].bytes;
-  g.out = o->data + at_o * (int64_t)ml_dtype_infos[o->dtype].bytes;
+  g.out = o->data + of_batch * g.M * g.N * (int64_t)ml_dtype_infos[o->dtype].bytes;
   return g;
 }
 
@@ -147,10 +151,12 @@ ALWAYS_INLINE void small_rows(const gemm *g, int64_t m, int rows, int64_t n, int
   const float *a = (const float *)(const void *)g->a.data + m * g->a.across,
               *b = (const float *)(const void *)g->b.data + n;
   float *o = (float *)(void *)g->out + m * g->N + n;
+  /* A vector may run into the next row, whose terms end in lanes that nobody stores. */
+  const int64_t whole = columns == LANES ? INT64_MAX : g->b.inner == g->N ? g->K * g->N - n - LANES : -1;
   for (int r = 0; r < rows; r++) sums[r] = v_set1(0);
   for (int64_t k = 0; k < g->K; k++) {
     const float *terms = b + k * g->b.inner;
-    v16f v = columns == LANES ? v_load(terms) : v_load_part(terms, columns, 0);
+    v16f v = k * g->b.inner <= whole ? v_load(terms) : v_load_part(terms, columns, 0);
     for (int r = 0; r < rows; r++) sums[r] = v_fma(v_set1(a[r * g->a.across + k * g->a.inner]), v, sums[r]);
   }
   for (int r = 0; r < rows; r++) {
