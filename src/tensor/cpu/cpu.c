@@ -98,6 +98,14 @@ static ml_status cpu_copy(ml_device *d, void *to, const void *from, size_t bytes
 
 /* ---- lowering ---- */
 
+/* An operand that lies in an input or an output of the program, wherever those are in a run. */
+typedef struct outer {
+  char **data; /* of the operand */
+  int index;   /* of the input or output */
+  bool is_output;
+  int64_t offset;
+} outer;
+
 struct ml_program {
   const ml_plan *plan;
   ml_bump memory; /* of the program and all that it points at, scratch aside */
@@ -107,6 +115,8 @@ struct ml_program {
   atomic_int_least64_t *next; /* of each task the units that were taken */
   atomic_int_least64_t *done; /* and those that its kernel counts as done */
   size_t n_tasks, capacity;
+  outer *outers;
+  size_t n_outers, outers_capacity;
   bool alone;     /* all tasks are the first thread's */
   size_t scratch; /* bytes a thread */
   char *shared;
@@ -132,6 +142,18 @@ static ml_arg make_arg(const ml_plan *p, int value) {
   return a;
 }
 
+static ml_status add_arg(ml_program *g, ml_arg *a, int value) {
+  const ml_plan *p = g->plan;
+  *a = make_arg(p, value);
+  if (value < 0) return ML_OK;
+  const ml_value *v = &p->values[value];
+  const ml_storage *s = &p->storages[v->storage];
+  if (s->place != ML_PLACE_INPUT && s->place != ML_PLACE_OUTPUT) return ML_OK;
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->outers, g->outers_capacity, g->n_outers + 1));
+  g->outers[g->n_outers++] = (outer){&a->data, s->index, s->place == ML_PLACE_OUTPUT, v->offset};
+  return ML_OK;
+}
+
 static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa, const ml_kernel_row *row) {
   const ml_plan *p = g->plan;
   ML_TRY(ML_BUMP_GROW(&g->memory, g->tasks, g->capacity, g->n_tasks + 1));
@@ -149,8 +171,8 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   if (!t->in) return ML_MEMORY;
   g->n_tasks++;
   t->out = t->in + t->n_in;
-  for (int i = 0; i < t->n_in; i++) t->in[i] = make_arg(p, step->inputs[i]);
-  for (int i = 0; i < t->n_out; i++) t->out[i] = make_arg(p, step->outputs[i]);
+  for (int i = 0; i < t->n_in; i++) ML_TRY(add_arg(g, &t->in[i], step->inputs[i]));
+  for (int i = 0; i < t->n_out; i++) ML_TRY(add_arg(g, &t->out[i], step->outputs[i]));
   ML_TRY(row->prepare(t));
   if (t->scratch > g->scratch) g->scratch = t->scratch;
   return ML_OK;
@@ -317,18 +339,9 @@ static size_t cpu_barriers(const ml_program *g) {
 /* ---- running ---- */
 
 static void set_addresses(ml_program *g, void *const *inputs, void *const *outputs) {
-  const ml_plan *p = g->plan;
-  if (p->n_inputs + p->n_outputs == 0) return;
-  for (size_t i = 0; i < g->n_tasks; i++) {
-    ml_task *t = &g->tasks[i];
-    for (int k = 0; k < t->n_in + t->n_out; k++) {
-      int value = k < t->n_in ? t->step->inputs[k] : t->step->outputs[k - t->n_in];
-      if (value < 0) continue;
-      const ml_value *v = &p->values[value];
-      const ml_storage *s = &p->storages[v->storage];
-      if (s->place == ML_PLACE_INPUT) t->in[k].data = (char *)inputs[s->index] + v->offset;
-      else if (s->place == ML_PLACE_OUTPUT) t->in[k].data = (char *)outputs[s->index] + v->offset;
-    }
+  for (size_t i = 0; i < g->n_outers; i++) {
+    const outer *o = &g->outers[i];
+    *o->data = (char *)(o->is_output ? outputs : inputs)[o->index] + o->offset;
   }
 }
 
