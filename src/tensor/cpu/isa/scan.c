@@ -31,6 +31,22 @@ static void put(const ml_arg *o, int64_t at, double d, int64_t i) {
   }
 }
 
+/* The same of float32: what float64 gives of two of them and is rounded at once, float32 gives. */
+#define SCAN(STEP)                                                                                                     \
+  for (int64_t i = 1; i < n; i++) {                                                                                    \
+    const float v = x[i * x_step];                                                                                     \
+    d = STEP;                                                                                                          \
+    o[i * o_step] = d;                                                                                                 \
+  }
+static void scan_floats(int op, const float *x, int64_t x_step, float *o, int64_t o_step, int64_t n) {
+  if (n == 0) return;
+  float d = o[0] = x[0];
+  if (op == ML_OP_cumsum) SCAN(d + v)
+  else if (op == ML_OP_cumprod) SCAN(d * v)
+  else if (op == ML_OP_cummax) SCAN(v > d || v != v ? v : d)
+  else SCAN(v < d || v != v ? v : d)
+}
+
 ml_status K(scan_prepare)(ml_task *t) {
   int axis = (int)t->step->attrs->cumsum.axis;
   int64_t length = t->out[0].shape[axis], size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
@@ -48,10 +64,15 @@ void K(scan)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   memcpy(shape, x->shape, sizeof shape);
   shape[axis] = 1;
   bool floats = ml_dtype_is_float(o->dtype), narrow = floats && o->dtype != ML_F64;
-  bool ordered = op == ML_OP_cummax || op == ML_OP_cummin;
+  bool ordered = op == ML_OP_cummax || op == ML_OP_cummin, float32 = x->dtype == ML_F32 && o->dtype == ML_F32;
   for (int64_t unit = begin; unit < end; unit++) {
     int64_t from = ml_index_offset(x->ndim, shape, x->strides, unit);
     int64_t to = ml_index_offset(o->ndim, shape, o->strides, unit);
+    if (float32) {
+      scan_floats(op, (const float *)(const void *)x->data + from, x->strides[axis], (float *)(void *)o->data + to,
+                  o->strides[axis], x->shape[axis]);
+      continue;
+    }
     double d = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < x->shape[axis]; i++, from += x->strides[axis], to += o->strides[axis]) {
