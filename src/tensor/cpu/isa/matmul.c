@@ -152,7 +152,7 @@ ALWAYS_INLINE void small_rows(const gemm *g, int64_t m, int rows, int64_t n, int
               *b = (const float *)(const void *)g->b.data + n;
   float *o = (float *)(void *)g->out + m * g->N + n;
   /* A vector may run into the next row, whose terms end in lanes that nobody stores. */
-  const int64_t whole = columns == LANES ? INT64_MAX : g->b.inner == g->N ? g->K * g->N - n - LANES : -1;
+  const int64_t whole = columns == LANES ? INT64_MAX : g->b.inner == g->N ? g->K * g->N - n - LANES : INT64_MIN;
   for (int r = 0; r < rows; r++) sums[r] = v_set1(0);
   for (int64_t k = 0; k < g->K; k++) {
     const float *terms = b + k * g->b.inner;
