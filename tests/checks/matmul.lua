@@ -40,7 +40,7 @@ local function add_cases(n, dtype)
     local x, y = ml.random.normal(shape):astype(dtype), ml.random.normal(shape):astype(dtype)
     ml.eval(x, y)
     cases[#cases + 1] = {
-      name = ("%s, %d^3, %s"):format(form[1], n, dtype), size = n, dtype = dtype, bound = BOUNDS[n] or 0.85,
+      name = ("%s, %d^3, %s"):format(form[1], n, dtype), dtype = dtype, bound = BOUNDS[n] or 0.85,
       operations = 2 * n ^ 3 * (form.batch or 1), repeats = n <= 512 and 10 or 3, shares = {}, rates = {},
       run = ml.compile(function(p, q) return a(p):matmul(b(q)) end), inputs = {x, y},
     }
@@ -63,10 +63,8 @@ local function add_pair(format)
   }
 end
 
-local sizes = {}
 for n in (os.getenv "SIZES" or "256 512 1024 2048"):gmatch "%d+" do
-  sizes[#sizes + 1] = math.tointeger(n)
-  for _, dtype in ipairs {"float32", "bfloat16"} do add_cases(sizes[#sizes], dtype) end
+  for _, dtype in ipairs {"float32", "bfloat16"} do add_cases(math.tointeger(n), dtype) end
 end
 for _, format in ipairs {"q4_0", "q8_0", "q4_k", "bfloat16", "float32"} do add_pair(format) end
 

@@ -126,31 +126,25 @@ struct ml_program {
   char *scratch_data;    /* the device's, while it runs */
 };
 
-static ml_arg make_arg(const ml_plan *p, int value) {
+static ml_status make_arg(ml_program *g, int value, ml_arg *a) {
   static const int64_t none[ML_MAX_DIMS];
-  if (value < 0) return (ml_arg){.shape = none, .strides = none};
-  const ml_value *v = &p->values[value];
-  const ml_storage *s = &p->storages[v->storage];
-  ml_arg a = {.dtype = v->dtype,
-              .layout = v->layout,
-              .exact = v->exact,
-              .ndim = v->ndim,
-              .shape = v->shape,
-              .strides = v->strides};
-  if (s->place == ML_PLACE_ARENA) a.data = (char *)p->arena->address + s->offset + v->offset;
-  else if (s->place == ML_PLACE_TENSOR) a.data = (char *)s->buffer->address + s->offset + v->offset;
-  return a;
-}
-
-static ml_status add_arg(ml_program *g, ml_arg *a, int value) {
   const ml_plan *p = g->plan;
-  *a = make_arg(p, value);
+  *a = (ml_arg){.shape = none, .strides = none};
   if (value < 0) return ML_OK;
   const ml_value *v = &p->values[value];
   const ml_storage *s = &p->storages[v->storage];
-  if (s->place != ML_PLACE_INPUT && s->place != ML_PLACE_OUTPUT) return ML_OK;
-  ML_TRY(ML_BUMP_GROW(&g->memory, g->outers, g->outers_capacity, g->n_outers + 1));
-  g->outers[g->n_outers++] = (outer){&a->data, s->index, s->place == ML_PLACE_OUTPUT, v->offset};
+  *a = (ml_arg){.dtype = v->dtype,
+                .layout = v->layout,
+                .exact = v->exact,
+                .ndim = v->ndim,
+                .shape = v->shape,
+                .strides = v->strides};
+  if (s->place == ML_PLACE_ARENA) a->data = (char *)p->arena->address + s->offset + v->offset;
+  else if (s->place == ML_PLACE_TENSOR) a->data = (char *)s->buffer->address + s->offset + v->offset;
+  else {
+    ML_TRY(ML_BUMP_GROW(&g->memory, g->outers, g->outers_capacity, g->n_outers + 1));
+    g->outers[g->n_outers++] = (outer){&a->data, s->index, s->place == ML_PLACE_OUTPUT, v->offset};
+  }
   return ML_OK;
 }
 
@@ -171,8 +165,8 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   if (!t->in) return ML_MEMORY;
   g->n_tasks++;
   t->out = t->in + t->n_in;
-  for (int i = 0; i < t->n_in; i++) ML_TRY(add_arg(g, &t->in[i], step->inputs[i]));
-  for (int i = 0; i < t->n_out; i++) ML_TRY(add_arg(g, &t->out[i], step->outputs[i]));
+  for (int i = 0; i < t->n_in; i++) ML_TRY(make_arg(g, step->inputs[i], &t->in[i]));
+  for (int i = 0; i < t->n_out; i++) ML_TRY(make_arg(g, step->outputs[i], &t->out[i]));
   ML_TRY(row->prepare(t));
   if (t->scratch > g->scratch) g->scratch = t->scratch;
   return ML_OK;

@@ -49,15 +49,20 @@ static int64_t lane_after(int64_t lane) {
 #define EACH_VECTOR(b, at)                                                                                             \
   for (int64_t next = 0, at; at = ml_min64(next, (b)->width - LANES), next < (b)->width; next += LANES)
 
-/* Lane `lane`: row lane, lane + LANES, and so on. */
+/* Lane `lane`: row lane, lane + LANES, and so on. Of the columns from the byte `from` on: */
+ALWAYS_INLINE v16f sum_of_lane(const block *b, int64_t lane, ml_dtype t, int64_t from) {
+  v16f s = v_set1(0);
+  for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + from, t));
+  return s;
+}
+
+/* Of all columns: */
 ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
   int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
     if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
-    v16f s = v_set1(0);
-    for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + at * item, t));
-    v_store(out + at, s);
+    v_store(out + at, sum_of_lane(b, lane, t, at * item));
   }
 }
 
@@ -133,12 +138,6 @@ static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
 /* Rows that are few are read side by side, which saves most of the room's traffic; more of them than a cache has ways
  * for would drive each other out. */
 enum { FEW_ROWS = 2 * LANES };
-
-ALWAYS_INLINE v16f sum_of_lane(const block *b, int64_t lane, ml_dtype t, int64_t from) {
-  v16f s = v_set1(0);
-  for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + from, t));
-  return s;
-}
 
 /* Lanes that lie four apart, from `lane` on, joined in the order of v_sum. */
 ALWAYS_INLINE v16f sum_of_lanes(const block *b, int64_t lane, ml_dtype t, int64_t from) {

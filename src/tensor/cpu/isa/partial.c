@@ -17,20 +17,7 @@ void K(partial_start)(partial *p, int64_t n, int op) {
 /* ---- floats: sixteen lanes a block ---- */
 
 /* A block's lanes: those of what fill_up adds stay as they are. */
-ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) {
-  int item = ml_dtype_infos[t].bytes;
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    look_ahead(data + i * item);
-    s = v_add(s, load_narrow(data + i * item, t));
-  }
-  if (i < n) {
-    char room[LANES * sizeof(float)];
-    s = v_add(s, load_narrow(fill_up(data + i * item, t, n - i, room), t));
-  }
-  return v_sum(s);
-}
+ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) { return v_sum(add_lanes(data, t, n)); }
 
 ALWAYS_INLINE void sum_floats(partial *p, const char *data, ml_dtype t, int64_t n) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);

@@ -24,33 +24,17 @@ bool K(short_rows_know)(int op, ml_dtype t) {
     return _mm256_permutevar8x32_ps(even_then_odd, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));                         \
   } while (0)
 
-/* The last n < LANES elements of a row, with `rest` in the lanes behind them. */
-ALWAYS_INLINE v16f load_rest(const char *data, ml_dtype t, int64_t n, float rest) {
-  if (t == ML_F32) return v_load_part((const float *)(const void *)data, (int)n, rest);
-  char room[LANES * sizeof(float)];
-  return load_narrow(fill_up(data, t, n, room), t); /* sums, whose rest is 0 */
-}
-
 /* ---- sums ---- */
-
-ALWAYS_INLINE __m256 add_up(const char *data, ml_dtype t, int64_t n) {
-  const int item = ml_dtype_infos[t].bytes;
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    look_ahead(data + i * item);
-    s = v_add(s, load_narrow(data + i * item, t));
-  }
-  if (i < n) s = v_add(s, load_rest(data + i * item, t, n - i, 0));
-  return _mm256_add_ps(v_half(s, 0), v_half(s, 1));
-}
 
 ALWAYS_INLINE __m256 fold_sums(const __m256 row[ROWS]) { FOLD_ROWS(_mm256_add_ps, row); }
 
 ALWAYS_INLINE __m256 sums_of(const char *const data[ROWS], ml_dtype t, int64_t n) {
   __m256 row[ROWS];
 #pragma GCC unroll 8
-  for (int r = 0; r < ROWS; r++) row[r] = add_up(data[r], t, n);
+  for (int r = 0; r < ROWS; r++) {
+    v16f s = add_lanes(data[r], t, n);
+    row[r] = _mm256_add_ps(v_half(s, 0), v_half(s, 1));
+  }
   return fold_sums(row);
 }
 
@@ -87,8 +71,7 @@ ALWAYS_INLINE __m256 most_of_row(const char *data, int64_t n, __m256i flip, floa
     look_ahead((const char *)(x + i));
     most = _mm256_max_epi32(most, most_of_vector(v_load(x + i), flip));
   }
-  if (i < n)
-    most = _mm256_max_epi32(most, most_of_vector(load_rest((const char *)(x + i), ML_F32, n - i, worst), flip));
+  if (i < n) most = _mm256_max_epi32(most, most_of_vector(v_load_part(x + i, (int)(n - i), worst), flip));
   return _mm256_castsi256_ps(most);
 }
 
