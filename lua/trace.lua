@@ -81,21 +81,20 @@ end
 function M.trace(fn, args, n, known, runs)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
-  local inputs, given = {}, {}
-  for i, t in ipairs(tensors) do
-    inputs[i] = core.input(i, t)
-    given[inputs[i]] = {list = "inputs", index = i}
-  end
+  local inputs, given, traced = {}, {}, {}
   for i, value in ipairs(known or {}) do given[value] = {list = "known", index = i} end
-  local traced = {}
-  for i = 1, n do traced[i] = build[i](inputs) end
-  local own = {index = #inputs + 1, draws = 0}
+  local own = {index = #tensors + 1, draws = 0}
   local _ <close> = setmetatable({}, {__close = function(_, err)
     tracing = nil
     if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
   end})
   tracing = own
   return M.record(function()
+    for i, t in ipairs(tensors) do
+      inputs[i] = core.input(i, t)
+      given[inputs[i]] = {list = "inputs", index = i}
+    end
+    for i = 1, n do traced[i] = build[i](inputs) end
     local results = table.pack(fn(table.unpack(traced, 1, n)))
     local outputs, parts = {}, {}
     local plain = true

@@ -1356,9 +1356,11 @@ function ml.keep(x) end
 ---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values (4
 ---and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
 ---function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is made.
----Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan: to see a
----new value, give them as arguments, or make them state that is written in place. Of what fn is given or captures it
----changes states alone in place. What fn draws it draws anew with every call, as it would uncompiled.
+---Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan, with the
+---value that they had when it was made, views of a state and what was still to be computed too: to see a new value, give
+---them as arguments, or make them state that is written in place. Of what fn is given or captures it changes states
+---alone in place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it
+---is recorded leaves all states as they were.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@return function
 function ml.compile(fn, opts) end

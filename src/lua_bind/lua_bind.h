@@ -67,6 +67,8 @@ int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is
 #define LB_TENSOR "moonlet.Tensor"
 /* Pushes an empty handle; the caller stores a tensor that it owns in the result. */
 ml_tensor **lb_new_tensor(lua_State *L);
+/* The handle at `index` is none of a recorded function's own: that may not change it in place. */
+void lb_set_given(lua_State *L, int index);
 ml_tensor *lb_to_tensor(lua_State *L, int index);                      /* NULL when it is none */
 ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises on closed ones */
 /* A borrowed tensor: that of a handle, or of a number or boolean a constant, which lives until LB_CONSTANTS others were

@@ -55,6 +55,7 @@ static int input(lua_State *L) {
   ml_tensor **out = lb_new_tensor(L);
   if (index < 1 || index > INT32_MAX) lb_usage(L, "input: index %lld is out of range", (long long)index);
   lb_check(L, ml_tensor_input(lb_engine(L), (int)(index - 1), like, out));
+  lb_set_given(L, -1);
   return 1;
 }
 

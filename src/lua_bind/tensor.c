@@ -86,6 +86,8 @@ ml_tensor **lb_new_tensor(lua_State *L) {
   return &h->tensor;
 }
 
+void lb_set_given(lua_State *L, int index) { ((handle *)lua_touserdata(L, index))->recording = 0; }
+
 ml_tensor *lb_to_tensor(lua_State *L, int index) {
   handle *h = luaL_testudata(L, index, LB_TENSOR);
   return h ? h->tensor : NULL;

@@ -74,6 +74,7 @@ struct ml_engine {
   size_t n_effects, effects_capacity;
   int recording;          /* depth of ml_record_begin */
   uint64_t recordings;    /* so far, counted from the outermost ml_record_begin */
+  uint64_t before;        /* serial of the last node made before the recording */
   ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */

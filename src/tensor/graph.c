@@ -265,7 +265,10 @@ ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_input
                    ml_tensor **out) {
   int weight;
   ML_TRY(prefix_path(e, op, check_layouts(op, inputs, n_inputs, &weight)));
-  bool plain = weight < 0 && !ml_op_is_effect(op);
+  bool effect = ml_op_is_effect(op), plain = weight < 0 && !effect;
+  for (int k = effect ? 1 : 0; e->recording && k < n_inputs; k++) {
+    if (inputs[k]) ML_TRY(prefix_path(e, op, ml_capture(e, inputs[k])));
+  }
   for (int k = 0; k < n_inputs && plain; k++) plain = !inputs[k] || !inputs[k]->state;
   return plain ? apply(e, op, inputs, n_inputs, attrs, out) : resolve(e, op, inputs, n_inputs, attrs, weight, out);
 }

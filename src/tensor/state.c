@@ -51,9 +51,19 @@ ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out) {
     cell->next = e->traced;
     e->traced = ml_cell_retain(cell);
   }
-  if (!cell->latest) ML_TRY(attach(cell, &cell->latest));
+  if (!cell->latest) {
+    ML_TRY(attach(cell, &cell->latest));
+    if (cell->traced) cell->begins = cell->latest;
+  }
   *out = cell->latest;
   return ML_OK;
+}
+
+void ml_cell_leave(ml_cell *cell, const ml_tensor *version) {
+  ml_tensor **held = cell->latest == version ? &cell->latest : cell->outside == version ? &cell->outside : NULL;
+  if (!held) return;
+  ml_tensor_release(*held);
+  *held = NULL;
 }
 
 static bool is_view(const ml_tensor *t) { return t->node && ml_op_infos[t->node->op].kind == ML_KIND_VIEW; }
@@ -227,6 +237,7 @@ void ml_states_end_trace(ml_engine *e) {
     forget(cell);
     cell->latest = cell->outside;
     cell->outside = NULL;
+    cell->begins = NULL;
     cell->traced = false;
     ml_cell_release(cell);
   }

@@ -16,14 +16,15 @@
 struct ml_cell {
   int references; /* of the handle, of versions, of plans */
   ml_engine *engine;
-  ml_buffer *buffer;  /* the storage, dense, from its first byte on; retained */
-  ml_tensor *handle;  /* NULL once it is gone */
-  ml_tensor *latest;  /* version; retained; NULL where nobody asked for it since the last write */
-  ml_tensor *outside; /* while traced: the latest version of those that are none of the recording's; retained */
-  bool traced;        /* the plan that is recorded uses it */
-  bool invalid;       /* an evaluation failed while it wrote: no values until it is assigned whole */
-  ml_cell *next;      /* of ml_engine.traced */
-  size_t slot;        /* its place in the cells of the plan that was made last with it, plus one */
+  ml_buffer *buffer;       /* the storage, dense, from its first byte on; retained */
+  ml_tensor *handle;       /* NULL once it is gone */
+  ml_tensor *latest;       /* version; retained; NULL where nobody asked for it since the last write */
+  ml_tensor *outside;      /* while traced: the latest version of those that are none of the recording's; retained */
+  const ml_tensor *begins; /* while traced: the version that the plan begins with; not retained */
+  bool traced;             /* the plan that is recorded uses it */
+  bool invalid;            /* an evaluation failed while it wrote: no values until it is assigned whole */
+  ml_cell *next;           /* of ml_engine.traced */
+  size_t slot;             /* its place in the cells of the plan that was made last with it, plus one */
 };
 
 /* Turns a dense tensor with storage of its own into the handle of a state. */
@@ -38,6 +39,8 @@ ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out);
 static inline bool ml_tensor_is_attached(const ml_tensor *t) {
   return t->cell && !t->state && t->buffer && t->buffer == t->cell->buffer;
 }
+/* The version is no longer the one that the next operation gets. */
+void ml_cell_leave(ml_cell *cell, const ml_tensor *version);
 /* ML_USAGE where the state has no values. */
 ml_status ml_cell_check(const ml_cell *cell);
 

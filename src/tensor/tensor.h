@@ -123,9 +123,13 @@ bool ml_tensor_is_dense(const ml_tensor *t); /* row-major without holes; of stri
 static inline char *ml_tensor_data(const ml_tensor *t) { return (char *)t->buffer->address + t->offset; }
 
 /* While a plan is recorded, what depends on its inputs or on state has no values, and reading it is an error. Begin
- * runs the effects that are pending, which are not the plan's; the plan is made before end. */
+ * runs the effects that are pending, which are not the plan's; the plan is made before end. What was made before it,
+ * inputs too, is none of the recording's: an operation on that takes its value, as it was before, and keeps it. */
 ml_status ml_record_begin(ml_engine *engine);
 void ml_record_end(ml_engine *engine);
+/* While a plan is recorded: gives what was made before, and is lazy or a version in its state's storage, storage of its
+ * own. All else stays as it is. */
+ml_status ml_capture(ml_engine *engine, ml_tensor *t);
 
 /* A result that will never be: of an effect that failed, or of a trace that is over. Its node goes, and evaluating
  * what depends on it is an error. */

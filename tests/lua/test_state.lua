@@ -43,6 +43,64 @@ t.test("a compiled function sees what was written before it was called", functio
   t.eq(s:tolist(), {11.0, 11.0})
 end)
 
+-- ---- what a compiled function captures ----
+
+t.test("what is captured before it is computed has the value that it had then", function()
+  local s = ml.state(ml.zeros {2})
+  local reader, part, same, deep = s + 1, s:slice {{2, 2}}, s:reshape {2}, (s:slice {{1, 1}} + 1) * 2
+  local draw = ml.random.uniform {2}
+  local f = ml.compile(function(x) return x + reader, x + part, x + same, x + deep, x + draw, reader, same, part end)
+  local first
+  for i = 0, 2 do
+    local values = {f(ml.zeros {1})}
+    for k, x in ipairs(values) do values[k] = x:tolist() end
+    first = first or values
+    t.eq(values, first)
+    t.eq(values[1], {1.0, 1.0})
+    t.eq(values[2], {0.0})
+    t.eq(values[3], {0.0, 0.0})
+    t.eq(values[4], {2.0})
+    t.eq(values[5], draw:tolist())
+    t.eq(s:tolist(), {10.0 * i, 10.0 * i})
+    ml.assign(s, s + 10)
+  end
+  t.eq(same:tolist(), {0.0, 0.0})
+end)
+
+t.test("what is captured is read as it was, whatever the function writes", function()
+  local s = ml.state(ml.tensor {1.0, 2})
+  local before, part = s:reshape {2}, s:slice {{1, 1}}
+  local f = ml.compile(function(x)
+    ml.assign(s, s * x)
+    local found = before:tolist()
+    ml.assign(part, x)
+    return before + 0, part + 0, s + 0, ml.tensor(found)
+  end)
+  for i = 1, 3 do
+    local was, first, now, found = f(ml.tensor {3.0})
+    t.eq(was:tolist(), {1.0, 2.0})
+    t.eq(first:tolist(), {1.0})
+    t.eq(found:tolist(), {1.0, 2.0})
+    t.eq(now:tolist(), {3.0, 2.0 * 3 ^ i})
+  end
+end)
+
+t.test("what is left of another recording is refused", function()
+  local left, given, state
+  local s = ml.state(ml.zeros {1})
+  ml.compile(function(x)
+    ml.assign(s, s + x)
+    left, given, state = x * 2, x, s:reshape {1}
+    return x + 1
+  end)(ml.ones {1})
+  for _, x in ipairs {left, given, state} do
+    local f = ml.compile(function(y) return y + x end)
+    t.raises(function() f(ml.ones {1}) end, "a value of a trace is used outside it", "usage")
+    t.raises(ml.compile(function() return x end), "a value of a trace is used outside it", "usage")
+  end
+  t.eq(s:tolist(), {1.0})
+end)
+
 -- ---- versions ----
 
 t.test("a reader keeps the version that it was given", function()

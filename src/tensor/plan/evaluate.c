@@ -64,7 +64,8 @@ static ml_status resolve(ml_tensor *const *tensors, size_t n, ml_tensor ***out) 
   ml_status status = ML_OK;
   for (size_t i = 0; i < n && status == ML_OK; i++) {
     list[i] = tensors[i];
-    if (tensors[i]->state) status = ml_cell_latest(tensors[i]->cell, &list[i]);
+    status = ml_capture(tensors[i]->engine, tensors[i]);
+    if (status == ML_OK && tensors[i]->state) status = ml_cell_latest(tensors[i]->cell, &list[i]);
   }
   if (status == ML_OK) *out = list;
   else ml_free(list);
@@ -87,7 +88,9 @@ ml_status ml_plan_create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, m
 
 ml_status ml_record_begin(ml_engine *e) {
   if (e->recording == 0 && e->n_effects > 0) ML_TRY(ml_eval(e, NULL, 0));
-  if (e->recording++ == 0) e->recordings++;
+  if (e->recording++ > 0) return ML_OK;
+  e->recordings++;
+  e->before = e->serial;
   return ML_OK;
 }
 
@@ -198,8 +201,29 @@ static ml_status lazy_ones(ml_tensor *const *tensors, size_t count, ml_tensor **
   return status;
 }
 
+/* Constants have no value that could change. */
+static bool is_captured(const ml_engine *e, const ml_tensor *t) {
+  if (!e->recording || t->state || (t->node && t->node->serial > e->before)) return false;
+  bool lazy = t->node != NULL;
+  while (t->node && ml_op_infos[t->node->op].kind == ML_KIND_VIEW) t = t->node->inputs[0];
+  if (t->node) return t->node->op != ML_OP_constant;
+  return lazy || (ml_tensor_is_attached(t) && t != t->cell->begins);
+}
+
+ml_status ml_capture(ml_engine *e, ml_tensor *t) {
+  if (!is_captured(e, t)) return ML_OK;
+  if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
+  ml_tensor *held = ml_tensor_retain(t);
+  ml_roots r = {.outputs = &held, .n_outputs = 1, .once = true};
+  ml_status status = run_once(e, &r, false);
+  if (status == ML_OK && t->cell) ml_cell_leave(t->cell, t);
+  ml_tensor_release(held);
+  return status;
+}
+
 ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {
   enum { FEW = 8 };
+  for (size_t i = 0; e->recording && i < count; i++) ML_TRY(ml_capture(e, tensors[i]));
   ml_tensor *few[FEW], **lazy = count > FEW ? ml_calloc(count, sizeof *lazy) : few;
   if (!lazy) return ML_MEMORY;
   ml_roots r = {.outputs = lazy, .effects = e->effects, .n_effects = effects ? e->n_effects : 0, .once = true};
@@ -219,6 +243,13 @@ ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, boo
   return status;
 }
 
+ml_status ml_eval_captured(ml_engine *e, ml_tensor *t) {
+  if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
+  if (!t->node || ml_op_is_effect((ml_op)t->node->op)) return ML_OK;
+  ml_roots r = {.outputs = &t, .n_outputs = 1, .once = true};
+  return run_once(e, &r, false);
+}
+
 ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) {
   return ml_evaluate(e, tensors, count, !e->recording);
 }
@@ -232,7 +263,8 @@ static ml_status read_dense(ml_tensor *t, void *to) {
 }
 
 ml_status ml_tensor_read(ml_tensor *t, void *to) {
-  if (t->cell && t->engine->recording) return no_value();
+  ML_TRY(ml_capture(t->engine, t));
+  if (t->engine->recording && (t->state || ml_tensor_is_attached(t))) return no_value();
   ML_TRY(ml_eval(t->engine, &t, 1));
   if (t->layout == ML_LAYOUT_PANELS)
     return t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], to);

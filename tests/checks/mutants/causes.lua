@@ -36,6 +36,10 @@ return {
   {name = "readers see what a compiled function writes afterwards", edits = {
     {"src/tensor/plan/plan.c", "if (p->cells[i].written) ML_TRY(ml_cell_detach(p->cells[i].cell));", ""},
   }},
+  {name = "what a compiled function captures is computed with each call", edits = {
+    {"src/tensor/plan/evaluate.c", "if (!is_captured(e, t)) return ML_OK;",
+      "if (!is_captured(e, t) || e) return ML_OK;"},
+  }},
   {name = "what a state holds is a constant of a plan", edits = {
     {"src/tensor/plan/fold.c", "return n->version < 0;", "return true;"},
     {"src/tensor/plan/evaluate.c", "e->recording && r.n_outputs", "false"},

@@ -305,8 +305,29 @@ local function check_refusals()
   if pcall(core.state_write, s, {0, 0}) then fail("compiled", "a state", "is written past the recording") end
 end
 
+-- What a function captures before it is computed: readers and views of states as they are now, and a draw. Each with
+-- the value that it has for good.
+local function captured_by(w)
+  local list = {}
+  local function add(x, value) list[#list + 1] = {x = x, value = value} end
+  for _, id in ipairs(w.states) do
+    local s = w.handles[id]
+    local plain, turned = observe(s), observe(s:transpose())
+    add(s:copy(), plain)
+    add(s:transpose(), turned)
+    add(s:reshape(s.shape), plain)
+    add(s:transpose():transpose():copy(), plain)
+  end
+  ml.random.seed(w.program.seed)
+  local draw = ml.random.uniform {3}
+  ml.random.seed(w.program.seed)
+  add(draw, observe(ml.random.uniform {3}))
+  return list
+end
+
 local function compiled(w, given)
   local program = w.program
+  local captured = program.seed % 2 == 0 and captured_by(w) or {}
   local ids = {}
   for _, instr in ipairs(program.code) do
     if program.fates[instr.id] == "output" then ids[#ids + 1] = instr.id end
@@ -316,10 +337,14 @@ local function compiled(w, given)
     for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
     r[0] = nil
     if program.seed % 7 == 0 then check_refusals() end
+    local old = {}
+    for k, c in ipairs(captured) do old[k] = k % 3 == 0 and c.x:copy() or nil end
     interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
+    for k, c in ipairs(captured) do old[k] = k % 3 == 1 and c.x or old[k] or c.x:copy() end
+    outputs.captured = old
     return outputs
   end)
   return function(other, handles)
@@ -328,14 +353,20 @@ local function compiled(w, given)
       if given[id] then arguments["x" .. id] = handles and not w.first[id] and handles[id] or t end
     end
     arguments.x0 = other
-    return f(arguments), ids
+    return f(arguments), ids, captured
+  end, captured
+end
+
+local function check_captured(mode, captured, outputs)
+  for k, c in ipairs(captured) do
+    expect(mode, ("what was captured, %d of %d"):format(k, #captured), observe(outputs.captured[k]), c.value)
   end
 end
 
 local function check_call(mode, w, seen, f, other)
   local views, copies = {}, {} -- of what states held before: to be read afterwards
   for k, id in ipairs(w.states) do views[k], copies[k] = w.handles[id]:transpose(), w.handles[id]:copy() end
-  local outputs, ids = f(other)
+  local outputs, ids, captured = f(other)
   for k, id in ipairs(w.states) do
     expect(mode, "state x" .. id .. " before the call", observe(copies[k]), at(seen.states[id], 0))
     expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
@@ -343,6 +374,7 @@ local function check_call(mode, w, seen, f, other)
   for k, id in ipairs(ids) do
     expect(mode, "x" .. id, observe(outputs[k]), at(seen.results[id], #w.program.code))
   end
+  check_captured(mode, captured, outputs)
   check_states(mode, w, seen, #w.program.code)
   return outputs
 end
@@ -377,7 +409,11 @@ end
 
 local function check_compiled(mode, w, seen, again, given)
   local program = w.program
-  local f = compiled(w, given)
+  local f, captured = compiled(w, given)
+  if #captured > 0 then -- recorded while states are as they were then
+    local ok, outputs = pcall(f)
+    if ok then check_captured(mode, captured, outputs) end
+  end
   start(w)
   check_call(mode, w, seen, f)
   if program.limit then

@@ -27,8 +27,8 @@ end
 -- What is in programs beside operations.
 local happenings = {"views", "wild values", "packed captured", "packed as arguments", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
-  "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit", "cancel", "deadline",
-  "doomed", "broken"}
+  "lazy ones captured", "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit",
+  "cancel", "deadline", "doomed", "broken"}
 
 local function note_happenings(program, counts)
   local function note(name, yes)
@@ -53,6 +53,7 @@ local function note_happenings(program, counts)
     note("held", fate == "hold")
     note("closed", fate == "close")
   end
+  note("lazy ones captured", program.seed % 2 == 0)
   note("scopes", program.scope)
   note("another key between", program.seed % 4 == 0)
 end
