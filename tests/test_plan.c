@@ -489,6 +489,63 @@ static void test_pending(ml_engine *e) {
   drop_all();
 }
 
+/* ---- places ---- */
+
+enum { PLACED = 1200 };
+
+/* A plan of `n` storages that live from a random step on, `life` steps at most, and some of them to the end; of steps
+ * that have no more than those as operands. */
+static void random_lives(ml_plan *p, int n, int life, int64_t most_bytes) {
+  for (int i = 0; i < n; i++) {
+    int64_t bytes = random_below(4) ? 1 + random_below(most_bytes) : 64 * random_below(8);
+    ml_value v = {.dtype = ML_U8, .ndim = 1, .shape = {bytes}, .strides = {1}};
+    must(ml_plan_add_storage(p, (ml_storage){.place = ML_PLACE_ARENA, .bytes = (size_t)bytes}, &v.storage), "storage");
+    int value, last[2] = {0, i};
+    must(ml_plan_add_value(p, &v, &value), "value");
+    ml_step *step;
+    if (i > 0) last[0] = i - 1 - (int)random_below(i < life ? i : life);
+    must(ml_plan_add_step(p, ML_OP_matmul, last, i > 0, &value, 1, &step), "step");
+  }
+}
+
+static void expect_apart(const ml_plan *p, const char *what) {
+  bool apart = true;
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *a = &p->storages[i];
+    apart = apart && a->offset % 64 == 0 && a->offset + a->bytes <= p->arena_bytes;
+    for (size_t k = 0; k < i; k++) {
+      const ml_storage *b = &p->storages[k];
+      bool at_once = a->first <= b->last && b->first <= a->last;
+      apart = apart && (!at_once || a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset);
+    }
+  }
+  CHECK(apart, "%s: what lives at once lies apart, within the arena", what);
+  CHECK((double)p->arena_bytes < 1.2 * (double)p->live_bytes, "%s: an arena of %zu bytes for %zu that live at once",
+        what, p->arena_bytes, p->live_bytes);
+}
+
+/* Lives short and long, of few and many, in arenas that a map has a bit for each line of, or for more. */
+static void test_places(ml_engine *e) {
+  static const int counts[] = {3, 40, 300, PLACED}, lives[] = {3, 40, 100000};
+  static const int64_t sizes[] = {200, 20000, 3000000};
+  for (int i = 0; i < 36; i++) {
+    for (int once = 0; once < 2; once++) {
+      ml_plan *p = ml_calloc(1, sizeof *p);
+      if (!p) must(ML_MEMORY, "a plan");
+      *p = (ml_plan){.engine = e, .device = e->device, .once = once};
+      random_lives(p, counts[i % 4], lives[i / 4 % 3], sizes[i / 12]);
+      must(ml_plan_place(p), "place");
+      char what[64];
+      snprintf(what, sizeof what, "%d lives of up to %d steps%s", counts[i % 4], lives[i / 4 % 3],
+               once ? ", once" : "");
+      expect_apart(p, what);
+      ml_buffer_release(p->arena);
+      ml_bump_free(&p->memory);
+      ml_free(p);
+    }
+  }
+}
+
 /* ---- the list ---- */
 
 typedef struct graph_test {
@@ -526,6 +583,7 @@ int main(int argc, char **argv) {
     report("%s: pending effects", isas[i]);
     test_regions(e);
     report("%s: regions", isas[i]);
+    if (i == 0) test_places(e);
     close_engine(e, isas[i]);
   }
   return check_done();

@@ -64,9 +64,9 @@ verdict(value == 1, "a chain of a million nodes under a selection: %.2f s", long
 -- ---- arenas ----
 
 -- How much larger an arena of random lifetimes is than what lives at once.
-local function waste(seed)
+local function waste(seed, least, most)
   math.randomseed(seed)
-  local steps, share = math.random(20, 120), math.random()
+  local steps, share = math.random(least, most), math.random()
   local text = ml.explain(function(x)
     local held = {}
     for _ = 1, steps do
@@ -82,14 +82,19 @@ local function waste(seed)
   local arena, live = text:match "arena (%d+) B, of which (%d+) B"
   return arena / live
 end
-local sum, worst, programs = 0, 0, 60
-for seed = 1, programs do
-  local w = waste(seed)
-  sum, worst = sum + w, math.max(worst, w)
+local function arenas(programs, least, most)
+  local sum, worst = 0, 0
+  for seed = 1, programs do
+    local w = waste(seed, least, most)
+    sum, worst = sum + w, math.max(worst, w)
+  end
+  verdict(sum / programs <= 1.05,
+    "arenas of %d random programs of %d to %d steps: %.3f of what lives at once (at most 1.05), %.2f at worst",
+    programs, 2 * least, 5 * most, sum / programs, worst)
 end
-verdict(sum / programs <= 1.05,
-  "arenas of %d random programs: %.3f of what lives at once (at most 1.05), %.2f at worst", programs,
-  sum / programs, worst)
+arenas(60, 20, 120)
+arenas(10, 300, 1500)
+arenas(4, 7500, 7500)
 
 -- ---- small programs ----
 

@@ -243,13 +243,6 @@ ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, boo
   return status;
 }
 
-ml_status ml_eval_captured(ml_engine *e, ml_tensor *t) {
-  if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
-  if (!t->node || ml_op_is_effect((ml_op)t->node->op)) return ML_OK;
-  ml_roots r = {.outputs = &t, .n_outputs = 1, .once = true};
-  return run_once(e, &r, false);
-}
-
 ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) {
   return ml_evaluate(e, tensors, count, !e->recording);
 }
