@@ -44,6 +44,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(forwarded)                                                                                                         \
   X(dropped)                                                                                                           \
   X(taken_over)                                                                                                        \
+  X(scheduled)                                                                                                         \
   X(reordered)
 typedef struct ml_rewrites {
 #define REWRITE(name) uint64_t name;

@@ -73,10 +73,10 @@ local function waste(seed, least, most)
       x = x:cumsum(1)
       held[#held + 1] = x:slice({{1, math.random(1, 64)}, {}}):cumsum(1)
       if #held > 3 and math.random() < share then
-        x = x + table.remove(held, math.random(1, #held)):cumsum(2):sum()
+        x = x + (table.remove(held, math.random(1, #held)) * x:sum()):cumsum(2):sum() -- no earlier than x
       end
     end
-    for _, h in ipairs(held) do x = x:cumsum(2) + h:cumsum(1):sum() end
+    for _, h in ipairs(held) do x = x:cumsum(2) + (h * x:sum()):cumsum(1):sum() end
     return x
   end, ml.ones {64, 128})
   local arena, live = text:match "arena (%d+) B, of which (%d+) B"
@@ -95,6 +95,16 @@ end
 arenas(60, 20, 120)
 arenas(10, 300, 1500)
 arenas(4, 7500, 7500)
+
+-- What is written first and used up later.
+local text = ml.explain(function(x)
+  local held, sum = {}, ml.zeros {}
+  for i = 1, 32 do held[i] = (x * i):cumsum(1) end
+  for i = 1, 32 do sum = sum + held[i]:cumsum(2):sum() end
+  return sum
+end, ml.ones {64, 128})
+local live = text:match "of which (%d+) B" / (4 * 64 * 128)
+verdict(live < 3, "32 values that are written before the first is used up: %.1f live at once (less than 3)", live)
 
 -- ---- small programs ----
 

@@ -341,15 +341,35 @@ case("arena-large", function() -- where a sweep leaves holes, and all pairs are 
       held[i] = y:slice({{1, 8 + i * 37 % 56}, {}}):cumsum(1)
       local k = i * 17 % 23
       if i > 4 and held[k] then
-        y = y + held[k]:cumsum(2):sum()
+        y = y + (held[k] * y:sum()):cumsum(2):sum() -- no earlier than y
         held[k] = nil
       end
     end
     for i = 1, 30 do
-      if held[i] then y = y:cumsum(2) + held[i]:cumsum(1):sum() end
+      if held[i] then y = y:cumsum(2) + (held[i] * y:sum()):cumsum(1):sum() end
     end
     return y
   end, numbers(64, 128))
+end)
+
+case("scheduled", function() -- what is written first and used up later is used up at once, whatever it is used by
+  local function parts(x, use)
+    local held, sum = {}, ml.zeros {}
+    for i = 1, 5 do held[i] = (x + i):cumsum(1) end
+    for i = 1, 5 do sum = sum + use(held[i], held[6 - i]) end
+    return sum
+  end
+  local s = ml.state(numbers(5, 16, 64))
+  local function update(x)
+    local held = {}
+    for i = 1, 5 do held[i] = (x * i):cumsum(1):cumsum(2) end
+    for i = 1, 5 do ml.assign(s:slice {{i, i}, {}, {}}:reshape {16, 64}, held[i]:cumsum(1)) end
+    return s:sum()
+  end
+  local x = numbers(16, 64)
+  return explained(parts, x, function(y) return y:cumsum(2):cumsum(1):sum() end) ..
+    explained(parts, x, function(y) return y:sum() + y:max() end) ..
+    explained(parts, x, function(y, z) return y:sum() * z:max() end) .. explained(update, x)
 end)
 
 case("arenas", function() -- what lives end and begin at random leaves of an arena

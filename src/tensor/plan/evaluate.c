@@ -20,6 +20,7 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_group(g));
   ML_TRY(ml_vgraph_emit(g, p));
   memcpy(p->saved, g->saved, sizeof p->saved);
+  ML_TRY(ml_plan_schedule(p));
   ML_TRY(ml_plan_place(p));
   return p->device->table->lower(p->device, p, &p->program);
 }

@@ -119,7 +119,7 @@ typedef struct ml_linears {
 
 /* What each pass of the planner saved over running every operation as it was written: steps, and bytes that are neither
  * written nor read in them. Of `place`: bytes of memory. */
-#define ML_PASSES(X) X(collect) X(select) X(fold) X(forward) X(products) X(group) X(place)
+#define ML_PASSES(X) X(collect) X(select) X(fold) X(forward) X(products) X(group) X(schedule) X(place)
 typedef enum ml_pass {
 #define PASS(name) ML_PASS_##name,
   ML_PASSES(PASS)
@@ -193,7 +193,8 @@ ml_status ml_plan_copy_attrs(ml_bump *memory, const ml_attrs *a, const ml_attrs 
 ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out); /* found, or added */
 /* Whether the stages of a row have read an input when they begin to write a register. */
 bool ml_rows_read_before(const ml_rows *r, int input, int reg);
-ml_status ml_plan_place(ml_plan *p); /* place.c: lifetimes and the arena */
+ml_status ml_plan_schedule(ml_plan *p); /* schedule.c: the order of steps */
+ml_status ml_plan_place(ml_plan *p);    /* place.c: lifetimes and the arena */
 
 /* Bytes of a value's own elements (packed ones included). */
 size_t ml_value_bytes(const ml_value *v);
