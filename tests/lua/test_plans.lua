@@ -711,6 +711,35 @@ t.test("a compiled function refuses to yield, and what it drew before an error i
   t.eq(next_draw[2], next_draw[1])
 end)
 
+t.test("a product with the transpose of a weight takes what is done with its result", function()
+  for _, shape in ipairs {{3, 40, 33}, {70, 130, 300}} do
+    local rows, outputs, inputs = table.unpack(shape)
+    local y, other = ml.random.normal {rows, outputs}, ml.random.normal {rows, inputs}
+    local plain = ml.random.normal {outputs, inputs}
+    local s = ml.state(ml.zeros {rows, inputs})
+    ml.eval(y, other, plain)
+    for _, weight in ipairs {plain, plain:astype "bfloat16", ml.pack(plain), ml.pack(plain:astype "bfloat16")} do
+      local function f(x, z)
+        local product = x:linear_transposed(weight)
+        local sum = product * 0.5 + z:tanh()
+        ml.assign(s, sum * sum)
+        return sum, product
+      end
+      t.eq(ml.explain(f, y, other):match "^(%d+) steps", "1")
+      local product, turned = y:linear_transposed(weight), other:tanh()
+      ml.eval(product, turned)
+      local half = product * 0.5
+      ml.eval(half)
+      local sum = half + turned
+      ml.eval(sum)
+      local a, b = ml.compile(f)(y, other)
+      t.eq(a:tobytes(), sum:tobytes())
+      t.eq(b:tobytes(), product:tobytes())
+      t.eq(s:tobytes(), (sum * sum):tobytes())
+    end
+  end
+end)
+
 t.test("steps that come earlier than they were written read and write what they did", function()
   local core = require "moonlet.core"
   local s, log = ml.state(ml.ones {32, 32}), ml.state(ml.zeros {6})

@@ -51,7 +51,7 @@ struct gemm {
   int64_t first_row;  /* for `store`: of this product among those of the batch */
   const void *context;
   char *tail_room;
-  char *room; /* the thread's scratch past what the product itself takes */
+  char *room; /* for `gather` */
 };
 
 /* How a product is cut: tiles of the result are units of work. */

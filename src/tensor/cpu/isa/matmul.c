@@ -11,7 +11,7 @@ typedef struct product {
   gemm_tiles tiles;
   int axes; /* of the batch: the first ones of the result */
   int64_t batch;
-  size_t tail; /* where in scratch the tail has its room */
+  size_t tail, panel; /* where in scratch the tail has its room, and a panel */
 } product;
 
 static void store_through_tail(const gemm *g, float *sums, int64_t pitch, int64_t m0, int64_t rows, int64_t n0,
@@ -191,12 +191,13 @@ void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 
 /* ---- with the transpose of a weight ---- */
 
-/* Room behind a tile's own for the inputs of one panel, as float32 [columns][16]. */
+/* With room for the inputs of one panel, as float32 [columns][16]. */
 ml_status K(linear_transposed_prepare)(ml_task *t) {
   ML_TRY(prepare(t, MAX_BLOCK));
-  const product *p = t->extra;
-  if (t->in[1].layout == ML_LAYOUT_PANELS)
-    t->scratch += panel_room_bytes(p->tiles.columns) + (size_t)p->tiles.columns * PANEL_ROWS * sizeof(float);
+  product *p = t->extra;
+  if (t->in[1].layout != ML_LAYOUT_PANELS) return ML_OK;
+  p->panel = ml_reserve(&t->scratch,
+                        panel_room_bytes(p->tiles.columns) + (size_t)p->tiles.columns * PANEL_ROWS * sizeof(float));
   return ML_OK;
 }
 
@@ -216,10 +217,12 @@ static void gather_panels(const gemm *g, int64_t k0, int64_t count, int64_t n0, 
 
 void K(linear_transposed)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const product *p = t->extra;
+  K(tail_begin)(t, w->scratch + p->tail);
   for (int64_t u = begin; u < end; u++) {
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
-    if (t->in[1].layout == ML_LAYOUT_PANELS) g.gather = gather_panels, g.room = w->scratch + p->tiles.scratch;
+    g.tail_room = w->scratch + p->tail;
+    if (t->in[1].layout == ML_LAYOUT_PANELS) g.gather = gather_panels, g.room = w->scratch + p->panel;
     K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }
