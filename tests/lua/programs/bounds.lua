@@ -32,7 +32,7 @@ local function eps_of(x) return x.dtype == "float64" and 0x1p-52 or 0x1p-23 end
 -- A sum of n products rounded after each, in any order, is within n/2 eps of the sum of magnitudes.
 local function of_products(magnitudes, n, result) return magnitudes * (n * eps_of(result)) + 0x1p-120 end
 
-local function dense(w) return w.layout == "packed" and ml.unpack(w) or w end
+local function dense(w) return w.layout == "strided" and w or w:dequantize() end
 
 local slack = {}
 

@@ -47,6 +47,7 @@ local function text(list)
 end
 
 local function show(o)
+  if o.dtype:find "^q" then return ("%s (%s)"):format(o.dtype, o.shape) end
   local x <close> = ml.from_bytes(o.bytes, o.dims, o.dtype)
   return ("%s (%s) %s"):format(o.dtype, o.shape, text(x:tolist()))
 end

@@ -2,6 +2,7 @@
 local core = require "moonlet.core"
 local check = require "tests.lua.programs.check"
 local generate = require "tests.lua.programs.generate"
+local leaves = require "tests.lua.programs.leaves"
 local shrink = require "tests.lua.programs.shrink"
 
 local M = {}
@@ -25,7 +26,8 @@ function M.explain(program, failure)
 end
 
 -- What is in programs beside operations.
-local happenings = {"views", "wild values", "packed captured", "packed as arguments", "states captured",
+local happenings = {"views", "wild values", "packed captured", "packed as arguments",
+  "quantised captured", "quantised as arguments", "quantised in blocks", "rounded activations", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
   "lazy ones captured", "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit",
   "cancel", "deadline", "doomed", "broken"}
@@ -39,6 +41,9 @@ local function note_happenings(program, counts)
     note("views", leaf.views)
     note("wild values", leaf.style == "wild")
     note(given and "packed as arguments" or "packed captured", leaf.wrap == "pack")
+    note(given and "quantised as arguments" or "quantised captured", leaves.in_blocks(leaf))
+    note("quantised in blocks", leaves.in_blocks(leaf) and not leaf.wrap)
+    note("rounded activations", leaf.precision == "fast")
     note(given and "states as arguments" or "states captured", leaf.wrap == "state")
   end
   for _, instr in ipairs(program.code) do

@@ -51,7 +51,7 @@ local function add_leaf(g, leaf)
   g.made[#g.made + 1] = t
   g.registers[leaf.id] = t
   table.insert(g.program.leaves, leaf)
-  local value = describe(leaf.id, t, leaf.wrap or "plain")
+  local value = describe(leaf.id, t, leaves.in_blocks(leaf) and "pack" or leaf.wrap or "plain")
   if leaf.style == "index" then value.bound = leaf.n end
   table.insert(g.values, value)
   return value
@@ -100,12 +100,25 @@ function G:new_state(shape, dtype)
   return add_leaf(self, {shape = shape, dtype = dtype, style = "small", wrap = "state"})
 end
 
+local formats = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
+local formats_of_256 = {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0"}
+
+-- A weight in a block format, where whole blocks make a row; most are packed, for products of either precision.
+local function quantised(g, outputs, inputs)
+  local random = g.random
+  if inputs % 32 ~= 0 or inputs == 0 then return nil end
+  local packed = random:chance(0.75)
+  return {shape = {outputs, inputs}, dtype = random:pick(inputs % 256 == 0 and formats_of_256 or formats),
+    wrap = packed and "pack" or nil, precision = packed and random:pick {"exact", "fast"} or nil}
+end
+
 function G:new_weight(outputs, inputs, dtype)
   local random = self.random
   if dtype == "float64" then return self:leaf({outputs, inputs}, "float64") end
-  local packed = random:chance(0.7)
-  local value = add_leaf(self, {shape = {outputs, inputs}, style = "small", wrap = packed and "pack" or nil,
-    dtype = random:pick {"float32", "float32", "bfloat16", "float16"}})
+  local leaf = random:chance(0.6) and quantised(self, outputs, inputs) or
+    {shape = {outputs, inputs}, style = "small", wrap = random:chance(0.7) and "pack" or nil,
+      dtype = random:pick {"float32", "float32", "bfloat16", "float16"}}
+  local value = add_leaf(self, leaf)
   value.weight = true
   return value
 end
@@ -257,13 +270,13 @@ function G:refusal()
   local random = self.random
   local w = self:find_weight(function(x) return x.kind == "pack" end) or self:new_weight(self.width, self.width)
   if w.kind ~= "pack" then return end
-  local m, n = w.dims[1], w.dims[2]
+  local m, n, dtype = w.dims[1], w.dims[2], w.dtype:find "float" and w.dtype or "float32"
   local name, args = table.unpack(random:pick {
-    {"add", {w, 1}}, {"mul", {self:leaf({n}, w.dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
+    {"add", {w, 1}}, {"mul", {self:leaf({n}, dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
     {"copy", {w}}, {"astype", {w, "float16"}}, {"take", {w, self:index({1}, m), 1}}, {"concat", {{w, w}, 1}},
     {"matmul", {self:leaf({2, m}, "float32"), w}}, {"where", {self:leaf({n}, "bool"), w, 1}}, {"reshape", {w, {m * n}}},
     {"transpose", {w}}, {"slice", {w, {{1, 1}}}}, {"softmax", {w}}, {"linear", {w, self:leaf({3, n}, "float32")}},
-    {"embedding", {self:leaf({4, 2}, "float32"), w}}, {"assign", {self:new_state({m, n}, w.dtype), w}},
+    {"embedding", {self:leaf({4, 2}, "float32"), w}}, {"assign", {self:new_state({m, n}, dtype), w}},
   })
   self.last = self.last + 1
   table.insert(self.program.code, {id = self.last, name = name, args = plain(args), refused = true, whole = true})
@@ -409,6 +422,7 @@ function M.generate(seed)
     wild = random:chance(0.2) and 0.3 or 0}, G)
   if g.large then g.rows, g.width = 60, 33 end -- so that arenas are
   if not g.large and random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5}, random:int(64, 150) end
+  if random:chance(0.12) then g.rows, g.width = random:pick {1, 2, 3, 5, 7}, random:pick {32, 64, 96, 256} end -- blocks
   g.sizes = {g.width, random:pick(wide), random:pick(wide)}
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
   local next_key = trace.next_key

@@ -164,7 +164,7 @@ end
 
 ---The program as Lua: op by op, then in the way that failed.
 function M.text(program, failure)
-  local out = {"local ml = require \"moonlet\"", leaves.FILL}
+  local out = {"local core, ml = require \"moonlet.core\", require \"moonlet\"", leaves.FILL}
   local states, arguments = {}, {}
   for _, leaf in ipairs(program.leaves) do
     out[#out + 1] = ("local x%d = %s"):format(leaf.id, leaves.text(leaf))
