@@ -26,7 +26,7 @@ function M.explain(program, failure)
 end
 
 -- What is in programs beside operations.
-local happenings = {"views", "wild values", "packed captured", "packed as arguments",
+local happenings = {"long rows", "many rows", "views", "wild values", "packed captured", "packed as arguments",
   "quantised captured", "quantised as arguments", "quantised in blocks", "rounded activations", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
   "lazy ones captured", "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit",
@@ -58,6 +58,7 @@ local function note_happenings(program, counts)
     note("held", fate == "hold")
     note("closed", fate == "close")
   end
+  note(program.shapes, program.shapes)
   note("lazy ones captured", program.seed % 2 == 0)
   note("scopes", program.scope)
   note("another key between", program.seed % 4 == 0)

@@ -12,7 +12,8 @@ local new_random = require "tests.lua.programs.random"
 local rows = require "tests.lua.programs.rows"
 local shapes = require "tests.lua.programs.scenes"
 
-local MOST_ELEMENTS = 2048
+-- Of a result; of one in a program of large shapes; of a weight.
+local MOST_ELEMENTS, MOST_IN_LARGE, MOST_IN_WEIGHT = 2048, 40000, 1 << 17
 
 local G = {}
 G.__index = G
@@ -114,6 +115,7 @@ end
 
 function G:new_weight(outputs, inputs, dtype)
   local random = self.random
+  outputs = math.min(outputs, MOST_IN_WEIGHT // math.max(1, inputs))
   if dtype == "float64" then return self:leaf({outputs, inputs}, "float64") end
   local leaf = random:chance(0.6) and quantised(self, outputs, inputs) or
     {shape = {outputs, inputs}, style = "small", wrap = random:chance(0.7) and "pack" or nil,
@@ -160,7 +162,7 @@ function G:shape()
   if kind == 11 then return {2, self.rows, self.width} end
   if kind <= 13 then return {self.width} end
   if kind == 14 then return {self.rows, 1} end
-  if kind == 15 then return {self.width, self.width} end
+  if kind == 15 then return {math.min(self.width, 256), self.width <= 256 and self.width or 2} end
   if kind == 16 then return {} end
   if kind == 17 then return {random:pick(s), random:pick(s)} end
   if kind == 18 then return {random:int(0, 3), random:int(1, 5)} end
@@ -221,7 +223,8 @@ function G:weight(inputs, dtype)
   if not w and dtype ~= "float32" then
     return self:leaf({self.random:pick(self.sizes), inputs}, dtype == "float64" and dtype or "float32")
   end
-  return w or self:new_weight(self.random:chance(0.6) and self.width or self.random:pick(self.sizes), inputs, dtype)
+  local outputs = self.random:chance(0.6) and self.width <= 256 and self.width or self.random:pick(self.sizes)
+  return w or self:new_weight(outputs, inputs, dtype)
 end
 
 -- ---- code ----
@@ -247,7 +250,7 @@ function G:call(name, args, which)
   instr.changes = name:find "_$" and not on_state and target.id or nil
   instr.whole = instr.effect and on_state or nil
   local ok, result = pcall(interpret.call, instr, self.registers)
-  if not ok or result.size > MOST_ELEMENTS then
+  if not ok or result.size > self.most_elements then
     if not ok and os.getenv "REFUSED" then io.stderr:write(name, ": ", tostring(result), "\n") end
     return nil
   end
@@ -411,6 +414,17 @@ local function decide_events(g)
   p.deadline = random:chance(0.08) and random:int(1, 100) * 1e-6 or nil
 end
 
+-- Some programs have one axis of thousands: long rows, or many rows for products. They are short.
+local function enlarge(g)
+  local p, random = g.program, g.random
+  local kind = random:int(1, 1000)
+  if kind > 50 then return end
+  g.most_elements, g.large, g.most = MOST_IN_LARGE, true, math.min(g.most, 16)
+  p.shapes = kind <= 25 and "long rows" or "many rows"
+  if kind <= 25 then g.rows, g.width = random:int(1, 4), random:int(2000, 9000)
+  else g.rows, g.width = random:int(200, 400), random:pick {16, 24, 32, 33, 64} end
+end
+
 ---The program of a seed.
 ---@param seed integer
 function M.generate(seed)
@@ -419,12 +433,13 @@ function M.generate(seed)
   local g = setmetatable({random = random, values = {}, registers = {}, made = {}, last = 0,
     program = {seed = seed, leaves = {}, code = {}},
     rows = random:pick {1, 2, 3, 4, 5, 7, 8}, width = random:pick(wide), large = random:chance(0.03),
-    wild = random:chance(0.2) and 0.3 or 0}, G)
+    most_elements = MOST_ELEMENTS, wild = random:chance(0.2) and 0.3 or 0}, G)
   if g.large then g.rows, g.width = 60, 33 end -- so that arenas are
   if not g.large and random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5}, random:int(64, 150) end
-  if random:chance(0.12) then g.rows, g.width = random:pick {1, 2, 3, 5, 7}, random:pick {32, 64, 96, 256} end -- blocks
-  g.sizes = {g.width, random:pick(wide), random:pick(wide)}
+  if random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5, 7}, random:pick {32, 64, 96, 256} end -- blocks
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
+  enlarge(g)
+  g.sizes = {g.width <= 256 and g.width or random:pick(wide), random:pick(wide), random:pick(wide)}
   local next_key = trace.next_key
   trace.next_key = function() return ml.random.key(seed) end -- whose numbers nobody reads
   local ok, err = pcall(trace.record, function()

@@ -1,8 +1,8 @@
 -- leaves.lua: what a program begins with: tensors, weights and states, as data that makes them.
 --
--- A leaf is {id, shape, dtype, seed, style, n, views, wrap, precision}: numbers that follow from `seed` in a base shape,
--- seen through `views` ({name, arguments} each), and packed (for products of that precision) or made a state by `wrap`.
--- One whose dtype is a block format is a weight as files have them, packed or not.
+-- A leaf is {id, shape, dtype, seed, style, n, views, wrap, precision}: numbers that follow from `seed` in a base
+-- shape, seen through `views` ({name, arguments} each), and packed (for products of that precision) or made a state by
+-- `wrap`. One whose dtype is a block format is a weight as files have them, packed or not.
 local core = require "moonlet.core"
 local ml = require "moonlet"
 
@@ -16,7 +16,8 @@ local function fill(shape, dtype, seed, style, n)
   local is_float, unsigned = dtype:find "float", dtype:find "^u"
   local size, x, list = 1, seed * 2654435761 + 12345 & 0x7fffffff, {}
   for _, d in ipairs(shape) do size = size * d end
-  for i = 1, size do
+  local n_own = math.min(size, 2053) -- then they come again
+  for i = 1, n_own do
     x = (x * 1103515245 + 12345) & 0x7fffffff
     local k = x >> 12
     if dtype == "bool" then list[i] = k % 2 == 0
@@ -27,7 +28,10 @@ local function fill(shape, dtype, seed, style, n)
     else list[i] = (k % 64 - 32) / 16 end
   end
   if size == 0 then return ml.zeros(shape, {dtype = dtype}) end
-  return ml.tensor(list, {dtype = dtype}):reshape(shape)
+  local y = ml.tensor(list, {dtype = dtype})
+  if size == n_own then return y:reshape(shape) end
+  local bytes = y:tobytes()
+  return ml.from_bytes(bytes:rep(size // n_own + 1):sub(1, #bytes // n_own * size), shape, dtype)
 end
 -- A matrix in blocks, whose scales differ from block to block.
 local function quantised(shape, format, seed)
