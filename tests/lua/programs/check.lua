@@ -60,12 +60,29 @@ local function fail(mode, what, format, ...)
   error(setmetatable({mode = mode, what = what, message = message}, Failure), 0)
 end
 
+local widths = {float16 = 2, float32 = 4}
+
 local function expect(mode, what, got, want)
   if not want then fail(mode, what, "there is nothing to compare it with") end
   if not equal(got, want) then fail(mode, what, "expected %s, found %s", show(want), show(got)) end
 end
 
 -- ---- what a program uses ----
+
+-- How states are written, by id: "appended" by that alone, else "replaced".
+local function writes_of(program)
+  local writes, base = {}, {}
+  for _, instr in ipairs(program.code) do
+    local first = instr.args[1]
+    local id = type(first) == "table" and first.ref
+    id = base[id] or id
+    if instr.effect then
+      writes[id] = (instr.name ~= "cache_append" or writes[id] == "replaced") and "replaced" or "appended"
+    end
+    base[instr.id] = id -- what is written next may be a window
+  end
+  return writes
+end
 
 -- `given`: leaves that have other values, states aside.
 local function world(program, given)
@@ -79,8 +96,7 @@ local function world(program, given)
     end
   end
   w.ends, w.last = interpret.last_uses(program)
-  w.appended = false
-  for _, instr in ipairs(program.code) do w.appended = w.appended or instr.name == "cache_append" end
+  w.writes = writes_of(program)
   return w
 end
 
@@ -158,15 +174,41 @@ local function check_states(mode, w, seen, i)
   for _, id in ipairs(w.states) do expect(mode, "state x" .. id, observe(w.handles[id]), at(seen.states[id], i)) end
 end
 
+-- A cache to which something was appended half way: each element is what it was before instruction `from`, or what one
+-- of those up to `to` made it.
+local function expect_on_the_way(mode, what, got, history, from, to)
+  local size, before = widths[got.dtype], at(history, from)
+  for k = 1, #got.bytes, size do
+    local function is(o) return canonical(o.bytes:sub(k, k + size - 1), o.dtype) end
+    local found = is(got) == is(before)
+    for _, entry in ipairs(history) do
+      found = found or entry[1] > from and entry[1] <= to and is(got) == is(entry[2])
+    end
+    if not found then
+      fail(mode, what, "element %d of %s was never so; before: %s", k // size, show(got), show(before))
+    end
+  end
+end
+
+-- A state after something was struck that began with the values of instruction `from` (nil: with the first, still
+-- to be written) and ran up to `to`: as it was in the end, or without values. Returns whether it has some.
+local function check_struck_state(mode, w, seen, id, from, to, is_last)
+  local what = "state x" .. id .. ", struck"
+  local ok, got = pcall(observe, w.handles[id])
+  if not ok and got.code ~= "usage" then fail(mode, what, "raised %s", tostring(got)) end
+  if not ok and from and w.writes[id] ~= "replaced" then fail(mode, what, "has no values, and was not replaced") end
+  if not ok then return false end
+  if w.writes[id] == "appended" then expect_on_the_way(mode, what, got, seen.states[id], from or 0, to)
+  else expect(mode, what, got, at(seen.states[id], is_last and to or from)) end
+  return true
+end
+
 -- After an evaluation that was struck on the way, at instruction i: what has a value has the right one; states that
--- have none raise until they are assigned.
-local function check_struck(mode, w, seen, r, i)
-  local lost, views = w.appended, {}
+-- have none raise until they are assigned. `lost`: effects were pending before, and are no more.
+local function check_struck(mode, w, seen, r, i, lost)
+  local views = {}
   for _, id in ipairs(w.states) do
-    local ok, got = pcall(observe, w.handles[id])
-    if not ok and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
-    if ok and not w.appended then expect(mode, "state x" .. id .. ", struck", got, at(seen.states[id], i)) end
-    if not ok then
+    if not check_struck_state(mode, w, seen, id, w.settled, i, true) then
       if pcall(ml.eval, w.handles[id]:copy()) then fail(mode, "state x" .. id, "is read without values") end
       views[id] = w.handles[id]:transpose()
       lost = true
@@ -175,7 +217,7 @@ local function check_struck(mode, w, seen, r, i)
   if not lost then return end
   for _, instr in ipairs(w.program.code) do
     local ok, got = false, nil
-    if r[instr.id] and not w.appended then ok, got = pcall(observe, r[instr.id]) end
+    if r[instr.id] then ok, got = pcall(observe, r[instr.id]) end
     if ok then expect(mode, "x" .. instr.id .. ", struck", got, at(seen.results[instr.id], i)) end
   end
   reset(w)
@@ -192,6 +234,15 @@ local function alive(r, ids)
   for _, id in ipairs(ids) do list[#list + 1] = r[id] end
   return list
 end
+
+-- How often what was struck was.
+M.struck = {}
+for _, name in ipairs {"limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
+  "cancel of a call"} do
+  M.struck[name] = 0
+end
+
+local function note_struck(name) M.struck[name] = M.struck[name] + 1 end
 
 local happen = {}
 
@@ -212,7 +263,7 @@ function happen.limit(w, seen, _, list, i, event)
   local ok, err = pcall(ml.eval, table.unpack(list))
   ml.memory.limit(0)
   if not ok and err.code ~= "limit" then fail("memory limit", "after instruction " .. i, "raised %s", tostring(err)) end
-  if not ok then M.struck.limit = M.struck.limit + 1 end
+  if not ok then note_struck "limit" end
   if not ok and event.bytes % 3 == 0 then check_states("memory limit", w, seen, i) end
 end
 
@@ -221,17 +272,18 @@ function happen.cancel(_, _, _, list, i)
   local ok, err = pcall(ml.eval, table.unpack(list))
   core.take_cancel()
   if not ok and err.code ~= "cancelled" then fail("cancel", "after instruction " .. i, "raised %s", tostring(err)) end
-  if not ok then M.struck.cancel = M.struck.cancel + 1 end
+  if not ok then note_struck "cancel" end
 end
 
 function happen.deadline(w, seen, r, list, i, event)
+  local pending = core.effects()
   core.deadline(event.seconds)
   local ok, err = pcall(ml.eval, table.unpack(list))
   core.deadline(nil)
   if ok then return end
   if err.code ~= "deadline" then fail("deadline", "after instruction " .. i, "raised %s", tostring(err)) end
-  M.struck.deadline = M.struck.deadline + 1
-  check_struck("deadline", w, seen, r, i)
+  note_struck "deadline"
+  check_struck("deadline", w, seen, r, i, core.effects() < pending)
 end
 
 -- What is left of a trace that is over, which nothing can evaluate: a result, and what a state was to hold.
@@ -249,7 +301,7 @@ end
 function happen.doomed(w, seen, _, list, i, event)
   local ok, err = pcall(ml.eval, leaked[w.program.seed % 2 + 1], table.unpack(list))
   if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
-  M.struck.doomed = M.struck.doomed + 1
+  note_struck "doomed"
   if event.check then check_states("doomed", w, seen, i) end
 end
 
@@ -257,22 +309,23 @@ end
 function happen.broken(w, seen, r, list, i)
   local x <close> = ml.zeros {2}
   local index <close> = ml.tensor({7}, {dtype = "int32"})
+  local pending = core.effects()
   local ok = pcall(ml.eval, x:take(index, 1), table.unpack(list))
   if ok then fail("broken", "after instruction " .. i, "an index out of range is none") end
-  M.struck.broken = M.struck.broken + 1
-  check_struck("broken", w, seen, r, i)
+  note_struck "broken"
+  check_struck("broken", w, seen, r, i, core.effects() < pending)
 end
-
-M.struck = {limit = 0, cancel = 0, deadline = 0, doomed = 0, broken = 0}
 
 local function lazily(w, seen, mode, with_events)
   local program = w.program
   local r = registers_of(w)
   local hooks = {}
+  w.settled = nil -- all effects up to that instruction have happened
   if with_events then
     function hooks.after(i)
       local event = program.code[i].event
       if event then happen[event.kind](w, seen, r, alive(r, event.ids), i, event) end
+      if event and core.effects() == 0 then w.settled = i end
     end
   end
   interpret.run(program, r, w.ends, hooks)
@@ -385,27 +438,37 @@ local function start(w)
   ml.random.seed(w.program.seed)
 end
 
--- A call that something may strike.
-local function struck_call(mode, w, seen, f, begin, stop, code)
+-- What may strike a call: how it begins and ends, its error, whether it strikes before anything is done, and whether
+-- it always strikes.
+local strikes = {
+  limit = {code = "limit", early = true,
+    begin = function(program) ml.memory.limit(ml.memory.active() + program.limit) end,
+    stop = function() ml.memory.limit(0) end},
+  deadline = {code = "deadline", begin = function(program) core.deadline(program.deadline) end,
+    stop = function() core.deadline(nil) end},
+  cancel = {code = "cancelled", early = true, always = true, begin = core.cancel, stop = core.take_cancel},
+}
+
+-- A call that something may strike. Where it can do so before anything is done alone, what was still to be written may
+-- be so meanwhile.
+local function struck_call(mode, w, seen, f, kind)
+  local strike = strikes[kind]
   start(w)
-  ml.eval()
+  if not strike.early or w.program.seed % 2 == 0 then ml.eval() end
   local views = {} -- of what states held, to be read afterwards
   for k, id in ipairs(w.states) do views[k] = w.handles[id]:transpose() end
-  begin()
+  strike.begin(w.program)
   local ok, err = pcall(f)
-  stop()
+  strike.stop()
   for k, id in ipairs(w.states) do
     expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
   end
+  if ok and strike.always then fail(mode, "the call", "came to its end") end
   if ok then return end
-  if err.code ~= code then fail(mode, "the call", "raised %s", tostring(err)) end
-  M.struck[code] = M.struck[code] + 1
-  if code == "limit" then return check_states(mode, w, seen, 0) end
-  for _, id in ipairs(w.states) do
-    local read, got = pcall(observe, w.handles[id])
-    if not read and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
-    if read and not w.appended then expect(mode, "state x" .. id, got, at(seen.states[id], 0)) end
-  end
+  if err.code ~= strike.code then fail(mode, "the call", "raised %s", tostring(err)) end
+  note_struck(kind .. " of a call")
+  if strike.early then return check_states(mode, w, seen, 0) end
+  for _, id in ipairs(w.states) do check_struck_state(mode, w, seen, id, 0, #w.program.code, false) end
 end
 
 local function check_compiled(mode, w, seen, again, given)
@@ -417,14 +480,9 @@ local function check_compiled(mode, w, seen, again, given)
   end
   start(w)
   check_call(mode, w, seen, f)
-  if program.limit then
-    local function begin() ml.memory.limit(ml.memory.active() + program.limit) end
-    struck_call(mode .. ", at the limit", w, seen, f, begin, function() ml.memory.limit(0) end, "limit")
-  end
-  if program.deadline then
-    struck_call(mode .. ", with a deadline", w, seen, f, function() core.deadline(program.deadline) end,
-      function() core.deadline(nil) end, "deadline")
-  end
+  if program.limit then struck_call(mode .. ", at the limit", w, seen, f, "limit") end
+  if program.deadline then struck_call(mode .. ", with a deadline", w, seen, f, "deadline") end
+  if program.cancel then struck_call(mode .. ", cancelled", w, seen, f, "cancel") end
   if program.seed % 4 == 0 then -- another shape in between
     start(w)
     local id = w.states[1] -- a view of a state that the call may write

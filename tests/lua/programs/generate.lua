@@ -412,6 +412,7 @@ local function decide_events(g)
   for _, leaf in ipairs(p.leaves) do p.arguments[leaf.id] = random:chance(0.7) or nil end
   p.limit = random:chance(0.15) and random:pick {0, 256, 2048} or nil
   p.deadline = random:chance(0.08) and random:int(1, 100) * 1e-6 or nil
+  p.cancel = random:chance(0.1) or nil
 end
 
 -- Some programs have one axis of thousands: long rows, or many rows for products. They are short.

@@ -82,7 +82,7 @@ local function simpler(program)
     local p = copy(program)
     if change(p) ~= false then list[#list + 1] = p end
   end
-  for _, key in ipairs {"scope", "limit", "deadline", "states_first"} do
+  for _, key in ipairs {"scope", "limit", "deadline", "cancel", "states_first"} do
     if program[key] then try(function(p) p[key] = nil end) end
   end
   for i, instr in ipairs(program.code) do
