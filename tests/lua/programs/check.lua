@@ -316,10 +316,49 @@ function happen.broken(w, seen, r, list, i)
   check_struck("broken", w, seen, r, i, core.effects() < pending)
 end
 
-local function lazily(w, seen, mode, with_events)
+-- ---- a function in the program ----
+
+-- What the inner part of a program is given: of the leaves what the program's function is given too, and most results.
+-- Windows that are written are captured, as are states that are.
+local function given_to(part, program)
+  local given, written = {}, {}
+  for i = part.from, part.to do
+    local instr = program.code[i]
+    if instr.effect and not instr.whole then written[instr.args[1].ref] = true end
+    interpret.refs(instr, function(id)
+      local wanted = program.arguments[id] or part.is_result[id] and id % 3 > 0
+      if wanted and not part.own[id] then given["x" .. id] = part.registers[id] end
+    end)
+  end
+  for id in pairs(written) do given["x" .. id] = nil end
+  return given
+end
+
+-- The inner part as a compiled function, which one function calls in all ways of running: it is replayed, and recorded
+-- as a part of other plans.
+local function inner_of(w)
+  local part
+  local is_result = {}
+  for _, instr in ipairs(w.program.code) do is_result[instr.id] = true end
+  local f = ml.compile(function(given)
+    local r, results = {}, {}
+    for id, x in pairs(part.registers) do r[id] = x end
+    for name, x in pairs(given) do r[tonumber(name:sub(2))] = x end
+    part.run(r)
+    for id in pairs(part.own) do results[id] = r[id] end
+    return results
+  end)
+  return function(now)
+    part = now
+    part.is_result = is_result
+    for id, x in pairs(f(given_to(part, w.program))) do part.registers[id] = x end
+  end
+end
+
+local function lazily(w, seen, mode, with_events, inner)
   local program = w.program
   local r = registers_of(w)
-  local hooks = {}
+  local hooks = {inner = inner}
   w.settled = nil -- all effects up to that instruction have happened
   if with_events then
     function hooks.after(i)
@@ -393,7 +432,8 @@ local function compiled(w, given)
     if program.seed % 7 == 0 then check_refusals() end
     local old = {}
     for k, c in ipairs(captured) do old[k] = k % 3 == 0 and c.x:copy() or nil end
-    interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
+    local targets = program.seed % 3 == 0 and w.handles or nil -- by another name
+    interpret.run(program, r, w.ends, {targets = targets, inner = w.inner})
     local outputs = {}
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
@@ -533,6 +573,13 @@ local function run(program)
   start(w)
   local done, err = pcall(lazily, w, seen, "with events", true)
   if not done and err ~= Abandoned then error(err, 0) end
+  if program.inner then
+    w.inner = inner_of(w)
+    start(w)
+    lazily(w, seen, "with a compiled function", false, w.inner)
+    start(w)
+    lazily(w, seen, "with a compiled function, replayed", false, w.inner)
+  end
   check_compiled("compiled", w, seen, again, states)
   check_compiled("compiled with arguments", w, seen, again, program.seed % 2 == 0 and everything or program.arguments)
 end

@@ -29,8 +29,9 @@ end
 local happenings = {"long rows", "many rows", "views", "wild values", "packed captured", "packed as arguments",
   "quantised captured", "quantised as arguments", "quantised in blocks", "rounded activations", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
-  "lazy ones captured", "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit",
-  "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call", "cancel of a call"}
+  "lazy ones captured", "scopes", "functions inside", "held", "closed", "another key between", "eval", "read",
+  "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
+  "cancel of a call"}
 
 local function note_happenings(program, counts)
   local function note(name, yes)
@@ -62,6 +63,7 @@ local function note_happenings(program, counts)
   for _, name in ipairs {"limit", "deadline", "cancel"} do note(name .. " of a call", program[name]) end
   note("lazy ones captured", program.seed % 2 == 0)
   note("scopes", program.scope)
+  note("functions inside", program.inner)
   note("another key between", program.seed % 4 == 0)
 end
 

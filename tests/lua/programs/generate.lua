@@ -389,6 +389,31 @@ local event_names = {"eval", "read", "collect", "clear", "limit", "cancel", "dea
 local event_weights = {eval = 5, read = 3, collect = 0.5, clear = 0.3, limit = 1.5, cancel = 0.6, deadline = 0.25,
   doomed = 0.5, broken = 0.3}
 
+-- Whether instructions from..to can be a function of their own: it changes nothing in place that it is given, and gives
+-- back values, so that nobody can write a state through them. A scope lies around it or beside it.
+local function is_function(p, from, to, scope)
+  local own = {}
+  for i = from, to do
+    local instr = p.code[i]
+    own[instr.id] = true
+    if instr.changes and not own[instr.changes] then return false end
+  end
+  for i = to + 1, #p.code do
+    local instr = p.code[i]
+    if instr.effect and not instr.whole and own[instr.args[1].ref] then return false end
+  end
+  return not scope or to < scope[1] or from > scope[2] or from >= scope[1] and to <= scope[2]
+end
+
+-- The part of the program that is a compiled function of its own, as {first id, last id}, or nil.
+local function choose_inner(p, random, scope)
+  for _ = 1, 4 do
+    local from = random:int(1, #p.code)
+    local to = math.min(#p.code, from + random:int(0, 11))
+    if is_function(p, from, to, scope) then return {p.code[from].id, p.code[to].id} end
+  end
+end
+
 local function decide_events(g)
   local p, random = g.program, g.random
   local ids = {}
@@ -404,10 +429,13 @@ local function decide_events(g)
     end
   end
   p.states_first = random:chance(0.3)
+  local scope
   if #p.code > 3 and random:chance(0.2) then
     local from = random:int(1, #p.code - 1)
-    p.scope = {p.code[from].id, p.code[random:int(from, #p.code)].id}
+    scope = {from, random:int(from, #p.code)}
+    p.scope = {p.code[from].id, p.code[scope[2]].id}
   end
+  if #p.code > 1 and random:chance(0.15) then p.inner = choose_inner(p, random, scope) end
   p.arguments = {}
   for _, leaf in ipairs(p.leaves) do p.arguments[leaf.id] = random:chance(0.7) or nil end
   p.limit = random:chance(0.15) and random:pick {0, 256, 2048} or nil
