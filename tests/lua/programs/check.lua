@@ -54,6 +54,7 @@ end
 
 local Failure = {__tostring = function(f) return f.message end}
 local Abandoned = {}
+local Broken = {} -- what a function raises that ends before it is recorded
 
 local function fail(mode, what, format, ...)
   local message = ("%s: %s: %s"):format(mode, what, format:format(...))
@@ -238,7 +239,7 @@ end
 -- How often what was struck was.
 M.struck = {}
 for _, name in ipairs {"limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
-  "cancel of a call"} do
+  "cancel of a call", "error while recorded", "cancel while recorded", "fault in a call"} do
   M.struck[name] = 0
 end
 
@@ -418,6 +419,18 @@ local function captured_by(w)
   return list
 end
 
+-- Before instruction i of a function that is recorded: where it is to end, an error or a cancel; where the call is to
+-- fail when it is run, a look-up in the index that the call gives.
+local function on_the_way(w, i, registers, arguments, outputs)
+  local id = w.program.code[i].id
+  if arguments.index and id == w.program.fault then outputs.found = ml.keep(w.table:take(arguments.index, 1)) end
+  if id ~= w.breaks then return end
+  if w.program.seed % 3 == 0 then return core.cancel() end
+  w.left = {i = i}
+  for _, instr in ipairs(w.program.code) do w.left[instr.id] = registers[instr.id] end
+  error(Broken, 0)
+end
+
 local function compiled(w, given)
   local program = w.program
   local captured = program.seed % 2 == 0 and captured_by(w) or {}
@@ -427,22 +440,24 @@ local function compiled(w, given)
   end
   local f = ml.compile(function(arguments)
     local r = registers_of(w)
-    for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
+    for name, x in pairs(arguments) do r[name == "index" and 0 or tonumber(name:sub(2))] = x end
     r[0] = nil
     if program.seed % 7 == 0 then check_refusals() end
     local old = {}
     for k, c in ipairs(captured) do old[k] = k % 3 == 0 and c.x:copy() or nil end
     local targets = program.seed % 3 == 0 and w.handles or nil -- by another name
-    interpret.run(program, r, w.ends, {targets = targets, inner = w.inner})
     local outputs = {}
+    interpret.run(program, r, w.ends, {targets = targets, inner = w.inner, before = function(i, registers)
+      on_the_way(w, i, registers, arguments, outputs)
+    end})
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
     for k, c in ipairs(captured) do old[k] = k % 3 == 1 and c.x or old[k] or c.x:copy() end
     outputs.captured = old
     return outputs
   end)
-  return function(other, handles)
-    local arguments = {}
+  return function(other, handles, index)
+    local arguments = {index = index}
     for id, t in pairs(w.handles) do
       if given[id] then arguments["x" .. id] = handles and not w.first[id] and handles[id] or t end
     end
@@ -511,6 +526,60 @@ local function struck_call(mode, w, seen, f, kind)
   for _, id in ipairs(w.states) do check_struck_state(mode, w, seen, id, 0, #w.program.code, false) end
 end
 
+local function has(program, id)
+  for _, instr in ipairs(program.code) do
+    if instr.id == id then return true end
+  end
+  return false
+end
+
+-- A call of a new key that ends while it is recorded: nothing has happened, what was made has the value that it would
+-- have outside or none, and the next call is right.
+local function broken_call(mode, w, seen, f)
+  start(w)
+  local other <close> = ml.zeros {w.program.seed % 3 + 4}
+  w.breaks = w.program.breaks
+  local ok, err = pcall(f, other)
+  w.breaks = nil
+  core.take_cancel()
+  local cancelled = w.program.seed % 3 == 0
+  if ok or not (cancelled and err.code == "cancelled" or err == Broken) then
+    fail(mode, "the call", "is not ended where its recording is: %s", tostring(err))
+  end
+  note_struck(cancelled and "cancel while recorded" or "error while recorded")
+  for id, x in pairs(w.left or {}) do
+    local read, got
+    if id ~= "i" then read, got = pcall(observe, x) end
+    if read then expect(mode, "x" .. id .. ", left over", got, at(seen.results[id], w.left.i - 1)) end
+  end
+  w.left = nil
+  check_states(mode, w, seen, 0)
+  start(w)
+  check_call(mode .. ", called again", w, seen, f, other)
+end
+
+-- A call that looks up what is not there: states that it replaces have no values, all others those that they had.
+local function faulty_call(mode, w, seen, f)
+  local table <close> = ml.tensor {1.0, 2}
+  local good <close> = ml.tensor {1}
+  local wrong <close> = ml.tensor {7}
+  w.table = table
+  start(w)
+  local outputs = f(nil, nil, good)
+  if outputs.found:item() ~= 2.0 then fail(mode, "what was looked up", "is %g", outputs.found:item()) end
+  check_states(mode, w, seen, #w.program.code)
+  start(w)
+  ml.eval()
+  local ok, err = pcall(f, nil, nil, wrong)
+  if ok or err.code ~= "usage" then fail(mode, "the call", "finds what is not there: %s", tostring(err)) end
+  note_struck "fault in a call"
+  for _, id in ipairs(w.states) do
+    if check_struck_state(mode, w, seen, id, 0, #w.program.code, false) and w.writes[id] == "replaced" then
+      fail(mode, "state x" .. id, "has values after the call")
+    end
+  end
+end
+
 local function check_compiled(mode, w, seen, again, given)
   local program = w.program
   local f, captured = compiled(w, given)
@@ -523,6 +592,8 @@ local function check_compiled(mode, w, seen, again, given)
   if program.limit then struck_call(mode .. ", at the limit", w, seen, f, "limit") end
   if program.deadline then struck_call(mode .. ", with a deadline", w, seen, f, "deadline") end
   if program.cancel then struck_call(mode .. ", cancelled", w, seen, f, "cancel") end
+  if has(program, program.breaks) then broken_call(mode .. ", ended while recorded", w, seen, f) end
+  if has(program, program.fault) then faulty_call(mode .. ", with a fault", w, seen, f) end
   if program.seed % 4 == 0 then -- another shape in between
     start(w)
     local id = w.states[1] -- a view of a state that the call may write

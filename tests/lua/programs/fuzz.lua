@@ -31,7 +31,7 @@ local happenings = {"long rows", "many rows", "views", "wild values", "packed ca
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
   "lazy ones captured", "scopes", "functions inside", "held", "closed", "another key between", "eval", "read",
   "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
-  "cancel of a call"}
+  "cancel of a call", "error while recorded", "cancel while recorded", "fault in a call"}
 
 local function note_happenings(program, counts)
   local function note(name, yes)
@@ -61,6 +61,8 @@ local function note_happenings(program, counts)
   end
   note(program.shapes, program.shapes)
   for _, name in ipairs {"limit", "deadline", "cancel"} do note(name .. " of a call", program[name]) end
+  note(program.seed % 3 == 0 and "cancel while recorded" or "error while recorded", program.breaks)
+  note("fault in a call", program.fault)
   note("lazy ones captured", program.seed % 2 == 0)
   note("scopes", program.scope)
   note("functions inside", program.inner)

@@ -441,6 +441,8 @@ local function decide_events(g)
   p.limit = random:chance(0.15) and random:pick {0, 256, 2048} or nil
   p.deadline = random:chance(0.08) and random:int(1, 100) * 1e-6 or nil
   p.cancel = random:chance(0.1) or nil
+  p.breaks = #p.code > 0 and random:chance(0.08) and random:pick(p.code).id or nil
+  p.fault = #p.code > 0 and random:chance(0.08) and random:pick(p.code).id or nil
 end
 
 -- Some programs have one axis of thousands: long rows, or many rows for products. They are short.

@@ -82,7 +82,7 @@ local function simpler(program)
     local p = copy(program)
     if change(p) ~= false then list[#list + 1] = p end
   end
-  for _, key in ipairs {"scope", "inner", "limit", "deadline", "cancel", "states_first"} do
+  for _, key in ipairs {"scope", "inner", "limit", "deadline", "cancel", "breaks", "fault", "states_first"} do
     if program[key] then try(function(p) p[key] = nil end) end
   end
   for i, instr in ipairs(program.code) do
@@ -177,6 +177,8 @@ function M.text(program, failure)
   local ends, alive, outputs = interpret.last_uses(program), {}, {}
   for i, instr in ipairs(program.code) do
     if program.scope and program.scope[1] == instr.id then out[#out + 1] = "  -- a scope begins here" end
+    if program.breaks == instr.id then out[#out + 1] = "  -- compiled, a call may end here while it is recorded" end
+    if program.fault == instr.id then out[#out + 1] = "  -- compiled, a call may fail here when it is run" end
     local inner = program.inner or {}
     if inner[1] == instr.id then out[#out + 1] = "  -- a compiled function of its own begins here" end
     if instr.refused then out[#out + 1] = ("  assert(not pcall(function() %s end))"):format(call_text(instr))
