@@ -70,6 +70,20 @@ end
 
 -- ---- what a program uses ----
 
+local function draws(program)
+  for _, instr in ipairs(program.code) do
+    if instr.name:find "^random_" and instr.name ~= "random_bits" then return true end
+  end
+  return false
+end
+
+local function has(program, id)
+  for _, instr in ipairs(program.code) do
+    if instr.id == id then return true end
+  end
+  return false
+end
+
 -- How states are written, by id: "appended" by that alone, else "replaced".
 local function writes_of(program)
   local writes, base = {}, {}
@@ -317,10 +331,45 @@ function happen.broken(w, seen, r, list, i)
   check_struck("broken", w, seen, r, i, core.effects() < pending)
 end
 
+-- ---- recordings that end on the way ----
+
+-- Before instruction i of a function that is recorded: where it is to end, an error or a cancel; where the call is to
+-- fail when it is run, a look-up in the index that the call gives.
+local function on_the_way(w, i, registers, arguments, outputs)
+  local id = w.program.code[i].id
+  if arguments.index and id == w.program.fault then outputs.found = ml.keep(w.table:take(arguments.index, 1)) end
+  if id ~= w.breaks then return end
+  if w.program.seed % 3 == 0 then return core.cancel() end
+  w.left = {i = i}
+  for _, instr in ipairs(w.program.code) do w.left[instr.id] = registers[instr.id] end
+  error(Broken, 0)
+end
+
+-- Calls f, which is recorded and ends where the program says: nothing has happened since instruction i, and what is
+-- left over has the value that it would have elsewhere, or none.
+local function end_recording(mode, w, seen, i, f, ...)
+  w.breaks = w.program.breaks
+  local ok, err = pcall(f, ...)
+  w.breaks = nil
+  core.take_cancel()
+  local cancelled = w.program.seed % 3 == 0
+  if ok or not (cancelled and err.code == "cancelled" or err == Broken) then
+    fail(mode, "the call", "does not end as its recording does: %s", tostring(err))
+  end
+  note_struck(cancelled and "cancel while recorded" or "error while recorded")
+  for id, x in pairs(w.left or {}) do
+    local read, got
+    if id ~= "i" then read, got = pcall(observe, x) end
+    if read then expect(mode, "x" .. id .. ", left over", got, at(seen.results[id], w.left.i - 1)) end
+  end
+  w.left = nil
+  check_states(mode, w, seen, i)
+end
+
 -- ---- a function in the program ----
 
 -- What the inner part of a program is given: of the leaves what the program's function is given too, and most results.
--- Windows that are written are captured, as are states that are.
+-- Windows that it writes are captured.
 local function given_to(part, program)
   local given, written = {}, {}
   for i = part.from, part.to do
@@ -335,10 +384,11 @@ local function given_to(part, program)
   return given
 end
 
--- The inner part as a compiled function, which one function calls in all ways of running: it is replayed, and recorded
--- as a part of other plans.
-local function inner_of(w)
-  local part
+-- The inner part as a compiled function, the same one in all ways of running: it is replayed, and recorded as a part of
+-- other plans. Its first recording may end on the way.
+local function inner_of(w, seen)
+  local part, is_called
+  local may_end = not draws(w.program)
   local is_result = {}
   for _, instr in ipairs(w.program.code) do is_result[instr.id] = true end
   local f = ml.compile(function(given)
@@ -352,14 +402,19 @@ local function inner_of(w)
   return function(now)
     part = now
     part.is_result = is_result
-    for id, x in pairs(f(given_to(part, w.program))) do part.registers[id] = x end
+    local given = given_to(part, w.program)
+    if not is_called and may_end and part.own[w.program.breaks] then
+      end_recording("a compiled function", w, seen, part.from - 1, f, given)
+    end
+    is_called = true
+    for id, x in pairs(f(given)) do part.registers[id] = x end
   end
 end
 
 local function lazily(w, seen, mode, with_events, inner)
   local program = w.program
   local r = registers_of(w)
-  local hooks = {inner = inner}
+  local hooks = {inner = inner, before = inner and function(i, registers) on_the_way(w, i, registers, {}) end}
   w.settled = nil -- all effects up to that instruction have happened
   if with_events then
     function hooks.after(i)
@@ -417,18 +472,6 @@ local function captured_by(w)
   ml.random.seed(w.program.seed)
   add(draw, observe(ml.random.uniform {3}))
   return list
-end
-
--- Before instruction i of a function that is recorded: where it is to end, an error or a cancel; where the call is to
--- fail when it is run, a look-up in the index that the call gives.
-local function on_the_way(w, i, registers, arguments, outputs)
-  local id = w.program.code[i].id
-  if arguments.index and id == w.program.fault then outputs.found = ml.keep(w.table:take(arguments.index, 1)) end
-  if id ~= w.breaks then return end
-  if w.program.seed % 3 == 0 then return core.cancel() end
-  w.left = {i = i}
-  for _, instr in ipairs(w.program.code) do w.left[instr.id] = registers[instr.id] end
-  error(Broken, 0)
 end
 
 local function compiled(w, given)
@@ -526,34 +569,11 @@ local function struck_call(mode, w, seen, f, kind)
   for _, id in ipairs(w.states) do check_struck_state(mode, w, seen, id, 0, #w.program.code, false) end
 end
 
-local function has(program, id)
-  for _, instr in ipairs(program.code) do
-    if instr.id == id then return true end
-  end
-  return false
-end
-
--- A call of a new key that ends while it is recorded: nothing has happened, what was made has the value that it would
--- have outside or none, and the next call is right.
+-- A call of a new key that ends while it is recorded. The next one is right.
 local function broken_call(mode, w, seen, f)
   start(w)
   local other <close> = ml.zeros {w.program.seed % 3 + 4}
-  w.breaks = w.program.breaks
-  local ok, err = pcall(f, other)
-  w.breaks = nil
-  core.take_cancel()
-  local cancelled = w.program.seed % 3 == 0
-  if ok or not (cancelled and err.code == "cancelled" or err == Broken) then
-    fail(mode, "the call", "is not ended where its recording is: %s", tostring(err))
-  end
-  note_struck(cancelled and "cancel while recorded" or "error while recorded")
-  for id, x in pairs(w.left or {}) do
-    local read, got
-    if id ~= "i" then read, got = pcall(observe, x) end
-    if read then expect(mode, "x" .. id .. ", left over", got, at(seen.results[id], w.left.i - 1)) end
-  end
-  w.left = nil
-  check_states(mode, w, seen, 0)
+  end_recording(mode, w, seen, 0, f, other)
   start(w)
   check_call(mode .. ", called again", w, seen, f, other)
 end
@@ -619,13 +639,6 @@ end
 
 -- ---- the whole ----
 
-local function draws(program)
-  for _, instr in ipairs(program.code) do
-    if instr.name:find "^random_" and instr.name ~= "random_bits" then return true end
-  end
-  return false
-end
-
 local function run(program)
   local w <close> = setmetatable(world(program), {__close = close})
   ml.random.seed(program.seed)
@@ -645,7 +658,7 @@ local function run(program)
   local done, err = pcall(lazily, w, seen, "with events", true)
   if not done and err ~= Abandoned then error(err, 0) end
   if program.inner then
-    w.inner = inner_of(w)
+    w.inner = inner_of(w, seen)
     start(w)
     lazily(w, seen, "with a compiled function", false, w.inner)
     start(w)

@@ -441,7 +441,7 @@ local function decide_events(g)
   p.limit = random:chance(0.15) and random:pick {0, 256, 2048} or nil
   p.deadline = random:chance(0.08) and random:int(1, 100) * 1e-6 or nil
   p.cancel = random:chance(0.1) or nil
-  p.breaks = #p.code > 0 and random:chance(0.08) and random:pick(p.code).id or nil
+  p.breaks = #p.code > 0 and random:chance(0.08) and (p.inner and p.inner[2] or random:pick(p.code).id) or nil
   p.fault = #p.code > 0 and random:chance(0.08) and random:pick(p.code).id or nil
 end
 
