@@ -84,19 +84,26 @@ local function has(program, id)
   return false
 end
 
--- How states are written, by id: "appended" by that alone, else "replaced".
+-- By instruction the state that it writes, if any.
 local function writes_of(program)
   local writes, base = {}, {}
-  for _, instr in ipairs(program.code) do
+  for i, instr in ipairs(program.code) do
     local first = instr.args[1]
     local id = type(first) == "table" and first.ref
-    id = base[id] or id
-    if instr.effect then
-      writes[id] = (instr.name ~= "cache_append" or writes[id] == "replaced") and "replaced" or "appended"
-    end
-    base[instr.id] = id -- what is written next may be a window
+    base[instr.id] = base[id] or id -- what is written next may be a window
+    if instr.effect then writes[i] = base[instr.id] end
   end
   return writes
+end
+
+-- How instructions after `from` up to `to` write a state: "appended" by that alone, else "replaced", or nil.
+local function how_written(w, id, from, to)
+  local how
+  for i = from + 1, to do
+    local appends = w.program.code[i].name == "cache_append"
+    if w.writes[i] == id then how = appends and how ~= "replaced" and "appended" or "replaced" end
+  end
+  return how
 end
 
 -- `given`: leaves that have other values, states aside.
@@ -208,12 +215,12 @@ end
 -- A state after something was struck that began with the values of instruction `from` (nil: with the first, still
 -- to be written) and ran up to `to`: as it was in the end, or without values. Returns whether it has some.
 local function check_struck_state(mode, w, seen, id, from, to, is_last)
-  local what = "state x" .. id .. ", struck"
+  local what, how = "state x" .. id .. ", struck", how_written(w, id, from or 0, to)
   local ok, got = pcall(observe, w.handles[id])
   if not ok and got.code ~= "usage" then fail(mode, what, "raised %s", tostring(got)) end
-  if not ok and from and w.writes[id] ~= "replaced" then fail(mode, what, "has no values, and was not replaced") end
+  if not ok and from and how ~= "replaced" then fail(mode, what, "has no values, and was not replaced") end
   if not ok then return false end
-  if w.writes[id] == "appended" then expect_on_the_way(mode, what, got, seen.states[id], from or 0, to)
+  if how == "appended" then expect_on_the_way(mode, what, got, seen.states[id], from or 0, to)
   else expect(mode, what, got, at(seen.states[id], is_last and to or from)) end
   return true
 end
@@ -594,7 +601,8 @@ local function faulty_call(mode, w, seen, f)
   if ok or err.code ~= "usage" then fail(mode, "the call", "finds what is not there: %s", tostring(err)) end
   note_struck "fault in a call"
   for _, id in ipairs(w.states) do
-    if check_struck_state(mode, w, seen, id, 0, #w.program.code, false) and w.writes[id] == "replaced" then
+    if check_struck_state(mode, w, seen, id, 0, #w.program.code, false) and
+      how_written(w, id, 0, #w.program.code) == "replaced" then
       fail(mode, "state x" .. id, "has values after the call")
     end
   end
