@@ -72,6 +72,20 @@ return {
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
     {"src/tensor/plan/collect.c", "n->keep = held[i] &&", "n->keep = false &&"},
   }},
+  {name = "a state that a fault left half written has values", edits = {
+    {"src/tensor/plan/plan.c", "if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK;",
+      "if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK && status != ML_USAGE;"},
+  }},
+  {name = "a call that is cancelled loses what was to be written before it", edits = {
+    {"src/tensor/plan/evaluate.c", "|| status == ML_CANCELLED ||", "||"},
+  }},
+  {name = "a compiled function runs its plan while another is recorded", edits = {
+    {"lua/compile.lua", "if core.recording() then return fn(...) end", ""},
+  }},
+  {name = "activations are cut and not rounded", isa = "avx2", edits = {
+    {"src/tensor/cpu/isa/dot.c", "float r = (rounds ? x[b + i] : 0.0f) * inverse + 12582912.0f;",
+      "float r = (float)(int32_t)((rounds ? x[b + i] : 0.0f) * inverse) + 12582912.0f;"},
+  }},
   {name = "a norm leaves an element out", isa = "avx512", edits = {
     {"src/tensor/cpu/isa/norm.c", "v16f v = v_load_part(x + i, (int)(n - i), 0);",
       "v16f v = v_keep(v_load_part(x + i, (int)(n - i), 0), (int)(n - i) - 1);"},

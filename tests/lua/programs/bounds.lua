@@ -32,7 +32,7 @@ local function eps_of(x) return x.dtype == "float64" and 0x1p-52 or 0x1p-23 end
 -- A sum of n products rounded after each, in any order, is within n/2 eps of the sum of magnitudes.
 local function of_products(magnitudes, n, result) return magnitudes * (n * eps_of(result)) + 0x1p-120 end
 
-local function dense(w) return w.layout == "packed" and ml.unpack(w) or w end
+local function dense(w) return w.layout == "strided" and w or w:dequantize() end
 
 local slack = {}
 
@@ -40,9 +40,11 @@ function slack.matmul(result, a, b)
   return of_products(ml.matmul(wide(a):abs(), wide(b):abs()), a.shape[a.ndim], result)
 end
 
+-- Against quantised weights x may be rounded, to steps of its largest in a block over 127: the same ones everywhere.
 function slack.linear(result, x, w)
-  local m = wide(dense(w)):abs()
-  return of_products(ml.matmul(wide(x):abs(), m:transpose()), m.shape[2], result)
+  local m, size = wide(dense(w)):abs(), wide(x):abs()
+  if w.dtype:find "^q%d" then size = size + size:max {axis = -1, keepdims = true} / 127 end
+  return of_products(ml.matmul(size, m:transpose()), m.shape[2], result)
 end
 
 function slack.linear_transposed(result, y, w)

@@ -47,17 +47,21 @@ local function text(list)
 end
 
 local function show(o)
+  if o.dtype:find "^q" then return ("%s (%s)"):format(o.dtype, o.shape) end
   local x <close> = ml.from_bytes(o.bytes, o.dims, o.dtype)
   return ("%s (%s) %s"):format(o.dtype, o.shape, text(x:tolist()))
 end
 
 local Failure = {__tostring = function(f) return f.message end}
 local Abandoned = {}
+local Broken = {} -- what a function raises that ends before it is recorded
 
 local function fail(mode, what, format, ...)
   local message = ("%s: %s: %s"):format(mode, what, format:format(...))
   error(setmetatable({mode = mode, what = what, message = message}, Failure), 0)
 end
+
+local widths = {float16 = 2, float32 = 4}
 
 local function expect(mode, what, got, want)
   if not want then fail(mode, what, "there is nothing to compare it with") end
@@ -65,6 +69,42 @@ local function expect(mode, what, got, want)
 end
 
 -- ---- what a program uses ----
+
+local function draws(program)
+  for _, instr in ipairs(program.code) do
+    if instr.name:find "^random_" and instr.name ~= "random_bits" then return true end
+  end
+  return false
+end
+
+local function has(program, id)
+  for _, instr in ipairs(program.code) do
+    if instr.id == id then return true end
+  end
+  return false
+end
+
+-- By instruction the state that it writes, if any.
+local function writes_of(program)
+  local writes, base = {}, {}
+  for i, instr in ipairs(program.code) do
+    local first = instr.args[1]
+    local id = type(first) == "table" and first.ref
+    base[instr.id] = base[id] or id -- what is written next may be a window
+    if instr.effect then writes[i] = base[instr.id] end
+  end
+  return writes
+end
+
+-- How instructions after `from` up to `to` write a state: "appended" by that alone, else "replaced", or nil.
+local function how_written(w, id, from, to)
+  local how
+  for i = from + 1, to do
+    local appends = w.program.code[i].name == "cache_append"
+    if w.writes[i] == id then how = appends and how ~= "replaced" and "appended" or "replaced" end
+  end
+  return how
+end
 
 -- `given`: leaves that have other values, states aside.
 local function world(program, given)
@@ -78,8 +118,7 @@ local function world(program, given)
     end
   end
   w.ends, w.last = interpret.last_uses(program)
-  w.appended = false
-  for _, instr in ipairs(program.code) do w.appended = w.appended or instr.name == "cache_append" end
+  w.writes = writes_of(program)
   return w
 end
 
@@ -157,15 +196,41 @@ local function check_states(mode, w, seen, i)
   for _, id in ipairs(w.states) do expect(mode, "state x" .. id, observe(w.handles[id]), at(seen.states[id], i)) end
 end
 
+-- A cache to which something was appended half way: each element is what it was before instruction `from`, or what one
+-- of those up to `to` made it.
+local function expect_on_the_way(mode, what, got, history, from, to)
+  local size, before = widths[got.dtype], at(history, from)
+  for k = 1, #got.bytes, size do
+    local function is(o) return canonical(o.bytes:sub(k, k + size - 1), o.dtype) end
+    local found = is(got) == is(before)
+    for _, entry in ipairs(history) do
+      found = found or entry[1] > from and entry[1] <= to and is(got) == is(entry[2])
+    end
+    if not found then
+      fail(mode, what, "element %d of %s was never so; before: %s", k // size, show(got), show(before))
+    end
+  end
+end
+
+-- A state after something was struck that began with the values of instruction `from` (nil: with the first, still
+-- to be written) and ran up to `to`: as it was in the end, or without values. Returns whether it has some.
+local function check_struck_state(mode, w, seen, id, from, to, is_last)
+  local what, how = "state x" .. id .. ", struck", how_written(w, id, from or 0, to)
+  local ok, got = pcall(observe, w.handles[id])
+  if not ok and got.code ~= "usage" then fail(mode, what, "raised %s", tostring(got)) end
+  if not ok and from and how ~= "replaced" then fail(mode, what, "has no values, and was not replaced") end
+  if not ok then return false end
+  if how == "appended" then expect_on_the_way(mode, what, got, seen.states[id], from or 0, to)
+  else expect(mode, what, got, at(seen.states[id], is_last and to or from)) end
+  return true
+end
+
 -- After an evaluation that was struck on the way, at instruction i: what has a value has the right one; states that
--- have none raise until they are assigned.
-local function check_struck(mode, w, seen, r, i)
-  local lost, views = w.appended, {}
+-- have none raise until they are assigned. `lost`: effects were pending before, and are no more.
+local function check_struck(mode, w, seen, r, i, lost)
+  local views = {}
   for _, id in ipairs(w.states) do
-    local ok, got = pcall(observe, w.handles[id])
-    if not ok and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
-    if ok and not w.appended then expect(mode, "state x" .. id .. ", struck", got, at(seen.states[id], i)) end
-    if not ok then
+    if not check_struck_state(mode, w, seen, id, w.settled, i, true) then
       if pcall(ml.eval, w.handles[id]:copy()) then fail(mode, "state x" .. id, "is read without values") end
       views[id] = w.handles[id]:transpose()
       lost = true
@@ -174,7 +239,7 @@ local function check_struck(mode, w, seen, r, i)
   if not lost then return end
   for _, instr in ipairs(w.program.code) do
     local ok, got = false, nil
-    if r[instr.id] and not w.appended then ok, got = pcall(observe, r[instr.id]) end
+    if r[instr.id] then ok, got = pcall(observe, r[instr.id]) end
     if ok then expect(mode, "x" .. instr.id .. ", struck", got, at(seen.results[instr.id], i)) end
   end
   reset(w)
@@ -191,6 +256,15 @@ local function alive(r, ids)
   for _, id in ipairs(ids) do list[#list + 1] = r[id] end
   return list
 end
+
+-- How often what was struck was.
+M.struck = {}
+for _, name in ipairs {"limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
+  "cancel of a call", "error while recorded", "cancel while recorded", "fault in a call"} do
+  M.struck[name] = 0
+end
+
+local function note_struck(name) M.struck[name] = M.struck[name] + 1 end
 
 local happen = {}
 
@@ -211,7 +285,7 @@ function happen.limit(w, seen, _, list, i, event)
   local ok, err = pcall(ml.eval, table.unpack(list))
   ml.memory.limit(0)
   if not ok and err.code ~= "limit" then fail("memory limit", "after instruction " .. i, "raised %s", tostring(err)) end
-  if not ok then M.struck.limit = M.struck.limit + 1 end
+  if not ok then note_struck "limit" end
   if not ok and event.bytes % 3 == 0 then check_states("memory limit", w, seen, i) end
 end
 
@@ -220,17 +294,18 @@ function happen.cancel(_, _, _, list, i)
   local ok, err = pcall(ml.eval, table.unpack(list))
   core.take_cancel()
   if not ok and err.code ~= "cancelled" then fail("cancel", "after instruction " .. i, "raised %s", tostring(err)) end
-  if not ok then M.struck.cancel = M.struck.cancel + 1 end
+  if not ok then note_struck "cancel" end
 end
 
 function happen.deadline(w, seen, r, list, i, event)
+  local pending = core.effects()
   core.deadline(event.seconds)
   local ok, err = pcall(ml.eval, table.unpack(list))
   core.deadline(nil)
   if ok then return end
   if err.code ~= "deadline" then fail("deadline", "after instruction " .. i, "raised %s", tostring(err)) end
-  M.struck.deadline = M.struck.deadline + 1
-  check_struck("deadline", w, seen, r, i)
+  note_struck "deadline"
+  check_struck("deadline", w, seen, r, i, core.effects() < pending)
 end
 
 -- What is left of a trace that is over, which nothing can evaluate: a result, and what a state was to hold.
@@ -248,7 +323,7 @@ end
 function happen.doomed(w, seen, _, list, i, event)
   local ok, err = pcall(ml.eval, leaked[w.program.seed % 2 + 1], table.unpack(list))
   if ok or err.code ~= "usage" then fail("doomed", "after instruction " .. i, "raised %s", tostring(err)) end
-  M.struck.doomed = M.struck.doomed + 1
+  note_struck "doomed"
   if event.check then check_states("doomed", w, seen, i) end
 end
 
@@ -256,22 +331,103 @@ end
 function happen.broken(w, seen, r, list, i)
   local x <close> = ml.zeros {2}
   local index <close> = ml.tensor({7}, {dtype = "int32"})
+  local pending = core.effects()
   local ok = pcall(ml.eval, x:take(index, 1), table.unpack(list))
   if ok then fail("broken", "after instruction " .. i, "an index out of range is none") end
-  M.struck.broken = M.struck.broken + 1
-  check_struck("broken", w, seen, r, i)
+  note_struck "broken"
+  check_struck("broken", w, seen, r, i, core.effects() < pending)
 end
 
-M.struck = {limit = 0, cancel = 0, deadline = 0, doomed = 0, broken = 0}
+-- ---- recordings that end on the way ----
 
-local function lazily(w, seen, mode, with_events)
+-- Before instruction i of a function that is recorded: where it is to end, an error or a cancel; where the call is to
+-- fail when it is run, a look-up in the index that the call gives.
+local function on_the_way(w, i, registers, arguments, outputs)
+  local id = w.program.code[i].id
+  if arguments.index and id == w.program.fault then outputs.found = ml.keep(w.table:take(arguments.index, 1)) end
+  if id ~= w.breaks then return end
+  if w.program.seed % 3 == 0 then return core.cancel() end
+  w.left = {i = i}
+  for _, instr in ipairs(w.program.code) do w.left[instr.id] = registers[instr.id] end
+  error(Broken, 0)
+end
+
+-- Calls f, which is recorded and ends where the program says: nothing has happened since instruction i, and what is
+-- left over has the value that it would have elsewhere, or none.
+local function end_recording(mode, w, seen, i, f, ...)
+  w.breaks = w.program.breaks
+  local ok, err = pcall(f, ...)
+  w.breaks = nil
+  core.take_cancel()
+  local cancelled = w.program.seed % 3 == 0
+  if ok or not (cancelled and err.code == "cancelled" or err == Broken) then
+    fail(mode, "the call", "does not end as its recording does: %s", tostring(err))
+  end
+  note_struck(cancelled and "cancel while recorded" or "error while recorded")
+  for id, x in pairs(w.left or {}) do
+    local read, got
+    if id ~= "i" then read, got = pcall(observe, x) end
+    if read then expect(mode, "x" .. id .. ", left over", got, at(seen.results[id], w.left.i - 1)) end
+  end
+  w.left = nil
+  check_states(mode, w, seen, i)
+end
+
+-- ---- a function in the program ----
+
+-- What the inner part of a program is given: of the leaves what the program's function is given too, and most results.
+-- Windows that it writes are captured.
+local function given_to(part, program)
+  local given, written = {}, {}
+  for i = part.from, part.to do
+    local instr = program.code[i]
+    if instr.effect and not instr.whole then written[instr.args[1].ref] = true end
+    interpret.refs(instr, function(id)
+      local wanted = program.arguments[id] or part.is_result[id] and id % 3 > 0
+      if wanted and not part.own[id] then given["x" .. id] = part.registers[id] end
+    end)
+  end
+  for id in pairs(written) do given["x" .. id] = nil end
+  return given
+end
+
+-- The inner part as a compiled function, the same one in all ways of running: it is replayed, and recorded as a part of
+-- other plans. Its first recording may end on the way.
+local function inner_of(w, seen)
+  local part, is_called
+  local may_end = not draws(w.program)
+  local is_result = {}
+  for _, instr in ipairs(w.program.code) do is_result[instr.id] = true end
+  local f = ml.compile(function(given)
+    local r, results = {}, {}
+    for id, x in pairs(part.registers) do r[id] = x end
+    for name, x in pairs(given) do r[tonumber(name:sub(2))] = x end
+    part.run(r)
+    for id in pairs(part.own) do results[id] = r[id] end
+    return results
+  end)
+  return function(now)
+    part = now
+    part.is_result = is_result
+    local given = given_to(part, w.program)
+    if not is_called and may_end and part.own[w.program.breaks] then
+      end_recording("a compiled function", w, seen, part.from - 1, f, given)
+    end
+    is_called = true
+    for id, x in pairs(f(given)) do part.registers[id] = x end
+  end
+end
+
+local function lazily(w, seen, mode, with_events, inner)
   local program = w.program
   local r = registers_of(w)
-  local hooks = {}
+  local hooks = {inner = inner, before = inner and function(i, registers) on_the_way(w, i, registers, {}) end}
+  w.settled = nil -- all effects up to that instruction have happened
   if with_events then
     function hooks.after(i)
       local event = program.code[i].event
       if event then happen[event.kind](w, seen, r, alive(r, event.ids), i, event) end
+      if event and core.effects() == 0 then w.settled = i end
     end
   end
   interpret.run(program, r, w.ends, hooks)
@@ -334,21 +490,24 @@ local function compiled(w, given)
   end
   local f = ml.compile(function(arguments)
     local r = registers_of(w)
-    for name, x in pairs(arguments) do r[tonumber(name:sub(2))] = x end
+    for name, x in pairs(arguments) do r[name == "index" and 0 or tonumber(name:sub(2))] = x end
     r[0] = nil
     if program.seed % 7 == 0 then check_refusals() end
     local old = {}
     for k, c in ipairs(captured) do old[k] = k % 3 == 0 and c.x:copy() or nil end
-    interpret.run(program, r, w.ends, {targets = program.seed % 3 == 0 and w.handles or nil}) -- by another name
+    local targets = program.seed % 3 == 0 and w.handles or nil -- by another name
     local outputs = {}
+    interpret.run(program, r, w.ends, {targets = targets, inner = w.inner, before = function(i, registers)
+      on_the_way(w, i, registers, arguments, outputs)
+    end})
     for k, id in ipairs(ids) do outputs[k] = r[id] end
     outputs.other = arguments.x0 and arguments.x0:copy() -- after all writes
     for k, c in ipairs(captured) do old[k] = k % 3 == 1 and c.x or old[k] or c.x:copy() end
     outputs.captured = old
     return outputs
   end)
-  return function(other, handles)
-    local arguments = {}
+  return function(other, handles, index)
+    local arguments = {index = index}
     for id, t in pairs(w.handles) do
       if given[id] then arguments["x" .. id] = handles and not w.first[id] and handles[id] or t end
     end
@@ -384,26 +543,68 @@ local function start(w)
   ml.random.seed(w.program.seed)
 end
 
--- A call that something may strike.
-local function struck_call(mode, w, seen, f, begin, stop, code)
+-- What may strike a call: how it begins and ends, its error, whether it strikes before anything is done, and whether
+-- it always strikes.
+local strikes = {
+  limit = {code = "limit", early = true,
+    begin = function(program) ml.memory.limit(ml.memory.active() + program.limit) end,
+    stop = function() ml.memory.limit(0) end},
+  deadline = {code = "deadline", begin = function(program) core.deadline(program.deadline) end,
+    stop = function() core.deadline(nil) end},
+  cancel = {code = "cancelled", early = true, always = true, begin = core.cancel, stop = core.take_cancel},
+}
+
+-- A call that something may strike. Where it can do so before anything is done alone, what was still to be written may
+-- be so meanwhile.
+local function struck_call(mode, w, seen, f, kind)
+  local strike = strikes[kind]
   start(w)
-  ml.eval()
+  if not strike.early or w.program.seed % 2 == 0 then ml.eval() end
   local views = {} -- of what states held, to be read afterwards
   for k, id in ipairs(w.states) do views[k] = w.handles[id]:transpose() end
-  begin()
+  strike.begin(w.program)
   local ok, err = pcall(f)
-  stop()
+  strike.stop()
   for k, id in ipairs(w.states) do
     expect(mode, "state x" .. id .. " before the call, turned", observe(views[k]:transpose()), at(seen.states[id], 0))
   end
+  if ok and strike.always then fail(mode, "the call", "came to its end") end
   if ok then return end
-  if err.code ~= code then fail(mode, "the call", "raised %s", tostring(err)) end
-  M.struck[code] = M.struck[code] + 1
-  if code == "limit" then return check_states(mode, w, seen, 0) end
+  if err.code ~= strike.code then fail(mode, "the call", "raised %s", tostring(err)) end
+  note_struck(kind .. " of a call")
+  if strike.early then return check_states(mode, w, seen, 0) end
+  for _, id in ipairs(w.states) do check_struck_state(mode, w, seen, id, 0, #w.program.code, false) end
+end
+
+-- A call of a new key that ends while it is recorded. The next one is right.
+local function broken_call(mode, w, seen, f)
+  start(w)
+  local other <close> = ml.zeros {w.program.seed % 3 + 4}
+  end_recording(mode, w, seen, 0, f, other)
+  start(w)
+  check_call(mode .. ", called again", w, seen, f, other)
+end
+
+-- A call that looks up what is not there: states that it replaces have no values, all others those that they had.
+local function faulty_call(mode, w, seen, f)
+  local table <close> = ml.tensor {1.0, 2}
+  local good <close> = ml.tensor {1}
+  local wrong <close> = ml.tensor {7}
+  w.table = table
+  start(w)
+  local outputs = f(nil, nil, good)
+  if outputs.found:item() ~= 2.0 then fail(mode, "what was looked up", "is %g", outputs.found:item()) end
+  check_states(mode, w, seen, #w.program.code)
+  start(w)
+  ml.eval()
+  local ok, err = pcall(f, nil, nil, wrong)
+  if ok or err.code ~= "usage" then fail(mode, "the call", "finds what is not there: %s", tostring(err)) end
+  note_struck "fault in a call"
   for _, id in ipairs(w.states) do
-    local read, got = pcall(observe, w.handles[id])
-    if not read and got.code ~= "usage" then fail(mode, "state x" .. id, "raised %s", tostring(got)) end
-    if read and not w.appended then expect(mode, "state x" .. id, got, at(seen.states[id], 0)) end
+    if check_struck_state(mode, w, seen, id, 0, #w.program.code, false) and
+      how_written(w, id, 0, #w.program.code) == "replaced" then
+      fail(mode, "state x" .. id, "has values after the call")
+    end
   end
 end
 
@@ -416,14 +617,11 @@ local function check_compiled(mode, w, seen, again, given)
   end
   start(w)
   check_call(mode, w, seen, f)
-  if program.limit then
-    local function begin() ml.memory.limit(ml.memory.active() + program.limit) end
-    struck_call(mode .. ", at the limit", w, seen, f, begin, function() ml.memory.limit(0) end, "limit")
-  end
-  if program.deadline then
-    struck_call(mode .. ", with a deadline", w, seen, f, function() core.deadline(program.deadline) end,
-      function() core.deadline(nil) end, "deadline")
-  end
+  if program.limit then struck_call(mode .. ", at the limit", w, seen, f, "limit") end
+  if program.deadline then struck_call(mode .. ", with a deadline", w, seen, f, "deadline") end
+  if program.cancel then struck_call(mode .. ", cancelled", w, seen, f, "cancel") end
+  if has(program, program.breaks) then broken_call(mode .. ", ended while recorded", w, seen, f) end
+  if has(program, program.fault) then faulty_call(mode .. ", with a fault", w, seen, f) end
   if program.seed % 4 == 0 then -- another shape in between
     start(w)
     local id = w.states[1] -- a view of a state that the call may write
@@ -449,13 +647,6 @@ end
 
 -- ---- the whole ----
 
-local function draws(program)
-  for _, instr in ipairs(program.code) do
-    if instr.name:find "^random_" and instr.name ~= "random_bits" then return true end
-  end
-  return false
-end
-
 local function run(program)
   local w <close> = setmetatable(world(program), {__close = close})
   ml.random.seed(program.seed)
@@ -474,6 +665,13 @@ local function run(program)
   start(w)
   local done, err = pcall(lazily, w, seen, "with events", true)
   if not done and err ~= Abandoned then error(err, 0) end
+  if program.inner then
+    w.inner = inner_of(w, seen)
+    start(w)
+    lazily(w, seen, "with a compiled function", false, w.inner)
+    start(w)
+    lazily(w, seen, "with a compiled function, replayed", false, w.inner)
+  end
   check_compiled("compiled", w, seen, again, states)
   check_compiled("compiled with arguments", w, seen, again, program.seed % 2 == 0 and everything or program.arguments)
 end

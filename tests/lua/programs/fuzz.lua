@@ -2,6 +2,7 @@
 local core = require "moonlet.core"
 local check = require "tests.lua.programs.check"
 local generate = require "tests.lua.programs.generate"
+local leaves = require "tests.lua.programs.leaves"
 local shrink = require "tests.lua.programs.shrink"
 
 local M = {}
@@ -25,10 +26,12 @@ function M.explain(program, failure)
 end
 
 -- What is in programs beside operations.
-local happenings = {"views", "wild values", "packed captured", "packed as arguments", "states captured",
+local happenings = {"long rows", "many rows", "views", "wild values", "packed captured", "packed as arguments",
+  "quantised captured", "quantised as arguments", "quantised in blocks", "rounded activations", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
-  "lazy ones captured", "scopes", "held", "closed", "another key between", "eval", "read", "collect", "clear", "limit",
-  "cancel", "deadline", "doomed", "broken"}
+  "lazy ones captured", "scopes", "functions inside", "held", "closed", "another key between", "eval", "read",
+  "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
+  "cancel of a call", "error while recorded", "cancel while recorded", "fault in a call"}
 
 local function note_happenings(program, counts)
   local function note(name, yes)
@@ -39,6 +42,9 @@ local function note_happenings(program, counts)
     note("views", leaf.views)
     note("wild values", leaf.style == "wild")
     note(given and "packed as arguments" or "packed captured", leaf.wrap == "pack")
+    note(given and "quantised as arguments" or "quantised captured", leaves.in_blocks(leaf))
+    note("quantised in blocks", leaves.in_blocks(leaf) and not leaf.wrap)
+    note("rounded activations", leaf.precision == "fast")
     note(given and "states as arguments" or "states captured", leaf.wrap == "state")
   end
   for _, instr in ipairs(program.code) do
@@ -53,8 +59,13 @@ local function note_happenings(program, counts)
     note("held", fate == "hold")
     note("closed", fate == "close")
   end
+  note(program.shapes, program.shapes)
+  for _, name in ipairs {"limit", "deadline", "cancel"} do note(name .. " of a call", program[name]) end
+  note(program.seed % 3 == 0 and "cancel while recorded" or "error while recorded", program.breaks)
+  note("fault in a call", program.fault)
   note("lazy ones captured", program.seed % 2 == 0)
   note("scopes", program.scope)
+  note("functions inside", program.inner)
   note("another key between", program.seed % 4 == 0)
 end
 

@@ -12,7 +12,8 @@ local new_random = require "tests.lua.programs.random"
 local rows = require "tests.lua.programs.rows"
 local shapes = require "tests.lua.programs.scenes"
 
-local MOST_ELEMENTS = 2048
+-- Of a result; of one in a program of large shapes; of a weight.
+local MOST_ELEMENTS, MOST_IN_LARGE, MOST_IN_WEIGHT = 2048, 40000, 1 << 17
 
 local G = {}
 G.__index = G
@@ -51,7 +52,7 @@ local function add_leaf(g, leaf)
   g.made[#g.made + 1] = t
   g.registers[leaf.id] = t
   table.insert(g.program.leaves, leaf)
-  local value = describe(leaf.id, t, leaf.wrap or "plain")
+  local value = describe(leaf.id, t, leaves.in_blocks(leaf) and "pack" or leaf.wrap or "plain")
   if leaf.style == "index" then value.bound = leaf.n end
   table.insert(g.values, value)
   return value
@@ -100,12 +101,26 @@ function G:new_state(shape, dtype)
   return add_leaf(self, {shape = shape, dtype = dtype, style = "small", wrap = "state"})
 end
 
+local formats = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
+local formats_of_256 = {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0"}
+
+-- A weight in a block format, where whole blocks make a row; most are packed, for products of either precision.
+local function quantised(g, outputs, inputs)
+  local random = g.random
+  if inputs % 32 ~= 0 or inputs == 0 then return nil end
+  local packed = random:chance(0.75)
+  return {shape = {outputs, inputs}, dtype = random:pick(inputs % 256 == 0 and formats_of_256 or formats),
+    wrap = packed and "pack" or nil, precision = packed and random:pick {"exact", "fast"} or nil}
+end
+
 function G:new_weight(outputs, inputs, dtype)
   local random = self.random
+  outputs = math.min(outputs, MOST_IN_WEIGHT // math.max(1, inputs))
   if dtype == "float64" then return self:leaf({outputs, inputs}, "float64") end
-  local packed = random:chance(0.7)
-  local value = add_leaf(self, {shape = {outputs, inputs}, style = "small", wrap = packed and "pack" or nil,
-    dtype = random:pick {"float32", "float32", "bfloat16", "float16"}})
+  local leaf = random:chance(0.6) and quantised(self, outputs, inputs) or
+    {shape = {outputs, inputs}, style = "small", wrap = random:chance(0.7) and "pack" or nil,
+      dtype = random:pick {"float32", "float32", "bfloat16", "float16"}}
+  local value = add_leaf(self, leaf)
   value.weight = true
   return value
 end
@@ -147,7 +162,7 @@ function G:shape()
   if kind == 11 then return {2, self.rows, self.width} end
   if kind <= 13 then return {self.width} end
   if kind == 14 then return {self.rows, 1} end
-  if kind == 15 then return {self.width, self.width} end
+  if kind == 15 then return {math.min(self.width, 256), self.width <= 256 and self.width or 2} end
   if kind == 16 then return {} end
   if kind == 17 then return {random:pick(s), random:pick(s)} end
   if kind == 18 then return {random:int(0, 3), random:int(1, 5)} end
@@ -208,7 +223,8 @@ function G:weight(inputs, dtype)
   if not w and dtype ~= "float32" then
     return self:leaf({self.random:pick(self.sizes), inputs}, dtype == "float64" and dtype or "float32")
   end
-  return w or self:new_weight(self.random:chance(0.6) and self.width or self.random:pick(self.sizes), inputs, dtype)
+  local outputs = self.random:chance(0.6) and self.width <= 256 and self.width or self.random:pick(self.sizes)
+  return w or self:new_weight(outputs, inputs, dtype)
 end
 
 -- ---- code ----
@@ -234,7 +250,7 @@ function G:call(name, args, which)
   instr.changes = name:find "_$" and not on_state and target.id or nil
   instr.whole = instr.effect and on_state or nil
   local ok, result = pcall(interpret.call, instr, self.registers)
-  if not ok or result.size > MOST_ELEMENTS then
+  if not ok or result.size > self.most_elements then
     if not ok and os.getenv "REFUSED" then io.stderr:write(name, ": ", tostring(result), "\n") end
     return nil
   end
@@ -257,13 +273,13 @@ function G:refusal()
   local random = self.random
   local w = self:find_weight(function(x) return x.kind == "pack" end) or self:new_weight(self.width, self.width)
   if w.kind ~= "pack" then return end
-  local m, n = w.dims[1], w.dims[2]
+  local m, n, dtype = w.dims[1], w.dims[2], w.dtype:find "float" and w.dtype or "float32"
   local name, args = table.unpack(random:pick {
-    {"add", {w, 1}}, {"mul", {self:leaf({n}, w.dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
+    {"add", {w, 1}}, {"mul", {self:leaf({n}, dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
     {"copy", {w}}, {"astype", {w, "float16"}}, {"take", {w, self:index({1}, m), 1}}, {"concat", {{w, w}, 1}},
     {"matmul", {self:leaf({2, m}, "float32"), w}}, {"where", {self:leaf({n}, "bool"), w, 1}}, {"reshape", {w, {m * n}}},
     {"transpose", {w}}, {"slice", {w, {{1, 1}}}}, {"softmax", {w}}, {"linear", {w, self:leaf({3, n}, "float32")}},
-    {"embedding", {self:leaf({4, 2}, "float32"), w}}, {"assign", {self:new_state({m, n}, w.dtype), w}},
+    {"embedding", {self:leaf({4, 2}, "float32"), w}}, {"assign", {self:new_state({m, n}, dtype), w}},
   })
   self.last = self.last + 1
   table.insert(self.program.code, {id = self.last, name = name, args = plain(args), refused = true, whole = true})
@@ -373,6 +389,31 @@ local event_names = {"eval", "read", "collect", "clear", "limit", "cancel", "dea
 local event_weights = {eval = 5, read = 3, collect = 0.5, clear = 0.3, limit = 1.5, cancel = 0.6, deadline = 0.25,
   doomed = 0.5, broken = 0.3}
 
+-- Whether instructions from..to can be a function of their own: it changes nothing in place that it is given, and gives
+-- back values, so that nobody can write a state through them. A scope lies around it or beside it.
+local function is_function(p, from, to, scope)
+  local own = {}
+  for i = from, to do
+    local instr = p.code[i]
+    own[instr.id] = true
+    if instr.changes and not own[instr.changes] then return false end
+  end
+  for i = to + 1, #p.code do
+    local instr = p.code[i]
+    if instr.effect and not instr.whole and own[instr.args[1].ref] then return false end
+  end
+  return not scope or to < scope[1] or from > scope[2] or from >= scope[1] and to <= scope[2]
+end
+
+-- The part of the program that is a compiled function of its own, as {first id, last id}, or nil.
+local function choose_inner(p, random, scope)
+  for _ = 1, 4 do
+    local from = random:int(1, #p.code)
+    local to = math.min(#p.code, from + random:int(0, 11))
+    if is_function(p, from, to, scope) then return {p.code[from].id, p.code[to].id} end
+  end
+end
+
 local function decide_events(g)
   local p, random = g.program, g.random
   local ids = {}
@@ -388,14 +429,31 @@ local function decide_events(g)
     end
   end
   p.states_first = random:chance(0.3)
+  local scope
   if #p.code > 3 and random:chance(0.2) then
     local from = random:int(1, #p.code - 1)
-    p.scope = {p.code[from].id, p.code[random:int(from, #p.code)].id}
+    scope = {from, random:int(from, #p.code)}
+    p.scope = {p.code[from].id, p.code[scope[2]].id}
   end
+  if #p.code > 1 and random:chance(0.15) then p.inner = choose_inner(p, random, scope) end
   p.arguments = {}
   for _, leaf in ipairs(p.leaves) do p.arguments[leaf.id] = random:chance(0.7) or nil end
   p.limit = random:chance(0.15) and random:pick {0, 256, 2048} or nil
   p.deadline = random:chance(0.08) and random:int(1, 100) * 1e-6 or nil
+  p.cancel = random:chance(0.1) or nil
+  p.breaks = #p.code > 0 and random:chance(0.08) and (p.inner and p.inner[2] or random:pick(p.code).id) or nil
+  p.fault = #p.code > 0 and random:chance(0.08) and random:pick(p.code).id or nil
+end
+
+-- Some programs have one axis of thousands: long rows, or many rows for products. They are short.
+local function enlarge(g)
+  local p, random = g.program, g.random
+  local kind = random:int(1, 1000)
+  if kind > 50 then return end
+  g.most_elements, g.large, g.most = MOST_IN_LARGE, true, math.min(g.most, 16)
+  p.shapes = kind <= 25 and "long rows" or "many rows"
+  if kind <= 25 then g.rows, g.width = random:int(1, 4), random:int(2000, 9000)
+  else g.rows, g.width = random:int(200, 400), random:pick {16, 24, 32, 33, 64} end
 end
 
 ---The program of a seed.
@@ -406,11 +464,13 @@ function M.generate(seed)
   local g = setmetatable({random = random, values = {}, registers = {}, made = {}, last = 0,
     program = {seed = seed, leaves = {}, code = {}},
     rows = random:pick {1, 2, 3, 4, 5, 7, 8}, width = random:pick(wide), large = random:chance(0.03),
-    wild = random:chance(0.2) and 0.3 or 0}, G)
+    most_elements = MOST_ELEMENTS, wild = random:chance(0.2) and 0.3 or 0}, G)
   if g.large then g.rows, g.width = 60, 33 end -- so that arenas are
   if not g.large and random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5}, random:int(64, 150) end
-  g.sizes = {g.width, random:pick(wide), random:pick(wide)}
+  if random:chance(0.15) then g.rows, g.width = random:pick {1, 2, 3, 5, 7}, random:pick {32, 64, 96, 256} end -- blocks
   g.most = random:chance(0.6) and random:int(3, 20) or random:int(3, 60)
+  enlarge(g)
+  g.sizes = {g.width <= 256 and g.width or random:pick(wide), random:pick(wide), random:pick(wide)}
   local next_key = trace.next_key
   trace.next_key = function() return ml.random.key(seed) end -- whose numbers nobody reads
   local ok, err = pcall(trace.record, function()

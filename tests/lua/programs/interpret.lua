@@ -65,41 +65,75 @@ local function finish(program, i, registers, ends)
   end
 end
 
----Runs all instructions over `registers`, which hold the leaves. `hooks.before(i)` and `hooks.after(i, result)` are
----called around each; `hooks.targets` are registers too, of states that are written. `ends` is what last_uses gave.
-function M.run(program, registers, ends, hooks)
-  local code, scope = program.code, program.scope
+-- Where a part of the code, {its first id, its last}, lies; one of them may be gone.
+local function find_part(code, part)
   local from, to
-  if scope then
-    for i, instr in ipairs(code) do
-      if instr.id == scope[1] then from = i elseif instr.id == scope[2] then to = i end
-    end
-    if not from then from = to end
-    to = to or from
+  for i, instr in ipairs(part and code or {}) do
+    if instr.id == part[1] then from = i elseif instr.id == part[2] then to = i end
   end
-  local function one(i)
-    local instr = code[i]
-    if hooks.before then hooks.before(i) end
-    local result = M.call(instr, registers, hooks.targets)
-    if not instr.changes and not instr.whole then registers[instr.id] = result end
-    if hooks.after then hooks.after(i, result) end
-    finish(program, i, registers, ends)
-  end
-  local i = 1
-  while i <= #code do
-    if i == from then
-      ml.scope(function()
-        for k = from, to do one(k) end
-        local stay = {}
-        for _, instr in ipairs(code) do stay[#stay + 1] = registers[instr.id] end
-        return stay
-      end)
-      i = to + 1
-    else
-      one(i)
-      i = i + 1
+  return from or to, to or from
+end
+
+-- Runs instruction i over `registers`.
+local function one(program, i, registers, hooks)
+  local instr = program.code[i]
+  if hooks.before then hooks.before(i, registers) end
+  local result = M.call(instr, registers, hooks.targets)
+  if not instr.changes and not instr.whole then registers[instr.id] = result end
+  if hooks.after then hooks.after(i, result) end
+end
+
+-- Lets hooks.inner run the instructions of program.inner, over registers of its own. What was made before them and is
+-- not used after them ends with them.
+local function run_inner(program, from, to, registers, ends, hooks)
+  local own = {}
+  for i = from, to do own[program.code[i].id] = true end
+  local inner_ends = {}
+  for i = from, to do
+    inner_ends[i] = {}
+    for _, id in ipairs(ends[i] or {}) do
+      if own[id] then table.insert(inner_ends[i], id) end
     end
   end
+  hooks.inner({from = from, to = to, own = own, registers = registers, run = function(r)
+    for i = from, to do
+      one(program, i, r, hooks)
+      finish(program, i, r, inner_ends)
+    end
+  end})
+  for i = from, to do finish(program, i, registers, ends) end
+end
+
+---Runs all instructions over `registers`, which hold the leaves. `hooks.before(i, registers)` and `hooks.after(i,
+---result)` are called around each; `hooks.targets` are registers too, of states that are written. With `hooks.inner`,
+---which is given {from, to, own, registers, run}, it runs the program's inner part: run(r) over registers r, of which
+---it puts what is left of the part's `own` into `registers`. `ends` is what last_uses gave.
+function M.run(program, registers, ends, hooks)
+  local code = program.code
+  local from, to = find_part(code, program.scope)
+  local inner_from, inner_to = find_part(code, hooks.inner and program.inner)
+  local function range(first, last, scope_from)
+    local i = first
+    while i <= last do
+      if i == scope_from then
+        ml.scope(function()
+          range(from, to)
+          local stay = {}
+          for _, instr in ipairs(code) do stay[#stay + 1] = registers[instr.id] end
+          return stay
+        end)
+        i = to + 1
+      elseif i == inner_from then
+        run_inner(program, inner_from, inner_to, registers, ends, hooks)
+        i = inner_to + 1
+      else
+        one(program, i, registers, hooks)
+        finish(program, i, registers, ends)
+        i = i + 1
+      end
+    end
+  end
+  range(1, #code, from)
 end
 
 return M

@@ -1,7 +1,9 @@
 -- leaves.lua: what a program begins with: tensors, weights and states, as data that makes them.
 --
--- A leaf is {id, shape, dtype, seed, style, n, views, wrap}: numbers that follow from `seed` in a base shape, seen
--- through `views` ({name, arguments} each), and packed or made a state by `wrap`.
+-- A leaf is {id, shape, dtype, seed, style, n, views, wrap, precision}: numbers that follow from `seed` in a base
+-- shape, seen through `views` ({name, arguments} each), and packed (for products of that precision) or made a state by
+-- `wrap`. One whose dtype is a block format is a weight as files have them, packed or not.
+local core = require "moonlet.core"
 local ml = require "moonlet"
 
 local M = {}
@@ -14,7 +16,8 @@ local function fill(shape, dtype, seed, style, n)
   local is_float, unsigned = dtype:find "float", dtype:find "^u"
   local size, x, list = 1, seed * 2654435761 + 12345 & 0x7fffffff, {}
   for _, d in ipairs(shape) do size = size * d end
-  for i = 1, size do
+  local n_own = math.min(size, 2053) -- then they come again
+  for i = 1, n_own do
     x = (x * 1103515245 + 12345) & 0x7fffffff
     local k = x >> 12
     if dtype == "bool" then list[i] = k % 2 == 0
@@ -25,15 +28,35 @@ local function fill(shape, dtype, seed, style, n)
     else list[i] = (k % 64 - 32) / 16 end
   end
   if size == 0 then return ml.zeros(shape, {dtype = dtype}) end
-  return ml.tensor(list, {dtype = dtype}):reshape(shape)
+  local y = ml.tensor(list, {dtype = dtype})
+  if size == n_own then return y:reshape(shape) end
+  local bytes = y:tobytes()
+  return ml.from_bytes(bytes:rep(size // n_own + 1):sub(1, #bytes // n_own * size), shape, dtype)
+end
+-- A matrix in blocks, whose scales differ from block to block.
+local function quantised(shape, format, seed)
+  local texts, parts, outputs, inputs = {}, {}, shape[1], shape[2]
+  for k = 1, 3 do
+    local w <close> = core.random_packed(format, outputs, inputs, 0.0625 * k, seed + k, true)
+    texts[k] = w:tobytes()
+  end
+  local n = outputs * inputs // (format:find "_k$" and 256 or 32)
+  local size = n > 0 and #texts[1] // n or 0
+  for i = 1, n do parts[i] = texts[(i ~ i >> 1) % 3 + 1]:sub((i - 1) * size + 1, i * size) end
+  return ml.from_bytes(table.concat(parts), shape, format)
 end
 ]]
 
-local fill = load("local ml = ...\n" .. M.FILL .. "return fill", "=fill")(ml)
+local fill, quantised = load("local ml, core = ...\n" .. M.FILL .. "return fill, quantised", "=fill")(ml, core)
+
+---Whether the leaf is a weight in a block format.
+function M.in_blocks(leaf) return leaf.dtype:find "^q%d_" ~= nil end
 
 ---The leaf's values as a tensor of storage; another `variant` has others.
 function M.values(leaf, variant)
-  local x = fill(leaf.shape, leaf.dtype, leaf.seed + (variant or 0) * 7919, leaf.style, leaf.n)
+  local seed = leaf.seed + (variant or 0) * 7919
+  if M.in_blocks(leaf) then return quantised(leaf.shape, leaf.dtype, seed) end
+  local x = fill(leaf.shape, leaf.dtype, seed, leaf.style, leaf.n)
   ml.eval(x)
   for _, view in ipairs(leaf.views or {}) do x = x[view[1]](x, table.unpack(view, 2)) end
   return x
@@ -42,7 +65,7 @@ end
 ---What programs use: the handle.
 function M.make(leaf, variant)
   local x = M.values(leaf, variant)
-  if leaf.wrap == "pack" then return ml.pack(x) end
+  if leaf.wrap == "pack" then return ml.pack(x, {precision = leaf.precision}) end
   if leaf.wrap == "state" then return ml.state(x) end
   ml.eval(x)
   return x
@@ -84,8 +107,10 @@ M.arguments = arguments
 function M.text(leaf)
   local text = ("fill(%s, %q, %d, %q%s)"):format(literal(leaf.shape), leaf.dtype, leaf.seed, leaf.style,
     leaf.n and ", " .. leaf.n or "")
+  if M.in_blocks(leaf) then text = ("quantised(%s, %q, %d)"):format(literal(leaf.shape), leaf.dtype, leaf.seed) end
   for _, view in ipairs(leaf.views or {}) do text = ("%s:%s(%s)"):format(text, view[1], arguments(view, 2)) end
-  return leaf.wrap and ("ml.%s(%s)"):format(leaf.wrap, text) or text
+  local option = leaf.precision and (", {precision = %q}"):format(leaf.precision) or ""
+  return leaf.wrap and ("ml.%s(%s%s)"):format(leaf.wrap, text, option) or text
 end
 
 return M

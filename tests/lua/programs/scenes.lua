@@ -23,7 +23,8 @@ function M.block(g)
   local n = y.dims[y.ndim]
   for _ = 1, random:int(1, 5) do
     local p = g:call("linear", {y, packed(g, random:chance(0.5) and n or random:pick(g.sizes), n)})
-    if p and random:chance(0.5) then p = g:call(random:pick(activations), {p}) end
+    if p and random:chance(0.1) then g:call("assign", {g:new_state(p.shape, p.dtype), p})
+    elseif p and random:chance(0.5) then p = g:call(random:pick(activations), {p}) end
     if p and g.same(p.dims, x.dims) and random:chance(0.7) then x = g:call("add", {x, p}) or x end
   end
 end

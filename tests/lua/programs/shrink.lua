@@ -82,7 +82,7 @@ local function simpler(program)
     local p = copy(program)
     if change(p) ~= false then list[#list + 1] = p end
   end
-  for _, key in ipairs {"scope", "limit", "deadline", "states_first"} do
+  for _, key in ipairs {"scope", "inner", "limit", "deadline", "cancel", "breaks", "fault", "states_first"} do
     if program[key] then try(function(p) p[key] = nil end) end
   end
   for i, instr in ipairs(program.code) do
@@ -164,7 +164,7 @@ end
 
 ---The program as Lua: op by op, then in the way that failed.
 function M.text(program, failure)
-  local out = {"local ml = require \"moonlet\"", leaves.FILL}
+  local out = {"local core, ml = require \"moonlet.core\", require \"moonlet\"", leaves.FILL}
   local states, arguments = {}, {}
   for _, leaf in ipairs(program.leaves) do
     out[#out + 1] = ("local x%d = %s"):format(leaf.id, leaves.text(leaf))
@@ -177,6 +177,10 @@ function M.text(program, failure)
   local ends, alive, outputs = interpret.last_uses(program), {}, {}
   for i, instr in ipairs(program.code) do
     if program.scope and program.scope[1] == instr.id then out[#out + 1] = "  -- a scope begins here" end
+    if program.breaks == instr.id then out[#out + 1] = "  -- compiled, a call may end here while it is recorded" end
+    if program.fault == instr.id then out[#out + 1] = "  -- compiled, a call may fail here when it is run" end
+    local inner = program.inner or {}
+    if inner[1] == instr.id then out[#out + 1] = "  -- a compiled function of its own begins here" end
     if instr.refused then out[#out + 1] = ("  assert(not pcall(function() %s end))"):format(call_text(instr))
     elseif instr.whole or instr.changes then out[#out + 1] = ("  e(%s)"):format(call_text(instr))
     else
@@ -186,6 +190,7 @@ function M.text(program, failure)
     end
     local struck = instr.event and not mode:find "compiled" and mode ~= "lazily"
     if struck then out[#out + 1] = event_text(instr.event, alive) end
+    if inner[2] == instr.id then out[#out + 1] = "  -- the function ends here" end
     if program.scope and program.scope[2] == instr.id then out[#out + 1] = "  -- the scope ends here" end
     for _, id in ipairs(ends[i] or {}) do
       local fate = program.fates[id]
