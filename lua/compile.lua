@@ -133,7 +133,7 @@ function M.compile(fn, opts)
   util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
   local plans = {}
   return function(...)
-    if core.recording() then return fn(...) end -- a part of the plan that is recorded
+    if core.recording() then return trace.record_part(fn, ...) end
     local ready = plans[core.type_key(...) or false]
     if ready and ready.plain then return ready.plan:run(...) end -- of tensors alone, as most are
     local n, args, tensors, key = select("#", ...), {...}, {}, {}

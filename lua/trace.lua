@@ -14,6 +14,19 @@ function M.unscoped(fn, ...)
   return table.unpack(results, 2, results.n)
 end
 
+-- What fn(...) returns, behind whether it does. One that fails leaves no effect behind.
+local function attempt(fn, ...)
+  local before = core.effects()
+  local results = table.pack(core.call(fn, ...))
+  if not results[1] then core.drop_effects(before) end
+  return results
+end
+
+local function give(results)
+  if results[1] then return table.unpack(results, 2, results.n) end
+  error(results[2], 0)
+end
+
 ---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not
 ---yield. One that fails leaves no effect behind.
 ---@param fn function
@@ -21,13 +34,13 @@ end
 function M.record(fn, ...)
   util.callable("record", fn)
   core.record(true)
-  local before = core.effects()
-  local results = table.pack(core.call(fn, ...))
-  if not results[1] then core.drop_effects(before) end
+  local results = attempt(fn, ...)
   core.record(false)
-  if results[1] then return table.unpack(results, 2, results.n) end
-  error(results[2], 0)
+  return give(results)
 end
+
+---The same of a part of the plan that is recorded.
+function M.record_part(fn, ...) return give(attempt(fn, ...)) end
 
 -- The trace that is under way: `index`, of the plan's input behind all arguments; `key`, the placeholder there once
 -- something was drawn; `draws`, how many times.

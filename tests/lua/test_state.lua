@@ -101,6 +101,26 @@ t.test("what is left of another recording is refused", function()
   t.eq(s:tolist(), {1.0})
 end)
 
+t.test("a compiled function that fails leaves no effect, inside another one too", function()
+  local s = ml.state(ml.zeros {1})
+  local inner = ml.compile(function(x)
+    ml.assign(s, s + x)
+    error "no"
+  end)
+  local function outer(x)
+    ml.assign(s, s + 10)
+    pcall(inner, x)
+    return s + x
+  end
+  t.eq(outer(ml.ones {1}):item(), 11.0)
+  t.eq(s:item(), 10.0)
+  local f = ml.compile(outer)
+  for i = 2, 3 do
+    t.eq(f(ml.ones {1}):item(), 10.0 * i + 1)
+    t.eq(s:item(), 10.0 * i)
+  end
+end)
+
 -- ---- versions ----
 
 t.test("a reader keeps the version that it was given", function()

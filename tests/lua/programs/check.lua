@@ -260,7 +260,7 @@ end
 -- How often what was struck was.
 M.struck = {}
 for _, name in ipairs {"limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
-  "cancel of a call", "error while recorded", "cancel while recorded", "fault in a call"} do
+  "cancel of a call", "error while recorded", "cancel while recorded", "error in a part", "fault in a call"} do
   M.struck[name] = 0
 end
 
@@ -373,6 +373,16 @@ local function end_recording(mode, w, seen, i, f, ...)
   check_states(mode, w, seen, i)
 end
 
+-- Calls f as a part of what is recorded, which ends where the program says. Nothing of it is left.
+local function end_part(w, f, ...)
+  if w.program.seed % 3 == 0 then return end -- a cancel is met by what runs
+  w.breaks = w.program.breaks
+  local ok, err = pcall(f, ...)
+  w.breaks, w.left = nil, nil
+  if ok or err ~= Broken then fail("a part", "the call", "does not end as its recording does: %s", tostring(err)) end
+  note_struck "error in a part"
+end
+
 -- ---- a function in the program ----
 
 -- What the inner part of a program is given: of the leaves what the program's function is given too, and most results.
@@ -413,6 +423,8 @@ local function inner_of(w, seen)
     if not is_called and may_end and part.own[w.program.breaks] then
       end_recording("a compiled function", w, seen, part.from - 1, f, given)
     end
+    local may_end_here = is_called and may_end and part.own[w.program.breaks] and not w.breaks
+    if may_end_here and core.recording() then end_part(w, f, given) end
     is_called = true
     for id, x in pairs(f(given)) do part.registers[id] = x end
   end
