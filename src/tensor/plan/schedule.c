@@ -29,7 +29,7 @@ typedef struct schedule {
   size_t n_links;
   int *uses; /* of a storage: operands of steps not yet done */
   bool *begun;
-  size_t live, peak;
+  size_t live, peak, floor; /* bytes; at the most; of a single step's operands, below which no order comes */
   int *order, *stack;
   size_t n_order, depth;
   bool *done;
@@ -48,17 +48,26 @@ static int by_buffer(const void *a, const void *b) {
   return x->storage - y->storage;
 }
 
-/* Storages of one buffer are one place, the first of them. */
+static bool writes_states(const ml_plan *p) {
+  for (size_t i = 0; i < p->n_cells; i++) {
+    if (p->cells[i].written) return true;
+  }
+  return false;
+}
+
+/* Storages of one buffer are one place, the first of them; where no state is written buffers are none. */
 static ml_status find_places(schedule *s) {
   const ml_plan *p = s->plan;
+  const bool writes = writes_states(p);
   size_t n = 0;
   written *list = ml_bump_alloc(&s->memory, p->n_storages, sizeof *list);
   s->place_of = ml_bump_alloc(&s->memory, p->n_storages, sizeof *s->place_of);
   if (!list || !s->place_of) return ML_MEMORY;
   for (size_t i = 0; i < p->n_storages; i++) {
     const ml_storage *m = &p->storages[i];
-    s->place_of[i] = m->place == ML_PLACE_INPUT ? -1 : (int)i;
-    if (m->place == ML_PLACE_TENSOR) list[n++] = (written){m->buffer, (int)i};
+    bool fixed = m->place == ML_PLACE_INPUT || (m->place == ML_PLACE_TENSOR && !writes);
+    s->place_of[i] = fixed ? -1 : (int)i;
+    if (m->place == ML_PLACE_TENSOR && writes) list[n++] = (written){m->buffer, (int)i};
   }
   qsort(list, n, sizeof *list, by_buffer);
   for (size_t i = 1; i < n; i++) {
@@ -153,10 +162,14 @@ static void pass(schedule *s, int i) {
     s->live += bytes_of(s, storage);
   }
   if (s->live > s->peak) s->peak = s->live;
+  size_t own = 0;
   for (int k = 0; k < step->n_inputs + step->n_outputs; k++) {
     int storage = storage_of(s->plan, step->inputs[k]);
-    if (storage >= 0 && --s->uses[storage] == 0) s->live -= bytes_of(s, storage);
+    if (storage < 0) continue;
+    own += bytes_of(s, storage);
+    if (--s->uses[storage] == 0) s->live -= bytes_of(s, storage);
   }
+  if (own > s->floor) s->floor = own;
 }
 
 /* ---- the new order ---- */
@@ -251,6 +264,10 @@ static void reorder(schedule *s) {
   }
 }
 
+static bool is_worth(size_t peak, size_t before) {
+  return peak + LEAST_BYTES <= before && peak + before / SHARE <= before;
+}
+
 static ml_status take_order(schedule *s) {
   ml_plan *p = s->plan;
   ml_step *steps = ml_bump_alloc(&s->memory, p->n_steps, sizeof *steps);
@@ -270,12 +287,12 @@ static ml_status try_order(schedule *s) {
   s->stack = s->order + p->n_steps;
   begin(s);
   for (size_t i = 0; i < p->n_steps; i++) pass(s, (int)i);
-  size_t peak = s->peak;
-  if (peak < LEAST_BYTES) return ML_OK;
+  const size_t peak = s->peak;
+  if (!is_worth(s->floor, peak)) return ML_OK;
   ML_TRY(find_places(s));
   ML_TRY(find_order(s));
   reorder(s);
-  if (s->peak + LEAST_BYTES > peak || s->peak + peak / SHARE > peak) return ML_OK;
+  if (!is_worth(s->peak, peak)) return ML_OK;
   p->engine->stats.rewrites.scheduled++;
   p->saved[ML_PASS_schedule].bytes = peak - s->peak;
   return take_order(s);
