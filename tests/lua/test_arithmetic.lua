@@ -228,6 +228,37 @@ t.test("columns are reduced together as each is alone", function()
   end
 end)
 
+t.test("norms and variances of bytes are those of exact sums", function()
+  local least = {uint8 = 0, int8 = -128, bool = 0}
+  local function float(v) return (string.unpack("<f", string.pack("<f", v))) end
+  local function expect(view, axis, sum, squares, n, ...)
+    local variance = (squares * n - sum * sum) / n / n
+    for op, wanted in pairs {norm = squares ^ 0.5, var = variance, std = variance ^ 0.5} do
+      for _, found in ipairs(view[op](view, axis):reshape {-1}:tolist()) do same(found, float(wanted), op, n, ...) end
+    end
+  end
+  for dtype, low in pairs(least) do
+    for _, n in ipairs {1, 15, 31, 32, 33, 65, 127, 128, 129, 2047, 2048, 2049, 8193} do
+      for _, ends in ipairs {false, true} do -- the farthest from 0 alone, or all of them
+        local values, sum, squares = {}, 0, 0
+        for i = 1, n do
+          local v = dtype == "bool" and (ends and 1 or i * 7 // 3 % 2) or ends and (low < 0 and low or 255) or
+            low + i * 89 % 256
+          values[i], sum, squares = v, sum + v, squares + v * v
+        end
+        local row <close> = x(values, "int32"):astype(dtype)
+        local far <close> = ml.broadcast_to(row:reshape {n, 1}, {n, 50}):copy()
+        expect(row, nil, sum, squares, n, dtype, "row")
+        expect(row:flip {1}, nil, sum, squares, n, dtype, "reversed")
+        expect(far:transpose(), 2, sum, squares, n, dtype, "rows that lie across")
+        expect(far, 1, sum, squares, n, dtype, "columns")
+        expect(far:slice {{}, {3, 49, 2}}, 1, sum, squares, n, dtype, "every other column")
+        expect(far:slice {{}, {3, 35}}, 1, sum, squares, n, dtype, "columns far apart")
+      end
+    end
+  end
+end)
+
 t.test("means of integers do not wrap", function()
   t.eq(x({math.maxinteger, math.maxinteger}, "int64"):mean():item(), 2.0 ^ 63)
   t.eq(x({math.mininteger, math.mininteger}, "int64"):mean():item(), -2.0 ^ 63)
