@@ -137,6 +137,34 @@ t.test("numbers are rounded to half precision once", function()
   t.eq(top:astype "bfloat16":item(), (1.0 + 2.0 ^ -7) * 2.0 ^ 63)
 end)
 
+t.test("half floats become those of the other kind, and integers bytes, together as each does alone", function()
+  local function check_views(all, to)
+    local alone = {}
+    local function check(first, last, step)
+      local wanted = {}
+      for i = first, last, step do
+        alone[i] = alone[i] or all:slice {{i, i}}:astype(to):tobytes()
+        wanted[#wanted + 1] = alone[i]
+      end
+      local found = all:slice {{first, last, step}}:astype(to):tobytes()
+      t.ok(found == table.concat(wanted), table.concat({all.dtype, to, first, last, step}, " "))
+    end
+    for _, n in ipairs {1, 15, 16, 17, 255, 256, 257, 1000} do
+      for _, first in ipairs {1, 0x3bf0, 0x7bf0, 0x7f70, 0xfbf0} do -- the least, near one, infinities and NaNs
+        check(first, first + n - 1, 1)
+        check(first + n - 1, first, -1)
+        check(first, math.min(first + 2 * n - 1, 1 << 16), 2)
+      end
+    end
+  end
+  local patterns = ml.arange(1 << 16, {dtype = "int32"})
+  check_views(ml.from_bytes(patterns:astype "uint16":tobytes(), {1 << 16}, "float16"), "bfloat16")
+  check_views(ml.from_bytes(patterns:astype "uint16":tobytes(), {1 << 16}, "bfloat16"), "float16")
+  local numbers <close> = (patterns - 40000) * 65537
+  ml.eval(numbers)
+  for _, to in ipairs {"uint8", "int8", "uint16", "int16"} do check_views(numbers, to) end
+end)
+
 -- ---- sums ----
 
 t.test("sums of squares are wider than any dtype", function()
@@ -223,6 +251,37 @@ t.test("columns are reduced together as each is alone", function()
           same(near_found[c], alone, op, c, rows, width)
           same(far_found[c], alone, op, c, rows, width)
         end
+      end
+    end
+  end
+end)
+
+t.test("norms and variances of bytes are those of exact sums", function()
+  local least = {uint8 = 0, int8 = -128, bool = 0}
+  local function float(v) return (string.unpack("<f", string.pack("<f", v))) end
+  local function expect(view, axis, sum, squares, n, ...)
+    local variance = (squares * n - sum * sum) / n / n
+    for op, wanted in pairs {norm = squares ^ 0.5, var = variance, std = variance ^ 0.5} do
+      for _, found in ipairs(view[op](view, axis):reshape {-1}:tolist()) do same(found, float(wanted), op, n, ...) end
+    end
+  end
+  for dtype, low in pairs(least) do
+    for _, n in ipairs {1, 15, 31, 32, 33, 65, 127, 128, 129, 2047, 2048, 2049, 8193} do
+      for _, ends in ipairs {false, true} do -- the farthest from 0 alone, or all of them
+        local values, sum, squares = {}, 0, 0
+        for i = 1, n do
+          local v = dtype == "bool" and (ends and 1 or i * 7 // 3 % 2) or ends and (low < 0 and low or 255) or
+            low + i * 89 % 256
+          values[i], sum, squares = v, sum + v, squares + v * v
+        end
+        local row <close> = x(values, "int32"):astype(dtype)
+        local far <close> = ml.broadcast_to(row:reshape {n, 1}, {n, 50}):copy()
+        expect(row, nil, sum, squares, n, dtype, "row")
+        expect(row:flip {1}, nil, sum, squares, n, dtype, "reversed")
+        expect(far:transpose(), 2, sum, squares, n, dtype, "rows that lie across")
+        expect(far, 1, sum, squares, n, dtype, "columns")
+        expect(far:slice {{}, {3, 49, 2}}, 1, sum, squares, n, dtype, "every other column")
+        expect(far:slice {{}, {3, 35}}, 1, sum, squares, n, dtype, "columns far apart")
       end
     end
   end

@@ -62,30 +62,42 @@ ALWAYS_INLINE void store_float16(uint16_t *to, __m256 lo, __m256 hi) {
 }
 #endif
 
-static void to_float16(uint16_t *to, const float *x, int n) {
-  int i = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  for (; i + LANES <= n; i += LANES) store_float16(to + i, _mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
-  for (int k = 0; k < i; k++) to[k] = (to[k] & 0x7fff) > 0x7c00 ? (to[k] & 0x8000) | 0x7e00 : to[k]; /* one NaN */
-#endif
-  for (; i < n; i++) to[i] = ml_f32_to_f16(x[i]);
-}
-
-static void to_bfloat16(uint16_t *to, const float *x, int n) {
+/* From narrow floats of the dtype t, which are read once. */
+ALWAYS_INLINE void to_float16(uint16_t *to, const char *from, ml_dtype t, int n) {
   int i = 0;
 #if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
   for (; i + LANES <= n; i += LANES) {
-    const __m256i lo = round_to_bfloat16(_mm256_loadu_ps(x + i)), hi = round_to_bfloat16(_mm256_loadu_ps(x + i + 8));
+    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
+    store_float16(to + i, v_half(x, 0), v_half(x, 1));
+  }
+  for (int k = 0; k < i; k++) to[k] = (to[k] & 0x7fff) > 0x7c00 ? (to[k] & 0x8000) | 0x7e00 : to[k]; /* one NaN */
+#endif
+  for (; i < n; i++) to[i] = ml_f32_to_f16(load_float(from, t, i));
+}
+
+ALWAYS_INLINE void to_bfloat16(uint16_t *to, const char *from, ml_dtype t, int n) {
+  int i = 0;
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+  for (; i + LANES <= n; i += LANES) {
+    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
+    const __m256i lo = round_to_bfloat16(v_half(x, 0)), hi = round_to_bfloat16(v_half(x, 1));
     _mm256_storeu_si256((__m256i *)(void *)(to + i), pack_words(lo, hi));
   }
 #endif
-  for (; i < n; i++) to[i] = ml_f32_to_bf16(x[i]);
+  for (; i < n; i++) to[i] = ml_f32_to_bf16(load_float(from, t, i));
+}
+
+/* Between halves of two kinds. */
+static void swap_halves(char *to, ml_dtype t, const char *from, int n) {
+  if (t == ML_F16) to_float16((uint16_t *)(void *)to, from, ML_BF16, n);
+  else to_bfloat16((uint16_t *)(void *)to, from, ML_F16, n);
 }
 
 static void from_floats(char *to, ml_dtype t, const float *x, int n) {
+  const char *from = (const char *)x;
   if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
-  else if (t == ML_F16) to_float16((uint16_t *)(void *)to, x, n);
-  else to_bfloat16((uint16_t *)(void *)to, x, n);
+  else if (t == ML_F16) to_float16((uint16_t *)(void *)to, from, ML_F32, n);
+  else to_bfloat16((uint16_t *)(void *)to, from, ML_F32, n);
 }
 
 static void to_ints(int32_t *to, const char *from, ml_dtype t, int n) {
@@ -243,10 +255,13 @@ bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
     if (!truncate_floats(ints, x, n)) return false;
     from_ints(to, tt, ints, n);
   } else if (!into_floats) {
-    to_ints(ints, from, ft, n);
-    from_ints(to, tt, ints, n);
+    const int32_t *x = (const int32_t *)(const void *)from;
+    if (ft != ML_I32) to_ints(ints, from, ft, n), x = ints;
+    from_ints(to, tt, x, n);
   } else if (tt == ML_F32) {
     to_floats((float *)(void *)to, from, ft, n);
+  } else if (is_narrow(ft) && ft != ML_F32 && ft != tt) {
+    swap_halves(to, tt, from, n);
   } else {
     const float *x = (const float *)(const void *)from;
     if (ft != ML_F32) to_floats(floats, from, ft, n), x = floats;

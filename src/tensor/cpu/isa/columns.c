@@ -272,12 +272,13 @@ static void take_spread(partial *p, block *b, char *room) {
 /* Rows ahead of those that are read, of which as many bytes of each are asked for at a time. */
 enum { SOON = 16, STRIP = 256 };
 
-/* The bytes of four rows from `at` on, STRIP of each, SOON rows from now. */
+/* The bytes of four rows of a block of n from `at` on, STRIP of each: SOON rows from now, or what follows in the same
+ * rows where there are no more. */
 ALWAYS_INLINE void fetch_soon(const char *const *rows, int64_t n, int64_t at) {
-  const uintptr_t step = n > 1 ? (uintptr_t)(rows[1] - rows[0]) : 0;
+  const uintptr_t ahead = n > SOON ? (uintptr_t)(rows[1] - rows[0]) * SOON : LOOK_AHEAD / 2;
   for (int k = 0; k < 4; k++) {
     for (int64_t i = at; i < at + STRIP; i += LINE)
-      __builtin_prefetch((const void *)((uintptr_t)rows[k] + SOON * step + (uintptr_t)i));
+      __builtin_prefetch((const void *)((uintptr_t)rows[k] + ahead + (uintptr_t)i));
   }
 }
 
@@ -291,7 +292,7 @@ ALWAYS_INLINE void fetch_soon(const char *const *rows, int64_t n, int64_t at) {
       const TYPE *restrict x0 = (const void *)rows[i], *restrict x1 = (const void *)rows[i + 1];                       \
       const TYPE *restrict x2 = (const void *)rows[i + 2], *restrict x3 = (const void *)rows[i + 3];                   \
       for (int64_t strip = 0; strip < width; strip += COLUMNS_A_STRIP) {                                               \
-        fetch_soon(rows + i, n - i, strip * (int64_t)sizeof(TYPE));                                                    \
+        fetch_soon(rows + i, n, strip * (int64_t)sizeof(TYPE));                                                        \
         for (int64_t c = strip; c < ml_min64(width, strip + COLUMNS_A_STRIP); c++) {                                   \
           BEGIN;                                                                                                       \
           STEP(WITH, x0[c], i);                                                                                        \
@@ -389,6 +390,25 @@ static void take_means(COLUMNS) {
   case ML_I32: MEANS(int32_t, int64_t, PLUS);
   default: MEANS(uint32_t, int64_t, PLUS);
   }
+}
+
+/* Sums of bytes, of which 16 bits hold a block's, and of their squares. */
+#define MOMENT(VALUE, v, i)                                                                                            \
+  do {                                                                                                                 \
+    const int16_t one = (int16_t)(VALUE(v));                                                                           \
+    sum = (int16_t)(sum + one), square += (uint16_t)(one * one);                                                       \
+  } while (0)
+#define SUM_MOMENTS(TYPE, VALUE)                                                                                       \
+  SWEEP(TYPE, int16_t sum = sums[c]; uint32_t square = squares[c], MOMENT, VALUE, sums[c] = sum; squares[c] = square)
+#define ITSELF(v) (v)
+#define IS_TRUE(v) ((v) != 0)
+
+static void find_moments(const char *const *rows, int64_t n, ml_dtype t, int64_t width, uint32_t *restrict squares,
+                         int16_t *restrict sums) {
+  for (int64_t c = 0; c < width; c++) sums[c] = 0, squares[c] = 0;
+  if (t == ML_I8) SUM_MOMENTS(int8_t, ITSELF);
+  else if (t == ML_U8) SUM_MOMENTS(uint8_t, ITSELF);
+  else SUM_MOMENTS(uint8_t, IS_TRUE);
 }
 
 #define ANY_BIT(total, v, i) total = (__typeof__(total))(total | (v))
@@ -526,6 +546,13 @@ static void sweep(COLUMNS, int64_t first) {
   }
 }
 
+static void take_moments(partial *p, const block *b, char *room) {
+  uint32_t *squares = (uint32_t *)(void *)room;
+  int16_t *sums = (int16_t *)(void *)(squares + b->width);
+  find_moments(b->rows, b->n, b->dtype, b->width, squares, sums);
+  for (int64_t c = 0; c < b->width; c++) p[c].k += sums[c], p[c].at += squares[c];
+}
+
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width, int64_t first,
                      char *room) {
   block b = block_of(op, rows, n, t, width);
@@ -533,6 +560,7 @@ void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_
   case NARROW:
   case WIDE: take_folds(p, &b, op, room); return;
   case SPREAD: take_spread(p, &b, room); return;
+  case MOMENTS: take_moments(p, &b, room); return;
   default: sweep(p, op, rows, n, t, width, NULL, room, first);
   }
 }
@@ -574,6 +602,17 @@ static void write_spread(int op, block *b, double divisor, const ml_arg *o, char
   write_doubles(x, b->width, to, o->dtype);
 }
 
+static void write_moments(int op, const block *b, double divisor, const ml_arg *o, char *to, char *room) {
+  double *x = (double *)(void *)room;
+  uint32_t *squares = (uint32_t *)(void *)(x + b->width);
+  int16_t *sums = (int16_t *)(void *)(squares + b->width);
+  find_moments(b->rows, b->n, b->dtype, b->width, squares, sums);
+  for (int64_t c = 0; c < b->width; c++) x[c] = moment_of(op, sums[c], squares[c], b->n);
+  for (int64_t c = 0; c < b->width && op != ML_OP_norm; c++) x[c] /= divisor;
+  for (int64_t c = 0; c < b->width && op != ML_OP_var; c++) x[c] = sqrt(x[c]);
+  write_doubles(x, b->width, to, o->dtype);
+}
+
 void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, int64_t width, char *to, char *room) {
   const int op = task->step->op;
   const ml_dtype t = head_dtype(task);
@@ -583,6 +622,7 @@ void K(columns_write)(const ml_task *task, const char *const *rows, int64_t n, i
   case NARROW: write_narrow(op, &b, o, to, room); return;
   case WIDE: write_wide(op, &b, o, to, room); return;
   case SPREAD: write_spread(op, &b, spread_divisor(task, n), o, to, room); return;
+  case MOMENTS: write_moments(op, &b, spread_divisor(task, n), o, to, room); return;
   default: sweep(NULL, op, rows, n, t, width, to, room, 0);
   }
 }

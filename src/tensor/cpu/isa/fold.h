@@ -238,10 +238,10 @@ ALWAYS_INLINE double join_doubles(v16d s, fold how) {
   }
 
 /* What a reduction adds up, and of which arithmetic. */
-typedef enum kind { NARROW, WIDE, SPREAD, EXPONENTS, INTEGERS, INTEGER_MEAN, TRUTH, CHOICE } kind;
+typedef enum kind { NARROW, WIDE, SPREAD, EXPONENTS, INTEGERS, INTEGER_MEAN, MOMENTS, TRUTH, CHOICE } kind;
 
 static inline kind kind_of(int op, ml_dtype t) {
-  bool floats = ml_dtype_is_float(t);
+  bool floats = ml_dtype_is_float(t), bytes = ml_dtype_infos[t].bytes == 1;
   switch (op) {
   case ML_OP_max:
   case ML_OP_min:
@@ -250,7 +250,8 @@ static inline kind kind_of(int op, ml_dtype t) {
   case ML_OP_all:
   case ML_OP_any: return TRUTH;
   case ML_OP_var:
-  case ML_OP_std: return SPREAD;
+  case ML_OP_std: return bytes ? MOMENTS : SPREAD;
+  case ML_OP_norm: return bytes ? MOMENTS : WIDE;
   case ML_OP_logsumexp: return EXPONENTS;
   case ML_OP_mean: return !floats ? INTEGER_MEAN : t == ML_F64 ? WIDE : NARROW;
   case ML_OP_sum: return !floats ? INTEGERS : t == ML_F64 ? WIDE : NARROW;
@@ -278,6 +279,13 @@ ALWAYS_INLINE spread spread_step(spread s, v16d x, v16d centre) {
   s.squares = w_square(x, s.squares);
   return s;
 }
+/* MOMENTS: n bytes that add up to `sum`, and their squares to `squares`, without any rounding: what their norm is the
+ * root of, or their squared distances from the mean. */
+static inline double moment_of(int op, int64_t sum, int64_t squares, int64_t n) {
+  if (op == ML_OP_norm) return (double)squares;
+  return (double)((__int128)squares * n - (__int128)sum * sum) / (double)n;
+}
+
 /* Squared distances from the mean. */
 static inline double squares_of(const partial *p) {
   return p->k > 0 ? p->b - p->away * (p->away / (double)p->k) : p->b;

@@ -1,12 +1,13 @@
 /* partial.c: reductions of elements that lie side by side, and what becomes of partial results. Sums are float32 for
  * narrow float types (float64 for float64), and integers wrap at the width of their result; blocks of float sums are
- * added up in float64. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64. */
+ * added up in float64. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64; those
+ * of bytes are integers. */
 #include "tensor/cpu/isa/fold.h"
 #include "tensor/cpu/isa/keys.h"
 
 void K(partial_start)(partial *p, int64_t n, int op) {
   partial start = {.at = -1};
-  if (op == ML_OP_var || op == ML_OP_std) start.away = 0;
+  if (op == ML_OP_var || op == ML_OP_std || op == ML_OP_norm) start.at = 0;
   if (op == ML_OP_prod) start.a = 1;
   if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
   if (op == ML_OP_logsumexp) start.a = -INFINITY;
@@ -222,6 +223,39 @@ static void take_mean(partial *p, const char *data, ml_dtype t, int64_t n) {
     for (int64_t i = 0; i < n; i++) high += (int64_t)((uint64_t)x[i] >> 32);
   }
   p->wide += ((__int128)high * (INT64_C(1) << 32)) + low;
+}
+
+/* The sum of the squares of n <= LOOK_AHEAD bytes. */
+ALWAYS_INLINE int64_t square_bytes(const uint8_t *x, ml_dtype t, int64_t n) {
+  int64_t sum = 0, i = 0;
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  enum { ABREAST = sizeof(v_bytes) };
+  v_bytes squares = no_bytes();
+  for (; i + ABREAST <= n; i += ABREAST) {
+    v_bytes u = load_bytes(x + i);
+    if (t == ML_I8) u = BYTES_OF(abs_epi8)(u); /* as a byte without a sign, of 128 as well */
+    if (t == ML_BOOL) u = BYTES_OF(min_epu8)(u, BYTES_OF(set1_epi8)(1));
+    const v_bytes low = BYTES_OF(unpacklo_epi8)(u, no_bytes()), high = BYTES_OF(unpackhi_epi8)(u, no_bytes());
+    squares = BYTES_OF(add_epi32)(squares, BYTES_OF(madd_epi16)(low, low));
+    squares = BYTES_OF(add_epi32)(squares, BYTES_OF(madd_epi16)(high, high));
+  }
+  int32_t lanes[ABREAST / sizeof(int32_t)];
+  memcpy(lanes, &squares, sizeof squares);
+  for (size_t k = 0; k < sizeof lanes / sizeof *lanes; k++) sum += lanes[k];
+#endif
+  for (; i < n; i++) {
+    const int v = t == ML_I8 ? (int8_t)x[i] : t == ML_BOOL ? x[i] != 0 : x[i];
+    sum += v * v;
+  }
+  return sum;
+}
+
+static void take_moments(partial *p, const char *data, ml_dtype t, int64_t n) {
+  const uint8_t *x = (const uint8_t *)data;
+  p->k += sum_bytes(data, t, n);
+  p->at += t == ML_I8   ? square_bytes(x, ML_I8, n)
+           : t == ML_U8 ? square_bytes(x, ML_U8, n)
+                        : square_bytes(x, ML_BOOL, n);
 }
 
 /* ---- all, any ---- */
@@ -441,6 +475,7 @@ static void take_piece(partial *p, kind what, int op, const char *data, ml_dtype
   switch (what) {
   case INTEGERS: take_integers(p, op, data, t, n); return;
   case INTEGER_MEAN: take_mean(p, data, t, n); return;
+  case MOMENTS: take_moments(p, data, t, n); return;
   case TRUTH: take_truth(p, op, data, t, n); return;
   default: choose(p, op, data, t, n, first);
   }
@@ -463,6 +498,10 @@ void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n
 }
 
 void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
+  if (kind_of(op, t) == MOMENTS) {
+    p->k += next->k, p->at += next->at;
+    return;
+  }
   switch (op) {
   case ML_OP_prod:
     p->k = (int64_t)((uint64_t)p->k * (uint64_t)next->k);
@@ -502,8 +541,9 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
   }
 }
 
-static double variance(const partial *p, const ml_task *t, int64_t count) {
-  return squares_of(p) / spread_divisor(t, count);
+static double squares(const partial *p, int op, ml_dtype t, int64_t count) {
+  if (kind_of(op, t) == MOMENTS) return moment_of(op, p->k, p->at, count);
+  return op == ML_OP_norm ? p->a : squares_of(p);
 }
 
 static double mean(const partial *p, ml_dtype t, int64_t count) {
@@ -526,9 +566,9 @@ void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t co
   case ML_OP_all:
   case ML_OP_any: EACH_RESULT put_bits(o, at, p->k); return;
   case ML_OP_mean: EACH_RESULT put_double(o, at, mean(p, dtype, count)); return;
-  case ML_OP_norm: EACH_RESULT put_double(o, at, sqrt(p->a)); return;
-  case ML_OP_var: EACH_RESULT put_double(o, at, variance(p, t, count)); return;
-  case ML_OP_std: EACH_RESULT put_double(o, at, sqrt(variance(p, t, count))); return;
+  case ML_OP_norm: EACH_RESULT put_double(o, at, sqrt(squares(p, op, dtype, count))); return;
+  case ML_OP_var: EACH_RESULT put_double(o, at, squares(p, op, dtype, count) / spread_divisor(t, count)); return;
+  case ML_OP_std: EACH_RESULT put_double(o, at, sqrt(squares(p, op, dtype, count) / spread_divisor(t, count))); return;
   case ML_OP_logsumexp: EACH_RESULT put_double(o, at, p->a - p->a != 0 ? p->a : p->a + log(p->b)); return;
   default:
     if (ml_dtype_is_float(dtype)) EACH_RESULT put_double(o, at, p->a);

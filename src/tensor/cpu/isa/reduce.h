@@ -16,9 +16,9 @@ typedef struct partial {
     };
     __int128 wide; /* mean of integers: their sum */
   };
-  int64_t k; /* integers' sum, product, truth; key of the largest; var, std: elements so far */
+  int64_t k; /* integers' sum, product, truth; key of the largest; var, std of others: elements so far */
   union {
-    int64_t at;  /* index of the largest, -1: there was none yet */
+    int64_t at;  /* index of the largest, -1: there was none yet; bytes' norm, var, std: sum of squares */
     double away; /* var, std: sum of distances from the centre */
   };
 } partial;
