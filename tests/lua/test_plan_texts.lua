@@ -130,7 +130,7 @@ end)
 
 case("rows", function() -- what joins norms, softmax and statistics of rows, and what does not
   local x, y, w, s = numbers(3, 5, 80), numbers(3, 5, 80), numbers(80), ml.state(numbers(3, 5, 80))
-  local short, long = numbers(4, 63), numbers(2, 8193)
+  local short, long = numbers(4, 63), numbers(2, 16385)
   return explained(function(a, b)
     local n = ml.rms_norm(a, w) -- after a product, before what is added up
     local sum = n + b
