@@ -4,14 +4,19 @@ local util = require "moonlet.util"
 
 local M = {}
 
+-- What lies behind true, or the error that lies behind false.
+local function give(results)
+  if results[1] then return table.unpack(results, 2, results.n) end
+  error(results[2], 0)
+end
+
 ---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
 function M.unscoped(fn, ...)
   local outer = core.scope_use(nil)
   if not outer then return fn(...) end
   local results = table.pack(pcall(fn, ...))
   core.scope_use(outer)
-  if not results[1] then error(results[2], 0) end
-  return table.unpack(results, 2, results.n)
+  return give(results)
 end
 
 -- What fn(...) returns, behind whether it does. One that fails leaves no effect behind.
@@ -20,11 +25,6 @@ local function attempt(fn, ...)
   local results = table.pack(core.call(fn, ...))
   if not results[1] then core.drop_effects(before) end
   return results
-end
-
-local function give(results)
-  if results[1] then return table.unpack(results, 2, results.n) end
-  error(results[2], 0)
 end
 
 ---What fn(...) returns, which records a plan: values that depend on state cannot be read meanwhile, and fn may not

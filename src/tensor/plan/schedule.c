@@ -29,7 +29,7 @@ typedef struct schedule {
   size_t n_links;
   int *uses; /* of a storage: operands of steps not yet done */
   bool *begun;
-  size_t live, peak, floor; /* bytes; at the most; of a single step's operands, below which no order comes */
+  size_t live, peak; /* bytes, and at the most */
   int *order, *stack;
   size_t n_order, depth;
   bool *done;
@@ -152,56 +152,63 @@ static void begin(schedule *s) {
   }
 }
 
-/* The step is done: its outputs live from here on, and no longer what nobody else touches. */
-static void pass(schedule *s, int i) {
-  const ml_step *step = &s->plan->steps[i];
-  for (int k = 0; k < step->n_outputs; k++) {
-    int storage = storage_of(s->plan, step->outputs[k]);
-    if (storage < 0 || s->begun[storage]) continue;
-    s->begun[storage] = true;
-    s->live += bytes_of(s, storage);
-  }
-  if (s->live > s->peak) s->peak = s->live;
-  size_t own = 0;
+/* A step takes up its uses; the bytes of what has none left. */
+static size_t drop_uses(schedule *s, const ml_step *step) {
+  size_t bytes = 0;
   for (int k = 0; k < step->n_inputs + step->n_outputs; k++) {
     int storage = storage_of(s->plan, step->inputs[k]);
-    if (storage < 0) continue;
-    own += bytes_of(s, storage);
-    if (--s->uses[storage] == 0) s->live -= bytes_of(s, storage);
-  }
-  if (own > s->floor) s->floor = own;
-}
-
-/* ---- the new order ---- */
-
-static int count_uses(const ml_plan *p, const ml_step *step, int storage) {
-  int n = 0;
-  for (int k = 0; step && k < step->n_inputs + step->n_outputs; k++) n += storage_of(p, step->inputs[k]) == storage;
-  return n;
-}
-
-/* Bytes of what begins to live with a step. */
-static int64_t new_bytes(const schedule *s, const ml_step *step) {
-  int64_t bytes = 0;
-  for (int k = 0; k < step->n_outputs; k++) {
-    int storage = storage_of(s->plan, step->outputs[k]);
-    if (storage >= 0 && !s->begun[storage]) bytes += (int64_t)bytes_of(s, storage);
+    if (storage >= 0 && --s->uses[storage] == 0) bytes += bytes_of(s, storage);
   }
   return bytes;
 }
 
+static void restore_uses(schedule *s, const ml_step *step) {
+  for (int k = 0; k < step->n_inputs + step->n_outputs; k++) {
+    int storage = storage_of(s->plan, step->inputs[k]);
+    if (storage >= 0) s->uses[storage]++;
+  }
+}
+
+/* Bytes of what begins to live with a step. */
+static size_t new_bytes(const schedule *s, const ml_step *step) {
+  size_t bytes = 0;
+  for (int k = 0; k < step->n_outputs; k++) {
+    int storage = storage_of(s->plan, step->outputs[k]);
+    if (storage >= 0 && !s->begun[storage]) bytes += bytes_of(s, storage);
+  }
+  return bytes;
+}
+
+static size_t operand_bytes(const schedule *s, const ml_step *step) {
+  size_t bytes = 0;
+  for (int k = 0; k < step->n_inputs + step->n_outputs; k++) {
+    int storage = storage_of(s->plan, step->inputs[k]);
+    if (storage >= 0) bytes += bytes_of(s, storage);
+  }
+  return bytes;
+}
+
+/* The step is done: its outputs live from here on, and no longer what nobody else touches. */
+static void pass(schedule *s, int i) {
+  const ml_step *step = &s->plan->steps[i];
+  s->live += new_bytes(s, step);
+  if (s->live > s->peak) s->peak = s->live;
+  for (int k = 0; k < step->n_outputs; k++) {
+    int storage = storage_of(s->plan, step->outputs[k]);
+    if (storage >= 0) s->begun[storage] = true;
+  }
+  s->live -= drop_uses(s, step);
+}
+
+/* ---- the new order ---- */
+
 /* Bytes that a step would take, less those that it would give back: what it alone still reads, or it and the step
  * `before` it in a chain (or NULL). */
-static int64_t taken_by(const schedule *s, const ml_step *step, const ml_step *before) {
-  const ml_plan *p = s->plan;
-  int64_t taken = new_bytes(s, step);
-  for (int k = 0; k < step->n_inputs; k++) {
-    int storage = storage_of(p, step->inputs[k]), first = 0;
-    if (storage < 0) continue;
-    while (storage_of(p, step->inputs[first]) != storage) first++;
-    int own = count_uses(p, step, storage) + count_uses(p, before, storage);
-    if (first == k && own == s->uses[storage]) taken -= (int64_t)bytes_of(s, storage);
-  }
+static int64_t taken_by(schedule *s, const ml_step *step, const ml_step *before) {
+  if (before) drop_uses(s, before);
+  int64_t taken = (int64_t)new_bytes(s, step) - (int64_t)drop_uses(s, step);
+  restore_uses(s, step);
+  if (before) restore_uses(s, before);
   return taken;
 }
 
@@ -216,7 +223,7 @@ static int next_in_chain(const schedule *s, int step) {
 }
 
 /* Whether a step that can run, with those that follow from it alone, gives memory back. */
-static bool gives_back(const schedule *s, int step) {
+static bool gives_back(schedule *s, int step) {
   int64_t taken = 0;
   const ml_step *before = NULL;
   for (int i = 0; i < LOOK_AHEAD && step >= 0; i++, step = next_in_chain(s, step)) {
@@ -227,16 +234,26 @@ static bool gives_back(const schedule *s, int step) {
   return false;
 }
 
-/* Whether steps that can run now, all of them together, give back what the step before them made. */
-static bool give_back_together(const schedule *s, int step, const int *ready, size_t n) {
-  const ml_plan *p = s->plan;
-  int64_t taken = 0;
-  for (size_t i = 0; i < n; i++) taken += new_bytes(s, &p->steps[ready[i]]);
-  for (int k = 0; k < p->steps[step].n_outputs; k++) {
-    int storage = storage_of(p, p->steps[step].outputs[k]), own = 0;
-    for (size_t i = 0; i < n && storage >= 0; i++) own += count_uses(p, &p->steps[ready[i]], storage);
-    if (own > 0 && own == s->uses[storage]) taken -= (int64_t)bytes_of(s, storage);
+/* Bytes that a step made and that are still to be read. */
+static int64_t unread_bytes(const schedule *s, const ml_step *step) {
+  int64_t bytes = 0;
+  for (int k = 0; k < step->n_outputs; k++) {
+    int storage = storage_of(s->plan, step->outputs[k]);
+    if (storage >= 0 && s->uses[storage] > 0) bytes += (int64_t)bytes_of(s, storage);
   }
+  return bytes;
+}
+
+/* Whether steps that can run now, all of them together, give back what the step before them made. */
+static bool give_back_together(schedule *s, int step, const int *ready, size_t n) {
+  const ml_step *steps = s->plan->steps;
+  int64_t taken = -unread_bytes(s, &steps[step]);
+  for (size_t i = 0; i < n; i++) {
+    taken += (int64_t)new_bytes(s, &steps[ready[i]]);
+    drop_uses(s, &steps[ready[i]]);
+  }
+  taken += unread_bytes(s, &steps[step]);
+  for (size_t i = 0; i < n; i++) restore_uses(s, &steps[ready[i]]);
   return taken <= -GIVEN_BACK;
 }
 
@@ -286,9 +303,14 @@ static ml_status try_order(schedule *s) {
   if (!s->uses || !s->begun || !s->order || !s->done) return ML_MEMORY;
   s->stack = s->order + p->n_steps;
   begin(s);
-  for (size_t i = 0; i < p->n_steps; i++) pass(s, (int)i);
+  size_t least = 0; /* of a single step's operands, below which no order comes */
+  for (size_t i = 0; i < p->n_steps; i++) {
+    size_t own = operand_bytes(s, &p->steps[i]);
+    if (own > least) least = own;
+    pass(s, (int)i);
+  }
   const size_t peak = s->peak;
-  if (!is_worth(s->floor, peak)) return ML_OK;
+  if (!is_worth(least, peak)) return ML_OK;
   ML_TRY(find_places(s));
   ML_TRY(find_order(s));
   reorder(s);

@@ -7,17 +7,6 @@
 
 /* ---- what is placed, by when it lives ---- */
 
-typedef struct ranked {
-  double rank;
-  int index;
-} ranked;
-
-static int by_rank(const void *a, const void *b) {
-  const ranked *x = a, *y = b;
-  if (x->rank != y->rank) return x->rank < y->rank ? 1 : -1;
-  return x->index < y->index ? -1 : 1;
-}
-
 /* A stretch of the arena that is taken. */
 typedef struct stretch {
   size_t from, to;
@@ -33,6 +22,7 @@ typedef struct entry {
 } entry;
 typedef struct calendar {
   int *heads, n_spans, n_entries, n_lasting;
+  size_t most_lasting; /* room for so many */
   entry *entries, *lasting;
 } calendar;
 
@@ -49,16 +39,16 @@ static void note(calendar *c, const ml_storage *s, stretch at) {
 }
 
 static ml_status open_calendar(calendar *c, const ml_placing *p) {
-  size_t entries = 0, lasting = 0;
+  size_t entries = 0;
   for (size_t i = 0; i < p->n; i++) {
     const ml_storage *s = p->list[i];
-    if (is_lasting(s)) lasting++;
+    if (is_lasting(s)) c->most_lasting++;
     else entries += (size_t)(s->last / SPAN - s->first / SPAN + 1);
   }
   c->n_spans = (int)(p->n_steps / SPAN + 1);
   c->heads = ml_bump_alloc(p->memory, (size_t)c->n_spans, sizeof *c->heads);
   c->entries = ml_bump_alloc(p->memory, entries, sizeof *c->entries);
-  c->lasting = ml_bump_alloc(p->memory, lasting, sizeof *c->lasting);
+  c->lasting = ml_bump_alloc(p->memory, c->most_lasting, sizeof *c->lasting);
   return c->heads && c->entries && c->lasting ? ML_OK : ML_MEMORY;
 }
 
@@ -67,13 +57,13 @@ static void clear(calendar *c) {
   c->n_entries = c->n_lasting = 0;
 }
 
-/* What makes a storage hard to place: its bytes, or those and the steps that it lives. */
-typedef enum measure { BYTES, BYTES_TIMES_STEPS, STEPS, MEASURES } measure;
+/* ---- an order ---- */
 
-static double rank_of(const ml_storage *s, measure by) {
-  double steps = s->last - s->first + 1;
-  return by == BYTES ? (double)s->bytes : by == STEPS ? steps : (double)s->bytes * steps;
-}
+/* What comes early in one. */
+typedef struct ranked {
+  double rank;
+  int index;
+} ranked;
 
 /* The stretches of what is placed and lives at a time with s; their number. */
 static size_t find_live(const calendar *c, const ml_storage *s, stretch *live) {
@@ -190,6 +180,22 @@ static size_t place_in_order(ml_placing *p, calendar *c, map *m, const ranked *o
   return bytes;
 }
 
+/* ---- orders ---- */
+
+static int by_rank(const void *a, const void *b) {
+  const ranked *x = a, *y = b;
+  if (x->rank != y->rank) return x->rank < y->rank ? 1 : -1;
+  return x->index < y->index ? -1 : 1;
+}
+
+/* What makes a storage hard to place: its bytes, or those and the steps that it lives. */
+typedef enum measure { BYTES, BYTES_TIMES_STEPS, STEPS, MEASURES } measure;
+
+static double rank_of(const ml_storage *s, measure by) {
+  double steps = s->last - s->first + 1;
+  return by == BYTES ? (double)s->bytes : by == STEPS ? steps : (double)s->bytes * steps;
+}
+
 /* What reached the end of the arena goes half way to the front of the order. */
 static void bring_forward(const ml_placing *p, ranked *order, size_t bytes) {
   for (size_t i = 1; i < p->n; i++) {
@@ -200,21 +206,28 @@ static void bring_forward(const ml_placing *p, ranked *order, size_t bytes) {
   }
 }
 
-/* Orders that are tried for each measure, and pairs of storages that live at one time which are met in all of them,
- * about; a plan that runs once is not worth more than one. */
-enum { MOST_TRIES = 32, MOST_PAIRS = 1 << 22, MOST_PAIRS_ONCE = 1 << 17 };
+/* Work of a try, counted in pairs of storages that live at one time: of sixteen lasting ones that are looked at, or
+ * words of the map, each costs as much. */
+static size_t work_of(const ml_placing *p, size_t lasting, size_t n_words) {
+  return p->pairs + p->n * (lasting + n_words) / 16;
+}
+
+/* Orders that are tried for each measure, and the work of all of them, about; a plan that runs once is not worth more
+ * than one. */
+enum { MOST_TRIES = 32, MOST_WORK = 1 << 22, MOST_WORK_ONCE = 1 << 17 };
 
 ml_status ml_place_search(ml_placing *p) {
-  if (p->pairs > (p->once ? MOST_PAIRS_ONCE : MOST_PAIRS)) return ML_OK;
   const size_t swept = p->bytes;
   calendar c = {0};
   map m;
   ML_TRY(open_calendar(&c, p));
   ML_TRY(open_map(&m, p->bytes, p->memory));
+  const size_t work = work_of(p, c.most_lasting, m.n_words);
+  if (work > (p->once ? MOST_WORK_ONCE : MOST_WORK)) return ML_OK;
   ranked *order = ml_bump_alloc(p->memory, p->n, sizeof *order);
   stretch *live = ml_bump_alloc(p->memory, p->n + 1, sizeof *live); /* one is written before it is known to count */
   if (!order || !live) return ML_MEMORY;
-  size_t most = p->once ? 1 : MOST_PAIRS / MEASURES / (p->pairs + 1) + 1, tries = most < MOST_TRIES ? most : MOST_TRIES;
+  size_t most = p->once ? 1 : MOST_WORK / MEASURES / (work + 1) + 1, tries = most < MOST_TRIES ? most : MOST_TRIES;
   for (int by = 0; by < MEASURES && ml_place_has_holes(p); by++) {
     for (size_t i = 0; i < p->n; i++) order[i] = (ranked){rank_of(p->list[i], (measure)by), (int)i};
     qsort(order, p->n, sizeof *order, by_rank);
