@@ -29,6 +29,12 @@ static void store_row(const ml_arg *o, int64_t offset, const float *row, int64_t
 }
 
 static float sum_squares(const float *x, int64_t n) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  if (n > 0 && n <= FEW) {
+    __m256 few = few_load(x, (int)n, 0);
+    return _mm256_cvtss_f32(few_sum(_mm256_mul_ps(few, few)));
+  }
+#endif
   v16f s = v_set1(0);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
@@ -153,8 +159,16 @@ float K(max_row)(const float *x, int64_t n) {
   return v_max_lane(m);
 }
 
-/* Softmax of a row that one vector holds. */
+/* Softmax of a row that one vector holds. What lies behind a row of few is -infinity, and NaN where all is. */
 static void softmax_short(const float *x, int n, float *o) {
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+  if (n <= FEW) {
+    __m256 few = few_load(x, n, -INFINITY);
+    few = few_exp(_mm256_sub_ps(few, few_max(few)));
+    few_store(o, _mm256_div_ps(few, few_sum(few)), n);
+    return;
+  }
+#endif
   v16f v = v_load_part(x, n, -INFINITY);
   v16f e = v_keep(v_exp(v_add(v, v_set1(-v_max_lane(v)))), n);
   v_store_part(o, v_mul(e, v_set1(1.0f / v_sum(e))), n);

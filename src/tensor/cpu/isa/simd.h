@@ -200,6 +200,31 @@ ALWAYS_INLINE float v_max_lane(v16f a) {
   FOLD_LANES(max, a);
 }
 
+/* Eight lanes, for rows so short that the time of one is a chain of instructions: half of a vector is folded with one
+ * step less, in the order of FOLD_LANES, and into all lanes at once. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+enum { FEW = LANES / 2 };
+ALWAYS_INLINE __m256 few_load(const float *p, int n, float rest) { /* 1 to 8 */
+  return n == FEW ? _mm256_loadu_ps(p) : v_half(v_load_part(p, n, rest), 0);
+}
+ALWAYS_INLINE void few_store(float *p, __m256 a, int n) {
+  if (n & 8) _mm256_storeu_ps(p, a);
+  if (n & 4) _mm_storeu_ps(p, _mm256_castps256_ps128(a));
+  v_store_few(p + (n & 4), (n & 4) ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a), n & 3);
+}
+#define FOLD_FEW(OP, a)                                                                                                \
+  do {                                                                                                                 \
+    a = _mm256_##OP                                                                                                    \
+    ##_ps(a, _mm256_permute2f128_ps(a, a, 1));                                                                         \
+    a = _mm256_##OP                                                                                                    \
+    ##_ps(a, _mm256_permute_ps(a, 0x4e));                                                                              \
+    return _mm256_##OP                                                                                                 \
+    ##_ps(a, _mm256_permute_ps(a, 0xb1));                                                                              \
+  } while (0)
+ALWAYS_INLINE __m256 few_sum(__m256 a) { FOLD_FEW(add, a); }
+ALWAYS_INLINE __m256 few_max(__m256 a) { FOLD_FEW(max, a); }
+#endif
+
 /* One element of any float dtype as float32. */
 ALWAYS_INLINE float load_float(const char *data, ml_dtype t, int64_t i) {
   if (t == ML_F32) return ((const float *)data)[i];
@@ -281,6 +306,15 @@ ALWAYS_INLINE v16f v_exp(v16f x) {
   for (int i = 0; i < LANES; i++) lanes[i] = fast_exp(lanes[i]);
   return v_load(lanes);
 }
+
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+ALWAYS_INLINE __m256 few_exp(__m256 x) {
+  float lanes[FEW];
+  _mm256_storeu_ps(lanes, x);
+  for (int i = 0; i < FEW; i++) lanes[i] = fast_exp(lanes[i]);
+  return _mm256_loadu_ps(lanes);
+}
+#endif
 
 ALWAYS_INLINE float fast_tanh(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
