@@ -1,11 +1,20 @@
 /* cast.c: conversions that take one or two steps: between float32 and what it holds exactly, and to and from 32-bit
- * integers as long as the values of a tile fit. Results are those of the general way (elementwise.c), bit for bit. */
+ * integers as long as the values of a tile fit. Results are those of the general way (elementwise.c), bit for bit. What
+ * is converted may lie where its result goes, so nothing is written before it is known that all values fit. */
 #include "tensor/cpu/isa/elementwise.h"
 
 #include "tensor/cpu/isa/fold.h"
 
+/* Of a cast c from its element i on, where there are vectors of integers. */
+#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
+#define HAS_VECTORS
+#define EACH_VECTOR(STEP)                                                                                              \
+  for (; i + LANES <= c.n; i += LANES) STEP
+#else
+#define EACH_VECTOR(STEP)
+#endif
+
 static bool is_small(ml_dtype t) { return t == ML_I8 || t == ML_U8 || t == ML_I16 || t == ML_U16 || t == ML_BOOL; }
-static bool is_byte(ml_dtype t) { return t == ML_I8 || t == ML_U8; }
 
 bool K(cast_knows)(ml_dtype to, ml_dtype from) {
   bool known_from = is_narrow(from) || is_small(from) || from == ML_I32 || from == ML_F64;
@@ -13,196 +22,182 @@ bool K(cast_knows)(ml_dtype to, ml_dtype from) {
   return known_from && known_to;
 }
 
+/* ---- elements, and sixteen of them ---- */
+
+ALWAYS_INLINE int item_of(ml_dtype t) { return ml_dtype_infos[t].bytes; }
+
+/* The lower bits of an integer as an element of t. */
+ALWAYS_INLINE void store_int(char *to, ml_dtype t, int i, int32_t v) {
+  if (t == ML_I8 || t == ML_U8) ((uint8_t *)to)[i] = (uint8_t)v;
+  else if (t == ML_I16 || t == ML_U16) ((uint16_t *)(void *)to)[i] = (uint16_t)v;
+  else ((int32_t *)(void *)to)[i] = v;
+}
+
+#ifdef HAS_VECTORS
+ALWAYS_INLINE void store_narrow(char *to, ml_dtype t, v16f x) {
+  if (t == ML_F32) v_store((float *)(void *)to, x);
+  else if (t == ML_F16) v_store_f16((uint16_t *)(void *)to, x);
+  else v_store_bf16((uint16_t *)(void *)to, x);
+}
+
+ALWAYS_INLINE v16i load_ints(const char *from, ml_dtype t) {
+  switch (t) {
+  case ML_I8: return i_load_i8(from);
+  case ML_U8: return i_load_u8(from);
+  case ML_I16: return i_load_i16(from);
+  case ML_U16: return i_load_u16(from);
+  default: return i_load((const int32_t *)(const void *)from);
+  }
+}
+
+ALWAYS_INLINE void store_ints(char *to, ml_dtype t, v16i x) {
+  if (t == ML_I8 || t == ML_U8) i_store_bytes(to, x);
+  else if (t == ML_I16 || t == ML_U16) i_store_halves(to, x);
+  else i_store((int32_t *)(void *)to, x);
+}
+#endif
+
+/* ---- between narrow floats and integers of up to 32 bits ---- */
+
+typedef struct cast {
+  char *to;
+  const char *from;
+  int n;
+} cast;
+
+ALWAYS_INLINE void float_to_float(cast c, ml_dtype to, ml_dtype from) {
+  int i = 0;
+  EACH_VECTOR(store_narrow(c.to + i * item_of(to), to, load_narrow(c.from + i * item_of(from), from)));
+  for (; i < c.n; i++) store_float(c.to, to, i, load_float(c.from, from, i));
+}
+
+ALWAYS_INLINE void float_to_int(cast c, ml_dtype to, ml_dtype from) {
+  int i = 0;
+  EACH_VECTOR(store_ints(c.to + i * item_of(to), to, i_truncate(load_narrow(c.from + i * item_of(from), from))));
+  for (; i < c.n; i++) store_int(c.to, to, i, (int32_t)load_float(c.from, from, i));
+}
+
+ALWAYS_INLINE void int_to_float(cast c, ml_dtype to, ml_dtype from) {
+  int i = 0;
+  EACH_VECTOR(store_narrow(c.to + i * item_of(to), to, i_floats(load_ints(c.from + i * item_of(from), from))));
+  for (; i < c.n; i++) store_float(c.to, to, i, (float)load_index(c.from, from, i));
+}
+
+ALWAYS_INLINE void int_to_int(cast c, ml_dtype to, ml_dtype from) {
+  int i = 0;
+  EACH_VECTOR(store_ints(c.to + i * item_of(to), to, load_ints(c.from + i * item_of(from), from)));
+  for (; i < c.n; i++) store_int(c.to, to, i, (int32_t)load_index(c.from, from, i));
+}
+
+/* Each pair of dtypes becomes a loop of its own. */
+#define FOR_INTS(t, DO)                                                                                                \
+  switch (t) {                                                                                                         \
+  case ML_I8: DO(ML_I8); break;                                                                                        \
+  case ML_U8: DO(ML_U8); break;                                                                                        \
+  case ML_I16: DO(ML_I16); break;                                                                                      \
+  case ML_U16: DO(ML_U16); break;                                                                                      \
+  default: DO(ML_I32);                                                                                                 \
+  }
+#define TO(T) float_to_float(c, T, from)
+ALWAYS_INLINE void float_to_any_float(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(to, TO); }
+#undef TO
+#define TO(T) float_to_int(c, T, from)
+ALWAYS_INLINE void float_to_any_int(cast c, ml_dtype to, ml_dtype from){FOR_INTS(to, TO)}
+#undef TO
+#define TO(T) int_to_float(c, T, from)
+ALWAYS_INLINE void int_to_any_float(cast c, ml_dtype to, ml_dtype from) {
+  FOR_NARROW(to, TO);
+}
+#undef TO
+#define TO(T) int_to_int(c, T, from)
+ALWAYS_INLINE void int_to_any_int(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(to, TO) }
+#undef TO
+
+#define FROM(T) float_to_any_float(c, to, T)
+static void floats_to_floats(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(from, FROM); }
+#undef FROM
+#define FROM(T) float_to_any_int(c, to, T)
+static void floats_to_ints(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(from, FROM); }
+#undef FROM
+#define FROM(T) int_to_any_float(c, to, T)
+static void ints_to_floats(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(from, FROM) }
+#undef FROM
+#define FROM(T) int_to_any_int(c, to, T)
+static void ints_to_ints(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(from, FROM) }
+#undef FROM
+
+/* Whether all values are within 32 bits once they are truncated: none is 2^31 or more, or no number. */
+static bool fit_ints(cast c, ml_dtype t) {
+  if (t == ML_F32) {
+    const uint32_t *x = (const uint32_t *)(const void *)c.from;
+    uint32_t most = 0;
+    for (int i = 0; i < c.n; i++) {
+      const uint32_t size = x[i] & INT32_MAX;
+      most = size > most ? size : most;
+    }
+    return most < 0x4f000000;
+  }
+  const uint16_t *x = (const uint16_t *)(const void *)c.from;
+  uint16_t most = 0;
+  for (int i = 0; i < c.n; i++) {
+    const uint16_t size = x[i] & INT16_MAX;
+    most = size > most ? size : most;
+  }
+  return most < (t == ML_F16 ? 0x7c00 : 0x4f00);
+}
+
+/* Whether float32 holds all, so that what is narrower is not rounded twice: none is beyond 2^24. */
+static bool fit_floats(cast c) {
+  const uint32_t *x = (const uint32_t *)(const void *)c.from;
+  uint32_t most = 0;
+  for (int i = 0; i < c.n; i++) {
+    const uint32_t above_least = x[i] + (1u << 24);
+    most = above_least > most ? above_least : most;
+  }
+  return most <= 1u << 25;
+}
+
+/* Truths as bytes, 0 or 1. */
+static cast of_truths(cast c, uint8_t *room) {
+  const uint8_t *x = (const uint8_t *)c.from;
+  for (int i = 0; i < c.n; i++) room[i] = x[i] != 0;
+  c.from = (const char *)room;
+  return c;
+}
+
+/* ---- float64 ---- */
+
 #define CONVERT(FROM, TO, expr)                                                                                        \
   do {                                                                                                                 \
-    const FROM *x = (const FROM *)(const void *)from;                                                                  \
-    TO *o = (TO *)(void *)to;                                                                                          \
-    for (int i = 0; i < n; i++) o[i] = (TO)(expr);                                                                     \
+    const FROM *x = (const FROM *)(const void *)c.from;                                                                \
+    TO *o = (TO *)(void *)c.to;                                                                                        \
+    for (int i = 0; i < c.n; i++) o[i] = (TO)(expr);                                                                   \
   } while (0)
 
-static void halves_to_floats(float *to, const uint16_t *x, bool brain, int n) {
-  int i = 0;
-  for (; i + LANES <= n; i += LANES) v_store(to + i, brain ? v_load_bf16(x + i) : v_load_f16(x + i));
-  for (; i < n; i++) to[i] = brain ? ml_bf16_to_f32(x[i]) : ml_f16_to_f32(x[i]);
-}
-
-/* What float32 holds exactly, as float32. */
-static void to_floats(float *to, const char *from, ml_dtype t, int n) {
-  switch (t) {
-  case ML_F32: memcpy(to, from, (size_t)n * sizeof *to); return;
-  case ML_F16:
-  case ML_BF16: halves_to_floats(to, (const uint16_t *)(const void *)from, t == ML_BF16, n); return;
-  case ML_I8: CONVERT(int8_t, float, x[i]); return;
-  case ML_U8: CONVERT(uint8_t, float, x[i]); return;
-  case ML_I16: CONVERT(int16_t, float, x[i]); return;
-  case ML_U16: CONVERT(uint16_t, float, x[i]); return;
-  default: CONVERT(uint8_t, float, x[i] != 0); return;
-  }
-}
-
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-ALWAYS_INLINE __m256i upper_word(__m256 f) { return _mm256_srli_epi32(_mm256_castps_si256(f), 16); }
-
-ALWAYS_INLINE __m256i round_to_bfloat16(__m256 f) {
-  const __m256i u = _mm256_castps_si256(f), top = upper_word(f);
-  const __m256i up = _mm256_add_epi32(_mm256_and_si256(top, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(_mm256_srli_epi32(_mm256_add_epi32(u, up), 16), _mm256_or_si256(top, _mm256_set1_epi32(64)),
-                            nan);
-}
-
-/* The lower 16 bits of sixteen integers of 32. */
-ALWAYS_INLINE __m256i pack_words(__m256i lo, __m256i hi) {
-  return _mm256_permute4x64_epi64(_mm256_packus_epi32(lo, hi), 0xd8);
-}
-
-ALWAYS_INLINE void store_float16(uint16_t *to, __m256 lo, __m256 hi) {
-  _mm_storeu_si128((__m128i *)(void *)to, _mm256_cvtps_ph(lo, _MM_FROUND_TO_NEAREST_INT));
-  _mm_storeu_si128((__m128i *)(void *)(to + 8), _mm256_cvtps_ph(hi, _MM_FROUND_TO_NEAREST_INT));
-}
-#endif
-
-/* From narrow floats of the dtype t, which are read once. */
-ALWAYS_INLINE void to_float16(uint16_t *to, const char *from, ml_dtype t, int n) {
-  int i = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  for (; i + LANES <= n; i += LANES) {
-    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
-    store_float16(to + i, v_half(x, 0), v_half(x, 1));
-  }
-  for (int k = 0; k < i; k++) to[k] = (to[k] & 0x7fff) > 0x7c00 ? (to[k] & 0x8000) | 0x7e00 : to[k]; /* one NaN */
-#endif
-  for (; i < n; i++) to[i] = ml_f32_to_f16(load_float(from, t, i));
-}
-
-ALWAYS_INLINE void to_bfloat16(uint16_t *to, const char *from, ml_dtype t, int n) {
-  int i = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  for (; i + LANES <= n; i += LANES) {
-    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
-    const __m256i lo = round_to_bfloat16(v_half(x, 0)), hi = round_to_bfloat16(v_half(x, 1));
-    _mm256_storeu_si256((__m256i *)(void *)(to + i), pack_words(lo, hi));
-  }
-#endif
-  for (; i < n; i++) to[i] = ml_f32_to_bf16(load_float(from, t, i));
-}
-
-/* Between halves of two kinds. */
-static void swap_halves(char *to, ml_dtype t, const char *from, int n) {
-  if (t == ML_F16) to_float16((uint16_t *)(void *)to, from, ML_BF16, n);
-  else to_bfloat16((uint16_t *)(void *)to, from, ML_F16, n);
-}
-
-static void from_floats(char *to, ml_dtype t, const float *x, int n) {
-  const char *from = (const char *)x;
-  if (t == ML_F32) memcpy(to, x, (size_t)n * sizeof *x);
-  else if (t == ML_F16) to_float16((uint16_t *)(void *)to, from, ML_F32, n);
-  else to_bfloat16((uint16_t *)(void *)to, from, ML_F32, n);
-}
-
-static void to_ints(int32_t *to, const char *from, ml_dtype t, int n) {
-  switch (t) {
-  case ML_I8: CONVERT(int8_t, int32_t, x[i]); return;
-  case ML_U8: CONVERT(uint8_t, int32_t, x[i]); return;
-  case ML_I16: CONVERT(int16_t, int32_t, x[i]); return;
-  case ML_U16: CONVERT(uint16_t, int32_t, x[i]); return;
-  case ML_BOOL: CONVERT(uint8_t, int32_t, x[i] != 0); return;
-  default: memcpy(to, from, (size_t)n * sizeof *to); return;
-  }
-}
-
-static void from_ints(char *to, ml_dtype t, const int32_t *from, int n) {
-  switch (t) {
-  case ML_I8:
-  case ML_U8: CONVERT(int32_t, uint8_t, x[i]); return;
-  case ML_I16:
-  case ML_U16: CONVERT(int32_t, uint16_t, x[i]); return;
-  default: memcpy(to, from, (size_t)n * sizeof *from); return;
-  }
-}
-
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-/* Truncates; a lane of `within` is cleared where a value is beyond 32 bits, or no number. */
-ALWAYS_INLINE __m256i truncate_eight(__m256 f, __m256 *within) {
-  const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), f);
-  *within = _mm256_and_ps(*within, _mm256_cmp_ps(size, _mm256_set1_ps(0x1p31f), _CMP_LT_OQ));
-  return _mm256_cvttps_epi32(f);
-}
-
-ALWAYS_INLINE __m256 all_within(void) { return _mm256_castsi256_ps(_mm256_set1_epi32(-1)); }
-#endif
-
-/* Truncates; false where a value is beyond 32 bits, or no number. */
-static bool truncate_floats(int32_t *to, const float *x, int n) {
-  int i = 0, beyond = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  __m256 within = all_within();
-  for (; i + 8 <= n; i += 8)
-    _mm256_storeu_si256((__m256i *)(void *)(to + i), truncate_eight(_mm256_loadu_ps(x + i), &within));
-  if (_mm256_movemask_ps(within) != 0xff) return false;
-#endif
-  for (int k = i; k < n; k++) beyond |= !(fabsf(x[k]) < 0x1p31f);
-  if (beyond) return false;
-  for (; i < n; i++) to[i] = (int32_t)x[i];
-  return true;
-}
-
-/* Bytes as halves, which hold them all. */
-static void bytes_to_halves(uint16_t *to, bool brain, const char *from, ml_dtype t, int n) {
-  int i = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  for (; i + LANES <= n; i += LANES) {
-    const __m128i x = _mm_loadu_si128((const void *)(from + i)), rest = _mm_srli_si128(x, 8);
-    const __m256i lo = t == ML_I8 ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x);
-    const __m256i hi = t == ML_I8 ? _mm256_cvtepi8_epi32(rest) : _mm256_cvtepu8_epi32(rest);
-    const __m256 lo_float = _mm256_cvtepi32_ps(lo), hi_float = _mm256_cvtepi32_ps(hi);
-    if (!brain) store_float16(to + i, lo_float, hi_float);
-    else _mm256_storeu_si256((__m256i *)(void *)(to + i), pack_words(upper_word(lo_float), upper_word(hi_float)));
-  }
-#endif
-  for (; i < n; i++) {
-    const float x = (float)load_index(from, t, i);
-    to[i] = brain ? ml_f32_to_bf16(x) : ml_f32_to_f16(x);
-  }
-}
-
-/* Narrow floats as bytes, which wrap; false, and nothing written, where truncate_floats says so. */
-ALWAYS_INLINE bool floats_to_bytes(char *to, const char *from, ml_dtype t, int n) {
-  char bytes[TILE];
-  int i = 0;
-#if defined(ML_ISA_AVX512) || defined(ML_ISA_AVX2)
-  __m256 within = all_within();
-  for (; i + LANES <= n; i += LANES) {
-    const v16f x = load_narrow(from + i * ml_dtype_infos[t].bytes, t);
-    const __m256i low = _mm256_set1_epi32(255);
-    const __m256i words = pack_words(_mm256_and_si256(truncate_eight(v_half(x, 0), &within), low),
-                                     _mm256_and_si256(truncate_eight(v_half(x, 1), &within), low));
-    _mm_storeu_si128((__m128i *)(void *)(bytes + i),
-                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-  }
-  if (_mm256_movemask_ps(within) != 0xff) return false;
-#endif
-  for (; i < n; i++) {
-    const float x = load_float(from, t, i);
-    if (!(fabsf(x) < 0x1p31f)) return false;
-    bytes[i] = (char)(int32_t)x;
-  }
-  memcpy(to, bytes, (size_t)n);
-  return true;
-}
-
-static bool truncate_doubles(int32_t *to, const double *x, int n) {
+static bool fit_doubles(cast c) {
+  const double *x = (const double *)(const void *)c.from;
   int64_t beyond = 0; /* as wide as what is compared, of which compilers make vectors */
-  for (int i = 0; i < n; i++) beyond |= fabs(x[i]) < 0x1p31 ? 0 : 1;
-  if (beyond) return false;
-  for (int i = 0; i < n; i++) to[i] = (int32_t)x[i];
-  return true;
+  for (int i = 0; i < c.n; i++) beyond |= fabs(x[i]) < 0x1p31 ? 0 : 1;
+  return !beyond;
 }
 
 /* What rounds to float16 or bfloat16 as the float64 itself does: towards zero, with the last bit set where something
  * was lost. */
 static void round_to_odd(float *to, const double *x, int n) {
-  for (int i = 0; i < n; i++) {
+  int i = 0;
+#if defined(ML_ISA_AVX512)
+  for (; i + LANES / 2 <= n; i += LANES / 2) {
+    const __m512d d = _mm512_loadu_pd(x + i);
+    const __m256 f = _mm512_cvtpd_ps(d);
+    const __m512d back = _mm512_cvtps_pd(f);
+    const __mmask8 lost = _mm512_cmp_pd_mask(back, d, _CMP_NEQ_OQ);
+    const __mmask8 away = _mm512_cmp_pd_mask(_mm512_abs_pd(back), _mm512_abs_pd(d), _CMP_GT_OQ);
+    const __m256i bits = _mm256_castps_si256(f), one = _mm256_set1_epi32(1);
+    const __m256i in = _mm256_mask_sub_epi32(bits, away, bits, one);
+    _mm256_storeu_ps(to + i, _mm256_castsi256_ps(_mm256_mask_or_epi32(in, lost, in, one)));
+  }
+#endif
+  for (; i < n; i++) {
     union {
       float f;
       int32_t i;
@@ -214,58 +209,60 @@ static void round_to_odd(float *to, const double *x, int n) {
   }
 }
 
-/* False where float32 does not hold a value, which a narrower type would then round twice. */
-static bool hold_ints(float *to, const int32_t *x, int n) {
-  int beyond = 0;
-  for (int i = 0; i < n; i++) beyond |= x[i] > 1 << 24 || x[i] < -(1 << 24);
-  for (int i = 0; i < n; i++) to[i] = (float)x[i];
-  return !beyond;
+static void doubles_to_floats(cast c, ml_dtype to) {
+  float odd[TILE];
+  if (to == ML_F32) {
+    CONVERT(double, float, x[i]);
+    return;
+  }
+  round_to_odd(odd, (const double *)(const void *)c.from, c.n);
+  c.from = (const char *)odd;
+  floats_to_floats(c, to, ML_F32);
 }
 
-bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
-  float floats[TILE];
+static bool doubles_to_ints(cast c, ml_dtype to) {
   int32_t ints[TILE];
-  bool into_floats = is_narrow(tt);
-  if (tt == ML_F64) {
-    if (ft == ML_I32) CONVERT(int32_t, double, x[i]);
-    else {
-      if (ft != ML_F32) to_floats(floats, from, ft, n), from = (const char *)floats;
-      CONVERT(float, double, x[i]);
-    }
-  } else if (ft == ML_F64) {
-    if (into_floats && tt != ML_F32) {
-      round_to_odd(floats, (const double *)(const void *)from, n);
-      from_floats(to, tt, floats, n);
-    } else if (into_floats) CONVERT(double, float, x[i]);
-    else if (truncate_doubles(ints, (const double *)(const void *)from, n)) from_ints(to, tt, ints, n);
-    else return false;
-  } else if (ft == ML_I32 && into_floats) {
-    if (!hold_ints(tt == ML_F32 ? (float *)(void *)to : floats, (const int32_t *)(const void *)from, n) && tt != ML_F32)
-      return false;
-    if (tt != ML_F32) from_floats(to, tt, floats, n);
-  } else if (is_narrow(ft) && is_byte(tt)) {
-    return ft == ML_F32   ? floats_to_bytes(to, from, ML_F32, n)
-           : ft == ML_F16 ? floats_to_bytes(to, from, ML_F16, n)
-                          : floats_to_bytes(to, from, ML_BF16, n);
-  } else if (is_byte(ft) && into_floats && tt != ML_F32) {
-    bytes_to_halves((uint16_t *)(void *)to, tt == ML_BF16, from, ft, n);
-  } else if (is_narrow(ft) && !into_floats) {
-    const float *x = (const float *)(const void *)from;
-    if (ft != ML_F32) to_floats(floats, from, ft, n), x = floats;
-    if (!truncate_floats(ints, x, n)) return false;
-    from_ints(to, tt, ints, n);
-  } else if (!into_floats) {
-    const int32_t *x = (const int32_t *)(const void *)from;
-    if (ft != ML_I32) to_ints(ints, from, ft, n), x = ints;
-    from_ints(to, tt, x, n);
-  } else if (tt == ML_F32) {
-    to_floats((float *)(void *)to, from, ft, n);
-  } else if (is_narrow(ft) && ft != ML_F32 && ft != tt) {
-    swap_halves(to, tt, from, n);
+  if (!fit_doubles(c)) return false;
+  const double *x = (const double *)(const void *)c.from;
+  for (int i = 0; i < c.n; i++) ints[i] = (int32_t)x[i];
+  c.from = (const char *)ints;
+  ints_to_ints(c, to, ML_I32);
+  return true;
+}
+
+static void to_doubles(cast c, ml_dtype from) {
+  float floats[TILE];
+  if (from == ML_I32) {
+    CONVERT(int32_t, double, x[i]);
+    return;
+  }
+  if (from != ML_F32) {
+    const cast first = {(char *)floats, c.from, c.n};
+    if (is_narrow(from)) floats_to_floats(first, ML_F32, from);
+    else ints_to_floats(first, ML_F32, from);
+    c.from = (const char *)floats;
+  }
+  CONVERT(float, double, x[i]);
+}
+
+/* ---- all of them ---- */
+
+bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
+  uint8_t truths[TILE];
+  cast c = {to, from, n};
+  if (ft == ML_BOOL) c = of_truths(c, truths), ft = ML_U8;
+  if (tt == ML_F64) to_doubles(c, ft);
+  else if (ft == ML_F64 && is_narrow(tt)) doubles_to_floats(c, tt);
+  else if (ft == ML_F64) return doubles_to_ints(c, tt);
+  else if (is_narrow(ft) && is_narrow(tt)) floats_to_floats(c, tt, ft);
+  else if (is_narrow(ft)) {
+    if (!fit_ints(c, ft)) return false;
+    floats_to_ints(c, tt, ft);
+  } else if (is_narrow(tt)) {
+    if (ft == ML_I32 && tt != ML_F32 && !fit_floats(c)) return false;
+    ints_to_floats(c, tt, ft);
   } else {
-    const float *x = (const float *)(const void *)from;
-    if (ft != ML_F32) to_floats(floats, from, ft, n), x = floats;
-    from_floats(to, tt, x, n);
+    ints_to_ints(c, tt, ft);
   }
   return true;
 }

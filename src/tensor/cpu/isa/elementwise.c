@@ -520,7 +520,27 @@ static float f8_to_f32(uint8_t b) {
   return b & 128 ? -v : v;
 }
 
+/* Halves that lie side by side, sixteen at a time; how many there were. */
+static int take_halves(float *to, const uint16_t *x, ml_dtype t, int n) {
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) v_store(to + i, t == ML_F16 ? v_load_f16(x + i) : v_load_bf16(x + i));
+  return i;
+}
+
+static int put_halves(uint16_t *to, const float *x, ml_dtype t, int n) {
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    if (t == ML_F16) v_store_f16(to + i, v_load(x + i));
+    else v_store_bf16(to + i, v_load(x + i));
+  }
+  return i;
+}
+
 void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n) {
+  if (stride == 1 && (t == ML_F16 || t == ML_BF16)) {
+    const int done = take_halves(reg, (const uint16_t *)(const void *)data, t, n);
+    reg = (float *)reg + done, data += done * (int)sizeof(uint16_t), n -= done;
+  }
   switch (t) {
   case ML_F32: LOAD(float, float, v);
   case ML_F16: LOAD(uint16_t, float, ml_f16_to_f32(v));
@@ -548,6 +568,10 @@ void K(load_tile)(void *reg, const char *data, ml_dtype t, int64_t stride, int n
   break
 
 void K(store_tile)(char *data, ml_dtype t, int64_t stride, const void *reg, int n) {
+  if (stride == 1 && (t == ML_F16 || t == ML_BF16)) {
+    const int done = put_halves((uint16_t *)(void *)data, reg, t, n);
+    reg = (const float *)reg + done, data += done * (int)sizeof(uint16_t), n -= done;
+  }
   switch (t) {
   case ML_F32: STORE(float, float, v);
   case ML_F16: STORE(uint16_t, float, ml_f32_to_f16(v));

@@ -26,7 +26,6 @@ ALWAYS_INLINE void gather(const bool wide, const char *p, int64_t step, int64_t 
 /* Sixteen elements, `step` apart, by the processor's gathering of 32-bit words. Those of 2 bytes lie in aligned words,
  * which cross no page, and end up in the low half of a lane. */
 #if defined(ML_ISA_AVX512)
-typedef __m512i v16i;
 ALWAYS_INLINE v16i floats_apart(const char *p, int step) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return _mm512_i32gather_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(step)), p, 4);
@@ -60,9 +59,6 @@ ALWAYS_INLINE v16f widen_halves(const bool bf16, v16i h) {
 }
 ALWAYS_INLINE v16f as_floats(v16i w) { return _mm512_castsi512_ps(w); }
 #elif defined(ML_ISA_AVX2)
-typedef struct v16i {
-  __m256i lo, hi;
-} v16i;
 ALWAYS_INLINE __m256i lanes_apart(int first, int step) {
   __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
   return _mm256_mullo_epi32(lane, _mm256_set1_epi32(step));

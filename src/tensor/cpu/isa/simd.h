@@ -117,6 +117,100 @@ ALWAYS_INLINE v16f v_keep(v16f a, int n) {
 }
 #endif
 
+/* Sixteen integers of 32 bits. */
+#if defined(ML_ISA_AVX512)
+typedef __m512i v16i;
+ALWAYS_INLINE v16i i_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+ALWAYS_INLINE void i_store(int32_t *p, v16i a) { _mm512_storeu_si512(p, a); }
+ALWAYS_INLINE v16i i_truncate(v16f a) { return _mm512_cvttps_epi32(a); }
+ALWAYS_INLINE v16f i_floats(v16i a) { return _mm512_cvtepi32_ps(a); }
+/* The lower bytes, and the lower halves. */
+ALWAYS_INLINE void i_store_bytes(void *p, v16i a) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8(a)); }
+ALWAYS_INLINE void i_store_halves(void *p, v16i a) { _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(a)); }
+ALWAYS_INLINE v16i i_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
+ALWAYS_INLINE v16i i_load_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+ALWAYS_INLINE v16i i_load_i16(const void *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256(p)); }
+ALWAYS_INLINE v16i i_load_u16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p)); }
+#elif defined(ML_ISA_AVX2)
+typedef struct v16i {
+  __m256i lo, hi;
+} v16i;
+ALWAYS_INLINE v16i i_load(const int32_t *p) {
+  return (v16i){_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 8))};
+}
+ALWAYS_INLINE void i_store(int32_t *p, v16i a) {
+  _mm256_storeu_si256((void *)p, a.lo), _mm256_storeu_si256((void *)(p + 8), a.hi);
+}
+ALWAYS_INLINE v16i i_truncate(v16f a) { return (v16i){_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi)}; }
+ALWAYS_INLINE v16f i_floats(v16i a) { return (v16f){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+/* Of lanes that are 0 to 65535. */
+ALWAYS_INLINE __m256i i_pack(v16i a) { return _mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xd8); }
+ALWAYS_INLINE v16i i_and(v16i a, int32_t bits) {
+  const __m256i mask = _mm256_set1_epi32(bits);
+  return (v16i){_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
+}
+/* The lower bytes, and the lower halves. */
+ALWAYS_INLINE void i_store_bytes(void *p, v16i a) {
+  const __m256i words = i_pack(i_and(a, 0xff));
+  _mm_storeu_si128(p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+ALWAYS_INLINE void i_store_halves(void *p, v16i a) { _mm256_storeu_si256(p, i_pack(i_and(a, 0xffff))); }
+ALWAYS_INLINE v16i i_load_i8(const void *p) {
+  const __m128i x = _mm_loadu_si128(p);
+  return (v16i){_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))};
+}
+ALWAYS_INLINE v16i i_load_u8(const void *p) {
+  const __m128i x = _mm_loadu_si128(p);
+  return (v16i){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
+}
+ALWAYS_INLINE v16i i_load_i16(const void *p) {
+  const __m128i *x = p;
+  return (v16i){_mm256_cvtepi16_epi32(_mm_loadu_si128(x)), _mm256_cvtepi16_epi32(_mm_loadu_si128(x + 1))};
+}
+ALWAYS_INLINE v16i i_load_u16(const void *p) {
+  const __m128i *x = p;
+  return (v16i){_mm256_cvtepu16_epi32(_mm_loadu_si128(x)), _mm256_cvtepu16_epi32(_mm_loadu_si128(x + 1))};
+}
+#endif
+
+/* Rounded as ml_f32_to_f16 and ml_f32_to_bf16 do. */
+#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
+ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) {
+#if defined(ML_ISA_AVX512)
+  const __m256i h = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+#else
+  const __m256i h = _mm256_set_m128i(_mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT),
+                                     _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+#endif
+  const __m256i rest = _mm256_and_si256(h, _mm256_set1_epi16(0x7fff)), sign = _mm256_xor_si256(h, rest);
+  const __m256i nan = _mm256_cmpgt_epi16(rest, _mm256_set1_epi16(0x7c00)); /* one for all */
+  const __m256i one = _mm256_blendv_epi8(rest, _mm256_set1_epi16(0x7e00), nan);
+  _mm256_storeu_si256((void *)p, _mm256_or_si256(sign, one));
+}
+#if defined(ML_ISA_AVX512)
+ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) {
+  const __m512i bits = _mm512_castps_si512(a), top = _mm512_srli_epi32(bits, 16);
+  const __m512i up = _mm512_add_epi32(_mm512_and_si512(top, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
+  i_store_halves(p, _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), top, _mm512_set1_epi32(64)));
+}
+#else
+ALWAYS_INLINE __m256i round_bf16(__m256 f) {
+  const __m256i bits = _mm256_castps_si256(f), top = _mm256_srli_epi32(bits, 16);
+  const __m256i up = _mm256_add_epi32(_mm256_and_si256(top, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(_mm256_add_epi32(bits, up), 16),
+                            _mm256_or_si256(top, _mm256_set1_epi32(64)), nan);
+}
+ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) {
+  _mm256_storeu_si256((void *)p, i_pack((v16i){round_bf16(a.lo), round_bf16(a.hi)}));
+}
+#endif
+#else
+ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) { EACH p[i_] = ml_f32_to_f16(a.f[i_]); }
+ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) { EACH p[i_] = ml_f32_to_bf16(a.f[i_]); }
+#endif
+
 /* The first n lanes, 1 to 15: nothing behind them is touched, and what is loaded has `rest` there. Not by masks: what
  * they leave out still makes the next row wait, as if it had been written. */
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
