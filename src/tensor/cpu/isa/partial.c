@@ -389,12 +389,9 @@ static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, 
 
 /* ---- logsumexp ---- */
 
-/* e to the power x, for x <= 0, within 2 units in the last place. Terms of a sum that has a 1 are as good as nothing
- * below 1e-38, and so none is smaller. */
+/* e to the power x, for x in -87..0, within 2 units in the last place. */
 ALWAYS_INLINE float exp_below(float x) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  const float least = -87.0f;
-  x = least > x ? least : x; /* NaN stays */
   union {
     float f;
     uint32_t i;
@@ -402,6 +399,27 @@ ALWAYS_INLINE float exp_below(float x) {
   return exp_rest(x, v.f - ROUNDS) * scale.f;
 #else
   return expf(x);
+#endif
+}
+
+/* The same for x <= 0: terms of a sum that has a 1 are as good as nothing below 1e-38, and so none is smaller. */
+ALWAYS_INLINE v16f v_exp_below(v16f x) {
+  float lanes[LANES];
+  v_store(lanes, v_max(v_set1(-87), x)); /* NaN stays */
+  for (int i = 0; i < LANES; i++) lanes[i] = exp_below(lanes[i]);
+  return v_load(lanes);
+}
+
+ALWAYS_INLINE bool any_above(v16f a, float limit) {
+#if defined(ML_ISA_AVX512)
+  return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+#elif defined(ML_ISA_AVX2)
+  const __m256 most = _mm256_max_ps(a.lo, a.hi);
+  return _mm256_movemask_ps(_mm256_cmp_ps(most, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
+#else
+  bool any = false;
+  EACH any |= a.f[i_] > limit;
+  return any;
 #endif
 }
 
@@ -423,25 +441,33 @@ static double largest(const double *x, int n) {
 }
 
 /* Of narrow floats that are finite, or minus infinity as long as there are others; else false, and nothing is done. The
- * terms are float32, and a block's sum of them is. */
+ * terms are float32, of powers of e below the largest so far, and so is a block's sum of them: where no block has a
+ * larger one than those before it nothing is scaled. */
 ALWAYS_INLINE bool take_finite_exponents(partial *p, const char *data, ml_dtype t, int64_t n) {
-  float x[REDUCE_BLOCK], e[REDUCE_BLOCK];
+  const int item = ml_dtype_infos[t].bytes;
+  const int64_t whole = n / LANES * LANES;
+  float rest[LANES];
   v16f most = v_set1(-INFINITY), sum = v_set1(0);
-  int item = ml_dtype_infos[t].bytes;
-  int64_t lanes = (n + LANES - 1) / LANES * LANES;
-  for (int64_t i = 0; i + LANES <= n; i += LANES) {
+  for (int64_t i = whole; i < whole + LANES; i++) rest[i - whole] = i < n ? load_float(data, t, i) : -INFINITY;
+  for (int64_t i = 0; i < whole; i += LANES) {
     look_ahead(data + i * item);
-    v_store(x + i, load_narrow(data + i * item, t));
+    most = v_max(load_narrow(data + i * item, t), most);
   }
-  for (int64_t i = n / LANES * LANES; i < lanes; i++) x[i] = i < n ? load_float(data, t, i) : -INFINITY;
-  for (int64_t i = 0; i < lanes; i += LANES) most = v_max(v_load(x + i), most);
-  const float max = v_max_lane(most);
-  if (max - max != 0) return false;
-  for (int64_t i = 0; i < lanes; i++) e[i] = exp_below(x[i] - max);
-  for (int64_t i = 0; i < lanes; i += LANES) sum = v_add(sum, v_load(e + i));
+  most = v_max(v_load(rest), most);
+  float max = (float)p->a;
+  if (max - max != 0 || any_above(most, max)) {
+    const float here = v_max_lane(most);
+    if (p->a > here || p->a != p->a || here - here != 0) return false;
+    max = here;
+  }
+  const v16f less = v_set1(-max);
+  for (int64_t i = 0; i < whole; i += LANES)
+    sum = v_add(sum, v_exp_below(v_add(load_narrow(data + i * item, t), less)));
+  if (whole < n) sum = v_add(sum, v_exp_below(v_add(v_load(rest), less)));
   const float total = v_sum(sum);
   if (total != total) return false; /* a NaN, which is no maximum */
-  join_exponents(p, (double)max, (double)total);
+  if (p->a == (double)max) p->b += (double)total;
+  else join_exponents(p, (double)max, (double)total);
   return true;
 }
 
