@@ -1,7 +1,7 @@
 -- planning.lua: what plans cost: 40,000 nodes with long lifetimes, a million under a selection, small programs, arenas
 --
 -- A forward pass whose values are all kept for the backward one is traced, planned and run (bound: 0.5 s of its
--- evaluation); eight times as many take at most 12 times as long: n log n is 9.6, caches and noise are the rest. A chain
+-- evaluation); eight times as many take at most 12 times as long: n log n is 9.6, caches and noise the rest. A chain
 -- of a million operations under a selection is evaluated. Random lifetimes are placed: arenas within 1.05 of what lives
 -- at once on average. A scalar addition takes at most twice its time where 300,000 blocks are cached. Printed without
 -- bounds: that addition, traced and evaluated, and a hundred tiny steps replayed. Times are the best of ROUNDS (5).
@@ -142,8 +142,9 @@ ml.scope(function()
   end
 end)
 local cached, beside = ml.memory.cached(), best(add)
-verdict(cached >= 64 * BLOCKS and beside <= 2 * addition, "beside %d cached blocks (%d bytes) it takes %.2f us, without "
-  .. "%.2f (at most twice)", BLOCKS, cached, beside * 1e6, addition * 1e6)
+verdict(cached >= 64 * BLOCKS and beside <= 2 * addition,
+  "beside %d cached blocks (%d bytes) an addition takes %.2f us, without %.2f (at most twice)", BLOCKS, cached,
+  beside * 1e6, addition * 1e6)
 print(("a scalar addition traced and evaluated: %.2f us; a hundred tiny steps replayed: %.2f us"):format(addition * 1e6,
   replay * 1e6))
 os.exit(failed == 0, true)
