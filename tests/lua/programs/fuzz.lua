@@ -4,6 +4,7 @@ local check = require "tests.lua.programs.check"
 local generate = require "tests.lua.programs.generate"
 local leaves = require "tests.lua.programs.leaves"
 local shrink = require "tests.lua.programs.shrink"
+local strike = require "tests.lua.programs.strike"
 
 local M = {}
 
@@ -87,7 +88,7 @@ function M.run(first, last, failed, tick)
   local report = {programs = 0, instructions = 0, rows = {}, happenings = {}}
   for _, op in ipairs(core.op_list()) do report.rows[op.name] = 0 end
   for _, name in ipairs(happenings) do report.happenings[name] = 0 end
-  local rewrites, struck = core.rewrites(), copy(check.struck)
+  local rewrites, struck = core.rewrites(), copy(strike.struck)
   for seed = first, last do
     local program = generate.generate(seed)
     local failure = check.check(program)
@@ -101,7 +102,7 @@ function M.run(first, last, failed, tick)
     if failure then failed(seed, M.explain(program, failure)) end
     if tick then tick(seed) end
   end
-  report.rewrites, report.struck = difference(core.rewrites(), rewrites), difference(check.struck, struck)
+  report.rewrites, report.struck = difference(core.rewrites(), rewrites), difference(strike.struck, struck)
   return report
 end
 

@@ -1,6 +1,6 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
 local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift",
-  "lives", "along", "parts"}}
+  "lives", "hoard", "along", "parts"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -239,6 +239,55 @@ function M.lives(g)
     if #held > 5 then table.remove(held, random:int(1, #held)) end
   end
   g:call("concat", {held, 1})
+end
+
+local makers = {{"cumsum", 1}, {"cumsum", 2}, {"cummax", 1}, {"cummax", 2}, {"cummin", 1}, {"cummin", 2}, {"sort", 1},
+  {"sort", 2}, {"softmax"}}
+
+-- What is made of x that no program is made of, or drawn.
+local function made_of(g, x)
+  local random = g.random
+  if random:chance(0.06) then return g:call(random:pick {"random_uniform", "random_normal"}, {x.shape}) end
+  local name, axis = table.unpack(random:pick(makers))
+  return g:call(name, {x, axis})
+end
+
+-- What is left of a value by columns goes to a part of state s, to all of it, or to `total`, which has read it; or it
+-- stays. In some programs it goes to parts alone, which nothing reads in between.
+local function disposal(g, s)
+  local random = g.random
+  local parts, windows, total = random:chance(0.4), {}, s
+  return function(left)
+    local kind, row = parts and 1 or random:int(1, 6), random:int(1, s.dims[1])
+    if kind == 1 then
+      windows[row] = windows[row] or g:call("slice", {s, {{row, row}, {}}})
+      local value = random:chance(0.7) and g:call("mul", {left, 2}) or left -- a step that writes there itself
+      if windows[row] then g:call("assign", {windows[row], value}) end
+    elseif kind == 2 then g:call(random:pick {"add_", "maximum_"}, {s, left})
+    elseif kind == 3 then g:call("mul", {s, left})
+    elseif kind == 4 then total = g:call("add", {total, left}) or total end
+  end
+end
+
+---Many values that are written first, each of which is used up later.
+function M.hoard(g)
+  local random = g.random
+  local n = math.min(random:int(6, 16), (g.most - #g.program.code) // 3)
+  if n < 3 then return end
+  local function is_float(y) return y.ndim == 2 and y.dtype == "float32" and y.dims[1] > 0 end
+  local x = g:find(function(y) return is_float(y) and y.dims[1] >= 4 and y.dims[2] >= 64 end)
+    or g:leaf({random:int(6, 16), random:pick {64, 80, 96}}, "float32")
+  local s = g:find_state(function(y) return is_float(y) and y.dims[2] == x.dims[2] end)
+    or g:new_state({random:int(1, 3), x.dims[2]}, "float32")
+  local held, dispose = {}, disposal(g, s)
+  for _ = 1, n do held[#held + 1] = made_of(g, #held > 0 and random:chance(0.3) and random:pick(held) or x) end
+  local at = random:pick {"first", "last", "any"}
+  while #held > 0 do
+    local y = table.remove(held, at == "first" and 1 or at == "last" and #held or random:int(1, #held))
+    if #held > 0 and random:chance(0.2) then y = g:call("mul", {y, random:pick(held)}) or y end
+    local left = g:call(random:pick {"sum", "max", "min", "mean"}, {y, {axis = 1, keepdims = true}})
+    if left then dispose(left) end
+  end
 end
 
 ---Parts of several shapes in one expression.
