@@ -11,6 +11,7 @@ typedef struct product {
   gemm_tiles tiles;
   int axes; /* of the batch: the first ones of the result */
   int64_t batch;
+  bool small;         /* a unit is a product, computed from where its operands lie */
   size_t tail, panel; /* where in scratch the tail has its room, and a panel */
 } product;
 
@@ -62,6 +63,53 @@ static void describe(const ml_task *t, product *p) {
   p->batch = ml_shape_size(p->axes, o->shape);
 }
 
+/* ---- small products ---- */
+
+enum { SMALL_TERMS = 1 << 12, SMALL_ROWS = 4 };
+
+/* Whether gathering would take longer than the product. */
+static bool is_small(const gemm *g) {
+  return g->M * g->N * g->K <= SMALL_TERMS && !gemm_in_scratch(g) && g->a.dtype == ML_F32 && g->b.dtype == ML_F32 &&
+         (g->b.across == 1 || g->N == 1);
+}
+
+/* Where one product of the batch has its operands. */
+typedef struct operands {
+  const char *a, *b;
+  char *out;
+} operands;
+
+/* Rows of the result from row m on, `columns` from column n on. */
+ALWAYS_INLINE void small_rows(const gemm *g, const operands *x, int64_t m, int rows, int64_t n, int columns) {
+  v16f sums[SMALL_ROWS];
+  const float *a = (const float *)(const void *)x->a + m * g->a.across, *b = (const float *)(const void *)x->b + n;
+  float *o = (float *)(void *)x->out + m * g->N + n;
+  /* A vector may run into the next row, whose terms end in lanes that nobody stores. */
+  const int64_t whole = columns == LANES ? INT64_MAX : g->b.inner == g->N ? g->K * g->N - n - LANES : INT64_MIN;
+  for (int r = 0; r < rows; r++) sums[r] = v_set1(0);
+  for (int64_t k = 0; k < g->K; k++) {
+    const float *terms = b + k * g->b.inner;
+    v16f v = k * g->b.inner <= whole ? v_load(terms) : v_load_part(terms, columns, 0);
+    for (int r = 0; r < rows; r++) sums[r] = v_fma(v_set1(a[r * g->a.across + k * g->a.inner]), v, sums[r]);
+  }
+  for (int r = 0; r < rows; r++) {
+    if (columns == LANES) v_store(o + r * g->N, sums[r]);
+    else v_store_part(o + r * g->N, sums[r], columns);
+  }
+}
+
+/* A small product whose columns are neighbours, straight from where they lie: the chains of gemm.h. */
+static void multiply_small(const gemm *g, const operands *x) {
+  for (int64_t n = 0; n < g->N; n += LANES) {
+    const int columns = (int)ml_min64(LANES, g->N - n);
+    int64_t m = 0;
+    for (; m + SMALL_ROWS <= g->M; m += SMALL_ROWS) small_rows(g, x, m, SMALL_ROWS, n, columns);
+    for (; m < g->M; m++) small_rows(g, x, m, 1, n, columns);
+  }
+}
+
+/* ---- cutting and finding ---- */
+
 static ml_status prepare(ml_task *t, int64_t multiple) {
   product *p = ml_bump_alloc(t->memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
@@ -70,6 +118,7 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
   const gemm *g = &p->g;
   p->tiles = K(gemm_cut)(p->batch, g->M, g->N, g->K, gemm_in_scratch(g), t->threads, multiple);
   t->units = p->batch * p->tiles.down * p->tiles.along;
+  p->small = is_small(g) && t->units == p->batch;
   t->scratch = 0;
   ml_reserve(&t->scratch, p->tiles.scratch);
   p->tail = ml_reserve(&t->scratch, K(tail_room)(t));
@@ -80,31 +129,33 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
 
 ml_status K(matmul_prepare)(ml_task *t) { return prepare(t, 1); }
 
-/* The product that unit u is a tile of, with its addresses. The first one, often the only one, is found undivided. */
-static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
+/* The first of the batch, often the only one, is found undivided. */
+static operands find_operands(const ml_task *t, int64_t of_batch) {
   const product *p = t->extra;
   const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
-  int64_t of_batch = 0, at_a = 0, at_b = 0;
-  *m0 = *n0 = 0;
-  if (u > 0) {
-    *n0 = u % p->tiles.along * p->tiles.columns;
-    u /= p->tiles.along;
-    *m0 = u % p->tiles.down * p->tiles.rows;
-    of_batch = u / p->tiles.down;
-  }
-  int64_t rest = of_batch;
+  int64_t at_a = 0, at_b = 0, rest = of_batch;
   for (int last = o->ndim - 3, d = p->axes - 1; rest > 0; d--) {
     int64_t at = rest % o->shape[d];
     rest /= o->shape[d];
     at_a += at * batch_stride(a, last - d);
     if (t->step->op == ML_OP_matmul) at_b += at * batch_stride(b, last - d);
   }
+  return (operands){a->data + at_a * ml_dtype_infos[a->dtype].bytes, b->data + at_b * ml_dtype_infos[b->dtype].bytes,
+                    o->data + of_batch * p->g.M * p->g.N * ml_dtype_infos[o->dtype].bytes};
+}
+
+/* The product that unit u is a tile of, with its addresses. */
+static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
+  const product *p = t->extra;
+  *n0 = u % p->tiles.along * p->tiles.columns;
+  u /= p->tiles.along;
+  *m0 = u % p->tiles.down * p->tiles.rows;
+  const int64_t of_batch = u / p->tiles.down;
+  const operands x = find_operands(t, of_batch);
   gemm g = p->g;
   g.first_row = of_batch * g.M;
   g.context = t;
-  g.a.data = a->data + at_a * (int64_t)ml_dtype_infos[a->dtype].bytes;
-  g.b.data = b->data + at_b * (int64_t)ml_dtype_infos[b->dtype].bytes;
-  g.out = o->data + of_batch * g.M * g.N * (int64_t)ml_dtype_infos[o->dtype].bytes;
+  g.a.data = x.a, g.b.data = x.b, g.out = x.out;
   return g;
 }
 
@@ -136,55 +187,21 @@ static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0,
   }
 }
 
-/* ---- small products ---- */
-
-enum { SMALL_TERMS = 1 << 12, SMALL_ROWS = 4 };
-
-/* Whether gathering would take longer than the product. */
-static bool is_small(const gemm *g) {
-  return g->M * g->N * g->K <= SMALL_TERMS && !gemm_in_scratch(g) && g->a.dtype == ML_F32 && g->b.dtype == ML_F32 &&
-         (g->b.across == 1 || g->N == 1);
-}
-
-ALWAYS_INLINE void small_rows(const gemm *g, int64_t m, int rows, int64_t n, int columns) {
-  v16f sums[SMALL_ROWS];
-  const float *a = (const float *)(const void *)g->a.data + m * g->a.across,
-              *b = (const float *)(const void *)g->b.data + n;
-  float *o = (float *)(void *)g->out + m * g->N + n;
-  /* A vector may run into the next row, whose terms end in lanes that nobody stores. */
-  const int64_t whole = columns == LANES ? INT64_MAX : g->b.inner == g->N ? g->K * g->N - n - LANES : INT64_MIN;
-  for (int r = 0; r < rows; r++) sums[r] = v_set1(0);
-  for (int64_t k = 0; k < g->K; k++) {
-    const float *terms = b + k * g->b.inner;
-    v16f v = k * g->b.inner <= whole ? v_load(terms) : v_load_part(terms, columns, 0);
-    for (int r = 0; r < rows; r++) sums[r] = v_fma(v_set1(a[r * g->a.across + k * g->a.inner]), v, sums[r]);
-  }
-  for (int r = 0; r < rows; r++) {
-    if (columns == LANES) v_store(o + r * g->N, sums[r]);
-    else v_store_part(o + r * g->N, sums[r], columns);
-  }
-}
-
-/* A tile of a small product whose columns are neighbours, straight from where they lie: the chains of gemm.h. */
-static void multiply_small(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0) {
-  const int64_t to_m = ml_min64(m0 + tiles->rows, g->M), to_n = ml_min64(n0 + tiles->columns, g->N);
-  for (int64_t n = n0; n < to_n; n += LANES) {
-    const int columns = (int)ml_min64(LANES, to_n - n);
-    int64_t m = m0;
-    for (; m + SMALL_ROWS <= to_m; m += SMALL_ROWS) small_rows(g, m, SMALL_ROWS, n, columns);
-    for (; m < to_m; m++) small_rows(g, m, 1, n, columns);
-  }
-}
+/* ---- the task ---- */
 
 void K(matmul)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const product *p = t->extra;
+  for (int64_t u = begin; u < end && p->small; u++) {
+    const operands x = find_operands(t, u);
+    multiply_small(&p->g, &x);
+  }
+  if (p->small) return;
   K(tail_begin)(t, w->scratch + p->tail);
   for (int64_t u = begin; u < end; u++) {
     int64_t m0, n0;
     gemm g = locate(t, u, &m0, &n0);
     g.tail_room = w->scratch + p->tail;
     if (g.out_dtype == ML_F64) multiply_doubles(&g, &p->tiles, m0, n0, (double *)(void *)w->scratch);
-    else if (is_small(&g)) multiply_small(&g, &p->tiles, m0, n0);
     else K(gemm_tile)(&g, &p->tiles, m0, n0, w->scratch);
   }
 }
