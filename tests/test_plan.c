@@ -455,7 +455,6 @@ static void test_replay(ml_engine *e) {
   drop_all();
 }
 
-/* An effect that nobody reads runs with the next evaluation, once. */
 /* Equal nodes are one, save where one is a recomputation of the other. */
 static void test_regions(ml_engine *e) {
   ml_tensor *x = tensor(e, ML_F32, SHAPE(3), (double[]){0, 1, 2}), *r[4];
@@ -473,6 +472,7 @@ static void test_regions(ml_engine *e) {
   drop_all();
 }
 
+/* An effect that nobody reads runs with the next evaluation, once. */
 static void test_pending(ml_engine *e) {
   ml_tensor *s = state(e, ML_F32, SHAPE(3), (double[]){1, 2, 3}), *x = random_tensor(e, ML_F32, SHAPE(3), 0, 1);
   ml_tensor *twice = apply(e, ML_OP_mul, NO_ATTRS, s, scalar(e, ML_F32, 2)),

@@ -303,6 +303,18 @@ t.test("a value that somebody holds is computed once", function()
   t.ok(not text:find "matmul", text)
 end)
 
+t.test("of many values held behind a product, more than a step has outputs, none takes another product", function()
+  local x, w = ml.random.normal {16, 64}, ml.random.normal {64, 64}
+  for name, make in pairs {product = function() return x:matmul(w) end, softmax = function() return x:softmax(-1) end} do
+    local held, first = {}, make()
+    held[1] = first + 1
+    first:close()
+    for i = 2, 12 do held[i] = held[i - 1] * 1.25 end
+    ml.eval(held[12])
+    t.eq(core.op_of(held[1]), nil, name .. ": the first has a value, so that none is computed from further back")
+  end
+end)
+
 t.test("a product, or work along rows, that somebody holds is computed once where it is fused too", function()
   local x, w = ml.random.normal {8, 64}, ml.random.normal {64, 64}
   local packed = ml.pack(w)

@@ -626,7 +626,7 @@ static ml_status emit_view(emitter *m, int v) {
   ml_vnode *n = &m->g->nodes[v];
   int from;
   ML_TRY(value_of(m, n->inputs[0], &from));
-  for (;;) {
+  for (int copies = 0;; copies++) {
     const ml_value *x = &m->p->values[from];
     ml_value value = shaped(n);
     int64_t offset = 0;
@@ -634,6 +634,7 @@ static ml_status emit_view(emitter *m, int v) {
     if (ml_view_strides((ml_op)n->op, n->attrs, x->ndim, x->shape, x->strides, value.ndim, value.shape, value.strides,
                         &offset)) {
       value.offset = x->offset + offset * ml_dtype_infos[x->dtype].bytes;
+      if (copies == 0) ml_vgraph_save(m->g, ML_PASS_emit, 1, 2 * ml_vnode_bytes(n));
       return ml_plan_add_value(m->p, &value, &n->value);
     }
     ML_TRY(copied(m, &from));
@@ -733,7 +734,11 @@ static ml_status emit_node(emitter *m, int v) {
 static ml_status emit_output(emitter *m, int i, int v) {
   int value;
   const ml_vnode *n = &m->g->nodes[v];
-  if (n->layout != ML_LAYOUT_STRIDED) return ml_fail(ML_USAGE, "a weight in another layout is no result of a plan");
+  if (n->layout != ML_LAYOUT_STRIDED)
+    return ml_fail(ML_USAGE,
+                   "a weight of %s that is packed or in blocks is no result of a compiled function: unpack or "
+                   "dequantize it first",
+                   ml_dtype_name(n->dtype));
   ML_TRY(value_of(m, v, &value));
   ML_TRY(note_reader(m, v));
   const ml_storage *s = &m->p->storages[m->p->values[value].storage];

@@ -193,5 +193,9 @@ static inline int64_t ml_vnode_rows(const ml_vnode *n) { return n->ndim ? ml_sha
 static inline bool ml_vnode_same_shape(const ml_vnode *a, const ml_vnode *b) {
   return ml_same_shape(a->ndim, a->shape, b->ndim, b->shape);
 }
+/* The same of the first n axes, which both have. */
+static inline bool ml_vnode_same_axes(const ml_vnode *a, const ml_vnode *b, int n) {
+  return ml_same_shape(n, a->shape, n, b->shape);
+}
 
 #endif

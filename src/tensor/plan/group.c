@@ -20,6 +20,7 @@ typedef struct gathering {
   int like;      /* the node whose shape all members have, or whose rows they work on */
   bool rows;     /* row operations may join, and nodes with an element a row */
   bool products; /* it is computed in a step of products, which writes states whole */
+  bool keeps;    /* what somebody holds is an output, or does not join */
   int n_row_ops;
   int anchor; /* a product or attention whose result the program takes on, or -1 */
   int sink;   /* a reduction that takes what the program computes, or -1 */
@@ -71,8 +72,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 
 /* Whether an elementwise program may follow n in its step. */
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
-  bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_linear_transposed ||
-               n->op == ML_OP_attention;
+  bool known =
+      n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_linear_transposed || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
   return known && !t->rows && !t->products && t->sink < 0 && t->anchor < 0 && ml_dtype_is_float(n->dtype) &&
          n->ndim > 0;
@@ -134,6 +135,7 @@ static bool join(gathering *t, int v) {
     else if (fits_outputs(t, n) && is_later(t, user)) stored = true;
     else fits = false;
   }
+  stored = stored || (t->keeps && n->keep && fits_outputs(t, n));
   bool anchor = fits && is_anchor(t, n);
   if (fits) {
     if (!anchor) t->members[t->n_members] = v;
@@ -302,17 +304,47 @@ static bool holds_passing(const ml_vgraph *g, const gathering *t) {
   return held && reads_passing(g, t);
 }
 
-/* What somebody holds would be computed again when he reads it. Where that takes a product, work along rows or what
- * another step has computed it is an output as well, as far as there is room; elementwise work alone costs less than to
- * write it, and handles that are garbage are many. */
+/* Whether to compute a member again takes a product, work along rows or what another step has computed. Elementwise
+ * work alone costs less than to write it, and handles that are garbage are many. */
+static bool is_costly(const ml_vgraph *g, const gathering *t) {
+  return t->anchor >= 0 || t->n_row_ops > 0 || holds_passing(g, t);
+}
+
+/* Whether somebody reads a member who is not in the group. */
+static bool is_read_outside(const gathering *t, int v) {
+  const ml_vnode *n = &t->g->nodes[v];
+  for (int i = 0; i < n->n_users; i++) {
+    int user = t->g->users[n->first_user + i];
+    if (user < 0 ||
+        (user != t->sink && !ml_listed(t->members, t->n_members, user) && !ml_listed(t->effects, t->n_effects, user)))
+      return true;
+  }
+  return false;
+}
+
+/* Whether v is held, and would be computed again when it is read. */
+static bool is_lost(const gathering *t, int v) {
+  return v >= 0 && v != t->turn && t->g->nodes[v].keep && fits_outputs(t, &t->g->nodes[v]) && !is_read_outside(t, v);
+}
+
+/* gather_at, where costly members that are held are outputs: those for which there is no room are in another step. */
+static bool gather_and_keep(gathering *t, int v) {
+  const gathering start = *t;
+  if (!gather_at(t, v)) return false;
+  int outputs = t->n_outputs + is_lost(t, t->anchor);
+  for (int i = 0; i < t->n_members; i++) outputs += is_lost(t, t->members[i]);
+  if (outputs <= ML_FUSED_MAX_OUTPUTS || !is_costly(t->g, t)) return true;
+  *t = start;
+  t->keeps = true;
+  return gather_at(t, v);
+}
+
+/* Makes costly members that are held outputs. */
 static void keep_held(ml_vgraph *g, const gathering *t) {
-  if (t->anchor < 0 && t->n_row_ops == 0 && !holds_passing(g, t)) return;
-  int room = ML_FUSED_MAX_OUTPUTS - t->n_outputs;
-  for (int i = t->n_members; i >= 0 && room > 0; i--) {
+  if (!is_costly(g, t)) return;
+  for (int i = 0; i <= t->n_members; i++) {
     int v = i < t->n_members ? t->members[i] : t->anchor;
-    if (v < 0 || !g->nodes[v].keep || ml_vgraph_is_stored(g, v, t->turn) || !fits_outputs(t, &g->nodes[v])) continue;
-    g->nodes[v].stays = true;
-    room--;
+    if (is_lost(t, v)) g->nodes[v].stays = true;
   }
 }
 
@@ -379,11 +411,11 @@ static ml_status group_at(ml_vgraph *g, int v) {
   gathering t = {.g = g, .turn = v, .like = wide >= 0 ? wide : last, .n_outputs = 1, .anchor = -1, .sink = -1};
   gathering plain = t;
   t.rows = g->has_rows && (ml_vnode_is_elementwise(&g->nodes[last]) || ml_vnode_is_row_op(g, &g->nodes[last]));
-  if (t.rows && gather_at(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
+  if (t.rows && gather_and_keep(&t, v) && t.n_row_ops && t.n_members + t.n_effects > 1) return make(g, &t, t.like);
   if (ml_op_is_reduction(n->op)) return gather_before(g, v);
   if (!ml_vnode_is_elementwise(&g->nodes[last])) return n->op == ML_OP_assign ? assign_result(g, v) : ML_OK;
   plain.like = last;
-  return gather_at(&plain, v) ? make(g, &plain, -1) : ML_OK;
+  return gather_and_keep(&plain, v) ? make(g, &plain, -1) : ML_OK;
 }
 
 ml_status ml_vgraph_group(ml_vgraph *g) {

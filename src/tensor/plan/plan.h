@@ -75,7 +75,10 @@ typedef struct ml_fused {
  * 0..n_inputs-1 hold the step's inputs, the others what stages write: a row, or one element a row (narrow). A stage is
  * a row operation (a norm, softmax, a reduction over the last axis) or an elementwise program, over the row or, narrow,
  * over one element. Output k of the step is register outputs[k]. */
-enum { ML_ROWS_LEAST = 64, ML_ROWS_MOST = 16384 }; /* shorter rows are better taken side by side, longer ones in parts */
+enum {
+  ML_ROWS_LEAST = 64,
+  ML_ROWS_MOST = 16384
+}; /* shorter rows are better taken side by side, longer ones in parts */
 typedef struct ml_row_register {
   ml_dtype dtype;
   bool narrow;
@@ -119,7 +122,7 @@ typedef struct ml_linears {
 
 /* What each pass of the planner saved over running every operation as it was written: steps, and bytes that are neither
  * written nor read in them. Of `place`: bytes of memory. */
-#define ML_PASSES(X) X(collect) X(select) X(fold) X(forward) X(products) X(group) X(schedule) X(place)
+#define ML_PASSES(X) X(collect) X(split) X(select) X(fold) X(forward) X(products) X(group) X(emit) X(schedule) X(place)
 typedef enum ml_pass {
 #define PASS(name) ML_PASS_##name,
   ML_PASSES(PASS)

@@ -22,12 +22,11 @@ bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n) {
 }
 
 bool ml_vnode_is_narrow(const ml_vnode *n, const ml_vnode *wide) {
-  return n->ndim == wide->ndim && n->shape[n->ndim - 1] == 1 &&
-         memcmp(n->shape, wide->shape, (size_t)(n->ndim - 1) * sizeof *n->shape) == 0;
+  return n->ndim == wide->ndim && n->shape[n->ndim - 1] == 1 && ml_vnode_same_axes(n, wide, n->ndim - 1);
 }
 
 bool ml_vnode_is_flat(const ml_vnode *n, const ml_vnode *wide) {
-  return n->ndim + 1 == wide->ndim && memcmp(n->shape, wide->shape, (size_t)n->ndim * sizeof *n->shape) == 0;
+  return n->ndim + 1 == wide->ndim && ml_vnode_same_axes(n, wide, n->ndim);
 }
 
 /* Whether the stages of a row have read an input when they begin to write a register. */

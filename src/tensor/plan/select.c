@@ -48,7 +48,7 @@ static bool can_push(const ml_vgraph *g, int v, int until) {
   if (!ml_vnode_is_elementwise(n)) return false;
   for (int k = 0; k < n->n_inputs; k++) {
     const ml_vnode *x = &g->nodes[n->inputs[k]];
-    bool alike = x->ndim == n->ndim && memcmp(x->shape, n->shape, (size_t)(n->ndim - 1) * sizeof *n->shape) == 0;
+    bool alike = x->ndim == n->ndim && ml_vnode_same_axes(x, n, n->ndim - 1);
     if (ml_vnode_rows(x) != 1 && !alike) return false;
   }
   return true;

@@ -46,6 +46,7 @@ ml_status ml_vgraph_split(ml_vgraph *g) {
     n->inputs = product->inputs;
     n->first_output = product->first_output + first;
     ML_REWROTE(g, split);
+    ml_vgraph_save(g, ML_PASS_split, 0, 2 * ml_vnode_bytes(n));
   }
   return ML_OK;
 }

@@ -9,8 +9,8 @@
 typedef struct product {
   gemm g; /* of the first of the batch; addresses are the run's */
   gemm_tiles tiles;
-  int axes; /* of the batch: the first ones of the result */
-  int64_t batch;
+  int axes;                                                      /* of the batch: the first ones of the result */
+  int64_t batch, a_strides[ML_MAX_DIMS], b_strides[ML_MAX_DIMS]; /* along those */
   bool small;         /* a unit is a product, computed from where its operands lie */
   size_t tail, panel; /* where in scratch the tail has its room, and a panel */
 } product;
@@ -61,6 +61,10 @@ static void describe(const ml_task *t, product *p) {
   p->axes = o->ndim > 2 ? o->ndim - 2 : 0;
   merge_rows(t, p);
   p->batch = ml_shape_size(p->axes, o->shape);
+  for (int d = 0; d < p->axes; d++) {
+    p->a_strides[d] = batch_stride(a, o->ndim - 3 - d);
+    p->b_strides[d] = op == ML_OP_matmul ? batch_stride(b, o->ndim - 3 - d) : 0;
+  }
 }
 
 /* ---- small products ---- */
@@ -129,17 +133,11 @@ static ml_status prepare(ml_task *t, int64_t multiple) {
 
 ml_status K(matmul_prepare)(ml_task *t) { return prepare(t, 1); }
 
-/* The first of the batch, often the only one, is found undivided. */
 static operands find_operands(const ml_task *t, int64_t of_batch) {
   const product *p = t->extra;
   const ml_arg *a = &t->in[0], *b = &t->in[1], *o = &t->out[0];
-  int64_t at_a = 0, at_b = 0, rest = of_batch;
-  for (int last = o->ndim - 3, d = p->axes - 1; rest > 0; d--) {
-    int64_t at = rest % o->shape[d];
-    rest /= o->shape[d];
-    at_a += at * batch_stride(a, last - d);
-    if (t->step->op == ML_OP_matmul) at_b += at * batch_stride(b, last - d);
-  }
+  const int64_t at_a = of_batch ? ml_index_offset(p->axes, o->shape, p->a_strides, of_batch) : 0,
+                at_b = of_batch ? ml_index_offset(p->axes, o->shape, p->b_strides, of_batch) : 0;
   return (operands){a->data + at_a * ml_dtype_infos[a->dtype].bytes, b->data + at_b * ml_dtype_infos[b->dtype].bytes,
                     o->data + of_batch * p->g.M * p->g.N * ml_dtype_infos[o->dtype].bytes};
 }
