@@ -305,7 +305,9 @@ end)
 
 t.test("of many values held behind a product, more than a step has outputs, none takes another product", function()
   local x, w = ml.random.normal {16, 64}, ml.random.normal {64, 64}
-  for name, make in pairs {product = function() return x:matmul(w) end, softmax = function() return x:softmax(-1) end} do
+  for name, make in pairs {
+    product = function() return x:matmul(w) end, softmax = function() return x:softmax(-1) end,
+  } do
     local held, first = {}, make()
     held[1] = first + 1
     first:close()

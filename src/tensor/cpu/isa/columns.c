@@ -31,8 +31,8 @@ static int64_t bytes_of(const block *b) {
   return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
 }
 
-/* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile, into the second
- * cache, since a lane is about as large as the first. */
+/* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile, into the
+ * second cache, since a lane is about as large as the first. */
 ALWAYS_INLINE void fetch_rows(const block *b, int64_t lane, int64_t at) {
   for (int64_t i = lane; i < b->n; i += LANES) __builtin_prefetch(b->rows[i] + at, 0, 2);
 }
