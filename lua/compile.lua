@@ -94,8 +94,12 @@ end
 
 -- ---- tracing ----
 
--- Plans whose key names what is no more, by address, are never run again.
-local function drop_stale(plans)
+local MOST_PLANS = 64 -- of one function
+
+-- Makes room for one plan more: drops those whose key names what is no more, by address, which are never run again, and
+-- the one that was used longest ago where `most` are left.
+local function make_room(plans, most)
+  local count, oldest = 0, nil
   for name, entry in pairs(plans) do
     local stale = false
     for i = 1, entry.n_known do
@@ -105,7 +109,14 @@ local function drop_stale(plans)
     if stale then
       entry.plan:close()
       plans[name] = nil
+    else
+      count = count + 1
+      if not oldest or entry.used < plans[oldest].used then oldest = name end
     end
+  end
+  if count >= most then
+    plans[oldest].plan:close()
+    plans[oldest] = nil
   end
 end
 
@@ -126,28 +137,38 @@ end
 ---value, give them as arguments, or make them state that is written in place. Of what fn is given or captures it
 ---changes states alone in place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn
 ---raises while it is recorded leaves all states as they were.
+---
+---Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of
+---its values. The plans that were used last are kept, with the memory that each works in.
 ---@param fn function  of tensors, trees of tensors, and plain values
+---@param opts table|nil  plans: how many are kept (64)
 ---@return function
 function M.compile(fn, opts)
   util.callable("compile", fn)
-  util.options(opts, {state = false}, "compile") -- state needs no list: effects find it
-  local plans = {}
+  opts = util.options(opts, {state = false, plans = MOST_PLANS}, "compile") -- state: effects find it by themselves
+  local most = util.integer("compile: plans", opts.plans, 1)
+  local plans, calls = {}, 0
   return function(...)
     if core.recording() then return trace.record_part(fn, ...) end
+    calls = calls + 1
     local ready = plans[core.type_key(...) or false]
-    if ready and ready.plain then return ready.plan:run(...) end -- of tensors alone, as most are
+    if ready and ready.plain then -- of tensors alone, as most are
+      ready.used = calls
+      return ready.plan:run(...)
+    end
     local n, args, tensors, key = select("#", ...), {...}, {}, {}
     for i = 1, n do describe(args[i], tensors, key, 0) end
     local name, known = table.concat(key), key.known
     local entry = find_plan(plans, name, known)
     if not entry then
-      drop_stale(plans)
+      make_room(plans, most)
       local plan, build, draws, plain = trace.unscoped(trace.trace, fn, args, n, known, true)
       entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
       entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
+    entry.used = calls
     if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws) end
     local values = {entry.plan:run(table.unpack(tensors))}
     values.inputs, values.known = tensors, known

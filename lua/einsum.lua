@@ -11,7 +11,11 @@ local raw_matmul, in_dtype, index_of = ml.matmul, util.in_dtype, util.index_of
 ---@return moonlet.Tensor
 function methods.matmul(a, b)
   if not (ml.is_tensor(a) and ml.is_tensor(b)) then return raw_matmul(a, b) end
-  if (a.ndim == 1 or b.ndim == 1) and a.ndim > 0 and b.ndim > 0 then -- while the shapes are the caller's
+  if a.ndim == 0 or b.ndim == 0 then
+    util.raise("mismatch", "matmul: expected one axis or more, found (%s) and (%s)", table.concat(a.shape, ", "),
+      table.concat(b.shape, ", "))
+  end
+  if a.ndim == 1 or b.ndim == 1 then -- while the shapes are the caller's
     local na, nb = a.shape[a.ndim], b.shape[math.max(b.ndim - 1, 1)]
     if na ~= nb then
       util.raise("mismatch", "matmul: shapes (%s) and (%s): inner sizes %d and %d differ", table.concat(a.shape, ", "),

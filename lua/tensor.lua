@@ -470,7 +470,8 @@ end
 function methods.split_heads(x, n)
   local s = x.shape
   n = util.integer("split_heads: n", n, 1)
-  if #s ~= 3 or s[3] % n ~= 0 then
+  if #s ~= 3 then util.raise("mismatch", "split_heads: expected 3 axes (B, T, n d), found %d", #s) end
+  if s[3] % n ~= 0 then
     util.raise("mismatch", "split_heads: shape (%s) does not divide into %d heads", table.concat(s, ", "), n)
   end
   return x:reshape {s[1], s[2], n, s[3] // n}:transpose {1, 3, 2, 4}

@@ -198,7 +198,7 @@ local of_memory = {
   active = "Bytes that live tensors hold.",
   peak = "The largest number of bytes held at once since the last reset_peak.",
   cached = "Bytes kept for reuse.", reset_peak = "Begins to measure the peak anew.",
-  limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is raised.",
+  limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is raised; 0, as at first, is no limit.",
   cache_limit = "The largest number of bytes kept for reuse; with a number, sets it.",
   clear = "Frees what is kept for reuse.",
 }

@@ -265,7 +265,8 @@ function memory.cached() end
 ---Frees what is kept for reuse.
 function memory.clear() end
 
----The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, "limit" is raised.
+---The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, "limit" is raised; 0, as at
+---first, is no limit.
 function memory.limit(bytes) end
 
 ---The largest number of bytes held at once since the last reset_peak.
@@ -1360,8 +1361,11 @@ function ml.keep(x) end
 ---value that they had when it was made, views of a state and what was still to be computed too: to see a new value, give
 ---them as arguments, or make them state that is written in place. Of what fn is given or captures it changes states
 ---alone in place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it
----is recorded leaves all states as they were.
+---is recorded leaves all states as they were. Give what changes from call to call, such as a learning rate, as a tensor:
+---a plain number makes a plan for each of its values. The plans that were used last are kept, with the memory that each
+---works in.
 ---@param fn function  of tensors, trees of tensors, and plain values
+---@param opts table|nil  plans: how many are kept (64)
 ---@return function
 function ml.compile(fn, opts) end
 

@@ -363,25 +363,6 @@ t.test("an operation with several results is computed once, for whichever of the
   t.eq({(two + 1):tolist(), one:tolist()}, {{{4, 3}, {10, 8}}, {{3, 2}, {9, 7}}})
 end)
 
-t.test("a compiled function has as many inputs, outputs and states as it likes", function()
-  local xs, states = {}, {}
-  for i = 1, 300 do xs[i] = ml.full({3}, i) end
-  for i = 1, 200 do states[i] = ml.state(ml.zeros {3}) end
-  local f = ml.compile(function(...)
-    local out = {...}
-    for i = 1, 200 do ml.assign(states[i], states[i] * 2 + out[i]) end
-    for i = 1, 300 do out[i] = out[i] * 10 + i end
-    return table.unpack(out)
-  end)
-  for round = 1, 2 do
-    local out = {f(table.unpack(xs))}
-    t.eq({#out, out[1]:tolist(), out[65]:tolist(), out[300]:tolist()}, {300, {11, 11, 11}, {715, 715, 715},
-      {3300, 3300, 3300}})
-    local times = 2 ^ round - 1 -- 2 s + x, from 0 on
-    t.eq({states[1][1]:item(), states[70][2]:item(), states[200][3]:item()}, {times, 70 * times, 200 * times})
-  end
-end)
-
 t.test("indices are int64 where int32 does not hold them", function()
   local huge = ml.broadcast_to(ml.tensor({1}, {dtype = "int8"}), {2, 1 << 31})
   t.eq({huge:argmax(2).dtype, huge:argmax(1).dtype, huge:argmax().dtype}, {"int64", "int32", "int64"})
