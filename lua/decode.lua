@@ -138,7 +138,7 @@ local function parts_of(chain)
   return parts
 end
 
-local function state_like(logits) return compile.keep(core.ops.state(logits.shape, "float32")) end
+local function state_like(logits) return compile.keep(core.make_state(logits.shape, "float32")) end
 
 ---Logits (.., V) that say the same without +inf: where there are any, these share alike, and the others have nothing.
 ---@param logits moonlet.Tensor  float32

@@ -12,7 +12,7 @@ local M = {}
 ---@param rows integer|nil
 ---@return moonlet.Tensor  (n) or (rows, n) int32
 function M.int_state(n, fill, rows)
-  return core.ops.state(ml.full(rows and {rows, n} or {n}, fill, {dtype = "int32"}))
+  return core.make_state(ml.full(rows and {rows, n} or {n}, fill, {dtype = "int32"}))
 end
 
 ---Records what fn plans; of the tensors that it makes, those stay that it returns or keeps.

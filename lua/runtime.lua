@@ -32,7 +32,7 @@ local function states(slots)
   for i = 1, slots do every[i] = i - 1 end
   return {
     tokens = int_state(slots, 0), start = int_state(slots, 0), one = int_state(slots, 1),
-    rng = core.ops.state(ml.tensor({0, 0, 0}, {dtype = "uint32"})), every = ml.tensor(every, {dtype = "int32"}),
+    rng = core.make_state(ml.tensor({0, 0, 0}, {dtype = "uint32"})), every = ml.tensor(every, {dtype = "int32"}),
   }
 end
 
@@ -110,7 +110,7 @@ local function prefill_plan(self, T, last)
     local logits = chunk_logits(self, entry, T)
     if last then
       local row = ml.take(logits, entry.count - 1, 1):astype "float32" -- (1, V)
-      self.logits = self.logits or ml.keep(core.ops.state({self.slots, row.shape[2]}, "float32"))
+      self.logits = self.logits or ml.keep(core.make_state({self.slots, row.shape[2]}, "float32"))
       if self.slots > 1 then util.raise("unsupported", "prefill: one slot at a time so far") end
       ml.assign(self.logits, row)
     end
@@ -188,7 +188,7 @@ local function score_plan(self, T)
   local entry
   plans.record(function()
     entry = chunk_state(T)
-    entry.targets, entry.nll = int_state(T, 0), core.ops.state(ml.zeros {T})
+    entry.targets, entry.nll = int_state(T, 0), core.make_state(ml.zeros {T})
     local logits = decode.shares(chunk_logits(self, entry, T):astype "float32")
     local own = ml.take_along_axis(logits, entry.targets:reshape {T, 1}, -1):reshape {T}
     ml.assign(entry.nll, logits:logsumexp(-1) - own)

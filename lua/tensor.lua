@@ -4,7 +4,7 @@ local core = require "moonlet.core"
 local util = require "moonlet.util"
 
 local ml, methods = core.ops, core.methods
-local raw_tensor, raw_arange, raw_from_bytes, raw_state = core.make_tensor, ml.arange, ml.from_bytes, ml.state
+local raw_tensor, raw_arange, raw_from_bytes = core.make_tensor, ml.arange, ml.from_bytes
 
 local axis_of, whole_slice = util.axis_of, util.whole_slice
 
@@ -580,18 +580,27 @@ function methods.unpack(w)
   return core.unpack(w)
 end
 
+-- A cache's state is made where it is first appended to, once for all plans; what a user's function makes with each
+-- call a replay would not make.
+local function make_state(...)
+  if core.recording() then
+    util.raise("usage", "state: a plan is recorded, which would make it once and not again: make it before")
+  end
+  return core.make_state(...)
+end
+
 ---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
----part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
----handle alone.
+---part that the view shows, and where an operation had nothing to do (`astype` to the dtype that x has) what it gave is
+---such a view; the view keeps the values that it showed, and an in-place operation on it changes that handle alone.
 ---@return moonlet.Tensor
-function methods.state(x) return raw_state(x) end
+function methods.state(x) return make_state(x) end
 
 ---A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
 ---zeros, of which memory is taken as it is written.
 ---@param x moonlet.Tensor|integer[]
 ---@param dtype string|nil  of zeros
 ---@return moonlet.Tensor
-function ml.state(x, dtype) return raw_state(x, dtype) end
+function ml.state(x, dtype) return make_state(x, dtype) end
 
 -- Softmax over any axis; kernels know the last.
 for _, name in ipairs {"softmax", "log_softmax"} do

@@ -263,7 +263,8 @@ first position or a step of 0, what is no integer, and more than three entries o
   {"products", "Products", nil},
   {"numpy", "Beside NumPy", [[
 Tensors compute what NumPy 2 computes (ml_dtypes for bfloat16): dtypes, shapes and bits, functions such as `exp` and
-sums of floats within a few units of the last place. A NaN that an operation gives may have either sign and any
+sums of floats within a few units of the last place (`logsumexp` of float32 and narrower within those of the largest
+element and 1, which is more than of a result near 0). A NaN that an operation gives may have either sign and any
 payload. This is all that is meant to differ; `make check-numbers` holds the two against each other and counts the cases
 of each entry.
 

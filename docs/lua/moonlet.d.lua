@@ -519,8 +519,8 @@ function ml.pack(x, opts) end
 function ml.unpack(x) end
 
 ---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
----part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
----handle alone.
+---part that the view shows, and where an operation had nothing to do (`astype` to the dtype that x has) what it gave is
+---such a view; the view keeps the values that it showed, and an in-place operation on it changes that handle alone.
 ---@param x moonlet.Tensor
 ---@return moonlet.Tensor
 function ml.state(x) end
@@ -1961,8 +1961,8 @@ function x:pack(opts) end
 function x:unpack() end
 
 ---A copy of x in storage of its own, which `assign` and in-place operations write. `assign` to a view of it writes the
----part that the view shows; the view keeps the values that it showed, and an in-place operation on it changes that
----handle alone.
+---part that the view shows, and where an operation had nothing to do (`astype` to the dtype that x has) what it gave is
+---such a view; the view keeps the values that it showed, and an in-place operation on it changes that handle alone.
 ---@return moonlet.Tensor
 function x:state() end
 

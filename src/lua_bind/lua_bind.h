@@ -85,7 +85,6 @@ void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatabl
 
 /* make.c: functions of `ml` */
 int lb_from_bytes(lua_State *L);
-int lb_make_state(lua_State *L);
 
 /* scope.c: which handles a scope closes (ml.scope) */
 void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */

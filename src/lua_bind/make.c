@@ -138,7 +138,7 @@ int lb_from_bytes(lua_State *L) {
 
 /* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that
  * reads as zero and is committed as it is written. */
-int lb_make_state(lua_State *L) {
+static int make_state(lua_State *L) {
   ml_engine *e = lb_engine(L);
   if (lb_to_tensor(L, 1)) {
     ml_tensor *from = lb_check_tensor(L, 1, "state");
@@ -201,8 +201,11 @@ static int state_commit(lua_State *L) {
 }
 
 int lb_open_make(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"make_tensor", make_tensor}, {"state_write", state_write}, {"state_commit", state_commit}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"make_tensor", make_tensor},
+                                       {"make_state", make_state},
+                                       {"state_write", state_write},
+                                       {"state_commit", state_commit},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

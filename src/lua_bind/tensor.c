@@ -437,7 +437,6 @@ int lb_open_tensor(lua_State *L) {
   lua_pop(L, 1);
   lb_open_ops(L); /* functions */
   lb_set(L, "from_bytes", lb_from_bytes);
-  lb_set(L, "state", lb_make_state);
   lua_insert(L, -2);
   return 2; /* functions, methods */
 }

@@ -288,6 +288,16 @@ t.test("a state is made by a method too, and not of a weight in another layout",
   t.raises(function() w:state() end, "state: x: a weight of float32", "usage")
 end)
 
+t.test("a state is not made by what is recorded, which would make it once", function()
+  for _, make in ipairs {
+    function() return ml.state({2}, "float32") end, function() return ml.state(ml.zeros {2}) end,
+    function() return ml.zeros({2}):state() end,
+  } do
+    local f = ml.compile(function(x) return make():add_(x) * 1 end)
+    t.raises(function() f(ml.ones {2}) end, "state: a plan is recorded", "usage")
+  end
+end)
+
 t.test("a value that somebody holds is computed once", function()
   local x = ml.random.normal({64, 64})
   local y = x:matmul(x)
@@ -365,7 +375,7 @@ t.test("numbers of the host go past the graph by functions of core alone", funct
   t.raises(function() core.state_write(s, {1, 2}) end, "expected 3 values, found 2", "usage")
   t.raises(function() core.state_write(ml.zeros {1}, {1}) end, "no state", "usage")
   t.raises(function() core.state_commit(s, 4) end, "no reservation", "usage")
-  local room = core.ops.state({1024, 1024}, "float32")
+  local room = core.make_state({1024, 1024}, "float32")
   local held = ml.memory.active()
   core.state_commit(room, 1 << 20)
   t.eq(ml.memory.active() - held, 1 << 20)

@@ -324,7 +324,7 @@ t.test("in-place forms keep shape", function()
   local x = ml.tensor {1.0, 2.0}
   t.raises(function() x:add_(ml.ones {2, 2}) end, "does not fit", "usage")
   t.eq(x:tolist(), {1.0, 2.0})
-  local s = core.ops.state(x)
+  local s = core.make_state(x)
   t.raises(function() s:add_(ml.ones {2, 2}) end, "does not fit", "usage")
   t.eq(s:add_(1):tolist(), {2.0, 3.0})
   t.eq(x:tolist(), {1.0, 2.0})

@@ -1,6 +1,7 @@
 /* cast.c: conversions that take one or two steps: between float32 and what it holds exactly, and to and from 32-bit
- * integers as long as the values of a tile fit. Results are those of the general way (elementwise.c), bit for bit. What
- * is converted may lie where its result goes, so nothing is written before it is known that all values fit. */
+ * integers as long as the values of a tile fit. Results are those of the general way (elementwise.c), bit for bit save
+ * the payload of NaN. What is converted may lie where its result goes, so nothing is written before it is known that
+ * all values fit. */
 #include "tensor/cpu/isa/elementwise.h"
 
 #include "tensor/cpu/isa/fold.h"
