@@ -7,6 +7,7 @@
 -- bounds: that addition, traced and evaluated, and a hundred tiny steps replayed. Times are the best of ROUNDS (5).
 local ml = require "moonlet"
 local core = require "moonlet.core"
+local backward = require "tests.tools.backward"
 
 local rounds = tonumber(os.getenv "ROUNDS" or 5)
 local failed = 0
@@ -26,21 +27,6 @@ local function best(fn, ...)
 end
 
 -- ---- large programs ----
-
--- `nodes` operations, in thirds: forward, products with what was kept, backward.
-local function backward(nodes)
-  return ml.scope(function()
-    local x, kept = ml.ones {16, 16}, {}
-    for i = 1, nodes // 3 do
-      x = ml.softmax(x, -1)
-      kept[i] = x
-    end
-    for i = nodes // 3, 1, -1 do x = ml.softmax(x * kept[i], -1) end
-    local began = core.clock()
-    ml.eval(x)
-    return core.clock() - began
-  end)
-end
 
 local allowed = 0.5
 local few, many = best(backward, 40000), best(backward, 320000)
