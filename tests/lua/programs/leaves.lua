@@ -66,7 +66,7 @@ end
 function M.make(leaf, variant)
   local x = M.values(leaf, variant)
   if leaf.wrap == "pack" then return ml.pack(x, {precision = leaf.precision}) end
-  if leaf.wrap == "state" then return ml.state(x) end
+  if leaf.wrap == "state" then return core.make_state(x) end -- while programs are made, too
   ml.eval(x)
   return x
 end

@@ -165,8 +165,9 @@ function M.check_refusals()
   for _, x in ipairs(leaked) do
     if pcall(ml.eval, ml.ones {2} + 1, x) then fail("compiled", "what nothing can evaluate", "has a value") end
   end
-  local s <close> = ml.state(ml.zeros {2})
+  local s <close> = core.make_state(ml.zeros {2})
   if pcall(core.state_write, s, {0, 0}) then fail("compiled", "a state", "is written past the recording") end
+  if pcall(ml.state, {2}, "float32") then fail("compiled", "a state", "is made once for all calls") end
 end
 
 -- Whatever else was asked for may come later.
