@@ -171,9 +171,11 @@ group("arguments that a function does not have", {
 
 local unread =
   "a value is read while a plan is recorded, which happens once for each shape and before there are values"
-group("arguments of a compiled function, which have no values yet", {
-  {function() ml.compile(ml.state)(v) end, "state: " .. unread},
-  {function() ml.compile(v.state)(v) end, "state: " .. unread},
+local once = "state: a plan is recorded, which would make it once and not again: make it before"
+group("what is not done while a plan is recorded", {
+  {function() ml.compile(ml.state)(v) end, once},
+  {function() ml.compile(v.state)(v) end, once},
+  {function() ml.compile(function() return ml.state({2}, "float32") * 1 end)() end, once},
   {function() ml.compile(ml.pack)(ml.zeros {2, 32}) end, "pack: " .. unread},
   {function() ml.compile(ml.unpack)(ml.pack(ml.zeros {2, 32})) end, "unpack: " .. unread},
 })
