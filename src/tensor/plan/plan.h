@@ -75,10 +75,8 @@ typedef struct ml_fused {
  * 0..n_inputs-1 hold the step's inputs, the others what stages write: a row, or one element a row (narrow). A stage is
  * a row operation (a norm, softmax, a reduction over the last axis) or an elementwise program, over the row or, narrow,
  * over one element. Output k of the step is register outputs[k]. */
-enum {
-  ML_ROWS_LEAST = 64,
-  ML_ROWS_MOST = 16384
-}; /* shorter rows are better taken side by side, longer ones in parts */
+/* Shorter rows are better taken side by side, longer ones in parts. */
+enum { ML_ROWS_LEAST = 64, ML_ROWS_MOST = 16384 };
 typedef struct ml_row_register {
   ml_dtype dtype;
   bool narrow;

@@ -1,8 +1,6 @@
 /* rows.c: which operations work row by row, and a group of them as stages. */
 #include "tensor/plan/graph.h"
 
-#include <string.h>
-
 /* Whether n takes rows along its last axis and gives a row each, or one element each. */
 bool ml_vnode_is_row_op(const ml_vgraph *g, const ml_vnode *n) {
   if (n->op == ML_OP_COUNT || n->n_inputs == 0 || n->inputs[0] < 0) return false;

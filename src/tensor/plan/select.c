@@ -9,8 +9,6 @@
  * alone; one pass back writes the graph anew. */
 #include "tensor/plan/graph.h"
 
-#include <string.h>
-
 typedef struct demand {
   bool whole;
   int index; /* vnode of the index whose rows are wanted, or -1 */

@@ -90,42 +90,29 @@ ALWAYS_INLINE void int_to_int(cast c, ml_dtype to, ml_dtype from) {
   for (; i < c.n; i++) store_int(c.to, to, i, (int32_t)load_index(c.from, from, i));
 }
 
+ALWAYS_INLINE void convert_pair(cast c, ml_dtype to, ml_dtype from) {
+  if (is_narrow(from) && is_narrow(to)) float_to_float(c, to, from);
+  else if (is_narrow(from)) float_to_int(c, to, from);
+  else if (is_narrow(to)) int_to_float(c, to, from);
+  else int_to_int(c, to, from);
+}
+
 /* Each pair of dtypes becomes a loop of its own. */
-#define FOR_INTS(t, DO)                                                                                                \
+#define FOR_CASTS(t, DO)                                                                                               \
   switch (t) {                                                                                                         \
+  case ML_F32: DO(ML_F32); break;                                                                                      \
+  case ML_F16: DO(ML_F16); break;                                                                                      \
+  case ML_BF16: DO(ML_BF16); break;                                                                                    \
   case ML_I8: DO(ML_I8); break;                                                                                        \
   case ML_U8: DO(ML_U8); break;                                                                                        \
   case ML_I16: DO(ML_I16); break;                                                                                      \
   case ML_U16: DO(ML_U16); break;                                                                                      \
   default: DO(ML_I32);                                                                                                 \
   }
-#define TO(T) float_to_float(c, T, from)
-ALWAYS_INLINE void float_to_any_float(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(to, TO); }
-#undef TO
-#define TO(T) float_to_int(c, T, from)
-ALWAYS_INLINE void float_to_any_int(cast c, ml_dtype to, ml_dtype from){FOR_INTS(to, TO)}
-#undef TO
-#define TO(T) int_to_float(c, T, from)
-ALWAYS_INLINE void int_to_any_float(cast c, ml_dtype to, ml_dtype from) {
-  FOR_NARROW(to, TO);
-}
-#undef TO
-#define TO(T) int_to_int(c, T, from)
-ALWAYS_INLINE void int_to_any_int(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(to, TO) }
-#undef TO
-
-#define FROM(T) float_to_any_float(c, to, T)
-static void floats_to_floats(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(from, FROM); }
-#undef FROM
-#define FROM(T) float_to_any_int(c, to, T)
-static void floats_to_ints(cast c, ml_dtype to, ml_dtype from) { FOR_NARROW(from, FROM); }
-#undef FROM
-#define FROM(T) int_to_any_float(c, to, T)
-static void ints_to_floats(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(from, FROM) }
-#undef FROM
-#define FROM(T) int_to_any_int(c, to, T)
-static void ints_to_ints(cast c, ml_dtype to, ml_dtype from) { FOR_INTS(from, FROM) }
-#undef FROM
+#define TO(T) convert_pair(c, T, from)
+ALWAYS_INLINE void convert_from(cast c, ml_dtype to, ml_dtype from) { FOR_CASTS(to, TO) }
+#define FROM(T) convert_from(c, to, T)
+static void convert(cast c, ml_dtype to, ml_dtype from) { FOR_CASTS(from, FROM) }
 
 /* Whether all values are within 32 bits once they are truncated: none is 2^31 or more, or no number. */
 static bool fit_ints(cast c, ml_dtype t) {
@@ -218,7 +205,7 @@ static void doubles_to_floats(cast c, ml_dtype to) {
   }
   round_to_odd(odd, (const double *)(const void *)c.from, c.n);
   c.from = (const char *)odd;
-  floats_to_floats(c, to, ML_F32);
+  convert(c, to, ML_F32);
 }
 
 static bool doubles_to_ints(cast c, ml_dtype to) {
@@ -227,7 +214,7 @@ static bool doubles_to_ints(cast c, ml_dtype to) {
   const double *x = (const double *)(const void *)c.from;
   for (int i = 0; i < c.n; i++) ints[i] = (int32_t)x[i];
   c.from = (const char *)ints;
-  ints_to_ints(c, to, ML_I32);
+  convert(c, to, ML_I32);
   return true;
 }
 
@@ -239,8 +226,7 @@ static void to_doubles(cast c, ml_dtype from) {
   }
   if (from != ML_F32) {
     const cast first = {(char *)floats, c.from, c.n};
-    if (is_narrow(from)) floats_to_floats(first, ML_F32, from);
-    else ints_to_floats(first, ML_F32, from);
+    convert(first, ML_F32, from);
     c.from = (const char *)floats;
   }
   CONVERT(float, double, x[i]);
@@ -255,15 +241,11 @@ bool K(cast_tile)(char *to, ml_dtype tt, const char *from, ml_dtype ft, int n) {
   if (tt == ML_F64) to_doubles(c, ft);
   else if (ft == ML_F64 && is_narrow(tt)) doubles_to_floats(c, tt);
   else if (ft == ML_F64) return doubles_to_ints(c, tt);
-  else if (is_narrow(ft) && is_narrow(tt)) floats_to_floats(c, tt, ft);
-  else if (is_narrow(ft)) {
-    if (!fit_ints(c, ft)) return false;
-    floats_to_ints(c, tt, ft);
-  } else if (is_narrow(tt)) {
-    if (ft == ML_I32 && tt != ML_F32 && !fit_floats(c)) return false;
-    ints_to_floats(c, tt, ft);
-  } else {
-    ints_to_ints(c, tt, ft);
+  else {
+    const bool narrows = is_narrow(tt) && tt != ML_F32;
+    if (is_narrow(ft) && !is_narrow(tt) && !fit_ints(c, ft)) return false;
+    if (ft == ML_I32 && narrows && !fit_floats(c)) return false;
+    convert(c, tt, ft);
   }
   return true;
 }
