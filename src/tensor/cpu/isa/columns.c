@@ -16,19 +16,19 @@ static bool are_near(const char *const *rows, int64_t n, int64_t bytes) {
 
 /* ---- floats: a lane of all columns after the other ---- */
 
-/* A block of rows, and what is made of each column: narrow sums, or folds of doubles. */
+/* A block of rows, and what is made of each column: floats of narrow types, or doubles. */
 typedef struct block {
   const char *const *rows;
   int64_t n, width; /* width >= LANES */
   ml_dtype dtype;
   bool narrow;
   fold how;
-  const double *centre; /* of each column; SQUARES */
-  bool spread;          /* two results a column: distances from the centre, behind all of which squared ones follow */
+  const void *centre; /* of each column, as narrow as results; SQUARES */
+  bool spread;        /* two results a column: distances from the centre, behind all of which squared ones follow */
 } block;
 
 static int64_t bytes_of(const block *b) {
-  return b->width * (int64_t)(b->narrow ? sizeof(float) : b->spread ? 2 * sizeof(double) : sizeof(double));
+  return b->width * (int64_t)(b->narrow ? sizeof(float) : sizeof(double)) * (b->spread ? 2 : 1);
 }
 
 /* Rows lie too far apart for processors to see what comes next: the next lane's are asked for meanwhile, into the
@@ -51,19 +51,33 @@ static int64_t lane_after(int64_t lane) {
   for (int64_t next = 0, at; at = ml_min64(next, (b)->width - LANES), next < (b)->width; next += LANES)
 
 /* Lane `lane`: row lane, lane + LANES, and so on. Of the columns from the byte `from` on: */
-ALWAYS_INLINE v16f sum_of_lane(const block *b, int64_t lane, ml_dtype t, int64_t from) {
+ALWAYS_INLINE v16f fold_of_lane(const block *b, int64_t lane, ml_dtype t, fold how, int64_t from) {
   v16f s = v_set1(0);
-  for (int64_t i = lane; i < b->n; i += LANES) s = v_add(s, load_narrow(b->rows[i] + from, t));
+  for (int64_t i = lane; i < b->n; i += LANES) s = narrow_step(s, load_narrow(b->rows[i] + from, t), how);
   return s;
 }
 
 /* Of all columns: */
-ALWAYS_INLINE void sum_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
+ALWAYS_INLINE void narrow_lane(const block *b, int64_t lane, ml_dtype t, fold how, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
   int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
     if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
-    v_store(out + at, sum_of_lane(b, lane, t, at * item));
+    v_store(out + at, fold_of_lane(b, lane, t, how, at * item));
+  }
+}
+
+ALWAYS_INLINE void narrow_spread_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  int64_t coming = lane_after(lane);
+  EACH_VECTOR(b, at) {
+    if (coming && (item == sizeof(float) || next % (2 * LANES) == 0)) fetch_rows(b, coming, at * item);
+    const v16f centre = v_load((const float *)b->centre + at);
+    narrow_spread s = narrow_spread_start();
+    for (int64_t i = lane; i < b->n; i += LANES)
+      s = narrow_spread_step(s, load_narrow(b->rows[i] + at * item, t), centre);
+    v_store(out + at, s.away);
+    v_store(out + b->width + at, s.squares);
   }
 }
 
@@ -72,7 +86,7 @@ ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how,
   int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
     if (coming) fetch_rows(b, coming, at * item);
-    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load((const double *)b->centre + at) : w_set1(0);
     for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
     w_store(out + at, s);
   }
@@ -83,23 +97,29 @@ ALWAYS_INLINE void spread_lane(const block *b, int64_t lane, ml_dtype t, double 
   int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
     if (coming) fetch_rows(b, coming, at * item);
-    const v16d centre = w_load(b->centre + at);
-    spread s = spread_start();
-    for (int64_t i = lane; i < b->n; i += LANES) s = spread_step(s, load_wide(b->rows[i] + at * item, t), centre);
+    const v16d centre = w_load((const double *)b->centre + at);
+    wide_spread s = wide_spread_start();
+    for (int64_t i = lane; i < b->n; i += LANES) s = wide_spread_step(s, load_wide(b->rows[i] + at * item, t), centre);
     w_store(out + at, s.away);
     w_store(out + b->width + at, s.squares);
   }
 }
 
-#define SUM_LANE(T) sum_lane(b, lane, T, out)
-static void narrow_lane(const block *b, int64_t lane, float *out) { FOR_NARROW(b->dtype, SUM_LANE); }
+#define SUM_LANE(T) narrow_lane(b, lane, T, SUM, out)
+#define SQUARE_NARROW_LANE(T) narrow_lane(b, lane, T, SQUARES, out)
+#define SPREAD_NARROW_LANE(T) narrow_spread_lane(b, lane, T, out)
+static void take_narrow_lane(const block *b, int64_t lane, float *out) {
+  if (b->spread) FOR_NARROW(b->dtype, SPREAD_NARROW_LANE);
+  else if (b->how == SUM) FOR_NARROW(b->dtype, SUM_LANE);
+  else FOR_NARROW(b->dtype, SQUARE_NARROW_LANE);
+}
 
 #define ADD_LANE(T) fold_lane(b, lane, T, SUM, out)
-static void add_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, ADD_LANE) }
+static void add_lane(const block *b, int64_t lane, double *out) { FOR_WIDE(b->dtype, ADD_LANE) }
 #define SQUARE_LANE(T) fold_lane(b, lane, T, SQUARES, out)
-static void square_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SQUARE_LANE) }
+static void square_lane(const block *b, int64_t lane, double *out) { FOR_WIDE(b->dtype, SQUARE_LANE) }
 #define SPREAD_LANE(T) spread_lane(b, lane, T, out)
-static void spreads_lane(const block *b, int64_t lane, double *out) { FOR_EACH_DTYPE(b->dtype, SPREAD_LANE) }
+static void spreads_lane(const block *b, int64_t lane, double *out) { FOR_WIDE(b->dtype, SPREAD_LANE) }
 #define MULTIPLY_LANE(T) fold_lane(b, lane, T, PRODUCT, out)
 static void multiply_lane(const block *b, int64_t lane, double *out) { FOR_FLOATS(b->dtype, MULTIPLY_LANE); }
 
@@ -121,7 +141,7 @@ static void join(const block *b, char *to, const char *from, int64_t bytes) {
  * needs a row of room behind it. */
 static void join_lanes(const block *b, int64_t lane, int apart, char *out) {
   if (apart == LANES) {
-    if (b->narrow) narrow_lane(b, lane, (float *)(void *)out);
+    if (b->narrow) take_narrow_lane(b, lane, (float *)(void *)out);
     else if (b->spread) spreads_lane(b, lane, (double *)(void *)out);
     else if (b->how == SUM) add_lane(b, lane, (double *)(void *)out);
     else if (b->how == SQUARES) square_lane(b, lane, (double *)(void *)out);
@@ -142,8 +162,8 @@ enum { FEW_ROWS = 2 * LANES };
 
 /* Lanes that lie four apart, from `lane` on, joined in the order of v_sum. */
 ALWAYS_INLINE v16f sum_of_lanes(const block *b, int64_t lane, ml_dtype t, int64_t from) {
-  return v_add(v_add(sum_of_lane(b, lane, t, from), sum_of_lane(b, lane + 8, t, from)),
-               v_add(sum_of_lane(b, lane + 4, t, from), sum_of_lane(b, lane + 12, t, from)));
+  return v_add(v_add(fold_of_lane(b, lane, t, SUM, from), fold_of_lane(b, lane + 8, t, SUM, from)),
+               v_add(fold_of_lane(b, lane + 4, t, SUM, from), fold_of_lane(b, lane + 12, t, SUM, from)));
 }
 
 /* Each pass writes a row of its own, since the vectors of the last columns overlap. */
@@ -156,7 +176,7 @@ ALWAYS_INLINE void sum_few(const block *b, ml_dtype t, float *out) {
   for (int64_t c = 0; c < b->width; c++) out[c] = (sums[0][c] + sums[2][c]) + (sums[1][c] + sums[3][c]);
 }
 
-static bool takes_few(const block *b) { return b->narrow && b->n <= FEW_ROWS; }
+static bool takes_few(const block *b) { return b->narrow && b->how == SUM && !b->spread && b->n <= FEW_ROWS; }
 
 #define SUM_FEW(T) sum_few(b, T, (float *)(void *)out)
 static void join_few(const block *b, char *out) { FOR_NARROW(b->dtype, SUM_FEW); }
@@ -170,14 +190,29 @@ static bool takes_rows(const block *b) {
          are_near(b->rows, b->n, b->width * ml_dtype_infos[b->dtype].bytes);
 }
 
-ALWAYS_INLINE void sum_rows(const block *b, ml_dtype t, float *out) {
+ALWAYS_INLINE void narrow_rows(const block *b, ml_dtype t, fold how, float *out) {
   const int item = ml_dtype_infos[t].bytes;
   for (int64_t i = 0; i < b->n; i++) {
     float *to = out + i % LANES * b->width;
     for (int64_t at = 0; at < b->width; at += LANES) {
       look_ahead(b->rows[i] + at * item);
       v16f s = i < LANES ? v_set1(0) : v_load(to + at);
-      v_store(to + at, v_add(s, load_narrow(b->rows[i] + at * item, t)));
+      v_store(to + at, narrow_step(s, load_narrow(b->rows[i] + at * item, t), how));
+    }
+  }
+}
+
+ALWAYS_INLINE void narrow_spread_rows(const block *b, ml_dtype t, float *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  for (int64_t i = 0; i < b->n; i++) {
+    float *away = out + i % LANES * 2 * b->width, *squares = away + b->width;
+    for (int64_t at = 0; at < b->width; at += LANES) {
+      look_ahead(b->rows[i] + at * item);
+      narrow_spread s = narrow_spread_start();
+      if (i >= LANES) s = (narrow_spread){v_load(away + at), v_load(squares + at)};
+      s = narrow_spread_step(s, load_narrow(b->rows[i] + at * item, t), v_load((const float *)b->centre + at));
+      v_store(away + at, s.away);
+      v_store(squares + at, s.squares);
     }
   }
 }
@@ -188,38 +223,28 @@ ALWAYS_INLINE void fold_rows(const block *b, ml_dtype t, fold how, double *out) 
     double *to = out + i % LANES * b->width;
     for (int64_t at = 0; at < b->width; at += LANES) {
       look_ahead_wide(b->rows[i] + at * item, t);
-      const v16d centre = how == SQUARES && b->centre ? w_load(b->centre + at) : w_set1(0);
+      const v16d centre = how == SQUARES && b->centre ? w_load((const double *)b->centre + at) : w_set1(0);
       v16d s = i < LANES ? fold_start(how) : w_load(to + at);
       w_store(to + at, fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre));
     }
   }
 }
 
-ALWAYS_INLINE void spread_rows(const block *b, ml_dtype t, double *out) {
-  const int item = ml_dtype_infos[t].bytes;
-  for (int64_t i = 0; i < b->n; i++) {
-    double *away = out + i % LANES * 2 * b->width, *squares = away + b->width;
-    for (int64_t at = 0; at < b->width; at += LANES) {
-      look_ahead_wide(b->rows[i] + at * item, t);
-      spread s = i < LANES ? spread_start() : (spread){w_load(away + at), w_load(squares + at)};
-      s = spread_step(s, load_wide(b->rows[i] + at * item, t), w_load(b->centre + at));
-      w_store(away + at, s.away);
-      w_store(squares + at, s.squares);
-    }
-  }
+#define SUM_ROWS(T) narrow_rows(b, T, SUM, (float *)(void *)out)
+#define SQUARE_NARROW_ROWS(T) narrow_rows(b, T, SQUARES, (float *)(void *)out)
+#define SPREAD_NARROW_ROWS(T) narrow_spread_rows(b, T, (float *)(void *)out)
+static void take_narrow_rows(const block *b, char *out) {
+  if (b->spread) FOR_NARROW(b->dtype, SPREAD_NARROW_ROWS);
+  else if (b->how == SUM) FOR_NARROW(b->dtype, SUM_ROWS);
+  else FOR_NARROW(b->dtype, SQUARE_NARROW_ROWS);
 }
 
-#define SUM_ROWS(T) sum_rows(b, T, (float *)(void *)out)
-#define ADD_ROWS(T) fold_rows(b, T, SUM, (double *)(void *)out)
-#define SQUARE_ROWS(T) fold_rows(b, T, SQUARES, (double *)(void *)out)
 #define MULTIPLY_ROWS(T) fold_rows(b, T, PRODUCT, (double *)(void *)out)
-#define SPREAD_ROWS(T) spread_rows(b, T, (double *)(void *)out)
 static void join_rows(const block *b, char *out) {
-  if (b->narrow) FOR_NARROW(b->dtype, SUM_ROWS);
-  else if (b->spread) FOR_FLOATS(b->dtype, SPREAD_ROWS);
-  else if (b->how == SUM) FOR_FLOATS(b->dtype, ADD_ROWS);
-  else if (b->how == SQUARES) FOR_FLOATS(b->dtype, SQUARE_ROWS);
-  else FOR_FLOATS(b->dtype, MULTIPLY_ROWS);
+  if (b->narrow) take_narrow_rows(b, out);
+  else if (b->how == PRODUCT) FOR_FLOATS(b->dtype, MULTIPLY_ROWS);
+  else if (b->how == SUM) fold_rows(b, ML_F64, SUM, (double *)(void *)out);
+  else fold_rows(b, ML_F64, SQUARES, (double *)(void *)out);
   int64_t n = ml_min64(b->n, LANES); /* a lane without rows is what it starts as: nothing to join */
   for (int half = LANES / 2; half > 0; half /= 2) {
     if (n <= half) continue;
@@ -235,37 +260,109 @@ static void reduce_block(const block *b, char *out) {
   else join_lanes(b, 0, 1, out);
 }
 
-static void take_folds(partial *p, block *b, int op, char *room) {
-  const double *wide = (const double *)(const void *)room;
+/* The elements of column c, one after the other. */
+static const char *column_of(const block *b, int64_t c, char *room) {
+  const int item = ml_dtype_infos[b->dtype].bytes;
+  for (int64_t i = 0; i < b->n; i++) memcpy(room + i * item, b->rows[i] + c * item, (size_t)item);
+  return room;
+}
+
+/* Narrow results as doubles, behind them; squares that float32 does not hold are made again. */
+static double *widen(const block *b, char *room) {
+  char column[REDUCE_BLOCK * sizeof(float)];
+  const float *x = (const float *)(const void *)room;
+  double *wide = (double *)(void *)(room + (b->width * (int64_t)sizeof *x + 63) / 64 * 64);
+  for (int64_t c = 0; c < b->width; c++) wide[c] = (double)x[c];
+  for (int64_t c = 0; c < b->width && b->how == SQUARES; c++) {
+    if (!holds_squares(x[c])) wide[c] = K(squares_of_block)(column_of(b, c, column), b->dtype, b->n);
+  }
+  return wide;
+}
+
+/* The reduction of each column, as doubles. */
+static double *fold_columns(const block *b, char *room) {
   reduce_block(b, room);
+  return b->narrow ? widen(b, room) : (double *)(void *)room;
+}
+
+static void take_folds(partial *p, const block *b, int op, char *room) {
+  const double *folds = fold_columns(b, room);
   for (int64_t i = 0; i < b->width; i++) {
-    if (op == ML_OP_prod) p[i].a *= wide[i];
-    else p[i].a += b->narrow ? (double)((const float *)(const void *)room)[i] : wide[i];
+    if (op == ML_OP_prod) p[i].a *= folds[i];
+    else p[i].a += folds[i];
   }
 }
 
-/* Of a block by itself: means to `room`, and squared distances from them behind, which are returned. */
-static double *spread_first(block *b, char *room) {
-  double *means = (double *)(void *)room, *found = means + b->width;
-  b->how = SUM;
-  reduce_block(b, room);
-  for (int64_t i = 0; i < b->width; i++) means[i] /= (double)b->n;
-  b->how = SQUARES, b->centre = means;
-  reduce_block(b, (char *)found);
-  return found;
+/* What variances need of a block: a row of centres, or means, before the results about them. */
+typedef struct spreads {
+  double *centres, *away, *squares;
+  float *narrow;
+  char *room;
+} spreads;
+
+static spreads spreads_at(int64_t width, char *room) {
+  double *d = (double *)(void *)room;
+  return (spreads){d, d + width, d + 2 * width, (float *)(void *)(d + 3 * width), (char *)(d + 4 * width)};
 }
 
-static void take_spread(partial *p, block *b, char *room) {
-  double *means = (double *)(void *)room, *found = means + b->width;
-  if (joins_blocks(p, b->dtype)) {
-    spread_first(b, room);
-    for (int64_t i = 0; i < b->width; i++) join_spread(&p[i], means[i], found[i], b->n);
+/* Centres of a first block: its means. */
+static void find_centres(block b, const spreads *s) {
+  char column[REDUCE_BLOCK * sizeof(float)];
+  b.how = SUM;
+  reduce_block(&b, s->room);
+  for (int64_t c = 0; c < b.width; c++) {
+    if (b.narrow) s->centres[c] = (double)centre_of_sum(((const float *)(const void *)s->room)[c], b.n);
+    else s->centres[c] = ((const double *)(const void *)s->room)[c] / (double)b.n;
+  }
+  for (int64_t c = 0; c < b.width && b.narrow; c++) {
+    if (!isfinite(s->centres[c]))
+      s->centres[c] = (double)(float)K(centre_of_block)(column_of(&b, c, column), b.dtype, b.n);
+  }
+}
+
+/* Squared distances alone, from centres that are means. */
+static void find_squares(block b, spreads *s) {
+  b.how = SQUARES, b.centre = s->centres;
+  reduce_block(&b, s->room);
+  s->squares = (double *)(void *)s->room;
+}
+
+static void find_spreads(block b, spreads *s) {
+  char column[REDUCE_BLOCK * sizeof(float)];
+  b.spread = true;
+  if (!b.narrow) {
+    b.centre = s->centres;
+    reduce_block(&b, s->room);
+    s->away = (double *)(void *)s->room, s->squares = s->away + b.width;
     return;
   }
-  for (int64_t i = 0; i < b->width; i++) means[i] = p[i].a;
-  b->centre = means, b->spread = true;
-  reduce_block(b, (char *)found);
-  for (int64_t i = 0; i < b->width; i++) p[i].away += found[i], p[i].b += found[b->width + i], p[i].k += b->n;
+  for (int64_t c = 0; c < b.width; c++) s->narrow[c] = (float)s->centres[c];
+  b.centre = s->narrow;
+  reduce_block(&b, s->room);
+  const float *away = (const float *)(const void *)s->room, *squares = away + b.width;
+  for (int64_t c = 0; c < b.width; c++) s->away[c] = (double)away[c], s->squares[c] = (double)squares[c];
+  for (int64_t c = 0; c < b.width; c++) {
+    if (holds_squares(squares[c])) continue;
+    const spread again = K(spread_of_block)(column_of(&b, c, column), b.dtype, b.n, s->centres[c]);
+    s->away[c] = again.away, s->squares[c] = again.squares;
+  }
+}
+
+static void take_spread(partial *p, const block *b, char *room) {
+  spreads s = spreads_at(b->width, room);
+  if (b->dtype == ML_F64) {
+    find_centres(*b, &s);
+    find_squares(*b, &s);
+    for (int64_t c = 0; c < b->width; c++) join_moments(&p[c], (moments){s.centres[c], s.squares[c]}, b->n);
+    return;
+  }
+  if (p->k == 0) {
+    find_centres(*b, &s);
+    for (int64_t c = 0; c < b->width; c++) p[c].centre = s.centres[c];
+  }
+  for (int64_t c = 0; c < b->width; c++) s.centres[c] = p[c].centre;
+  find_spreads(*b, &s);
+  for (int64_t c = 0; c < b->width; c++) take_block(&p[c], (spread){s.away[c], s.squares[c]}, b->n, b->narrow);
 }
 
 /* ---- what comes out the same in any order: four rows at once, or near ones one after the other ---- */
@@ -531,7 +628,9 @@ static void choose(COLUMNS, int64_t first) {
 /* ---- all together ---- */
 
 static block block_of(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width) {
-  return (block){rows, n, width, t, kind_of(op, t) == NARROW, fold_of(op), NULL, false};
+  const kind k = kind_of(op, t);
+  const bool narrow = is_narrow(t) && (k == NARROW || k == SPREAD || op == ML_OP_norm);
+  return (block){rows, n, width, t, narrow, fold_of(op), NULL, false};
 }
 
 /* What comes out the same in any order; its kind is none of floats' folds. */
@@ -589,15 +688,20 @@ static void write_narrow(int op, const block *b, const ml_arg *o, char *to, char
 }
 
 static void write_wide(int op, const block *b, const ml_arg *o, char *to, char *room) {
-  double *x = (double *)(void *)room;
-  reduce_block(b, room);
+  double *x = fold_columns(b, room);
   for (int64_t c = 0; c < b->width && op == ML_OP_norm; c++) x[c] = sqrt(x[c]);
   for (int64_t c = 0; c < b->width && op == ML_OP_mean; c++) x[c] /= (double)b->n;
   write_doubles(x, b->width, to, o->dtype);
 }
 
-static void write_spread(int op, block *b, double divisor, const ml_arg *o, char *to, char *room) {
-  double *x = spread_first(b, room);
+static void write_spread(int op, const block *b, double divisor, const ml_arg *o, char *to, char *room) {
+  spreads s = spreads_at(b->width, room);
+  find_centres(*b, &s);
+  if (b->dtype == ML_F64) find_squares(*b, &s);
+  else find_spreads(*b, &s);
+  double *x = s.squares;
+  for (int64_t c = 0; c < b->width && b->dtype != ML_F64; c++)
+    x[c] = moments_about(s.centres[c], (spread){s.away[c], x[c]}, b->n).squares;
   for (int64_t c = 0; c < b->width; c++) x[c] /= divisor;
   for (int64_t c = 0; c < b->width && op == ML_OP_std; c++) x[c] = sqrt(x[c]);
   write_doubles(x, b->width, to, o->dtype);

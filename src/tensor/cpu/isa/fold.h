@@ -3,6 +3,8 @@
 #ifndef ML_CPU_FOLD_H
 #define ML_CPU_FOLD_H
 
+#include <float.h>
+
 #include "tensor/cpu/isa/reduce.h"
 #include "tensor/cpu/isa/simd.h"
 
@@ -187,6 +189,9 @@ ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how, v16d centre) {
   return w_square(w_sub(x, centre), s);
 }
 
+/* Of floats: a sum, or one of squares. */
+ALWAYS_INLINE v16f narrow_step(v16f s, v16f x, fold how) { return how == SUM ? v_add(s, x) : v_fma(x, x, s); }
+
 /* The lanes of a fold, in the order of v_sum. */
 ALWAYS_INLINE double join_doubles(v16d s, fold how) {
   for (int n = REGISTERS / 2; n > 0; n /= 2) {
@@ -220,11 +225,8 @@ ALWAYS_INLINE double join_doubles(v16d s, fold how) {
     if ((t) == ML_F64) DO(ML_F64);                                                                                     \
     else FOR_NARROW(t, DO);                                                                                            \
   } while (0)
-#define FOR_EACH_DTYPE(t, DO)                                                                                          \
+#define FOR_WIDE(t, DO)                                                                                                \
   switch (t) {                                                                                                         \
-  case ML_F32: DO(ML_F32); break;                                                                                      \
-  case ML_F16: DO(ML_F16); break;                                                                                      \
-  case ML_BF16: DO(ML_BF16); break;                                                                                    \
   case ML_F64: DO(ML_F64); break;                                                                                      \
   case ML_I8: DO(ML_I8); break;                                                                                        \
   case ML_U8: DO(ML_U8); break;                                                                                        \
@@ -236,6 +238,9 @@ ALWAYS_INLINE double join_doubles(v16d s, fold how) {
   case ML_I64: DO(ML_I64); break;                                                                                      \
   default: DO(ML_U64);                                                                                                 \
   }
+#define FOR_EACH_DTYPE(t, DO)                                                                                          \
+  if (is_narrow(t)) FOR_NARROW(t, DO);                                                                                 \
+  else FOR_WIDE(t, DO)
 
 /* What a reduction adds up, and of which arithmetic. */
 typedef enum kind { NARROW, WIDE, SPREAD, EXPONENTS, INTEGERS, INTEGER_MEAN, MOMENTS, TRUTH, CHOICE } kind;
@@ -262,23 +267,52 @@ static inline kind kind_of(int op, ml_dtype t) {
 /* Of WIDE. */
 static inline fold fold_of(int op) { return op == ML_OP_prod ? PRODUCT : op == ML_OP_norm ? SQUARES : SUM; }
 
-/* Variances take squared distances from a centre, which is the mean of the first block, and the distances themselves,
- * from which follows how far it is from the mean of all. What that costs of float64's digits is their share that goes
- * with the number of blocks in a chunk, of which no float32 is aware; float64 joins the means of blocks instead, and so
- * squares nothing that is larger than its result. */
-static inline bool joins_blocks(const partial *p, ml_dtype t) { return t == ML_F64 || p->k == 0; }
+/* Variances take distances from a centre and their squares, and from both the mean of a group of blocks and the squared
+ * distances from it, which are joined in float64 (Chan's formula). The first group's centre is the mean of its first
+ * block, a later one's that of what came before. Where that is far from the group's own, the groups differ by as much,
+ * and so does the result: what the subtraction costs is a few units in the last place of what is large in it. float64
+ * takes each block's own mean instead, and so squares nothing that is larger than its result. */
+enum { GROUP = 4 * REDUCE_BLOCK };
 
-/* Distances and their squares, of lanes. */
+/* Of a block's elements: their distances from a centre, and the squares of those. */
 typedef struct spread {
-  v16d away, squares;
+  double away, squares;
 } spread;
-ALWAYS_INLINE spread spread_start(void) { return (spread){w_set1(0), w_set1(0)}; }
-ALWAYS_INLINE spread spread_step(spread s, v16d x, v16d centre) {
-  x = w_sub(x, centre);
-  s.away = w_add(s.away, x);
-  s.squares = w_square(x, s.squares);
-  return s;
+/* Of some elements: their mean, and squared distances from it. */
+typedef struct moments {
+  double mean, squares;
+} moments;
+static inline moments moments_about(double centre, spread s, int64_t n) {
+  const double shift = s.away / (double)n, squares = s.squares - s.away * shift;
+  return (moments){centre + shift, squares < 0 ? 0 : squares};
 }
+
+/* The same of lanes. */
+typedef struct wide_spread {
+  v16d away, squares;
+} wide_spread;
+ALWAYS_INLINE wide_spread wide_spread_start(void) { return (wide_spread){w_set1(0), w_set1(0)}; }
+ALWAYS_INLINE wide_spread wide_spread_step(wide_spread s, v16d x, v16d centre) {
+  x = w_sub(x, centre);
+  return (wide_spread){w_add(s.away, x), w_square(x, s.squares)};
+}
+
+/* Float32 and narrower floats square in float32, whose sums of a block are as good as their elements unless they are
+ * too large for it or so small that it loses digits: then the block is taken again, in float64 (partial.c). */
+typedef struct narrow_spread {
+  v16f away, squares;
+} narrow_spread;
+ALWAYS_INLINE narrow_spread narrow_spread_start(void) { return (narrow_spread){v_set1(0), v_set1(0)}; }
+ALWAYS_INLINE narrow_spread narrow_spread_step(narrow_spread s, v16f x, v16f centre) {
+  x = v_sub(x, centre);
+  return (narrow_spread){v_add(s.away, x), v_fma(x, x, s.squares)};
+}
+static inline bool holds_squares(float sum) { return sum >= 1e-34f && sum <= FLT_MAX; }
+static inline float centre_of_sum(float sum, int64_t n) { return (float)((double)sum / (double)n); }
+double K(squares_of_block)(const char *data, ml_dtype dtype, int64_t n);
+spread K(spread_of_block)(const char *data, ml_dtype dtype, int64_t n, double centre);
+double K(centre_of_block)(const char *data, ml_dtype dtype, int64_t n); /* its mean */
+
 /* MOMENTS: n bytes that add up to `sum`, and their squares to `squares`, without any rounding: what their norm is the
  * root of, or their squared distances from the mean. */
 static inline double moment_of(int op, int64_t sum, int64_t squares, int64_t n) {
@@ -286,23 +320,33 @@ static inline double moment_of(int op, int64_t sum, int64_t squares, int64_t n) 
   return (double)((__int128)squares * n - (__int128)sum * sum) / (double)n;
 }
 
-/* Squared distances from the mean. */
-static inline double squares_of(const partial *p) {
-  return p->k > 0 ? p->b - p->away * (p->away / (double)p->k) : p->b;
-}
-
 /* Joins means and squared distances from them (Chan's formula). Where a mean has overflowed, which makes the sum of
  * squares infinite, the distance of the means may be no number: it adds nothing then. */
-ALWAYS_INLINE void join_spread(partial *p, double mean, double squares, int64_t n) {
+ALWAYS_INLINE void join_moments(partial *p, moments m, int64_t n) {
   if (p->k == 0) {
-    p->a = mean, p->b = squares, p->k = n;
+    p->a = m.mean, p->b = m.squares, p->k = n;
     return;
   }
-  double delta = mean - p->a, share = (double)n / (double)(p->k + n);
+  double delta = m.mean - p->a, share = (double)n / (double)(p->k + n);
   double between = delta * delta * ((double)p->k * share);
   p->a += delta * share;
-  p->b += squares + (between == between ? between : 0);
+  p->b += m.squares + (between == between ? between : 0);
   p->k += n;
+}
+
+static inline void join_group(partial *p, int64_t n) {
+  const moments m = moments_about(p->centre, (spread){p->away, p->squares}, n);
+  p->k -= n;
+  join_moments(p, m, n);
+  p->away = p->squares = 0;
+}
+
+/* Takes a block of n elements about p's centre, which is a float32 for narrow types. */
+static inline void take_block(partial *p, spread s, int64_t n, bool narrow) {
+  p->away += s.away, p->squares += s.squares, p->k += n;
+  if (p->k % GROUP) return;
+  join_group(p, GROUP);
+  p->centre = narrow ? (double)(float)p->a : p->a;
 }
 
 #endif

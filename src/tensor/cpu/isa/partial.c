@@ -1,13 +1,13 @@
 /* partial.c: reductions of elements that lie side by side, and what becomes of partial results. Sums are float32 for
  * narrow float types (float64 for float64), and integers wrap at the width of their result; blocks of float sums are
- * added up in float64. Means of integers and all sums of squares are wider than any dtype: 128 bits, and float64; those
- * of bytes are integers. */
+ * added up in float64, and so are those of squares. Means of integers are 128 bits wide; the squares of bytes are
+ * integers, and those of other integers float64. */
 #include "tensor/cpu/isa/fold.h"
 #include "tensor/cpu/isa/keys.h"
 
 void K(partial_start)(partial *p, int64_t n, int op) {
   partial start = {.at = -1};
-  if (op == ML_OP_var || op == ML_OP_std || op == ML_OP_norm) start.at = 0;
+  if (op == ML_OP_var || op == ML_OP_std || op == ML_OP_norm) start.at = 0; /* and so is the centre */
   if (op == ML_OP_prod) start.a = 1;
   if (op == ML_OP_prod || op == ML_OP_all) start.k = 1;
   if (op == ML_OP_logsumexp) start.a = -INFINITY;
@@ -47,30 +47,96 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
   return join_doubles(s, how);
 }
 
-ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
-  int item = ml_dtype_infos[t].bytes;
-  if (joins_blocks(p, t)) {
-    double mean = fold_block(data, t, n, SUM, 0) / (double)n;
-    join_spread(p, mean, fold_block(data, t, n, SQUARES, mean), n);
-    return;
+double K(squares_of_block)(const char *data, ml_dtype t, int64_t n) {
+#define SQUARE_WIDE(T) return fold_block(data, T, n, SQUARES, 0)
+  FOR_NARROW(t, SQUARE_WIDE);
+}
+
+/* The last n < LANES elements, and `rest` behind them. */
+ALWAYS_INLINE v16f load_last(const char *data, ml_dtype t, int64_t n, float rest) {
+  float x[LANES];
+  for (int64_t k = 0; k < LANES; k++) x[k] = k < n ? load_float(data, t, k) : rest;
+  return v_load(x);
+}
+
+ALWAYS_INLINE double square_block(const char *data, ml_dtype t, int64_t n) {
+  if (!is_narrow(t)) return fold_block(data, t, n, SQUARES, 0);
+  const int item = ml_dtype_infos[t].bytes;
+  v16f s = v_set1(0);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    look_ahead(data + i * item);
+    const v16f x = load_narrow(data + i * item, t);
+    s = v_fma(x, x, s);
   }
-  spread s = spread_start();
-  v16d centre = w_set1(p->a);
+  if (i < n) {
+    const v16f x = load_last(data + i * item, t, n - i, 0);
+    s = v_fma(x, x, s);
+  }
+  const float sum = v_sum(s);
+  return holds_squares(sum) ? (double)sum : K(squares_of_block)(data, t, n);
+}
+
+ALWAYS_INLINE spread spread_wide(const char *data, ml_dtype t, int64_t n, double centre) {
+  int item = ml_dtype_infos[t].bytes;
+  wide_spread s = wide_spread_start();
+  const v16d c = w_set1(centre);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
     look_ahead_wide(data + i * item, t);
-    s = spread_step(s, load_wide(data + i * item, t), centre);
+    s = wide_spread_step(s, load_wide(data + i * item, t), c);
   }
   if (i < n) {
     char room[LANES * sizeof(double)];
     double x[LANES];
     w_store(x, load_wide(fill_up(data + i * item, t, n - i, room), t));
-    for (int64_t k = n - i; k < LANES; k++) x[k] = p->a; /* no distance */
-    s = spread_step(s, w_load(x), centre);
+    for (int64_t k = n - i; k < LANES; k++) x[k] = centre; /* no distance */
+    s = wide_spread_step(s, w_load(x), c);
   }
-  p->away += join_doubles(s.away, SUM);
-  p->b += join_doubles(s.squares, SUM);
-  p->k += n;
+  return (spread){join_doubles(s.away, SUM), join_doubles(s.squares, SUM)};
+}
+
+spread K(spread_of_block)(const char *data, ml_dtype t, int64_t n, double centre) {
+#define SPREAD_WIDE(T) return spread_wide(data, T, n, centre)
+  FOR_NARROW(t, SPREAD_WIDE);
+}
+
+double K(centre_of_block)(const char *data, ml_dtype t, int64_t n) {
+#define MEAN_WIDE(T) return fold_block(data, T, n, SUM, 0) / (double)n
+  FOR_NARROW(t, MEAN_WIDE);
+}
+
+ALWAYS_INLINE spread spread_narrow(const char *data, ml_dtype t, int64_t n, float centre) {
+  const int item = ml_dtype_infos[t].bytes;
+  const v16f c = v_set1(centre);
+  narrow_spread s = narrow_spread_start();
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    look_ahead(data + i * item);
+    s = narrow_spread_step(s, load_narrow(data + i * item, t), c);
+  }
+  if (i < n) s = narrow_spread_step(s, load_last(data + i * item, t, n - i, centre), c);
+  const float squares = v_sum(s.squares);
+  if (!holds_squares(squares)) return K(spread_of_block)(data, t, n, (double)centre);
+  return (spread){(double)v_sum(s.away), (double)squares};
+}
+
+ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
+  if (t == ML_F64) {
+    const double mean = fold_block(data, t, n, SUM, 0) / (double)n;
+    join_moments(p, (moments){mean, fold_block(data, t, n, SQUARES, mean)}, n);
+    return;
+  }
+  if (is_narrow(t)) {
+    if (p->k == 0) {
+      const float centre = centre_of_sum(sum_block(data, t, n), n);
+      p->centre = isfinite(centre) ? (double)centre : (double)(float)K(centre_of_block)(data, t, n);
+    }
+    take_block(p, spread_narrow(data, t, n, (float)p->centre), n, true);
+  } else {
+    if (p->k == 0) p->centre = fold_block(data, t, n, SUM, 0) / (double)n;
+    take_block(p, spread_wide(data, t, n, p->centre), n, false);
+  }
 }
 
 static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
@@ -92,7 +158,7 @@ static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
 
 #define ADD_UP(x, T, n) p->a += fold_block(x, T, n, SUM, 0)
 #define MULTIPLY(x, T, n) p->a *= fold_block(x, T, n, PRODUCT, 0)
-#define SQUARE(x, T, n) p->a += fold_block(x, T, n, SQUARES, 0)
+#define SQUARE(x, T, n) p->a += square_block(x, T, n)
 #define SPREAD_OUT(x, T, n) spread_block(p, x, T, n)
 #define SQUARE_DTYPE(T) TAKE_BLOCKS(T, SQUARE)
 #define SPREAD_DTYPE(T) TAKE_BLOCKS(T, SPREAD_OUT)
@@ -523,6 +589,13 @@ void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n
   }
 }
 
+void K(partial_end)(partial *p, int64_t n, int op, ml_dtype t) {
+  if (kind_of(op, t) != SPREAD || t == ML_F64) return;
+  for (int64_t i = 0; i < n; i++) {
+    if (p[i].k % GROUP) join_group(&p[i], p[i].k % GROUP);
+  }
+}
+
 void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   if (kind_of(op, t) == MOMENTS) {
     p->k += next->k, p->at += next->at;
@@ -544,7 +617,7 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
   case ML_OP_std:
-    if (next->k) join_spread(p, next->a + next->away / (double)next->k, squares_of(next), next->k);
+    if (next->k) join_moments(p, (moments){next->a, next->b}, next->k);
     return;
   default:
     if (kind_of(op, t) == INTEGER_MEAN) p->wide += next->wide;
@@ -569,7 +642,7 @@ static void put_bits(const ml_arg *o, int64_t at, int64_t bits) {
 
 static double squares(const partial *p, int op, ml_dtype t, int64_t count) {
   if (kind_of(op, t) == MOMENTS) return moment_of(op, p->k, p->at, count);
-  return op == ML_OP_norm ? p->a : squares_of(p);
+  return op == ML_OP_norm ? p->a : p->b;
 }
 
 static double mean(const partial *p, ml_dtype t, int64_t count) {

@@ -376,7 +376,9 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
                 item,
                 t->out[0].data + place * out_item};
     take_panel(r, &of, p, w->scratch + (size_t)r->width * sizeof *p);
-    if (!r->whole) put_partials(t, p, of.rows, place, step);
+    if (r->whole) continue;
+    K(partial_end)(p, of.rows, t->step->op, r->dtype);
+    put_partials(t, p, of.rows, place, step);
   }
   if (r->parts > 1 && atomic_fetch_add(t->done, end - begin) + end - begin == t->units) join_all(t);
 }
@@ -385,5 +387,6 @@ void K(reduce_row)(const ml_task *like, const char *data, int64_t n) {
   partial p;
   K(partial_start)(&p, 1, like->step->op);
   K(partial_take)(&p, like->step->op, data, like->in[0].dtype, n, 0);
+  K(partial_end)(&p, 1, like->step->op, like->in[0].dtype);
   K(partial_finish)(&p, 1, like, n, 0, 1);
 }

@@ -12,21 +12,24 @@ enum { REDUCE_BLOCK = 128 };
 typedef struct partial {
   union {
     struct {
-      double a, b; /* sum; product; norm: sum of squares; var, std: centre, squared distances; logsumexp: max, sum */
+      double a, b; /* sum; product; norm: sum of squares; var, std: mean, squared distances; logsumexp: max, sum */
     };
     __int128 wide; /* mean of integers: their sum */
   };
   int64_t k; /* integers' sum, product, truth; key of the largest; var, std of others: elements so far */
   union {
-    int64_t at;  /* index of the largest, -1: there was none yet; bytes' norm, var, std: sum of squares */
-    double away; /* var, std: sum of distances from the centre */
+    int64_t at;    /* index of the largest, -1: there was none yet; bytes' norm, var, std: sum of squares */
+    double centre; /* var, std: what distances are taken from */
   };
+  double away, squares; /* var, std: distances and squared ones of elements that a and b do not have yet */
 } partial;
 
 void K(partial_start)(partial *p, int64_t n, int op);
 /* Takes n elements that lie side by side, the first of which has the index `first`. n is a multiple of REDUCE_BLOCK but
  * for the last call. */
 void K(partial_take)(partial *p, int op, const char *data, ml_dtype dtype, int64_t n, int64_t first);
+/* After the last of those. */
+void K(partial_end)(partial *p, int64_t n, int op, ml_dtype dtype);
 /* Takes what comes after p. */
 void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
 /* Writes n results over `count` elements each, from the place `at` of the output on, `step` apart. */
@@ -46,10 +49,10 @@ static inline double spread_divisor(const ml_task *t, int64_t count) {
 
 /* Whether columns_take knows the reduction. */
 bool K(columns_know)(int op, ml_dtype dtype);
-/* Bytes of scratch that columns_take needs: a mean a column, and either two doubles at each of five levels or lanes in
- * LANES_ROOM. */
+/* Bytes of scratch that columns_take needs: four doubles a column, and either two more at each of five levels or lanes
+ * in LANES_ROOM. */
 enum { LANES_ROOM = 1 << 16 };
-static inline int64_t columns_room(int64_t width) { return width * (1 + 5 * 2) * (int64_t)sizeof(double) + LANES_ROOM; }
+static inline int64_t columns_room(int64_t width) { return width * (4 + 5 * 2) * (int64_t)sizeof(double) + LANES_ROOM; }
 /* Takes n <= REDUCE_BLOCK rows of `width` columns, whose partial results follow each other. The first row has the index
  * `first`. */
 void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_dtype dtype, int64_t width,

@@ -24,6 +24,7 @@ ALWAYS_INLINE v16f v_load(const float *p) { return _mm512_loadu_ps(p); }
 ALWAYS_INLINE void v_store(float *p, v16f a) { _mm512_storeu_ps(p, a); }
 ALWAYS_INLINE v16f v_set1(float f) { return _mm512_set1_ps(f); }
 ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE v16f v_sub(v16f a, v16f b) { return _mm512_sub_ps(a, b); }
 ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return _mm512_mul_ps(a, b); }
 ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return _mm512_max_ps(a, b); }
 ALWAYS_INLINE v16f v_min(v16f a, v16f b) { return _mm512_min_ps(a, b); }
@@ -42,6 +43,7 @@ ALWAYS_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _m
 ALWAYS_INLINE void v_store(float *p, v16f a) { _mm256_storeu_ps(p, a.lo), _mm256_storeu_ps(p + 8, a.hi); }
 ALWAYS_INLINE v16f v_set1(float f) { return (v16f){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
 ALWAYS_INLINE v16f v_add(v16f a, v16f b) { return (v16f){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+ALWAYS_INLINE v16f v_sub(v16f a, v16f b) { return (v16f){_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_mul(v16f a, v16f b) { return (v16f){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_max(v16f a, v16f b) { return (v16f){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 ALWAYS_INLINE v16f v_min(v16f a, v16f b) { return (v16f){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
@@ -83,6 +85,10 @@ ALWAYS_INLINE v16f v_set1(float f) {
 }
 ALWAYS_INLINE v16f v_add(v16f a, v16f b) {
   EACH a.f[i_] += b.f[i_];
+  return a;
+}
+ALWAYS_INLINE v16f v_sub(v16f a, v16f b) {
+  EACH a.f[i_] -= b.f[i_];
   return a;
 }
 ALWAYS_INLINE v16f v_mul(v16f a, v16f b) {
