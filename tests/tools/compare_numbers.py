@@ -75,7 +75,7 @@ def from_ordered(index, dtype):
 def distance(got, want):
     """Ulps between two arrays of one float dtype; 0 for a NaN and a NaN, many for one alone."""
     a, b = ordered(got), ordered(want)
-    apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    apart = np.abs(a.astype(np.longdouble) - b.astype(np.longdouble))  # float64 does not hold all of 64 bits
     nan_a, nan_b = np.isnan(got.astype(np.float64)), np.isnan(want.astype(np.float64))
     return np.where(nan_a | nan_b, np.where(nan_a & nan_b, 0.0, np.inf), apart)
 
