@@ -1,12 +1,10 @@
 /* columns.c: reductions of columns that lie side by side, as they are read: row by row, with vectors of columns where
  * partial.c has one of elements. Each column is reduced in the order of partial.c, bit for bit. */
+#include "tensor/cpu/isa/exponents.h"
 #include "tensor/cpu/isa/fold.h"
 #include "tensor/cpu/isa/keys.h"
 
-bool K(columns_know)(int op, ml_dtype t) {
-  kind k = kind_of(op, t);
-  return k != EXPONENTS && !(k == INTEGER_MEAN && (t == ML_I64 || t == ML_U64));
-}
+bool K(columns_know)(int op, ml_dtype t) { return op != ML_OP_logsumexp || is_narrow(t); }
 
 /* Whether rows of so many bytes follow each other in memory. */
 static bool are_near(const char *const *rows, int64_t n, int64_t bytes) {
@@ -23,7 +21,7 @@ typedef struct block {
   ml_dtype dtype;
   bool narrow;
   fold how;
-  const void *centre; /* of each column, as narrow as results; SQUARES */
+  const void *centre; /* of each column, as narrow as results; SQUARES, EXPONENTS_BELOW */
   bool spread;        /* two results a column: distances from the centre, behind all of which squared ones follow */
 } block;
 
@@ -67,6 +65,19 @@ ALWAYS_INLINE void narrow_lane(const block *b, int64_t lane, ml_dtype t, fold ho
   }
 }
 
+/* What lanes without an element in a block's last vector add to a row's sum of powers of e, they add here. */
+ALWAYS_INLINE void exponents_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
+  int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
+  const bool is_short = b->n % LANES && lane >= b->n % LANES;
+  EACH_VECTOR(b, at) {
+    const v16f less = v_sub(v_set1(0), v_load((const float *)b->centre + at));
+    v16f s = v_set1(0);
+    for (int64_t i = lane; i < b->n; i += LANES)
+      s = v_add(s, v_exp_below(v_add(load_narrow(b->rows[i] + at * item, t), less)));
+    v_store(out + at, is_short ? v_add(s, v_exp_below(v_set1(-INFINITY))) : s);
+  }
+}
+
 ALWAYS_INLINE void narrow_spread_lane(const block *b, int64_t lane, ml_dtype t, float *out) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
   int64_t coming = lane_after(lane);
@@ -107,9 +118,11 @@ ALWAYS_INLINE void spread_lane(const block *b, int64_t lane, ml_dtype t, double 
 
 #define SUM_LANE(T) narrow_lane(b, lane, T, SUM, out)
 #define SQUARE_NARROW_LANE(T) narrow_lane(b, lane, T, SQUARES, out)
+#define EXPONENTS_LANE(T) exponents_lane(b, lane, T, out)
 #define SPREAD_NARROW_LANE(T) narrow_spread_lane(b, lane, T, out)
 static void take_narrow_lane(const block *b, int64_t lane, float *out) {
   if (b->spread) FOR_NARROW(b->dtype, SPREAD_NARROW_LANE);
+  else if (b->how == EXPONENTS_BELOW) FOR_NARROW(b->dtype, EXPONENTS_LANE);
   else if (b->how == SUM) FOR_NARROW(b->dtype, SUM_LANE);
   else FOR_NARROW(b->dtype, SQUARE_NARROW_LANE);
 }
@@ -186,8 +199,8 @@ static void join_few(const block *b, char *out) { FOR_NARROW(b->dtype, SUM_FEW);
 /* Near rows are taken in the order in which they lie, which processors see through. Each lane has a row of room then;
  * vectors do not overlap, since what is added is added once. */
 static bool takes_rows(const block *b) {
-  return b->width % LANES == 0 && ml_dtype_is_float(b->dtype) && bytes_of(b) * LANES <= LANES_ROOM &&
-         are_near(b->rows, b->n, b->width * ml_dtype_infos[b->dtype].bytes);
+  return b->width % LANES == 0 && ml_dtype_is_float(b->dtype) && b->how != EXPONENTS_BELOW &&
+         bytes_of(b) * LANES <= LANES_ROOM && are_near(b->rows, b->n, b->width * ml_dtype_infos[b->dtype].bytes);
 }
 
 ALWAYS_INLINE void narrow_rows(const block *b, ml_dtype t, fold how, float *out) {
@@ -365,6 +378,38 @@ static void take_spread(partial *p, const block *b, char *room) {
   for (int64_t c = 0; c < b->width; c++) take_block(&p[c], (spread){s.away[c], s.squares[c]}, b->n, b->narrow);
 }
 
+/* ---- logsumexp ---- */
+
+/* The largest of each column, NaNs passed over. */
+ALWAYS_INLINE void find_largest(const block *b, ml_dtype t, float *out) {
+  const int item = ml_dtype_infos[t].bytes;
+  for (int64_t c = 0; c < b->width; c++) out[c] = -INFINITY;
+  for (int64_t i = 0; i < b->n; i++) {
+    EACH_VECTOR(b, at) {
+      look_ahead(b->rows[i] + at * item);
+      v_store(out + at, v_max(load_narrow(b->rows[i] + at * item, t), v_load(out + at)));
+    }
+  }
+}
+
+#define LARGEST_OF(T) find_largest(&b, T, largest)
+static void take_exponents(partial *p, block b, char *room) {
+  char column[REDUCE_BLOCK * sizeof(float)];
+  float *largest = (float *)(void *)room, *sums = largest + b.width;
+  FOR_NARROW(b.dtype, LARGEST_OF);
+  for (int64_t c = 0; c < b.width; c++) {
+    float max = (float)p[c].a;
+    if ((max - max != 0 || largest[c] > max) && !raise_largest(&p[c], largest[c], &max)) max = NAN;
+    largest[c] = max;
+  }
+  b.how = EXPONENTS_BELOW, b.centre = largest;
+  reduce_block(&b, (char *)sums);
+  for (int64_t c = 0; c < b.width; c++) {
+    if (sums[c] == sums[c]) take_exponents_below(&p[c], largest[c], sums[c]);
+    else K(exponents_of_block)(&p[c], column_of(&b, c, column), b.dtype, b.n);
+  }
+}
+
 /* ---- what comes out the same in any order: four rows at once, or near ones one after the other ---- */
 
 /* Rows ahead of those that are read, of which as many bytes of each are asked for at a time. */
@@ -476,6 +521,25 @@ static void take_products(COLUMNS) {
 #define MEANS(TYPE, TOTAL, STEP)                                                                                       \
   TOTALS(TYPE, TOTAL, 0, STEP, p[c].wide += totals[c], float, (double)totals[c] / (double)n)
 
+/* Both halves of 64-bit integers by themselves. */
+#define HALVES(WITH, v, i) low += (int64_t)((v)&UINT32_MAX), high += (int64_t)((v) >> 32)
+#define SUM_HALVES(TYPE)                                                                                               \
+  SWEEP(TYPE, int64_t low = lows[c]; int64_t high = highs[c], HALVES, , lows[c] = low; highs[c] = high)
+
+static void take_long_means(COLUMNS) {
+  int64_t *restrict lows = (int64_t *)(void *)room, *restrict highs = lows + width;
+  float *restrict out = (float *)(void *)to;
+  (void)op;
+  for (int64_t c = 0; c < width; c++) lows[c] = 0, highs[c] = 0;
+  if (t == ML_I64) SUM_HALVES(int64_t);
+  else SUM_HALVES(uint64_t);
+  for (int64_t c = 0; c < width; c++) {
+    const __int128 sum = (__int128)highs[c] * (INT64_C(1) << 32) + lows[c];
+    if (p) p[c].wide += sum;
+    else out[c] = (float)((double)sum / (double)n);
+  }
+}
+
 /* 32 bits hold the sum of a block of 16-bit integers, and 16 bits that of 8-bit ones. */
 static void take_means(COLUMNS) {
   (void)op;
@@ -486,7 +550,8 @@ static void take_means(COLUMNS) {
   case ML_I16: MEANS(int16_t, int32_t, PLUS);
   case ML_U16: MEANS(uint16_t, int32_t, PLUS);
   case ML_I32: MEANS(int32_t, int64_t, PLUS);
-  default: MEANS(uint32_t, int64_t, PLUS);
+  case ML_U32: MEANS(uint32_t, int64_t, PLUS);
+  default: take_long_means(p, op, rows, n, t, width, to, room);
   }
 }
 
@@ -629,7 +694,7 @@ static void choose(COLUMNS, int64_t first) {
 
 static block block_of(int op, const char *const *rows, int64_t n, ml_dtype t, int64_t width) {
   const kind k = kind_of(op, t);
-  const bool narrow = is_narrow(t) && (k == NARROW || k == SPREAD || op == ML_OP_norm);
+  const bool narrow = is_narrow(t) && (k != WIDE || op == ML_OP_norm);
   return (block){rows, n, width, t, narrow, fold_of(op), NULL, false};
 }
 
@@ -660,6 +725,7 @@ void K(columns_take)(partial *p, int op, const char *const *rows, int64_t n, ml_
   case NARROW:
   case WIDE: take_folds(p, &b, op, room); return;
   case SPREAD: take_spread(p, &b, room); return;
+  case EXPONENTS: take_exponents(p, b, room); return;
   case MOMENTS: take_moments(p, &b, room); return;
   default: sweep(p, op, rows, n, t, width, NULL, room, first);
   }

@@ -180,7 +180,8 @@ ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
 
 /* ---- folds ---- */
 
-typedef enum fold { SUM, PRODUCT, SQUARES } fold; /* SQUARES: of distances from a centre */
+/* SQUARES: of distances from a centre; EXPONENTS_BELOW: of columns, powers of e of such distances */
+typedef enum fold { SUM, PRODUCT, SQUARES, EXPONENTS_BELOW } fold;
 
 ALWAYS_INLINE v16d fold_start(fold how) { return w_set1(how == PRODUCT ? 1 : 0); }
 ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how, v16d centre) {

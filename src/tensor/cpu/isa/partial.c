@@ -2,6 +2,7 @@
  * narrow float types (float64 for float64), and integers wrap at the width of their result; blocks of float sums are
  * added up in float64, and so are those of squares. Means of integers are 128 bits wide; the squares of bytes are
  * integers, and those of other integers float64. */
+#include "tensor/cpu/isa/exponents.h"
 #include "tensor/cpu/isa/fold.h"
 #include "tensor/cpu/isa/keys.h"
 
@@ -455,27 +456,6 @@ static void choose(partial *p, int op, const char *data, ml_dtype t, int64_t n, 
 
 /* ---- logsumexp ---- */
 
-/* e to the power x, for x in -87..0, within 2 units in the last place. */
-ALWAYS_INLINE float exp_below(float x) {
-#if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-  union {
-    float f;
-    uint32_t i;
-  } v = {.f = exp_shifted(x)}, scale = {.i = (v.i << 23) + (127u << 23)};
-  return exp_rest(x, v.f - ROUNDS) * scale.f;
-#else
-  return expf(x);
-#endif
-}
-
-/* The same for x <= 0: terms of a sum that has a 1 are as good as nothing below 1e-38, and so none is smaller. */
-ALWAYS_INLINE v16f v_exp_below(v16f x) {
-  float lanes[LANES];
-  v_store(lanes, v_max(v_set1(-87), x)); /* NaN stays */
-  for (int i = 0; i < LANES; i++) lanes[i] = exp_below(lanes[i]);
-  return v_load(lanes);
-}
-
 ALWAYS_INLINE bool any_above(v16f a, float limit) {
 #if defined(ML_ISA_AVX512)
   return _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
@@ -487,14 +467,6 @@ ALWAYS_INLINE bool any_above(v16f a, float limit) {
   EACH any |= a.f[i_] > limit;
   return any;
 #endif
-}
-
-static void join_exponents(partial *p, double max, double sum) {
-  if (p->a != p->a || max == -INFINITY) return;
-  if (max != max || max == INFINITY || p->a == -INFINITY) p->a = max, p->b = sum;
-  else if (p->a == INFINITY) return;
-  else if (max > p->a) p->b = p->b * exp(p->a - max) + sum, p->a = max;
-  else p->b += sum * exp(max - p->a);
 }
 
 /* NaN where there is one. */
@@ -521,19 +493,14 @@ ALWAYS_INLINE bool take_finite_exponents(partial *p, const char *data, ml_dtype 
   }
   most = v_max(v_load(rest), most);
   float max = (float)p->a;
-  if (max - max != 0 || any_above(most, max)) {
-    const float here = v_max_lane(most);
-    if (p->a > here || p->a != p->a || here - here != 0) return false;
-    max = here;
-  }
+  if ((max - max != 0 || any_above(most, max)) && !raise_largest(p, v_max_lane(most), &max)) return false;
   const v16f less = v_set1(-max);
   for (int64_t i = 0; i < whole; i += LANES)
     sum = v_add(sum, v_exp_below(v_add(load_narrow(data + i * item, t), less)));
   if (whole < n) sum = v_add(sum, v_exp_below(v_add(v_load(rest), less)));
   const float total = v_sum(sum);
   if (total != total) return false; /* a NaN, which is no maximum */
-  if (p->a == (double)max) p->b += (double)total;
-  else join_exponents(p, (double)max, (double)total);
+  take_exponents_below(p, max, total);
   return true;
 }
 
@@ -554,6 +521,11 @@ ALWAYS_INLINE void exponents_block(partial *p, const char *data, ml_dtype t, int
   }
   for (i = 0; i < n; i++) e[i] = exp(x[i] - max);
   join_exponents(p, max, fold_block((const char *)e, ML_F64, n, SUM, 0));
+}
+
+void K(exponents_of_block)(partial *p, const char *data, ml_dtype t, int64_t n) {
+#define EXPONENTS_OF_BLOCK(T) exponents_block(p, data, T, n)
+  FOR_FLOATS(t, EXPONENTS_OF_BLOCK);
 }
 
 #define EXPONENTS_OF(x, T, n) exponents_block(p, x, T, n)

@@ -172,7 +172,7 @@ ml_status K(reduce_prepare)(ml_task *t) {
   int64_t item = ml_dtype_infos[x.dtype].bytes, last = r->rows.shape[r->rows.n - 1], rows = size_of(&r->rows);
   r->how = find_way(r, t->step->op, x.dtype);
   r->whole = (r->how == COLUMNS || r->how == TURN) && r->parts == 1 && r->count <= REDUCE_BLOCK && r->count > 0 &&
-             r->rows.places[r->rows.n - 1] == 1;
+             r->rows.places[r->rows.n - 1] == 1 && t->step->op != ML_OP_logsumexp;
   r->width = find_width(r, (int)item, t->threads);
   r->panels = (last + r->width - 1) / r->width;
   t->scratch = (size_t)r->width * sizeof(partial);
