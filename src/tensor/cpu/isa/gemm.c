@@ -17,38 +17,61 @@ ALWAYS_INLINE v16f multiply_add(const bool dots, v16f a, v16f b, v16f s) {
   return v_fma(a, b, s);
 }
 
+/* Runs DO(r) for each row of a block. Written out, so that sums are registers from the first to the last of the loops
+ * below: an array that loops index would lie in memory between them. */
+#if defined(ML_ISA_AVX512)
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
+#elif defined(ML_ISA_AVX2)
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#else
+#define EACH_ROW(DO) DO(0)
+#endif
+enum { LAST = GEMM_VECTORS - 1 };
+
+typedef struct block_sums {
+  v16f v[GEMM_ROWS][GEMM_VECTORS];
+} block_sums;
+
 /* One term of the sum. */
 ALWAYS_INLINE void term(const int n, const int vectors, const bool dots, const float *a, const float *b,
-                        v16f s[GEMM_ROWS][GEMM_VECTORS]) {
-  v16f w[GEMM_VECTORS];
-  for (int v = 0; v < vectors; v++) w[v] = v_load(b + v * LANES);
-  for (int r = 0; r < n; r++) {
-    v16f x = v_set1(a[r * GEMM_PITCH]);
-    for (int v = 0; v < vectors; v++) s[r][v] = multiply_add(dots, x, w[v], s[r][v]);
+                        block_sums *s) {
+  const v16f first = v_load(b), last = vectors > 1 ? v_load(b + LANES) : first;
+#define ADD_TERM(r)                                                                                                    \
+  if (r < n) {                                                                                                         \
+    const v16f x = v_set1(a[r * GEMM_PITCH]);                                                                          \
+    s->v[r][0] = multiply_add(dots, x, first, s->v[r][0]);                                                             \
+    if (vectors > 1) s->v[r][LAST] = multiply_add(dots, x, last, s->v[r][LAST]);                                       \
   }
+  EACH_ROW(ADD_TERM)
 }
 
 /* c (n, vectors * 16) = or += rows of a, GEMM_PITCH apart, times a panel. */
 ALWAYS_INLINE void block(const int n, const int vectors, const bool dots, const float *a, const float *b, int64_t count,
                          bool fresh, float *c, int64_t pitch, const gemm_ahead *ahead) {
-  v16f s[GEMM_ROWS][GEMM_VECTORS];
-  for (int r = 0; r < n; r++) {
-    for (int v = 0; v < vectors; v++) s[r][v] = fresh ? v_set1(0) : v_load(c + r * pitch + v * LANES);
+  block_sums s;
+#define TAKE_UP(r)                                                                                                     \
+  if (r < n) {                                                                                                         \
+    s.v[r][0] = fresh ? v_set1(0) : v_load(c + r * pitch);                                                             \
+    if (vectors > 1) s.v[r][LAST] = fresh ? v_set1(0) : v_load(c + r * pitch + LANES);                                 \
   }
+  EACH_ROW(TAKE_UP)
   int64_t k = 0, sums = ml_min64(ahead->rows, count), lines = ml_min64(sums + ahead->lines, count);
   for (; k < sums; k++) {
     for (int v = 0; v < vectors; v++) __builtin_prefetch(ahead->sums + k * ahead->pitch + v * LANES, 1, 3);
-    term(n, vectors, dots, a + k, b + k * vectors * LANES, s);
+    term(n, vectors, dots, a + k, b + k * vectors * LANES, &s);
   }
   for (int64_t i = 0; k < lines; k++, i++) {
     __builtin_prefetch(ahead->line[i], 0, 2);
-    term(n, vectors, dots, a + k, b + k * vectors * LANES, s);
+    term(n, vectors, dots, a + k, b + k * vectors * LANES, &s);
   }
 #pragma GCC unroll 4
-  for (; k < count; k++) term(n, vectors, dots, a + k, b + k * vectors * LANES, s);
-  for (int r = 0; r < n; r++) {
-    for (int v = 0; v < vectors; v++) v_store(c + r * pitch + v * LANES, s[r][v]);
+  for (; k < count; k++) term(n, vectors, dots, a + k, b + k * vectors * LANES, &s);
+#define PUT_DOWN(r)                                                                                                    \
+  if (r < n) {                                                                                                         \
+    v_store(c + r * pitch, s.v[r][0]);                                                                                 \
+    if (vectors > 1) v_store(c + r * pitch + LANES, s.v[r][LAST]);                                                     \
   }
+  EACH_ROW(PUT_DOWN)
 }
 
 #if defined(ML_ISA_AVX512)
