@@ -367,17 +367,16 @@ static const float ROUNDS = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an i
 /* x / ln 2, to which ROUNDS is added: its lowest bits are the integer. */
 ALWAYS_INLINE float exp_shifted(float x) { return __builtin_fmaf(x, 1.44269504088896341f, ROUNDS); }
 
-/* e to the power x - k ln 2, which is in [-ln2/2, ln2/2]: Cephes' polynomial. */
+/* e to the power x - k ln 2, which is in [-ln2/2, ln2/2]: Cephes' polynomial, terms in pairs, which makes a shorter
+ * chain. */
 ALWAYS_INLINE float exp_rest(float x, float k) {
   float r = __builtin_fmaf(k, -0.693359375f, x);
   r = __builtin_fmaf(k, 2.12194440e-4f, r);
-  float p = 1.9875691500e-4f;
-  p = __builtin_fmaf(p, r, 1.3981999507e-3f);
-  p = __builtin_fmaf(p, r, 8.3334519073e-3f);
-  p = __builtin_fmaf(p, r, 4.1665795894e-2f);
-  p = __builtin_fmaf(p, r, 1.6666665459e-1f);
-  p = __builtin_fmaf(p, r, 5.0000001201e-1f);
-  return __builtin_fmaf(p, r * r, r) + 1.0f;
+  const float square = r * r, low = __builtin_fmaf(1.6666665459e-1f, r, 5.0000001201e-1f);
+  float p = __builtin_fmaf(1.9875691500e-4f, r, 1.3981999507e-3f);
+  p = __builtin_fmaf(p, square, __builtin_fmaf(8.3334519073e-3f, r, 4.1665795894e-2f));
+  p = __builtin_fmaf(p, square, low);
+  return __builtin_fmaf(p, square, r) + 1.0f;
 }
 #endif
 
