@@ -79,6 +79,9 @@ end
 ---@param count moonlet.Tensor  (B) int32: how many of the T new tokens are real
 function Store:view(slots, start, count)
   return setmetatable({}, {__index = function(t, layer)
+    if math.type(layer) ~= "integer" or layer < 1 then
+      util.raise("usage", "caches[%s]: expected the number of a layer, from 1", util.text(layer))
+    end
     local view = setmetatable({store = self, layer = layer, slots = slots, start = start, count = count}, View)
     rawset(t, layer, view)
     return view
@@ -103,12 +106,7 @@ end
 local function check_names(store, caches)
   local n = 0
   for _, layers in ipairs {caches, store.layers} do
-    for layer in next, layers do
-      if math.type(layer) ~= "integer" or layer < 1 then
-        util.raise("usage", "caches[%s]: expected the number of a layer, from 1", util.text(layer))
-      end
-      n = math.max(n, layer)
-    end
+    for layer in next, layers do n = math.max(n, layer) end
   end
   for layer = 1, n do
     if not rawget(caches, layer) and not store.layers[layer] then

@@ -343,7 +343,8 @@ end
 function ml.stack(tensors, axis)
   util.list("stack", tensors, "a list of tensors")
   local out = {}
-  for i, t in ipairs(tensors) do
+  for i = 1, #tensors do
+    local t = tensors[i]
     if not ml.is_tensor(t) then util.unexpected(("stack: entry %d"):format(i), "a tensor", t) end
     if table.concat(t.shape, ",") ~= table.concat(tensors[1].shape, ",") then
       util.raise("mismatch", "stack: expected shape (%s), found (%s)", table.concat(tensors[1].shape, ", "),

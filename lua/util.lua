@@ -364,7 +364,7 @@ function M.common_dtype(...)
     local x = select(i, ...)
     if core.ops.is_tensor(x) then
       if x.layout ~= "strided" then
-        M.raise("usage", "a weight of %s: dequantize it first (products and look-ups take it as it is)", x.dtype)
+        M.raise("usage", "a weight of %s: dequantize it first (linear and look-ups take it as it is)", x.dtype)
       end
       local zero = core.make_tensor(0, x.dtype)
       meeting = meeting and meeting + zero or zero

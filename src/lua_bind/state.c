@@ -184,14 +184,32 @@ void lb_collect(lua_State *L) {
   lb_drop_closed(L);
 }
 
+/* Of handles that scripts have no more, the collector has not seen all: an evaluation that would keep much for them
+ * waits for it. The more they do have, the more it takes until they are looked through again. */
+static const size_t MOST_KEPT = (size_t)16 << 20;
+
+static size_t next_most_kept(size_t most, size_t kept, bool looked) {
+  if (looked && kept > most / 2) return 2 * kept;
+  return kept < most / 4 && most / 2 >= MOST_KEPT ? most / 2 : most;
+}
+
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
-  ml_status status = ml_eval(lb_engine(L), tensors, count);
+  lb_host *host = lb_get_host(L);
+  ml_engine *e = host->engine;
+  const size_t most = host->most_kept > MOST_KEPT ? host->most_kept : MOST_KEPT;
+  e->most_kept = lua_gc(L, LUA_GCISRUNNING) > 0 ? most : 0;
+  ml_status status = ml_eval(e, tensors, count);
+  const bool keeps_much = e->most_kept && e->kept > most;
+  e->most_kept = 0;
   if (status == ML_MEMORY || status == ML_LIMIT) {
     for (size_t i = 0; i < count; i++) ml_tensor_retain(tensors[i]);
-    lb_collect(L);
-    status = ml_eval(lb_engine(L), tensors, count);
+    if (!keeps_much) lb_collect(L);
+    else lua_gc(L, LUA_GCCOLLECT), lb_drop_closed(L);
+    ml_error_clear();
+    status = ml_eval(e, tensors, count);
     for (size_t i = 0; i < count; i++) ml_tensor_release(tensors[i]);
   }
+  host->most_kept = next_most_kept(most, e->kept, keeps_much);
   lb_check(L, status);
   lb_charge(L);
 }

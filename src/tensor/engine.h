@@ -76,6 +76,9 @@ struct ml_engine {
   int recording;          /* depth of ml_record_begin */
   uint64_t recordings;    /* so far, counted from the outermost ml_record_begin */
   uint64_t before;        /* serial of the last node made before the recording */
+  /* Bytes of values that an evaluation keeps because somebody holds them, beside those asked for: `kept` were the last
+   * one's; where they would be more than `most_kept`, it is ML_LIMIT, and nothing has happened. 0: there is no limit. */
+  size_t most_kept, kept;
   ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */

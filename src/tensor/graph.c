@@ -208,7 +208,7 @@ static ml_status check_layouts(ml_op op, ml_tensor *const *inputs, int n, int *w
     operand_of(op, k, name, sizeof name, &type);
     bool packed = inputs[k]->layout == ML_LAYOUT_PANELS;
     if (type != 'W')
-      return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (products and look-ups take it as it is)", name,
+      return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (linear and look-ups take it as it is)", name,
                      ml_dtype_name(inputs[k]->dtype), packed ? "packed for products" : "in blocks",
                      packed && !ml_dtype_is_block(inputs[k]->dtype) ? "unpack" : "dequantize");
     if (!packed) *weight = k;

@@ -116,6 +116,7 @@ group("arguments that a function does not have", {
   {function() square:tril(0, {junk = 1}) end, 'tril: no option "junk"'},
   {function() square:triu(0, {junk = 1}) end, 'triu: no option "junk"'},
   {function() ml.stack({v}, 1, {junk = 1}) end, 'stack: no option "junk"'},
+  {function() ml.stack {v, nil, v} end, "stack: entry 2: expected a tensor, found nothing"},
   {function() ml.from_bytes("a", {1}, "int8", {junk = 1}) end, 'from_bytes: no option "junk"'},
   {function() fn.mse(v, v, {junk = 1}) end, 'mse: no option "junk"'},
   {function() fn.mse(1, 2) end, "mse: x: expected a tensor, found 1"},

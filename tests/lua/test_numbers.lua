@@ -114,14 +114,14 @@ t.test("columns are reduced as rows are", function()
   end
 end)
 
--- Distances are taken from the mean of the first block, which may be far from all that follows.
+-- Distances are taken from a mean of what came before, which may be far from what follows; squares are float32.
 t.test("variances keep their digits", function()
   local first = ml.concat {ml.ones {128} * 1e8, ml.random.normal {8000}}
   for name, x in pairs {["far from zero"] = ml.random.normal {100003} + 1e5, ["a first block far away"] = first} do
     local wide = x:astype "float64"
     local distance = wide - wide:mean()
     local expected = (distance * distance):mean():item()
-    t.ok(math.abs(x:var():item() / expected - 1) < 1e-7, name)
+    t.ok(math.abs(x:var():item() / expected - 1) < 4e-7, name)
   end
 end)
 

@@ -154,6 +154,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     if (held[i] && ml_vnode_is_view(n)) held[n->inputs[0]] = true;
     n->keep = held[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
               n->op != ML_OP_constant && !ml_vnode_has_results(n);
+    if (n->keep) g->engine->kept += ml_tensor_nbytes(t);
     stays[i] = stays[i] || t->references > known[i];
     for (int k = 0; k < n->n_inputs && stays[i] && !ml_vnode_is_effect(n); k++) {
       if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
@@ -165,7 +166,10 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     }
     ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
     g->kept[g->n_kept++] = t;
+    g->engine->kept += ml_tensor_nbytes(t);
   }
+  if (g->engine->most_kept && g->engine->kept > g->engine->most_kept)
+    return ml_fail(ML_LIMIT, "values of %zu bytes are held", g->engine->kept);
   if (!g->n_kept) return ML_OK;
   int *roots = ml_bump_alloc(&g->memory, g->n_roots + g->n_kept, sizeof *roots);
   if (!roots) return ML_MEMORY;

@@ -224,6 +224,7 @@ ml_status ml_capture(ml_engine *e, ml_tensor *t) {
 
 ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {
   enum { FEW = 8 };
+  e->kept = 0;
   for (size_t i = 0; e->recording && i < count; i++) ML_TRY(ml_capture(e, tensors[i]));
   ml_tensor *few[FEW], **lazy = count > FEW ? ml_calloc(count, sizeof *lazy) : few;
   if (!lazy) return ML_MEMORY;
