@@ -101,16 +101,50 @@ t.test("columns are reduced as rows are", function()
   local dtypes = {"float32", "bfloat16", "float16", "float64", "int32", "int64", "uint8", "int8", "int16", "uint16",
     "bool"}
   for _, dtype in ipairs(dtypes) do
-    for _, n in ipairs {1, 7, 64, 100, 129, 300, 5003, 9000} do
-      local x = ml.random.normal {n, 37} * 50 + 60
+    for i, n in ipairs {1, 7, 64, 100, 129, 300, 5003, 9000, 5, 40, 1025} do
+      local x = ml.random.normal {n, i > 8 and 64 or 37} * 50 + 60
       if dtype:find "uint" then x = x:abs() end
       x = x:astype(dtype)
       local rows = x:transpose():copy()
-      for _, op in ipairs {"sum", "mean", "var", "std", "norm", "max", "argmax", "prod", "any"} do
+      for _, op in ipairs {"sum", "mean", "var", "std", "norm", "max", "argmax", "prod", "any",
+        "logsumexp"} do
         local ok, columns = pcall(function() return x[op](x, 1) end)
         if ok then t.eq(columns:tobytes(), rows[op](rows, 2):tobytes(), ("%s of %d %s"):format(op, n, dtype)) end
       end
     end
+  end
+end)
+
+-- A reduction of what a plan makes a row at a time is cut where one of a tensor is: these terms cancel otherwise.
+t.test("rows of a plan are cut as rows of a tensor", function()
+  local terms = {}
+  for i = 1, 9216 do terms[i] = 0 end
+  terms[1], terms[9216] = 1e17, -1e17
+  for block = 0, 6 do terms[8193 + 128 * block] = 7 end
+  for name, x in pairs {cancelling = ml.tensor {terms, terms}, normal = ml.random.normal {40, 12000} * 3} do
+    ml.eval(x)
+    for _, op in ipairs {"sum", "mean", "var", "std", "norm", "logsumexp", "argmax"} do
+      t.eq((x * 1)[op](x * 1, 2):tobytes(), x[op](x, 2):tobytes(), ("%s of %s"):format(op, name))
+    end
+  end
+end)
+
+t.test("variances of float64 far from zero", function()
+  for _, n in ipairs {128, 129, 256, 1000, 8192, 20000} do
+    local x = ml.random.normal({n}, {dtype = "float64"}) + 1e9
+    local distance = x - x:mean()
+    distance = distance - distance:mean()
+    t.ok(math.abs(x:var():item() / (distance * distance):mean():item() - 1) < 1e-14, "of " .. n)
+    t.eq(x:reshape {n, 1}:broadcast_to {n, 16}:copy():var(1):at(16):item(), x:var():item(), "columns of " .. n)
+  end
+end)
+
+-- Sums of a long row lose no more than those of a short one.
+t.test("norms of long rows", function()
+  for _, n in ipairs {4096, 65536, 1000003} do
+    local x = ml.full({1, n}, 1 / 3)
+    local one = 1 / math.sqrt(1 + 1e-5 / x:at(1):at(1):item() ^ 2)
+    t.ok(math.abs(ml.rms_norm(x, nil, {eps = 1e-5}):at(1):at(1):item() / one - 1) < 1e-5, "of " .. n)
   end
 end)
 

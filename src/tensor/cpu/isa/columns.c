@@ -21,7 +21,7 @@ typedef struct block {
   ml_dtype dtype;
   bool narrow;
   fold how;
-  const void *centre; /* of each column, as narrow as results; SQUARES, EXPONENTS_BELOW */
+  const void *centre; /* of each column, as narrow as results; spread, EXPONENTS_BELOW */
   bool spread;        /* two results a column: distances from the centre, behind all of which squared ones follow */
 } block;
 
@@ -97,8 +97,8 @@ ALWAYS_INLINE void fold_lane(const block *b, int64_t lane, ml_dtype t, fold how,
   int64_t coming = lane_after(lane);
   EACH_VECTOR(b, at) {
     if (coming) fetch_rows(b, coming, at * item);
-    v16d s = fold_start(how), centre = how == SQUARES && b->centre ? w_load((const double *)b->centre + at) : w_set1(0);
-    for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre);
+    v16d s = fold_start(how);
+    for (int64_t i = lane; i < b->n; i += LANES) s = fold_step(s, load_wide(b->rows[i] + at * item, t), how);
     w_store(out + at, s);
   }
 }
@@ -236,9 +236,22 @@ ALWAYS_INLINE void fold_rows(const block *b, ml_dtype t, fold how, double *out) 
     double *to = out + i % LANES * b->width;
     for (int64_t at = 0; at < b->width; at += LANES) {
       look_ahead_wide(b->rows[i] + at * item, t);
-      const v16d centre = how == SQUARES && b->centre ? w_load((const double *)b->centre + at) : w_set1(0);
       v16d s = i < LANES ? fold_start(how) : w_load(to + at);
-      w_store(to + at, fold_step(s, load_wide(b->rows[i] + at * item, t), how, centre));
+      w_store(to + at, fold_step(s, load_wide(b->rows[i] + at * item, t), how));
+    }
+  }
+}
+
+ALWAYS_INLINE void spread_rows(const block *b, double *out) {
+  for (int64_t i = 0; i < b->n; i++) {
+    double *away = out + i % LANES * 2 * b->width, *squares = away + b->width;
+    for (int64_t at = 0; at < b->width; at += LANES) {
+      const char *x = b->rows[i] + at * (int64_t)sizeof *out;
+      look_ahead_wide(x, ML_F64);
+      wide_spread s = i < LANES ? wide_spread_start() : (wide_spread){w_load(away + at), w_load(squares + at)};
+      s = wide_spread_step(s, load_wide(x, ML_F64), w_load((const double *)b->centre + at));
+      w_store(away + at, s.away);
+      w_store(squares + at, s.squares);
     }
   }
 }
@@ -255,6 +268,7 @@ static void take_narrow_rows(const block *b, char *out) {
 #define MULTIPLY_ROWS(T) fold_rows(b, T, PRODUCT, (double *)(void *)out)
 static void join_rows(const block *b, char *out) {
   if (b->narrow) take_narrow_rows(b, out);
+  else if (b->spread) spread_rows(b, (double *)(void *)out);
   else if (b->how == PRODUCT) FOR_FLOATS(b->dtype, MULTIPLY_ROWS);
   else if (b->how == SUM) fold_rows(b, ML_F64, SUM, (double *)(void *)out);
   else fold_rows(b, ML_F64, SQUARES, (double *)(void *)out);
@@ -320,24 +334,18 @@ static spreads spreads_at(int64_t width, char *room) {
 
 /* Centres of a first block: its means. */
 static void find_centres(block b, const spreads *s) {
-  char column[REDUCE_BLOCK * sizeof(float)];
+  char column[REDUCE_BLOCK * sizeof(double)];
   b.how = SUM;
   reduce_block(&b, s->room);
   for (int64_t c = 0; c < b.width; c++) {
     if (b.narrow) s->centres[c] = (double)centre_of_sum(((const float *)(const void *)s->room)[c], b.n);
     else s->centres[c] = ((const double *)(const void *)s->room)[c] / (double)b.n;
   }
-  for (int64_t c = 0; c < b.width && b.narrow; c++) {
-    if (!isfinite(s->centres[c]))
-      s->centres[c] = (double)(float)K(centre_of_block)(column_of(&b, c, column), b.dtype, b.n);
+  for (int64_t c = 0; c < b.width; c++) {
+    if (isfinite(s->centres[c])) continue;
+    const double mean = K(centre_of_block)(column_of(&b, c, column), b.dtype, b.n);
+    s->centres[c] = b.narrow ? (double)(float)mean : mean;
   }
-}
-
-/* Squared distances alone, from centres that are means. */
-static void find_squares(block b, spreads *s) {
-  b.how = SQUARES, b.centre = s->centres;
-  reduce_block(&b, s->room);
-  s->squares = (double *)(void *)s->room;
 }
 
 static void find_spreads(block b, spreads *s) {
@@ -363,15 +371,9 @@ static void find_spreads(block b, spreads *s) {
 
 static void take_spread(partial *p, const block *b, char *room) {
   spreads s = spreads_at(b->width, room);
-  if (b->dtype == ML_F64) {
-    find_centres(*b, &s);
-    find_squares(*b, &s);
-    for (int64_t c = 0; c < b->width; c++) join_moments(&p[c], (moments){s.centres[c], s.squares[c]}, b->n);
-    return;
-  }
   if (p->k == 0) {
     find_centres(*b, &s);
-    for (int64_t c = 0; c < b->width; c++) p[c].centre = s.centres[c];
+    for (int64_t c = 0; c < b->width; c++) take_centre(&p[c], s.centres[c]);
   }
   for (int64_t c = 0; c < b->width; c++) s.centres[c] = p[c].centre;
   find_spreads(*b, &s);
@@ -763,11 +765,9 @@ static void write_wide(int op, const block *b, const ml_arg *o, char *to, char *
 static void write_spread(int op, const block *b, double divisor, const ml_arg *o, char *to, char *room) {
   spreads s = spreads_at(b->width, room);
   find_centres(*b, &s);
-  if (b->dtype == ML_F64) find_squares(*b, &s);
-  else find_spreads(*b, &s);
+  find_spreads(*b, &s);
   double *x = s.squares;
-  for (int64_t c = 0; c < b->width && b->dtype != ML_F64; c++)
-    x[c] = moments_about(s.centres[c], (spread){s.away[c], x[c]}, b->n).squares;
+  for (int64_t c = 0; c < b->width; c++) x[c] = moments_about(s.centres[c], (spread){s.away[c], x[c]}, b->n).squares;
   for (int64_t c = 0; c < b->width; c++) x[c] /= divisor;
   for (int64_t c = 0; c < b->width && op == ML_OP_std; c++) x[c] = sqrt(x[c]);
   write_doubles(x, b->width, to, o->dtype);

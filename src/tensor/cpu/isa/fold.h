@@ -180,14 +180,14 @@ ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
 
 /* ---- folds ---- */
 
-/* SQUARES: of distances from a centre; EXPONENTS_BELOW: of columns, powers of e of such distances */
+/* EXPONENTS_BELOW: of columns, powers of e of what their elements are below a centre */
 typedef enum fold { SUM, PRODUCT, SQUARES, EXPONENTS_BELOW } fold;
 
 ALWAYS_INLINE v16d fold_start(fold how) { return w_set1(how == PRODUCT ? 1 : 0); }
-ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how, v16d centre) {
+ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how) {
   if (how == PRODUCT) return w_mul(s, x);
   if (how == SUM) return w_add(s, x);
-  return w_square(w_sub(x, centre), s);
+  return w_square(x, s);
 }
 
 /* Of floats: a sum, or one of squares. */
@@ -271,21 +271,20 @@ static inline fold fold_of(int op) { return op == ML_OP_prod ? PRODUCT : op == M
 /* Variances take distances from a centre and their squares, and from both the mean of a group of blocks and the squared
  * distances from it, which are joined in float64 (Chan's formula). The first group's centre is the mean of its first
  * block, a later one's that of what came before. Where that is far from the group's own, the groups differ by as much,
- * and so does the result: what the subtraction costs is a few units in the last place of what is large in it. float64
- * takes each block's own mean instead, and so squares nothing that is larger than its result. */
+ * and so does the result: what the subtraction costs is a few units in the last place of what is large in it. */
 enum { GROUP = 4 * REDUCE_BLOCK };
 
 /* Of a block's elements: their distances from a centre, and the squares of those. */
 typedef struct spread {
   double away, squares;
 } spread;
-/* Of some elements: their mean, and squared distances from it. */
+/* Of some elements: their mean, less the base that it goes with, and squared distances from it. */
 typedef struct moments {
   double mean, squares;
 } moments;
 static inline moments moments_about(double centre, spread s, int64_t n) {
   const double shift = s.away / (double)n, squares = s.squares - s.away * shift;
-  return (moments){centre + shift, squares < 0 ? 0 : squares};
+  return (moments){centre + shift, squares < 0 ? 0 : squares == squares ? squares : s.squares};
 }
 
 /* The same of lanes. */
@@ -312,7 +311,8 @@ static inline bool holds_squares(float sum) { return sum >= 1e-34f && sum <= FLT
 static inline float centre_of_sum(float sum, int64_t n) { return (float)((double)sum / (double)n); }
 double K(squares_of_block)(const char *data, ml_dtype dtype, int64_t n);
 spread K(spread_of_block)(const char *data, ml_dtype dtype, int64_t n, double centre);
-double K(centre_of_block)(const char *data, ml_dtype dtype, int64_t n); /* its mean */
+/* Its mean, where a sum overflows too. */
+double K(centre_of_block)(const char *data, ml_dtype dtype, int64_t n);
 
 /* MOMENTS: n bytes that add up to `sum`, and their squares to `squares`, without any rounding: what their norm is the
  * root of, or their squared distances from the mean. */
@@ -336,18 +336,22 @@ ALWAYS_INLINE void join_moments(partial *p, moments m, int64_t n) {
 }
 
 static inline void join_group(partial *p, int64_t n) {
-  const moments m = moments_about(p->centre, (spread){p->away, p->squares}, n);
+  const moments m = moments_about(p->centre - p->base, (spread){p->away, p->squares}, n);
   p->k -= n;
   join_moments(p, m, n);
   p->away = p->squares = 0;
 }
 
-/* Takes a block of n elements about p's centre, which is a float32 for narrow types. */
+/* Before the first block: what distances are taken from, a float32 for narrow types. */
+static inline void take_centre(partial *p, double centre) { p->centre = p->base = centre; }
+
+/* Takes a block of n elements about p's centre. */
 static inline void take_block(partial *p, spread s, int64_t n, bool narrow) {
   p->away += s.away, p->squares += s.squares, p->k += n;
   if (p->k % GROUP) return;
   join_group(p, GROUP);
-  p->centre = narrow ? (double)(float)p->a : p->a;
+  const double mean = p->base + p->a;
+  p->centre = narrow ? (double)(float)mean : mean;
 }
 
 #endif

@@ -2,6 +2,8 @@
  * for float64), so that a row's result depends on its length alone. */
 #include "tensor/cpu/isa/norm.h"
 
+#include "tensor/cpu/isa/fold.h"
+
 /* Offset of row r of an operand whose last axis is the row. */
 static int64_t row_offset(const ml_arg *x, int64_t r) {
   return x->ndim == 2 ? r * x->strides[0] : ml_index_offset(x->ndim - 1, x->shape, x->strides, r);
@@ -28,6 +30,25 @@ static void store_row(const ml_arg *o, int64_t offset, const float *row, int64_t
   for (int64_t i = 0; i < n; i++) store_float(o->data, o->dtype, offset + i, row[i]);
 }
 
+/* Lanes are added up in parts of a row, and those of a long one in float64, so that what it loses does not grow. */
+enum { PART = 32 * LANES };
+
+ALWAYS_INLINE v16f add_term(v16f s, v16f x, bool squares) { return squares ? v_fma(x, x, s) : v_add(s, x); }
+
+ALWAYS_INLINE v16f sum_part(const float *x, int64_t n, bool squares) {
+  v16f s = v_set1(0);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) s = add_term(s, v_load(x + i), squares);
+  return i < n ? add_term(s, v_load_part(x + i, (int)(n - i), 0), squares) : s;
+}
+
+ALWAYS_INLINE float sum_parts(const float *x, int64_t n, bool squares) {
+  if (n <= PART) return v_sum(sum_part(x, n, squares));
+  v16d all = w_set1(0);
+  for (int64_t i = 0; i < n; i += PART) all = w_add(all, w_widen(sum_part(x + i, ml_min64(n - i, PART), squares)));
+  return (float)join_doubles(all, SUM);
+}
+
 static float sum_squares(const float *x, int64_t n) {
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
   if (n > 0 && n <= FEW) {
@@ -35,26 +56,10 @@ static float sum_squares(const float *x, int64_t n) {
     return _mm256_cvtss_f32(few_sum(_mm256_mul_ps(few, few)));
   }
 #endif
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    v16f v = v_load(x + i);
-    s = v_fma(v, v, s);
-  }
-  if (i < n) {
-    v16f v = v_load_part(x + i, (int)(n - i), 0);
-    s = v_fma(v, v, s);
-  }
-  return v_sum(s);
+  return sum_parts(x, n, true);
 }
 
-static float sum_row(const float *x, int64_t n) {
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) s = v_add(s, v_load(x + i));
-  if (i < n) s = v_add(s, v_load_part(x + i, (int)(n - i), 0));
-  return v_sum(s);
-}
+static float sum_row(const float *x, int64_t n) { return sum_parts(x, n, false); }
 
 /* Whether float32 holds a sum of squares well: it neither overflowed nor lost small ones that eps does not hide. */
 ALWAYS_INLINE bool holds(float sum, float eps) { return sum < 1e38f && (sum > 1e-30f || eps > 1e-20f); }
@@ -131,7 +136,7 @@ void K(layer_norm)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 }
 
 /* The sum of exp(x - max), which go to o unless that is NULL. */
-ALWAYS_INLINE float exponents(const float *x, float max, int64_t n, float *o) {
+ALWAYS_INLINE v16f exponents_part(const float *x, float max, int64_t n, float *o) {
   v16f sum = v_set1(0);
   const v16f less = v_set1(-max);
   int64_t i = 0;
@@ -146,7 +151,15 @@ ALWAYS_INLINE float exponents(const float *x, float max, int64_t n, float *o) {
     if (o) v_store_part(o + i, e, rest);
     sum = v_add(sum, e);
   }
-  return v_sum(sum);
+  return sum;
+}
+
+ALWAYS_INLINE float exponents(const float *x, float max, int64_t n, float *o) {
+  if (n <= PART) return v_sum(exponents_part(x, max, n, o));
+  v16d all = w_set1(0);
+  for (int64_t i = 0; i < n; i += PART)
+    all = w_add(all, w_widen(exponents_part(x + i, max, ml_min64(n - i, PART), o ? o + i : NULL)));
+  return (float)join_doubles(all, SUM);
 }
 
 float K(exp_row)(const float *x, float max, int64_t n, float *o) { return exponents(x, max, n, o); }

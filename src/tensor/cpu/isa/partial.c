@@ -29,19 +29,19 @@ ALWAYS_INLINE void sum_floats(partial *p, const char *data, ml_dtype t, int64_t 
   p->a = i < n ? total + (double)sum_block(data + i * item, t, n - i) : total;
 }
 
-ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold how, double centre) {
+ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold how) {
   int item = ml_dtype_infos[t].bytes;
-  v16d s = fold_start(how), c = w_set1(centre);
+  v16d s = fold_start(how);
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
     look_ahead_wide(data + i * item, t);
-    s = fold_step(s, load_wide(data + i * item, t), how, c);
+    s = fold_step(s, load_wide(data + i * item, t), how);
   }
   if (i < n) {
     char room[LANES * sizeof(double)];
     double before[LANES], after[LANES];
     w_store(before, s);
-    w_store(after, fold_step(s, load_wide(fill_up(data + i * item, t, n - i, room), t), how, c));
+    w_store(after, fold_step(s, load_wide(fill_up(data + i * item, t, n - i, room), t), how));
     for (int64_t k = n - i; k < LANES; k++) after[k] = before[k];
     s = w_load(after);
   }
@@ -49,7 +49,7 @@ ALWAYS_INLINE double fold_block(const char *data, ml_dtype t, int64_t n, fold ho
 }
 
 double K(squares_of_block)(const char *data, ml_dtype t, int64_t n) {
-#define SQUARE_WIDE(T) return fold_block(data, T, n, SQUARES, 0)
+#define SQUARE_WIDE(T) return fold_block(data, T, n, SQUARES)
   FOR_NARROW(t, SQUARE_WIDE);
 }
 
@@ -61,7 +61,7 @@ ALWAYS_INLINE v16f load_last(const char *data, ml_dtype t, int64_t n, float rest
 }
 
 ALWAYS_INLINE double square_block(const char *data, ml_dtype t, int64_t n) {
-  if (!is_narrow(t)) return fold_block(data, t, n, SQUARES, 0);
+  if (!is_narrow(t)) return fold_block(data, t, n, SQUARES);
   const int item = ml_dtype_infos[t].bytes;
   v16f s = v_set1(0);
   int64_t i = 0;
@@ -103,8 +103,10 @@ spread K(spread_of_block)(const char *data, ml_dtype t, int64_t n, double centre
 }
 
 double K(centre_of_block)(const char *data, ml_dtype t, int64_t n) {
-#define MEAN_WIDE(T) return fold_block(data, T, n, SUM, 0) / (double)n
-  FOR_NARROW(t, MEAN_WIDE);
+  double mean = 0;
+  for (int64_t i = 0; i < n; i++)
+    mean += (t == ML_F64 ? ((const double *)(const void *)data)[i] : (double)load_float(data, t, i)) / (double)n;
+  return mean;
 }
 
 ALWAYS_INLINE spread spread_narrow(const char *data, ml_dtype t, int64_t n, float centre) {
@@ -122,22 +124,20 @@ ALWAYS_INLINE spread spread_narrow(const char *data, ml_dtype t, int64_t n, floa
   return (spread){(double)v_sum(s.away), (double)squares};
 }
 
-ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
-  if (t == ML_F64) {
-    const double mean = fold_block(data, t, n, SUM, 0) / (double)n;
-    join_moments(p, (moments){mean, fold_block(data, t, n, SQUARES, mean)}, n);
-    return;
-  }
+/* The centre that a first block gives. */
+ALWAYS_INLINE double first_centre(const char *data, ml_dtype t, int64_t n) {
   if (is_narrow(t)) {
-    if (p->k == 0) {
-      const float centre = centre_of_sum(sum_block(data, t, n), n);
-      p->centre = isfinite(centre) ? (double)centre : (double)(float)K(centre_of_block)(data, t, n);
-    }
-    take_block(p, spread_narrow(data, t, n, (float)p->centre), n, true);
-  } else {
-    if (p->k == 0) p->centre = fold_block(data, t, n, SUM, 0) / (double)n;
-    take_block(p, spread_wide(data, t, n, p->centre), n, false);
+    const float centre = centre_of_sum(sum_block(data, t, n), n);
+    return (double)(isfinite(centre) ? centre : (float)K(centre_of_block)(data, t, n));
   }
+  const double centre = fold_block(data, t, n, SUM) / (double)n;
+  return t != ML_F64 || isfinite(centre) ? centre : K(centre_of_block)(data, t, n);
+}
+
+ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
+  if (p->k == 0) take_centre(p, first_centre(data, t, n));
+  if (is_narrow(t)) take_block(p, spread_narrow(data, t, n, (float)p->centre), n, true);
+  else take_block(p, spread_wide(data, t, n, p->centre), n, false);
 }
 
 static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
@@ -157,8 +157,8 @@ static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
 #define BY_BLOCKS(NAME, BLOCK)                                                                                         \
   static void NAME(partial *p, const char *data, ml_dtype t, int64_t n) { FOR_EACH_DTYPE(t, BLOCK) }
 
-#define ADD_UP(x, T, n) p->a += fold_block(x, T, n, SUM, 0)
-#define MULTIPLY(x, T, n) p->a *= fold_block(x, T, n, PRODUCT, 0)
+#define ADD_UP(x, T, n) p->a += fold_block(x, T, n, SUM)
+#define MULTIPLY(x, T, n) p->a *= fold_block(x, T, n, PRODUCT)
 #define SQUARE(x, T, n) p->a += square_block(x, T, n)
 #define SPREAD_OUT(x, T, n) spread_block(p, x, T, n)
 #define SQUARE_DTYPE(T) TAKE_BLOCKS(T, SQUARE)
@@ -520,7 +520,7 @@ ALWAYS_INLINE void exponents_block(partial *p, const char *data, ml_dtype t, int
     return;
   }
   for (i = 0; i < n; i++) e[i] = exp(x[i] - max);
-  join_exponents(p, max, fold_block((const char *)e, ML_F64, n, SUM, 0));
+  join_exponents(p, max, fold_block((const char *)e, ML_F64, n, SUM));
 }
 
 void K(exponents_of_block)(partial *p, const char *data, ml_dtype t, int64_t n) {
@@ -562,7 +562,7 @@ void K(partial_take)(partial *p, int op, const char *data, ml_dtype t, int64_t n
 }
 
 void K(partial_end)(partial *p, int64_t n, int op, ml_dtype t) {
-  if (kind_of(op, t) != SPREAD || t == ML_F64) return;
+  if (kind_of(op, t) != SPREAD) return;
   for (int64_t i = 0; i < n; i++) {
     if (p[i].k % GROUP) join_group(&p[i], p[i].k % GROUP);
   }
@@ -589,7 +589,8 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype t) {
   case ML_OP_logsumexp: join_exponents(p, next->a, next->b); return;
   case ML_OP_var:
   case ML_OP_std:
-    if (next->k) join_moments(p, (moments){next->a, next->b}, next->k);
+    if (p->k == 0) p->base = next->base;
+    if (next->k) join_moments(p, (moments){next->base - p->base + next->a, next->b}, next->k);
     return;
   default:
     if (kind_of(op, t) == INTEGER_MEAN) p->wide += next->wide;

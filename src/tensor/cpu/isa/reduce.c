@@ -384,9 +384,16 @@ void K(reduce)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 }
 
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n) {
-  partial p;
-  K(partial_start)(&p, 1, like->step->op);
-  K(partial_take)(&p, like->step->op, data, like->in[0].dtype, n, 0);
-  K(partial_end)(&p, 1, like->step->op, like->in[0].dtype);
-  K(partial_finish)(&p, 1, like, n, 0, 1);
+  const int op = like->step->op;
+  const ml_dtype t = like->in[0].dtype;
+  partial all, p;
+  K(partial_start)(&all, 1, op);
+  for (int64_t i = 0; i < n; i += CHUNK) {
+    K(partial_start)(&p, 1, op);
+    K(partial_take)(&p, op, data + i * ml_dtype_infos[t].bytes, t, ml_min64(CHUNK, n - i), i);
+    K(partial_end)(&p, 1, op, t);
+    if (n > CHUNK) K(partial_join)(&all, &p, op, t);
+    else all = p;
+  }
+  K(partial_finish)(&all, 1, like, n, 0, 1);
 }

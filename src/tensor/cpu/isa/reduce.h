@@ -12,7 +12,8 @@ enum { REDUCE_BLOCK = 128 };
 typedef struct partial {
   union {
     struct {
-      double a, b; /* sum; product; norm: sum of squares; var, std: mean, squared distances; logsumexp: max, sum */
+      double a, b; /* sum; product; norm: sum of squares; var, std: mean less base, squared distances from it;
+                      logsumexp: max, sum */
     };
     __int128 wide; /* mean of integers: their sum */
   };
@@ -21,6 +22,7 @@ typedef struct partial {
     int64_t at;    /* index of the largest, -1: there was none yet; bytes' norm, var, std: sum of squares */
     double centre; /* var, std: what distances are taken from */
   };
+  double base;          /* var, std: the first centre: of means beside it no digits are lost that distances have */
   double away, squares; /* var, std: distances and squared ones of elements that a and b do not have yet */
 } partial;
 
@@ -35,9 +37,8 @@ void K(partial_join)(partial *p, const partial *next, int op, ml_dtype dtype);
 /* Writes n results over `count` elements each, from the place `at` of the output on, `step` apart. */
 void K(partial_finish)(const partial *p, int64_t n, const ml_task *t, int64_t count, int64_t at, int64_t step);
 
-/* The reduction of n elements that lie side by side, no more than a step cuts: with the same bits as the step's. Of
+/* The reduction of n > 0 elements that lie side by side, cut as a step cuts them: with the same bits as the step's. Of
  * `like` the operation, its attributes, its input's dtype and its output, which gets the result, are read. */
-enum { REDUCE_ROW_MOST = 1 << 13 };
 void K(reduce_row)(const ml_task *like, const char *data, int64_t n);
 
 /* What n squared distances are divided by: n - ddof, 0 at the least, as NumPy has it: infinite, or NaN where all are
