@@ -44,6 +44,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(forwarded)                                                                                                         \
   X(dropped)                                                                                                           \
   X(taken_over)                                                                                                        \
+  X(lodged)                                                                                                            \
   X(scheduled)                                                                                                         \
   X(reordered)
 typedef struct ml_rewrites {
@@ -73,12 +74,12 @@ struct ml_engine {
   char path[ML_PATH_BYTES];   /* of the module being traced: "llama.layers.3.self_attn" */
   struct ml_tensor **effects; /* results of effects that no plan has taken yet, in order; retained */
   size_t n_effects, effects_capacity;
-  int recording;          /* depth of ml_record_begin */
-  uint64_t recordings;    /* so far, counted from the outermost ml_record_begin */
-  uint64_t before;        /* serial of the last node made before the recording */
-  /* Bytes of values that an evaluation keeps because somebody holds them, beside those asked for: `kept` were the last
-   * one's; where they would be more than `most_kept`, it is ML_LIMIT, and nothing has happened. 0: there is no limit. */
-  size_t most_kept, kept;
+  int recording;       /* depth of ml_record_begin */
+  uint64_t recordings; /* so far, counted from the outermost ml_record_begin */
+  uint64_t before;     /* serial of the last node made before the recording */
+  /* Bytes of values that an evaluation keeps because somebody holds them, beside those asked for: so many did the last
+   * one, and more than so many are ML_LIMIT, and nothing has happened. 0: there is no limit. */
+  size_t kept, most_kept;
   ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */
   int64_t live_tensors;   /* handles that exist, for leak checks */

@@ -778,32 +778,4 @@ t.test("steps that come earlier than they were written read and write what they 
   t.ok(core.rewrites().scheduled > before, "steps came earlier")
 end)
 
--- A handle that nobody has any more stays until the collector comes: what it stands for is no reason to keep a value.
-t.test("values whose handles are garbage are not kept", function()
-  local x = ml.random.normal {256, 1024}
-  local function chain(n)
-    local y, held = x, {}
-    for i = 1, n do
-      y = y:softmax(-1)
-      held[i] = i <= 3 and y or nil
-    end
-    return y, held
-  end
-  ml.eval(x)
-  collectgarbage()
-  ml.memory.clear()
-  ml.memory.reset_peak()
-  local before = ml.memory.active()
-  local y, held = chain(100)
-  ml.eval(y)
-  t.ok(ml.memory.peak() - before <= 7 * x.nbytes, "a chain of 100: " .. (ml.memory.peak() - before) // 1000 .. " kB")
-  local plans = ml.stats().plans
-  ml.eval(table.unpack(held))
-  t.eq(ml.stats().plans, plans, "what somebody has is there")
-  collectgarbage "stop"
-  local again = chain(100)
-  t.eq(again:tobytes(), y:tobytes(), "with the collector stopped")
-  collectgarbage "restart"
-end)
-
 t.done()

@@ -6,7 +6,8 @@
  * memory: one address serves many.
  *
  * Before that, what a step computes element for element takes the place of an input that dies there: the two are one to
- * the sweeps. Saves memory again, and the writing of lines that are not in the nearest memory yet. */
+ * the sweeps. Saves memory again, and the writing of lines that are not in the nearest memory yet. Outputs have memory
+ * of their own, which nobody reads before it is written: what dies by then, and is as large, lies there meanwhile. */
 #include "tensor/plan/place.h"
 
 #include <stdlib.h>
@@ -57,6 +58,11 @@ static bool reads_in_place(const ml_step *s, int k, int out) {
          (s->op == ML_OP_rms_norm || s->op == ML_OP_layer_norm || s->op == ML_OP_softmax || s->op == ML_OP_log_softmax);
 }
 
+static int root_of(const ml_plan *p, int storage) {
+  while (p->storages[storage].base >= 0) storage = p->storages[storage].base;
+  return storage;
+}
+
 /* The storage of an input of step i that its output `out` can take over, or -1. */
 static int find_base(const ml_plan *p, int i, int out) {
   const ml_step *s = &p->steps[i];
@@ -65,7 +71,8 @@ static int find_base(const ml_plan *p, int i, int out) {
     if (s->inputs[k] < 0 || !reads_in_place(s, k, out)) continue;
     int storage = p->values[s->inputs[k]].storage;
     const ml_storage *from = &p->storages[storage];
-    bool fits = from->place == ML_PLACE_ARENA && from->last == i && from->bytes == p->storages[o->storage].bytes;
+    bool fits = p->storages[root_of(p, storage)].place == ML_PLACE_ARENA && from->last == i &&
+                from->bytes == p->storages[o->storage].bytes;
     for (int j = 0; j < s->n_inputs && fits; j++) {
       const ml_value *v = s->inputs[j] < 0 ? NULL : &p->values[s->inputs[j]];
       fits = !v || v->storage != storage || (reads_in_place(s, j, out) && same_elements(v, o));
@@ -95,6 +102,78 @@ static void join_lives(ml_plan *p) {
   for (size_t i = p->n_storages; i-- > 0;) {
     const ml_storage *s = &p->storages[i];
     if (s->base >= 0 && s->last > p->storages[s->base].last) p->storages[s->base].last = s->last;
+  }
+}
+
+/* ---- in outputs that are not written yet ---- */
+
+/* OUTPUTS: the largest ones, which are looked at; LODGERS: storages in one of them. Blocks from LEAST bytes on have
+ * room for whole lines. */
+enum { OUTPUTS = 8, LODGERS = 32, LEAST = 1024 };
+
+typedef struct lodging {
+  int output; /* the storage */
+  int n;
+  int lodgers[LODGERS];
+} lodging;
+
+static bool is_lodged_apart(const ml_plan *p, const lodging *l, const ml_storage *s) {
+  for (int k = 0; k < l->n; k++) {
+    const ml_storage *other = &p->storages[l->lodgers[k]];
+    if (s->first <= other->last && other->first <= s->last) return false;
+  }
+  return true;
+}
+
+static void lodge(ml_plan *p, lodging *l, int storage) {
+  ml_storage *s = &p->storages[storage];
+  s->place = ML_PLACE_OUTPUT;
+  s->index = p->storages[l->output].index;
+  l->lodgers[l->n++] = storage;
+  p->engine->stats.rewrites.lodged++;
+}
+
+/* The largest outputs that are written whole by a step, the largest first. */
+static int find_outputs(const ml_plan *p, lodging *list) {
+  int n = 0;
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *s = &p->storages[i];
+    if (s->place != ML_PLACE_OUTPUT || s->first < 1 || s->bytes < LEAST) continue;
+    int at = n;
+    for (; at > 0 && p->storages[list[at - 1].output].bytes < s->bytes; at--) {
+      if (at < OUTPUTS) list[at] = list[at - 1];
+    }
+    if (at < OUTPUTS) list[at] = (lodging){.output = (int)i};
+    if (n < OUTPUTS) n++;
+  }
+  return n;
+}
+
+/* What the output's first step computes it from, element for element. */
+static void lodge_source(ml_plan *p, lodging *l) {
+  const int at = p->storages[l->output].first;
+  const ml_step *s = &p->steps[at];
+  for (int k = 0; k < s->n_outputs; k++) {
+    if (s->outputs[k] < 0 || p->values[s->outputs[k]].storage != l->output) continue;
+    const int from = find_base(p, at, k), root = from < 0 ? -1 : root_of(p, from);
+    if (root >= 0 && p->storages[root].last == at) lodge(p, l, root);
+  }
+}
+
+static void lodge_all(ml_plan *p) {
+  lodging list[OUTPUTS];
+  const int n = find_outputs(p, list);
+  for (int i = 0; i < n; i++) lodge_source(p, &list[i]);
+  for (size_t k = 0; k < p->n_storages && n; k++) {
+    const ml_storage *s = &p->storages[k];
+    if (s->place != ML_PLACE_ARENA || s->first < 0 || s->base >= 0) continue;
+    for (int i = n; i-- > 0;) { /* the smallest that holds it, and not one that is much larger */
+      const ml_storage *o = &p->storages[list[i].output];
+      if (s->bytes > o->bytes || s->bytes < o->bytes / 2 || s->last >= o->first || list[i].n == LODGERS) continue;
+      if (!is_lodged_apart(p, &list[i], s)) continue;
+      lodge(p, &list[i], (int)k);
+      break;
+    }
   }
 }
 
@@ -301,7 +380,6 @@ static ml_status place(ml_placing *p) {
 
 /* Places what is in no other's place, and that with it. */
 static ml_status place_all(ml_plan *plan, ml_bump *memory) {
-  size_t all = 0;
   ml_placing p = {.memory = memory, .n_steps = plan->n_steps, .once = plan->once};
   p.list = ml_bump_alloc(memory, plan->n_storages, sizeof(ml_storage *));
   if (!p.list) return ML_MEMORY;
@@ -316,10 +394,11 @@ static ml_status place_all(ml_plan *plan, ml_bump *memory) {
   plan->engine->stats.rewrites.reordered += p.searched;
   for (size_t i = 0; i < plan->n_storages; i++) { /* a base was made before what takes its place */
     ml_storage *s = &plan->storages[i];
-    if (s->base >= 0) s->offset = plan->storages[s->base].offset;
-    if (s->place == ML_PLACE_ARENA && s->first >= 0) all += s->bytes;
+    if (s->base < 0) continue;
+    const ml_storage *base = &plan->storages[s->base];
+    s->place = base->place, s->index = base->index, s->offset = base->offset;
   }
-  plan->saved[ML_PASS_place].bytes = all - plan->arena_bytes;
+  plan->saved[ML_PASS_place].bytes -= plan->arena_bytes;
   return ML_OK;
 }
 
@@ -329,13 +408,16 @@ ml_status ml_plan_place(ml_plan *plan) {
   size_t count = 0;
   for (size_t i = 0; i < plan->n_storages; i++) {
     ml_storage *s = &plan->storages[i];
-    if (s->place != ML_PLACE_ARENA) continue;
+    if (s->place != ML_PLACE_ARENA && s->place != ML_PLACE_OUTPUT) continue;
     s->bytes = s->bytes ? (s->bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN; /* empty ones have an address too */
-    count += s->first >= 0;
+    if (s->place == ML_PLACE_OUTPUT || s->first < 0) continue;
+    plan->saved[ML_PASS_place].bytes += s->bytes;
+    count++;
   }
   if (count == 0) return ML_OK;
   take_over(plan);
   join_lives(plan);
+  lodge_all(plan);
   ml_status status = place_all(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
