@@ -121,6 +121,12 @@ static int stats(lua_State *L) {
   return 1;
 }
 
+/* check_places(on): whether plans look that what lives at one time lies apart. */
+static int check_places(lua_State *L) {
+  lb_engine(L)->checks_places = lua_toboolean(L, 1);
+  return 0;
+}
+
 /* rewrites(): how often the planner made each of its rewrites. */
 static int rewrites(lua_State *L) {
   const ml_rewrites *r = &lb_engine(L)->stats.rewrites;
@@ -179,6 +185,7 @@ int lb_open_device(lua_State *L) {
                                        {"threads", threads},
                                        {"stats", stats},
                                        {"rewrites", rewrites},
+                                       {"check_places", check_places},
                                        {"cancel", cancel},
                                        {"take_cancel", take_cancel},
                                        {"cancelled", is_cancelled},

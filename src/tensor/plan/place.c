@@ -402,6 +402,34 @@ static ml_status place_all(ml_plan *plan, ml_bump *memory) {
   return ML_OK;
 }
 
+/* ---- a look at the result ---- */
+
+/* Whether two storages of which none is in the other's place share bytes while both live. An output lives from its
+ * first step on, which may compute it from what lies in its place. */
+static bool collide(const ml_plan *p, const ml_storage *a, const ml_storage *b) {
+  if (a->place != b->place || a->base >= 0 || b->base >= 0 || a->first < 0 || b->first < 0) return false;
+  if (a->place == ML_PLACE_ARENA)
+    return a->first <= b->last && b->first <= a->last && a->offset < b->offset + b->bytes &&
+           b->offset < a->offset + a->bytes;
+  if (a->place != ML_PLACE_OUTPUT || a->index != b->index) return false;
+  const ml_storage *output = &p->storages[p->values[p->outputs[a->index]].storage];
+  if (a == output) return b->last > a->first || b->bytes > a->bytes;
+  if (b == output) return a->last > b->first || a->bytes > b->bytes;
+  return a->first <= b->last && b->first <= a->last;
+}
+
+static ml_status check_places(const ml_plan *p) {
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *s = &p->storages[i];
+    if (s->place == ML_PLACE_ARENA && s->first >= 0 && s->offset + s->bytes > p->arena_bytes)
+      return ml_fail(ML_DEVICE, "a plan's storage %zu lies beyond its arena", i);
+    for (size_t k = 0; k < i; k++) {
+      if (collide(p, s, &p->storages[k])) return ml_fail(ML_DEVICE, "a plan's storages %zu and %zu collide", k, i);
+    }
+  }
+  return ML_OK;
+}
+
 ml_status ml_plan_place(ml_plan *plan) {
   ml_bump memory = {.spare = &plan->engine->spare};
   find_lifetimes(plan);
@@ -420,6 +448,7 @@ ml_status ml_plan_place(ml_plan *plan) {
   lodge_all(plan);
   ml_status status = place_all(plan, &memory);
   ml_bump_free(&memory);
+  if (status == ML_OK && plan->engine->checks_places) status = check_places(plan);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;
 }

@@ -87,8 +87,8 @@ return {
       "float r = (float)(int32_t)((rounds ? x[b + i] : 0.0f) * inverse) + 12582912.0f;"},
   }},
   {name = "a norm leaves an element out", isa = "avx512", edits = {
-    {"src/tensor/cpu/isa/norm.c", "v16f v = v_load_part(x + i, (int)(n - i), 0);",
-      "v16f v = v_keep(v_load_part(x + i, (int)(n - i), 0), (int)(n - i) - 1);"},
+    {"src/tensor/cpu/isa/norm.c", "add_term(s, v_load_part(x + i, (int)(n - i), 0), squares)",
+      "add_term(s, v_keep(v_load_part(x + i, (int)(n - i), 0), (int)(n - i) - 1), squares)"},
   }},
   {name = "exponentials are off by 0.00001 of their size", isa = "avx2", edits = {
     {"src/tensor/cpu/isa/norm.c", "v16f e = v_exp(v_add(v_load(x + i), less));",

@@ -351,7 +351,7 @@ static inline void take_block(partial *p, spread s, int64_t n, bool narrow) {
   if (p->k % GROUP) return;
   join_group(p, GROUP);
   const double mean = p->base + p->a;
-  p->centre = narrow ? (double)(float)mean : mean;
+  if (isfinite(mean)) p->centre = narrow ? (double)(float)mean : mean; /* else a sum of distances has overflowed */
 }
 
 #endif
