@@ -58,11 +58,6 @@ static bool reads_in_place(const ml_step *s, int k, int out) {
          (s->op == ML_OP_rms_norm || s->op == ML_OP_layer_norm || s->op == ML_OP_softmax || s->op == ML_OP_log_softmax);
 }
 
-static int root_of(const ml_plan *p, int storage) {
-  while (p->storages[storage].base >= 0) storage = p->storages[storage].base;
-  return storage;
-}
-
 /* The storage of an input of step i that its output `out` can take over, or -1. */
 static int find_base(const ml_plan *p, int i, int out) {
   const ml_step *s = &p->steps[i];
@@ -71,8 +66,7 @@ static int find_base(const ml_plan *p, int i, int out) {
     if (s->inputs[k] < 0 || !reads_in_place(s, k, out)) continue;
     int storage = p->values[s->inputs[k]].storage;
     const ml_storage *from = &p->storages[storage];
-    bool fits = p->storages[root_of(p, storage)].place == ML_PLACE_ARENA && from->last == i &&
-                from->bytes == p->storages[o->storage].bytes;
+    bool fits = from->place == ML_PLACE_ARENA && from->last == i && from->bytes == p->storages[o->storage].bytes;
     for (int j = 0; j < s->n_inputs && fits; j++) {
       const ml_value *v = s->inputs[j] < 0 ? NULL : &p->values[s->inputs[j]];
       fits = !v || v->storage != storage || (reads_in_place(s, j, out) && same_elements(v, o));
@@ -149,6 +143,11 @@ static int find_outputs(const ml_plan *p, lodging *list) {
   return n;
 }
 
+static int root_of(const ml_plan *p, int storage) {
+  while (p->storages[storage].base >= 0) storage = p->storages[storage].base;
+  return storage;
+}
+
 /* What the output's first step computes it from, element for element. */
 static void lodge_source(ml_plan *p, lodging *l) {
   const int at = p->storages[l->output].first;
@@ -156,7 +155,7 @@ static void lodge_source(ml_plan *p, lodging *l) {
   for (int k = 0; k < s->n_outputs; k++) {
     if (s->outputs[k] < 0 || p->values[s->outputs[k]].storage != l->output) continue;
     const int from = find_base(p, at, k), root = from < 0 ? -1 : root_of(p, from);
-    if (root >= 0 && p->storages[root].last == at) lodge(p, l, root);
+    if (root >= 0 && p->storages[root].place == ML_PLACE_ARENA && p->storages[root].last == at) lodge(p, l, root);
   }
 }
 
