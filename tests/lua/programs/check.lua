@@ -11,6 +11,8 @@ local at, expect, expect_states, observe = compare.at, compare.expect, compare.e
 
 local M = {}
 
+core.check_places(true) -- for plans of all programs, whoever checks them
+
 -- ---- what a program uses ----
 
 local function draws(program)

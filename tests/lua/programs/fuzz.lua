@@ -89,7 +89,6 @@ function M.run(first, last, failed, tick)
   for _, op in ipairs(core.op_list()) do report.rows[op.name] = 0 end
   for _, name in ipairs(happenings) do report.happenings[name] = 0 end
   local rewrites, struck = core.rewrites(), copy(strike.struck)
-  core.check_places(true)
   for seed = first, last do
     local program = generate.generate(seed)
     local failure = check.check(program)
