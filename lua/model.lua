@@ -185,7 +185,9 @@ end
 ---  sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}.
 ---  top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a
 ---  temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
----@return moonlet.Generation ...  what a `for` wants
+---@return moonlet.Generation ...  what a `for` wants. The generation, the first of them, has `text` and `ids` so far,
+---  `metrics`, `logprobs` where they were asked for, and at the end `finish_reason`: "stop", "length", "cancelled",
+---  "deadline" or "error"
 function Model:generate(prompt, opts)
   check_open(self, "generate")
   local o = generate.options(opts, "generate")

@@ -106,7 +106,12 @@ end
 local function fit(self, messages, max_tokens)
   local ids, capacity = self.model:chat_ids(messages, self.options), self.runtime.capacity
   local most = capacity - math.min(max_tokens, capacity // 4)
-  if not self.options.forget or #ids <= most then return messages, ids, 0 end
+  if #ids > capacity and not self.options.forget then
+    util.raise("limit", "send: the conversation has %d tokens, the context holds %d: with `forget = true` its " ..
+      "oldest turns leave it", #ids, capacity)
+  elseif not self.options.forget or #ids <= most then
+    return messages, ids, 0
+  end
   local best = {messages = messages, ids = ids, left = 0}
   local shorter, left = messages, 0
   while #best.ids > most * 3 // 4 do

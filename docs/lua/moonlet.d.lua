@@ -208,7 +208,7 @@ function m:generation_defaults(opts) end
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids of the model's), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
----@return moonlet.Generation ...  what a `for` wants
+---@return moonlet.Generation ...  what a `for` wants. The generation, the first of them, has `text` and `ids` so far, `metrics`, `logprobs` where they were asked for, and at the end `finish_reason`: "stop", "length", "cancelled", "deadline" or "error"
 function m:generate(prompt, opts) end
 
 ---The tokens of the answer to a conversation, through the model's chat template.

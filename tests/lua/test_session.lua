@@ -220,7 +220,7 @@ t.test("a full context raises \"limit\" and loses nothing", function()
   local s <close> = small:session()
   run((s:send("hi", {sampler = bytes.says "yo"})))
   local messages, tokens = #s.messages, s.tokens
-  t.raises(function() s:send(("long "):rep(20)) end, "context holds 48", "limit")
+  t.raises(function() s:send(("long "):rep(20)) end, "context holds 48: with `forget = true`", "limit")
   t.eq({#s.messages, s.tokens}, {messages, tokens})
   t.raises(function() s:generate(("long "):rep(20)) end, "context holds 48", "limit")
   t.eq({#s.messages, s.tokens}, {messages, tokens})

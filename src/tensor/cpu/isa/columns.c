@@ -70,10 +70,10 @@ ALWAYS_INLINE void exponents_lane(const block *b, int64_t lane, ml_dtype t, floa
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
   const bool is_short = b->n % LANES && lane >= b->n % LANES;
   EACH_VECTOR(b, at) {
-    const v16f less = v_sub(v_set1(0), v_load((const float *)b->centre + at));
+    const v16f centre = v_load((const float *)b->centre + at);
     v16f s = v_set1(0);
     for (int64_t i = lane; i < b->n; i += LANES)
-      s = v_add(s, v_exp_below(v_add(load_narrow(b->rows[i] + at * item, t), less)));
+      s = v_add(s, v_exp_below(v_sub(load_narrow(b->rows[i] + at * item, t), centre)));
     v_store(out + at, is_short ? v_add(s, v_exp_below(v_set1(-INFINITY))) : s);
   }
 }

@@ -155,23 +155,6 @@ ALWAYS_INLINE v16d load_wide(const char *data, ml_dtype t) {
 #undef OF_INTS
 #undef AS_THEY_ARE
 
-/* The sums of a block's lanes, to each of which every sixteenth element belongs. */
-ALWAYS_INLINE v16f add_lanes(const char *data, ml_dtype t, int64_t n) {
-  const int item = ml_dtype_infos[t].bytes;
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    look_ahead(data + i * item);
-    s = v_add(s, load_narrow(data + i * item, t));
-  }
-  if (i < n && t == ML_F32) return v_add(s, v_load_part((const float *)(const void *)data + i, (int)(n - i), 0));
-  if (i < n) {
-    char room[LANES * sizeof(uint16_t)];
-    s = v_add(s, load_narrow(fill_up(data + i * item, t, n - i, room), t));
-  }
-  return s;
-}
-
 /* Before sixteen elements are read, of which those of 8 bytes are two lines. */
 ALWAYS_INLINE void look_ahead_wide(const char *data, ml_dtype t) {
   look_ahead(data);
@@ -192,6 +175,24 @@ ALWAYS_INLINE v16d fold_step(v16d s, v16d x, fold how) {
 
 /* Of floats: a sum, or one of squares. */
 ALWAYS_INLINE v16f narrow_step(v16f s, v16f x, fold how) { return how == SUM ? v_add(s, x) : v_fma(x, x, s); }
+
+/* A fold of each of a block's lanes, to which every sixteenth element belongs. */
+ALWAYS_INLINE v16f fold_lanes(const char *data, ml_dtype t, int64_t n, fold how) {
+  const int item = ml_dtype_infos[t].bytes;
+  v16f s = v_set1(0);
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    look_ahead(data + i * item);
+    s = narrow_step(s, load_narrow(data + i * item, t), how);
+  }
+  if (i < n && t == ML_F32)
+    return narrow_step(s, v_load_part((const float *)(const void *)data + i, (int)(n - i), 0), how);
+  if (i < n) {
+    char room[LANES * sizeof(uint16_t)];
+    s = narrow_step(s, load_narrow(fill_up(data + i * item, t, n - i, room), t), how);
+  }
+  return s;
+}
 
 /* The lanes of a fold, in the order of v_sum. */
 ALWAYS_INLINE double join_doubles(v16d s, fold how) {

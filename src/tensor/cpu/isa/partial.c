@@ -19,7 +19,7 @@ void K(partial_start)(partial *p, int64_t n, int op) {
 /* ---- floats: sixteen lanes a block ---- */
 
 /* A block's lanes: those of what fill_up adds stay as they are. */
-ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) { return v_sum(add_lanes(data, t, n)); }
+ALWAYS_INLINE float sum_block(const char *data, ml_dtype t, int64_t n) { return v_sum(fold_lanes(data, t, n, SUM)); }
 
 ALWAYS_INLINE void sum_floats(partial *p, const char *data, ml_dtype t, int64_t n) {
   int item = t == ML_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -62,19 +62,7 @@ ALWAYS_INLINE v16f load_last(const char *data, ml_dtype t, int64_t n, float rest
 
 ALWAYS_INLINE double square_block(const char *data, ml_dtype t, int64_t n) {
   if (!is_narrow(t)) return fold_block(data, t, n, SQUARES);
-  const int item = ml_dtype_infos[t].bytes;
-  v16f s = v_set1(0);
-  int64_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    look_ahead(data + i * item);
-    const v16f x = load_narrow(data + i * item, t);
-    s = v_fma(x, x, s);
-  }
-  if (i < n) {
-    const v16f x = load_last(data + i * item, t, n - i, 0);
-    s = v_fma(x, x, s);
-  }
-  const float sum = v_sum(s);
+  const float sum = v_sum(fold_lanes(data, t, n, SQUARES));
   return holds_squares(sum) ? (double)sum : K(squares_of_block)(data, t, n);
 }
 

@@ -32,7 +32,7 @@ ALWAYS_INLINE __m256 sums_of(const char *const data[ROWS], ml_dtype t, int64_t n
   __m256 row[ROWS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; r++) {
-    v16f s = add_lanes(data[r], t, n);
+    v16f s = fold_lanes(data[r], t, n, SUM);
     row[r] = _mm256_add_ps(v_half(s, 0), v_half(s, 1));
   }
   return fold_sums(row);
