@@ -202,7 +202,7 @@ function ml.einsum(equation, operands)
     util.raise("usage", "einsum: expected an equation, found \"%s\"", equation)
   end
   local output = right == "" and implied_output(terms) or stated_output(right:sub(3), terms)
-  local dtype, wide = util.common_dtype(table.unpack(operands, 1, n))
+  local dtype, wide = util.common_dtype("einsum", table.unpack(operands, 1, n))
   if dtype == "uint64" then wide = "int64" end -- the same bits, and small negative numbers stay small
   local x, labels
   for i = 1, n do
@@ -291,7 +291,7 @@ end
 ---@param beta number|nil  1 unless given
 ---@return moonlet.Tensor
 function methods.addmm(c, a, b, alpha, beta)
-  local dtype, wide = util.common_dtype(c, a, b)
+  local dtype, wide = util.common_dtype("addmm", c, a, b)
   local half = wide ~= dtype
   if half then a, b, c = in_dtype(a, wide), in_dtype(b, wide), in_dtype(c, wide) end
   local x = ml.matmul(a, b)
@@ -315,7 +315,7 @@ function methods.conv1d(x, weight, opts)
   if x.ndim ~= 3 or weight.ndim ~= 3 then
     util.raise("mismatch", "conv1d: expected 3 axes each, found %d and %d", x.ndim, weight.ndim)
   end
-  local dtype, wide = util.common_dtype(x, weight)
+  local dtype, wide = util.common_dtype("conv1d", x, weight)
   if wide ~= dtype then x, weight = in_dtype(x, wide), in_dtype(weight, wide) end
   local groups, outputs, width = opts.groups, weight.shape[1], weight.shape[2]
   if x.shape[3] ~= weight.shape[3] * groups or outputs % groups ~= 0 then

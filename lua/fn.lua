@@ -66,7 +66,7 @@ end
 -- integers, whose differences need not fit their own.
 local function loss_dtypes(what, x, y)
   if not ml.is_tensor(x) and not ml.is_tensor(y) then util.unexpected(what, "a tensor", x) end
-  local dtype, wide = util.common_dtype(x, y)
+  local dtype, wide = util.common_dtype(what, x, y)
   if dtype:find "float" then return dtype, wide end
   return "float32", "float64"
 end

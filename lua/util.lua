@@ -355,17 +355,16 @@ end
 
 ---The dtype that tensors meet at in arithmetic, and the one to compute in what is rounded once: float32 for float16 and
 ---bfloat16. Anything but tensors is passed over.
+---@param what string  who asks, for errors
 ---@param ... any
 ---@return string dtype
 ---@return string wide
-function M.common_dtype(...)
+function M.common_dtype(what, ...)
   local meeting
   for i = 1, select("#", ...) do
     local x = select(i, ...)
     if core.ops.is_tensor(x) then
-      if x.layout ~= "strided" then
-        M.raise("usage", "a weight of %s: dequantize it first (linear and look-ups take it as it is)", x.dtype)
-      end
+      core.check_strided(x, what)
       local zero = core.make_tensor(0, x.dtype)
       meeting = meeting and meeting + zero or zero
     end

@@ -494,23 +494,39 @@ static void test_pending(ml_engine *e) {
 enum { PLACED = 1200 };
 
 static bool is_output[PLACED]; /* of a storage: it is an output, which lives to the end */
+static int output_values[PLACED];
 
 /* A plan of `n` storages that live from a random step on, `life` steps at most, and some of them to the end; of steps
  * that have no more than those as operands. */
 static void random_lives(ml_plan *p, int n, int life, int64_t most_bytes) {
-  int outputs = 0;
+  p->outputs = output_values;
   for (int i = 0; i < n; i++) {
     int64_t bytes = random_below(4) ? 1 + random_below(most_bytes) : 64 * random_below(8);
     ml_value v = {.dtype = ML_U8, .ndim = 1, .shape = {bytes}, .strides = {1}};
     ml_storage s = {.place = ML_PLACE_ARENA, .bytes = (size_t)bytes};
-    if ((is_output[i] = random_below(8) == 0)) s.place = ML_PLACE_OUTPUT, s.index = outputs++;
+    if ((is_output[i] = random_below(8) == 0)) s.place = ML_PLACE_OUTPUT, s.index = p->n_outputs;
     must(ml_plan_add_storage(p, s, &v.storage), "storage");
     int value, last[2] = {0, i};
     must(ml_plan_add_value(p, &v, &value), "value");
+    if (is_output[i]) output_values[p->n_outputs++] = value;
     ml_step *step;
     if (i > 0) last[0] = i - 1 - (int)random_below(i < life ? i : life);
     must(ml_plan_add_step(p, ML_OP_matmul, last, i > 0, &value, 1, &step), "step");
   }
+}
+
+/* Bytes of the arena that live at once, at the most: what is in an output, or in another's place, takes none. */
+static size_t live_at_most(const ml_plan *p) {
+  size_t most = 0;
+  for (size_t step = 0; step < p->n_steps; step++) {
+    size_t live = 0;
+    for (size_t i = 0; i < p->n_storages; i++) {
+      const ml_storage *s = &p->storages[i];
+      if (s->place == ML_PLACE_ARENA && s->base < 0 && s->first <= (int)step && (int)step <= s->last) live += s->bytes;
+    }
+    if (live > most) most = live;
+  }
+  return most;
 }
 
 static size_t lodged; /* storages in outputs that are not written yet, of all plans */
@@ -531,8 +547,12 @@ static void expect_apart(const ml_plan *p, const char *what) {
     }
   }
   CHECK(apart, "%s: what lives at once lies apart, within the arena", what);
-  CHECK((double)p->arena_bytes < 1.2 * (double)p->live_bytes + 4 * 64,
-        "%s: an arena of %zu bytes for %zu that live at once", what, p->arena_bytes, p->live_bytes);
+  const size_t live = live_at_most(p);
+  CHECK((double)p->arena_bytes < 1.2 * (double)live + 4 * 64, "%s: an arena of %zu bytes for %zu that live at once",
+        what, p->arena_bytes, live);
+  size_t outputs, most;
+  must(ml_plan_count_live(p, &outputs, &most), "count");
+  CHECK(most >= live && most <= p->arena_bytes + outputs, "%s: %zu live at once with outputs", what, most);
 }
 
 /* Lives short and long, of few and many, in arenas that a map has a bit for each line of, or for more. */

@@ -110,7 +110,7 @@ local function show_table(t, state, depth, indent)
   return lay_out(items, scalars, indent, limits)
 end
 
--- What `complete` gives, and each entry of what `batch_generate` does.
+-- What `complete` gives.
 local function is_result(t)
   local ids, metrics = rawget(t, "ids"), rawget(t, "metrics")
   return type(ids) == "table" and type(metrics) == "table" and rawget(t, "finish_reason") ~= nil

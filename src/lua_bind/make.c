@@ -1,6 +1,7 @@
 /* make.c: tensors and states from numbers, nested lists and bytes of Lua. */
 #include "lua_bind/lua_bind.h"
 #include "tensor/state.h"
+#include "tensor/weight.h"
 
 #include <math.h>
 #include <string.h>
@@ -144,9 +145,7 @@ static int make_state(lua_State *L) {
     ml_tensor *from = lb_check_tensor(L, 1, "state");
     lb_no_more(L, 1, "state");
     ml_attrs none = {0};
-    if (from->layout != ML_LAYOUT_STRIDED)
-      lb_usage(L, "state: x: a weight of %s in a layout that is not written: unpack or dequantize it first",
-               ml_dtype_name(from->dtype));
+    lb_check(L, ml_weight_check_strided(from, "state: x"));
     ml_tensor **out = lb_new_tensor(L);
     lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
     lb_eval(L, out, 1);

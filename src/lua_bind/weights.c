@@ -57,15 +57,16 @@ static int pack(lua_State *L) {
 /* unpack(tensor): the file's own blocks (or floats) again. */
 static int unpack(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "unpack");
-  if (t->layout != ML_LAYOUT_PANELS) lb_usage(L, "unpack: the tensor is not packed");
+  if (t->layout != ML_LAYOUT_PANELS) lb_unexpected(L, 1, "unpack", "a packed weight");
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_weight_unpack(t, out));
   return 1;
 }
 
-static int is_packed(lua_State *L) {
-  lua_pushboolean(L, lb_check_tensor(L, 1, "is_packed")->layout == ML_LAYOUT_PANELS);
-  return 1;
+/* check_strided(tensor, what): an error of `what` where the tensor is packed or in blocks. */
+static int check_strided(lua_State *L) {
+  lb_check(L, ml_weight_check_strided(lb_check_tensor(L, 1, "check_strided"), luaL_checkstring(L, 2)));
+  return 0;
 }
 
 /* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
@@ -83,8 +84,11 @@ static int random_packed(lua_State *L) {
 }
 
 int lb_open_weights(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"pack", pack}, {"unpack", unpack}, {"is_packed", is_packed}, {"random_packed", random_packed}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"pack", pack},
+                                       {"unpack", unpack},
+                                       {"check_strided", check_strided},
+                                       {"random_packed", random_packed},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -206,12 +206,8 @@ static ml_status check_layouts(ml_op op, ml_tensor *const *inputs, int n, int *w
     if (!inputs[k] || inputs[k]->layout == ML_LAYOUT_STRIDED) continue;
     char name[32] = "", type = 'T';
     operand_of(op, k, name, sizeof name, &type);
-    bool packed = inputs[k]->layout == ML_LAYOUT_PANELS;
-    if (type != 'W')
-      return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (linear and look-ups take it as it is)", name,
-                     ml_dtype_name(inputs[k]->dtype), packed ? "packed for products" : "in blocks",
-                     packed && !ml_dtype_is_block(inputs[k]->dtype) ? "unpack" : "dequantize");
-    if (!packed) *weight = k;
+    if (type != 'W') return ml_weight_check_strided(inputs[k], name);
+    if (inputs[k]->layout != ML_LAYOUT_PANELS) *weight = k;
   }
   return ML_OK;
 }

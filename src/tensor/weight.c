@@ -24,6 +24,14 @@ static ml_status refuse(ml_device *device, ml_dtype dtype, int64_t rows, int64_t
   return ml_fail(ML_UNSUPPORTED, "expected a weight of %sfound %s", names, ml_dtype_name(dtype));
 }
 
+ml_status ml_weight_check_strided(const ml_tensor *t, const char *what) {
+  if (t->layout == ML_LAYOUT_STRIDED) return ML_OK;
+  const bool packed = t->layout == ML_LAYOUT_PANELS;
+  return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (linear and look-ups take it as it is)", what,
+                 ml_dtype_name(t->dtype), packed ? "packed for products" : "in blocks",
+                 packed && !ml_dtype_is_block(t->dtype) ? "unpack" : "dequantize");
+}
+
 ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
                            ml_tensor **out) {
   size_t bytes = device->table->packed_bytes(device, dtype, rows, inputs);

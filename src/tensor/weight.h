@@ -17,6 +17,9 @@ ml_status ml_weight_chunk(size_t row_bytes, int64_t *rows);
  * the last. ML_CANCELLED or ML_DEADLINE where the engine's flag is up. */
 ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const void *from);
 
+/* ML_USAGE, which says what to do, of a weight that is packed or in blocks. `what` wants another layout. */
+ml_status ml_weight_check_strided(const ml_tensor *t, const char *what);
+
 /* A packed copy of a matrix with storage; exact as above. */
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out);
 /* The file's own blocks, or plain floats, of a packed weight. */

@@ -578,7 +578,7 @@ local function wide_checkpoint()
   local tensors, order = {}, {}
   m.net:each_parameter(function(_, _, x, name)
     order[#order + 1] = name
-    tensors[name] = core.is_packed(x) and x:dequantize() or x
+    tensors[name] = x.layout == "packed" and x:dequantize() or x
   end)
   assert(require("moonlet.files").save_safetensors(path .. "/model.safetensors", tensors, nil, order))
   return path
@@ -643,7 +643,7 @@ for format in ("q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k"):gmatch "%S+" do
     end
     local bytes = table.concat(text)
     local weight = core.pack(ml.from_bytes(bytes, {19, 2 * block}, format))
-    t.ok(core.is_packed(weight), "packed")
+    t.eq(weight.layout, "packed")
     t.ok(weight:tobytes() == bytes, "the same bytes")
     t.raises(function() weight:tolist() end, "dequantize or cast it first")
     t.eq(tostring(weight), ("tensor (19, %d) %s on cpu"):format(2 * block, format))

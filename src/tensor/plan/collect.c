@@ -121,6 +121,7 @@ static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
   if (!g->roots) return ML_MEMORY;
   for (size_t i = 0; i < g->n_roots; i++) {
     g->roots[i] = (i < r->n_outputs ? r->outputs[i] : r->effects[i - r->n_outputs])->mark - 1;
+    if (i < r->n_outputs) g->nodes[g->roots[i]].output = (int)i;
   }
   return ML_OK;
 }
@@ -141,14 +142,11 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
     }
   }
   for (size_t i = 0; i < r->n_effects; i++) known[g->roots[r->n_outputs + i]]++;
-  bool *output = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *output);
-  if (!output) return ML_MEMORY;
-  for (size_t i = 0; i < r->n_outputs; i++) output[g->roots[i]] = true;
   size_t first = g->n_roots;
   for (size_t i = g->n_nodes; i-- > 0;) {
     ml_vnode *n = &g->nodes[i];
     ml_tensor *t = n->tensor;
-    if (output[i]) continue;
+    if (n->output >= 0) continue;
     if (t->cell && t->cell->latest == t) known[i]++;
     held[i] = held[i] || t->references > known[i];
     if (held[i] && ml_vnode_is_view(n)) held[n->inputs[0]] = true;
@@ -205,7 +203,24 @@ static bool equal_nodes(const ml_vnode *a, const ml_vnode *b) {
          memcmp(x->list, y->list, (size_t)x->n_list * sizeof *x->list) == 0;
 }
 
-/* Users of a node that repeats an earlier one use that, and whoever holds the later tensor gets its value. */
+/* Node n repeats an earlier one: whoever holds the tensor of either gets the value. */
+static ml_status merge(ml_vgraph *g, const ml_vnode *n, int into) {
+  ml_vnode *first = &g->nodes[into];
+  ml_tensor *twin = NULL;
+  if (n->keep && (first->keep || first->output >= 0)) twin = n->tensor;
+  else if (n->keep) first->keep = true, first->tensor = n->tensor;
+  if (n->output >= 0 && first->keep) first->keep = false, twin = first->tensor;
+  if (n->output >= 0) first->output = n->output;
+  ML_REWROTE(g, merged);
+  bool computed = !ml_vnode_is_view(n) && n->op != ML_OP_constant && n->op != ML_OP_result;
+  if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));
+  if (!twin) return ML_OK;
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->twins, g->twins_capacity, g->n_twins + 1));
+  g->twins[g->n_twins++] = (ml_vtwin){twin, into};
+  return ML_OK;
+}
+
+/* Users of a node that repeats an earlier one use that. */
 static ml_status merge_equal(ml_vgraph *g) {
   size_t buckets = 16;
   while (buckets < 2 * g->n_nodes) buckets *= 2;
@@ -220,11 +235,8 @@ static ml_status merge_equal(ml_vgraph *g) {
     size_t slot = hash_node(n) & (buckets - 1);
     while (table[slot] && !equal_nodes(n, &g->nodes[table[slot] - 1])) slot = (slot + 1) & (buckets - 1);
     if (table[slot]) {
-      ml_vnode *first = &g->nodes[same[i] = table[slot] - 1];
-      if (n->keep && !first->keep) first->keep = true, first->tensor = n->tensor;
-      ML_REWROTE(g, merged);
-      bool computed = !ml_vnode_is_view(n) && n->op != ML_OP_constant && n->op != ML_OP_result;
-      if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));
+      same[i] = table[slot] - 1;
+      ML_TRY(merge(g, n, same[i]));
     } else table[slot] = (int)i + 1;
   }
   for (size_t i = 0; i < g->n_roots; i++) g->roots[i] = same[g->roots[i]];
@@ -301,7 +313,7 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     ml_vnode *n = &g->nodes[i];
     n->n_users = 0;
-    n->output = n->value = n->unit = n->linears = -1;
+    n->output = n->value = n->dense = n->unit = n->linears = -1;
   }
   for (size_t i = 0; i < g->n_outputs; i++) {
     ml_vnode *n = &g->nodes[g->roots[i]];

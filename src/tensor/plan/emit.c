@@ -118,10 +118,17 @@ static bool accepts(ml_access access, const ml_value *v) {
 
 /* The value as a kernel wants it: itself, or a dense copy. */
 static ml_status operand(emitter *m, int v, ml_access access, int *out) {
+  ml_vnode *n = &m->g->nodes[v];
   ML_TRY(value_of(m, v, out));
   if (accepts(access, &m->p->values[*out])) return ML_OK;
+  if (n->dense >= 0) {
+    *out = n->dense;
+    return ML_OK;
+  }
   ML_REWROTE(m->g, dense_copies);
-  return copied(m, out);
+  ML_TRY(copied(m, out));
+  n->dense = *out;
+  return ML_OK;
 }
 
 /* The same elements as (rows, last), where strides allow it; else *out is -1. */
@@ -470,6 +477,7 @@ static ml_status emit_program(emitter *m, int turn) {
   ML_TRY(add_group_step(m, group, &s, rows ? ML_STEP_ROWS : ML_STEP_FUSED, &step));
   step->fused = program;
   step->rows = rows;
+  step->saved = group->saved;
   if (program || rows)
     memcpy(rows ? rows->outputs : program->outputs, s.registers, (size_t)s.n_outputs * sizeof *s.registers);
   if (program) program->n_outputs = s.n_outputs;
@@ -496,6 +504,7 @@ static ml_status emit_head(emitter *m, int v) {
   ml_step *step;
   ML_TRY(ml_plan_add_step(m->p, n->op, s.values, s.n_inputs, &n->value, 1, &step));
   step->fused = program;
+  step->saved = group->saved;
   ML_TRY(ml_plan_copy_attrs(&m->p->memory, n->attrs, &step->attrs));
   return set_path(m, step, n);
 }
@@ -580,6 +589,7 @@ static ml_status emit_units(emitter *m, const ml_vlinears *l, ml_linears *units)
   ml_step *s;
   ML_TRY(ml_plan_add_step(m->p, ML_STEP_LINEARS, p.inputs, p.n_inputs, p.outputs, p.n_outputs, &s));
   s->linears = units;
+  s->saved = l->saved;
   return set_path(m, s, &g->nodes[l->units[0].products[0]]);
 }
 

@@ -25,9 +25,31 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   return p->device->table->lower(p->device, p, &p->program);
 }
 
-/* A plan, and with `kept` the tensors that its outputs behind those asked for belong to, in the plan's memory. */
+/* A tensor, borrowed, that gets the value of an output. */
+typedef struct receiver {
+  ml_tensor *tensor;
+  size_t output;
+} receiver;
+typedef struct receivers {
+  receiver *list; /* in the plan's memory */
+  size_t n;
+} receivers;
+
+/* Who gets the outputs behind those asked for, and of tensors with one value all. */
+static ml_status list_receivers(ml_plan *p, const ml_vgraph *g, size_t asked, receivers *to) {
+  to->list = ml_bump_alloc(&p->memory, g->n_kept + g->n_twins, sizeof *to->list);
+  if (!to->list) return ML_MEMORY;
+  for (size_t i = 0; i < g->n_kept; i++) to->list[to->n++] = (receiver){g->kept[i], asked + i};
+  for (size_t i = 0; i < g->n_twins; i++) {
+    const ml_vnode *n = &g->nodes[g->twins[i].node];
+    if (n->output >= 0) to->list[to->n++] = (receiver){g->twins[i].tensor, (size_t)n->output};
+  }
+  return ML_OK;
+}
+
+/* A plan, and, unless `kept` is NULL, who gets what is not asked for. */
 static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const ml_roots *r, ml_plan **out,
-                        ml_tensor ***kept) {
+                        receivers *kept) {
   ml_bump memory = {.spare = r->once ? &e->spare : NULL};
   ml_plan *p = ml_bump_alloc(&memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
@@ -42,11 +64,7 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
   }
   ml_vgraph g = {.memory = {.spare = &e->spare}};
   if (status == ML_OK) status = build(p, &g, r);
-  if (status == ML_OK && kept && g.n_kept) {
-    *kept = ml_bump_alloc(&p->memory, g.n_kept, sizeof(ml_tensor *));
-    if (*kept) memcpy(*kept, g.kept, g.n_kept * sizeof(ml_tensor *));
-    else status = ML_MEMORY;
-  }
+  if (status == ML_OK && kept && g.n_kept + g.n_twins) status = list_receivers(p, &g, r->n_outputs, kept);
   for (size_t i = 0; i < g.n_held; i++) ml_tensor_release(g.held[i]);
   ml_bump_free(&g.memory);
   if (status != ML_OK) {
@@ -169,16 +187,16 @@ static bool is_put_off(ml_status status) {
 /* With effects: those that happened, or never will, are pending no more. */
 static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
   ml_plan *plan = NULL;
-  ml_tensor **kept = NULL, **results = NULL;
+  ml_tensor **results = NULL;
+  receivers kept = {0};
   bool began = false;
   ml_status status = create(e, NULL, 0, r, &plan, &kept);
   if (status == ML_OK && !(results = ml_bump_alloc(&plan->memory, (size_t)plan->n_outputs, sizeof(ml_tensor *))))
     status = ML_MEMORY;
   if (status == ML_OK) status = ml_plan_execute(plan, NULL, results, &began);
-  for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) {
-    settle(i < r->n_outputs ? r->outputs[i] : kept[i - r->n_outputs], results[i]);
-    ml_tensor_release(results[i]);
-  }
+  for (size_t i = 0; status == ML_OK && i < r->n_outputs; i++) settle(r->outputs[i], results[i]);
+  for (size_t i = 0; status == ML_OK && i < kept.n; i++) settle(kept.list[i].tensor, results[kept.list[i].output]);
+  for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) ml_tensor_release(results[i]);
   ml_plan_free(plan);
   if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
   if (status == ML_OK) settle_effects(e);

@@ -15,6 +15,7 @@ typedef struct ml_vgroup {
   int like;                /* of rows: a node of their shape; else -1 */
   int anchor;              /* what computes the first input of the program, in whose step it is; or -1 */
   int sink;                /* the reduction that takes what the program computes, in whose step it is; or -1 */
+  ml_saving saved;         /* where no step of products computes it */
 } ml_vgroup;
 
 typedef struct ml_vnode {
@@ -39,6 +40,7 @@ typedef struct ml_vnode {
   bool stays;              /* of a member of a group: an output of its step, since it is to be kept */
   int output;              /* the plan output that it is, or -1 */
   int value;               /* the plan's value once emitted, or -1 */
+  int dense;               /* of a value that kernels could not take as it lay: its dense copy, or -1 */
   int group;               /* vnode whose step computes it (its own unless it was fused into another), or -1: dead */
   ml_vgroup *program;      /* of the node at whose turn a group of elementwise nodes is computed: the group */
   int unit;                /* of a product and of a unit's root: the step (ml_vgraph.linears) that holds it, or -1 */
@@ -56,7 +58,14 @@ typedef struct ml_vlinears {
   int norm; /* vnode of the fused rms_norm, or -1 */
   int n_units;
   ml_vunit units[ML_LINEARS_MAX_UNITS];
+  ml_saving saved;
 } ml_vlinears;
+
+/* A tensor that is held, of a node that repeats another, which is held as well: it gets that one's value. */
+typedef struct ml_vtwin {
+  ml_tensor *tensor; /* borrowed */
+  int node;
+} ml_vtwin;
 
 typedef struct ml_vgraph {
   ml_engine *engine;
@@ -66,6 +75,8 @@ typedef struct ml_vgraph {
   size_t n_roots, n_outputs;
   ml_tensor **kept; /* of outputs behind those that were asked for: the tensors that get them; borrowed */
   size_t n_kept, kept_capacity;
+  ml_vtwin *twins;
+  size_t n_twins, twins_capacity;
   int *users; /* vnodes, grouped by the node that they use; an output counts as user -1 */
   ml_vlinears *linears;
   size_t n_linears, linears_capacity;
@@ -152,8 +163,7 @@ static inline int ml_vgraph_turn(const ml_vgraph *g, int v) {
 #define ML_REWROTE(g, name) ((g)->engine->stats.rewrites.name++)
 
 static inline void ml_vgraph_save(ml_vgraph *g, ml_pass pass, size_t steps, size_t bytes) {
-  g->saved[pass].steps += steps;
-  g->saved[pass].bytes += bytes;
+  ml_save(&g->saved[pass], steps, bytes);
 }
 
 static inline bool ml_listed(const int *list, int n, int v) {

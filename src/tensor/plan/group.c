@@ -262,11 +262,13 @@ size_t ml_vgraph_inner_bytes(const ml_vgraph *g, const int *list, int n, int tur
 }
 
 static void count_saved(ml_vgraph *g, int turn) {
-  const ml_vgroup *group = g->nodes[turn].program;
+  ml_vgroup *group = g->nodes[turn].program;
   bool anchored = group->anchor >= 0, sunk = group->sink >= 0;
+  size_t steps = (size_t)(group->n_members + group->n_effects + anchored + sunk - 1);
   size_t bytes = ml_vgraph_inner_bytes(g, group->members, group->n_members, turn) +
                  ml_vgraph_inner_bytes(g, &group->anchor, anchored, turn);
-  ml_vgraph_save(g, ML_PASS_group, (size_t)(group->n_members + group->n_effects + anchored + sunk - 1), bytes);
+  ml_save(&group->saved, steps, bytes);
+  ml_vgraph_save(g, ML_PASS_group, steps, bytes);
 }
 
 /* The rows that a node with one element each belongs to: those of a row operation that it is computed from. */

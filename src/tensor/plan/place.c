@@ -101,29 +101,24 @@ static void join_lives(ml_plan *p) {
 
 /* ---- in outputs that are not written yet ---- */
 
-/* OUTPUTS: the largest ones, which are looked at; LODGERS: storages in one of them. Blocks from LEAST bytes on have
- * room for whole lines. */
-enum { OUTPUTS = 8, LODGERS = 32, LEAST = 1024 };
+/* OUTPUTS: the largest ones, which are looked at. Blocks from LEAST bytes on have room for whole lines. */
+enum { OUTPUTS = 8, LEAST = 1024 };
 
 typedef struct lodging {
-  int output; /* the storage */
-  int n;
-  int lodgers[LODGERS];
+  int output;      /* the storage */
+  int from;        /* the step from which on its place is taken */
+  int first, last; /* and of what lies there while most bytes live */
 } lodging;
 
-static bool is_lodged_apart(const ml_plan *p, const lodging *l, const ml_storage *s) {
-  for (int k = 0; k < l->n; k++) {
-    const ml_storage *other = &p->storages[l->lodgers[k]];
-    if (s->first <= other->last && other->first <= s->last) return false;
-  }
-  return true;
+static bool fits(const ml_plan *p, const lodging *l, const ml_storage *s) {
+  const size_t bytes = p->storages[l->output].bytes;
+  return s->bytes <= bytes && s->bytes >= bytes / 2 && s->last < l->from && (s->first > l->last || s->last < l->first);
 }
 
-static void lodge(ml_plan *p, lodging *l, int storage) {
+static void lodge(ml_plan *p, const lodging *l, int storage) {
   ml_storage *s = &p->storages[storage];
   s->place = ML_PLACE_OUTPUT;
   s->index = p->storages[l->output].index;
-  l->lodgers[l->n++] = storage;
   p->engine->stats.rewrites.lodged++;
 }
 
@@ -137,10 +132,15 @@ static int find_outputs(const ml_plan *p, lodging *list) {
     for (; at > 0 && p->storages[list[at - 1].output].bytes < s->bytes; at--) {
       if (at < OUTPUTS) list[at] = list[at - 1];
     }
-    if (at < OUTPUTS) list[at] = (lodging){.output = (int)i};
+    if (at < OUTPUTS) list[at] = (lodging){(int)i, s->first, -1, -1};
     if (n < OUTPUTS) n++;
   }
   return n;
+}
+
+/* Of a storage that lies in an output, the output's own. */
+static const ml_storage *output_of(const ml_plan *p, const ml_storage *s) {
+  return &p->storages[p->values[p->outputs[s->index]].storage];
 }
 
 static int root_of(const ml_plan *p, int storage) {
@@ -155,25 +155,64 @@ static void lodge_source(ml_plan *p, lodging *l) {
   for (int k = 0; k < s->n_outputs; k++) {
     if (s->outputs[k] < 0 || p->values[s->outputs[k]].storage != l->output) continue;
     const int from = find_base(p, at, k), root = from < 0 ? -1 : root_of(p, from);
-    if (root >= 0 && p->storages[root].place == ML_PLACE_ARENA && p->storages[root].last == at) lodge(p, l, root);
+    if (root < 0 || p->storages[root].place != ML_PLACE_ARENA || p->storages[root].last != at) continue;
+    l->from = p->storages[root].first;
+    lodge(p, l, root);
   }
 }
 
-static void lodge_all(ml_plan *p) {
+static bool is_apart(const ml_storage *s) { return s->place == ML_PLACE_ARENA && s->first >= 0 && s->base < 0; }
+
+/* The last step at which most bytes of the arena live. */
+static ml_status find_peak(const ml_plan *p, ml_bump *memory, int *peak) {
+  int64_t *change = ml_bump_alloc(memory, p->n_steps + 1, sizeof *change), live = 0, most = 0;
+  if (!change) return ML_MEMORY;
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *s = &p->storages[i];
+    if (!is_apart(s)) continue;
+    change[s->first] += (int64_t)s->bytes;
+    change[s->last + 1] -= (int64_t)s->bytes;
+  }
+  *peak = 0;
+  for (size_t i = 0; i < p->n_steps; i++) {
+    live += change[i];
+    if (live >= most) most = live, *peak = (int)i;
+  }
+  return ML_OK;
+}
+
+/* The largest that lives at the peak, of several the last: what is before it may lie there as well. */
+static void lodge_at(ml_plan *p, lodging *l, int peak) {
+  int best = -1;
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *s = &p->storages[i];
+    if (is_apart(s) && s->first <= peak && peak <= s->last && fits(p, l, s) &&
+        (best < 0 || s->bytes >= p->storages[best].bytes))
+      best = (int)i;
+  }
+  if (best < 0) return;
+  l->first = p->storages[best].first, l->last = p->storages[best].last;
+  lodge(p, l, best);
+}
+
+/* The others from the last one on: what an output is computed from lives too long to lie there, and so shares its place
+ * with what was before what lies there. */
+static ml_status lodge_all(ml_plan *p, ml_bump *memory) {
   lodging list[OUTPUTS];
   const int n = find_outputs(p, list);
   for (int i = 0; i < n; i++) lodge_source(p, &list[i]);
-  for (size_t k = 0; k < p->n_storages && n; k++) {
+  int peak = 0;
+  if (n) ML_TRY(find_peak(p, memory, &peak));
+  for (int i = 0; i < n; i++) lodge_at(p, &list[i], peak);
+  for (size_t k = n ? p->n_storages : 0; k-- > 0;) {
     const ml_storage *s = &p->storages[k];
-    if (s->place != ML_PLACE_ARENA || s->first < 0 || s->base >= 0) continue;
-    for (int i = n; i-- > 0;) { /* the smallest that holds it, and not one that is much larger */
-      const ml_storage *o = &p->storages[list[i].output];
-      if (s->bytes > o->bytes || s->bytes < o->bytes / 2 || s->last >= o->first || list[i].n == LODGERS) continue;
-      if (!is_lodged_apart(p, &list[i], s)) continue;
+    for (int i = n; i-- > 0 && is_apart(s);) { /* the smallest that holds it, and not one that is much larger */
+      if (!fits(p, &list[i], s)) continue;
+      list[i].from = s->first;
       lodge(p, &list[i], (int)k);
-      break;
     }
   }
+  return ML_OK;
 }
 
 /* ---- free blocks ---- */
@@ -389,7 +428,6 @@ static ml_status place_all(ml_plan *plan, ml_bump *memory) {
   if (p.n) ML_TRY(place(&p));
   for (size_t i = 0; i < p.n; i++) p.list[i]->offset = p.best[i];
   plan->arena_bytes = p.bytes;
-  plan->live_bytes = p.live;
   plan->engine->stats.rewrites.reordered += p.searched;
   for (size_t i = 0; i < plan->n_storages; i++) { /* a base was made before what takes its place */
     ml_storage *s = &plan->storages[i];
@@ -411,7 +449,7 @@ static bool collide(const ml_plan *p, const ml_storage *a, const ml_storage *b) 
     return a->first <= b->last && b->first <= a->last && a->offset < b->offset + b->bytes &&
            b->offset < a->offset + a->bytes;
   if (a->place != ML_PLACE_OUTPUT || a->index != b->index) return false;
-  const ml_storage *output = &p->storages[p->values[p->outputs[a->index]].storage];
+  const ml_storage *output = output_of(p, a);
   if (a == output) return b->last > a->first || b->bytes > a->bytes;
   if (b == output) return a->last > b->first || a->bytes > b->bytes;
   return a->first <= b->last && b->first <= a->last;
@@ -444,10 +482,31 @@ ml_status ml_plan_place(ml_plan *plan) {
   if (count == 0) return ML_OK;
   take_over(plan);
   join_lives(plan);
-  lodge_all(plan);
-  ml_status status = place_all(plan, &memory);
+  ml_status status = lodge_all(plan, &memory);
+  if (status == ML_OK) status = place_all(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->engine->checks_places) status = check_places(plan);
   if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
   return status;
+}
+
+ml_status ml_plan_count_live(const ml_plan *p, size_t *outputs, size_t *most) {
+  int64_t *change = ml_calloc(p->n_steps + 1, sizeof *change), live = 0;
+  if (!change) return ML_MEMORY;
+  *outputs = *most = 0;
+  for (size_t i = 0; i < p->n_storages; i++) {
+    const ml_storage *s = &p->storages[i];
+    if ((s->place != ML_PLACE_ARENA && s->place != ML_PLACE_OUTPUT) || s->first < 0 || s->base >= 0) continue;
+    const ml_storage *output = s->place == ML_PLACE_OUTPUT ? output_of(p, s) : NULL;
+    const bool becomes = output && output != s && output->first == s->last; /* the output, element for element */
+    if (output == s) *outputs += s->bytes;
+    else change[becomes ? s->last : s->last + 1] -= (int64_t)s->bytes;
+    change[s->first] += (int64_t)s->bytes;
+  }
+  for (size_t i = 0; i < p->n_steps; i++) {
+    live += change[i];
+    if (live > (int64_t)*most) *most = (size_t)live;
+  }
+  ml_free(change);
+  return ML_OK;
 }

@@ -18,7 +18,7 @@ typedef struct ml_placing {
 
 /* Whether a search may gain something: the arena is larger than what lives at once by more than a part in SLACK. */
 static inline bool ml_place_has_holes(const ml_placing *p) {
-  enum { SMALL = 1 << 11, SLACK = 32 };
+  enum { SMALL = 1 << 11, SLACK = 64 };
   return p->bytes > SMALL && p->bytes > p->live + p->live / SLACK;
 }
 

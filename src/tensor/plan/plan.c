@@ -233,6 +233,11 @@ static size_t read_bytes(const ml_value *v) {
   return ml_value_bytes(&own);
 }
 
+static void say_saving(text *t, const ml_saving *s) {
+  if (s->steps) say(t, "%zu steps%s", s->steps, s->bytes ? ", " : "");
+  if (s->bytes) say(t, "%zu B", s->bytes);
+}
+
 /* Of a program: how many outputs, if there are several, and states that it writes. */
 static void say_outputs(text *t, const ml_plan *p, const ml_step *s, int first, int n) {
   int states = 0;
@@ -292,6 +297,10 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
       say_outputs(t, p, s, unit->first_output, unit->n_outputs);
     }
   }
+  if (s->saved.steps) {
+    say(t, "  saves ");
+    say_saving(t, &s->saved);
+  }
   if (s->path) say(t, "  %s", s->path);
   say(t, "\n");
 }
@@ -308,8 +317,7 @@ static void say_saved(text *t, const ml_plan *p) {
     const ml_saving *s = &p->saved[i];
     if (!s->steps && !s->bytes) continue;
     say(t, "%s%s ", between, names[i]);
-    if (s->steps) say(t, "%zu steps%s", s->steps, s->bytes ? ", " : "");
-    if (s->bytes) say(t, "%zu B", s->bytes);
+    say_saving(t, s);
     between = "; ";
   }
   if (between[0] == ';') say(t, "\n");
@@ -317,9 +325,10 @@ static void say_saved(text *t, const ml_plan *p) {
 
 ml_status ml_plan_explain(const ml_plan *p, char **out) {
   text t = {0};
-  size_t total = 0;
-  say(&t, "%zu steps, %zu barriers, arena %zu B, of which %zu B live at once, on %s\n", p->n_steps,
-      p->device->table->barriers(p->program), p->arena_bytes, p->live_bytes, p->device->name);
+  size_t total = 0, outputs, live;
+  ML_TRY(ml_plan_count_live(p, &outputs, &live));
+  say(&t, "%zu steps, %zu barriers, arena %zu B, outputs %zu B, of which %zu B live at once, on %s\n", p->n_steps,
+      p->device->table->barriers(p->program), p->arena_bytes, outputs, live, p->device->name);
   for (size_t i = 0; i < p->n_steps; i++) say_step(&t, p, i, &total);
   say(&t, "total: %zu B moved by a run, beside what attention reads from caches\n", total);
   say_saved(&t, p);

@@ -130,6 +130,10 @@ typedef enum ml_pass {
 typedef struct ml_saving {
   size_t steps, bytes;
 } ml_saving;
+static inline void ml_save(ml_saving *s, size_t steps, size_t bytes) {
+  s->steps += steps;
+  s->bytes += bytes;
+}
 
 typedef struct ml_step {
   int op; /* ml_op or ML_STEP_* */
@@ -140,7 +144,8 @@ typedef struct ml_step {
   ml_fused *fused;       /* of ML_STEP_FUSED; of a reduction, what it takes; else what is done with the result */
   ml_rows *rows;
   ml_linears *linears;
-  char *path; /* module path, or NULL */
+  ml_saving saved; /* over a step for each operation that it carries out */
+  char *path;      /* module path, or NULL */
 } ml_step;
 
 struct ml_plan {
@@ -161,7 +166,7 @@ struct ml_plan {
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
   ml_saving saved[ML_PASS_COUNT];
-  size_t arena_bytes, live_bytes; /* and what of it lives at once, at the most */
+  size_t arena_bytes;
   ml_buffer *arena;
   ml_program *program;
 };
@@ -196,6 +201,8 @@ ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out); /* fou
 bool ml_rows_read_before(const ml_rows *r, int input, int reg);
 ml_status ml_plan_schedule(ml_plan *p); /* schedule.c: the order of steps */
 ml_status ml_plan_place(ml_plan *p);    /* place.c: lifetimes and the arena */
+/* Bytes of outputs, and what of them and of intermediates holds values at one time, at the most. */
+ml_status ml_plan_count_live(const ml_plan *p, size_t *outputs, size_t *most);
 
 /* Bytes of a value's own elements (packed ones included). */
 size_t ml_value_bytes(const ml_value *v);

@@ -178,15 +178,20 @@ static bool unit_fits(const ml_vgraph *g, const ml_vlinears *l, const ml_vunit *
   return true;
 }
 
+static void save(ml_vgraph *g, ml_vlinears *l, size_t steps, size_t bytes) {
+  ml_save(&l->saved, steps, bytes);
+  ml_vgraph_save(g, ML_PASS_products, steps, bytes);
+}
+
 /* Products, and what is computed of them on the way. */
-static void count_saved(ml_vgraph *g, const ml_vunit *u, bool first) {
+static void count_saved(ml_vgraph *g, ml_vlinears *l, const ml_vunit *u) {
   const ml_vgroup *behind = behind_of(g, u);
   size_t n = (size_t)u->n_products, bytes = ml_vgraph_inner_bytes(g, u->products, u->n_products, u->root);
   if (behind) {
     n += (size_t)(behind->n_members + behind->n_effects);
     bytes += ml_vgraph_inner_bytes(g, behind->members, behind->n_members, u->root);
   }
-  ml_vgraph_save(g, ML_PASS_products, n - first, bytes);
+  save(g, l, n - (l->n_units == 1), bytes);
 }
 
 /* Steps that are looked at for a unit, of those that share its input. */
@@ -220,7 +225,7 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
   }
   g->nodes[u->root].unit = index;
   g->nodes[u->root].group = u->root;
-  count_saved(g, u, l->n_units == 1);
+  count_saved(g, l, u);
   return ML_OK;
 }
 
@@ -234,7 +239,7 @@ static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
     if (user < 0 || g->nodes[user].op != ML_OP_linear || g->nodes[user].unit != (int)(l - g->linears)) return;
   }
   ML_REWROTE(g, norms_inside);
-  ml_vgraph_save(g, ML_PASS_products, 1, 2 * ml_vnode_bytes(x));
+  save(g, l, 1, 2 * ml_vnode_bytes(x));
   l->norm = l->x;
   g->nodes[l->norm].group = l->at;
   l->x = x->inputs[0];
