@@ -310,6 +310,14 @@ case("layouts", function() -- dense copies where a kernel takes no strides, orde
   end, numbers(3, 4, 5), indices(1, 3))
 end)
 
+case("one-copy", function() -- for all that take no strides; of what is the same values under another view, another
+  return explained(function(x, ids)
+    local turned = x:transpose()
+    return ml.sort(turned, 1), ml.argsort(turned, 1), ml.take(turned, ids, 1), ml.softmax(turned), ml.cumsum(turned * 2, 1),
+      ml.sort(x:transpose {2, 1}:slice {{1, 3}, {}}, 1)
+  end, numbers(4, 5), indices(1, 3))
+end)
+
 case("called", function() -- dense arguments and others, views of states that are written and of those that are not
   local a, b = ml.state(numbers(4, 8)), ml.state(numbers(4, 8))
   local function fn(x) return x + a, ml.assign(b, x * 2):sum() end

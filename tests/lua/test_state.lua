@@ -313,6 +313,22 @@ t.test("a value that somebody holds is computed once", function()
   t.ok(not text:find "matmul", text)
 end)
 
+t.test("of equal values that are held, none is computed again", function()
+  local x = ml.random.normal({64, 64})
+  ml.eval(x)
+  local function three() return x:matmul(x), x:matmul(x), x:matmul(x) end
+  local a, b, c = three()
+  ml.eval(a * b + c)
+  t.eq({core.op_of(a), core.op_of(b), core.op_of(c)}, {}, "on the way to another")
+  local first, second, third = three() -- which is asked for: the first, or the last
+  ml.eval(first, second + third)
+  t.eq({core.op_of(first), core.op_of(second), core.op_of(third)}, {}, "the first asked for")
+  local one, two, last = three()
+  ml.eval(one + two, last)
+  t.eq({core.op_of(one), core.op_of(two), core.op_of(last)}, {}, "the last asked for")
+  for _, y in ipairs {b, c, first, second, third, one, two, last} do t.eq(y:tolist(), a:tolist()) end
+end)
+
 t.test("of many values held behind a product, more than a step has outputs, none takes another product", function()
   local x, w = ml.random.normal {16, 64}, ml.random.normal {64, 64}
   for name, make in pairs {
@@ -348,6 +364,9 @@ t.test("a product, or work along rows, that somebody holds is computed once wher
     t.eq(core.op_of(y), nil, name)
     t.eq(y:tolist(), wanted, name)
   end
+  local slow = x:sin() -- elementwise, but as long as forty additions
+  ml.eval((slow * 2):sum())
+  t.eq(core.op_of(slow), nil, "sin")
   local y = ml.linear(x, packed):tanh() -- what stands behind a product is the product's to be computed again
   local other <close> = (y * 2):sum()
   other:item()

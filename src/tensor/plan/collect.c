@@ -108,6 +108,7 @@ static ml_status make_nodes(ml_vgraph *g, const items *s) {
                              .shape = t->shape,
                              .n_inputs = n ? n->n_inputs : 0,
                              .inputs = inputs,
+                             .twin = -1,
                              .output = -1};
     for (int k = 0; n && k < n->n_inputs; k++) *inputs++ = n->inputs[k] ? n->inputs[k]->mark - 1 : -1;
   }
@@ -216,7 +217,8 @@ static ml_status merge(ml_vgraph *g, const ml_vnode *n, int into) {
   if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));
   if (!twin) return ML_OK;
   ML_TRY(ML_BUMP_GROW(&g->memory, g->twins, g->twins_capacity, g->n_twins + 1));
-  g->twins[g->n_twins++] = (ml_vtwin){twin, into};
+  g->twins[g->n_twins] = (ml_vtwin){twin, first->twin};
+  first->twin = (int)g->n_twins++;
   return ML_OK;
 }
 

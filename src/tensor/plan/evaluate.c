@@ -40,9 +40,10 @@ static ml_status list_receivers(ml_plan *p, const ml_vgraph *g, size_t asked, re
   to->list = ml_bump_alloc(&p->memory, g->n_kept + g->n_twins, sizeof *to->list);
   if (!to->list) return ML_MEMORY;
   for (size_t i = 0; i < g->n_kept; i++) to->list[to->n++] = (receiver){g->kept[i], asked + i};
-  for (size_t i = 0; i < g->n_twins; i++) {
-    const ml_vnode *n = &g->nodes[g->twins[i].node];
-    if (n->output >= 0) to->list[to->n++] = (receiver){g->twins[i].tensor, (size_t)n->output};
+  for (size_t i = 0; i < g->n_nodes && g->n_twins; i++) {
+    const ml_vnode *n = &g->nodes[i];
+    for (int k = n->output < 0 ? -1 : n->twin; k >= 0; k = g->twins[k].next)
+      to->list[to->n++] = (receiver){g->twins[k].tensor, (size_t)n->output};
   }
   return ML_OK;
 }

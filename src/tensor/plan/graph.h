@@ -37,6 +37,7 @@ typedef struct ml_vnode {
   int next_view;           /* of a version or a view of one: another view of it, or -1 */
   int constant;            /* the constant node that it shows through views, or -1 */
   bool keep;               /* somebody may still ask for its tensor: what is computed anyway is kept */
+  int twin;                /* the first of ml_vgraph.twins that gets its value, or -1 */
   bool stays;              /* of a member of a group: an output of its step, since it is to be kept */
   int output;              /* the plan output that it is, or -1 */
   int value;               /* the plan's value once emitted, or -1 */
@@ -61,10 +62,11 @@ typedef struct ml_vlinears {
   ml_saving saved;
 } ml_vlinears;
 
-/* A tensor that is held, of a node that repeats another, which is held as well: it gets that one's value. */
+/* A tensor that is held, of a node that repeats another, which is held or asked for as well: it gets that one's value.
+ */
 typedef struct ml_vtwin {
   ml_tensor *tensor; /* borrowed */
-  int node;
+  int next;          /* of the same node; -1 */
 } ml_vtwin;
 
 typedef struct ml_vgraph {

@@ -123,6 +123,7 @@ static ml_status make(selector *s, const ml_vnode *like, int op, const ml_attrs 
   n.ndim = ndim;
   n.shape = own_shape;
   n.keep = false;
+  n.twin = -1;
   return add(s, &n, out);
 }
 
@@ -199,6 +200,7 @@ static ml_status write_node(selector *s, int v) {
   ML_TRY(reshape(s, s->rows[n->inputs[0]], n->ndim, n->shape, &s->whole[v]));
   s->nodes[s->whole[v]].tensor = n->tensor; /* it is the selection's value */
   s->nodes[s->whole[v]].keep = n->keep;
+  s->nodes[s->whole[v]].twin = n->twin;
   return ML_OK;
 }
 
