@@ -299,17 +299,35 @@ static bool reads_passing(const ml_vgraph *g, const gathering *t) {
   return false;
 }
 
-/* Whether a member that somebody holds would be computed again from such. */
-static bool holds_passing(const ml_vgraph *g, const gathering *t) {
-  bool held = false;
-  for (int i = 0; i < t->n_members && !held; i++) held = g->nodes[t->members[i]].keep;
-  return held && reads_passing(g, t);
+static bool holds_member(const ml_vgraph *g, const gathering *t) {
+  for (int i = 0; i < t->n_members; i++) {
+    if (g->nodes[t->members[i]].keep) return true;
+  }
+  return false;
 }
 
-/* Whether to compute a member again takes a product, work along rows or what another step has computed. Elementwise
- * work alone costs less than to write it, and handles that are garbage are many. */
+/* Functions of an element that take ten times as long as to write it, or longer. */
+static bool is_slow(int op) {
+  static const ml_op slow[] = {ML_OP_expm1,  ML_OP_log,    ML_OP_log1p,  ML_OP_log2,    ML_OP_sin,      ML_OP_cos,
+                               ML_OP_tan,    ML_OP_sinh,   ML_OP_cosh,   ML_OP_erf,     ML_OP_gelu,     ML_OP_pow,
+                               ML_OP_arcsin, ML_OP_arccos, ML_OP_arctan, ML_OP_arctan2, ML_OP_logaddexp};
+  for (size_t i = 0; i < sizeof slow / sizeof *slow; i++) {
+    if (op == (int)slow[i]) return true;
+  }
+  return false;
+}
+
+static bool has_slow(const ml_vgraph *g, const gathering *t) {
+  for (int i = 0; i < t->n_members; i++) {
+    if (is_slow(g->nodes[t->members[i]].op)) return true;
+  }
+  return false;
+}
+
+/* Whether to compute a member that is held again takes a product, work along rows, what another step has computed or a
+ * slow function. Other elementwise work costs less than to write it, and handles that are garbage are many. */
 static bool is_costly(const ml_vgraph *g, const gathering *t) {
-  return t->anchor >= 0 || t->n_row_ops > 0 || holds_passing(g, t);
+  return t->anchor >= 0 || t->n_row_ops > 0 || (holds_member(g, t) && (reads_passing(g, t) || has_slow(g, t)));
 }
 
 /* Whether somebody reads a member who is not in the group. */
@@ -404,7 +422,7 @@ static ml_status gather_before(ml_vgraph *g, int v) {
   if (!ml_vnode_is_elementwise(&g->nodes[x]) || !reads_pieces(g, n) || !join(&t, x)) return ML_OK;
   grow(&t);
   bool reads = ml_vgraph_outside(g, t.members, t.n_members, inputs, 0, ML_FUSED_MAX_INPUTS) > 0;
-  return reads && !holds_passing(g, &t) ? make(g, &t, -1) : ML_OK; /* no member of its step could be an output */
+  return reads && !is_costly(g, &t) ? make(g, &t, -1) : ML_OK; /* no member of its step could be an output */
 }
 
 static ml_status group_at(ml_vgraph *g, int v) {
