@@ -96,6 +96,12 @@ end
 
 local MOST_PLANS = 64 -- of one function
 
+-- A plan that a call is about to run, which a finalizer may have interrupted, is left to the collector.
+local function drop(plans, name)
+  if plans[name].calls == 0 then plans[name].plan:close() end
+  plans[name] = nil
+end
+
 -- Makes room for one plan more: drops those whose key names what is no more, by address, which are never run again, and
 -- the one that was used longest ago where `most` are left.
 local function make_room(plans, most)
@@ -107,17 +113,13 @@ local function make_room(plans, most)
       stale = stale or value == nil or (is_tensor(value) and core.is_closed(value))
     end
     if stale then
-      entry.plan:close()
-      plans[name] = nil
+      drop(plans, name)
     else
       count = count + 1
       if not oldest or entry.used < plans[oldest].used then oldest = name end
     end
   end
-  if count >= most then
-    plans[oldest].plan:close()
-    plans[oldest] = nil
-  end
+  if count >= most then drop(plans, oldest) end
 end
 
 -- The entry of a key, for as long as what it names by address is what it was.
@@ -127,6 +129,12 @@ local function find_plan(plans, name, known)
     if entry.known[i] ~= known[i] then return nil end
   end
   return entry
+end
+
+local function results_of(entry, tensors, known, ...)
+  local values = {...}
+  values.inputs, values.known = tensors, known
+  return entry.build(values)
 end
 
 ---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor
@@ -163,16 +171,15 @@ function M.compile(fn, opts)
     if not entry then
       make_room(plans, most)
       local plan, build, draws, plain = trace.unscoped(trace.trace, fn, args, n, known, true)
-      entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0}
+      entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0, calls = 0}
       entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
-    entry.used = calls
+    entry.used, entry.calls = calls, entry.calls + 1
     if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws) end
-    local values = {entry.plan:run(table.unpack(tensors))}
-    values.inputs, values.known = tensors, known
-    return entry.build(values)
+    entry.calls = entry.calls - 1 -- the run itself takes care of the plan
+    return results_of(entry, tensors, known, entry.plan:run(table.unpack(tensors)))
   end
 end
 

@@ -198,7 +198,8 @@ local of_memory = {
   active = "Bytes that live tensors hold.",
   peak = "The largest number of bytes held at once since the last reset_peak.",
   cached = "Bytes kept for reuse.", reset_peak = "Begins to measure the peak anew.",
-  limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is raised; 0, as at first, is no limit.",
+  limit = "The largest number of bytes that tensors may hold; with a number, sets it. Beyond it, \"limit\" is " ..
+    "raised; 0, as at first, is no limit.",
   cache_limit = "The largest number of bytes kept for reuse; with a number, sets it.",
   clear = "Frees what is kept for reuse.",
 }
@@ -338,8 +339,9 @@ of the weights), context (tokens), bytes, path, warnings}`; `quantization`, nil 
 `{format (the one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made
 tokens (`logits` and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens,
 prefill_seconds, decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes,
-active_bytes, finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts: `m.tokenizer`,
-`m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},
+active_bytes, finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts:
+`m.tokenizer`, `m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files),
+`m.device`.]]},
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
 computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full

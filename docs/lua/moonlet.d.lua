@@ -1282,7 +1282,7 @@ function ml.cache_append(cache, x, slots, start, count) end
 ---@return moonlet.Tensor
 function ml.assign(target, values) end
 
----Writes ids[b] to ring[b, position[b] mod n].
+---Writes ids[b] to ring[b, position[b] mod n]; a negative position writes nothing.
 ---@param ring moonlet.Tensor
 ---@param ids moonlet.Tensor
 ---@param position moonlet.Tensor
@@ -2585,7 +2585,7 @@ function x:cache_append(x, slots, start, count) end
 ---@return moonlet.Tensor
 function x:assign(values) end
 
----Writes ids[b] to ring[b, position[b] mod n].
+---Writes ids[b] to ring[b, position[b] mod n]; a negative position writes nothing.
 ---@param ids moonlet.Tensor
 ---@param position moonlet.Tensor
 ---@return moonlet.Tensor

@@ -111,7 +111,7 @@ static int read_list(lua_State *L, int index, int64_t *list, int max, const char
   int n = (int)lb_length(L, index, what);
   if (n > max) lb_usage(L, "%s: expected at most %d entries, found %d", what, max, n);
   for (int i = 0; i < n; i++) {
-    lua_geti(L, index, i + 1);
+    lua_rawgeti(L, index, i + 1);
     list[i] = axes ? lb_to_axis(L, -1, what) : lb_check_integer(L, -1, what);
     lua_pop(L, 1);
   }
@@ -135,7 +135,7 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   lua_Integer n = lb_length(L, index, "slice");
   if (n > 3) lb_usage(L, "slice: expected {first, last, step}, found %lld entries", (long long)n);
   for (int i = 0; i < 3; i++) {
-    if (lua_geti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
+    if (lua_rawgeti(L, index, i + 1) != LUA_TNIL) v[i] = lb_check_integer(L, -1, "slice"), given[i] = true;
     lua_pop(L, 1);
   }
   int64_t step = v[2];
@@ -165,7 +165,7 @@ static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *a
   if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
   int64_t *ranges = ml_attrs_give(attrs, list, 3 * x->ndim);
   for (int d = 0; d < x->ndim; d++) {
-    if (d < n) lua_geti(L, index, d + 1);
+    if (d < n) lua_rawgeti(L, index, d + 1);
     else lua_createtable(L, 0, 0);
     read_range(L, lua_gettop(L), x->shape[d], &ranges[3 * d]);
     lua_pop(L, 1);
@@ -229,17 +229,24 @@ typedef struct reader {
   int n_attrs;
 } reader;
 
+/* Entries of lists and options are what the tables themselves have: a metamethod could close the tensors that have been
+ * read already. */
+static int push_option(reader *r, const parameter *p) {
+  lua_pushstring(r->L, p->name);
+  return lua_rawget(r->L, r->options);
+}
+
 /* Pushes the argument for a parameter: by position, else by name; nil when it is absent. */
 static int fetch(reader *r, const parameter *p) {
   if (r->next <= r->top && !lua_isnil(r->L, r->next++)) {
     lua_pushvalue(r->L, r->next - 1);
-    if (r->options && lua_getfield(r->L, r->options, p->name) != LUA_TNIL)
+    if (r->options && push_option(r, p) != LUA_TNIL)
       lb_usage(r->L, "%s: %s is given twice", ml_op_name(r->op), p->name);
     if (r->options) lua_pop(r->L, 1);
     return lua_gettop(r->L);
   }
   if (!r->options) lua_pushnil(r->L);
-  else if (lua_getfield(r->L, r->options, p->name) != LUA_TNIL) r->read_options++;
+  else if (push_option(r, p) != LUA_TNIL) r->read_options++;
   return lua_gettop(r->L);
 }
 
@@ -266,7 +273,7 @@ static void read_tensors(reader *r, int index) {
   luaL_checkstack(r->L, n + 8, "too many tensors");
   reserve(r, n);
   for (int i = 1; i <= n; i++) {
-    lua_geti(r->L, index, i);
+    lua_rawgeti(r->L, index, i);
     ml_tensor *t = lb_check_operand(r->L, -1, ml_op_name(r->op), "tensors");
     if (!lua_isuserdata(r->L, -1)) {
       *lb_new_tensor(r->L) = ml_tensor_retain(t);

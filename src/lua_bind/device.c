@@ -27,6 +27,7 @@ static int devices(lua_State *L) {
 /* The device that the last argument of a function names, the default one where it is not given. */
 static ml_device *check_device(lua_State *L, int index, const char *function) {
   ml_engine *e = lb_engine(L);
+  lb_drop_closed(L);
   lb_no_more(L, index, function);
   if (lua_isnoneornil(L, index)) return e->device;
   ml_device *d = ml_engine_device(e, lb_check_text(L, index, "device", NULL));

@@ -24,6 +24,7 @@ typedef struct lb_host {
   int references;
   size_t seen_bytes; /* device memory when the collector was last told */
   size_t most_kept;  /* bytes of values that handles hold, from which on it is asked whether scripts still have those */
+  bool stopped;      /* the collector, for as long as a plan is recorded */
   int depth;         /* of the module path */
   size_t path_lengths[64];
   lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
@@ -77,6 +78,8 @@ ml_tensor *lb_check_tensor(lua_State *L, int index, const char *what); /* raises
 ml_tensor *lb_check_operand(lua_State *L, int index, const char *function, const char *argument);
 /* Frees what finalizers closed: at the beginning of a call, before it borrows tensors. */
 void lb_drop_closed(lua_State *L);
+/* Gives up a reference to a tensor that the caller's own caller may still use: the last one goes at the next call. */
+void lb_give_back(lua_State *L, ml_tensor *t);
 /* Frees the tensors of a host that ends. */
 void lb_drop_owned(lb_host *host);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */

@@ -9,9 +9,11 @@
 typedef struct plan_handle {
   ml_plan *plan;
   lb_host *host;
+  int running; /* calls that use the plan, in which finalizers may run */
+  bool closed; /* meanwhile: the last of them frees it */
 } plan_handle;
 
-static int plan_close(lua_State *L) {
+static int plan_gc(lua_State *L) {
   plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
   ml_plan_free(h->plan);
   h->plan = NULL;
@@ -20,10 +22,16 @@ static int plan_close(lua_State *L) {
   return 0;
 }
 
-static ml_plan *check_plan(lua_State *L) {
+static int plan_close(lua_State *L) {
   plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
-  if (!h->plan) lb_usage(L, "the plan is closed");
-  return h->plan;
+  h->closed = true;
+  return h->running ? 0 : plan_gc(L);
+}
+
+static plan_handle *check_plan(lua_State *L) {
+  plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
+  if (!h->plan || h->closed) lb_usage(L, "the plan is closed");
+  return h;
 }
 
 /* Tensors of the list at `index` into a userdata array, which stays on the stack with them. */
@@ -64,7 +72,7 @@ static int make_plan(lua_State *L) {
   int n_inputs, n_outputs;
   ml_tensor **inputs = check_list(L, 1, &n_inputs), **outputs = check_list(L, 2, &n_outputs);
   plan_handle *h = lua_newuserdatauv(L, sizeof *h, 0);
-  *h = (plan_handle){NULL, NULL};
+  *h = (plan_handle){.plan = NULL};
   luaL_setmetatable(L, LB_PLAN);
   h->host = lb_host_retain(lb_get_host(L));
   lb_check(L, ml_plan_create(lb_engine(L), inputs, n_inputs, outputs, n_outputs, &h->plan));
@@ -72,29 +80,38 @@ static int make_plan(lua_State *L) {
   return 1;
 }
 
+/* Runs it, once more where the collector may make room. */
+static ml_status run_or_collect(lua_State *L, ml_plan *p, ml_tensor *const *in, ml_tensor **out) {
+  ml_status status = ml_plan_run(p, in, out);
+  if (status != ML_MEMORY && status != ML_LIMIT) return status;
+  for (int i = 0; i < p->n_inputs; i++) ml_tensor_retain(in[i]);
+  lb_collect(L);
+  status = ml_plan_run(p, in, out);
+  for (int i = 0; i < p->n_inputs; i++) ml_tensor_release(in[i]);
+  return status;
+}
+
 /* plan:run(...): tensors for its inputs; returns tensors. */
 static int plan_run(lua_State *L) {
   enum { FEW = 64 };
-  ml_plan *p = check_plan(L);
-  int n = lua_gettop(L) - 1, n_out = p->n_outputs;
+  plan_handle *h = check_plan(L);
+  int n = lua_gettop(L) - 1, n_out = h->plan->n_outputs;
   lb_drop_closed(L);
-  if (n != p->n_inputs) lb_usage(L, "a plan of %d inputs was given %d", p->n_inputs, n);
+  if (n != h->plan->n_inputs) lb_usage(L, "a plan of %d inputs was given %d", h->plan->n_inputs, n);
+  for (int i = 0; i < n; i++) lb_check_tensor(L, i + 2, "run");
+  h->running++; /* where Lua has no memory any more, for good: the collector frees the plan then */
   ml_tensor *few_in[FEW], *few_out[FEW], **few_slots[FEW], **in = few_in, **out = few_out, ***slots = few_slots;
   if (n > FEW) in = lua_newuserdatauv(L, (size_t)n * sizeof *in, 0);
   if (n_out > FEW) {
     out = lua_newuserdatauv(L, (size_t)n_out * sizeof *out, 0);
     slots = lua_newuserdatauv(L, (size_t)n_out * sizeof *slots, 0);
   }
-  for (int i = 0; i < n; i++) in[i] = lb_check_tensor(L, i + 2, "run");
+  for (int i = 0; i < n; i++) in[i] = lb_to_tensor(L, i + 2);
   luaL_checkstack(L, n_out + 4, "too many outputs");
   for (int i = 0; i < n_out; i++) slots[i] = lb_new_tensor(L);
-  ml_status status = ml_plan_run(p, in, out);
-  if (status == ML_MEMORY || status == ML_LIMIT) {
-    for (int i = 0; i < n; i++) ml_tensor_retain(in[i]);
-    lb_collect(L);
-    status = ml_plan_run(p, in, out);
-    for (int i = 0; i < n; i++) ml_tensor_release(in[i]);
-  }
+  ml_status status = run_or_collect(L, h->plan, in, out);
+  h->running--;
+  if (h->closed && !h->running) plan_close(L);
   lb_check(L, status);
   for (int i = 0; i < n_out; i++) *slots[i] = out[i];
   lb_charge(L);
@@ -103,7 +120,7 @@ static int plan_run(lua_State *L) {
 
 static int plan_explain(lua_State *L) {
   char *text;
-  lb_check(L, ml_plan_explain(check_plan(L), &text));
+  lb_check(L, ml_plan_explain(check_plan(L)->plan, &text));
   lua_pushstring(L, text); /* a refusal here leaks a text once, out of memory as we are */
   ml_free(text);
   return 1;
@@ -120,10 +137,17 @@ static int drop_effects(lua_State *L) {
   return 0;
 }
 
-/* record(true) begins, record(false) ends the recording of a plan; recording(): whether one is under way. */
+/* record(true) begins, record(false) ends the recording of a plan; recording(): whether one is under way. Meanwhile the
+ * collector stands still: what a finalizer computes is no part of the plan. */
 static int record(lua_State *L) {
-  if (lua_toboolean(L, 1)) lb_check(L, ml_record_begin(lb_engine(L)));
-  else ml_record_end(lb_engine(L));
+  lb_host *host = lb_get_host(L);
+  if (lua_toboolean(L, 1)) {
+    lb_check(L, ml_record_begin(host->engine));
+    if (host->engine->recording == 1 && (host->stopped = lua_gc(L, LUA_GCISRUNNING) > 0)) lua_gc(L, LUA_GCSTOP);
+    return 0;
+  }
+  ml_record_end(host->engine);
+  if (host->engine->recording == 0 && host->stopped) lua_gc(L, LUA_GCRESTART);
   return 0;
 }
 
@@ -223,8 +247,8 @@ static int op_of(lua_State *L) {
 
 int lb_open_plan(lua_State *L) {
   luaL_newmetatable(L, LB_PLAN);
-  static const luaL_Reg methods[] = {{"run", plan_run},    {"explain", plan_explain}, {"close", plan_close},
-                                     {"__gc", plan_close}, {"__close", plan_close},   {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"run", plan_run}, {"explain", plan_explain}, {"close", plan_close},
+                                     {"__gc", plan_gc}, {"__close", plan_close},   {NULL, NULL}};
   luaL_setfuncs(L, methods, 0);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "__index");

@@ -207,7 +207,7 @@ void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
     else lua_gc(L, LUA_GCCOLLECT), lb_drop_closed(L);
     ml_error_clear();
     status = ml_eval(e, tensors, count);
-    for (size_t i = 0; i < count; i++) ml_tensor_release(tensors[i]);
+    for (size_t i = 0; i < count; i++) lb_give_back(L, tensors[i]);
   }
   host->most_kept = next_most_kept(most, e->kept, keeps_much);
   lb_check(L, status);

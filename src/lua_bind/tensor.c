@@ -41,14 +41,22 @@ void lb_drop_closed(lua_State *L) {
   if (host->n_closed > 0 && !in_finalizer(L)) drop_closed(host);
 }
 
+/* Gives up a reference when the call that runs is over, which may still use the tensor. */
+static void release_later(lb_host *host, ml_tensor *t) {
+  if (ML_GROW(host->closed, host->closed_capacity, host->n_closed + 1) == ML_OK) host->closed[host->n_closed++] = t;
+  else ml_tensor_release(t);
+}
+
+void lb_give_back(lua_State *L, ml_tensor *t) {
+  if (t->references > 1) ml_tensor_release(t);
+  else release_later(lb_get_host(L), t);
+}
+
 /* Closes a handle that somebody may still have: in a finalizer its tensor goes later. */
 static void close_later(lua_State *L, handle *h) {
   lb_host *host = h->host;
-  if (!h->tensor || !in_finalizer(L)) {
-    if (host) drop_closed(host);
-  } else if (ML_GROW(host->closed, host->closed_capacity, host->n_closed + 1) == ML_OK) {
-    host->closed[host->n_closed++] = ml_tensor_retain(h->tensor);
-  }
+  if (h->tensor && in_finalizer(L)) release_later(host, ml_tensor_retain(h->tensor));
+  else if (host) drop_closed(host);
   close_handle(h);
 }
 
@@ -82,7 +90,7 @@ ml_tensor **lb_new_tensor(lua_State *L) {
   luaL_setmetatable(L, LB_TENSOR);
   h->host = lb_host_retain(lb_get_host(L));
   h->recording = recording_of(h->host->engine);
-  lb_scope_add(h->host, &h->link);
+  if (!in_finalizer(L)) lb_scope_add(h->host, &h->link); /* of a scope that is interrupted a finalizer knows nothing */
   return &h->tensor;
 }
 
@@ -184,7 +192,8 @@ int lb_rebind(lua_State *L) {
     ml_tensor_release(same);
   } else {
     h->tensor = ml_tensor_retain(value);
-    ml_tensor_release(old);
+    if (in_finalizer(L)) release_later(h->host, old);
+    else ml_tensor_release(old);
   }
   lua_settop(L, 1);
   return 1;
@@ -211,6 +220,12 @@ static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
   }
 }
 
+static ml_tensor *read_argument(lua_State *L, const char *what) {
+  lb_drop_closed(L);
+  lb_no_more(L, 1, what);
+  return lb_check_tensor(L, 1, what);
+}
+
 /* Pushes a userdata with the row-major bytes. */
 static const char *read_bytes(lua_State *L, ml_tensor *t) {
   lb_eval(L, &t, 1);
@@ -220,8 +235,7 @@ static const char *read_bytes(lua_State *L, ml_tensor *t) {
 }
 
 static int tensor_item(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1, "item");
-  lb_no_more(L, 1, "item");
+  ml_tensor *t = read_argument(L, "item");
   if (ml_tensor_size(t) != 1)
     lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
   push_value(L, read_bytes(L, t), t->dtype, 0);
@@ -250,8 +264,7 @@ static double entries(const ml_tensor *t) {
 }
 
 static int tensor_tolist(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1, "tolist");
-  lb_no_more(L, 1, "tolist");
+  ml_tensor *t = read_argument(L, "tolist");
   if (ml_tensor_size(t) == 0 && entries(t) > 1 << 20)
     lb_check(L, ml_fail(ML_LIMIT, "tolist: shape %s has too many lists without entries",
                         ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160)));
@@ -260,8 +273,7 @@ static int tensor_tolist(lua_State *L) {
 }
 
 static int tensor_tobytes(lua_State *L) {
-  ml_tensor *t = lb_check_tensor(L, 1, "tobytes");
-  lb_no_more(L, 1, "tobytes");
+  ml_tensor *t = read_argument(L, "tobytes");
   const char *data = read_bytes(L, t);
   lua_pushlstring(L, data, ml_tensor_nbytes(t));
   return 1;

@@ -65,7 +65,8 @@ static int unpack(lua_State *L) {
 
 /* check_strided(tensor, what): an error of `what` where the tensor is packed or in blocks. */
 static int check_strided(lua_State *L) {
-  lb_check(L, ml_weight_check_strided(lb_check_tensor(L, 1, "check_strided"), luaL_checkstring(L, 2)));
+  lb_check(L, ml_weight_check_strided(lb_check_tensor(L, 1, "check_strided"),
+                                      lb_check_text(L, 2, "check_strided: what", NULL)));
   return 0;
 }
 

@@ -28,6 +28,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(pairs)                                                                                                             \
   X(norms_inside)                                                                                                      \
   X(kept)                                                                                                              \
+  X(twins)                                                                                                             \
   X(saved)                                                                                                             \
   X(overwritten)                                                                                                       \
   X(dense_copies)                                                                                                      \

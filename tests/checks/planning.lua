@@ -2,9 +2,10 @@
 --
 -- A forward pass whose values are all kept for the backward one is traced, planned and run (bound: 0.5 s of its
 -- evaluation); sixteen times as many take at most 32 times as long: n log n is 20, what caches hold no more the rest; a
--- square would be 256. A chain of a million operations under a selection is evaluated. Random lifetimes are placed: arenas within 1.05 of what lives
--- at once on average. A scalar addition takes at most twice its time where 300,000 blocks are cached. Printed without
--- bounds: that addition, traced and evaluated, and a hundred tiny steps replayed. Times are the best of ROUNDS (5).
+-- square would be 256. A chain of a million operations under a selection is evaluated. Random lifetimes are placed:
+-- arena and outputs take at most 1.05 of what lives at once, on average. A scalar addition takes at most twice its time
+-- where 300,000 blocks are cached. Printed without bounds: that addition, traced and evaluated, and a hundred tiny
+-- steps replayed. Times are the best of ROUNDS (5).
 local ml = require "moonlet"
 local core = require "moonlet.core"
 local backward = require "tests.tools.backward"

@@ -304,6 +304,27 @@ t.test("running sums and products widen as sum does", function()
   t.eq(x({200, 100}, "uint8"):cummax().dtype, "uint8")
 end)
 
+t.test("variances of what holds an infinity are NaN, wherever it stands; that of huge ones is infinite", function()
+  local function nan(v) return v ~= v end
+  for _, dtype in ipairs {"float32", "float64", "float16", "bfloat16"} do
+    for _, at in ipairs {1, 128, 129, 600, 1000} do
+      for _, inf in ipairs {math.huge, -math.huge} do
+        local list = {}
+        for i = 1, 1000 do list[i] = i == at and inf or i % 7 end
+        local rows = x(list, dtype)
+        local columns = rows:reshape({1000, 1}):broadcast_to({1000, 20}):copy()
+        for _, op in ipairs {"var", "std"} do
+          t.ok(nan(rows[op](rows):item()), dtype .. " " .. op)
+          for _, y in ipairs(columns[op](columns, 1):tolist()) do t.ok(nan(y), dtype .. " of columns") end
+        end
+      end
+    end
+  end
+  local far = x({1e200, -1e200, 3}, "float64")
+  t.eq(far:var():item(), math.huge)
+  t.eq(far:reshape({3, 1}):broadcast_to({3, 2}):copy():var(1):tolist(), {math.huge, math.huge})
+end)
+
 t.test("a variance of fewer values than its divisor wants", function()
   local function nan(v) return v ~= v end
   for _, dtype in ipairs {"float32", "float16", "float64", "int32", "uint8"} do

@@ -313,8 +313,8 @@ end)
 case("one-copy", function() -- for all that take no strides; of what is the same values under another view, another
   return explained(function(x, ids)
     local turned = x:transpose()
-    return ml.sort(turned, 1), ml.argsort(turned, 1), ml.take(turned, ids, 1), ml.softmax(turned), ml.cumsum(turned * 2, 1),
-      ml.sort(x:transpose {2, 1}:slice {{1, 3}, {}}, 1)
+    return ml.sort(turned, 1), ml.argsort(turned, 1), ml.take(turned, ids, 1), ml.softmax(turned),
+      ml.cumsum(turned * 2, 1), ml.sort(x:transpose {2, 1}:slice {{1, 3}, {}}, 1)
   end, numbers(4, 5), indices(1, 3))
 end)
 

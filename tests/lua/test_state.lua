@@ -240,6 +240,13 @@ t.test("a run that fails leaves the states that it replaces without values", fun
   t.raises(function() s:tolist() end, "no values since", "usage")
   t.raises(function() (s + 1):tolist() end, "no values since", "usage")
   t.raises(function() f(ml.zeros {3}, id - 6) end, "no values since", "usage")
+  for name, same in pairs { -- operations that have nothing to do
+    astype = s:astype "float32", reshape = s:reshape {2}, broadcast_to = s:broadcast_to {2}, to = s:to "float32",
+  } do
+    t.raises(function() same:tolist() end, "no values since", "usage")
+    t.raises(function() ml.compile(function(x) return x + 1 end)(same) end, "no values since", "usage")
+    t.raises(function() ml.eval(same) end, "no values since", "usage", name)
+  end
   t.eq(kept:tolist(), {5.0, 5.0})
   t.eq(other:tolist(), {1.0, 1.0})
   ml.assign(s, other)

@@ -216,6 +216,7 @@ static ml_status merge(ml_vgraph *g, const ml_vnode *n, int into) {
   bool computed = !ml_vnode_is_view(n) && n->op != ML_OP_constant && n->op != ML_OP_result;
   if (computed) ml_vgraph_save(g, ML_PASS_collect, 1, ml_vnode_bytes(n));
   if (!twin) return ML_OK;
+  ML_REWROTE(g, twins);
   ML_TRY(ML_BUMP_GROW(&g->memory, g->twins, g->twins_capacity, g->n_twins + 1));
   g->twins[g->n_twins] = (ml_vtwin){twin, first->twin};
   first->twin = (int)g->n_twins++;

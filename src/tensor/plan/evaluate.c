@@ -259,7 +259,7 @@ ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, boo
   for (size_t i = 0; i < n; i++) ml_tensor_release(lazy[i]);
   if (lazy != few) ml_free(lazy);
   for (size_t i = 0; i < count && status == ML_OK; i++) {
-    if (tensors[i]->state) status = ml_cell_check(tensors[i]->cell);
+    if (tensors[i]->state || ml_tensor_is_attached(tensors[i])) status = ml_cell_check(tensors[i]->cell);
   }
   return status;
 }

@@ -349,21 +349,16 @@ static void find_centres(block b, const spreads *s) {
 }
 
 static void find_spreads(block b, spreads *s) {
-  char column[REDUCE_BLOCK * sizeof(float)];
+  char column[REDUCE_BLOCK * sizeof(double)];
   b.spread = true;
-  if (!b.narrow) {
-    b.centre = s->centres;
-    reduce_block(&b, s->room);
-    s->away = (double *)(void *)s->room, s->squares = s->away + b.width;
-    return;
-  }
-  for (int64_t c = 0; c < b.width; c++) s->narrow[c] = (float)s->centres[c];
-  b.centre = s->narrow;
+  for (int64_t c = 0; c < b.width && b.narrow; c++) s->narrow[c] = (float)s->centres[c];
+  b.centre = b.narrow ? (const void *)s->narrow : s->centres;
   reduce_block(&b, s->room);
+  if (!b.narrow) s->away = (double *)(void *)s->room, s->squares = s->away + b.width;
   const float *away = (const float *)(const void *)s->room, *squares = away + b.width;
-  for (int64_t c = 0; c < b.width; c++) s->away[c] = (double)away[c], s->squares[c] = (double)squares[c];
+  for (int64_t c = 0; c < b.width && b.narrow; c++) s->away[c] = (double)away[c], s->squares[c] = (double)squares[c];
   for (int64_t c = 0; c < b.width; c++) {
-    if (holds_squares(squares[c])) continue;
+    if (b.narrow ? holds_squares(squares[c]) : isfinite(s->squares[c])) continue;
     const spread again = K(spread_of_block)(column_of(&b, c, column), b.dtype, b.n, s->centres[c]);
     s->away[c] = again.away, s->squares[c] = again.squares;
   }

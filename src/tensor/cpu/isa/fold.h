@@ -311,6 +311,7 @@ ALWAYS_INLINE narrow_spread narrow_spread_step(narrow_spread s, v16f x, v16f cen
 static inline bool holds_squares(float sum) { return sum >= 1e-34f && sum <= FLT_MAX; }
 static inline float centre_of_sum(float sum, int64_t n) { return (float)((double)sum / (double)n); }
 double K(squares_of_block)(const char *data, ml_dtype dtype, int64_t n);
+/* In float64; squares are NaN where an element is no number or infinite, and infinite where they have overflowed. */
 spread K(spread_of_block)(const char *data, ml_dtype dtype, int64_t n, double centre);
 /* Its mean, where a sum overflows too. */
 double K(centre_of_block)(const char *data, ml_dtype dtype, int64_t n);

@@ -85,15 +85,23 @@ ALWAYS_INLINE spread spread_wide(const char *data, ml_dtype t, int64_t n, double
   return (spread){join_doubles(s.away, SUM), join_doubles(s.squares, SUM)};
 }
 
+static double element(const char *data, ml_dtype t, int64_t i) {
+  return t == ML_F64 ? ((const double *)(const void *)data)[i] : (double)load_float(data, t, i);
+}
+
 spread K(spread_of_block)(const char *data, ml_dtype t, int64_t n, double centre) {
-#define SPREAD_WIDE(T) return spread_wide(data, T, n, centre)
-  FOR_NARROW(t, SPREAD_WIDE);
+  spread s = {0, 0};
+#define SPREAD_WIDE(T) s = spread_wide(data, T, n, centre)
+  FOR_FLOATS(t, SPREAD_WIDE);
+  for (int64_t i = 0; i < n && !isfinite(s.squares); i++) {
+    if (!isfinite(element(data, t, i))) return (spread){s.away, NAN};
+  }
+  return s;
 }
 
 double K(centre_of_block)(const char *data, ml_dtype t, int64_t n) {
   double mean = 0;
-  for (int64_t i = 0; i < n; i++)
-    mean += (t == ML_F64 ? ((const double *)(const void *)data)[i] : (double)load_float(data, t, i)) / (double)n;
+  for (int64_t i = 0; i < n; i++) mean += element(data, t, i) / (double)n;
   return mean;
 }
 
@@ -124,8 +132,9 @@ ALWAYS_INLINE double first_centre(const char *data, ml_dtype t, int64_t n) {
 
 ALWAYS_INLINE void spread_block(partial *p, const char *data, ml_dtype t, int64_t n) {
   if (p->k == 0) take_centre(p, first_centre(data, t, n));
-  if (is_narrow(t)) take_block(p, spread_narrow(data, t, n, (float)p->centre), n, true);
-  else take_block(p, spread_wide(data, t, n, p->centre), n, false);
+  spread s = is_narrow(t) ? spread_narrow(data, t, n, (float)p->centre) : spread_wide(data, t, n, p->centre);
+  if (t == ML_F64 && !isfinite(s.squares)) s = K(spread_of_block)(data, t, n, p->centre);
+  take_block(p, s, n, is_narrow(t));
 }
 
 static void take_narrow(partial *p, const char *data, ml_dtype t, int64_t n) {
