@@ -1,11 +1,13 @@
 -- bandwidth.lua: reductions, copies, casts and assignments of 16M elements beside the read and copy rate of the minute
 --
 -- For each case: GB/s that it moves (what it must read and write, once), and that rate's share of what a plain loop of
--- all threads reaches over as many bytes, read or copied. In each of ROUNDS rounds (9) the limit is measured before and
--- after the case, both as the best of five windows of 20 ms, so that what a cache keeps from pass to pass serves both;
--- the median of the rounds' shares counts. A case fails below its bound: 0.7, or what `exceptions` has, for the reasons
--- in docs/performance.md. With words, only the cases whose names contain one of them. THREADS=1 takes less where others
--- use the machine too, and SIDE=2048 (of squares; 4096) where its last cache holds far less than 16 MB.
+-- all threads reaches over as many bytes, read or copied, or over 134 MB a thread where that is slower: then a last
+-- cache holds the tensors, and memory, whose rate this is about, is slower than it. In each of ROUNDS rounds (9) the
+-- limit is measured before and after the case, both as the best of five windows of 20 ms, so that what a cache keeps
+-- from pass to pass serves both; the median of the rounds' shares counts. A case fails below its bound: 0.7, or what
+-- `exceptions` has, for the reasons in docs/performance.md. With words, only the cases whose names contain one of them.
+-- THREADS=1 takes less where others use the machine too, and SIDE=2048 (of squares; 4096) where its last cache holds
+-- far less than 16 MB.
 --
 --     build/moonlet tests/checks/bandwidth.lua [WORD ...]
 local ml = require "moonlet"
@@ -22,19 +24,18 @@ local BYTES = {float64 = 8, int64 = 8, float32 = 4, int32 = 4, bfloat16 = 2, flo
 
 -- The first pattern that a name has.
 local exceptions = {
-  {"^logsumexp .*first axis", 0.12}, {"^logsumexp .*transposed", 0.12}, {"^logsumexp", 0.25},
-  {"^softmax", 0.4}, {"^log_softmax", 0.35},
-  {"^var %a*float16, first axis", 0.22}, {"^norm %a*float16, first axis", 0.2},
-  {"^var %a*float16", 0.3}, {"^norm %a*float16", 0.45},
+  {"^logsumexp .*first axis", 0.18}, {"^logsumexp .*transposed", 0.18}, {"^logsumexp", 0.35},
+  {"^softmax", 0.4}, {"^log_softmax", 0.3},
+  {"^var %a*float16, first axis", 0.3}, {"^norm %a*float16, first axis", 0.35}, {"^var %a*float16", 0.4},
   {"^var uint8, first axis", 0.2}, {"^norm uint8, first axis", 0.2}, {"^var uint8", 0.4}, {"^norm uint8", 0.35},
   {"^var .*first axis", 0.35}, {"^norm .*first axis", 0.4},
   {"^var ", 0.5}, {"^std .*first axis", 0.35}, {"^std ", 0.5}, {"^norm ", 0.5}, {"^prod ", 0.5},
-  {"^mean int64, first axis", 0.2}, {"^mean int64", 0.55},
+  {"^mean int64", 0.55}, {"^max float64", 0.5}, {"^argmax float64", 0.3},
   {"^arg%a+ .*first axis", 0.45}, {"^arg%a+ .*transposed", 0.45},
   {" uint8, first axis", 0.4}, {" bool, first axis", 0.4}, {" %a*float16, first axis", 0.5},
   {"short columns", 0.35}, {"short rows", 0.35}, {"all of 3, transposed", 0.45},
   {"float32, transposed", 0.45}, {"float64, transposed", 0.5}, {"bfloat16, transposed", 0.35},
-  {"uint8, transposed", 0.25}, {"^cast %w+ to uint8", 0.5}, {"^cast float64 to %a*float16", 0.5},
+  {"uint8, transposed", 0.25}, {"^cast %w+ to uint8", 0.5}, {"^cast float64 to %a*float16", 0.45},
 }
 
 local function bound_of(name)
@@ -181,18 +182,19 @@ local function measure(c)
   local step, moves = c.make(), c.moves
   local read = type(moves) == "number"
   local bytes = read and moves or moves[1] + moves[2]
-  local function limit()
-    local found = limits.memory(bytes)
+  local function limit(of)
+    local found = limits.memory(of)
     return read and found.read_gb_s or found.copy_gb_s
   end
+  local memory = limit(math.maxinteger)
   local rates, shares = {}, {}
   run(step)
-  local before = limit()
+  local before = limit(bytes)
   for round = 1, ROUNDS do
     local best = seconds(step)
-    local after = limit()
+    local after = limit(bytes)
     rates[round] = bytes / best * 1e-9
-    shares[round] = rates[round] / ((before + after) / 2)
+    shares[round] = rates[round] / math.min((before + after) / 2, memory)
     before = after
   end
   return limits.median(rates), limits.median(shares)
