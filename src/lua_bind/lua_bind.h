@@ -24,7 +24,7 @@ typedef struct lb_host {
   int references;
   size_t seen_bytes; /* device memory when the collector was last told */
   size_t most_kept;  /* bytes of values that handles hold, from which on it is asked whether scripts still have those */
-  bool stopped;      /* the collector, for as long as a plan is recorded */
+  bool lent;         /* the collector has been lent memory, for as long as a plan is recorded (plan.c) */
   int depth;         /* of the module path */
   size_t path_lengths[64];
   lua_State *own;         /* the state that belongs to a C host's engine, or NULL */

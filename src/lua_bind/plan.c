@@ -137,17 +137,20 @@ static int drop_effects(lua_State *L) {
   return 0;
 }
 
+/* Lends the collector so many kilobytes, before which it does nothing: to stop and restart it would begin a cycle. */
+enum { LENT = 1 << 20 };
+
 /* record(true) begins, record(false) ends the recording of a plan; recording(): whether one is under way. Meanwhile the
  * collector stands still: what a finalizer computes is no part of the plan. */
 static int record(lua_State *L) {
   lb_host *host = lb_get_host(L);
   if (lua_toboolean(L, 1)) {
     lb_check(L, ml_record_begin(host->engine));
-    if (host->engine->recording == 1 && (host->stopped = lua_gc(L, LUA_GCISRUNNING) > 0)) lua_gc(L, LUA_GCSTOP);
+    if (host->engine->recording == 1 && (host->lent = lua_gc(L, LUA_GCISRUNNING) > 0)) lua_gc(L, LUA_GCSTEP, -LENT);
     return 0;
   }
   ml_record_end(host->engine);
-  if (host->engine->recording == 0 && host->stopped) lua_gc(L, LUA_GCRESTART);
+  if (host->engine->recording == 0 && host->lent) lua_gc(L, LUA_GCSTEP, LENT);
   return 0;
 }
 

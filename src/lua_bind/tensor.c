@@ -216,7 +216,9 @@ static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
   case ML_I64:
   case ML_U64: lua_pushinteger(L, ((const int64_t *)data)[i]); return;
   case ML_BOOL: lua_pushboolean(L, data[i]); return;
-  default: lb_usage(L, "values of dtype %s cannot be read one by one; dequantize or cast it first", ml_dtype_name(t));
+  default:
+    lb_usage(L, "values of dtype %s cannot be read one by one; %s it first", ml_dtype_name(t),
+             ml_dtype_is_block(t) ? "dequantize" : "cast");
   }
 }
 

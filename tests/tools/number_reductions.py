@@ -81,6 +81,10 @@ def total(op, x, axis, keepdims, meant):
     # float32 itself: products that leave its range on the way
     narrow = DTYPES["float64" if name == "float64" else "float32"]
     other = function(x.value.astype(narrow), axis, keepdims=keepdims)
+    if op == "prod":  # an overflow on the way, which depends on the order, and a zero
+        large = np.prod(np.where(np.abs(values) > 1, np.abs(values), 1), axis, keepdims=keepdims)
+        lost = (large > np.finfo(narrow).max) & np.any(values == 0, axis, keepdims=keepdims)
+        other = np.where(lost, np.nan, other)
     return Expected(np.asarray(exact).astype(DTYPES[name]), 1, slack, other=np.asarray(other).astype(DTYPES[name]))
 
 

@@ -452,7 +452,8 @@ local function enlarge(g)
   if kind > 50 then return end
   g.most_elements, g.large, g.most = MOST_IN_LARGE, true, math.min(g.most, 16)
   p.shapes = kind <= 25 and "long rows" or "many rows"
-  if kind <= 25 then g.rows, g.width = random:int(1, 4), random:int(2000, 9000)
+  if kind <= 20 then g.rows, g.width = random:int(1, 4), random:int(2000, 9000)
+  elseif kind <= 25 then g.rows, g.width = random:int(1, 2), random:int(2000, 17000) -- beyond a step over rows
   else g.rows, g.width = random:int(200, 400), random:pick {16, 24, 32, 33, 64} end
 end
 
