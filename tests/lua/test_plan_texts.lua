@@ -401,6 +401,29 @@ case("arenas", function() -- what lives end and begin at random leaves of an are
   return table.concat(lines)
 end)
 
+case("held", function() -- of equal values, of which one is asked for; before others in a program, and slow
+  local function three()
+    local x = numbers(4, 8)
+    return x:cumsum(1), x:cumsum(1), x:cumsum(1)
+  end
+  return evaluated(function()
+    local a, b, c = three()
+    return {a, b + c}, {b, c}
+  end) .. evaluated(function()
+    local a, b, c = three()
+    return {b, a + c}, {a, c}
+  end) .. evaluated(function()
+    local a, b, c = three()
+    return {a + b, c}, {a, b}
+  end) .. evaluated(function()
+    local slow = numbers(4, 8):sin()
+    return {slow * 2 + 1}, {slow}
+  end) .. evaluated(function()
+    local fast = numbers(4, 8):exp()
+    return {fast * 2 + 1}, {fast}
+  end)
+end)
+
 case("evaluated", function() -- once: what is held is kept, versions that are read later are copied out, the rest is not
   local s, count = ml.state(numbers(4, 8)), ml.state(ml.zeros {2})
   return evaluated(function()

@@ -6,7 +6,7 @@
 -- With `isa` the file is compiled for that instruction set, and results are compared with the reference kernels'.
 return {
   {name = "packed weights read as rows by any operation", edits = {
-    {"src/tensor/graph.c", "if (type != 'W') return ml_fail", "if (type == 'X') return ml_fail"},
+    {"src/tensor/graph.c", "if (type != 'W') return ml_weight", "if (type == 'X') return ml_weight"},
   }},
   {name = "a packed weight in a place for rows: its layout is in no key and no check", edits = {
     {"src/tensor/tensor.c", "(*out)->layout = like->layout;", ""},
