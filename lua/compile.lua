@@ -137,15 +137,15 @@ local function results_of(entry, tensors, known, ...)
   return entry.build(values)
 end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor
----values (4 and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is
----given, a function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan
----is made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan,
+---A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values
+---(4 and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
+---function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is
+---made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan,
 ---with the value that they had when it was made, views of a state and what was still to be computed too: to see a new
 ---value, give them as arguments, or make them state that is written in place. A state that it captures stays for as
 ---long as the plan does, also when its handle is closed. Of what fn is given or captures it changes states alone in
----place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn
----raises while it is recorded leaves all states as they were.
+---place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it is
+---recorded leaves all states as they were.
 ---
 ---Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of
 ---its values. The plans that were used last are kept, with the memory that each works in.
@@ -184,7 +184,11 @@ function M.compile(fn, opts)
   end
 end
 
----The plan of fn(...) as text.
+---The plan of fn(...) as text. First, how many steps it has, how often threads wait for one another (barriers), the
+---bytes of intermediates (the arena) and of outputs, and how many of both hold values at one time at the most. Then a
+---line a step: what it is, dtype and shape of its first result, the bytes that it reads and writes, what it computes
+---(of products the units, which share an input), what it saves over a step for each operation, the path of its module.
+---At the end the bytes of all, and what each pass of the planner saved.
 ---@param fn function
 ---@return string
 function M.explain(fn, ...)

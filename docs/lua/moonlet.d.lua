@@ -1369,7 +1369,11 @@ function ml.keep(x) end
 ---@return function
 function ml.compile(fn, opts) end
 
----The plan of fn(...) as text.
+---The plan of fn(...) as text. First, how many steps it has, how often threads wait for one another (barriers), the
+---bytes of intermediates (the arena) and of outputs, and how many of both hold values at one time at the most. Then a
+---line a step: what it is, dtype and shape of its first result, the bytes that it reads and writes, what it computes (of
+---products the units, which share an input), what it saves over a step for each operation, the path of its module. At
+---the end the bytes of all, and what each pass of the planner saved.
 ---@param fn function
 ---@return string
 function ml.explain(fn, ...) end
