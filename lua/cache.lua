@@ -30,8 +30,8 @@ local function reserve(self, layer, k, v)
   local ks, vs = k.shape, v.shape
   local item = self.dtype == "float16" and 2 or 4
   self.layers[layer] = ml.keep {
-    k = core.make_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
-    v = core.make_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
+    k = core.reserve_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
+    v = core.reserve_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
   }
   self.row_bytes = self.row_bytes + (ks[2] * ks[4] + vs[2] * vs[4]) * item
 end

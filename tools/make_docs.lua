@@ -250,11 +250,13 @@ error where the result would have to hold it. Booleans count as int32 in arithme
 `exp` give float32 of integers and booleans. float16 and bfloat16 are computed in float32 and rounded once; integers
 wrap. [Beside NumPy](numpy.md) lists what differs there.
 
-Errors: "mismatch" for shapes that do not fit, "usage" for arguments that are none, "limit" and "memory" when a
-value does not fit into memory.]]},
+What is raised is an object: `err.code` is a word ("mismatch" for shapes that do not fit, "usage" for arguments that
+are none, "limit" and "memory" when a value does not fit into memory), `err.message` the text with the place in front;
+`tostring(err)`, `print(err)` and `..` give the text. `item` and `tolist` give uint64 from 2^63 on as Lua's integers,
+which are negative then; printing shows the number.]]},
   {"elementwise", "Elementwise operations",
-    "Operands are tensors or numbers, and broadcast; each operation has an in-place form that ends in `_`. See "
-      .. "[tensors](tensors.md)."},
+    "Operands are tensors or numbers, and broadcast; each operation but `astype`, `copy` and `where` has an in-place "
+      .. "form that ends in `_`. See [tensors](tensors.md)."},
   {"reductions", "Reductions and statistics",
     "Over the axes named, or all. See [tensors](tensors.md) for how axes are counted."},
   {"indexing", "Looking up, writing, ordering", [[

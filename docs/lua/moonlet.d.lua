@@ -526,9 +526,9 @@ function ml.unpack(x) end
 function ml.state(x) end
 
 ---A copy of x in storage of its own, which `assign` and in-place operations write. `state(shape, dtype)` is one of
----zeros, of which memory is taken as it is written.
+---zeros, all of which counts as memory, and is taken from the system as it is written.
 ---@param x moonlet.Tensor|integer[]
----@param dtype string|nil  of zeros
+---@param dtype string|nil  of zeros: "float32" unless given
 ---@return moonlet.Tensor
 function ml.state(x, dtype) end
 

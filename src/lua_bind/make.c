@@ -137,35 +137,51 @@ int lb_from_bytes(lua_State *L) {
   return 1;
 }
 
-/* state(tensor): a copy of its values in storage that effects may write, or state(shape, dtype): address space that
- * reads as zero and is committed as it is written. */
-static int make_state(lua_State *L) {
-  ml_engine *e = lb_engine(L);
-  if (lb_to_tensor(L, 1)) {
-    ml_tensor *from = lb_check_tensor(L, 1, "state");
-    lb_no_more(L, 1, "state");
-    ml_attrs none = {0};
-    lb_check(L, ml_weight_check_strided(from, "state: x"));
-    ml_tensor **out = lb_new_tensor(L);
-    lb_check(L, ml_apply(e, ML_OP_copy, &from, 1, &none, out));
-    lb_eval(L, out, 1);
-    lb_check(L, ml_tensor_make_state(*out));
-    return 1;
-  }
+/* make_state(tensor): a copy of its values in storage that effects may write. */
+static int state_of(lua_State *L) {
+  ml_tensor *from = lb_check_tensor(L, 1, "state");
+  lb_no_more(L, 1, "state");
+  ml_attrs none = {0};
+  lb_check(L, ml_weight_check_strided(from, "state: x"));
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_apply(lb_engine(L), ML_OP_copy, &from, 1, &none, out));
+  lb_eval(L, out, 1);
+  lb_check(L, ml_tensor_make_state(*out));
+  return 1;
+}
+
+/* reserve_state(shape, dtype): one of zeros: address space that is committed as it is written. None of it counts as
+ * memory until state_commit says how much. */
+static int reserve_state(lua_State *L) {
   int64_t shape[ML_MAX_DIMS];
   lb_no_more(L, 2, "state");
   int ndim = lb_check_shape(L, 1, "state: shape", shape);
-  ml_dtype dtype = lb_check_dtype(L, 2, "state: dtype");
+  ml_dtype dtype = lua_isnoneornil(L, 2) ? ML_F32 : lb_check_dtype(L, 2, "state: dtype");
   ml_tensor **out = lb_new_tensor(L);
   ml_buffer *buffer;
   size_t bytes;
   if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
   lb_check(L, ml_fail_prefix(ml_shape_bytes(dtype, ndim, shape, &bytes), "state"));
-  lb_check(L, ml_buffer_reserve(e->device, bytes, &buffer));
+  lb_check(L, ml_buffer_reserve(lb_engine(L)->device, bytes, &buffer));
   ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
   ml_buffer_release(buffer);
   lb_check(L, status);
   lb_check(L, ml_tensor_make_state(*out));
+  return 1;
+}
+
+/* make_state(tensor), or make_state(shape, dtype): one of zeros, all of which counts as memory. */
+static int make_state(lua_State *L) {
+  if (lb_to_tensor(L, 1)) return state_of(L);
+  reserve_state(L);
+  ml_buffer *buffer = lb_to_tensor(L, -1)->buffer;
+  ml_status status = ml_buffer_charge(buffer, buffer->bytes);
+  if (status == ML_LIMIT) {
+    lb_collect(L);
+    status = ml_buffer_charge(buffer, buffer->bytes);
+  }
+  lb_check(L, status);
+  lb_charge(L);
   return 1;
 }
 
@@ -200,11 +216,9 @@ static int state_commit(lua_State *L) {
 }
 
 int lb_open_make(lua_State *L) {
-  static const luaL_Reg functions[] = {{"make_tensor", make_tensor},
-                                       {"make_state", make_state},
-                                       {"state_write", state_write},
-                                       {"state_commit", state_commit},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"make_tensor", make_tensor},     {"make_state", make_state},
+                                       {"reserve_state", reserve_state}, {"state_write", state_write},
+                                       {"state_commit", state_commit},   {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

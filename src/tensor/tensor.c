@@ -164,7 +164,8 @@ void ml_tensor_kill(ml_tensor *t, ml_fate fate) {
 }
 
 ml_status ml_tensor_fate_error(const ml_tensor *t) {
-  if (t->fate == ML_FATE_TRACED) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+  if (t->fate == ML_FATE_TRACED)
+    return ml_fail(ML_USAGE, "what a compiled function made is used outside it: return it");
   return ml_fail(ML_USAGE, "the value was lost with an evaluation that failed while it wrote a state");
 }
 

@@ -612,7 +612,8 @@ static ml_status check_placeholder(const ml_value *input, const ml_vnode *n) {
 static ml_status emit_input(emitter *m, ml_vnode *n) {
   ml_value value = shaped(n);
   int64_t index = n->attrs->input.index;
-  if (index < 0 || index >= m->p->n_inputs) return ml_fail(ML_USAGE, "a value of a trace is used outside it");
+  if (index < 0 || index >= m->p->n_inputs)
+    return ml_fail(ML_USAGE, "what a compiled function made is used outside it: return it");
   ML_TRY(check_placeholder(&m->p->input_values[index], n));
   value.exact = n->tensor->exact;
   ml_storage s = {.place = ML_PLACE_INPUT, .index = (int)index, .bytes = ml_value_bytes(&value)};
