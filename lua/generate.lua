@@ -136,6 +136,7 @@ end
 ---@param o table  of M.options
 ---@param release function|nil  called once at the end with this generation, and true when nobody held it any more
 function M.start(model, runtime, ids, o, release)
+  if core.recording() then util.raise("usage", "generate: a compiled function cannot make tokens: call it outside") end
   local chain, key = chain_of(o)
   local self = setmetatable({
     model = model, runtime = runtime, prompt = ids, options = o, chain = chain, key = key, release = release,

@@ -180,6 +180,7 @@ t.test("prompts: empty, too long, text without a tokenizer, ids out of range", f
   local long = {}
   for i = 1, m.info.context + 1 do long[i] = 65 end
   t.raises(function() m:generate(long) end, "4097 tokens, the context holds 4096", "limit")
+  t.raises(ml.compile(function() return m:generate "a" end), "a compiled function cannot make tokens", "usage")
   t.eq((say "fine"), "fine")
 end)
 
