@@ -400,7 +400,10 @@ local function is_function(p, from, to, scope)
   end
   for i = to + 1, #p.code do
     local instr = p.code[i]
-    if instr.effect and not instr.whole and own[instr.args[1].ref] then return false end
+    local first = instr.args[1]
+    local given = type(first) == "table" and own[first.ref] -- or a view of what it gives
+    if given and instr.effect and not instr.whole then return false end
+    own[instr.id] = own[instr.id] or given
   end
   return not scope or to < scope[1] or from > scope[2] or from >= scope[1] and to <= scope[2]
 end
