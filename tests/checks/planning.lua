@@ -17,9 +17,9 @@ local function verdict(passed, format, ...)
   print((passed and "ok - " or "not ok - ") .. format:format(...))
 end
 
--- The least seconds of fn(n), for each n, which take turns.
+-- The least seconds of fn(n), for each n, which take turns; without any, of fn().
 local function best(fn, ...)
-  local sizes, least = {...}, {}
+  local sizes, least = select("#", ...) > 0 and {...} or {false}, {}
   for _ = 1, rounds do
     for i, n in ipairs(sizes) do
       collectgarbage()
