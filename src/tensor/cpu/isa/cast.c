@@ -171,41 +171,60 @@ static bool fit_doubles(cast c) {
 
 /* What rounds to float16 or bfloat16 as the float64 itself does: towards zero, with the last bit set where something
  * was lost. */
-static void round_to_odd(float *to, const double *x, int n) {
-  int i = 0;
+static float round_to_odd(double x) {
+  union {
+    float f;
+    int32_t i;
+  } v = {.f = (float)x};
+  const double back = v.f;
+  const int32_t lost = back < x || back > x, away = fabs(back) > fabs(x);
+  v.i = (v.i - away) | lost;
+  return v.f;
+}
+
 #if defined(ML_ISA_AVX512)
-  for (; i + LANES / 2 <= n; i += LANES / 2) {
-    const __m512d d = _mm512_loadu_pd(x + i);
-    const __m256 f = _mm512_cvtpd_ps(d);
-    const __m512d back = _mm512_cvtps_pd(f);
-    const __mmask8 lost = _mm512_cmp_pd_mask(back, d, _CMP_NEQ_OQ);
-    const __mmask8 away = _mm512_cmp_pd_mask(_mm512_abs_pd(back), _mm512_abs_pd(d), _CMP_GT_OQ);
-    const __m256i bits = _mm256_castps_si256(f), one = _mm256_set1_epi32(1);
-    const __m256i in = _mm256_mask_sub_epi32(bits, away, bits, one);
-    _mm256_storeu_ps(to + i, _mm256_castsi256_ps(_mm256_mask_or_epi32(in, lost, in, one)));
-  }
+ALWAYS_INLINE __m256i eight_to_odd(const double *x) {
+  const __m512d d = _mm512_loadu_pd(x);
+  const __m256 f = _mm512_cvt_roundpd_ps(d, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+  const __mmask8 lost = _mm512_cmp_pd_mask(_mm512_cvtps_pd(f), d, _CMP_NEQ_OQ);
+  const __m256i bits = _mm256_castps_si256(f);
+  return _mm256_mask_or_epi32(bits, lost, bits, _mm256_set1_epi32(1));
+}
+ALWAYS_INLINE v16f load_odd(const double *x) {
+  const __m512i low = _mm512_castsi256_si512(eight_to_odd(x));
+  return _mm512_castsi512_ps(_mm512_inserti64x4(low, eight_to_odd(x + LANES / 2), 1));
+}
+#elif defined(ML_ISA_AVX2)
+/* The lower halves of the 64-bit masks a and b, in order. */
+ALWAYS_INLINE __m256i join_masks(__m256d a, __m256d b) {
+  const __m256 halves = _mm256_shuffle_ps(_mm256_castpd_ps(a), _mm256_castpd_ps(b), 0x88);
+  return _mm256_permute4x64_epi64(_mm256_castps_si256(halves), 0xd8);
+}
+ALWAYS_INLINE __m256 eight_to_odd(const double *x) {
+  const __m256d size = _mm256_castsi256_pd(_mm256_set1_epi64x(INT64_MAX));
+  const __m256d d0 = _mm256_loadu_pd(x), d1 = _mm256_loadu_pd(x + 4);
+  const __m128 f0 = _mm256_cvtpd_ps(d0), f1 = _mm256_cvtpd_ps(d1);
+  const __m256d back0 = _mm256_cvtps_pd(f0), back1 = _mm256_cvtps_pd(f1);
+  const __m256i lost = join_masks(_mm256_cmp_pd(back0, d0, _CMP_NEQ_OQ), _mm256_cmp_pd(back1, d1, _CMP_NEQ_OQ));
+  const __m256d away0 = _mm256_cmp_pd(_mm256_and_pd(back0, size), _mm256_and_pd(d0, size), _CMP_GT_OQ);
+  const __m256d away1 = _mm256_cmp_pd(_mm256_and_pd(back1, size), _mm256_and_pd(d1, size), _CMP_GT_OQ);
+  const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(_mm256_set_m128(f1, f0)), join_masks(away0, away1));
+  return _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_srli_epi32(lost, 31)));
+}
+ALWAYS_INLINE v16f load_odd(const double *x) { return (v16f){eight_to_odd(x), eight_to_odd(x + LANES / 2)}; }
 #endif
-  for (; i < n; i++) {
-    union {
-      float f;
-      int32_t i;
-    } v = {.f = (float)x[i]};
-    const double back = v.f;
-    const int32_t lost = back < x[i] || back > x[i], away = fabs(back) > fabs(x[i]);
-    v.i = (v.i - away) | lost;
-    to[i] = v.f;
-  }
+
+ALWAYS_INLINE void doubles_to_halves(cast c, ml_dtype to) {
+  const double *x = (const double *)(const void *)c.from;
+  int i = 0;
+  EACH_VECTOR(store_narrow(c.to + i * item_of(to), to, load_odd(x + i)));
+  for (; i < c.n; i++) store_float(c.to, to, i, round_to_odd(x[i]));
 }
 
 static void doubles_to_floats(cast c, ml_dtype to) {
-  float odd[TILE];
-  if (to == ML_F32) {
-    CONVERT(double, float, x[i]);
-    return;
-  }
-  round_to_odd(odd, (const double *)(const void *)c.from, c.n);
-  c.from = (const char *)odd;
-  convert(c, to, ML_F32);
+  if (to == ML_F32) CONVERT(double, float, x[i]);
+  else if (to == ML_F16) doubles_to_halves(c, ML_F16);
+  else doubles_to_halves(c, ML_BF16);
 }
 
 static bool doubles_to_ints(cast c, ml_dtype to) {
