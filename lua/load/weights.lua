@@ -131,14 +131,26 @@ local function check_leftover(net, family, source, used)
     family.model_types[1], count, count > 1 and "s" or "", first, why)
 end
 
+-- A module that stands at two places of the net would hold what is read last.
+local function check_place(places, source, owner, key, path)
+  local known = places[owner] or {}
+  if known[key] and source.entries[path] and source.entries[known[key]] then
+    util.raise("mismatch", "%s: \"%s\" and \"%s\" are one parameter of the net, since a module stands at two of its " ..
+      "places: the file has a tensor for each", source.path, source.entries[known[key]].name, source.entries[path].name)
+  end
+  known[key] = known[key] or path
+  places[owner] = known
+end
+
 ---Gives every parameter its value. source: {file, path, entries (module path -> entry), norm_offset}. Returns a warning
 ---where the family leaves tensors out.
 function M.load(net, family, source, opts)
-  local used, done, total = {}, 0, 0
+  local used, places, done, total = {}, {}, 0, 0
   -- All names first: a file that does not fit is refused before a byte is read.
-  net:each_parameter(function(_, _, spec, path)
+  net:each_parameter(function(owner, key, spec, path)
     total = total + 1
     used[path] = true
+    check_place(places, source, owner, key, path)
     if not source.entries[path] then
       util.raise("not_found", "%s: weight \"%s\" is missing: expected shape %s", source.path, source.name_of(path),
         shape_text(spec.shape))

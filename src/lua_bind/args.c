@@ -159,11 +159,18 @@ static void read_range(lua_State *L, int index, int64_t size, int64_t *range) {
   range[2] = step;
 }
 
+/* ml_attrs_give, which raises where a row asks for more lists than have a place. */
+static int64_t *give_list(lua_State *L, ml_attrs *a, ml_list *list, int64_t n) {
+  int64_t *entries = ml_attrs_give(a, list, n);
+  if (!entries) lb_usage(L, "an operation has at most %d entries in all its lists", ML_MAX_LIST);
+  return entries;
+}
+
 static void read_ranges(lua_State *L, int index, const ml_tensor *x, ml_attrs *attrs, ml_list *list) {
   if (!lua_istable(L, index)) lb_unexpected(L, index, "slice", "a list of ranges, {first, last, step} an axis");
   int n = (int)lb_length(L, index, "slice");
   if (n > x->ndim) lb_usage(L, "slice: expected at most %d ranges, found %d", x->ndim, n);
-  int64_t *ranges = ml_attrs_give(attrs, list, 3 * x->ndim);
+  int64_t *ranges = give_list(L, attrs, list, 3 * x->ndim);
   for (int d = 0; d < x->ndim; d++) {
     if (d < n) lua_rawgeti(L, index, d + 1);
     else lua_createtable(L, 0, 0);
@@ -306,7 +313,7 @@ static void read_attribute(reader *r, const parameter *p, int index) {
     if (p->type[0] == 'S') n = lb_check_shape(L, index, what, list);
     else if (lua_istable(L, index)) n = read_list(L, index, list, ML_MAX_DIMS, what, true);
     else n = 1, list[0] = lb_to_axis(L, index, what);
-    memcpy(ml_attrs_give(a, &a->v[at].list, n), list, (size_t)n * sizeof *list);
+    memcpy(give_list(L, a, &a->v[at].list, n), list, (size_t)n * sizeof *list);
     return;
   case 'A': {
     int64_t axis = absent ? strtoll(p->fallback, NULL, 10) : 0;

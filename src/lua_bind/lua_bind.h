@@ -63,7 +63,7 @@ void lb_charge(lua_State *L);
 void lb_collect(lua_State *L);
 /* Evaluates, once more after a full collection where memory ran out. */
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count);
-int lb_open_errors(lua_State *L); /* pushes the error class: error.new, error.is */
+int lb_open_errors(lua_State *L); /* pushes the error class: error.new */
 
 /* tensor.c */
 #define LB_TENSOR "moonlet.Tensor"

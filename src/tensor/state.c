@@ -66,7 +66,10 @@ void ml_cell_leave(ml_cell *cell, const ml_tensor *version) {
   *held = NULL;
 }
 
-static bool is_view(const ml_tensor *t) { return t->node && ml_op_infos[t->node->op].kind == ML_KIND_VIEW; }
+/* A view that knows no window yet. */
+static bool is_view(const ml_tensor *t) {
+  return !t->window && t->node && ml_op_infos[t->node->op].kind == ML_KIND_VIEW;
+}
 
 ml_cell *ml_cell_of(const ml_tensor *t) {
   while (is_view(t)) t = t->node->inputs[0];
@@ -79,55 +82,84 @@ static size_t view_count(const ml_tensor *t) {
   return n + (t->window ? t->window->n_views : 0);
 }
 
+/* A view from a version on. */
+typedef struct view {
+  int op; /* ml_op */
+  const ml_attrs *attrs;
+} view;
+
 /* The views from a version to t, the first one first. */
-static void list_views(const ml_tensor *t, struct ml_view *views) {
+static void list_views(const ml_tensor *t, view *views) {
   size_t n = view_count(t);
-  for (; is_view(t); t = t->node->inputs[0]) views[--n] = (struct ml_view){t->node->op, t->node->attrs};
-  if (t->window) memcpy(views, t->window->views, t->window->n_views * sizeof *views);
+  for (; is_view(t); t = t->node->inputs[0]) views[--n] = (view){t->node->op, &t->node->attrs};
+  for (const ml_window *w = t->window; w; w = w->before) views[--n] = (view){w->op, &w->attrs};
 }
 
-ml_status ml_tensor_keep_window(ml_tensor *t) {
-  ml_cell *cell = is_view(t) ? ml_cell_of(t) : NULL;
-  if (!cell) return ML_OK;
-  size_t n = view_count(t);
-  ml_window *w = ml_alloc(sizeof *w + n * sizeof *w->views);
+static ml_window *retain_window(ml_window *w) {
+  if (w) w->references++;
+  return w;
+}
+
+/* Gives t, a view of what has a window or is a version, its own. */
+static ml_status make_window(ml_tensor *t, ml_cell *cell) {
+  const ml_node *n = t->node;
+  ml_window *w = ml_alloc(sizeof *w), *before = n->inputs[0]->window;
   if (!w) return ML_MEMORY;
-  w->cell = ml_cell_retain(cell);
-  w->n_views = n;
-  list_views(t, w->views);
+  *w = (ml_window){.references = 1,
+                   .cell = ml_cell_retain(cell),
+                   .before = retain_window(before),
+                   .n_views = before ? before->n_views + 1 : 1,
+                   .op = n->op,
+                   .attrs = n->attrs};
   t->window = w;
   return ML_OK;
 }
 
-void ml_window_free(ml_window *w) {
-  if (!w) return;
-  ml_cell_release(w->cell);
-  ml_free(w);
+ml_status ml_tensor_keep_window(ml_tensor *t) {
+  ml_cell *cell = is_view(t) ? ml_cell_of(t) : NULL;
+  size_t n = 0, at = 0;
+  if (!cell) return ML_OK;
+  for (const ml_tensor *x = t; is_view(x); x = x->node->inputs[0]) n++;
+  ml_tensor **chain = ml_calloc(n, sizeof *chain);
+  if (!chain) return ML_MEMORY;
+  for (ml_tensor *x = t; is_view(x); x = x->node->inputs[0]) chain[at++] = x;
+  ml_status status = ML_OK;
+  while (at > 0 && status == ML_OK) status = make_window(chain[--at], cell);
+  ml_free(chain);
+  return status;
+}
+
+void ml_window_release(ml_window *w) {
+  while (w && --w->references == 0) {
+    ml_window *before = w->before;
+    ml_cell_release(w->cell);
+    ml_free(w);
+    w = before;
+  }
 }
 
 /* Whether a view of a dense tensor names each of its elements once, and none beside. */
-static ml_status check_window(const struct ml_view *view, const ml_tensor *from, const ml_tensor *to,
-                              int64_t *strides) {
+static ml_status check_window(const view *v, const ml_tensor *from, const ml_tensor *to, int64_t *strides) {
   int64_t outer[ML_MAX_DIMS], offset = 0;
   memcpy(outer, strides, sizeof outer);
-  if (view->op != ML_OP_broadcast_to && ml_view_strides((ml_op)view->op, &view->attrs, from->ndim, from->shape, outer,
-                                                        to->ndim, to->shape, strides, &offset))
+  if (v->op != ML_OP_broadcast_to &&
+      ml_view_strides((ml_op)v->op, v->attrs, from->ndim, from->shape, outer, to->ndim, to->shape, strides, &offset))
     return ML_OK;
   return ml_fail(ML_USAGE, "the target is no window on the state's own storage");
 }
 
-ml_status ml_state_rebase(const ml_tensor *view, ml_tensor *version, ml_tensor **out) {
-  size_t n = view_count(view);
-  struct ml_view *views = ml_calloc(n, sizeof *views);
+ml_status ml_state_rebase(const ml_tensor *of, ml_tensor *version, ml_tensor **out) {
+  size_t n = view_count(of);
+  view *views = ml_calloc(n, sizeof *views);
   if (!views) return ML_MEMORY;
-  list_views(view, views);
+  list_views(of, views);
   ml_tensor *at = ml_tensor_retain(version);
   ml_status status = ML_OK;
   int64_t strides[ML_MAX_DIMS];
   ml_strides_dense(version->ndim, version->shape, strides);
   for (size_t i = 0; i < n && status == ML_OK; i++) {
     ml_tensor *next = NULL;
-    status = ml_apply(version->engine, (ml_op)views[i].op, &at, 1, &views[i].attrs, &next);
+    status = ml_apply(version->engine, (ml_op)views[i].op, &at, 1, views[i].attrs, &next);
     if (status == ML_OK) status = check_window(&views[i], at, next, strides);
     ml_tensor_release(at);
     at = next;

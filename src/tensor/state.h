@@ -54,22 +54,23 @@ ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes);
 /* Views from a version on to a tensor that was computed since, and so lies elsewhere: what it takes to name the same
  * part of a later version. */
 typedef struct ml_window {
-  ml_cell *cell; /* retained */
-  size_t n_views;
-  struct ml_view {
-    int op; /* ml_op */
-    ml_attrs attrs;
-  } views[];
+  int references;
+  ml_cell *cell;            /* retained */
+  struct ml_window *before; /* what the view is taken of; retained, NULL: the version itself */
+  size_t n_views;           /* with those before */
+  int op;                   /* ml_op */
+  ml_attrs attrs;
 } ml_window;
-/* The window of a tensor with a node, which is about to go; none where it is no view of a state. */
+/* The window of a tensor with a node, which is about to go, and of those that it is a view of; none where it is no view
+ * of a state. */
 ml_status ml_tensor_keep_window(ml_tensor *t);
-void ml_window_free(ml_window *w); /* NULL is allowed */
+void ml_window_release(ml_window *w); /* NULL is allowed */
 
 /* The cell behind a handle, a version or views of one; NULL for all else. */
 ml_cell *ml_cell_of(const ml_tensor *t);
-/* `view` (a handle, a version, or views of one) as it is of another version of the same state; a new reference. A
+/* `of` (a handle, a version, or views of one) as it is of another version of the same state; a new reference. A
  * window whose elements have no places of their own in the state is ML_USAGE. */
-ml_status ml_state_rebase(const ml_tensor *view, ml_tensor *version, ml_tensor **out);
+ml_status ml_state_rebase(const ml_tensor *of, ml_tensor *version, ml_tensor **out);
 /* An effect's result becomes the latest version of the cell, and is pending; takes the reference over. */
 ml_status ml_effect_remember(ml_cell *cell, ml_tensor *version);
 /* The version that an effect takes, whose result is `version`, still lazy; borrowed. */

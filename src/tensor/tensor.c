@@ -192,7 +192,7 @@ void ml_tensor_release(ml_tensor *t) {
       leave_results(t);
       ml_tensor_release(t->packed); /* which has no node, nor a packed copy of its own */
       drop_cell(t);
-      ml_window_free(t->window);
+      ml_window_release(t->window);
       ml_buffer_release(t->buffer);
       t->buffer = (void *)pending;
       pending = t;

@@ -217,6 +217,18 @@ t.test("a leftover weight", function()
   t.fails('"model.layers.0.self_attn.q_norm.weight" belongs to no parameter', "mismatch", ml.load(path))
 end)
 
+t.test("a module at two places, which would hold the weight that is read last", function()
+  local nn, Llama = require "moonlet.nn", require "moonlet.models.llama"
+  local Shared = nn.model "llama"
+  Shared.config, Shared.ignore, Shared.forward = Llama.config, Llama.ignore, Llama.forward
+  function Shared:init(c)
+    Llama.init(self, c)
+    self.model.norm = self.model.layers[2].input_layernorm
+  end
+  t.fails('"model.layers.1.input_layernorm.weight" and "model.norm.weight" are one parameter', "mismatch",
+    ml.load(tiny.write_directory "load/shared", {family = Shared}))
+end)
+
 t.test("a norm of integers", function()
   local path = with_weights("dtype", function(name, e)
     if name == "model.norm.weight" then e[2] = "I32" end

@@ -401,6 +401,16 @@ case("arenas", function() -- what lives end and begin at random leaves of an are
   return table.concat(lines)
 end)
 
+-- n operations on x that take little, each of whose results nobody holds but the last.
+local function light(x, n)
+  local y = x + 1
+  for i = 2, n do
+    local before <close> = y
+    y = i % 2 == 0 and before:abs() or before + 1
+  end
+  return y
+end
+
 case("held", function() -- of equal values, of which one is asked for; before others in a program, and slow
   local function three()
     local x = numbers(4, 8)
@@ -419,8 +429,15 @@ case("held", function() -- of equal values, of which one is asked for; before ot
     local slow = numbers(4, 8):sin()
     return {slow * 2 + 1}, {slow}
   end) .. evaluated(function()
-    local fast = numbers(4, 8):exp()
+    local fast = numbers(4, 8):neg()
     return {fast * 2 + 1}, {fast}
+  end) .. evaluated(function() -- ten members, with the last: just enough
+    local y = numbers(4, 8):neg()
+    local last <close> = light(y, 8)
+    return {last + 1}, {y}
+  end) .. evaluated(function() -- nine
+    local y = numbers(4, 8):neg()
+    return {light(y, 8)}, {y}
   end)
 end)
 

@@ -320,6 +320,22 @@ t.test("a value that somebody holds is computed once", function()
   t.ok(not text:find "matmul", text)
 end)
 
+t.test("views of views of a state take memory as they are many, and name what they named before", function()
+  local s = ml.state(ml.arange(6):reshape {2, 3})
+  local v, held = s, {}
+  for i = 1, 3000 do
+    v = v:flip(1)
+    held[i] = v
+  end
+  local function resident() return tonumber(io.open("/proc/self/status"):read "a":match "VmRSS:%s*(%d+)") << 10 end
+  local before = resident()
+  ml.eval(table.unpack(held))
+  t.ok(resident() - before < 256 << 20, "each holds its own part of the way")
+  ml.assign(held[2999], ml.tensor {{10, 11, 12}, {13, 14, 15}})
+  t.eq(s:tolist(), {{13, 14, 15}, {10, 11, 12}})
+  t.eq(held[2999]:tolist(), {{3, 4, 5}, {0, 1, 2}})
+end)
+
 t.test("of equal values that are held, none is computed again", function()
   local x = ml.random.normal({64, 64})
   ml.eval(x)
@@ -371,9 +387,21 @@ t.test("a product, or work along rows, that somebody holds is computed once wher
     t.eq(core.op_of(y), nil, name)
     t.eq(y:tolist(), wanted, name)
   end
-  local slow = x:sin() -- elementwise, but as long as forty additions
-  ml.eval((slow * 2):sum())
-  t.eq(core.op_of(slow), nil, "sin")
+  for _, name in ipairs {"sin", "exp", "tanh"} do -- elementwise, but as long as ten additions or more
+    local slow = x[name](x)
+    ml.eval((slow * 2):sum())
+    t.eq(core.op_of(slow), nil, name)
+  end
+  local much = x:neg()
+  for i = 1, 10 do
+    local before <close> = much
+    much = i % 2 == 0 and before:neg() or before:abs()
+  end
+  ml.eval(much + 1)
+  t.eq(core.op_of(much), nil, "much work")
+  local little = x:neg()
+  ml.eval(little + 1)
+  t.eq(core.op_of(little), "neg", "what is computed faster than written")
   local y = ml.linear(x, packed):tanh() -- what stands behind a product is the product's to be computed again
   local other <close> = (y * 2):sum()
   other:item()

@@ -306,28 +306,34 @@ static bool holds_member(const ml_vgraph *g, const gathering *t) {
   return false;
 }
 
-/* Functions of an element that take ten times as long as to write it, or longer. */
-static bool is_slow(int op) {
+/* Tenths of nanoseconds that an element takes, about; of those that are not listed, one. To write one takes two. */
+enum { WORK_OF_EXPONENTIALS = 10, WORK_OF_SLOW = 60 };
+static int work_of(int op) {
+  static const ml_op exponentials[] = {ML_OP_exp, ML_OP_sigmoid, ML_OP_silu, ML_OP_tanh, ML_OP_gelu_tanh};
   static const ml_op slow[] = {ML_OP_expm1,  ML_OP_log,    ML_OP_log1p,  ML_OP_log2,    ML_OP_sin,      ML_OP_cos,
                                ML_OP_tan,    ML_OP_sinh,   ML_OP_cosh,   ML_OP_erf,     ML_OP_gelu,     ML_OP_pow,
                                ML_OP_arcsin, ML_OP_arccos, ML_OP_arctan, ML_OP_arctan2, ML_OP_logaddexp};
+  for (size_t i = 0; i < sizeof exponentials / sizeof *exponentials; i++) {
+    if (op == (int)exponentials[i]) return WORK_OF_EXPONENTIALS;
+  }
   for (size_t i = 0; i < sizeof slow / sizeof *slow; i++) {
-    if (op == (int)slow[i]) return true;
+    if (op == (int)slow[i]) return WORK_OF_SLOW;
   }
-  return false;
+  return 1;
 }
 
-static bool has_slow(const ml_vgraph *g, const gathering *t) {
-  for (int i = 0; i < t->n_members; i++) {
-    if (is_slow(g->nodes[t->members[i]].op)) return true;
-  }
-  return false;
+/* Whether the members take five times as long as to write one of them, or longer. */
+enum { WORTH_WRITING = 10 };
+static bool has_much_work(const ml_vgraph *g, const gathering *t) {
+  int work = 0;
+  for (int i = 0; i < t->n_members; i++) work += work_of(g->nodes[t->members[i]].op);
+  return work >= WORTH_WRITING;
 }
 
-/* Whether to compute a member that is held again takes a product, work along rows, what another step has computed or a
- * slow function. Other elementwise work costs less than to write it, and handles that are garbage are many. */
+/* Whether to compute a member that is held again takes a product, work along rows, what another step has computed or
+ * much work. A little costs less than to write it, and handles that are garbage are many. */
 static bool is_costly(const ml_vgraph *g, const gathering *t) {
-  return t->anchor >= 0 || t->n_row_ops > 0 || (holds_member(g, t) && (reads_passing(g, t) || has_slow(g, t)));
+  return t->anchor >= 0 || t->n_row_ops > 0 || (holds_member(g, t) && (reads_passing(g, t) || has_much_work(g, t)));
 }
 
 /* Whether somebody reads a member who is not in the group. */

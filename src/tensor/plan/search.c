@@ -214,7 +214,7 @@ static size_t work_of(const ml_placing *p, size_t lasting, size_t n_words) {
 
 /* Orders that are tried for each measure, and the work of all of them, about; a plan that runs once is not worth more
  * than one. */
-enum { MOST_TRIES = 48, MOST_WORK = 1 << 22, MOST_WORK_ONCE = 1 << 17 };
+enum { MOST_TRIES = 400, MOST_WORK = 1 << 22, MOST_WORK_ONCE = 1 << 17 };
 
 ml_status ml_place_search(ml_placing *p) {
   const size_t swept = p->bytes;

@@ -1,4 +1,4 @@
-/* index.c: arange, joining, looking up along axes, sorting, state writes. */
+/* index.c: arange, joining, looking up along axes, state writes. */
 #include "tensor/cpu/isa/move.h"
 #include "tensor/cpu/isa/simd.h"
 
