@@ -534,9 +534,12 @@ function methods.erfinv(x)
   if not dtype:find "float" then dtype, wide = "float32", "float32" end
   x = util.in_dtype(x, wide)
   local w = -((1 - x) * (1 + x)):log()
-  local near = polynomial(CENTRE, w - 2.5)
-  local far = polynomial(TAIL, w:sqrt() - 3.0)
-  return util.in_dtype(ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far) * x), dtype)
+  local near = polynomial(CENTRE, w - 2.5) * x
+  local far = polynomial(TAIL, w:sqrt() - 3.0) * x
+  if wide == "float64" then -- whose numbers come nearer to 1 than the polynomials go
+    far = ml.normal_quantile((1 - x:abs()) / 2) * -math.sqrt(0.5) * x:sign()
+  end
+  return util.in_dtype(ml.where(x:abs():eq(1), x * math.huge, ml.where(w:lt(5.0), near, far)), dtype)
 end
 
 ---The device or dtype named: x:to "float16", x:to "cpu".

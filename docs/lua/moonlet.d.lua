@@ -1276,7 +1276,7 @@ function ml.cache_append(cache, x, slots, start, count) end
 
 ---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
 ---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
----they are assigned.
+---they are assigned. What the next whole assignment writes over before anybody has read it is not made.
 ---@param target moonlet.Tensor
 ---@param values moonlet.Tensor
 ---@return moonlet.Tensor
@@ -1647,8 +1647,8 @@ function random.normal(shape, opts) end
 ---@return moonlet.Tensor
 function random.truncated_normal(low, high, shape, opts) end
 
----Integers from low up to, not including, high; a dtype that does not hold them all is an error. Of n < 2^32 integers
----any set has its share of the probability to within 2^-33, of more to within 2^-67.
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error, and so are 2^63 or more
+---of them. Of n < 2^32 integers any set has its share of the probability to within 2^-33, of more to within 2^-67.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
@@ -2584,7 +2584,7 @@ function x:cache_append(x, slots, start, count) end
 
 ---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
 ---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
----they are assigned.
+---they are assigned. What the next whole assignment writes over before anybody has read it is not made.
 ---@param values moonlet.Tensor
 ---@return moonlet.Tensor
 function x:assign(values) end

@@ -274,6 +274,30 @@ t.test("erfinv at the ends", function()
   t.ok(x[3]:isnan():item(), "erfinv(2)")
 end)
 
+t.test("erfinv of float64, nearer to 1 than float32 comes", function() -- beside torch.special.erfinv
+  for u, wanted in pairs {
+    [0.9] = 1.1630871536766743, [1 - 1e-8] = 4.052237243268763, [1 - 1e-12] = 5.042031898572696,
+    [1 - 1e-14] = 5.4725525174145355,
+  } do
+    for _, sign in ipairs {1, -1} do
+      local found = ml.tensor({sign * u}, {dtype = "float64"}):erfinv():item()
+      t.ok(math.abs(found / (sign * wanted) - 1) < 1e-6, ("%.17g: %.17g"):format(sign * u, found))
+    end
+  end
+end)
+
+t.test("indices are looked at where there is nothing to take", function()
+  for _, case in ipairs {{{5, 0}, {0, 99}, 1, 99}, {{5, 0}, {-1}, 1, -1}, {{0, 0}, {0}, 1, 0}, {{0, 5}, {5}, 2, 5}} do
+    local shape, ids, axis, bad = table.unpack(case)
+    local function taken() return ml.zeros(shape):take(ml.tensor(ids), axis) end
+    for _, make in ipairs {taken, ml.compile(taken)} do
+      local message = ("index %d is out of range for size %d"):format(bad, shape[axis])
+      t.raises(function() make():tolist() end, (message:gsub("%-", "%%-")))
+    end
+  end
+  t.eq(ml.zeros {5, 0}:take(ml.tensor {0, 4}).shape, {2, 0})
+end)
+
 t.test("erfinv of narrow floats is rounded once", function()
   for _, dtype in ipairs {"float16", "bfloat16"} do
     local x = (ml.arange(199) / 100 - 0.99):astype(dtype)

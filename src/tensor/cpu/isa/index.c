@@ -66,7 +66,7 @@ void K(concat)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 /* ---- look-ups ---- */
 
 ml_status K(take_prepare)(ml_task *t) {
-  t->units = ml_arg_size(&t->out[0]) ? ml_arg_size(&t->in[1]) : 0;
+  t->units = ml_arg_size(&t->in[1]); /* which are looked at where there is nothing to copy too */
   t->cost = (double)ml_arg_size(&t->out[0]) * 2;
   return ML_OK;
 }
