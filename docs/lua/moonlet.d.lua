@@ -1647,8 +1647,8 @@ function random.normal(shape, opts) end
 ---@return moonlet.Tensor
 function random.truncated_normal(low, high, shape, opts) end
 
----Integers from low up to, not including, high; a dtype that does not hold them all is an error, and so are 2^63 or more
----of them. Of n < 2^32 integers any set has its share of the probability to within 2^-33, of more to within 2^-67.
+---Integers from low up to, not including, high; a dtype that does not hold them all is an error, and so are 2^63 of them
+---or more. Of n < 2^32 integers any set has its share of the probability to within 2^-33, of more to within 2^-67.
 ---@param low integer
 ---@param high integer
 ---@param shape integer[]|integer
