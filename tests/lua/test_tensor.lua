@@ -287,8 +287,8 @@ t.test("erfinv of float64, nearer to 1 than float32 comes", function() -- beside
 end)
 
 t.test("indices are looked at where there is nothing to take", function()
-  for _, case in ipairs {{{5, 0}, {0, 99}, 1, 99}, {{5, 0}, {-1}, 1, -1}, {{0, 0}, {0}, 1, 0}, {{0, 5}, {5}, 2, 5}} do
-    local shape, ids, axis, bad = table.unpack(case)
+  for _, row in ipairs {{{5, 0}, {0, 99}, 1, 99}, {{5, 0}, {-1}, 1, -1}, {{0, 0}, {0}, 1, 0}, {{0, 5}, {5}, 2, 5}} do
+    local shape, ids, axis, bad = table.unpack(row)
     local function taken() return ml.zeros(shape):take(ml.tensor(ids), axis) end
     for _, make in ipairs {taken, ml.compile(taken)} do
       local message = ("index %d is out of range for size %d"):format(bad, shape[axis])
