@@ -22,10 +22,11 @@ Store.__index = Store
 ---@param dtype string  "float32" or "float16"
 function M.store(slots, capacity, dtype)
   dtype = dtype or "float32"
-  return setmetatable({slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0}, Store)
+  local self = {slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0, tokens = 0}
+  return setmetatable(self, Store)
 end
 
--- Address space for the whole context; memory is committed as it fills.
+-- Address space for the whole context; it gets memory as it fills (Store:commit).
 local function reserve(self, layer, k, v)
   local ks, vs = k.shape, v.shape
   local item = self.dtype == "float16" and 2 or 4
@@ -33,14 +34,17 @@ local function reserve(self, layer, k, v)
     k = core.reserve_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
     v = core.reserve_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
   }
+  for _, x in pairs(self.layers[layer]) do core.state_commit(x, 3, self.tokens) end
   self.row_bytes = self.row_bytes + (ks[2] * ks[4] + vs[2] * vs[4]) * item
 end
 
----Counts the memory of `tokens` tokens in all slots together; "limit" when the device's limit forbids it.
+---Has memory for `tokens` tokens in each slot of what layers there are, and of those to come; "limit" when the device's
+---limit forbids it.
 function Store:commit(tokens)
   for _, layer in pairs(self.layers) do
-    for _, x in pairs(layer) do core.state_commit(x, x.nbytes // (self.slots * self.capacity) * tokens) end
+    for _, x in pairs(layer) do core.state_commit(x, 3, tokens) end
   end
+  self.tokens = tokens
 end
 
 function Store:close()

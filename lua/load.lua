@@ -75,7 +75,7 @@ local function check_options(opts)
   end
   opts.random = opts.random and util.integer("load: random", opts.random)
   opts.quantize = check_quantize(opts.quantize, opts.random)
-  if opts.device then core.default_device(opts.device) end
+  if opts.device then core.device(opts.device) end -- raises for one that is not there
   if opts.threads then core.threads(opts.threads) end
 end
 
@@ -126,6 +126,7 @@ local function assemble(made, opts, given)
 end
 
 local function build(path, opts)
+  local _ <close> = opts.device and core.on(opts.device)
   local made = {scope = core.scope_new()} -- which all tensors of the model belong to
   local outer = core.scope_use(made.scope)
   local ok, model = pcall(assemble, made, opts, path)

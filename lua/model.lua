@@ -250,6 +250,7 @@ end
 ---@param ids integer[]|integer[][]
 ---@return moonlet.Tensor
 function Model:logits(ids)
+  local _ <close> = core.on(self.device)
   check_open(self, "logits")
   if type(ids) ~= "table" then util.unexpected("logits", "a list of token ids, or of such lists", ids) end
   local lists = type(ids[1]) == "table" and ids or {ids}
@@ -347,6 +348,7 @@ end
 ---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration,
 ---from rows of every weight, and from all of the vocabulary, so that where the files lie does not matter.
 function Model:fingerprint()
+  local _ <close> = core.on(self.device)
   check_open(self, "fingerprint")
   if not self.identity then
     local weights = ml.scope(digest_weights, self)

@@ -97,6 +97,8 @@ function M.class(name)
   class.__name = name
   class.__call = function(self, ...)
     local _ <close> = core.enter(private[self].name)
+    local x = ...
+    local _ <close> = ml.is_tensor(x) and core.on(x) or nil -- what it makes on the way lies where x does
     if not class.forward then util.raise("usage", "class %s has no forward", name) end
     return class.forward(self, ...)
   end

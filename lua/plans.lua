@@ -43,7 +43,7 @@ end
 function M.commit(runtime, tokens)
   if tokens <= runtime.committed then return end
   local rounded = tokens + 255 & ~255
-  runtime.store:commit(math.min(runtime.capacity, rounded) * runtime.slots)
+  runtime.store:commit(math.min(runtime.capacity, rounded))
   runtime.committed = rounded
 end
 

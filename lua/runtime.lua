@@ -37,6 +37,7 @@ local function states(slots)
 end
 
 local function make(model, slots)
+  local _ <close> = core.on(model.device)
   local self = setmetatable({
     model = model, slots = slots, capacity = model.info.context, prefills = {}, scorers = {}, decoders = {}, order = {},
   }, Runtime)
@@ -285,6 +286,16 @@ function Runtime:close()
   decode.close(self)
   self.prefills, self.scorers = {}, {}
   plans.close_fields(self)
+end
+
+-- What a runtime makes lies where its model does.
+for name, fn in pairs(Runtime) do
+  if type(fn) == "function" then
+    Runtime[name] = function(self, ...)
+      local _ <close> = core.on(self.model.device)
+      return fn(self, ...)
+    end
+  end
 end
 
 return M

@@ -34,10 +34,8 @@ local function axes_of(name, axes, ndim)
   return set
 end
 
-local function check_device(opts)
-  if opts.device then core.device(opts.device) end -- raises for one that is not there
-  return opts
-end
+-- Makes a device the default one until the result is closed; raises for one that is not there.
+local function on_device(opts) return opts.device and core.on(core.device(opts.device).name) end
 
 -- ---- making ----
 
@@ -48,8 +46,12 @@ end
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor
 function ml.tensor(values, opts)
-  opts = check_device(util.options(opts, {dtype = false, device = false}, "tensor"))
-  if ml.is_tensor(values) then return values:astype(opts.dtype or values.dtype):copy() end
+  opts = util.options(opts, {dtype = false, device = false}, "tensor")
+  if ml.is_tensor(values) then
+    local x = values:astype(opts.dtype or values.dtype)
+    return opts.device and opts.device ~= x.device and x:to(opts.device) or x:copy()
+  end
+  local _ <close> = on_device(opts)
   return raw_tensor(values, opts.dtype)
 end
 
@@ -66,7 +68,8 @@ function ml.from_bytes(bytes, shape, dtype) return raw_from_bytes(bytes, shape, 
 ---@param opts table|nil  {dtype, device}
 ---@return moonlet.Tensor
 function ml.full(shape, value, opts)
-  opts = check_device(util.options(opts, {dtype = false, device = false}, "full"))
+  opts = util.options(opts, {dtype = false, device = false}, "full")
+  local _ <close> = on_device(opts)
   shape = util.shape("full: shape", shape)
   if not is_operand(value) then util.unexpected("full: value", "a number, a boolean or a tensor", value) end
   local x = ml.is_tensor(value) and value or raw_tensor(value, opts.dtype)
@@ -76,8 +79,7 @@ end
 
 local function filled(name, value)
   return function(shape, opts)
-    opts = check_device(util.options(opts, {dtype = "float32", device = false}, name))
-    return ml.full(shape, value, opts)
+    return ml.full(shape, value, util.options(opts, {dtype = "float32", device = false}, name))
   end
 end
 ---Zeros, float32 unless `dtype` says otherwise.
@@ -128,7 +130,8 @@ function ml.arange(start, stop, step, opts)
   if type(step) == "table" then step, opts = nil, step end
   if stop == nil then start, stop = 0, start end
   step = step or 1
-  opts = check_device(util.options(opts, {dtype = false, device = false}, "arange"))
+  opts = util.options(opts, {dtype = false, device = false}, "arange")
+  local _ <close> = on_device(opts)
   check_finite("arange: start", start)
   check_finite("arange: stop", stop)
   check_finite("arange: step", step)
@@ -548,12 +551,10 @@ end
 function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
   if what == x.device then return util.value_of(x) end
-  if what:find "^cuda" then core.device(what) end -- raises for one that is not there
   for _, device in ipairs(core.devices()) do
-    if what == (type(device) == "table" and device.name or device) then
-      util.raise("unsupported", "to: tensors are not copied to another device in this version")
-    end
+    if what == device.name then return core.to(x, what) end
   end
+  if what:find "^cuda" then core.device(what) end -- raises
   return x:astype(what)
 end
 
@@ -645,7 +646,11 @@ for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] =
 -- The tensor that a method is called with.
 for name, fn in pairs(methods) do
   if core.source(fn) then
-    local function method(x, ...) return fn(operand(name .. ": x", x), ...) end
+    local function method(x, ...)
+      x = operand(name .. ": x", x)
+      local _ <close> = core.on(x) -- what it makes on the way lies where x does
+      return fn(x, ...)
+    end
     methods[name] = util.hands_to(method, fn)
   end
 end

@@ -21,6 +21,12 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/libmoonlet.a $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call run,cc)$(COMPILE) -Itests $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LUA_LIBS) $(LIBS)
 
+# A device of its own, which the tests load: it has the core inside once more.
+TWIN := $(BUILD)/tests/twin.so
+$(TWIN): tests/twin/twin.c $(BUILD)/libmoonlet.a $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,cc)$(COMPILE) -shared $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LIBS)
+
 # Under ThreadSanitizer: what it has to know of Lua.
 PRELOAD := $(if $(findstring thread,$(SANITIZE)),$(BUILD)/tests/tools/tsan_longjmp.so)
 $(BUILD)/tests/tools/tsan_longjmp.so: tests/tools/tsan_longjmp.c
@@ -30,10 +36,18 @@ $(BUILD)/tests/tools/tsan_longjmp.so: tests/tools/tsan_longjmp.c
 .PHONY: test test-build test-run
 test: ready  ## build, run all tests, close with `N passed, N failed`
 	$(SUBMAKE) test-run
-test-build: all examples $(C_TESTS)
+test-build: all examples $(C_TESTS) $(TWIN)
 test-run: test-build $(PRELOAD)
 	@$(if $(PRELOAD),LD_PRELOAD='$(abspath $(PRELOAD))') BUILD='$(BUILD)' CC='$(CC)' LUA='$(LUA)' SANITIZE='$(SANITIZE)' \
 	  TEST_TIMEOUT='$(TEST_TIMEOUT)' TEST_JOBS='$(TEST_JOBS)' ONLY='$(ONLY)' $(LUA) tools/run_tests.lua $(TEST_FILES)
+
+# The device that behaves like a GPU: whatever runs scripts runs on it.
+# What starts commands of its own, or compares texts of the CPU's plans, does not.
+NOT_ON_TWIN := $(foreach f,docs repl help hub cmd plan_texts,tests/lua/test_$(f).lua)
+TWIN_FILES  := $(patsubst %,%@twin,$(filter-out $(NOT_ON_TWIN),$(sort $(wildcard tests/lua/test_*.lua))))
+.PHONY: check-twin
+check-twin: ready  ## all Lua tests on a device that behaves like a GPU
+	$(SUBMAKE) test-run TEST_FILES='$(TWIN_FILES)'
 
 # The same tests under sanitizers, real models left out: these take minutes there and touch no other code.
 .PHONY: check-asan check-tsan

@@ -63,7 +63,7 @@ static void results(graph *g, void **bytes, size_t *sizes, ml_dtype *dtypes) {
       must(ml_plan_run(p, g->values, made), "run");
       for (int i = 0; i < g->n_outputs; i++) keep(made[i]);
     }
-    ml_plan_free(p);
+    ml_plan_release(p);
   } else {
     must(ml_eval(g->e, g->outputs, (size_t)g->n_outputs), "eval");
     memcpy(made, g->outputs, sizeof made);
@@ -416,8 +416,9 @@ static void strange_outputs(graph *g, int variant) {
 static void test_replay(ml_engine *e) {
   enum { N = 70 };
   ml_tensor *a, *b, *out[2], *outputs[2];
-  must(ml_tensor_input(e, 0, &(ml_tensor){.dtype = ML_F32, .ndim = 2, .shape = {5, N}}, &a), "input");
-  must(ml_tensor_input(e, 1, &(ml_tensor){.dtype = ML_I32, .ndim = 1, .shape = {N}}, &b), "input");
+  must(ml_tensor_input(e, 0, &(ml_tensor){.device = e->device, .dtype = ML_F32, .ndim = 2, .shape = {5, N}}, &a),
+       "input");
+  must(ml_tensor_input(e, 1, &(ml_tensor){.device = e->device, .dtype = ML_I32, .ndim = 1, .shape = {N}}, &b), "input");
   keep(a), keep(b);
   ml_tensor *count = state(e, ML_F32, SHAPE(1), (double[]){0});
   outputs[0] = apply(e, ML_OP_sum, list_attrs(1, (int64_t[]){1}),
@@ -448,7 +449,7 @@ static void test_replay(ml_engine *e) {
   expect(ml_plan_explain(p, &text) == ML_OK && strstr(text, "1 assigned") && strstr(text, "elementwise"),
          "explain names the steps");
   ml_free(text);
-  ml_plan_free(p);
+  ml_plan_release(p);
   /* A placeholder has no value outside its plan. */
   ml_tensor *loose = apply(e, ML_OP_neg, NO_ATTRS, a);
   expect(ml_eval(e, &loose, 1) == ML_USAGE, "a placeholder is not evaluated");

@@ -4,6 +4,8 @@
  * products are compared with float64 sums over it. */
 #include "tensors.h"
 
+enum { PACK_ROWS = 16 }; /* of the CPU */
+
 static const ml_dtype formats[] = {ML_F32,  ML_F16,  ML_BF16, ML_Q4_0, ML_Q4_1, ML_Q5_0,
                                    ML_Q5_1, ML_Q8_0, ML_Q4_K, ML_Q5_K, ML_Q6_K};
 enum { FORMATS = sizeof formats / sizeof *formats };
@@ -121,7 +123,7 @@ static void pack(ml_engine *e, weight *w, bool exact) {
   ml_buffer *b;
   must(ml_buffer_create(d, bytes, &b), "buffer");
   memset(b->address, 0xee, bytes);
-  int64_t first = w->rows / 2 / ML_PACK_ROWS * ML_PACK_ROWS;
+  int64_t first = w->rows / 2 / PACK_ROWS * PACK_ROWS;
   must(d->table->pack(d, b->address, w->dtype, w->inputs, 0, first, w->file), "pack");
   must(d->table->pack(d, b->address, w->dtype, w->inputs, first, w->rows - first,
                       w->file + (size_t)first * w->row_bytes),
@@ -143,7 +145,7 @@ static void test_pack(ml_engine *e, ml_dtype t) {
     must(d->table->unpack(d, ml_tensor_data(w.tensor), t, w.inputs, 0, w.rows, back), "unpack");
     expect(memcmp(back, w.file, (size_t)w.rows * w.row_bytes) == 0, "%lld rows of %lld", (long long)w.rows,
            (long long)w.inputs);
-    int64_t from = w.rows / ML_PACK_ROWS / 2 * ML_PACK_ROWS;
+    int64_t from = w.rows / PACK_ROWS / 2 * PACK_ROWS;
     must(d->table->unpack(d, ml_tensor_data(w.tensor), t, w.inputs, from, w.rows - from, back), "unpack");
     expect(memcmp(back, w.file + (size_t)from * w.row_bytes, (size_t)(w.rows - from) * w.row_bytes) == 0,
            "rows from %lld on", (long long)from);

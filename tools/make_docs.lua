@@ -329,9 +329,9 @@ float32), `family` (a Lua file, a module, or a model class), `max_context`
 (tokens; beyond the model's own it is a warning, and the model's stays), `progress` (a function of a share
 from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
 `random` (a seed: weights at true shapes from the config alone), `quantize` ({bits = 4 or 8}, or {format}: rounds the
-matrices of a directory's float weights, or of random ones). `device` and `threads` are what `ml.default_device` and
-`ml.threads` set: they hold for every model from then on, and a load without them leaves them as they are (to begin
-with, the CPU and all cores).
+matrices of a directory's float weights, or of random ones). `device`, the default one unless given, is this model's
+alone; `threads` is what `ml.threads` sets: it holds for every model from then on, and a load without it leaves it as it
+is (to begin with, all cores).
 
     for tok in m:generate("The Moon is", {max_tokens = 20, temperature = 0.7, seed = 1}) do io.write(tok.text) end
     print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))

@@ -1,7 +1,7 @@
 -- run_tests.lua FILE...: runs test files and adds up what they say. `make test` calls it.
 --
 -- A test file is a compiled C program, a .lua file (run by the moonlet command; FILE.lua@ISA with this instruction set,
--- or skipped where the processor lacks it) or a .sh file. It prints lines
+-- or skipped where the processor lacks it; FILE.lua@twin on the device of tests/twin) or a .sh file. It prints lines
 -- `ok - name`, `not ok - name: why`, `skip - name: why`, whatever else it likes, and exits with 0 when nothing failed.
 -- A file that crashes, runs past its time, exits with another status without saying what failed, or says nothing at all
 -- counts as one failure more. The last line printed here is `N passed, N failed`, with `, N skipped` behind when there
@@ -20,18 +20,24 @@ local function now()
   return tonumber(file:read "l")
 end
 
-local has = {} -- instruction sets that were asked for
-local function has_isa(isa)
-  if has[isa] == nil then
-    has[isa] = os.execute(("MOONLET_ISA=%s %s/moonlet -e '' 2>/dev/null"):format(quote(isa), build)) == true
+-- What a command has in its environment to run there: with an instruction set, or on the tests' own device.
+local function environment_of(where)
+  if where ~= "twin" then return "MOONLET_ISA=" .. quote(where) end
+  return ('MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY="$(realpath %s/tests/twin.so)"'):format(quote(build))
+end
+
+local has = {} -- what was asked for
+local function has_place(where)
+  if has[where] == nil then
+    has[where] = os.execute(("%s %s/moonlet -e '' 2>/dev/null"):format(environment_of(where), build)) == true
   end
-  return has[isa]
+  return has[where]
 end
 
 local function command_of(path)
-  local file, isa = path:match "^(.*%.lua)@(.*)$"
-  if isa and not has_isa(isa) then return ("echo 'skip - %s: this processor lacks it'"):format(isa) end
-  if isa then return ("env MOONLET_ISA=%s %s"):format(quote(isa), command_of(file)) end
+  local file, where = path:match "^(.*%.lua)@(.*)$"
+  if where and not has_place(where) then return ("echo 'skip - %s: this processor lacks it'"):format(where) end
+  if where then return ("env %s %s"):format(environment_of(where), command_of(file)) end
   if path:find "%.lua$" then return build .. "/moonlet " .. quote(path) end
   if path:find "%.sh$" then return "sh " .. quote(path) end
   return quote(path)

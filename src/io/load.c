@@ -65,7 +65,7 @@ static ml_status prepare(ml_device *device, packing *p, const ml_pack_options *o
       !ml_dtype_row_bytes(dtype, e->shape[1], &block_bytes))
     return ml_fail(ML_UNSUPPORTED, "%lld inputs are no whole blocks of %s", (long long)e->shape[1],
                    ml_dtype_name(dtype));
-  ML_TRY(ml_weight_chunk(p->row_bytes, &p->chunk));
+  ML_TRY(ml_weight_chunk(device, p->row_bytes, &p->chunk));
   ML_TRY(ml_weight_create(device, dtype, e->shape[0], e->shape[1], options->exact, &p->weight));
   p->room = ml_alloc((size_t)p->chunk * p->row_bytes);
   if (p->room && dtype != e->dtype) p->blocks = ml_alloc((size_t)p->chunk * block_bytes);

@@ -1,5 +1,7 @@
 /* device.c: devices, memory counters, statistics, cancellation. */
 #include "lua_bind/lua_bind.h"
+#include "tensor/queue.h"
+#include "tensor/transfer.h"
 
 #include <string.h>
 
@@ -11,6 +13,8 @@ static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
   lua_setfield(L, -2, "description");
   lua_pushinteger(L, ml_pool_members(e->pool));
   lua_setfield(L, -2, "threads");
+  lua_pushboolean(L, d->asynchronous);
+  lua_setfield(L, -2, "asynchronous");
 }
 
 static int devices(lua_State *L) {
@@ -48,6 +52,37 @@ static int default_device(lua_State *L) {
   return 1;
 }
 
+static int device_leave(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  if (host->n_outer > 0) host->engine->device = host->outer[--host->n_outer];
+  return 0;
+}
+
+/* on(tensor or name): makes its device the default one until the result is closed; nil where it is. Upvalue 1: that
+ * result, the same always. */
+static int on(lua_State *L) {
+  lb_host *host = lb_get_host(L);
+  ml_engine *e = host->engine;
+  const ml_tensor *t = lua_isstring(L, 1) ? NULL : lb_check_tensor(L, 1, "on");
+  ml_device *d = t ? t->device : check_device(L, 1, "on");
+  if (d == e->device) return 0;
+  if (host->n_outer == (int)(sizeof host->outer / sizeof *host->outer)) lb_usage(L, "devices are nested too deep");
+  host->outer[host->n_outer++] = e->device;
+  e->device = d;
+  lua_pushvalue(L, lua_upvalueindex(1));
+  return 1;
+}
+
+/* to(tensor, name): its values on another device. */
+static int to(lua_State *L) {
+  ml_tensor *t = lb_check_tensor(L, 1, "to");
+  ml_device *d = check_device(L, 2, "to");
+  ml_tensor **out = lb_new_tensor(L);
+  lb_check(L, ml_fail_prefix(ml_tensor_to(t, d, out), "to"));
+  lb_charge(L);
+  return 1;
+}
+
 static int threads(lua_State *L) {
   lb_no_more(L, 1, "threads");
   if (!lua_isnoneornil(L, 1)) {
@@ -66,12 +101,19 @@ static int push_size(lua_State *L, size_t bytes) {
   return 1;
 }
 
-static int memory_active(lua_State *L) { return push_size(L, check_device(L, 1, "active")->memory.active); }
-static int memory_peak(lua_State *L) { return push_size(L, check_device(L, 1, "peak")->memory.peak); }
-static int memory_cached(lua_State *L) { return push_size(L, check_device(L, 1, "cached")->memory.cached); }
+/* A device's memory, once runs that are under way hold none of it. */
+static ml_memory *check_memory(lua_State *L, int index, const char *function) {
+  ml_device *d = check_device(L, index, function);
+  ml_queue_land(d);
+  return &d->memory;
+}
+
+static int memory_active(lua_State *L) { return push_size(L, check_memory(L, 1, "active")->active); }
+static int memory_peak(lua_State *L) { return push_size(L, check_memory(L, 1, "peak")->peak); }
+static int memory_cached(lua_State *L) { return push_size(L, check_memory(L, 1, "cached")->cached); }
 
 static int memory_reset_peak(lua_State *L) {
-  ml_memory *m = &check_device(L, 1, "reset_peak")->memory;
+  ml_memory *m = check_memory(L, 1, "reset_peak");
   m->peak = m->active;
   return 0;
 }
@@ -99,7 +141,9 @@ static int memory_cache_limit(lua_State *L) {
 }
 
 static int memory_clear(lua_State *L) {
-  ml_memory_trim(check_device(L, 1, "clear"), 0);
+  ml_device *d = check_device(L, 1, "clear");
+  ml_queue_land(d);
+  ml_memory_trim(d, 0);
   return 0;
 }
 
@@ -183,6 +227,7 @@ int lb_open_device(lua_State *L) {
   static const luaL_Reg functions[] = {{"devices", devices},
                                        {"device", device},
                                        {"default_device", default_device},
+                                       {"to", to},
                                        {"threads", threads},
                                        {"stats", stats},
                                        {"rewrites", rewrites},
@@ -200,5 +245,11 @@ int lb_open_device(lua_State *L) {
   luaL_newlib(L, functions);
   luaL_newlib(L, memory);
   lua_setfield(L, -2, "memory");
+  lua_newuserdatauv(L, 1, 0);
+  lua_createtable(L, 0, 1);
+  lb_set(L, "__close", device_leave);
+  lua_setmetatable(L, -2);
+  lua_pushcclosure(L, on, 1);
+  lua_setfield(L, -2, "on");
   return 1;
 }

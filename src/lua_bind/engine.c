@@ -204,7 +204,7 @@ ml_status ml_engine_create(const ml_engine_options *given, ml_engine **out) {
   ML_TRY(lb_read_struct(&options, sizeof options, given, "ml_engine_options"));
   if (options.threads < 0) return ml_fail(ML_USAGE, "threads: expected 0 or more, found %d", options.threads);
   ml_engine *engine, *unowned;
-  ML_TRY(ml_engine_open(options.threads, options.isa ? options.isa : lb_environment("MOONLET_ISA"), &engine));
+  ML_TRY(lb_open_engine(options.threads, options.isa, &engine));
   for (int i = 0; i < engine->n_devices; i++) engine->devices[i]->memory.limit = options.memory_limit_bytes;
   unowned = engine;
   lua_State *L = lua_newstate(allocate, NULL);

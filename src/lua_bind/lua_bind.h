@@ -27,6 +27,8 @@ typedef struct lb_host {
   bool lent;         /* the collector has been lent memory, for as long as a plan is recorded (plan.c) */
   int depth;         /* of the module path */
   size_t path_lengths[64];
+  int n_outer; /* devices that are the default again when what is under way ends (device.c) */
+  ml_device *outer[64];
   lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
   struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
   lb_constant constants[LB_CONSTANTS];
@@ -134,6 +136,9 @@ int lb_open_scope(lua_State *L);
 int lb_open_values(lua_State *L);
 int lb_open_make(lua_State *L);
 /* A variable of the environment; an empty one counts as unset, NULL. */
+/* An engine with the devices that the environment asks for (MOONLET_ISA unless `isa` is given, MOONLET_DEVICE,
+ * MOONLET_DEVICE_LIBRARY). */
+ml_status lb_open_engine(int threads, const char *isa, ml_engine **out);
 const char *lb_environment(const char *name);
 /* Sets n functions of a table, each with the host as nothing more than the registry's. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);

@@ -150,37 +150,33 @@ static int state_of(lua_State *L) {
   return 1;
 }
 
-/* reserve_state(shape, dtype): one of zeros: address space that is committed as it is written. None of it counts as
- * memory until state_commit says how much. */
+/* reserve_state(shape, dtype): one of zeros, without memory: none of it counts until state_commit gives it some. */
 static int reserve_state(lua_State *L) {
   int64_t shape[ML_MAX_DIMS];
   lb_no_more(L, 2, "state");
   int ndim = lb_check_shape(L, 1, "state: shape", shape);
   ml_dtype dtype = lua_isnoneornil(L, 2) ? ML_F32 : lb_check_dtype(L, 2, "state: dtype");
   ml_tensor **out = lb_new_tensor(L);
-  ml_buffer *buffer;
-  size_t bytes;
-  if (ml_dtype_is_block(dtype)) lb_usage(L, "state: no values of dtype %s", ml_dtype_name(dtype));
-  lb_check(L, ml_fail_prefix(ml_shape_bytes(dtype, ndim, shape, &bytes), "state"));
-  lb_check(L, ml_buffer_reserve(lb_engine(L)->device, bytes, &buffer));
-  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
-  ml_buffer_release(buffer);
-  lb_check(L, status);
-  lb_check(L, ml_tensor_make_state(*out));
+  lb_check(L, ml_fail_prefix(ml_state_reserve(lb_engine(L)->device, dtype, ndim, shape, out), "state"));
   return 1;
 }
 
-/* make_state(tensor), or make_state(shape, dtype): one of zeros, all of which counts as memory. */
+/* Memory for entries of a state, once more after a collection where there is none. */
+static void commit(lua_State *L, ml_tensor *x, int axis, int64_t count) {
+  ml_status status = ml_state_commit(x, axis, count);
+  if (status == ML_LIMIT || status == ML_MEMORY) {
+    lb_collect(L);
+    status = ml_state_commit(x, axis, count);
+  }
+  lb_check(L, status);
+}
+
+/* make_state(tensor), or make_state(shape, dtype): one of zeros, all of which has memory. */
 static int make_state(lua_State *L) {
   if (lb_to_tensor(L, 1)) return state_of(L);
   reserve_state(L);
-  ml_buffer *buffer = lb_to_tensor(L, -1)->buffer;
-  ml_status status = ml_buffer_charge(buffer, buffer->bytes);
-  if (status == ML_LIMIT) {
-    lb_collect(L);
-    status = ml_buffer_charge(buffer, buffer->bytes);
-  }
-  lb_check(L, status);
+  ml_tensor *x = lb_to_tensor(L, -1);
+  commit(L, x, 0, x->ndim ? x->shape[0] : 1);
   lb_charge(L);
   return 1;
 }
@@ -204,14 +200,13 @@ static int state_write(lua_State *L) {
   return 1;
 }
 
-/* state_commit(x, bytes): brings the count of a reservation up to date, an error where the memory limit forbids it. */
+/* state_commit(x, axis, count): gives the first entries along an axis of a reserved state memory; "limit" where the
+ * memory limit forbids it. */
 static int state_commit(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "state_commit");
-  if (!x->buffer || !x->buffer->reserved) lb_usage(L, "state_commit: the tensor is no reservation");
-  int64_t bytes = lb_check_integer(L, 2, "bytes");
-  if (bytes < 0 || (size_t)bytes > x->buffer->bytes)
-    lb_usage(L, "state_commit: expected 0 to %zu bytes, found %lld", x->buffer->bytes, (long long)bytes);
-  lb_check(L, ml_buffer_charge(x->buffer, (size_t)bytes));
+  const int64_t axis = lb_check_integer(L, 2, "state_commit: axis"), count = lb_check_integer(L, 3, "count");
+  if (axis < 1 || axis > ML_MAX_DIMS) lb_usage(L, "state_commit: axis %lld is out of range", (long long)axis);
+  lb_check(L, ml_state_commit(x, (int)axis - 1, count));
   return 0;
 }
 

@@ -1,6 +1,7 @@
 /* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are
  * Lua's business (lua/compile.lua); here is one plan as a handle. */
 #include "lua_bind/lua_bind.h"
+#include "tensor/queue.h"
 
 #include <string.h>
 
@@ -15,7 +16,7 @@ typedef struct plan_handle {
 
 static int plan_gc(lua_State *L) {
   plan_handle *h = lb_check_handle(L, 1, LB_PLAN);
-  ml_plan_free(h->plan);
+  ml_plan_release(h->plan);
   h->plan = NULL;
   lb_host_release(h->host);
   h->host = NULL;
@@ -46,13 +47,16 @@ static ml_tensor **check_list(lua_State *L, int index, int *n) {
   return list;
 }
 
-/* eval(...): storage for every tensor given. */
+/* eval(...): values for every tensor given; of none, everything that is under way comes to its end. */
 static int eval(lua_State *L) {
+  ml_engine *e = lb_engine(L);
   int n = lua_gettop(L);
   lb_drop_closed(L);
   ml_tensor **list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
   for (int i = 0; i < n; i++) list[i] = lb_check_tensor(L, i + 1, "eval");
   lb_eval(L, list, (size_t)n);
+  lb_check(L, ml_tensor_wait(list, (size_t)n));
+  for (int i = 0; i < e->n_devices && n == 0; i++) lb_check(L, ml_queue_wait(e->devices[i]));
   return 0;
 }
 
@@ -201,8 +205,14 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
-/* Bytes of what tells a tensor's type (dtype, shape, layout) from others at `key`, not for reading and no part of
- * another such text; 0 where no input of a plan can stand for it: a state, and weights in blocks, of which products
+static int device_index(const ml_tensor *t) {
+  int i = 0;
+  while (t->engine->devices[i] != t->device) i++;
+  return i;
+}
+
+/* Bytes of what tells a tensor's type (dtype, shape, layout, device) from others at `key`, not for reading and no part
+ * of another such text; 0 where no input of a plan can stand for it: a state, and weights in blocks, of which products
  * read a packed copy. */
 enum { TYPE_KEY_MOST = 3 + sizeof(int64_t[ML_MAX_DIMS]) };
 static size_t put_type_key(const ml_tensor *t, char *key) {
@@ -210,7 +220,7 @@ static size_t put_type_key(const ml_tensor *t, char *key) {
   size_t bytes = (size_t)t->ndim * sizeof *t->shape;
   key[0] = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
   key[1] = (char)('a' + t->dtype);
-  key[2] = (char)('0' + t->ndim);
+  key[2] = (char)(t->ndim + (ML_MAX_DIMS + 1) * device_index(t));
   memcpy(key + 3, t->shape, bytes);
   return 3 + bytes;
 }

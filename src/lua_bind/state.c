@@ -11,6 +11,19 @@ const char *lb_environment(const char *name) {
   return value && *value ? value : NULL;
 }
 
+ml_status lb_open_engine(int threads, const char *isa, ml_engine **out) {
+  const char *library = lb_environment("MOONLET_DEVICE_LIBRARY"), *name = lb_environment("MOONLET_DEVICE");
+  ml_engine *e;
+  ML_TRY(ml_engine_open(threads, isa ? isa : lb_environment("MOONLET_ISA"), &e));
+  ml_status status = library ? ml_fail_prefix(ml_engine_load_device(e, library), "MOONLET_DEVICE_LIBRARY") : ML_OK;
+  ml_device *d = status == ML_OK && name ? ml_engine_device(e, name) : NULL;
+  if (d) e->device = d;
+  else if (status == ML_OK && name) status = ml_fail_prefix(ML_NOT_FOUND, "MOONLET_DEVICE");
+  if (status == ML_OK) *out = e;
+  else ml_engine_free(e);
+  return status;
+}
+
 /* ---- host ---- */
 
 lb_host *lb_host_retain(lb_host *host) {
@@ -56,7 +69,7 @@ void lb_open_host(lua_State *L, ml_engine **given) {
   if (given) {
     host->engine = *given;
     *given = NULL;
-  } else if (ml_engine_open(0, lb_environment("MOONLET_ISA"), &host->engine) != ML_OK) {
+  } else if (lb_open_engine(0, NULL, &host->engine) != ML_OK) {
     luaL_error(L, "%s", ml_error_message());
   }
   host->engine->host = host;

@@ -7,7 +7,11 @@
  * may be on another device. */
 #include "tensor/buffer.h"
 
+#include "tensor/arena.h"
+#include "tensor/queue.h"
+
 #include <stdlib.h>
+#include <string.h>
 
 struct ml_block {
   struct ml_block *next, *previous; /* of its class, the one freed last first */
@@ -78,12 +82,17 @@ void ml_memory_trim(ml_device *d, size_t keep) {
     size_t capacity = d->oldest->capacity;
     d->table->release(d, unlink_block(d, d->oldest), capacity);
   }
+  if (d->memory.cached > keep) ml_arena_trim(d);
 }
 
-static ml_status check_limit(ml_device *d, size_t bytes) {
+ml_status ml_memory_check(ml_device *d, size_t bytes) {
   ml_memory *m = &d->memory;
   if (!m->limit || m->active + m->cached + bytes <= m->limit) return ML_OK;
   ml_memory_trim(d, 0);
+  if (m->active + bytes > m->limit && d->first) { /* what runs still hold may be all that is in the way */
+    ml_queue_land(d);
+    ml_memory_trim(d, 0);
+  }
   if (m->active + bytes <= m->limit) return ML_OK;
   return ml_fail(ML_LIMIT, "memory limit of %s: %zu bytes wanted, %zu of %zu in use", d->name, bytes, m->active,
                  m->limit);
@@ -98,13 +107,14 @@ static ml_status allocate(ml_device *d, size_t capacity, void **out) {
   if ((*out = take_cached(d, capacity))) return ML_OK;
   d->memory.allocations++;
   if (d->table->allocate(d, capacity, out) == ML_OK) return ML_OK;
+  ml_queue_land(d);
   ml_memory_trim(d, 0);
   return d->table->allocate(d, capacity, out);
 }
 
 ml_status ml_buffer_create(ml_device *d, size_t bytes, ml_buffer **out) {
   size_t capacity = size_class(bytes);
-  ML_TRY(check_limit(d, capacity));
+  ML_TRY(ml_memory_check(d, capacity));
   ml_buffer *b = ml_alloc(sizeof *b);
   if (!b) return ML_MEMORY;
   *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = capacity, .charged = capacity};
@@ -131,14 +141,21 @@ ml_status ml_buffer_reserve(ml_device *d, size_t bytes, ml_buffer **out) {
   return ML_OK;
 }
 
-ml_status ml_buffer_charge(ml_buffer *b, size_t bytes) {
-  if (bytes > b->charged) {
-    ML_TRY(check_limit(b->device, bytes - b->charged));
-    count(&b->device->memory, bytes - b->charged);
-  } else {
-    b->device->memory.active -= b->charged - bytes;
-  }
+void ml_buffer_count(ml_buffer *b, size_t bytes) {
+  if (bytes > b->charged) count(&b->device->memory, bytes - b->charged);
+  else b->device->memory.active -= b->charged - bytes;
   b->charged = bytes;
+}
+
+ml_status ml_buffer_charge(ml_buffer *b, size_t bytes) {
+  if (bytes > b->charged) ML_TRY(ml_memory_check(b->device, bytes - b->charged));
+  ml_buffer_count(b, bytes);
+  return ML_OK;
+}
+
+ml_status ml_buffer_commit(ml_buffer *b, size_t step, size_t count, size_t bytes) {
+  for (size_t i = 0; i < count && bytes; i++)
+    ML_TRY(b->device->table->commit(b->device, (char *)b->address + i * step, bytes));
   return ML_OK;
 }
 
@@ -163,5 +180,36 @@ void ml_buffer_release(ml_buffer *b) {
   ml_device *d = b->device;
   d->memory.active -= b->charged;
   if (b->reserved || !keep_block(d, b)) d->table->release(d, b->address, b->capacity);
+  ml_loss_release(b->loss);
   ml_free(b);
+}
+
+/* ---- what is lost ---- */
+
+ml_loss *ml_loss_create(ml_status status, const char *text) {
+  static ml_loss none = {-1, ML_MEMORY, "a run failed, and there was no memory for its reason"};
+  const size_t bytes = strlen(text) + 1;
+  ml_loss *l = malloc(sizeof *l + bytes); /* a refusal here is no failure of the caller's */
+  if (!l) return &none;
+  *l = (ml_loss){1, status, memcpy(l + 1, text, bytes)};
+  return l;
+}
+
+ml_loss *ml_loss_retain(ml_loss *l) {
+  l->references += l->references > 0;
+  return l;
+}
+
+void ml_loss_release(ml_loss *l) {
+  if (l && l->references > 0 && --l->references == 0) free(l);
+}
+
+void ml_buffer_set_loss(ml_buffer *b, ml_loss *loss) {
+  if (loss) ml_loss_retain(loss);
+  ml_loss_release(b->loss);
+  b->loss = loss;
+}
+
+ml_status ml_buffer_check(const ml_buffer *b) {
+  return b->loss ? ml_fail(b->loss->status, "%s", b->loss->text) : ML_OK;
 }

@@ -4,25 +4,48 @@
 
 #include "tensor/device.h"
 
+/* What a run failed with that was to write something. */
+typedef struct ml_loss {
+  int references; /* below 0: of one for all, that nobody frees */
+  ml_status status;
+  const char *text;
+} ml_loss;
+
+/* Of a status and its text; where there is no memory for it, one without. A new reference. */
+ml_loss *ml_loss_create(ml_status status, const char *text);
+ml_loss *ml_loss_retain(ml_loss *loss);
+void ml_loss_release(ml_loss *loss); /* NULL is allowed */
+
 typedef struct ml_buffer {
   int references;
   ml_device *device;
   void *address;
   size_t bytes;    /* asked for */
   size_t capacity; /* held */
-  bool reserved;   /* a reservation: counted by what is committed (ml_buffer_charge) */
+  bool reserved;   /* a reservation: counted by what is committed */
+  bool of_state;   /* effects write it */
   size_t charged;  /* bytes counted as active */
+  ml_loss *loss;   /* why what it holds means nothing; retained, or NULL */
 } ml_buffer;
 
 /* ML_LIMIT when the device's limit would be passed even with an empty cache. */
 ml_status ml_buffer_create(ml_device *device, size_t bytes, ml_buffer **out);
 /* Address space for `bytes`, committed as it is written. */
 ml_status ml_buffer_reserve(ml_device *device, size_t bytes, ml_buffer **out);
-/* Brings the count of a reservation up to date: `bytes` of it are in use now. */
+/* Brings the count of a reservation up to date: `bytes` of it are in use now; ML_LIMIT where so much may not count. */
 ml_status ml_buffer_charge(ml_buffer *buffer, size_t bytes);
+void ml_buffer_count(ml_buffer *buffer, size_t bytes); /* without asking */
+/* Memory for `count` parts of a reservation, each of which begins `step` bytes behind the one before. */
+ml_status ml_buffer_commit(ml_buffer *buffer, size_t step, size_t count, size_t bytes);
+/* What it holds means nothing for this reason; NULL: it does again. */
+void ml_buffer_set_loss(ml_buffer *buffer, ml_loss *loss);
 ml_buffer *ml_buffer_retain(ml_buffer *buffer);
 void ml_buffer_release(ml_buffer *buffer); /* NULL is allowed */
-/* Returns cached blocks to the device until at most `keep` bytes are cached. */
+/* What a lost buffer is lost to, as an error. */
+ml_status ml_buffer_check(const ml_buffer *buffer);
+/* Whether so many bytes more may count: ML_LIMIT where they would pass the limit even with an empty cache. */
+ml_status ml_memory_check(ml_device *device, size_t bytes);
+/* Returns cached memory to the device until at most `keep` bytes are cached. */
 void ml_memory_trim(ml_device *device, size_t keep);
 
 #endif

@@ -1,9 +1,12 @@
 /* engine.c: opening and closing an engine. */
 #include "tensor/engine.h"
 
+#include "tensor/arena.h"
 #include "tensor/ops.h"
+#include "tensor/queue.h"
 #include "tensor/state.h"
 
+#include <dlfcn.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -39,11 +42,27 @@ ml_status ml_engine_open(int threads, const char *isa, ml_engine **out) {
   return ML_OK;
 }
 
+ml_status ml_engine_load_device(ml_engine *e, const char *path) {
+  ml_device *d;
+  ml_device_opener open;
+  if (e->n_devices == ML_MAX_DEVICES) return ml_fail(ML_LIMIT, "%s: %d devices are open already", path, e->n_devices);
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) return ml_fail(ML_NOT_FOUND, "%s", dlerror());
+  *(void **)&open = dlsym(library, ML_DEVICE_SYMBOL);
+  if (!open) return ml_fail(ML_UNSUPPORTED, "%s: no function %s", path, ML_DEVICE_SYMBOL);
+  ML_TRY(open(e, ml_fail, &d));
+  e->devices[e->n_devices++] = d;
+  return ML_OK;
+}
+
 void ml_engine_free(ml_engine *e) {
   if (!e) return;
   ml_effects_drop(e, 0);
   ml_free(e->effects);
   for (int i = 0; i < e->n_devices; i++) {
+    ml_queue_land(e->devices[i]);
+    ml_loss_release(e->devices[i]->unheard);
+    ml_arena_close(e->devices[i]);
     ml_memory_trim(e->devices[i], 0);
     e->devices[i]->table->close(e->devices[i]);
   }

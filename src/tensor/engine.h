@@ -94,6 +94,8 @@ struct ml_engine {
 /* `threads` 0: one a processor. `isa` NULL: the best. */
 ml_status ml_engine_open(int threads, const char *isa, ml_engine **out);
 void ml_engine_free(ml_engine *engine); /* all tensors and plans must be gone */
+/* Opens the device that a shared library brings, and does not let the library go. */
+ml_status ml_engine_load_device(ml_engine *engine, const char *path);
 /* ML_USAGE in another process than the one that made the engine. */
 ml_status ml_engine_check_process(const ml_engine *engine);
 /* Changes the size of the thread team. */

@@ -97,9 +97,26 @@ static ml_status view_now(ml_op op, const ml_tensor *x, const ml_shape_query *q,
   return ML_OK;
 }
 
+/* Constants are of no device: that of the others, which is one. */
+static ml_status find_device(ml_engine *e, ml_tensor *const *inputs, int n, ml_device **out) {
+  const ml_tensor *first = NULL;
+  for (int i = 0; i < n; i++) {
+    const ml_tensor *t = inputs[i];
+    if (!t || (t->node && t->node->op == ML_OP_constant)) continue;
+    if (!first) first = t;
+    else if (t->device != first->device)
+      return ml_fail(ML_MISMATCH, "tensors on %s and on %s: bring one over with `to`", first->device->name,
+                     t->device->name);
+  }
+  *out = first ? first->device : e->device;
+  return ML_OK;
+}
+
 static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_shape_query *q,
                         ml_tensor **out) {
   int n_results = ml_op_infos[op].n_results;
+  ml_device *device = NULL;
+  ML_TRY(prefix_path(e, op, find_device(e, inputs, n_inputs, &device)));
   ml_node *n = ml_calloc(1, sizeof *n + (size_t)(n_inputs + n_results) * sizeof *inputs);
   ml_tensor *t = ml_alloc(sizeof *t);
   char *path = n && t && e->path[0] ? ml_strdup(e->path) : NULL;
@@ -108,7 +125,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
     ml_free(t);
     return ML_MEMORY;
   }
-  *t = (ml_tensor){.references = 1, .engine = e, .device = e->device, .dtype = q->dtype, .ndim = q->ndim, .node = n};
+  *t = (ml_tensor){.references = 1, .engine = e, .device = device, .dtype = q->dtype, .ndim = q->ndim, .node = n};
   memcpy(t->shape, q->shape, sizeof t->shape);
   n->op = op;
   n->path = path;
@@ -116,10 +133,7 @@ static ml_status record(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_
   n->serial = ++e->serial;
   n->region = e->region;
   if (n_results) n->results = n->inputs + n_inputs;
-  for (int i = 0; i < n_inputs; i++) {
-    n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
-    if (inputs[i] && i == 0) t->device = inputs[0]->device;
-  }
+  for (int i = 0; i < n_inputs; i++) n->inputs[i] = inputs[i] ? ml_tensor_retain(inputs[i]) : NULL;
   n->n_inputs = n_inputs;
   e->live_tensors++;
   e->stats.traces++;
@@ -282,7 +296,8 @@ static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_i
       *out = ml_tensor_retain(inputs[0]);
       return ML_OK;
     }
-    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED && !inputs[0]->cell && !inputs[0]->window) {
+    if (inputs[0]->buffer && inputs[0]->layout == ML_LAYOUT_STRIDED && !inputs[0]->cell && !inputs[0]->window &&
+        !inputs[0]->flight) {
       *out = NULL;
       ML_TRY(view_now(op, inputs[0], &q, out));
       if (*out) return ML_OK;

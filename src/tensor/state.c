@@ -2,6 +2,7 @@
 #include "tensor/state.h"
 
 #include "tensor/ops.h"
+#include "tensor/queue.h"
 
 #include <string.h>
 
@@ -23,13 +24,15 @@ ml_status ml_tensor_make_state(ml_tensor *t) {
   if (!cell) return ML_MEMORY;
   *cell = (ml_cell){.references = 1, .engine = t->engine, .buffer = ml_buffer_retain(t->buffer), .handle = t};
   t->cell = cell;
-  t->state = true;
+  t->state = t->buffer->of_state = true;
   return ML_OK;
 }
 
 ml_status ml_cell_check(const ml_cell *cell) {
-  if (!cell->invalid) return ML_OK;
-  return ml_fail(ML_USAGE, "the state has had no values since an evaluation that wrote it failed: assign it first");
+  const ml_loss *loss = cell->buffer->loss;
+  if (!loss) return ML_OK;
+  return ml_fail(ML_USAGE, "the state has had no values since an evaluation that wrote it failed (%s): assign it first",
+                 loss->text);
 }
 
 /* ---- versions ---- */
@@ -178,6 +181,8 @@ static ml_status copy_out(ml_tensor *version) {
   ml_attrs none = {0};
   ML_TRY(ml_apply(version->engine, ML_OP_copy, &version, 1, &none, &copy));
   ml_status status = ml_eval(version->engine, &copy, 1);
+  if (status == ML_OK)
+    status = ml_tensor_wait(&copy, 1); /* a copy that is cancelled later would take the values along */
   if (status == ML_OK) {
     ml_buffer_release(version->buffer);
     version->buffer = ml_buffer_retain(copy->buffer);
@@ -192,20 +197,47 @@ ml_status ml_cell_detach(ml_cell *cell) {
   if (cell->latest && cell->latest->node) ML_TRY(ml_eval(e, NULL, 0));
   ml_tensor *v = cell->latest;
   if (!v || v->references == 1) return ML_OK;
-  if (cell->invalid) ml_tensor_kill(v, ML_FATE_FAILED);
+  if (cell->buffer->loss) ml_tensor_kill(v, ML_FATE_FAILED);
   else ML_TRY(copy_out(v));
   cell->latest = NULL;
   ml_tensor_release(v);
   return ML_OK;
 }
 
+ml_status ml_state_reserve(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+  ml_buffer *buffer;
+  size_t bytes;
+  if (ml_dtype_is_block(dtype)) return ml_fail(ML_USAGE, "no values of dtype %s", ml_dtype_name(dtype));
+  ML_TRY(ml_shape_bytes(dtype, ndim, shape, &bytes));
+  ML_TRY(ml_buffer_reserve(device, bytes, &buffer));
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
+  ml_buffer_release(buffer);
+  ML_TRY(status);
+  status = ml_tensor_make_state(*out);
+  if (status != ML_OK) ml_tensor_release(*out);
+  return status;
+}
+
+ml_status ml_state_commit(ml_tensor *handle, int axis, int64_t count) {
+  ml_buffer *b = handle->buffer;
+  if (!handle->state || !b || !b->reserved) return ml_fail(ML_USAGE, "the tensor is no reservation");
+  const int64_t one = 1, *shape = handle->ndim ? handle->shape : &one; /* a scalar is one entry */
+  const int ndim = handle->ndim ? handle->ndim : 1;
+  if (axis < 0 || axis >= ndim || count < 0 || count > shape[axis])
+    return ml_fail(ML_USAGE, "%lld entries of axis %d: the state has not so many", (long long)count, axis + 1);
+  const size_t item = (size_t)ml_dtype_infos[handle->dtype].bytes;
+  const size_t entry = (size_t)ml_shape_size(ndim - axis - 1, shape + axis + 1) * item;
+  const size_t parts = (size_t)ml_shape_size(axis, shape), step = entry * (size_t)shape[axis];
+  ML_TRY(ml_buffer_charge(b, parts * entry * (size_t)count));
+  return ml_buffer_commit(b, step, parts, entry * (size_t)count);
+}
+
 ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes) {
   if (bytes != ml_tensor_nbytes(handle))
     return ml_fail(ML_MISMATCH, "expected %zu bytes, found %zu", ml_tensor_nbytes(handle), bytes);
   ML_TRY(ml_cell_detach(handle->cell));
-  ML_TRY(handle->device->table->upload(handle->device, ml_tensor_data(handle), from, bytes));
-  handle->engine->stats.bytes_moved += bytes;
-  handle->cell->invalid = false;
+  ML_TRY(ml_buffer_write(handle->buffer, handle->offset, from, bytes));
+  ml_buffer_set_loss(handle->buffer, NULL);
   return ML_OK;
 }
 

@@ -22,7 +22,6 @@ struct ml_cell {
   ml_tensor *outside;      /* while traced: the latest version of those that are none of the recording's; retained */
   const ml_tensor *begins; /* while traced: the version that the plan begins with; not retained */
   bool traced;             /* the plan that is recorded uses it */
-  bool invalid;            /* an evaluation failed while it wrote: no values until it is assigned whole */
   ml_cell *next;           /* of ml_engine.traced */
   size_t slot;             /* its place in the cells of the plan that was made last with it, plus one */
 };
@@ -48,6 +47,11 @@ ml_status ml_cell_check(const ml_cell *cell);
  * before is evaluated, and the latest version, if somebody may still read it, gets storage of its own. Afterwards the
  * storage is what the next reader gets. */
 ml_status ml_cell_detach(ml_cell *cell);
+/* A state of zeros whose storage is address space without memory, of which none counts until it is committed. */
+ml_status ml_state_reserve(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
+/* Memory for the first `count` entries along an axis of a reserved state; that of entries behind them stays where they
+ * have some. ML_LIMIT where so much may not count. */
+ml_status ml_state_commit(ml_tensor *handle, int axis, int64_t count);
 /* Writes row-major bytes over the whole state. */
 ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes);
 

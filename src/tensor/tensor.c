@@ -2,6 +2,7 @@
 #include "tensor/tensor.h"
 
 #include "tensor/ops.h"
+#include "tensor/queue.h"
 #include "tensor/state.h"
 
 #include <stdio.h>
@@ -101,13 +102,12 @@ ml_status ml_tensor_from_host(ml_device *device, ml_dtype dtype, int ndim, const
   ml_tensor *t;
   ML_TRY(ml_tensor_create(device, dtype, ndim, shape, &t));
   ml_status status = bytes == ml_tensor_nbytes(t)
-                         ? device->table->upload(device, ml_tensor_data(t), data, bytes)
+                         ? ml_buffer_write(t->buffer, 0, data, bytes)
                          : ml_fail(ML_MISMATCH, "expected %zu bytes, found %zu", ml_tensor_nbytes(t), bytes);
   if (status != ML_OK) {
     ml_tensor_release(t);
     return status;
   }
-  device->engine->stats.bytes_moved += bytes;
   *out = t;
   return ML_OK;
 }
@@ -135,6 +135,7 @@ ml_status ml_tensor_constant(ml_engine *engine, ml_dtype dtype, double f, int64_
 
 ml_status ml_tensor_input(ml_engine *engine, int index, const ml_tensor *like, ml_tensor **out) {
   ML_TRY(leaf(engine, ML_OP_input, like->dtype, like->ndim, like->shape, out));
+  (*out)->device = like->device;
   (*out)->layout = like->layout;
   (*out)->exact = like->exact;
   (*out)->node->attrs.input.index = index;
@@ -152,15 +153,28 @@ static void leave_results(const ml_tensor *t) {
   if (n && n->op == ML_OP_result && n->n_inputs) n->inputs[0]->node->results[n->attrs.result.index] = NULL;
 }
 
-void ml_tensor_kill(ml_tensor *t, ml_fate fate) {
+ml_node *ml_tensor_take_node(ml_tensor *t) {
   ml_node *n = t->node;
   leave_results(t);
-  t->fate = fate;
   t->node = NULL;
+  return n;
+}
+
+void ml_tensor_give_node(ml_tensor *t, ml_node *n) {
+  t->node = n;
+  if (n && n->op == ML_OP_result) n->inputs[0]->node->results[n->attrs.result.index] = t;
+}
+
+void ml_node_free(ml_node *n) {
   if (!n) return;
   while (n->n_inputs > 0) ml_tensor_release(n->inputs[--n->n_inputs]);
   ml_free(n->path);
   ml_free(n);
+}
+
+void ml_tensor_kill(ml_tensor *t, ml_fate fate) {
+  t->fate = fate;
+  ml_node_free(ml_tensor_take_node(t));
 }
 
 ml_status ml_tensor_fate_error(const ml_tensor *t) {
@@ -190,6 +204,7 @@ void ml_tensor_release(ml_tensor *t) {
     if (--t->references == 0) {
       t->engine->live_tensors--;
       leave_results(t);
+      if (t->flight) ml_queue_forget(t);
       ml_tensor_release(t->packed); /* which has no node, nor a packed copy of its own */
       drop_cell(t);
       ml_window_release(t->window);

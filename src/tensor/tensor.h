@@ -83,6 +83,7 @@ struct ml_tensor {
   ml_cell *cell;                /* retained; of a state, and of its versions and their like (state.h); else NULL */
   struct ml_window *window;     /* of a view of a state that has storage of its own (state.h); owned, or NULL */
   bool state;                   /* the handle on a state, which stands for its latest version */
+  struct ml_flight *flight;     /* the run that computes it, while it may still fail (queue.c) */
   ml_fate fate;                 /* why a result has no value and never will, see ml_tensor_kill */
   ml_tensor *packed;            /* of blocks: the same weight as products read it, once one asked; retained */
   int mark;                     /* scratch of whoever walks the graph; 0 in between */
@@ -131,6 +132,10 @@ void ml_record_end(ml_engine *engine);
  * own. All else stays as it is. */
 ml_status ml_capture(ml_engine *engine, ml_tensor *t);
 
+/* A tensor's node, which it has no more, to be given back or freed. */
+ml_node *ml_tensor_take_node(ml_tensor *t);
+void ml_tensor_give_node(ml_tensor *t, ml_node *node);
+void ml_node_free(ml_node *node); /* NULL is allowed */
 /* A result that will never be: of an effect that failed, or of a trace that is over. Its node goes, and evaluating
  * what depends on it is an error. */
 void ml_tensor_kill(ml_tensor *t, ml_fate fate);

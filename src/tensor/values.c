@@ -1,6 +1,8 @@
 /* values.c: single values of tensors with storage, read by the host without making tensors for them. */
 #include "tensor/values.h"
 
+#include "tensor/queue.h"
+
 static ml_status check_dense(const ml_tensor *x, ml_dtype dtype) {
   if (x->buffer && x->dtype == dtype && x->layout == ML_LAYOUT_STRIDED && ml_tensor_is_dense(x)) return ML_OK;
   return ml_fail(ML_USAGE, "expected a %s tensor with dense storage", ml_dtype_name(dtype));
@@ -30,7 +32,7 @@ ml_status ml_tensor_top(const ml_tensor *x, int64_t n, int64_t id, ml_ranked *be
   size_t bytes = ml_tensor_nbytes(x);
   float *values = ml_alloc(bytes);
   if (!values) return ML_MEMORY;
-  ml_status status = x->device->table->download(x->device, values, ml_tensor_data(x), bytes);
+  ml_status status = ml_buffer_read(x->buffer, x->offset, values, bytes);
   if (status == ML_OK) {
     *own = values[id];
     largest(values, ml_tensor_size(x), best, n);
@@ -42,5 +44,5 @@ ml_status ml_tensor_top(const ml_tensor *x, int64_t n, int64_t id, ml_ranked *be
 ml_status ml_tensor_int_at(const ml_tensor *x, int64_t i, int32_t *out) {
   ML_TRY(check_dense(x, ML_I32));
   ML_TRY(check_position(x, i));
-  return x->device->table->download(x->device, out, ml_tensor_data(x) + sizeof *out * (size_t)i, sizeof *out);
+  return ml_buffer_read(x->buffer, x->offset + sizeof *out * (size_t)i, out, sizeof *out);
 }

@@ -44,11 +44,11 @@ ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int6
   return status;
 }
 
-ml_status ml_weight_chunk(size_t row_bytes, int64_t *rows) {
+ml_status ml_weight_chunk(const ml_device *device, size_t row_bytes, int64_t *rows) {
   if (row_bytes > MAX_ROW_BYTES)
     return ml_fail(ML_UNSUPPORTED, "rows of %zu bytes: expected at most %zu", row_bytes, MAX_ROW_BYTES);
-  int64_t groups = row_bytes ? (int64_t)(CHUNK_BYTES / (row_bytes * ML_PACK_ROWS)) : 1;
-  *rows = (groups > 0 ? groups : 1) * ML_PACK_ROWS;
+  int64_t groups = row_bytes ? (int64_t)(CHUNK_BYTES / (row_bytes * (size_t)device->group)) : 1;
+  *rows = (groups > 0 ? groups : 1) * device->group;
   return ML_OK;
 }
 
@@ -69,16 +69,21 @@ static ml_status on_host(ml_tensor *t, void **out) {
   return status;
 }
 
-ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
-  void *data;
-  ml_tensor *weight = NULL;
-  ML_TRY(on_host(t, &data));
-  ml_status status = ml_weight_create(t->device, t->dtype, t->shape[0], t->shape[1], exact, &weight);
-  if (status == ML_OK)
-    status = t->device->table->pack(t->device, ml_tensor_data(weight), t->dtype, t->shape[1], 0, t->shape[0], data);
-  ml_free(data);
+ml_status ml_weight_from_host(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs, const void *data, bool exact,
+                              ml_tensor **out) {
+  ml_tensor *weight;
+  ML_TRY(ml_weight_create(d, dtype, rows, inputs, exact, &weight));
+  ml_status status = d->table->pack(d, ml_tensor_data(weight), dtype, inputs, 0, rows, data);
   if (status == ML_OK) *out = weight;
   else ml_tensor_release(weight);
+  return status;
+}
+
+ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
+  void *data;
+  ML_TRY(on_host(t, &data));
+  ml_status status = ml_weight_from_host(t->device, t->dtype, t->shape[0], t->shape[1], data, exact, out);
+  ml_free(data);
   return status;
 }
 
@@ -135,11 +140,11 @@ static void random_floats(ml_dtype t, double deviation, uint64_t *seed, uint8_t 
 }
 
 static ml_status fill_random(ml_tensor *weight, double deviation, uint64_t seed, uint8_t *room, size_t bytes) {
-  int64_t rows = weight->shape[0], inputs = weight->shape[1];
-  for (int64_t first = 0; first < rows; first += ML_PACK_ROWS) {
+  int64_t rows = weight->shape[0], inputs = weight->shape[1], group = weight->device->group;
+  for (int64_t first = 0; first < rows; first += group) {
     if (ml_dtype_is_block(weight->dtype)) random_blocks(weight->dtype, deviation, &seed, room, bytes);
-    else random_floats(weight->dtype, deviation, &seed, room, inputs * ML_PACK_ROWS);
-    ML_TRY(ml_weight_put(weight, first, rows - first < ML_PACK_ROWS ? rows - first : ML_PACK_ROWS, room));
+    else random_floats(weight->dtype, deviation, &seed, room, inputs * group);
+    ML_TRY(ml_weight_put(weight, first, rows - first < group ? rows - first : group, room));
   }
   return ML_OK;
 }
@@ -155,11 +160,12 @@ ml_status ml_weight_random(ml_device *device, ml_dtype dtype, int64_t rows, int6
   }
   if (!(deviation >= 0 && deviation <= 1024))
     return ml_fail(ML_USAGE, "expected a deviation from 0 to 1024, found %g", deviation);
-  ML_TRY(ml_weight_chunk(row_bytes, &chunk));
+  ML_TRY(ml_weight_chunk(device, row_bytes, &chunk));
   ml_tensor *weight;
   ML_TRY(ml_weight_create(device, dtype, rows, inputs, exact, &weight));
-  uint8_t *room = ml_alloc(row_bytes * ML_PACK_ROWS);
-  ml_status status = room ? fill_random(weight, deviation, seed, room, row_bytes * ML_PACK_ROWS) : ML_MEMORY;
+  const size_t group_bytes = row_bytes * (size_t)device->group;
+  uint8_t *room = ml_alloc(group_bytes);
+  ml_status status = room ? fill_random(weight, deviation, seed, room, group_bytes) : ML_MEMORY;
   ml_free(room);
   if (status == ML_OK) *out = weight;
   else ml_tensor_release(weight);

@@ -1,6 +1,6 @@
 /* weight.h: matrices in the layout that a device's products want.
  *
- * Weights (outputs, inputs) are packed in groups of ML_PACK_ROWS rows, which pass through host memory group after
+ * Weights (outputs, inputs) are packed in groups of rows (ml_device.group), which pass through host memory group after
  * group: no more than a megabyte or two of a matrix is there at once. */
 #ifndef ML_TENSOR_WEIGHT_H
 #define ML_TENSOR_WEIGHT_H
@@ -12,7 +12,7 @@
 ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
                            ml_tensor **out);
 /* How many rows of so many bytes are packed at a time: whole groups. ML_UNSUPPORTED where one row is too long. */
-ml_status ml_weight_chunk(size_t row_bytes, int64_t *rows);
+ml_status ml_weight_chunk(const ml_device *device, size_t row_bytes, int64_t *rows);
 /* Packs `count` rows from the host, in the file's own form, as the weight's rows from `first` on: whole groups, but for
  * the last. ML_CANCELLED or ML_DEADLINE where the engine's flag is up. */
 ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const void *from);
@@ -20,6 +20,9 @@ ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const v
 /* ML_USAGE, which says what to do, of a weight that is packed or in blocks. `what` wants another layout. */
 ml_status ml_weight_check_strided(const ml_tensor *t, const char *what);
 
+/* A packed weight of rows on the host, in the file's own form. */
+ml_status ml_weight_from_host(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, const void *data,
+                              bool exact, ml_tensor **out);
 /* A packed copy of a matrix with storage; exact as above. */
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out);
 /* The file's own blocks, or plain floats, of a packed weight. */

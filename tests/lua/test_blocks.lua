@@ -83,11 +83,11 @@ t.test("packed weights of a type share a plan, and are kept by nobody", function
 end)
 
 t.test("parts of a packed weight that is an argument are products of their own", function()
-  local w = core.random_packed("q4_0", 96, 64, 0.1, 3, true)
+  local w = core.random_packed("q4_0", 128, 64, 0.1, 3, true)
   local x = ml.random.normal {3, 64}
   local function halves(a, weight)
     local y = ml.linear(a, weight)
-    return y:slice {{1, 3}, {1, 48}}:silu() * y:slice {{1, 3}, {49, 96}}
+    return y:slice {{1, 3}, {1, 64}}:silu() * y:slice {{1, 3}, {65, 128}}
   end
   t.ok(ml.explain(halves, x, w):find("2 x q4_0", 1, true))
   local f = ml.compile(halves)

@@ -17,6 +17,7 @@ local function largest_difference(a, b) return (a - b):abs():max():item() end
 -- Logits of ids fed in pieces of the given sizes (the last repeats) into a slot of a store.
 local function in_pieces(m, ids, sizes)
   local store = cache.store(3, m.info.context, "float32")
+  store:commit(m.info.context)
   local out, at, piece = {}, 0, 1
   while at < #ids do
     local n = math.min(sizes[piece] or sizes[#sizes], #ids - at)
@@ -33,6 +34,7 @@ end
 -- Three sequences at once, each in a slot of its own: prompts right-padded, then one more token each by decode.
 local function in_slots(m, lists)
   local store = cache.store(#lists, m.info.context, "float32")
+  store:commit(m.info.context)
   local longest, rows, counts, starts, slots = 0, {}, {}, {}, {}
   for _, ids in ipairs(lists) do longest = math.max(longest, #ids - 1) end
   for i, ids in ipairs(lists) do

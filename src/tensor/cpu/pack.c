@@ -1,5 +1,5 @@
 /* pack.c: weights to panels and back: bytes move, none changes. */
-#include "tensor/cpu/pack.h"
+#include "tensor/cpu/cpu.h"
 
 #include <string.h>
 
@@ -8,12 +8,11 @@
 
 static const ml_format *format_of(ml_dtype dtype) { return ml_isa_ref.formats[dtype]; }
 
-size_t ml_cpu_packed_bytes(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs) {
-  (void)d;
+size_t ml_cpu_packed_bytes(int group, ml_dtype dtype, int64_t rows, int64_t inputs) {
   const ml_format *f = format_of(dtype);
-  size_t row, panels = (size_t)(rows + PANEL_ROWS - 1) / PANEL_ROWS, bytes;
+  size_t row, groups = (size_t)(rows + group - 1) / (size_t)group, bytes;
   if (!f || rows < 0 || !ml_dtype_row_bytes(dtype, inputs, &row)) return 0;
-  return ml_mul_size(row * PANEL_ROWS, panels, &bytes) ? bytes : 0;
+  return ml_mul_size(row * (size_t)group, groups, &bytes) ? bytes : 0;
 }
 
 /* How rows go between a file's order and panels. */
@@ -45,12 +44,12 @@ static void move_block(const move *m, uint8_t *panel, uint8_t *file, int64_t row
   }
 }
 
-static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows,
+static ml_status move_rows(int group, ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows,
                            uint8_t *file, bool pack) {
   move m = {.format = format_of(dtype), .pack = pack};
   if (!m.format || !ml_dtype_row_bytes(dtype, inputs, &m.row_bytes))
     return ml_fail(ML_UNSUPPORTED, "dtype %s is not packed", ml_dtype_name(dtype));
-  if (first_row % PANEL_ROWS != 0) return ml_fail(ML_USAGE, "rows are packed in groups of %d", PANEL_ROWS);
+  if (first_row % group != 0) return ml_fail(ML_USAGE, "rows are packed in groups of %d", group);
   size_t block_bytes = (size_t)ml_dtype_infos[dtype].bytes;
   for (int64_t r = 0; r < rows; r += PANEL_ROWS) {
     uint8_t *panel = packed + (size_t)(first_row + r) * m.row_bytes, *block = file + (size_t)r * m.row_bytes;
@@ -63,20 +62,18 @@ static ml_status move_rows(ml_dtype dtype, uint8_t *packed, int64_t inputs, int6
   return ML_OK;
 }
 
-ml_status ml_cpu_pack(ml_device *d, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
+ml_status ml_cpu_pack(int group, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
                       const void *from) {
-  (void)d;
   size_t row_bytes = 0;
-  int64_t tail = rows % PANEL_ROWS;
+  const int64_t tail = rows % group, whole = tail / PANEL_ROWS * PANEL_ROWS;
   if (tail && ml_dtype_row_bytes(dtype, inputs, &row_bytes)) { /* rows past the last are zero */
-    uint8_t *panel = (uint8_t *)packed + (size_t)((first_row + rows) / PANEL_ROWS) * row_bytes * PANEL_ROWS;
-    memset(panel, 0, row_bytes * PANEL_ROWS);
+    uint8_t *panel = (uint8_t *)packed + (size_t)(first_row + rows - tail + whole) * row_bytes;
+    memset(panel, 0, row_bytes * (size_t)(group - whole));
   }
-  return move_rows(dtype, packed, inputs, first_row, rows, (uint8_t *)(uintptr_t)from, true);
+  return move_rows(group, dtype, packed, inputs, first_row, rows, (uint8_t *)(uintptr_t)from, true);
 }
 
-ml_status ml_cpu_unpack(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row,
-                        int64_t rows, void *to) {
-  (void)d;
-  return move_rows(dtype, (uint8_t *)(uintptr_t)packed, inputs, first_row, rows, to, false);
+ml_status ml_cpu_unpack(int group, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
+                        void *to) {
+  return move_rows(group, dtype, (uint8_t *)(uintptr_t)packed, inputs, first_row, rows, to, false);
 }

@@ -159,7 +159,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
       if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
     }
     if (!stays[i] || n->writer < 0) continue;
-    if (ml_vnode_is_leaf(n) && t->cell->invalid) {
+    if (ml_vnode_is_leaf(n) && t->cell->buffer->loss) {
       ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
       continue;
     }
@@ -355,11 +355,24 @@ ml_status ml_vgraph_link(ml_vgraph *g) {
 
 /* ---- the graph ---- */
 
-ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *r) {
-  g->engine = e;
+/* Operations see to it that theirs are of one device; what is asked for together is looked at here. */
+static ml_status check_devices(const ml_vgraph *g) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const ml_tensor *t = g->nodes[i].tensor;
+    if (t->device != g->device && g->nodes[i].op != ML_OP_constant)
+      return ml_fail(ML_MISMATCH, "a plan is of one device: found tensors on %s and on %s", g->device->name,
+                     t->device->name);
+  }
+  return ML_OK;
+}
+
+ml_status ml_vgraph_collect(ml_vgraph *g, ml_device *d, const ml_roots *r) {
+  g->engine = d->engine;
+  g->device = d;
   items s = {.memory = &g->memory};
   ml_status status = walk(&s, r);
   if (status == ML_OK) status = make_nodes(g, &s);
+  if (status == ML_OK && g->engine->n_devices > 1) status = check_devices(g);
   if (status == ML_OK) status = find_roots(g, r);
   if (status == ML_OK && r->once) {
     ml_vgraph_find_versions(g);

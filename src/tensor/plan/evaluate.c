@@ -1,12 +1,13 @@
 /* evaluate.c: making plans, and evaluating, which makes one, runs it once and drops it. */
 #include "tensor/plan/graph.h"
+#include "tensor/queue.h"
 
 #include <string.h>
 
 /* ---- making ---- */
 
 static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
-  ML_TRY(ml_vgraph_collect(g, p->engine, r));
+  ML_TRY(ml_vgraph_collect(g, p->device, r));
   ML_TRY(ml_vgraph_split(g));
   ML_TRY(ml_vgraph_select(g));
   if (!r->once) ML_TRY(ml_vgraph_fold(g));
@@ -48,14 +49,25 @@ static ml_status list_receivers(ml_plan *p, const ml_vgraph *g, size_t asked, re
   return ML_OK;
 }
 
+/* Where a plan runs: as what it gives, takes or writes. */
+static ml_device *device_of(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const ml_roots *r) {
+  if (r->n_outputs) return r->outputs[0]->device;
+  if (r->n_effects) return r->effects[0]->device;
+  return n_inputs ? inputs[0]->device : e->device;
+}
+
 /* A plan, and, unless `kept` is NULL, who gets what is not asked for. */
 static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, const ml_roots *r, ml_plan **out,
                         receivers *kept) {
   ml_bump memory = {.spare = r->once ? &e->spare : NULL};
   ml_plan *p = ml_bump_alloc(&memory, 1, sizeof *p);
   if (!p) return ML_MEMORY;
-  *p = (ml_plan){.memory = memory, .engine = e, .device = e->device, .once = r->once, .n_inputs = n_inputs};
-  if (r->n_outputs) p->device = r->outputs[0]->device;
+  *p = (ml_plan){.references = 1,
+                 .memory = memory,
+                 .engine = e,
+                 .device = device_of(e, inputs, n_inputs, r),
+                 .once = r->once,
+                 .n_inputs = n_inputs};
   p->input_values = ml_bump_alloc(&p->memory, (size_t)n_inputs, sizeof *p->input_values);
   ml_status status = p->input_values ? ML_OK : ML_MEMORY;
   for (int i = 0; i < n_inputs && status == ML_OK; i++) {
@@ -69,7 +81,7 @@ static ml_status create(ml_engine *e, ml_tensor *const *inputs, int n_inputs, co
   for (size_t i = 0; i < g.n_held; i++) ml_tensor_release(g.held[i]);
   ml_bump_free(&g.memory);
   if (status != ML_OK) {
-    ml_plan_free(p);
+    ml_plan_release(p);
     return status;
   }
   e->stats.plans++;
@@ -129,7 +141,7 @@ static ml_status no_value(void) {
 /* Whether what is recorded has values now: it depends on weights and constants alone. */
 static ml_status check_known(ml_engine *e, const ml_roots *r) {
   ml_vgraph g = {.memory = {.spare = &e->spare}};
-  ml_status status = ml_vgraph_collect(&g, e, r);
+  ml_status status = ml_vgraph_collect(&g, device_of(e, NULL, 0, r), r);
   bool known = true;
   for (size_t i = 0; status == ML_OK && i < g.n_nodes; i++) {
     const ml_vnode *n = &g.nodes[i];
@@ -149,16 +161,21 @@ static void settle(ml_tensor *t, const ml_tensor *from) {
   t->offset = from->offset;
   memcpy(t->strides, from->strides, sizeof t->strides);
   ml_buffer_release(old);
-  ml_tensor_kill(t, ML_FATE_NONE);
+  if (t->device->asynchronous) ml_queue_hold(t);
+  else ml_tensor_kill(t, ML_FATE_NONE);
 }
 
 /* Effects have happened: the last version of each state is what its storage holds. What is before it has storage of its
  * own, or nobody who asks. */
-static void settle_effects(ml_engine *e) {
-  for (size_t i = 0; i < e->n_effects; i++) {
-    ml_tensor *t = e->effects[i];
+static void settle_effects(const ml_roots *r) {
+  for (size_t i = 0; i < r->n_effects; i++) {
+    ml_tensor *t = r->effects[i];
     ml_cell *cell = t->cell;
-    if (!t->node || (cell->latest && cell->latest != t)) continue;
+    if (!t->node) continue;
+    if (cell->latest && cell->latest != t) {
+      if (t->device->asynchronous) ml_tensor_kill(t, ML_FATE_FAILED); /* who asks is lazy again: the run has failed */
+      continue;
+    }
     t->buffer = ml_buffer_retain(cell->buffer);
     ml_strides_dense(t->ndim, t->shape, t->strides);
     ml_tensor_kill(t, ML_FATE_NONE);
@@ -166,11 +183,12 @@ static void settle_effects(ml_engine *e) {
 }
 
 /* Effects have failed half way, or never can happen. */
-static void lose_effects(ml_engine *e) {
-  for (size_t i = e->n_effects; i-- > 0;) {
-    ml_tensor *t = e->effects[i], *before = ml_effect_before(t);
+static void lose_effects(const ml_roots *r, ml_status status) {
+  ml_loss *loss = ml_loss_create(status, ml_error_message());
+  for (size_t i = r->n_effects; i-- > 0;) {
+    ml_tensor *t = r->effects[i], *before = ml_effect_before(t);
     ml_cell *cell = t->cell;
-    if (ml_op_infos[t->node->op].kind != ML_KIND_APPEND) cell->invalid = true;
+    if (ml_op_infos[t->node->op].kind != ML_KIND_APPEND) ml_buffer_set_loss(cell->buffer, loss);
     if (!before->node) ml_tensor_kill(before, ML_FATE_FAILED);
     if (cell->latest == t) {
       cell->latest = NULL;
@@ -178,6 +196,7 @@ static void lose_effects(ml_engine *e) {
     }
     ml_tensor_kill(t, ML_FATE_FAILED);
   }
+  ml_loss_release(loss);
 }
 
 /* The first step may come later: all memory is obtained before it, so that what lacked some changed nothing. */
@@ -185,8 +204,15 @@ static bool is_put_off(ml_status status) {
   return status == ML_MEMORY || status == ML_LIMIT || status == ML_CANCELLED || status == ML_DEADLINE;
 }
 
-/* With effects: those that happened, or never will, are pending no more. */
-static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
+/* The first n effects are pending no more. */
+static void forget_effects(ml_engine *e, size_t n) {
+  for (size_t i = 0; i < n; i++) ml_tensor_release(e->effects[i]);
+  e->n_effects -= n;
+  memmove(e->effects, e->effects + n, e->n_effects * sizeof *e->effects);
+}
+
+/* Effects are the first of those that are pending: those that happened, or never will, are so no more. */
+static ml_status run_once(ml_engine *e, const ml_roots *r) {
   ml_plan *plan = NULL;
   ml_tensor **results = NULL;
   receivers kept = {0};
@@ -198,11 +224,11 @@ static ml_status run_once(ml_engine *e, const ml_roots *r, bool effects) {
   for (size_t i = 0; status == ML_OK && i < r->n_outputs; i++) settle(r->outputs[i], results[i]);
   for (size_t i = 0; status == ML_OK && i < kept.n; i++) settle(kept.list[i].tensor, results[kept.list[i].output]);
   for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) ml_tensor_release(results[i]);
-  ml_plan_free(plan);
-  if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
-  if (status == ML_OK) settle_effects(e);
-  else lose_effects(e);
-  while (e->n_effects > 0) ml_tensor_release(e->effects[--e->n_effects]);
+  ml_plan_release(plan);
+  if (!r->n_effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
+  if (status == ML_OK) settle_effects(r);
+  else lose_effects(r, status);
+  forget_effects(e, r->n_effects);
   return status;
 }
 
@@ -235,9 +261,39 @@ ml_status ml_capture(ml_engine *e, ml_tensor *t) {
   if (t->fate != ML_FATE_NONE) return ml_tensor_fate_error(t);
   ml_tensor *held = ml_tensor_retain(t);
   ml_roots r = {.outputs = &held, .n_outputs = 1, .once = true};
-  ml_status status = run_once(e, &r, false);
+  ml_status status = run_once(e, &r);
   if (status == ML_OK && t->cell) ml_cell_leave(t->cell, t);
   ml_tensor_release(held);
+  return status;
+}
+
+/* Brings those of a list that are of a device to its front, each in its order, and says how many. */
+static ml_status bring_forward(ml_tensor **list, size_t count, const ml_device *d, size_t *n) {
+  size_t others = 0;
+  *n = 0;
+  while (*n < count && list[*n]->device == d) ++*n;
+  if (*n == count) return ML_OK;
+  ml_tensor **rest = ml_calloc(count - *n, sizeof *rest);
+  if (!rest) return ML_MEMORY;
+  for (size_t i = *n; i < count; i++) {
+    if (list[i]->device == d) list[(*n)++] = list[i];
+    else rest[others++] = list[i];
+  }
+  memcpy(list + *n, rest, others * sizeof *rest);
+  ml_free(rest);
+  return ML_OK;
+}
+
+/* Evaluates those tensors of the list, and of the effects those that are pending, that are of one device. */
+static ml_status evaluate_on(ml_engine *e, ml_device *d, ml_tensor **lazy, size_t n, size_t n_effects) {
+  ml_roots r = {.outputs = lazy, .effects = e->effects, .once = true};
+  ML_TRY(bring_forward(lazy, n, d, &r.n_outputs));
+  ML_TRY(bring_forward(e->effects, n_effects, d, &r.n_effects));
+  if (e->recording && r.n_outputs) ML_TRY(check_known(e, &r));
+  ml_status status = r.n_outputs + r.n_effects ? run_once(e, &r) : ML_OK;
+  if (status == ML_OK || !r.n_outputs || !r.n_effects || e->n_effects < n_effects || is_put_off(status)) return status;
+  r.n_outputs = 0; /* what cannot be evaluated is no reason that effects wait; those that cannot be either are lost */
+  run_once(e, &r);
   return status;
 }
 
@@ -247,15 +303,10 @@ ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, boo
   for (size_t i = 0; e->recording && i < count; i++) ML_TRY(ml_capture(e, tensors[i]));
   ml_tensor *few[FEW], **lazy = count > FEW ? ml_calloc(count, sizeof *lazy) : few;
   if (!lazy) return ML_MEMORY;
-  ml_roots r = {.outputs = lazy, .effects = e->effects, .n_effects = effects ? e->n_effects : 0, .once = true};
-  ml_status status = lazy_ones(tensors, count, lazy, &r.n_outputs);
-  if (status == ML_OK && e->recording && r.n_outputs) status = check_known(e, &r);
-  size_t n = r.n_outputs;
-  if (status == ML_OK && n + r.n_effects) status = run_once(e, &r, effects);
-  if (status != ML_OK && n && effects && e->n_effects && !is_put_off(status)) {
-    r.n_outputs = 0; /* what cannot be evaluated is no reason that effects wait; those that cannot be either are lost */
-    run_once(e, &r, true);
-  }
+  size_t n = 0;
+  ml_status status = lazy_ones(tensors, count, lazy, &n);
+  for (int i = 0; i < e->n_devices && status == ML_OK; i++)
+    status = evaluate_on(e, e->devices[i], lazy, n, effects ? e->n_effects : 0);
   for (size_t i = 0; i < n; i++) ml_tensor_release(lazy[i]);
   if (lazy != few) ml_free(lazy);
   for (size_t i = 0; i < count && status == ML_OK; i++) {
@@ -271,9 +322,7 @@ ml_status ml_eval(ml_engine *e, ml_tensor *const *tensors, size_t count) {
 /* ---- reading ---- */
 
 static ml_status read_dense(ml_tensor *t, void *to) {
-  size_t bytes = ml_tensor_nbytes(t);
-  t->engine->stats.bytes_moved += bytes;
-  return bytes ? t->device->table->download(t->device, to, ml_tensor_data(t), bytes) : ML_OK;
+  return ml_buffer_read(t->buffer, t->offset, to, ml_tensor_nbytes(t));
 }
 
 ml_status ml_tensor_read(ml_tensor *t, void *to) {

@@ -71,6 +71,7 @@ typedef struct ml_vtwin {
 
 typedef struct ml_vgraph {
   ml_engine *engine;
+  ml_device *device; /* of all its tensors */
   ml_vnode *nodes;
   size_t n_nodes, capacity;
   int *roots; /* vnodes: n_outputs outputs, then effects */
@@ -100,7 +101,7 @@ typedef struct ml_roots {
 } ml_roots;
 
 /* collect.c: the nodes that the roots need, equal ones merged. The graph has its memory already, and nothing else. */
-ml_status ml_vgraph_collect(ml_vgraph *g, ml_engine *e, const ml_roots *roots);
+ml_status ml_vgraph_collect(ml_vgraph *g, ml_device *d, const ml_roots *roots);
 /* split.c: parts of a product become products with parts of its weight. */
 ml_status ml_vgraph_split(ml_vgraph *g);
 /* Versions, constants, what is dead, users: after the last pass that changes nodes. */

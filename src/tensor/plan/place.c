@@ -10,6 +10,8 @@
  * of their own, which nobody reads before it is written: what dies by then, and is as large, lies there meanwhile. */
 #include "tensor/plan/place.h"
 
+#include "tensor/arena.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -486,7 +488,7 @@ ml_status ml_plan_place(ml_plan *plan) {
   if (status == ML_OK) status = place_all(plan, &memory);
   ml_bump_free(&memory);
   if (status == ML_OK && plan->engine->checks_places) status = check_places(plan);
-  if (status == ML_OK && plan->arena_bytes) status = ml_buffer_create(plan->device, plan->arena_bytes, &plan->arena);
+  if (status == ML_OK && plan->arena_bytes) status = ml_arena_join(plan);
   return status;
 }
 

@@ -1,6 +1,9 @@
 /* plan.c: the plan as an object: its lists, running it, explaining it. */
 #include "tensor/plan/plan.h"
 
+#include "tensor/arena.h"
+#include "tensor/queue.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -71,12 +74,17 @@ ml_status ml_plan_cell_of(ml_plan *p, ml_cell *cell, ml_plan_cell **out) {
   return ML_OK;
 }
 
-void ml_plan_free(ml_plan *p) {
-  if (!p) return;
+ml_plan *ml_plan_retain(ml_plan *p) {
+  p->references++;
+  return p;
+}
+
+void ml_plan_release(ml_plan *p) {
+  if (!p || --p->references > 0) return;
   if (p->program) p->device->table->drop(p->device, p->program);
   for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
   for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
-  ml_buffer_release(p->arena);
+  ml_arena_leave(p);
   ml_bump memory = p->memory; /* which holds the plan too */
   ml_bump_free(&memory);
 }
@@ -85,6 +93,8 @@ void ml_plan_free(ml_plan *p) {
 
 static ml_status check_input(const ml_plan *p, int i, const ml_tensor *t) {
   const ml_value *want = &p->input_values[i];
+  if (t->device != p->device)
+    return ml_fail(ML_MISMATCH, "input %d of a plan on %s lies on %s", i + 1, p->device->name, t->device->name);
   if (t->dtype == want->dtype && t->layout == want->layout && t->exact == want->exact &&
       ml_same_shape(t->ndim, t->shape, want->ndim, want->shape))
     return ML_OK;
@@ -138,6 +148,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
   void **addresses = n > 2 * FEW ? ml_calloc(n, sizeof *addresses) : few_addresses;
   ml_status status = held && addresses ? ML_OK : ML_MEMORY;
   *began = false;
+  ml_queue_look(p->device);
   if (status == ML_OK) status = check_cells(p);
   for (; taken < n_in && status == ML_OK; taken++) {
     status = check_input(p, (int)taken, inputs[taken]);
@@ -150,13 +161,11 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     if (status != ML_OK) break;
     addresses[n_in + made] = ml_tensor_data(outputs[made]);
   }
-  if (status == ML_OK) {
-    p->engine->stats.replays++;
-    status = p->device->table->run(p->device, p->program, addresses, addresses + n_in, began);
+  for (size_t i = 0; i < n_in && status == ML_OK; i++) { /* memory may have been waited for, and a run have failed */
+    if (!held[i]->buffer)
+      status = ml_fail(ML_DEVICE, "input %zu of a plan was lost with the run that computed it", i + 1);
   }
-  for (size_t i = 0; i < p->n_cells && *began; i++) {
-    if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK;
-  }
+  if (status == ML_OK) status = ml_queue_run(p, held, outputs, addresses, began);
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
   for (size_t i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
   if (held != few) ml_free(held);

@@ -149,6 +149,7 @@ typedef struct ml_step {
 } ml_step;
 
 struct ml_plan {
+  int references; /* of whoever made it, and of runs that may not be done */
   ml_bump memory; /* of the plan and all that it points at, buffers aside */
   ml_engine *engine;
   ml_device *device;
@@ -167,7 +168,8 @@ struct ml_plan {
   size_t n_cells, cells_capacity;
   ml_saving saved[ML_PASS_COUNT];
   size_t arena_bytes;
-  ml_buffer *arena;
+  ml_buffer *arena;         /* the device's; NULL: it uses none */
+  ml_plan *next, *previous; /* of those that use it */
   ml_program *program;
 };
 
@@ -175,7 +177,8 @@ struct ml_plan {
  * ml_tensor_input, in order of index. */
 ml_status ml_plan_create(ml_engine *engine, ml_tensor *const *inputs, int n_inputs, ml_tensor *const *outputs,
                          int n_outputs, ml_plan **out);
-void ml_plan_free(ml_plan *plan);
+ml_plan *ml_plan_retain(ml_plan *plan);
+void ml_plan_release(ml_plan *plan); /* NULL is allowed */
 /* Runs it. Inputs must have the planned dtypes and shapes; strided ones are copied first, as are states that the plan
  * writes. outputs[i] are fresh tensors. What was written to its states before is seen, and later versions of them are
  * what they hold afterwards; a run that fails once it has begun leaves those that it replaces without values. */

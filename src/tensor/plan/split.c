@@ -17,7 +17,7 @@ static int64_t part_of(const ml_vgraph *g, const ml_vnode *n) {
     if (n->shape[d] != x->shape[d] || ranges[3 * d] != 0 || ranges[3 * d + 2] != 1) return -1;
   }
   const int64_t *last = &ranges[3 * (x->ndim - 1)];
-  return last[2] == 1 && last[1] > 0 && last[0] % ML_PACK_ROWS == 0 ? last[0] : -1;
+  return last[2] == 1 && last[1] > 0 && last[0] % g->device->group == 0 ? last[0] : -1;
 }
 
 ml_status ml_vgraph_split(ml_vgraph *g) {
