@@ -5,6 +5,8 @@
  * evaluates a few results at the end. Results must be equal bit for bit: fusion may not change arithmetic. */
 #include "tensors.h"
 
+#include "tensor/arena.h"
+
 /* ---- graphs built twice ---- */
 
 typedef enum mode { EAGER, LAZY, PLANNED } mode;
@@ -572,7 +574,7 @@ static void test_places(ml_engine *e) {
       snprintf(what, sizeof what, "%d lives of up to %d steps%s", counts[i % 4], lives[i / 4 % 3],
                once ? ", once" : "");
       expect_apart(p, what);
-      ml_buffer_release(p->arena);
+      ml_arena_leave(p);
       ml_bump_free(&p->memory);
       ml_free(p);
     }
