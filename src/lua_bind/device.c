@@ -245,11 +245,6 @@ int lb_open_device(lua_State *L) {
   luaL_newlib(L, functions);
   luaL_newlib(L, memory);
   lua_setfield(L, -2, "memory");
-  lua_newuserdatauv(L, 1, 0);
-  lua_createtable(L, 0, 1);
-  lb_set(L, "__close", device_leave);
-  lua_setmetatable(L, -2);
-  lua_pushcclosure(L, on, 1);
-  lua_setfield(L, -2, "on");
+  lb_set_guard(L, "on", on, device_leave);
   return 1;
 }

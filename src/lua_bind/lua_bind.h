@@ -140,7 +140,10 @@ int lb_open_make(lua_State *L);
  * MOONLET_DEVICE_LIBRARY). */
 ml_status lb_open_engine(int threads, const char *isa, ml_engine **out);
 const char *lb_environment(const char *name);
-/* Sets n functions of a table, each with the host as nothing more than the registry's. */
+/* Sets a function of the table at the top. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);
+/* Sets a function that begins something in the table at the top, and whose upvalue 1 ends it where it is closed: that it
+ * returns, the same always. */
+void lb_set_guard(lua_State *L, const char *name, lua_CFunction begin, lua_CFunction end);
 
 #endif

@@ -281,11 +281,6 @@ int lb_open_plan(lua_State *L) {
                                        {"type_key", type_key},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
-  lua_newuserdatauv(L, 1, 0);
-  lua_createtable(L, 0, 1);
-  lb_set(L, "__close", path_leave);
-  lua_setmetatable(L, -2);
-  lua_pushcclosure(L, path_enter, 1);
-  lua_setfield(L, -2, "enter");
+  lb_set_guard(L, "enter", path_enter, path_leave);
   return 1;
 }

@@ -231,3 +231,12 @@ void lb_set(lua_State *L, const char *name, lua_CFunction function) {
   lua_pushcfunction(L, function);
   lua_setfield(L, -2, name);
 }
+
+void lb_set_guard(lua_State *L, const char *name, lua_CFunction begin, lua_CFunction end) {
+  lua_newuserdatauv(L, 1, 0);
+  lua_createtable(L, 0, 1);
+  lb_set(L, "__close", end);
+  lua_setmetatable(L, -2);
+  lua_pushcclosure(L, begin, 1);
+  lua_setfield(L, -2, name);
+}
