@@ -6,20 +6,20 @@
 
 #include <stdio.h>
 
-/* One thing that a device was given, and the buffers that it reads and writes whole. What it writes in part, it reads
- * too. */
+/* A tensor that a run computes, and how else it would be computed. */
 typedef struct waiting {
   ml_tensor *tensor; /* not retained: NULL once it is gone */
   ml_node *node;     /* owned */
 } waiting;
 
+/* One thing that a device was given, and the buffers that it reads and writes whole. What it writes in part, it reads
+ * too. */
 typedef struct ml_flight {
   struct ml_flight *next;
   ml_ticket ticket;
   ml_plan *plan; /* of a run; retained */
-  bool lost;     /* it reads what is lost: how it ends is nobody's business */
-  bool failed;
-  waiting *waiting; /* tensors that it computes, and how else they would be computed */
+  bool lost;     /* it has failed, or reads what is lost: how it ends is nobody's business */
+  waiting *waiting;
   size_t n_waiting, waiting_capacity;
   size_t n_read, n_written;
   ml_buffer *buffers[]; /* read, then written; retained */
@@ -35,7 +35,7 @@ static void settle_waiting(ml_flight *f) {
   for (size_t i = 0; i < f->n_waiting; i++) {
     waiting *w = &f->waiting[i];
     if (w->tensor) w->tensor->flight = NULL;
-    if (!w->tensor || !f->failed) continue;
+    if (!w->tensor || !f->lost) continue;
     ml_buffer_release(w->tensor->buffer);
     w->tensor->buffer = NULL;
     ml_tensor_give_node(w->tensor, w->node);
@@ -74,13 +74,11 @@ static void free_flight(ml_flight *f) {
 
 static ml_buffer **written(ml_flight *f) { return f->buffers + f->n_read; }
 
-/* What f and those behind it make of what is lost, in their order. */
+/* f has failed: what it and those behind it make of what is lost, in their order. What was lost before stays so. */
 static void pass_on(ml_flight *f, ml_loss *loss) {
-  for (bool failed = true; f; f = f->next, failed = false) {
-    for (size_t i = 0; i < f->n_read && !failed; i++) failed = f->buffers[i]->loss != NULL;
-    f->lost = f->lost || failed;
-    f->failed = f->lost;
-    for (size_t i = 0; i < f->n_written; i++) ml_buffer_set_loss(written(f)[i], failed ? loss : NULL);
+  for (f->lost = true; f; f = f->next) {
+    for (size_t i = 0; i < f->n_read && !f->lost; i++) f->lost = f->buffers[i]->loss != NULL;
+    for (size_t i = 0; i < f->n_written; i++) ml_buffer_set_loss(written(f)[i], f->lost ? loss : NULL);
   }
 }
 
