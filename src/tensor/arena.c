@@ -5,13 +5,17 @@
 
 static const size_t PIECE = (size_t)64 << 10; /* memory comes in whole ones */
 
-/* Address space for the largest plan that the device's memory could hold, and as much again. */
+/* Address space for the largest plan that the device's memory could hold, and as much again; less where the system
+ * does not give so much. */
 static ml_status open_arena(ml_device *d) {
   size_t total, available;
   if (d->arena.buffer) return ML_OK;
   d->table->report(d, &total, &available);
   if (!total) total = (size_t)64 << 30;
-  return ml_buffer_reserve(d, 2 * total, &d->arena.buffer);
+  ml_status status = ml_buffer_reserve(d, 2 * total, &d->arena.buffer);
+  for (size_t bytes = total; status != ML_OK && bytes >= PIECE; bytes /= 2)
+    status = ml_buffer_reserve(d, bytes, &d->arena.buffer);
+  return status;
 }
 
 static size_t whole_pieces(size_t bytes) { return (bytes + PIECE - 1) / PIECE * PIECE; }

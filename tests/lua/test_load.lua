@@ -758,4 +758,18 @@ end
     ("%.1f MB resident for a file of %.1f MB"):format(resident / 2 ^ 20, size / 2 ^ 20))
 end)
 
+t.test("plans run where the system gives little address space", function()
+  if (os.getenv "SANITIZE" or "") ~= "" then return end -- which take terabytes of it
+  local script = folder .. "/narrow.lua"
+  tiny.write(script, [[
+local ml = require "moonlet"
+local x = ml.ones {64, 64}
+print(ml.explain(function(y) return y:matmul(y):matmul(y):cumsum(1) end, x):match "arena %d+")
+]])
+  local command = "ulimit -v 4000000; %s/moonlet %s 2>&1"
+  local pipe <close> = assert(io.popen(command:format(os.getenv "BUILD" or "build", script)))
+  local text = pipe:read "a"
+  t.ok(text:find "^arena [1-9]", text)
+end)
+
 t.done()
