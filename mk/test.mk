@@ -3,8 +3,10 @@
 C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 # What programs mean, on every instruction set that the processor has; C tests see to that themselves.
 MEANING    := $(foreach f,arithmetic compile fn layouts plans random scope state tensor,tests/lua/test_$(f).lua)
+# And on a device that behaves like a GPU, with what several devices mean.
+ON_TWIN    := $(MEANING) $(foreach f,devices generate session,tests/lua/test_$(f).lua)
 TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) \
-  $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) $(sort $(wildcard tests/test_*.sh))
+  $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) $(ON_TWIN:%=%@twin) $(sort $(wildcard tests/test_*.sh))
 
 # Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
 TEST_TIMEOUT ?= 600
@@ -43,11 +45,14 @@ test-run: test-build $(PRELOAD)
 
 # The device that behaves like a GPU: whatever runs scripts runs on it.
 # What starts commands of its own, or compares texts of the CPU's plans, does not.
-NOT_ON_TWIN := $(foreach f,docs repl help hub cmd plan_texts,tests/lua/test_$(f).lua)
+NOT_ON_TWIN := $(foreach f,docs repl help hub hostile cmd plan_texts,tests/lua/test_$(f).lua)
 TWIN_FILES  := $(patsubst %,%@twin,$(filter-out $(NOT_ON_TWIN),$(sort $(wildcard tests/lua/test_*.lua))))
 .PHONY: check-twin
-check-twin: ready  ## all Lua tests on a device that behaves like a GPU
+check-twin: ready  ## all Lua tests, 10,000 programs and 300 generations on a device that behaves like a GPU
 	$(SUBMAKE) test-run TEST_FILES='$(TWIN_FILES)'
+	PROGRAMS=$${PROGRAMS-10000} $(AS_TWIN) tests/checks/programs.lua run
+	GENERATIONS=$${GENERATIONS-300} $(AS_TWIN) tests/checks/endurance.lua
+AS_TWIN = MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY='$(abspath $(TWIN))' BUILD='$(BUILD)' $(BUILD)/moonlet
 
 # The same tests under sanitizers, real models left out: these take minutes there and touch no other code.
 .PHONY: check-asan check-tsan

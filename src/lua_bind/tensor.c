@@ -1,7 +1,6 @@
 /* tensor.c: the tensor handle: reading, indexing, printing, closing. */
 #include "base/numeric.h"
 #include "lua_bind/lua_bind.h"
-#include "tensor/half.h"
 
 #include <math.h>
 #include <stdio.h>

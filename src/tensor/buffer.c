@@ -175,6 +175,25 @@ static bool keep_block(ml_device *d, ml_buffer *b) {
   return true;
 }
 
+ml_status ml_buffer_renew(ml_buffer **kept) {
+  ml_buffer *old = *kept, *fresh;
+  ml_buffer_set_loss(old, old->references > 1 + old->flights ? old->loss : NULL);
+  if (old->references == 1 + old->flights && !old->fixed) return ML_OK; /* runs that may not be done come before */
+  ML_TRY(ml_buffer_create(old->device, old->bytes, &fresh));
+  if (!old->fixed) {
+    ml_status status = old->device->table->copy(old->device, fresh->address, old->device, old->address, old->bytes);
+    if (status != ML_OK) {
+      ml_buffer_release(fresh);
+      return status;
+    }
+    void *address = fresh->address;
+    fresh->address = old->address, old->address = address;
+  }
+  ml_buffer_release(old);
+  *kept = fresh;
+  return ML_OK;
+}
+
 void ml_buffer_release(ml_buffer *b) {
   if (!b || --b->references > 0) return;
   ml_device *d = b->device;
@@ -187,11 +206,11 @@ void ml_buffer_release(ml_buffer *b) {
 /* ---- what is lost ---- */
 
 ml_loss *ml_loss_create(ml_status status, const char *text) {
-  static ml_loss none = {-1, ML_MEMORY, "a run failed, and there was no memory for its reason"};
+  static ml_loss none = {-1, false, 0, ML_MEMORY, "a run failed, and there was no memory for its reason"};
   const size_t bytes = strlen(text) + 1;
   ml_loss *l = malloc(sizeof *l + bytes); /* a refusal here is no failure of the caller's */
   if (!l) return &none;
-  *l = (ml_loss){1, status, memcpy(l + 1, text, bytes)};
+  *l = (ml_loss){1, false, 0, status, memcpy(l + 1, text, bytes)};
   return l;
 }
 
@@ -208,8 +227,22 @@ void ml_buffer_set_loss(ml_buffer *b, ml_loss *loss) {
   if (loss) ml_loss_retain(loss);
   ml_loss_release(b->loss);
   b->loss = loss;
+  b->in_part = false;
 }
 
-ml_status ml_buffer_check(const ml_buffer *b) {
-  return b->loss ? ml_fail(b->loss->status, "%s", b->loss->text) : ML_OK;
+void ml_buffer_lose_part(ml_buffer *b, ml_loss *loss) {
+  if (b->loss && !b->in_part) return;
+  ml_buffer_set_loss(b, loss);
+  b->in_part = true;
+}
+
+ml_status ml_buffer_check(ml_buffer *b) {
+  ml_loss *loss = ml_buffer_loss(b);
+  if (!loss) return ML_OK;
+  loss->told = true;
+  if (b->device->unheard == loss) {
+    b->device->unheard = NULL;
+    ml_loss_release(loss);
+  }
+  return ml_fail(loss->status, "%s", loss->text);
 }

@@ -6,7 +6,9 @@
 
 /* What a run failed with that was to write something. */
 typedef struct ml_loss {
-  int references; /* below 0: of one for all, that nobody frees */
+  int references;  /* below 0: of one for all, that nobody frees */
+  bool told;       /* somebody knows of it */
+  uint64_t number; /* of failed runs of the device */
   ml_status status;
   const char *text;
 } ml_loss;
@@ -24,8 +26,11 @@ typedef struct ml_buffer {
   size_t capacity; /* held */
   bool reserved;   /* a reservation: counted by what is committed */
   bool of_state;   /* effects write it */
+  bool fixed;      /* a plan knows its address, which stays */
+  int flights;     /* of the references: those of runs that may not be done (queue.c) */
   size_t charged;  /* bytes counted as active */
   ml_loss *loss;   /* why what it holds means nothing; retained, or NULL */
+  bool in_part;    /* appending to it has failed, so that the loss counts until somebody knows of it */
 } ml_buffer;
 
 /* ML_LIMIT when the device's limit would be passed even with an empty cache. */
@@ -37,12 +42,21 @@ ml_status ml_buffer_charge(ml_buffer *buffer, size_t bytes);
 void ml_buffer_count(ml_buffer *buffer, size_t bytes); /* without asking */
 /* Memory for `count` parts of a reservation, each of which begins `step` bytes behind the one before. */
 ml_status ml_buffer_commit(ml_buffer *buffer, size_t step, size_t count, size_t bytes);
+/* Makes *b, which the caller has kept since it was written, ready to be written anew, where it lies if that can be:
+ * whoever else holds it finds its values elsewhere from now on. */
+ml_status ml_buffer_renew(ml_buffer **b);
 /* What it holds means nothing for this reason; NULL: it does again. */
 void ml_buffer_set_loss(ml_buffer *buffer, ml_loss *loss);
+/* Something that was to be appended to it may be missing. */
+void ml_buffer_lose_part(ml_buffer *buffer, ml_loss *loss);
+static inline ml_loss *ml_buffer_loss(const ml_buffer *b) {
+  const bool told = b->loss && (b->loss->told || b->loss->number <= b->device->told);
+  return b->in_part && told ? NULL : b->loss;
+}
 ml_buffer *ml_buffer_retain(ml_buffer *buffer);
 void ml_buffer_release(ml_buffer *buffer); /* NULL is allowed */
-/* What a lost buffer is lost to, as an error. */
-ml_status ml_buffer_check(const ml_buffer *buffer);
+/* What a lost buffer is lost to, as an error, which somebody knows of then. */
+ml_status ml_buffer_check(ml_buffer *buffer);
 /* Whether so many bytes more may count: ML_LIMIT where they would pass the limit even with an empty cache. */
 ml_status ml_memory_check(ml_device *device, size_t bytes);
 /* Returns cached memory to the device until at most `keep` bytes are cached. */

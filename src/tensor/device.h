@@ -51,8 +51,8 @@ typedef struct ml_device_table {
   ml_status (*upload)(ml_device *d, void *to, const void *from, size_t bytes, ml_ticket *out);
   /* To the host; they are there when the ticket is done. */
   ml_status (*download)(ml_device *d, void *to, const void *from, size_t bytes, ml_ticket *out);
-  /* From another device straight to this one, after what either was given before; ML_UNSUPPORTED where they do not
-   * reach each other, so that the host has to pass the bytes on. */
+  /* From this device, or from another straight to this one, after what either was given before; ML_UNSUPPORTED where
+   * two do not reach each other, so that the host has to pass the bytes on. */
   ml_status (*copy)(ml_device *d, void *to, ml_device *other, const void *from, size_t bytes);
 
   /* Weights (outputs, inputs) in the layout that this device's products want. packed_bytes is 0 for a dtype that it
@@ -64,9 +64,9 @@ typedef struct ml_device_table {
   ml_status (*unpack)(ml_device *d, const void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
                       void *to);
 
-  /* Whether a step (ml_op or ML_STEP_*) has no kernel here. */
+  /* Whether a step (ml_op or ML_STEP_*) has no kernel here: no plan with one is lowered. */
   bool (*lacks)(const ml_device *d, int step);
-  /* Turns a plan into a program; an operation without a kernel is ML_UNSUPPORTED and named. */
+  /* Turns a plan into a program; what has no kernel for its operands' dtypes is ML_UNSUPPORTED and named. */
   ml_status (*lower)(ml_device *d, const ml_plan *plan, ml_program **out);
   /* How often in a run what works at a time waits for all others, or is launched anew. */
   size_t (*barriers)(const ml_program *program);
@@ -100,6 +100,7 @@ struct ml_device {
   char name[32];        /* "cpu", "cuda:0" */
   char description[96]; /* processor or board, instruction set */
   bool asynchronous;    /* a submission returns before it is done */
+  bool captures;        /* programs keep the addresses that they ran at: to run at the same again costs less */
   int group;            /* rows of a weight that are packed together */
   ml_memory memory;
   struct ml_block *cache[ML_CACHE_CLASSES]; /* free blocks, a list a size class (buffer.c) */
@@ -107,7 +108,8 @@ struct ml_device {
   ml_arena arena;
   struct ml_flight *first, *last; /* what may not be done yet (queue.c) */
   size_t flights;
-  struct ml_loss *unheard; /* of a run that failed since somebody waited for everything; retained */
+  struct ml_loss *unheard; /* of the first run that failed since somebody waited for everything; retained */
+  uint64_t failures, told; /* runs that failed, and how many had when somebody did */
   void *state;
 };
 

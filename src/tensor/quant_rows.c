@@ -2,8 +2,6 @@
  * a file quantised elsewhere and one quantised here hold the same bytes. */
 #include "tensor/quant_rows.h"
 
-#include "tensor/half.h"
-
 #include <math.h>
 #include <string.h>
 

@@ -9,7 +9,7 @@
 /* A tensor that a run computes, and how else it would be computed. */
 typedef struct waiting {
   ml_tensor *tensor; /* not retained: NULL once it is gone */
-  ml_node *node;     /* owned */
+  ml_node *node;     /* owned; NULL: it is a version of a state */
 } waiting;
 
 /* One thing that a device was given, and the buffers that it reads and writes whole. What it writes in part, it reads
@@ -21,8 +21,8 @@ typedef struct ml_flight {
   bool lost;     /* it has failed, or reads what is lost: how it ends is nobody's business */
   waiting *waiting;
   size_t n_waiting, waiting_capacity;
-  size_t n_read, n_written;
-  ml_buffer *buffers[]; /* read, then written; retained */
+  size_t n_read, n_written, n_appended;
+  ml_buffer *buffers[]; /* read, then written, then those to which something is appended; retained */
 } ml_flight;
 
 /* So many may be under way; then the host waits for the first of them. */
@@ -30,12 +30,25 @@ enum { MOST_FLIGHTS = 256 };
 
 /* ---- flights ---- */
 
+/* A version that never was. */
+static void lose_version(ml_tensor *t) {
+  ml_cell *cell = t->cell;
+  t->fate = ML_FATE_FAILED;
+  if (!cell || cell->latest != t) return;
+  cell->latest = NULL;
+  ml_tensor_release(t);
+}
+
 /* Tensors that the run was to compute have their values, or are lazy again. */
 static void settle_waiting(ml_flight *f) {
   for (size_t i = 0; i < f->n_waiting; i++) {
     waiting *w = &f->waiting[i];
     if (w->tensor) w->tensor->flight = NULL;
     if (!w->tensor || !f->lost) continue;
+    if (!w->node) {
+      lose_version(w->tensor);
+      continue;
+    }
     ml_buffer_release(w->tensor->buffer);
     w->tensor->buffer = NULL;
     ml_tensor_give_node(w->tensor, w->node);
@@ -48,12 +61,16 @@ static void settle_waiting(ml_flight *f) {
 void ml_queue_hold(ml_tensor *t) {
   ml_flight *f = t->device->last;
   if (!t->node) return; /* it was asked for twice */
-  if (!f || ml_op_is_effect((ml_op)t->node->op) ||
-      ML_GROW(f->waiting, f->waiting_capacity, f->n_waiting + 1) != ML_OK) {
+  if (!f || ML_GROW(f->waiting, f->waiting_capacity, f->n_waiting + 1) != ML_OK) {
     ml_tensor_kill(t, ML_FATE_NONE); /* it is lost with the run */
     return;
   }
-  f->waiting[f->n_waiting++] = (waiting){t, ml_tensor_take_node(t)};
+  ml_node *node = ml_tensor_take_node(t);
+  if (ml_op_is_effect((ml_op)node->op)) {
+    ml_node_free(node);
+    node = NULL;
+  }
+  f->waiting[f->n_waiting++] = (waiting){t, node};
   t->flight = f;
 }
 
@@ -64,21 +81,32 @@ void ml_queue_forget(ml_tensor *t) {
   }
 }
 
+/* A reference for as long as the flight. */
+static ml_buffer *take_along(ml_buffer *b) {
+  b->flights++;
+  return ml_buffer_retain(b);
+}
+
 static void free_flight(ml_flight *f) {
   settle_waiting(f);
   ml_free(f->waiting);
-  for (size_t i = 0; i < f->n_read + f->n_written; i++) ml_buffer_release(f->buffers[i]);
+  for (size_t i = 0; i < f->n_read + f->n_written + f->n_appended; i++) {
+    f->buffers[i]->flights--;
+    ml_buffer_release(f->buffers[i]);
+  }
   ml_plan_release(f->plan);
   ml_free(f);
 }
 
 static ml_buffer **written(ml_flight *f) { return f->buffers + f->n_read; }
+static ml_buffer **appended(ml_flight *f) { return written(f) + f->n_written; }
 
 /* f has failed: what it and those behind it make of what is lost, in their order. What was lost before stays so. */
 static void pass_on(ml_flight *f, ml_loss *loss) {
   for (f->lost = true; f; f = f->next) {
-    for (size_t i = 0; i < f->n_read && !f->lost; i++) f->lost = f->buffers[i]->loss != NULL;
+    for (size_t i = 0; i < f->n_read && !f->lost; i++) f->lost = ml_buffer_loss(f->buffers[i]) != NULL;
     for (size_t i = 0; i < f->n_written; i++) ml_buffer_set_loss(written(f)[i], f->lost ? loss : NULL);
+    for (size_t i = 0; i < f->n_appended && f->lost; i++) ml_buffer_lose_part(appended(f)[i], loss);
   }
 }
 
@@ -93,6 +121,7 @@ static void land(ml_device *d) {
   }
   if (o.status != ML_OK && !f->lost) {
     ml_loss *loss = ml_loss_create(o.status, o.text);
+    if (loss->references > 0) loss->number = ++d->failures;
     pass_on(f, loss);
     if (!d->unheard) d->unheard = ml_loss_retain(loss);
     ml_loss_release(loss);
@@ -111,22 +140,15 @@ void ml_queue_land(ml_device *d) {
   while (d->first) land(d);
 }
 
-static void hear(ml_device *d) {
-  ml_loss_release(d->unheard);
-  d->unheard = NULL;
-}
-
 ml_status ml_queue_wait(ml_device *d) {
   ml_queue_land(d);
-  ml_status status = d->unheard ? ml_fail(d->unheard->status, "%s", d->unheard->text) : ML_OK;
-  hear(d);
+  ml_loss *loss = d->unheard;
+  if (!loss) return ML_OK;
+  d->told = d->failures;
+  d->unheard = NULL;
+  ml_status status = ml_fail(loss->status, "%s", loss->text);
+  ml_loss_release(loss);
   return status;
-}
-
-/* What it is lost to has been found out. */
-static ml_status tell(const ml_buffer *b) {
-  if (b->loss && b->loss == b->device->unheard) hear(b->device);
-  return ml_buffer_check(b);
 }
 
 ml_status ml_tensor_wait(ml_tensor *const *tensors, size_t count) {
@@ -135,7 +157,7 @@ ml_status ml_tensor_wait(ml_tensor *const *tensors, size_t count) {
     ml_buffer *b = tensors[i]->buffer; /* which a run that fails takes from its result */
     if (b) ml_buffer_retain(b);
     ml_queue_land(tensors[i]->device);
-    if (b) status = tell(b);
+    if (b) status = ml_buffer_check(b);
     ml_buffer_release(b);
   }
   return status;
@@ -160,18 +182,21 @@ static ml_status flight_of(ml_plan *p, ml_tensor *const *inputs, ml_tensor *cons
   const size_t n_in = (size_t)p->n_inputs, n_out = (size_t)p->n_outputs;
   ml_flight *f;
   ML_TRY(make_flight(n_in + n_out + p->n_storages + 2 * p->n_cells, &f));
-  for (size_t i = 0; i < n_in; i++) f->buffers[f->n_read++] = ml_buffer_retain(inputs[i]->buffer);
+  for (size_t i = 0; i < n_in; i++) f->buffers[f->n_read++] = take_along(inputs[i]->buffer);
   for (size_t i = 0; i < p->n_storages; i++) {
     ml_buffer *b = p->storages[i].buffer;
-    if (b && !b->of_state) f->buffers[f->n_read++] = ml_buffer_retain(b);
+    if (b && !b->of_state) f->buffers[f->n_read++] = take_along(b);
   }
   for (size_t i = 0; i < p->n_cells; i++) {
-    if (p->cells[i].needed) f->buffers[f->n_read++] = ml_buffer_retain(p->cells[i].cell->buffer);
+    if (p->cells[i].needed) f->buffers[f->n_read++] = take_along(p->cells[i].cell->buffer);
   }
-  for (size_t i = 0; i < n_out; i++) f->buffers[f->n_read + f->n_written++] = ml_buffer_retain(outputs[i]->buffer);
+  for (size_t i = 0; i < n_out; i++) f->buffers[f->n_read + f->n_written++] = take_along(outputs[i]->buffer);
   for (size_t i = 0; i < p->n_cells; i++) {
-    if (!p->cells[i].replaced) continue;
-    f->buffers[f->n_read + f->n_written++] = ml_buffer_retain(p->cells[i].cell->buffer);
+    if (p->cells[i].replaced) f->buffers[f->n_read + f->n_written++] = take_along(p->cells[i].cell->buffer);
+  }
+  for (size_t i = 0; i < p->n_cells; i++) {
+    if (p->cells[i].replaced || !p->cells[i].written) continue;
+    f->buffers[f->n_read + f->n_written + f->n_appended++] = take_along(p->cells[i].cell->buffer);
   }
   f->plan = ml_plan_retain(p);
   *out = f;
@@ -182,7 +207,7 @@ static ml_status flight_of(ml_plan *p, ml_tensor *const *inputs, ml_tensor *cons
 static ml_status check_read(const ml_plan *p, ml_tensor *const *inputs) {
   for (int i = 0; i < p->n_inputs; i++) ML_TRY(ml_buffer_check(inputs[i]->buffer));
   for (size_t i = 0; i < p->n_storages && p->device->asynchronous; i++) {
-    const ml_buffer *b = p->storages[i].buffer;
+    ml_buffer *b = p->storages[i].buffer;
     if (b && !b->of_state) ML_TRY(ml_buffer_check(b));
   }
   return ML_OK;
@@ -247,7 +272,7 @@ static ml_status write_state(ml_buffer *b, const void *from, size_t bytes) {
     free_flight(f);
     return status;
   }
-  f->buffers[f->n_written++] = ml_buffer_retain(b);
+  f->buffers[f->n_written++] = take_along(b);
   take_off(d, f);
   return ML_OK;
 }
@@ -277,16 +302,16 @@ ml_status ml_buffer_read(ml_buffer *b, size_t offset, void *to, size_t bytes) {
   ml_buffer_retain(b); /* a run that fails takes it from its result */
   if (bytes) status = download(b, offset, to, bytes);
   else ml_queue_land(b->device);
-  if (status == ML_OK) status = tell(b);
+  if (status == ML_OK) status = ml_buffer_check(b);
   ml_buffer_release(b);
   return status;
 }
 
 ml_status ml_buffer_copy(ml_buffer *to, size_t at, ml_buffer *from, size_t from_at, size_t bytes) {
   ml_device *d = to->device;
-  if (!bytes) return tell(from);
+  if (!bytes) return ml_buffer_check(from);
   ml_queue_land(from->device); /* so that it is known whether it is lost */
-  ML_TRY(tell(from));
+  ML_TRY(ml_buffer_check(from));
   ml_status status = d->table->copy(d, (char *)to->address + at, from->device, (char *)from->address + from_at, bytes);
   if (status != ML_UNSUPPORTED) return status;
   void *room = ml_alloc(bytes);

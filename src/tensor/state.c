@@ -29,8 +29,8 @@ ml_status ml_tensor_make_state(ml_tensor *t) {
 }
 
 ml_status ml_cell_check(const ml_cell *cell) {
-  const ml_loss *loss = cell->buffer->loss;
-  if (!loss) return ML_OK;
+  const ml_loss *loss = ml_buffer_loss(cell->buffer);
+  if (!loss || cell->buffer->in_part) return ml_buffer_check(cell->buffer);
   return ml_fail(ML_USAGE, "the state has had no values since an evaluation that wrote it failed (%s): assign it first",
                  loss->text);
 }

@@ -1,8 +1,6 @@
 /* weight.c: matrices in the layout that a device's products want: made, filled, copied, invented. */
 #include "tensor/weight.h"
 
-#include "tensor/half.h"
-
 #include <stdio.h>
 #include <string.h>
 

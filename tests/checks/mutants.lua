@@ -18,6 +18,7 @@
 --
 --   make check-mutants                     all of it; JOBS at a time (as many as there are processors)
 --   MUTANTS=0 make check-mutants           the causes alone
+--   MUTANTS=0 ON=twin make check-mutants   those on the device that behaves like a GPU
 --   ONLY=select.c MUTANTS=50 SEED=3 ...    mutants of the files whose path contains the text, and no causes
 --
 -- Results are kept in build/mutants/ until the library, the programs or the texts change: what was cut off goes on.
@@ -67,10 +68,11 @@ local function execute(command)
   return assert(tonumber(status), command), text
 end
 
--- Runs a mutant within a time and address space. Returns nil where all is well, or how it failed.
-local function try(program, seconds, rest, isa)
-  local environment = isa and ("MOONLET_ISA=%s PROGRAMS=%d SEED=%d"):format(isa, PROGRAMS, FIRST) or ""
-  local command = "ulimit -c 0; ulimit -v 8000000; %s exec timeout -k 1 %d %s %s 2>/dev/null"
+-- Runs a mutant within a time and, but for the twin's, address space. Returns nil where all is well, or how it failed.
+local function try(program, seconds, rest, isa, twin)
+  local environment = isa and ("MOONLET_ISA=%s PROGRAMS=%d SEED=%d"):format(isa, PROGRAMS, FIRST) or
+    twin and ("MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY=%s"):format(build.quote(twin)) or "ulimit -v 8000000;"
+  local command = "ulimit -c 0; %s exec timeout -k 1 %d %s %s 2>/dev/null"
   local status, text = execute(command:format(environment, seconds, build.quote(program), rest))
   if status == 0 then return nil end
   if status == 124 or status == 137 then return "no end" end
@@ -87,9 +89,9 @@ local function try_programs(program, extra)
 end
 
 -- What became of it: {verdict, how}; verdicts are values, numbers, crash, texts, test, survived, same, broken, skipped.
-local function judge(program, cause)
+local function judge(program, cause, twin)
   if cause and cause.by then
-    local how = try(program, 300, cause.by)
+    local how = try(program, 300, cause.by, nil, twin)
     return how and "test" or "survived", how or ""
   elseif cause and cause.isa then
     if try(program, 10, "-e 'os.exit()'", cause.isa) then return "skipped", "this processor has no " .. cause.isa end
@@ -118,20 +120,21 @@ local function build_mechanical(commands, folder, mutant)
 end
 
 local function build_cause(commands, folder, cause)
-  local texts, lua, objects = {}, {}, {}
+  local texts, lua, objects, twin = {}, {}, {}, cause.on and BUILD .. "/tests/twin.so"
   for _, edit in ipairs(cause.edits) do
     local path = edit[1]
     texts[path] = build.replace(path, texts[path] or build.read(path), edit[2], edit[3])
   end
   for path, text in pairs(texts) do
     if path:find "%.lua$" then lua[path] = text
+    elseif path:find "^tests/twin" then twin = assert(build.compile_twin(folder, text))
     else
       local object = build.compile(commands, folder, path, text, cause.isa)
       objects[#objects + 1] = assert(object, path .. " does not compile")
     end
   end
   if next(lua) then objects[#objects + 1] = assert(build.compile_lua(commands, folder, lua)) end
-  return assert(build.link(commands, folder, objects))
+  return assert(build.link(commands, folder, objects)), twin
 end
 
 -- ---- the list of them ----
@@ -172,7 +175,14 @@ local function mechanical()
   return shuffled(list, SEED)
 end
 
-local function causes() return ONLY == "" and require "tests.checks.mutants.causes" or {} end
+-- All, or with ON those on that device.
+local function causes()
+  local list, on = {}, os.getenv "ON"
+  for _, cause in ipairs(ONLY == "" and require "tests.checks.mutants.causes" or {}) do
+    if not on or cause.on == on then list[#list + 1] = cause end
+  end
+  return list
+end
 
 local function title(m) return m.edits and m.name or ("%s:%d: %s"):format(m.path, m.line, change_text(m)) end
 
@@ -195,10 +205,10 @@ local function one(kind, number)
   local commands = build.commands()
   local folder = ("%s/mutants/%s-%d"):format(BUILD, kind, number)
   os.execute(("rm -rf %s && mkdir -p %s"):format(build.quote(folder), build.quote(folder)))
-  local verdict, how, program
-  if kind == "cause" then program = build_cause(commands, folder, m)
+  local verdict, how, program, twin
+  if kind == "cause" then program, twin = build_cause(commands, folder, m)
   else program, verdict = build_mechanical(commands, folder, m) end
-  if program then verdict, how = judge(program, kind == "cause" and m) end
+  if program then verdict, how = judge(program, kind == "cause" and m, twin) end
   os.execute("rm -rf " .. build.quote(folder))
   build.write(results_path(kind, m), ("%s\n%s\n"):format(verdict, how or ""))
   print(("%-8s  %s%s"):format(verdict, title(m), how and how ~= "" and ": " .. how or ""))

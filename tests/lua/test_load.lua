@@ -766,7 +766,7 @@ local ml = require "moonlet"
 local x = ml.ones {64, 64}
 print(ml.explain(function(y) return y:matmul(y):matmul(y):cumsum(1) end, x):match "arena %d+")
 ]])
-  local command = "ulimit -v 4000000; %s/moonlet %s 2>&1"
+  local command = "ulimit -v 4000000; MOONLET_DEVICE= MOONLET_DEVICE_LIBRARY= %s/moonlet %s 2>&1"
   local pipe <close> = assert(io.popen(command:format(os.getenv "BUILD" or "build", script)))
   local text = pipe:read "a"
   t.ok(text:find "^arena [1-9]", text)

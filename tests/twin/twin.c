@@ -26,13 +26,14 @@ typedef ml_status (*fail_function)(ml_status status, const char *format, ...);
 
 /* ---- what it is given ---- */
 
-typedef enum kind { UPLOAD, DOWNLOAD, COMMIT, DECOMMIT, RELEASE, PACK, UNPACK, RUN } kind;
+typedef enum kind { UPLOAD, DOWNLOAD, COPY, COMMIT, DECOMMIT, RELEASE, PACK, UNPACK, RUN } kind;
 
 typedef struct job {
   struct job *next;
   kind kind;
   ml_ticket ticket;
   char *at;       /* on the device */
+  char *from;     /* the same, of a copy */
   void *host;     /* bytes of the host, or where they go */
   bool owned;     /* the host's bytes are a copy */
   size_t bytes;   /* of them, or of the memory */
@@ -213,6 +214,12 @@ static void carry_out(twin *t, job *j) {
   switch (j->kind) {
   case UPLOAD: memcpy(mine, j->host, j->bytes), mark_written(t, at, j->bytes, true); return;
   case DOWNLOAD: memcpy(j->host, mine, j->bytes); return;
+  case COPY:
+    memmove(mine, t->mine + (j->from - t->device), j->bytes);
+    mark_written(
+        t, at, j->bytes,
+        all_marked(t->lines, (size_t)(j->from - t->device) / LINE, up((size_t)(j->from - t->device) + j->bytes, LINE)));
+    return;
   case COMMIT:
     for (size_t page = at / PAGE; page < up(at + j->bytes, PAGE); page++) {
       if (!all_marked(t->memory, page, page + 1)) mark_written(t, page * PAGE, PAGE, true);
@@ -371,7 +378,9 @@ static ml_status twin_download(ml_device *d, void *to, const void *from, size_t 
 }
 
 static ml_status twin_copy(ml_device *d, void *to, ml_device *other, const void *from, size_t bytes) {
-  (void)to, (void)from, (void)bytes;
+  ml_ticket ticket;
+  if (other == d)
+    return give(d->state, &(job){.kind = COPY, .at = to, .from = (char *)(uintptr_t)from, .bytes = bytes}, &ticket);
   return ((twin *)d->state)->fail(ML_UNSUPPORTED, "%s does not reach the memory of %s", d->name, other->name);
 }
 
@@ -539,7 +548,13 @@ ml_status moonlet_open_device(ml_engine *engine, fail_function fail, ml_device *
   pthread_mutex_init(&t->lock, NULL);
   pthread_cond_init(&t->given, NULL);
   pthread_cond_init(&t->finished, NULL);
-  *d = (ml_device){.table = &table, .engine = engine, .name = "twin", .asynchronous = true, .group = GROUP, .state = t};
+  *d = (ml_device){.table = &table,
+                   .engine = engine,
+                   .name = "twin",
+                   .asynchronous = true,
+                   .captures = true,
+                   .group = GROUP,
+                   .state = t};
   d->memory.cache_limit = (size_t)256 << 20;
   snprintf(d->description, sizeof d->description, "the processor in a GPU's place, %s", t->cpu.isa->name);
   if (pthread_create(&t->thread, NULL, work, t) != 0) return fail(ML_DEVICE, "twin: no thread");

@@ -6,7 +6,6 @@
 #ifndef ML_CPU_KERNEL_H
 #define ML_CPU_KERNEL_H
 
-#include "tensor/half.h"
 #include "tensor/plan/plan.h"
 
 #define ML_CAT_(a, b) a##_##b

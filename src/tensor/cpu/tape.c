@@ -91,7 +91,6 @@ enum { SHARED_ROUNDING_ROWS = 5 };
 
 static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *isa) {
   const ml_kernel_row *row = &isa->rows[step->op];
-  if (!row->run) return ml_fail(ML_UNSUPPORTED, "%s: the processor has no kernel for it", ml_step_name(step));
   if (step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS) {
     ML_TRY(add_task(g, step, isa, &isa->quantize_rows));
     if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the weights take float activations as they are */

@@ -159,7 +159,7 @@ static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
       if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
     }
     if (!stays[i] || n->writer < 0) continue;
-    if (ml_vnode_is_leaf(n) && t->cell->buffer->loss) {
+    if (ml_vnode_is_leaf(n) && ml_buffer_loss(t->cell->buffer)) {
       ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
       continue;
     }

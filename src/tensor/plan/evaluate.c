@@ -6,6 +6,18 @@
 
 /* ---- making ---- */
 
+/* The device has a kernel for each step. */
+static ml_status check_kernels(const ml_plan *p) {
+  const ml_device *d = p->device;
+  for (size_t i = 0; i < p->n_steps; i++) {
+    const ml_step *s = &p->steps[i];
+    if (!d->table->lacks(d, s->op)) continue;
+    return ml_fail(ML_UNSUPPORTED, "%s%s%s: %s has no kernel for it", s->path ? s->path : "", s->path ? ": " : "",
+                   ml_step_name(s), d->name);
+  }
+  return ML_OK;
+}
+
 static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_collect(g, p->device, r));
   ML_TRY(ml_vgraph_split(g));
@@ -20,6 +32,7 @@ static ml_status build(ml_plan *p, ml_vgraph *g, const ml_roots *r) {
   ML_TRY(ml_vgraph_group_products(g));
   ML_TRY(ml_vgraph_group(g));
   ML_TRY(ml_vgraph_emit(g, p));
+  ML_TRY(check_kernels(p));
   memcpy(p->saved, g->saved, sizeof p->saved);
   ML_TRY(ml_plan_schedule(p));
   ML_TRY(ml_plan_place(p));
@@ -178,7 +191,8 @@ static void settle_effects(const ml_roots *r) {
     }
     t->buffer = ml_buffer_retain(cell->buffer);
     ml_strides_dense(t->ndim, t->shape, t->strides);
-    ml_tensor_kill(t, ML_FATE_NONE);
+    if (t->device->asynchronous) ml_queue_hold(t);
+    else ml_tensor_kill(t, ML_FATE_NONE);
   }
 }
 

@@ -35,7 +35,7 @@ ml_status ml_plan_add_value(ml_plan *p, const ml_value *v, int *out) {
 ml_status ml_plan_add_storage(ml_plan *p, ml_storage s, int *out) {
   ML_TRY(ML_BUMP_GROW(&p->memory, p->storages, p->storages_capacity, p->n_storages + 1));
   s.first = s.last = s.base = -1;
-  if (s.buffer) ml_buffer_retain(s.buffer);
+  if (s.buffer) ml_buffer_retain(s.buffer)->fixed = true;
   p->storages[p->n_storages] = s;
   *out = (int)p->n_storages++;
   return ML_OK;
@@ -84,6 +84,9 @@ void ml_plan_release(ml_plan *p) {
   if (p->program) p->device->table->drop(p->device, p->program);
   for (size_t i = 0; i < p->n_storages; i++) ml_buffer_release(p->storages[i].buffer);
   for (size_t i = 0; i < p->n_cells; i++) ml_cell_release(p->cells[i].cell);
+  for (int i = 0; i < 2 * p->n_outputs; i++) {
+    if (p->kept[i % 2]) ml_buffer_release(p->kept[i % 2][i / 2]);
+  }
   ml_arena_leave(p);
   ml_bump memory = p->memory; /* which holds the plan too */
   ml_bump_free(&memory);
@@ -125,9 +128,29 @@ static ml_status dense_input(const ml_plan *p, ml_tensor *t, ml_tensor **out) {
   return status;
 }
 
-static ml_status make_output(const ml_plan *p, int i, ml_tensor **out) {
+/* Larger outputs lie wherever there is room: two of each would take more memory than they save time. */
+static const size_t MOST_KEPT = (size_t)1 << 20;
+
+/* Storage of an output that the plan keeps, where what was written two runs ago lies. */
+static ml_status keep_output(ml_plan *p, int i, size_t bytes, ml_buffer **out) {
+  ml_buffer **list = p->kept[p->turn];
+  if (!list) list = p->kept[p->turn] = ml_bump_alloc(&p->memory, (size_t)p->n_outputs, sizeof *list);
+  if (!list) return ML_MEMORY;
+  ML_TRY(list[i] ? ml_buffer_renew(&list[i]) : ml_buffer_create(p->device, bytes, &list[i]));
+  *out = list[i];
+  return ML_OK;
+}
+
+static ml_status make_output(ml_plan *p, int i, ml_tensor **out) {
   const ml_value *v = &p->values[p->outputs[i]];
-  ML_TRY(ml_tensor_create(p->device, v->dtype, v->ndim, v->shape, out));
+  const size_t bytes = ml_value_bytes(v);
+  if (p->once || !p->device->captures || bytes > MOST_KEPT) {
+    ML_TRY(ml_tensor_create(p->device, v->dtype, v->ndim, v->shape, out));
+  } else {
+    ml_buffer *buffer;
+    ML_TRY(keep_output(p, i, bytes, &buffer));
+    ML_TRY(ml_tensor_wrap(buffer, 0, v->dtype, ML_LAYOUT_STRIDED, v->ndim, v->shape, out));
+  }
   memcpy((*out)->strides, v->strides, sizeof v->strides);
   return ML_OK;
 }
@@ -154,7 +177,6 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     status = check_input(p, (int)taken, inputs[taken]);
     if (status == ML_OK) status = dense_input(p, inputs[taken], &held[taken]);
     if (status != ML_OK) break;
-    addresses[taken] = ml_tensor_data(held[taken]);
   }
   for (; n_in + made < n && status == ML_OK; made++) {
     status = make_output(p, (int)made, &outputs[made]);
@@ -164,7 +186,9 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
   for (size_t i = 0; i < n_in && status == ML_OK; i++) { /* memory may have been waited for, and a run have failed */
     if (!held[i]->buffer)
       status = ml_fail(ML_DEVICE, "input %zu of a plan was lost with the run that computed it", i + 1);
+    else addresses[i] = ml_tensor_data(held[i]); /* which making room for outputs may have changed */
   }
+  p->turn = !p->turn;
   if (status == ML_OK) status = ml_queue_run(p, held, outputs, addresses, began);
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
   for (size_t i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);

@@ -164,6 +164,8 @@ struct ml_plan {
   ml_value *input_values; /* dtype and shape that each input must have */
   int *outputs;           /* value of each output, in storage of its own */
   size_t outputs_capacity;
+  ml_buffer **kept[2]; /* storage of the outputs, in turn, that the device is to find where it was; or NULL */
+  int turn;
   ml_plan_cell *cells;
   size_t n_cells, cells_capacity;
   ml_saving saved[ML_PASS_COUNT];

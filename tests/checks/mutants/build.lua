@@ -77,6 +77,17 @@ function M.link(commands, folder, objects)
   return os.execute(line .. " 2>/dev/null") and program or nil
 end
 
+---The tests' own device from another text. Returns the library, or nil.
+function M.compile_twin(folder, text)
+  local library = build .. "/tests/twin.so"
+  local lines = lines_of(("make -n -B V=1 BUILD=%s %s 2>/dev/null"):format(quote(build), quote(library)))
+  local line = assert(lines:match("[^\n]* tests/twin/twin%.c %-o [^\n]*"), "make does not say how it builds the twin")
+  local source, made = folder .. "/twin.c", folder .. "/twin.so"
+  M.write(source, text)
+  line = line:gsub(" %-MMD %-MP", ""):gsub("tests/twin/twin%.c %-o %S+", quote(source) .. " -w -o " .. quote(made))
+  return os.execute(line .. " 2>/dev/null") and made or nil
+end
+
 ---Replaces `from`, which must be there once, white space aside.
 function M.replace(path, text, from, to)
   local pattern = plain(from):gsub("%s+", "%%s+")

@@ -3,7 +3,8 @@
 -- A cause is {name, edits, by, isa}: each edit replaces a text of a file, which must be there once (white space counts
 -- as one blank), so that a cause whose code has moved says so. `by` is the test that finds it, where the programs of
 -- tests/lua/programs/ do not: they are too small for depth, and compare values, which repeated work leaves as they are.
--- With `isa` the file is compiled for that instruction set, and results are compared with the reference kernels'.
+-- With `isa` the file is compiled for that instruction set, and results are compared with the reference kernels'. What
+-- is `on` the twin is run there, built anew where the twin itself is changed.
 return {
   {name = "packed weights read as rows by any operation", edits = {
     {"src/tensor/graph.c", "if (type != 'W') return ml_weight", "if (type == 'X') return ml_weight"},
@@ -46,8 +47,8 @@ return {
   }},
   {name = "effects are forgotten where memory runs out", edits = {
     {"src/tensor/plan/evaluate.c",
-      "if (!effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status))))", "if (!effects)"},
-    {"src/tensor/plan/evaluate.c", "else lose_effects(e);", "else ml_effects_drop(e, 0);"},
+      "if (!r->n_effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status))))",
+      "if (!r->n_effects)"},
   }},
   {name = "a state that is an argument is read where it is written", edits = {
     {"src/lua_bind/plan.c", "if (t->layout == ML_LAYOUT_BLOCKS || t->state) return 0;",
@@ -73,8 +74,8 @@ return {
     {"src/tensor/plan/collect.c", "n->keep = held[i] &&", "n->keep = false &&"},
   }},
   {name = "a state that a fault left half written has values", edits = {
-    {"src/tensor/plan/plan.c", "if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK;",
-      "if (p->cells[i].replaced) p->cells[i].cell->invalid = status != ML_OK && status != ML_USAGE;"},
+    {"src/tensor/queue.c", "ml_loss *loss = o->status == ML_OK ? NULL :",
+      "ml_loss *loss = o->status == ML_OK || o->status == ML_USAGE ? NULL :"},
   }},
   {name = "a call that is cancelled loses what was to be written before it", edits = {
     {"src/tensor/plan/evaluate.c", "|| status == ML_CANCELLED ||", "||"},
@@ -95,5 +96,48 @@ return {
       "v16f e = v_mul(v_set1(1.00001f), v_exp(v_add(v_load(x + i), less)));"},
     {"src/tensor/cpu/isa/norm.c", "v16f e = v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest);",
       "v16f e = v_mul(v_set1(1.00001f), v_keep(v_exp(v_add(v_load_part(x + i, rest, 0), less)), rest));"},
+  }},
+  {name = "the host reads where a device has its memory", on = "twin", by = "tests/lua/test_tensor.lua", edits = {
+    {"src/tensor/queue.c", "ML_TRY(d->table->download(d, to, (const char *)b->address + offset, bytes, &ticket));",
+      "memcpy(to, (const char *)b->address + offset, bytes); ticket = 0;"},
+    {"src/tensor/queue.c", "#include <stdio.h>", "#include <stdio.h>\n#include <string.h>"},
+  }},
+  {name = "what is brought to the host is not waited for", on = "twin", by = "tests/lua/test_tensor.lua", edits = {
+    {"src/tensor/queue.c", "ML_TRY(d->table->wait(d, ticket, NULL)); while (d->first && d->first->ticket <= ticket)",
+      "while (d->first && d->table->done(d, d->first->ticket))"},
+  }},
+  {name = "an arena has no memory", on = "twin", by = "tests/lua/test_plans.lua", edits = {
+    {"src/tensor/arena.c",
+      "ML_TRY(d->table->commit(d, (char *)a->buffer->address + a->bytes, whole - a->bytes));", ""},
+  }},
+  {name = "outputs are written over while they are held", on = "twin", by = "tests/lua/test_devices.lua", edits = {
+    {"src/tensor/buffer.c", "if (old->references == 1 + old->flights && !old->fixed) return ML_OK;",
+      "if (!old->fixed) return ML_OK;"},
+  }},
+  {name = "a fault that comes back with a ticket is not heard", on = "twin", by = "tests/lua/test_state.lua", edits = {
+    {"src/tensor/queue.c", "if (o.status != ML_OK && !f->lost) {",
+      "if (o.status != ML_OK && o.status != ML_USAGE && !f->lost) {"},
+  }},
+  {name = "a run that was cancelled counts as done", on = "twin", by = "tests/lua/test_programs.lua", edits = {
+    {"src/tensor/queue.c", "if (o.status != ML_OK && !f->lost) {",
+      "if (o.status != ML_OK && o.status != ML_CANCELLED && o.status != ML_DEADLINE && !f->lost) {"},
+  }},
+  {name = "what failed in appending is forgotten", on = "twin", by = "tests/lua/test_programs.lua", edits = {
+    {"src/tensor/queue.c", "t->fate = ML_FATE_FAILED;", ""},
+  }},
+  {name = "bytes from the host arrive before their turn", on = "twin", by = "tests/lua/test_state.lua", edits = {
+    {"tests/twin/twin.c",
+      "return give_copy(d->state, &(job){.kind = UPLOAD, .at = to, .bytes = bytes}, from, bytes, out);",
+      [[carry_out(d->state, &(job){.kind = UPLOAD, .at = to, .host = (void *)(uintptr_t)from, .bytes = bytes});
+        *out = 0; return ML_OK;]]},
+  }},
+  {name = "weights are packed in another device's groups", on = "twin", by = "tests/lua/test_layouts.lua", edits = {
+    {"src/tensor/weight.c", "*rows = (groups > 0 ? groups : 1) * device->group;", "*rows = 16;"},
+  }},
+  {name = "a plan takes what lies on two devices", on = "twin", by = "tests/lua/test_devices.lua", edits = {
+    {"src/tensor/graph.c", "else if (t->device != first->device)", "else if (!t)"},
+  }},
+  {name = "what a run holds is never given back", on = "twin", by = "tests/lua/test_plans.lua", edits = {
+    {"src/tensor/queue.c", "f->buffers[i]->flights--; ml_buffer_release(f->buffers[i]);", "f->buffers[i]->flights--;"},
   }},
 }

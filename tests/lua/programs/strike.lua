@@ -4,9 +4,12 @@ local ml = require "moonlet"
 local compare = require "tests.lua.programs.compare"
 local world = require "tests.lua.programs.world"
 
--- pcall, where a device that works on by itself has done what it was given: what failed is known then.
+-- Whether the device may still be at work on what it was given.
+local function is_later() return ml.device(ml.default_device()).asynchronous end
+
+-- pcall, where such a device has done what it was given: what failed is known then.
 local function attempt(fn, ...)
-  local later = ml.device(ml.default_device()).asynchronous
+  local later = is_later()
   local results = table.pack(pcall(fn, ...))
   local done, err = true, nil
   if later then done, err = pcall(ml.eval) end
@@ -216,6 +219,7 @@ end
 ---Calls f, which is recorded and ends where the program says: nothing has happened since instruction i, and what is
 ---left over has the value that it would have elsewhere, or none.
 function M.end_recording(mode, w, seen, i, f, ...)
+  if is_later() then ml.eval() end -- or else the cancel meets what was written before the call
   w.breaks = w.program.breaks
   local ok, err = attempt(f, ...)
   w.breaks = nil
