@@ -62,8 +62,8 @@ endif
 
 VERSION  := $(shell sed -n 's/^.define ML_VERSION "\(.*\)"/\1/p' src/moonlet.h)
 SONAME   := libmoonlet.so.$(firstword $(subst ., ,$(VERSION)))
-LIB_SRC  := $(filter-out src/tensor/cpu/isa/% src/tensor/quant/%,$(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c)))
-ISA_SRC  := $(sort $(wildcard src/tensor/cpu/isa/*.c src/tensor/quant/*.c))
+LIB_SRC  := $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
+ISA_SRC  := $(sort $(wildcard src/tensor/cpu/isa/*.c src/tensor/cpu/isa/*/*.c))
 LUA_SRC  := $(shell find lua -name '*.lua' 2>/dev/null | LC_ALL=C sort)
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/obj/%.o) $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/obj/%.$(i).o)) \
             $(BUILD)/obj/embedded_lua.o

@@ -24,8 +24,8 @@ size_t ml_cpu_barriers(const ml_program *program);
 void ml_cpu_run(ml_cpu *c, ml_program *program, void *const *inputs, void *const *outputs, ml_outcome *out);
 void ml_cpu_drop(ml_program *program);
 
-/* pack.c: weights to panels and back (quant/format.h says what a panel is). `group`: rows that are packed together, a
- * multiple of a panel's; the last group is filled up with zeros. */
+/* pack.c: weights to panels and back (isa/quant/format.h says what a panel is). `group`: rows that are packed together,
+ * a multiple of a panel's; the last group is filled up with zeros. */
 size_t ml_cpu_packed_bytes(int group, ml_dtype dtype, int64_t rows, int64_t inputs);
 ml_status ml_cpu_pack(int group, void *packed, ml_dtype dtype, int64_t inputs, int64_t first_row, int64_t rows,
                       const void *from);

@@ -1,6 +1,6 @@
 /* kernel.h: what a CPU kernel is.
  *
- * Files under cpu/isa and quant/ are compiled once per instruction set, with ML_ISA naming it; K(name) is then
+ * Files under cpu/isa are compiled once per instruction set, with ML_ISA naming it; K(name) is then
  * ref_name, avx2_name or avx512_name. A kernel computes the units [begin, end) of a task; units are independent, so any
  * number of threads may share them in any split and every element comes out the same. */
 #ifndef ML_CPU_KERNEL_H
@@ -11,6 +11,9 @@
 #define ML_CAT_(a, b) a##_##b
 #define ML_CAT(a, b) ML_CAT_(a, b)
 #define K(name) ML_CAT(ML_ISA, name)
+
+/* Rows of a weight that are packed together (isa/quant/format.h); a device's group is a multiple. */
+enum { PANEL_ROWS = 16 };
 
 typedef struct ml_isa ml_isa;
 typedef struct ml_format ml_format;

@@ -1,15 +1,12 @@
 /* pack.c: weights to panels and back: bytes move, none changes. */
 #include "tensor/cpu/cpu.h"
 
+#include "tensor/quant/quant.h"
+
 #include <string.h>
 
-#define ML_ISA ref
-#include "tensor/quant/format.h"
-
-static const ml_format *format_of(ml_dtype dtype) { return ml_isa_ref.formats[dtype]; }
-
 size_t ml_cpu_packed_bytes(int group, ml_dtype dtype, int64_t rows, int64_t inputs) {
-  const ml_format *f = format_of(dtype);
+  const ml_quant *f = ml_quant_of(dtype);
   size_t row, groups = (size_t)(rows + group - 1) / (size_t)group, bytes;
   if (!f || rows < 0 || !ml_dtype_row_bytes(dtype, inputs, &row)) return 0;
   return ml_mul_size(row * (size_t)group, groups, &bytes) ? bytes : 0;
@@ -17,7 +14,7 @@ size_t ml_cpu_packed_bytes(int group, ml_dtype dtype, int64_t rows, int64_t inpu
 
 /* How rows go between a file's order and panels. */
 typedef struct move {
-  const ml_format *format;
+  const ml_quant *format;
   size_t row_bytes; /* in the file */
   bool pack;
 } move;
@@ -46,7 +43,7 @@ static void move_block(const move *m, uint8_t *panel, uint8_t *file, int64_t row
 
 static ml_status move_rows(int group, ml_dtype dtype, uint8_t *packed, int64_t inputs, int64_t first_row, int64_t rows,
                            uint8_t *file, bool pack) {
-  move m = {.format = format_of(dtype), .pack = pack};
+  move m = {.format = ml_quant_of(dtype), .pack = pack};
   if (!m.format || !ml_dtype_row_bytes(dtype, inputs, &m.row_bytes))
     return ml_fail(ML_UNSUPPORTED, "dtype %s is not packed", ml_dtype_name(dtype));
   if (first_row % group != 0) return ml_fail(ML_USAGE, "rows are packed in groups of %d", group);

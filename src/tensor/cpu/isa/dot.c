@@ -73,13 +73,13 @@ void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int6
 
 void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x,
                   int64_t row, int rows, int64_t k0, int64_t count, float *acc) {
-  switch (f->code) {
+  switch (f->of.code) {
   case ML_CODE_4:
-    if (f->has_min) FORMAT_CASE(ML_CODE_4, 32, 0, true);
+    if (f->of.has_min) FORMAT_CASE(ML_CODE_4, 32, 0, true);
     else FORMAT_CASE(ML_CODE_4, 32, 8, false);
     return;
   case ML_CODE_5:
-    if (f->has_min) FORMAT_CASE(ML_CODE_5, 32, 0, true);
+    if (f->of.has_min) FORMAT_CASE(ML_CODE_5, 32, 0, true);
     else FORMAT_CASE(ML_CODE_5, 32, 16, false);
     return;
   case ML_CODE_6: FORMAT_CASE(ML_CODE_6, 16, 32, false); return;

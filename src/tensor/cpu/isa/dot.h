@@ -6,7 +6,7 @@
 #define ML_CPU_DOT_H
 
 #include "tensor/cpu/isa/simd.h"
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* acc[r][16] += the tile's inputs k0..k0+count-1 times row r of the activations, `rows` rows. */
 void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, const float *min, const act *x,

@@ -4,7 +4,7 @@
 #define ML_CPU_DOT_CODES_H
 
 #include "tensor/cpu/isa/simd.h"
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* Activations rounded to 8 bits in blocks of 32: x = d * q, and the sums of q over each 16. Rows are K apart in q. */
 enum { ACT_BLOCK = 32, ACT_SUM = 16 };
@@ -153,8 +153,8 @@ ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t c
   _Alignas(64) uint8_t room[MAX_BLOCK * PANEL_ROWS];
   _Alignas(64) float scale[MAX_BLOCK / 16 * PANEL_ROWS], min[MAX_BLOCK / 16 * PANEL_ROWS];
   int64_t bytes = 0;
-  for (int i = 0; i < f->n_fields; i++) bytes += f->fields[i].bytes * PANEL_ROWS;
-  for (int64_t k = 0; k < count; k += f->block, p += bytes) {
+  for (int i = 0; i < f->of.n_fields; i++) bytes += f->of.fields[i].bytes * PANEL_ROWS;
+  for (int64_t k = 0; k < count; k += f->of.block, p += bytes) {
     for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(p + PREFETCH_AHEAD + b);
     const uint8_t *codes = room;
     if (f->in_place) {
@@ -163,7 +163,7 @@ ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t c
     } else {
       f->expand(p, room, scale, min);
     }
-    dot_codes_rows(f->code, f->sub, f->zero, f->has_min, 1, codes, scale, min, x, row, k, f->block, acc);
+    dot_codes_rows(f->of.code, f->of.sub, f->of.zero, f->of.has_min, 1, codes, scale, min, x, row, k, f->of.block, acc);
   }
 }
 

@@ -2,7 +2,7 @@
 #ifndef ML_CPU_KERNELS_H
 #define ML_CPU_KERNELS_H
 
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* X(row, kernel): kernel_prepare and kernel exist; XP names the two apart. */
 #define KERNELS(X, XP)                                                                                                 \

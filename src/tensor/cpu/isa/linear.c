@@ -22,7 +22,7 @@ typedef struct layout {
 } layout;
 
 static bool takes_rounded(const ml_isa *isa, const ml_arg *w) {
-  return !w->exact && isa->formats[w->dtype]->code != ML_CODE_FLOAT;
+  return !w->exact && isa->formats[w->dtype]->of.code != ML_CODE_FLOAT;
 }
 
 static void scan_weights(const ml_task *t, layout *l) {

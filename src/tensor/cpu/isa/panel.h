@@ -3,7 +3,7 @@
 #define ML_CPU_PANEL_H
 
 #include "tensor/cpu/isa/simd.h"
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* Room for the codes and scales of `inputs` inputs of a panel. */
 typedef struct panel_room {

@@ -1,6 +1,8 @@
-/* q5_0.c: block of 32: float16 scale d, 32 fifth bits, 16 bytes of 4-bit codes; weight = d (q - 16). */
+/* q5_0.c: products with packed Q5_0, as quant/q5_0.h says what it is. */
+#include "tensor/quant/q5_0.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
-#include "tensor/quant/five_bits.h"
+#include "tensor/cpu/isa/quant/five_bits.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
   (void)min;
@@ -13,14 +15,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q5_0) = {
-    .dtype = ML_Q5_0,
-    .code = ML_CODE_5,
-    .block = 32,
-    .sub = 32,
-    .zero = 16,
-    .has_min = false,
-    .n_fields = 3,
-    .fields = {{0, 2}, {2, 4}, {6, 16}},
+    .of = ML_QUANT_Q5_0,
     .expand = expand,
     .stream = stream,
 };

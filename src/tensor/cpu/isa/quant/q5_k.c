@@ -1,6 +1,8 @@
-/* q5_k.c: as Q4_K, with 32 bytes of fifth bits (bit g of byte j: element 32 g + j); weight = d s q - dmin m. */
+/* q5_k.c: products with packed Q5_K, as quant/q5_k.h says what it is. */
+#include "tensor/quant/q5_k.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
-#include "tensor/quant/k_scales.h"
+#include "tensor/cpu/isa/quant/k_scales.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
   expand_k_scales(p, scale, min);
@@ -16,14 +18,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q5_k) = {
-    .dtype = ML_Q5_K,
-    .code = ML_CODE_5,
-    .block = 256,
-    .sub = 32,
-    .zero = 0,
-    .has_min = true,
-    .n_fields = 5,
-    .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 32}, {48, 128}},
+    .of = ML_QUANT_Q5_K,
     .expand = expand,
     .stream = stream,
 };

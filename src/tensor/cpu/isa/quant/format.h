@@ -1,46 +1,35 @@
 /* format.h: packed weights.
  *
- * A weight (outputs, inputs) is packed into panels of 16 output rows. A panel holds, for each block of `block` inputs,
- * the 16 rows' blocks with their bytes interleaved, so that one vector register meets 16 rows at once: a field of fewer
- * than 4 bytes (a scale) lies row after row; a longer one lies in groups of 4 bytes, group after group, 16 rows each.
+ * A weight (outputs, inputs) is packed into panels of 16 output rows. A panel holds, for each block of inputs, the 16
+ * rows' blocks with their bytes interleaved, so that one vector register meets 16 rows at once: a field (quant/quant.h)
+ * of fewer than 4 bytes lies row after row; a longer one lies in groups of 4 bytes, group after group, 16 rows each.
  * Packing moves bytes and changes none: unpacking gives the file's blocks again. Rows past the last are zero.
  *
- * A format file states the fields and one function, expand, which writes a panel block as
+ * A file of this folder has the kernels of one format. Its `expand` writes a panel block as
  *     codes [block / 4][16][4]   bytes; element k of row r is at [k / 4][r][k % 4]
  *     scale [block / sub][16]    float32
  *     min   [block / sub][16]    float32, of formats with a minimum
- * with the meaning  weight = scale * (code - zero) + min. Float formats have one function, widen, instead. */
-#ifndef ML_QUANT_FORMAT_H
-#define ML_QUANT_FORMAT_H
+ * Float formats have one function, widen, instead. */
+#ifndef ML_CPU_FORMAT_H
+#define ML_CPU_FORMAT_H
 
 #include "tensor/cpu/kernel.h"
+#include "tensor/quant/quant.h"
 
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 #include <immintrin.h>
 #endif
 
-enum { PANEL_ROWS = 16, MAX_BLOCK = 256 };
+enum { MAX_BLOCK = 256 };
 
 /* How far ahead of its use memory is asked for, in bytes: the processor's own prefetching stops at each page. */
 enum { PREFETCH_AHEAD = 4096 };
 
 typedef struct act act; /* dot_codes.h: rounded activations */
 
-typedef struct ml_field {
-  int offset, bytes;
-} ml_field; /* in the file's block of one row */
-
-/* How large codes are: decides how many products fit 16 bits. */
-typedef enum ml_code { ML_CODE_4, ML_CODE_5, ML_CODE_6, ML_CODE_8_SIGNED, ML_CODE_FLOAT } ml_code;
-
 struct ml_format {
-  ml_dtype dtype;
-  ml_code code;
-  int block, sub, zero;
+  ml_quant of;
   int in_place; /* where a panel block's codes lie as expand writes them, after 16 float16 scales; 0: nowhere */
-  bool has_min;
-  int n_fields;
-  ml_field fields[6]; /* in the order of the panel block; together all bytes of the file's block */
   void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
   /* acc[16] += the first `count` inputs of a panel times row `row` of x: the product with one row, nothing kept. */
   void (*stream)(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);

@@ -1,5 +1,7 @@
 /* floats.c: float32, float16 and bfloat16 weights in panels: [inputs][16 rows] of the type itself. */
-#include "tensor/quant/format.h"
+#include "tensor/quant/floats.h"
+
+#include "tensor/cpu/isa/quant/format.h"
 
 #include "tensor/cpu/isa/simd.h"
 
@@ -32,27 +34,6 @@ STREAM(f32, float, v_load)
 STREAM(f16, uint16_t, v_load_f16)
 STREAM(bf16, uint16_t, v_load_bf16)
 
-const ml_format FORMAT(f32) = {.dtype = ML_F32,
-                               .code = ML_CODE_FLOAT,
-                               .block = 1,
-                               .sub = 1,
-                               .n_fields = 1,
-                               .fields = {{0, 4}},
-                               .widen = widen_f32,
-                               .stream_floats = stream_f32};
-const ml_format FORMAT(f16) = {.dtype = ML_F16,
-                               .code = ML_CODE_FLOAT,
-                               .block = 1,
-                               .sub = 1,
-                               .n_fields = 1,
-                               .fields = {{0, 2}},
-                               .widen = widen_f16,
-                               .stream_floats = stream_f16};
-const ml_format FORMAT(bf16) = {.dtype = ML_BF16,
-                                .code = ML_CODE_FLOAT,
-                                .block = 1,
-                                .sub = 1,
-                                .n_fields = 1,
-                                .fields = {{0, 2}},
-                                .widen = widen_bf16,
-                                .stream_floats = stream_bf16};
+const ml_format FORMAT(f32) = {.of = ML_QUANT_F32, .widen = widen_f32, .stream_floats = stream_f32};
+const ml_format FORMAT(f16) = {.of = ML_QUANT_F16, .widen = widen_f16, .stream_floats = stream_f16};
+const ml_format FORMAT(bf16) = {.of = ML_QUANT_BF16, .widen = widen_bf16, .stream_floats = stream_bf16};

@@ -1,6 +1,6 @@
-/* q6_k.c: block of 256 in sixteen groups of 16: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed scales s,
- * float16 d; weight = d s (q - 32). Of each half of 128 elements: low bits of element 32 c + l are in byte 32 (c mod 2)
- * + l (low half for c < 2), high bits are bits 2 c and 2 c + 1 of byte l. */
+/* q6_k.c: products with packed Q6_K, as quant/q6_k.h says what it is. */
+#include "tensor/quant/q6_k.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
 
 enum { SCALES = 32, LOW = SCALES + 256, HIGH = LOW + 2048 };
@@ -30,14 +30,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q6_k) = {
-    .dtype = ML_Q6_K,
-    .code = ML_CODE_6,
-    .block = 256,
-    .sub = 16,
-    .zero = 32,
-    .has_min = false,
-    .n_fields = 4,
-    .fields = {{208, 2}, {192, 16}, {0, 128}, {128, 64}},
+    .of = ML_QUANT_Q6_K,
     .expand = expand,
     .stream = stream,
 };

@@ -1,4 +1,6 @@
-/* q4_0.c: block of 32: float16 scale d, 16 bytes of 4-bit codes q (element j low, j + 16 high); weight = d (q - 8). */
+/* q4_0.c: products with packed Q4_0, as quant/q4_0.h says what it is. */
+#include "tensor/quant/q4_0.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
@@ -14,14 +16,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q4_0) = {
-    .dtype = ML_Q4_0,
-    .code = ML_CODE_4,
-    .block = 32,
-    .sub = 32,
-    .zero = 8,
-    .has_min = false,
-    .n_fields = 2,
-    .fields = {{0, 2}, {2, 16}},
+    .of = ML_QUANT_Q4_0,
     .expand = expand,
     .stream = stream,
 };

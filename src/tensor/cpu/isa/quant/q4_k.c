@@ -1,7 +1,8 @@
-/* q4_k.c: block of 256 in eight groups of 32: float16 d and dmin, 12 bytes of 6-bit scales s and minima m, 128 bytes of
- * 4-bit codes (byte 32 g + j: element 64 g + j low, 64 g + 32 + j high); weight = d s q - dmin m. */
+/* q4_k.c: products with packed Q4_K, as quant/q4_k.h says what it is. */
+#include "tensor/quant/q4_k.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
-#include "tensor/quant/k_scales.h"
+#include "tensor/cpu/isa/quant/k_scales.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
   expand_k_scales(p, scale, min);
@@ -17,14 +18,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q4_k) = {
-    .dtype = ML_Q4_K,
-    .code = ML_CODE_4,
-    .block = 256,
-    .sub = 32,
-    .zero = 0,
-    .has_min = true,
-    .n_fields = 4,
-    .fields = {{0, 2}, {2, 2}, {4, 12}, {16, 128}},
+    .of = ML_QUANT_Q4_K,
     .expand = expand,
     .stream = stream,
 };

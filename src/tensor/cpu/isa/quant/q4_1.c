@@ -1,5 +1,6 @@
-/* q4_1.c: block of 32: float16 scale d and minimum m, 16 bytes of 4-bit codes q (element j low, j + 16 high); weight =
- * d q + m. */
+/* q4_1.c: products with packed Q4_1, as quant/q4_1.h says what it is. */
+#include "tensor/quant/q4_1.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
@@ -15,14 +16,7 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q4_1) = {
-    .dtype = ML_Q4_1,
-    .code = ML_CODE_4,
-    .block = 32,
-    .sub = 32,
-    .zero = 0,
-    .has_min = true,
-    .n_fields = 3,
-    .fields = {{0, 2}, {2, 2}, {4, 16}},
+    .of = ML_QUANT_Q4_1,
     .expand = expand,
     .stream = stream,
 };

@@ -2,10 +2,10 @@
  *
  * For s < 4 scale s is in the low 6 bits of byte s and minimum s in those of byte s + 4; for s >= 4 the low 4 bits of
  * both are in byte s + 4 (scale low) and their top 2 bits above the 6 bits of bytes s - 4 and s. */
-#ifndef ML_QUANT_K_SCALES_H
-#define ML_QUANT_K_SCALES_H
+#ifndef ML_CPU_K_SCALES_H
+#define ML_CPU_K_SCALES_H
 
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* scale = d * s and min = -(dmin * m) of 16 rows. d and dmin lie at p, the packed bytes [12 / 4][16][4] at p + 64. */
 static inline void expand_k_scales(const uint8_t *p, float *restrict scale, float *restrict min) {

@@ -1,8 +1,8 @@
 /* five_bits.h: codes of 5 bits whose top bits lie apart from the others, as Q5_0 and Q5_1 have them. */
-#ifndef ML_QUANT_FIVE_BITS_H
-#define ML_QUANT_FIVE_BITS_H
+#ifndef ML_CPU_FIVE_BITS_H
+#define ML_CPU_FIVE_BITS_H
 
-#include "tensor/quant/format.h"
+#include "tensor/cpu/isa/quant/format.h"
 
 /* Codes of a panel block: bit k of the 16 words at `high` is the fifth bit of each row's element k; the bytes
  * [16 / 4][16][4] at q have element j's other bits low and those of element j + 16 high. */

@@ -1,4 +1,6 @@
-/* q8_0.c: block of 32: float16 scale d, 32 signed bytes q; weight = d q. */
+/* q8_0.c: products with packed Q8_0, as quant/q8_0.h says what it is. */
+#include "tensor/quant/q8_0.h"
+
 #include "tensor/cpu/isa/dot_codes.h"
 
 static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
@@ -12,15 +14,8 @@ static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t ro
 }
 
 const ml_format FORMAT(q8_0) = {
-    .dtype = ML_Q8_0,
-    .code = ML_CODE_8_SIGNED,
-    .block = 32,
-    .sub = 32,
-    .zero = 0,
+    .of = ML_QUANT_Q8_0,
     .in_place = 32,
-    .has_min = false,
-    .n_fields = 2,
-    .fields = {{0, 2}, {2, 32}},
     .expand = expand,
     .stream = stream,
 };
