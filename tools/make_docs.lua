@@ -188,9 +188,10 @@ native("evaluation", "ml", false, "stats", "()",
   "Counts since the start, and how many tensors there are now, those included that others are yet to be computed of.",
   "table: {traces, plans, replays, allocations, bytes_moved, tensors}")
 native("memory", "ml", false, "devices", "()", "The devices that this process can use.",
-  "table[]: {name, description, threads} each")
+  "table[]: {name, description, threads, memory, asynchronous, missing} each")
 native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.",
-  "table: {name, description, threads}")
+  "table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), " ..
+    "missing: operations without a kernel")
 native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.",
   "string: its name")
 native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.", "integer")

@@ -1502,11 +1502,11 @@ function ml.eval(...) end
 function ml.stats() end
 
 ---The devices that this process can use.
----@return table[]: {name, description, threads} each
+---@return table[]: {name, description, threads, memory, asynchronous, missing} each
 function ml.devices() end
 
 ---What is known of a device; raises "device" when it is not there.
----@return table: {name, description, threads}
+---@return table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), missing: operations without a kernel
 function ml.device(name) end
 
 ---The device on which tensors are made; with a name, sets it.

@@ -5,8 +5,27 @@
 
 #include <string.h>
 
+/* Names of operations that the device has no kernel for. */
+static void push_missing(lua_State *L, const ml_device *d) {
+  int n = 0;
+  lua_newtable(L);
+  for (int op = 0; op < ML_OP_COUNT; op++) {
+    const ml_kind kind = ml_op_infos[op].kind;
+    if (kind != ML_KIND_KERNEL && !ml_op_is_effect((ml_op)op)) continue; /* elementwise ones are parts of programs */
+    if (!d->table->lacks(d, op)) continue;
+    lua_pushstring(L, ml_op_name((ml_op)op));
+    lua_rawseti(L, -2, ++n);
+  }
+}
+
 static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
-  lua_createtable(L, 0, 4);
+  size_t total, available;
+  d->table->report((ml_device *)(uintptr_t)d, &total, &available);
+  lua_createtable(L, 0, 6);
+  lua_pushinteger(L, (lua_Integer)total);
+  lua_setfield(L, -2, "memory");
+  push_missing(L, d);
+  lua_setfield(L, -2, "missing");
   lua_pushstring(L, d->name);
   lua_setfield(L, -2, "name");
   lua_pushstring(L, d->description);

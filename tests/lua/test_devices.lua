@@ -40,7 +40,7 @@ t.test("a tensor brought to where it is is the same", function()
 end)
 
 test_pair("tensors are made where it is asked", function(a, b)
-  local before <close> = setmetatable({ml.default_device()}, {__close = function(d) ml.default_device(d[1]) end})
+  local _ <close> = setmetatable({ml.default_device()}, {__close = function(d) ml.default_device(d[1]) end})
   ml.default_device(a)
   t.eq(ml.zeros {2}.device, a)
   t.eq(ml.zeros({2}, {device = b}).device, b)
@@ -131,7 +131,7 @@ test_pair("a compiled function is refused where it would cross", function(a, b)
 end)
 
 test_pair("a module's methods work where its tensors are", function(a, b)
-  local before <close> = setmetatable({ml.default_device()}, {__close = function(d) ml.default_device(d[1]) end})
+  local _ <close> = setmetatable({ml.default_device()}, {__close = function(d) ml.default_device(d[1]) end})
   ml.default_device(a)
   local Net = nn.class "Net"
   function Net:init() self.proj = nn.Linear(4, 3) end
@@ -203,6 +203,28 @@ local function said(tokens)
   for token in tokens do texts[#texts + 1] = token.text end
   return table.concat(texts)
 end
+
+t.test("what the host writes comes after what was asked for before", function()
+  for _, name in ipairs(names) do
+    local s <close> = core.make_state(ml.zeros({4}, {device = name}))
+    local f = ml.compile(function() return s * 2 + 1 end)
+    local seen = {}
+    for i = 1, 40 do
+      core.state_write(s, {i, i, i, i})
+      seen[i] = f()
+    end
+    for i = 1, 40 do t.eq(seen[i]:tolist()[4], 2.0 * i + 1, name) end
+    for i = 1, 40 do -- memory that a run may still read, and somebody else gets
+      local x = ml.full({64}, i + 0.0, {device = name})
+      seen[i] = x:cumsum(1)
+      ml.eval(seen[i])
+      x:close()
+      local y <close> = ml.tensor(table.move(ml.zeros({64}):tolist(), 1, 64, 1, {}), {device = name})
+      ml.eval(y)
+    end
+    for i = 1, 40 do t.eq(seen[i][64]:item(), 64.0 * i, name) end
+  end
+end)
 
 test_pair("two models at once, each on a device of its own", function(a, b)
   local path = tiny.write_directory("devices/" .. a)

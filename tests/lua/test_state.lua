@@ -228,6 +228,22 @@ t.test("windows and in-place forms write the state", function()
   t.raises(function() ml.assign(ml.zeros {2}, ml.zeros {2}) end, "not state", "usage")
 end)
 
+t.test("what reads a state behind an append that failed has no value", function()
+  local cache <close> = core.make_state(ml.zeros {1, 1, 4, 2})
+  local function number(n) return ml.tensor({n}, {dtype = "int32"}) end
+  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, number(0), number(1), number(1))
+  local y <close> = cache * 2
+  local none <close> = ml.zeros({2}):take(number(7), 1)
+  t.raises(function()
+    ml.eval(y, none)
+    ml.eval() -- where the device was still at work
+  end, "out of range", "usage")
+  t.raises(function() y:tolist() end, "lost", "usage")
+  t.eq(cache:tolist()[1][1][1], {0.0, 0.0}) -- what was there is
+  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, number(0), number(1), number(1))
+  t.eq(cache:tolist()[1][1][2], {1.0, 1.0})
+end)
+
 t.test("a run that fails leaves the states that it replaces without values", function()
   local s, other = ml.state(ml.zeros {2}), ml.state(ml.ones {2})
   local id = ml.tensor({7}, {dtype = "int32"})

@@ -122,10 +122,10 @@ return {
     {"src/tensor/queue.c", "if (o.status != ML_OK && !f->lost) {",
       "if (o.status != ML_OK && o.status != ML_CANCELLED && o.status != ML_DEADLINE && !f->lost) {"},
   }},
-  {name = "what failed in appending is forgotten", on = "twin", by = "tests/lua/test_programs.lua", edits = {
+  {name = "what failed in appending is forgotten", on = "twin", by = "tests/lua/test_state.lua", edits = {
     {"src/tensor/queue.c", "t->fate = ML_FATE_FAILED;", ""},
   }},
-  {name = "bytes from the host arrive before their turn", on = "twin", by = "tests/lua/test_state.lua", edits = {
+  {name = "bytes from the host arrive before their turn", on = "twin", by = "tests/lua/test_devices.lua", edits = {
     {"tests/twin/twin.c",
       "return give_copy(d->state, &(job){.kind = UPLOAD, .at = to, .bytes = bytes}, from, bytes, out);",
       [[carry_out(d->state, &(job){.kind = UPLOAD, .at = to, .host = (void *)(uintptr_t)from, .bytes = bytes});
