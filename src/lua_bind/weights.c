@@ -54,6 +54,44 @@ static int pack(lua_State *L) {
   return 1;
 }
 
+static void check_source(lua_State *L, const ml_tensor *t, const char *what, ml_dtype dtype, int64_t rows,
+                         int64_t columns) {
+  if (t->dtype != dtype) lb_usage(L, "%s: expected %s, found %s", what, ml_dtype_name(dtype), ml_dtype_name(t->dtype));
+  if (t->ndim == 2 && t->shape[0] == rows && t->shape[1] == columns) return;
+  lb_usage(L, "%s: expected shape (%lld, %lld), found %s", what, (long long)rows, (long long)columns,
+           ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+}
+
+/* pack_affine(codes, scales, biases, bits, group [, exact]): a packed weight of three tensors as MLX's checkpoints have
+ * them: codes (outputs, inputs bits / 32) of uint32, scales and biases (outputs, inputs / group). */
+static int pack_affine(lua_State *L) {
+  static const char *const names[] = {"codes", "scales", "biases"};
+  lua_settop(L, 6);
+  ml_tensor *sources[3];
+  for (int i = 0; i < 3; i++) sources[i] = lb_check_tensor(L, i + 1, names[i]);
+  const ml_tensor *codes = sources[0];
+  const int64_t bits = lb_check_integer(L, 4, "bits"), group = lb_check_integer(L, 5, "group");
+  const ml_dtype scale = sources[1]->dtype;
+  if (!ml_quant_affine(bits, 32, ML_F32)) lb_usage(L, "bits: expected 2, 3, 4, 5, 6 or 8, found %lld", (long long)bits);
+  if (!ml_quant_affine(4, group, ML_F32)) lb_usage(L, "group: expected 32, 64 or 128, found %lld", (long long)group);
+  const ml_quant *q = ml_quant_affine(bits, group, scale);
+  if (!q) lb_usage(L, "scales: expected a float dtype of 16 or 32 bits, found %s", ml_dtype_name(scale));
+  if (codes->ndim != 2) lb_usage(L, "codes: expected 2 axes, found %d", codes->ndim);
+  const int64_t rows = codes->shape[0], inputs = codes->shape[1] * 32 / bits;
+  check_source(L, codes, names[0], ML_U32, rows, codes->shape[1]);
+  for (int i = 1; i < 3; i++) check_source(L, sources[i], names[i], scale, rows, inputs / group);
+  char *data[3];
+  for (int i = 0; i < 3; i++) {
+    data[i] = lua_newuserdatauv(L, ml_tensor_nbytes(sources[i]), 0);
+    lb_check(L, ml_tensor_read(sources[i], data[i]));
+  }
+  ml_tensor **out = lb_new_tensor(L);
+  const void *const from[] = {data[0], data[1], data[2]};
+  lb_check(L, ml_fail_prefix(ml_weight_from_sources(codes->device, q, rows, inputs, from, lua_toboolean(L, 6), out),
+                             "pack_affine"));
+  return 1;
+}
+
 /* unpack(tensor): the file's own blocks (or floats) again. */
 static int unpack(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "unpack");
@@ -86,6 +124,7 @@ static int random_packed(lua_State *L) {
 
 int lb_open_weights(lua_State *L) {
   static const luaL_Reg functions[] = {{"pack", pack},
+                                       {"pack_affine", pack_affine},
                                        {"unpack", unpack},
                                        {"check_strided", check_strided},
                                        {"random_packed", random_packed},

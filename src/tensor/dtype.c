@@ -7,6 +7,10 @@ const ml_dtype_info ml_dtype_infos[ML_DTYPE_COUNT] = {
 #define X(id, name, block, bytes, class) {name, block, bytes, ML_CLASS_##class},
     ML_DTYPES(X)
 #undef X
+#define F(n, length, type, name, size)                                                                                 \
+  {"affine" #n "_" #length "_" name, length, length * n / 8 + 2 * size, ML_CLASS_BLOCK},
+        ML_AFFINE_FORMATS(F)
+#undef F
 };
 
 bool ml_dtype_find(const char *name, ml_dtype *out) {

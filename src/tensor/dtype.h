@@ -11,6 +11,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Affine weights (quant/affine.h): F(bits of a code, inputs of a group, dtype of scales, its name, its bytes) each. */
+#define ML_AFFINE_SCALES(F, bits, group)                                                                               \
+  F(bits, group, F32, "f32", 4)                                                                                        \
+  F(bits, group, F16, "f16", 2)                                                                                        \
+  F(bits, group, BF16, "bf16", 2)
+#define ML_AFFINE_GROUPS(F, bits)                                                                                      \
+  ML_AFFINE_SCALES(F, bits, 32)                                                                                        \
+  ML_AFFINE_SCALES(F, bits, 64)                                                                                        \
+  ML_AFFINE_SCALES(F, bits, 128)
+#define ML_AFFINE_FORMATS(F)                                                                                           \
+  ML_AFFINE_GROUPS(F, 2)                                                                                               \
+  ML_AFFINE_GROUPS(F, 3)                                                                                               \
+  ML_AFFINE_GROUPS(F, 4)                                                                                               \
+  ML_AFFINE_GROUPS(F, 5)                                                                                               \
+  ML_AFFINE_GROUPS(F, 6)                                                                                               \
+  ML_AFFINE_GROUPS(F, 8)
+
 /*          enum      name            elements  bytes  class */
 #define ML_DTYPES(X)                                                                                                   \
   X(F32, "float32", 1, 4, FLOAT)                                                                                       \
@@ -40,7 +57,11 @@ typedef enum ml_dtype {
 #define X(id, name, block, bytes, class) ML_##id,
   ML_DTYPES(X)
 #undef X
-      ML_DTYPE_COUNT
+#define F(n, length, type, name, size) ML_AFFINE##n##_##length##_##type,
+      ML_AFFINE_FORMATS(F)
+#undef F
+          ML_DTYPE_COUNT,
+  ML_AFFINE_FIRST = ML_AFFINE2_32_F32
 } ml_dtype;
 
 /* FLOAT computes in float32, DOUBLE and INT in their own kind (float64, int64) by the reference kernels; STORED and

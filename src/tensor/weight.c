@@ -16,10 +16,11 @@ static ml_status refuse(ml_device *device, ml_dtype dtype, int64_t rows, int64_t
   if (packs(device, dtype))
     return ml_fail(ML_UNSUPPORTED, "a weight (%lld, %lld) of %s is not packed", (long long)rows, (long long)inputs,
                    ml_dtype_name(dtype));
-  for (int t = 0; t < ML_DTYPE_COUNT && at < sizeof names; t++)
+  for (int t = 0; t < ML_AFFINE_FIRST && at < sizeof names; t++)
     if (packs(device, (ml_dtype)t))
       at += (size_t)snprintf(names + at, sizeof names - at, "%s, ", ml_dtype_name((ml_dtype)t));
-  return ml_fail(ML_UNSUPPORTED, "expected a weight of %sfound %s", names, ml_dtype_name(dtype));
+  const char *affine = packs(device, ML_AFFINE_FIRST) ? "affine codes, " : "";
+  return ml_fail(ML_UNSUPPORTED, "expected a weight of %s%sfound %s", names, affine, ml_dtype_name(dtype));
 }
 
 ml_status ml_weight_check_strided(const ml_tensor *t, const char *what) {
@@ -72,6 +73,39 @@ ml_status ml_weight_from_host(ml_device *d, ml_dtype dtype, int64_t rows, int64_
   ml_tensor *weight;
   ML_TRY(ml_weight_create(d, dtype, rows, inputs, exact, &weight));
   ml_status status = d->table->pack(d, ml_tensor_data(weight), dtype, inputs, 0, rows, data);
+  if (status == ML_OK) *out = weight;
+  else ml_tensor_release(weight);
+  return status;
+}
+
+/* Rows of a weight, put together of its sources. */
+static ml_status put_joined(ml_tensor *weight, const ml_quant *q, const void *const *sources, int64_t chunk,
+                            char *room) {
+  const int64_t rows = weight->shape[0], blocks = weight->shape[1] / q->block;
+  size_t pitch[ML_QUANT_SOURCES] = {0}; /* bytes of a source in a row */
+  for (int i = 0; i < q->n_fields; i++) pitch[q->fields[i].source] += (size_t)(q->fields[i].bytes * blocks);
+  for (int64_t first = 0; first < rows; first += chunk) {
+    const int64_t n = rows - first < chunk ? rows - first : chunk;
+    const void *from[ML_QUANT_SOURCES];
+    for (int i = 0; i < q->n_sources; i++) from[i] = (const char *)sources[i] + (size_t)first * pitch[i];
+    ml_quant_join(q, n * blocks, from, room);
+    ML_TRY(ml_weight_put(weight, first, n, room));
+  }
+  return ML_OK;
+}
+
+ml_status ml_weight_from_sources(ml_device *d, const ml_quant *q, int64_t rows, int64_t inputs,
+                                 const void *const *sources, bool exact, ml_tensor **out) {
+  ml_tensor *weight;
+  size_t row_bytes;
+  int64_t chunk = 0;
+  if (!ml_dtype_row_bytes(q->dtype, inputs, &row_bytes))
+    return ml_fail(ML_MISMATCH, "%lld inputs are no whole groups of %d", (long long)inputs, q->block);
+  ML_TRY(ml_weight_chunk(d, row_bytes, &chunk));
+  ML_TRY(ml_weight_create(d, q->dtype, rows, inputs, exact, &weight));
+  char *room = ml_alloc((size_t)chunk * row_bytes);
+  ml_status status = room ? put_joined(weight, q, sources, chunk, room) : ML_MEMORY;
+  ml_free(room);
   if (status == ML_OK) *out = weight;
   else ml_tensor_release(weight);
   return status;

@@ -5,6 +5,7 @@
 #ifndef ML_TENSOR_WEIGHT_H
 #define ML_TENSOR_WEIGHT_H
 
+#include "tensor/quant/quant.h"
 #include "tensor/tensor.h"
 
 /* A packed weight of undefined content. exact: products with it leave activations in float32. ML_UNSUPPORTED for a
@@ -23,6 +24,10 @@ ml_status ml_weight_check_strided(const ml_tensor *t, const char *what);
 /* A packed weight of rows on the host, in the file's own form. */
 ml_status ml_weight_from_host(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, const void *data,
                               bool exact, ml_tensor **out);
+/* A packed weight of a format that has several sources, of what they hold on the host. ML_MISMATCH where `inputs` are
+ * no whole blocks. */
+ml_status ml_weight_from_sources(ml_device *device, const ml_quant *quant, int64_t rows, int64_t inputs,
+                                 const void *const *sources, bool exact, ml_tensor **out);
 /* A packed copy of a matrix with storage; exact as above. */
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out);
 /* The file's own blocks, or plain floats, of a packed weight. */

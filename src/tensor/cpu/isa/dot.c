@@ -82,8 +82,14 @@ void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, 
     if (f->of.has_min) FORMAT_CASE(ML_CODE_5, 32, 0, true);
     else FORMAT_CASE(ML_CODE_5, 32, 16, false);
     return;
-  case ML_CODE_6: FORMAT_CASE(ML_CODE_6, 16, 32, false); return;
-  case ML_CODE_8_SIGNED: FORMAT_CASE(ML_CODE_8_SIGNED, 32, 0, false); return;
+  case ML_CODE_6:
+    if (f->of.has_min) FORMAT_CASE(ML_CODE_6, 32, 0, true);
+    else FORMAT_CASE(ML_CODE_6, 16, 32, false);
+    return;
+  case ML_CODE_8_SIGNED:
+    if (f->of.has_min) FORMAT_CASE(ML_CODE_8_SIGNED, 32, -128, true);
+    else FORMAT_CASE(ML_CODE_8_SIGNED, 32, 0, false);
+    return;
   default: return;
   }
 }

@@ -27,7 +27,7 @@ ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int z
                                   int64_t k0, int64_t count, float *acc) {
   __m512 a[8];
   const __m512i flip = _mm512_set1_epi8((char)0x80);
-  const int offset = kind == ML_CODE_8_SIGNED ? 128 : zero;
+  const int offset = zero + (kind == ML_CODE_8_SIGNED ? 128 : 0);
   for (int r = 0; r < n; r++) a[r] = _mm512_loadu_ps(acc + r * LANES);
   for (int64_t k = 0; k < count; k += sub) {
     __m512i dot[8];
@@ -161,7 +161,7 @@ ALWAYS_INLINE void stream_blocks(const ml_format *f, const uint8_t *p, int64_t c
       load_halves(p, scale);
       codes = p + f->in_place;
     } else {
-      f->expand(p, room, scale, min);
+      f->expand(f, p, room, scale, min);
     }
     dot_codes_rows(f->of.code, f->of.sub, f->of.zero, f->of.has_min, 1, codes, scale, min, x, row, k, f->of.block, acc);
   }

@@ -140,7 +140,7 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
   act a = rounded_at(l->few ? room : t->shared_data, l);
   const float *x = normed ? (const float *)(room + l->normed) : input_row(t, 0);
   if (rounded && l->M == 1) {
-    f->stream(panel, l->K, &a, 0, products);
+    f->stream(f, panel, l->K, &a, 0, products);
     return;
   }
   if (f->stream_floats && l->M == 1) {

@@ -10,8 +10,10 @@
   {                                                                                                                    \
     [ML_F32] = &FORMAT(f32), [ML_F16] = &FORMAT(f16), [ML_BF16] = &FORMAT(bf16), [ML_Q4_0] = &FORMAT(q4_0),            \
     [ML_Q4_1] = &FORMAT(q4_1), [ML_Q5_0] = &FORMAT(q5_0), [ML_Q5_1] = &FORMAT(q5_1), [ML_Q8_0] = &FORMAT(q8_0),        \
-    [ML_Q4_K] = &FORMAT(q4_k), [ML_Q5_K] = &FORMAT(q5_k), [ML_Q6_K] = &FORMAT(q6_k)                                    \
+    [ML_Q4_K] = &FORMAT(q4_k), [ML_Q5_K] = &FORMAT(q5_k), [ML_Q6_K] = &FORMAT(q6_k), ML_AFFINE_FORMATS(AFFINE)         \
   }
+#define AFFINE(n, length, type, name, size)                                                                            \
+  [ML_AFFINE##n##_##length##_##type] = &FORMAT(affine)[ML_AFFINE##n##_##length##_##type - ML_AFFINE_FIRST],
 #define TABLE(dots)                                                                                                    \
   {                                                                                                                    \
     .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS, .quantize_rows = { \

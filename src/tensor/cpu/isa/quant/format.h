@@ -30,9 +30,9 @@ typedef struct act act; /* dot_codes.h: rounded activations */
 struct ml_format {
   ml_quant of;
   int in_place; /* where a panel block's codes lie as expand writes them, after 16 float16 scales; 0: nowhere */
-  void (*expand)(const uint8_t *block, uint8_t *codes, float *scale, float *min);
+  void (*expand)(const ml_format *f, const uint8_t *block, uint8_t *codes, float *scale, float *min);
   /* acc[16] += the first `count` inputs of a panel times row `row` of x: the product with one row, nothing kept. */
-  void (*stream)(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);
+  void (*stream)(const ml_format *f, const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc);
   void (*stream_floats)(const uint8_t *panel, int64_t count, const float *x,
                         float *acc); /* the same of float formats */
   void (*widen)(const uint8_t *panel, int64_t from, int64_t count,
@@ -43,6 +43,8 @@ struct ml_format {
 
 extern const ml_format FORMAT(f32), FORMAT(f16), FORMAT(bf16), FORMAT(q4_0), FORMAT(q4_1), FORMAT(q5_0), FORMAT(q5_1),
     FORMAT(q8_0), FORMAT(q4_k), FORMAT(q5_k), FORMAT(q6_k);
+enum { ML_AFFINES = ML_DTYPE_COUNT - ML_AFFINE_FIRST };
+extern const ml_format FORMAT(affine)[ML_AFFINES]; /* in the order of their dtypes */
 
 /* Element k of row r in expanded codes. */
 static inline int code_index(int k, int r) { return k / 4 * 64 + r * 4 + k % 4; }

@@ -4,7 +4,8 @@
 #include "tensor/cpu/isa/dot_codes.h"
 #include "tensor/cpu/isa/quant/k_scales.h"
 
-static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
+static void expand(const ml_format *f, const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
+  (void)f;
   expand_k_scales(p, scale, min);
   const uint8_t *high = p + 64 + 192, *q = high + 512;
   for (int g = 0; g < 4; g++, q += 512, codes += 1024) {
@@ -13,7 +14,8 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   }
 }
 
-static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+static void stream(const ml_format *f, const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  (void)f;
   stream_blocks(&FORMAT(q5_k), panel, count, x, row, acc);
 }
 

@@ -5,8 +5,8 @@
 
 enum { SCALES = 32, LOW = SCALES + 256, HIGH = LOW + 2048 };
 
-static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
-  (void)min;
+static void expand(const ml_format *f, const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
+  (void)f, (void)min;
   float d[PANEL_ROWS];
   load_halves(p, d);
   for (int s = 0; s < 16; s++) {
@@ -25,7 +25,8 @@ static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, floa
   }
 }
 
-static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+static void stream(const ml_format *f, const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  (void)f;
   stream_blocks(&FORMAT(q6_k), panel, count, x, row, acc);
 }
 

@@ -3,13 +3,14 @@
 
 #include "tensor/cpu/isa/dot_codes.h"
 
-static void expand(const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
-  (void)min;
+static void expand(const ml_format *f, const uint8_t *p, uint8_t *restrict codes, float *scale, float *min) {
+  (void)f, (void)min;
   load_halves(p, scale);
   __builtin_memcpy(codes, p + 32, 512);
 }
 
-static void stream(const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+static void stream(const ml_format *f, const uint8_t *panel, int64_t count, const act *x, int64_t row, float *acc) {
+  (void)f;
   stream_blocks(&FORMAT(q8_0), panel, count, x, row, acc);
 }
 
