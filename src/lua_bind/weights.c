@@ -39,11 +39,11 @@ int lb_file_load(lua_State *L) {
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 
-/* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
+/* pack(tensor [, exact]): a packed copy of a weight (plain floats or blocks). */
 static int pack(lua_State *L) {
   lua_settop(L, 2);
   ml_tensor *t = lb_check_tensor(L, 1, "pack");
-  if (t->ndim != 2) lb_usage(L, "pack: expected 2 axes, found %d", t->ndim);
+  if (t->ndim != 2 && t->ndim != 3) lb_usage(L, "pack: expected 2 or 3 axes, found %d", t->ndim);
   if (t->layout == ML_LAYOUT_PANELS) {
     lua_settop(L, 1);
     return 1;
@@ -70,16 +70,19 @@ static int check_strided(lua_State *L) {
   return 0;
 }
 
-/* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
+/* random_packed(dtype, rows, inputs, deviation, seed, exact [, experts]): a weight of true shape for tests and
+ * benchmarks. */
 static int random_packed(lua_State *L) {
-  lua_settop(L, 6);
+  lua_settop(L, 7);
   ml_dtype dtype = lb_check_dtype(L, 1, "random_packed: dtype");
-  int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
+  const int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
+  const bool one = lua_isnil(L, 7);
+  const int64_t shape[] = {one ? 1 : lb_check_integer(L, 7, "experts"), rows, inputs};
   double deviation = lb_check_number(L, 4, "deviation");
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   ml_tensor **out = lb_new_tensor(L);
   ml_status status =
-      ml_weight_random(lb_engine(L)->device, dtype, rows, inputs, deviation, seed, lua_toboolean(L, 6), out);
+      ml_weight_random(lb_engine(L)->device, dtype, 3 - one, shape + one, deviation, seed, lua_toboolean(L, 6), out);
   lb_check(L, ml_fail_prefix(status, "random_packed"));
   return 1;
 }
