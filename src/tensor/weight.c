@@ -119,6 +119,15 @@ ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
   return status;
 }
 
+ml_status ml_weight_expert(ml_tensor *w, int64_t expert, const char *what, ml_tensor **out) {
+  if (!w->buffer || w->ndim != 3) return ml_weight_check_strided(w, what);
+  const size_t bytes = w->layout == ML_LAYOUT_PANELS ? matrix_bytes(w->device, w->dtype, w->ndim, w->shape)
+                                                     : ml_tensor_nbytes(w) / (size_t)w->shape[0];
+  ML_TRY(ml_tensor_wrap(w->buffer, w->offset + (size_t)expert * bytes, w->dtype, w->layout, 2, w->shape + 1, out));
+  (*out)->exact = w->exact;
+  return ML_OK;
+}
+
 ml_status ml_weight_unpack(ml_tensor *t, ml_tensor **out) {
   void *data;
   ML_TRY(on_host(t, &data));

@@ -29,6 +29,9 @@ ml_status ml_weight_from_host(ml_device *device, ml_dtype dtype, int ndim, const
                               bool exact, ml_tensor **out);
 /* A packed copy of a tensor with storage, of 2 or 3 axes; exact as above. */
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out);
+/* The matrix of an expert of a weight (experts, outputs, inputs) that is packed or in blocks: the same storage. Of what
+ * has none yet, or other axes, the error of ml_weight_check_strided. */
+ml_status ml_weight_expert(ml_tensor *weight, int64_t expert, const char *what, ml_tensor **out);
 /* The file's own blocks, or plain floats, of a packed weight. */
 ml_status ml_weight_unpack(ml_tensor *t, ml_tensor **out);
 
