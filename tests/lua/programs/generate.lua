@@ -358,7 +358,8 @@ local risky = {exp = 0.2, expm1 = 0.2, sinh = 0.2, cosh = 0.2, pow = 0.3, prod =
   isnan = 0.5, isinf = 0.5, isfinite = 0.5, logical_not = 0.5, logical_and = 0.5, logical_or = 0.5}
 local busy = {reshape = 4, transpose = 3, slice = 3, broadcast_to = 2, add = 4, mul = 4, sub = 2, take = 3, linear = 3,
   rms_norm = 2, matmul = 2, concat = 2, astype = 2, copy = 2, where = 2, assign = 4, cache_append = 2, ring_push = 1.5,
-  silu = 2, sigmoid = 2, tanh = 2, softmax = 2, embedding = 1.5, linear_transposed = 1.5, gather_linear = 2, attention = 1.5}
+  silu = 2, sigmoid = 2, tanh = 2, softmax = 2, embedding = 1.5, linear_transposed = 1.5, attention = 1.5,
+  gather_linear = 2}
 
 local names, weights, kinds = {}, {}, {}
 for _, op in ipairs(core.op_list()) do
