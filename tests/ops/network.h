@@ -224,15 +224,15 @@ static void check_gather_linear(ml_engine *e, const gathering_case *c, ml_dtype 
   double *x = random_values(t, all, -1, 1), *w = random_values(wt, EXPERTS * OUTPUTS * INPUTS, -1, 1);
   double *ids = random_values(it, pairs, 0, EXPERTS - 1), *wanted = room((size_t)(pairs * OUTPUTS), 8);
   int64_t out[4];
+  ml_tensor *tx = view_tensor(e, t, c->x.ndim, c->x.shape, x, kind);
+  ml_tensor *tw = view_tensor(e, wt, SHAPE(EXPERTS, OUTPUTS, INPUTS), w, other);
+  ml_tensor *ti = view_tensor(e, it, c->ids.ndim, c->ids.shape, ids, kind);
   for (int64_t p = 0; p < pairs; p++) {
     const double *row = x + (c->shared ? p / last : p) * INPUTS, *matrix = w + (int)ids[p] * OUTPUTS * INPUTS;
     for (int64_t i = 0; i < OUTPUTS * INPUTS; i++) wanted[p * OUTPUTS + i / INPUTS] += row[i % INPUTS] * matrix[i];
   }
   memcpy(out, c->ids.shape, sizeof out);
   out[c->ids.ndim] = OUTPUTS;
-  ml_tensor *tx = view_tensor(e, t, c->x.ndim, c->x.shape, x, kind);
-  ml_tensor *tw = view_tensor(e, wt, SHAPE(EXPERTS, OUTPUTS, INPUTS), w, other);
-  ml_tensor *ti = view_tensor(e, it, c->ids.ndim, c->ids.shape, ids, kind);
   expect_values(apply(e, ML_OP_gather_linear, NO_ATTRS, tx, tw, ti), c->ids.ndim + 1, out, wanted, 2 * epsilon(t), 2e-5,
                 "%s and %s, ids of %s, %s", ml_dtype_name(t), ml_dtype_name(wt), ml_dtype_name(it), view_names[kind]);
   drop_all();
