@@ -102,6 +102,8 @@ t.test("strided weights of every dtype beside rows of every dtype", function()
       check(x, plain, plain, random_ids({20, 3}, 5), 3, nil, a .. " by " .. b)
     end
   end
+  local many = weights("bfloat16", 5, 500, 97) -- so many that pairs of terms are told from single ones, once rounded
+  check(ml.random.normal({200, 97}):astype "bfloat16", many, many, random_ids({200, 4}, 5), 4, nil, "many bfloat16")
   local plain = weights("float64", 5, 30, 21)
   check(ml.random.normal({7, 21}):astype "float64", plain, plain, random_ids({7, 2}, 5), 2, nil, "float64")
 end)

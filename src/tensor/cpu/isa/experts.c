@@ -168,7 +168,7 @@ ml_status K(gather_rows_prepare)(ml_task *t) {
   if (l->few || l->pairs == 0) return ML_OK;
   reserve_rows(t);
   t->prologue = sort_prologue;
-  t->units = l->pairs + SPARE_ROWS;
+  t->units = l->pairs + SPARE_ROWS; /* so that ids are looked at where there is nothing to multiply too */
   t->grain = ml_max64(1, ml_min64(32, t->units / (t->threads * UNITS_A_THREAD)));
   t->cost = (double)l->pairs * ((double)l->inputs * 0.3 + 10);
   return ML_OK;
@@ -242,7 +242,7 @@ ml_status K(gather_linear_prepare)(ml_task *t) {
   if (!l->few) reserve_rows(t);
   l->tail = ml_reserve(&t->scratch, K(tail_room)(t));
   t->prologue = prologue;
-  t->units = ml_max64(1, l->most_blocks * l->cuts); /* ids are looked at where there is nothing to multiply too */
+  t->units = l->most_blocks * l->cuts;
   t->cost = (double)l->pairs * ((double)l->outputs * (double)l->inputs / PANEL_ROWS + 10);
   return ML_OK;
 }
@@ -368,7 +368,7 @@ void K(gather_linear)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w
   const block *blocks = at(w, l->blocks);
   const int64_t n_blocks = *(const int64_t *)at(w, l->n_blocks);
   K(tail_begin)(t, at(w, l->tail));
-  for (int64_t u = begin; u < end && l->outputs > 0 && u / l->cuts < n_blocks; u++) {
+  for (int64_t u = begin; u < end && u / l->cuts < n_blocks; u++) {
     const block *b = &blocks[u / l->cuts];
     if (l->panels) run_panels(t, b, u % l->cuts * l->width, w);
     else run_tiles(t, b, u % l->cuts * l->width, w);
