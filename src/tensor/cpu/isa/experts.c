@@ -29,12 +29,12 @@ typedef struct block {
 typedef struct gathering {
   bool panels, few, rounded;
   int64_t pairs, experts, outputs, inputs;
-  int64_t a_row;             /* pairs with the same row of x */
-  int64_t most_blocks, cuts; /* units of a block */
-  int64_t width;             /* outputs of a unit */
-  int64_t tile;              /* inputs that are expanded at once */
-  size_t matrix;             /* bytes from an expert to the next, of packed weights */
-  gemm_tiles tiles;          /* of strided ones */
+  int64_t a_row;              /* pairs with the same row of x */
+  int64_t most_blocks, cuts;  /* units of a block */
+  int64_t width;              /* outputs of a unit */
+  int64_t tile;               /* inputs that are expanded at once */
+  size_t panel_bytes, matrix; /* of packed weights: bytes from a panel, and from an expert, to the next */
+  gemm_tiles tiles;           /* of strided ones */
   size_t n_blocks, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
   size_t rows; /* in what is shared; or q, d, sums are there */
 } gathering;
@@ -213,7 +213,8 @@ static void cut_panels(ml_task *t, gathering *l) {
   const int64_t panels = (l->outputs + PANEL_ROWS - 1) / PANEL_ROWS, groups = (l->outputs + t->group - 1) / t->group,
                 share = panels * l->most_blocks / (t->threads * UNITS_A_THREAD),
                 of_unit = ml_max64(1, ml_min64(ml_min64(MOST_PANELS, share), panels));
-  l->matrix = (size_t)(groups * t->group * (l->inputs / info->block)) * (size_t)info->bytes;
+  l->panel_bytes = (size_t)(PANEL_ROWS * (l->inputs / info->block)) * (size_t)info->bytes;
+  l->matrix = (size_t)(groups * (t->group / PANEL_ROWS)) * l->panel_bytes;
   l->width = of_unit * PANEL_ROWS;
   l->cuts = (panels + of_unit - 1) / of_unit;
   l->tile = l->few ? STREAM_INPUTS : ml_min64(TILE_INPUTS, (l->inputs + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
@@ -247,38 +248,54 @@ ml_status K(gather_linear_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Rows that one more call of a product does as soon as two and a last one, which nobody wants. */
+/* Rows of calls of `most`, where a last such call takes no longer than calls of two and of one would; what is too many
+ * nobody wants. */
 static int64_t whole_calls(int64_t rows, int64_t most) {
   return rows % most > 2 ? (rows + most - 1) / most * most : rows;
+}
+
+/* Where the i-th row of a block is: among rounded rows, and as float32. */
+static int64_t rounded_row(const gathering *l, const block *b, const pair *order, int64_t i) {
+  return l->few ? order[b->first + i].index / l->a_row : b->first + i;
+}
+
+static const float *float_row(const ml_task *t, const block *b, const pair *order, int64_t i) {
+  const gathering *l = t->extra;
+  if (l->few) return (const float *)(const void *)row_of_pair(t, order[b->first + i].index);
+  return (const float *)(const void *)(t->shared_data + l->rows) + (b->first + i) * l->inputs;
 }
 
 /* products[count][16] = the pairs of a block times a panel. */
 static void multiply_panel(const ml_task *t, const block *b, const uint8_t *panel, ml_worker *w, float *products) {
   const gathering *l = t->extra;
   const ml_format *f = t->isa->formats[t->in[1].dtype];
-  const pair *order = (const pair *)at(w, l->order) + b->first;
+  const pair *order = at(w, l->order);
   const act a = rounded_in(l->few ? w->scratch : t->shared_data, l);
-  const float *x = (const float *)(const void *)(l->few ? row_of_pair(t, order->index) : t->shared_data + l->rows) +
-                   (l->few ? 0 : b->first * l->inputs);
-  const int64_t count = b->count, first = l->few ? order->index / l->a_row : b->first,
-                rows = l->few ? count : whole_calls(count, l->rounded ? MOST_ROWS : FLOAT_ROWS);
   const panel_room codes = panel_room_at(at(w, l->panel), l->tile);
   float *wide = at(w, l->wide);
+  /* Of few pairs rows are apart, and taken one at a time. */
+  const int64_t rows = l->few ? b->count : whole_calls(b->count, l->rounded ? MOST_ROWS : FLOAT_ROWS),
+                many = l->few ? 1 : rows;
   memset(products, 0, (size_t)(rows * LANES) * sizeof *products);
-  if (count == 1 && l->rounded) f->stream(panel, l->inputs, &a, first, products);
-  else if (count == 1 && f->stream_floats) f->stream_floats(panel, l->inputs, x, products);
-  else {
-    for (int64_t k0 = 0; k0 < l->inputs; k0 += l->tile) {
-      const int64_t n = ml_min64(l->tile, l->inputs - k0);
-      if (l->rounded) K(expand_tile)(f, panel, k0, n, codes);
-      else K(widen_tile)(f, panel, k0, n, codes, wide);
-      for (int64_t r = 0, many; r < rows; r += many) { /* of few pairs one at a time, where it lies */
-        const int64_t row = l->few ? order[r].index / l->a_row : first + r;
-        const float *from = l->few ? (const float *)(const void *)row_of_pair(t, order[r].index) : x;
-        many = l->few ? 1 : rows;
-        if (l->rounded)
-          K(dot_codes)(f, codes.codes, codes.scale, codes.min, &a, row, (int)many, k0, n, products + r * LANES);
-        else K(dot_floats)(wide, from + k0, l->inputs, (int)many, n, products + r * LANES);
+  if (b->count == 1 && l->rounded) {
+    f->stream(panel, l->inputs, &a, rounded_row(l, b, order, 0), products);
+    return;
+  }
+  if (b->count == 1 && f->stream_floats) {
+    f->stream_floats(panel, l->inputs, float_row(t, b, order, 0), products);
+    return;
+  }
+  for (int64_t k0 = 0; k0 < l->inputs; k0 += l->tile) {
+    const int64_t n = ml_min64(l->tile, l->inputs - k0);
+    if (l->rounded) K(expand_tile)(f, panel, k0, n, codes);
+    else K(widen_tile)(f, panel, k0, n, codes, wide);
+    for (int64_t r = 0; r < rows; r += many) {
+      float *to = products + r * LANES;
+      if (l->rounded) {
+        const int64_t row = rounded_row(l, b, order, r);
+        K(dot_codes)(f, codes.codes, codes.scale, codes.min, &a, row, (int)many, k0, n, to);
+      } else {
+        K(dot_floats)(wide, float_row(t, b, order, r) + k0, l->inputs, (int)many, n, to);
       }
     }
   }
@@ -300,11 +317,10 @@ static void run_panels(const ml_task *t, const block *b, int64_t n0, ml_worker *
   const pair *order = (const pair *)at(w, l->order) + b->first;
   const ml_arg *weight = &t->in[1];
   const int64_t width = ml_min64(l->width, l->outputs - n0);
-  const size_t panel_bytes = l->matrix / (size_t)((l->outputs + t->group - 1) / t->group * (t->group / PANEL_ROWS));
   const uint8_t *matrix = (const uint8_t *)weight->data + (size_t)b->expert * l->matrix;
   float *products = at(w, l->products), *results = at(w, l->results);
   for (int64_t n = 0; n < width; n += PANEL_ROWS) {
-    multiply_panel(t, b, matrix + (size_t)((n0 + n) / PANEL_ROWS) * panel_bytes, w, products);
+    multiply_panel(t, b, matrix + (size_t)((n0 + n) / PANEL_ROWS) * l->panel_bytes, w, products);
     const int64_t columns = ml_min64(PANEL_ROWS, width - n);
     for (int64_t r = 0; r < b->count; r++) {
       if (t->step->fused) memcpy(results + r * l->width + n, products + r * LANES, PANEL_ROWS * sizeof *results);
