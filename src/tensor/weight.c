@@ -27,9 +27,10 @@ static ml_status refuse(ml_device *device, ml_dtype dtype, int ndim, const int64
 ml_status ml_weight_check_strided(const ml_tensor *t, const char *what) {
   if (t->layout == ML_LAYOUT_STRIDED) return ML_OK;
   const bool packed = t->layout == ML_LAYOUT_PANELS;
-  return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (linear and look-ups take it as it is)", what,
-                 ml_dtype_name(t->dtype), packed ? "packed for products" : "in blocks",
-                 packed && !ml_dtype_is_block(t->dtype) ? "unpack" : "dequantize");
+  return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (%s it as it is)", what, ml_dtype_name(t->dtype),
+                 packed ? "packed for products" : "in blocks",
+                 packed && !ml_dtype_is_block(t->dtype) ? "unpack" : "dequantize",
+                 t->ndim > 2 ? "gather_linear takes" : "linear and look-ups take");
 }
 
 static int64_t experts_of(int ndim, const int64_t *shape) { return ndim > 2 ? shape[0] : 1; }

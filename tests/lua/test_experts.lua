@@ -335,7 +335,7 @@ t.test("what does not fit is said", function()
       "mismatch")
     t.raises(function() ml.linear_transposed(ml.zeros {2, 20}, weight) end, "weight: expected 2 axes", "mismatch")
     t.raises(function() ml.embedding(weight, ids) end, "weight: expected 2 axes", "mismatch")
-    t.raises(function() return weight + 1 end, "add: a: a weight of q8_0", "usage")
+    t.raises(function() return weight + 1 end, "add: a: a weight of q8_0 .* it first %(gather_linear takes it", "usage")
     t.raises(function() weight:astype "float32" end, "a weight of q8_0", "usage")
     t.ok(ml.memory.active() < before + 1024, "what is refused is not packed")
   end
