@@ -2,8 +2,8 @@
  *
  * A pair is an entry of ids with its row of x. Pairs are sorted by expert, and a block of work is up to BLOCK_PAIRS of
  * one expert, so that a matrix is read once for all of them, and only where somebody named it. Every thread sorts for
- * itself, which is sooner done than waited for. Of many pairs, rows are brought into that order first, by a task of
- * their own (rounded, where the weights take that); of few, each panel meets them where they lie.
+ * itself, which is sooner done than waited for. Rows are taken where they lie; but rounded ones of many pairs, and
+ * those that strided weights are multiplied with, are brought into that order first, by a task of their own.
  *
  * Sums are those of `linear`, term after term, whatever else is in the block. */
 #include "tensor/cpu/isa/dot.h"
@@ -13,7 +13,7 @@
 #include "tensor/cpu/isa/tail.h"
 
 /* BLOCK_PAIRS: whole calls of either product. SPARE_ROWS: behind the last row, for calls that take some too many. */
-enum { FEW_PAIRS = 32, BLOCK_PAIRS = 240, SPARE_ROWS = 8, FLOAT_ROWS = 6, STREAM_INPUTS = 256, TILE_INPUTS = 2048 };
+enum { FEW_PAIRS = 32, BLOCK_PAIRS = 240, SPARE_ROWS = 8, STREAM_INPUTS = 256, TILE_INPUTS = 2048 };
 /* Panels of a unit: a tail is then worth its beginning. */
 enum { MOST_PANELS = 8, UNITS_A_THREAD = 8, RADIX = 256 };
 
@@ -27,7 +27,8 @@ typedef struct block {
 
 /* What a task of a step knows; places in a thread's scratch and in what threads share are in bytes. */
 typedef struct gathering {
-  bool panels, few, rounded;
+  bool panels, rounded;
+  bool in_place; /* rows are taken where they lie; each thread rounds them for itself */
   int64_t pairs, experts, outputs, inputs;
   int64_t a_row;              /* pairs with the same row of x */
   int64_t most_blocks, cuts;  /* units of a block */
@@ -36,7 +37,7 @@ typedef struct gathering {
   size_t panel_bytes, matrix; /* of packed weights: bytes from a panel, and from an expert, to the next */
   gemm_tiles tiles;           /* of strided ones */
   size_t n_blocks, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
-  size_t rows; /* in what is shared; or q, d, sums are there */
+  size_t rows; /* by expert, in what is shared; or q, d, sums are there */
 } gathering;
 
 /* ---- the order ---- */
@@ -110,8 +111,8 @@ static ml_status describe(ml_task *t) {
                    .outputs = w->shape[1],
                    .inputs = w->shape[2],
                    .a_row = x->ndim == ids->ndim ? ids->shape[ids->ndim - 1] : 1};
-  l->few = l->panels && l->pairs <= FEW_PAIRS;
   l->rounded = l->panels && !w->exact && t->isa->formats[w->dtype]->code != ML_CODE_FLOAT;
+  l->in_place = l->panels && (!l->rounded || l->pairs <= FEW_PAIRS);
   l->most_blocks = ml_min64(l->experts, l->pairs) + l->pairs / BLOCK_PAIRS;
   size_t place = 0;
   l->n_blocks = ml_reserve(&place, sizeof(int64_t));
@@ -165,7 +166,7 @@ static void sort_prologue(const ml_task *t, int64_t begin, int64_t end, ml_worke
 ml_status K(gather_rows_prepare)(ml_task *t) {
   ML_TRY(describe(t));
   const gathering *l = t->extra;
-  if (l->few || l->pairs == 0) return ML_OK;
+  if (l->in_place || l->pairs == 0) return ML_OK;
   reserve_rows(t);
   t->prologue = sort_prologue;
   t->units = l->pairs + SPARE_ROWS; /* so that ids are looked at where there is nothing to multiply too */
@@ -203,7 +204,7 @@ static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
   const gathering *l = t->extra;
   find_blocks(t, w, sort_pairs(t, w));
   const act a = rounded_in(w->scratch, l);
-  for (int64_t i = 0; l->few && l->rounded && i < l->pairs; i += l->a_row)
+  for (int64_t i = 0; l->in_place && l->rounded && i < l->pairs; i += l->a_row)
     round_to(&a, i / l->a_row, (const float *)(const void *)row_of_pair(t, i));
 }
 
@@ -217,8 +218,9 @@ static void cut_panels(ml_task *t, gathering *l) {
   l->matrix = (size_t)(groups * (t->group / PANEL_ROWS)) * l->panel_bytes;
   l->width = of_unit * PANEL_ROWS;
   l->cuts = (panels + of_unit - 1) / of_unit;
-  l->tile = l->few ? STREAM_INPUTS : ml_min64(TILE_INPUTS, (l->inputs + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
-  if (l->few) reserve_rounded(l, l->rounded ? l->pairs / l->a_row : 0, &t->scratch);
+  l->tile = l->pairs <= FEW_PAIRS ? STREAM_INPUTS
+                                  : ml_min64(TILE_INPUTS, (l->inputs + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
+  if (l->in_place && l->rounded) reserve_rounded(l, l->pairs / l->a_row, &t->scratch);
   l->panel = ml_reserve(&t->scratch, panel_room_bytes(l->tile));
   l->wide = ml_reserve(&t->scratch, l->rounded ? 0 : (size_t)l->tile * PANEL_ROWS * sizeof(float));
   const int64_t rows = ml_min64(BLOCK_PAIRS, l->pairs) + SPARE_ROWS;
@@ -240,7 +242,7 @@ ml_status K(gather_linear_prepare)(ml_task *t) {
   if (l->pairs == 0) return ML_OK;
   if (l->panels) cut_panels(t, l);
   else cut_tiles(t, l);
-  if (!l->few) reserve_rows(t);
+  if (!l->in_place) reserve_rows(t);
   l->tail = ml_reserve(&t->scratch, K(tail_room)(t));
   t->prologue = prologue;
   t->units = l->most_blocks * l->cuts;
@@ -248,55 +250,62 @@ ml_status K(gather_linear_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Rows of calls of `most`, where a last such call takes no longer than calls of two and of one would; what is too many
- * nobody wants. */
-static int64_t whole_calls(int64_t rows, int64_t most) {
-  return rows % most > 2 ? (rows + most - 1) / most * most : rows;
+/* products[count][16] += the rows of a block times a tile in float32. */
+static void multiply_floats(const ml_task *t, const block *b, const pair *order, const float *wide, int64_t k0,
+                            int64_t n, float *products) {
+  for (int64_t r = 0, rows; r < b->count; r += rows) {
+    const int64_t left = b->count - r, calls = (left + DOT_ROWS - 1) / DOT_ROWS;
+    const float *x[DOT_ROWS];
+    rows = (left + calls - 1) / calls; /* as even as can be: a call of few rows takes as long as one of many */
+    for (int64_t i = 0; i < rows; i++)
+      x[i] = (const float *)(const void *)row_of_pair(t, order[b->first + r + i].index) + k0;
+    K(dot_floats_at)(wide, x, (int)rows, n, products + r * LANES);
+  }
 }
 
-/* Where the i-th row of a block is: among rounded rows, and as float32. */
-static int64_t rounded_row(const gathering *l, const block *b, const pair *order, int64_t i) {
-  return l->few ? order[b->first + i].index / l->a_row : b->first + i;
-}
-
-static const float *float_row(const ml_task *t, const block *b, const pair *order, int64_t i) {
+/* The same of rounded rows and codes. A last call of three rows and more takes too many, which nobody wants: it takes
+ * no longer than calls of two and of one. */
+static void multiply_codes(const ml_task *t, const block *b, const pair *order, const act *a, panel_room codes,
+                           int64_t k0, int64_t n, float *products) {
   const gathering *l = t->extra;
-  if (l->few) return (const float *)(const void *)row_of_pair(t, order[b->first + i].index);
-  return (const float *)(const void *)(t->shared_data + l->rows) + (b->first + i) * l->inputs;
+  const ml_format *f = t->isa->formats[t->in[1].dtype];
+  const int64_t rest = b->count % MOST_ROWS, rows = rest > 2 ? b->count - rest + MOST_ROWS : b->count;
+  if (!l->in_place) {
+    K(dot_codes)(f, codes.codes, codes.scale, codes.min, a, b->first, (int)rows, k0, n, products);
+    return;
+  }
+  for (int64_t r = 0; r < b->count; r++) {
+    const int64_t row = order[b->first + r].index / l->a_row;
+    K(dot_codes)(f, codes.codes, codes.scale, codes.min, a, row, 1, k0, n, products + r * LANES);
+  }
 }
 
-/* products[count][16] = the pairs of a block times a panel. */
+/* products[count][16] = the rows of a block times a panel. */
 static void multiply_panel(const ml_task *t, const block *b, const uint8_t *panel, ml_worker *w, float *products) {
   const gathering *l = t->extra;
   const ml_format *f = t->isa->formats[t->in[1].dtype];
   const pair *order = at(w, l->order);
-  const act a = rounded_in(l->few ? w->scratch : t->shared_data, l);
+  const int64_t first = order[b->first].index;
+  const act a = rounded_in(l->in_place ? w->scratch : t->shared_data, l);
   const panel_room codes = panel_room_at(at(w, l->panel), l->tile);
   float *wide = at(w, l->wide);
-  /* Of few pairs rows are apart, and taken one at a time. */
-  const int64_t rows = l->few ? b->count : whole_calls(b->count, l->rounded ? MOST_ROWS : FLOAT_ROWS),
-                many = l->few ? 1 : rows;
-  memset(products, 0, (size_t)(rows * LANES) * sizeof *products);
+  memset(products, 0, (size_t)((b->count + SPARE_ROWS) * LANES) * sizeof *products);
   if (b->count == 1 && l->rounded) {
-    f->stream(panel, l->inputs, &a, rounded_row(l, b, order, 0), products);
+    f->stream(panel, l->inputs, &a, l->in_place ? first / l->a_row : b->first, products);
     return;
   }
   if (b->count == 1 && f->stream_floats) {
-    f->stream_floats(panel, l->inputs, float_row(t, b, order, 0), products);
+    f->stream_floats(panel, l->inputs, (const float *)(const void *)row_of_pair(t, first), products);
     return;
   }
   for (int64_t k0 = 0; k0 < l->inputs; k0 += l->tile) {
     const int64_t n = ml_min64(l->tile, l->inputs - k0);
-    if (l->rounded) K(expand_tile)(f, panel, k0, n, codes);
-    else K(widen_tile)(f, panel, k0, n, codes, wide);
-    for (int64_t r = 0; r < rows; r += many) {
-      float *to = products + r * LANES;
-      if (l->rounded) {
-        const int64_t row = rounded_row(l, b, order, r);
-        K(dot_codes)(f, codes.codes, codes.scale, codes.min, &a, row, (int)many, k0, n, to);
-      } else {
-        K(dot_floats)(wide, float_row(t, b, order, r) + k0, l->inputs, (int)many, n, to);
-      }
+    if (l->rounded) {
+      K(expand_tile)(f, panel, k0, n, codes);
+      multiply_codes(t, b, order, &a, codes, k0, n, products);
+    } else {
+      K(widen_tile)(f, panel, k0, n, codes, wide);
+      multiply_floats(t, b, order, wide, k0, n, products);
     }
   }
 }
