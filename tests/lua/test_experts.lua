@@ -214,6 +214,21 @@ t.test("a replay is what it was, with other experts and with what follows in its
   end
 end)
 
+t.test("what is assigned is written to the state", function()
+  for _, w in ipairs {ml.pack(weights("q4_0", 4, 37, 64)), weights("float32", 4, 37, 64)} do
+    local x, ids = ml.random.normal {5, 64}, random_ids({5, 2}, 4)
+    local s, doubled = ml.state({5, 2, 37}, "float32"), ml.state({5, 2, 37}, "float32")
+    local f = ml.compile(function(a, i)
+      ml.assign(s, ml.gather_linear(a, w, i))
+      ml.assign(doubled, ml.gather_linear(a, w, i) * 2)
+    end)
+    f(x, ids)
+    local y = ml.gather_linear(x, w, ids)
+    t.eq(s:tobytes(), y:tobytes())
+    t.eq(doubled:tobytes(), (y * 2):tobytes())
+  end
+end)
+
 t.test("any number of threads gives the same", function()
   local before = ml.threads()
   local x, ids = ml.random.normal {60, 256}, random_ids({60, 4}, 9)
@@ -279,6 +294,9 @@ t.test("an expert's matrix is a part of the same storage, in the same layout", f
     end
     t.eq(ml.pack(plain):dequantize():tobytes(), ml.stack {ml.pack(plain)[1]:dequantize(),
       ml.pack(plain)[2]:dequantize(), ml.pack(plain)[3]:dequantize()}:tobytes())
+    local w, linear = ml.pack(plain), ml.compile(ml.linear)
+    local both = ml.concat({ml.linear(x, w[1]), ml.linear(x, w[3])}, 1)
+    t.ok(both:tobytes() == linear(x, w[1]):tobytes() .. linear(x, w[3]):tobytes(), "captured, and arguments")
     local first = ml.pack(plain)[1]
     collectgarbage()
     t.ok(first:tobytes() == matrix(plain, 0):tobytes(), "the whole is closed, its part is not")
