@@ -1,6 +1,8 @@
 -- Weights with an experts axis, and products of rows with the experts that are named for them.
 local ml = require "moonlet"
 local core = require "moonlet.core"
+local load_weights = require "moonlet.load.weights"
+local nn = require "moonlet.nn"
 local fixtures = require "tests.fixtures"
 local t = require "tests.lua.harness"
 
@@ -330,6 +332,16 @@ t.test("files hold experts: blocks, floats, and floats that are rounded as they 
   t.eq(w.dtype, "q8_0")
   t.eq(w.shape, {3, 37, 256})
   t.ok(w[2]:tobytes() == assert(file:load("one", {packed = true, quantize = "q8_0"})):tobytes())
+  local Net = nn.class "Net"
+  function Net:init() self.experts = nn.parameter({3, 37, 256}, "matrix") end
+  local net = Net()
+  local source = {file = file, path = "here"}
+  source.entries = {experts = {name = "w", dtype = "bfloat16", shape = {3, 37, 256}}}
+  load_weights.load(net, {}, source, {precision = "fast", quantize = {format = "q8_0", group_size = 32}})
+  t.ok(net.experts:tobytes() == w:tobytes())
+  net = Net()
+  load_weights.random(net, {precision = "exact", random = 1, quantize = {format = "q4_0", group_size = 32}})
+  t.eq({net.experts.dtype, net.experts.shape, net.experts.layout}, {"q4_0", {3, 37, 256}, "packed"})
   t.fails("four: expected 2 or 3 axes, found 4", "mismatch", file:load("four", {packed = true}))
 end)
 

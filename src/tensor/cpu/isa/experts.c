@@ -180,7 +180,7 @@ void K(gather_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
   const pair *order = at(w, l->order);
   const int64_t n = *(const int64_t *)at(w, l->n_blocks), item = ml_dtype_infos[t->in[0].dtype].bytes;
   const act a = rounded_in(t->shared_data, l);
-  for (int64_t i = begin; i < end; i++) {
+  for (int64_t i = begin; i < end && l->inputs > 0; i++) {
     const char *x = i < n ? row_of_pair(t, order[i].index) : NULL;
     char *row = t->shared_data + l->rows + i * l->inputs * item;
     if (l->rounded && x) {
