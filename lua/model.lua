@@ -332,6 +332,7 @@ local function digest_weights(self)
   local samples = {}
   self.net:each_parameter(function(_, _, w, path)
     h = core.hash(path .. table.concat(w.shape, ","), h)
+    if w.ndim == 3 then w = w[1] end -- of several experts, the first
     samples[#samples + 1] = w.ndim == 2 and ml.embedding(w, ml.tensor {0, w.shape[1] // 2}) or w
   end)
   ml.eval(table.unpack(samples))

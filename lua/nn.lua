@@ -33,7 +33,7 @@ local flag = util.flag
 local Parameter = {__name = "moonlet.Parameter"}
 ---A parameter that has a shape and no value yet, for a field of a module.
 ---@param shape integer[]
----@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
+---@param kind string  "matrix" (of products and look-ups, or one an expert; packed when it is loaded) or "vector"
 ---@param init string|nil  "normal" unless given; "ones", "zeros"
 function M.parameter(shape, kind, init, ...)
   shape = util.shape("parameter: shape", shape)

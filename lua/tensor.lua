@@ -561,13 +561,22 @@ end
 ---Values of a quantised or packed weight as float32.
 ---@return moonlet.Tensor
 function methods.dequantize(w)
-  if w.ndim ~= 2 then util.raise("mismatch", "dequantize: expected 2 axes, found %d", w.ndim) end
+  if w.ndim == 3 and #w > 0 then
+    local experts = {}
+    for i = 1, #w do experts[i] = w[i]:dequantize() end
+    return ml.stack(experts)
+  end
+  if w.ndim ~= 2 then
+    util.raise("mismatch", "dequantize: expected 2 axes, or 3 with experts, found %d", w.ndim)
+  end
   return ml.embedding(w.layout == "strided" and core.pack(w) or w, ml.arange(w.shape[1]))
 end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
+---`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
+---same storage.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function methods.pack(w, opts)

@@ -78,6 +78,7 @@ static void run_dots(void) {
     }
     run(e, ways[i], "products", 0, test_products);
     run(e, ways[i], "matmul", ML_OP_matmul, NULL);
+    run(e, ways[i], "gather_linear", ML_OP_gather_linear, NULL);
     close_engine(e, ways[i]);
   }
 }

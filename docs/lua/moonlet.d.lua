@@ -507,7 +507,9 @@ function ml.dequantize(x) end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
+---`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
+---same storage.
 ---@param x moonlet.Tensor
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
@@ -1232,6 +1234,15 @@ function ml.linear_transposed(y, weight) end
 ---@return moonlet.Tensor
 function ml.embedding(weight, ids) end
 
+---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
+---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
+---ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---@param x moonlet.Tensor
+---@param weight moonlet.Tensor
+---@param ids moonlet.Tensor
+---@return moonlet.Tensor
+function ml.gather_linear(x, weight, ids) end
+
 ---Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
 ---@param start moonlet.Tensor
 ---@param frequencies moonlet.Tensor
@@ -1564,7 +1575,7 @@ local nn = {}
 
 ---A parameter that has a shape and no value yet, for a field of a module.
 ---@param shape integer[]
----@param kind string  "matrix" (of products and look-ups; packed when it is loaded) or "vector"
+---@param kind string  "matrix" (of products and look-ups, or one an expert; packed when it is loaded) or "vector"
 ---@param init string|nil  "normal" unless given; "ones", "zeros"
 function nn.parameter(shape, kind, init, ...) end
 
@@ -1955,7 +1966,9 @@ function x:dequantize() end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
 ---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them.
+---float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
+---`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
+---same storage.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function x:pack(opts) end
@@ -2543,6 +2556,14 @@ function x:linear_transposed(weight) end
 ---@param ids moonlet.Tensor
 ---@return moonlet.Tensor
 function x:embedding(ids) end
+
+---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
+---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
+---ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---@param weight moonlet.Tensor
+---@param ids moonlet.Tensor
+---@return moonlet.Tensor
+function x:gather_linear(weight, ids) end
 
 ---Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
 ---@param frequencies moonlet.Tensor

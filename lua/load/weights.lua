@@ -53,7 +53,7 @@ local function read_parameter(source, owner, key, spec, path, entry, opts)
       shape_text(entry.shape))
   end
   local matrix = spec.kind == "matrix"
-  local quantize = matrix and format_for(opts, spec.shape[2])
+  local quantize = matrix and format_for(opts, spec.shape[#spec.shape])
   if quantize and not float_types[entry.dtype] then
     util.raise("unsupported", "%s: %s: quantize: expected float weights, found %s", source.path, name, entry.dtype)
   end
@@ -201,9 +201,10 @@ function M.random(net, opts)
   net:each_parameter(function(owner, key, spec)
     seed = seed + 1
     if spec.kind == "matrix" then
-      local rows, inputs = spec.shape[1], spec.shape[2]
+      local axes = #spec.shape
+      local rows, inputs, experts = spec.shape[axes - 1], spec.shape[axes], axes > 2 and spec.shape[1] or nil
       local format = format_for(opts, inputs) or "bfloat16"
-      rawset(owner, key, core.random_packed(format, rows, inputs, inputs ^ -0.5, seed, exact))
+      rawset(owner, key, core.random_packed(format, rows, inputs, inputs ^ -0.5, seed, exact, experts))
     else
       rawset(owner, key, spec.init == "ones" and ml.ones(spec.shape) or ml.zeros(spec.shape))
       ml.eval(owner[key])

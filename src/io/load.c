@@ -14,10 +14,11 @@ ml_status ml_entry_load(ml_device *device, const ml_entry *entry, ml_tensor **ou
   return ml_fail_prefix(status, "%s", entry->name);
 }
 
-/* One matrix on its way from a file into panels. */
+/* A weight on its way from a file into panels. */
 typedef struct packing {
   const ml_entry *entry;
   ml_tensor *weight;
+  int64_t outputs, inputs;
   int64_t heads;
   int64_t chunk;       /* rows on the host at once */
   size_t row_bytes;    /* of the file */
@@ -35,20 +36,26 @@ static ml_status read_rows(const packing *p, int64_t first, int64_t n) {
   if (p->heads <= 0)
     return ml_file_read(e->file, e->offset + (size_t)first * p->row_bytes, p->room, (size_t)n * p->row_bytes);
   for (int64_t r = 0; r < n; r++) {
-    size_t at = (size_t)source_row(first + r, e->shape[0], p->heads) * p->row_bytes;
+    size_t at = (size_t)source_row(first + r, p->outputs, p->heads) * p->row_bytes;
     ML_TRY(ml_file_read(e->file, e->offset + at, p->room + (size_t)r * p->row_bytes, p->row_bytes));
   }
   return ML_OK;
 }
 
-static ml_status pack_rows(const packing *p) {
-  int64_t rows = p->entry->shape[0], inputs = p->entry->shape[1];
-  for (int64_t first = 0; first < rows; first += p->chunk) {
-    int64_t n = rows - first < p->chunk ? rows - first : p->chunk;
-    ML_TRY(read_rows(p, first, n));
-    if (p->blocks) ML_TRY(ml_quantize_values(p->weight->dtype, p->entry->dtype, n * inputs, p->room, p->blocks));
-    ML_TRY(ml_weight_put(p->weight, first, n, p->blocks ? p->blocks : p->room));
+/* Those of one matrix, from its first row in the file on. */
+static ml_status pack_matrix(const packing *p, int64_t from) {
+  for (int64_t first = 0; first < p->outputs; first += p->chunk) {
+    int64_t n = p->outputs - first < p->chunk ? p->outputs - first : p->chunk;
+    ML_TRY(read_rows(p, from + first, n));
+    if (p->blocks) ML_TRY(ml_quantize_values(p->weight->dtype, p->entry->dtype, n * p->inputs, p->room, p->blocks));
+    ML_TRY(ml_weight_put(p->weight, from + first, n, p->blocks ? p->blocks : p->room));
   }
+  return ML_OK;
+}
+
+static ml_status pack_rows(const packing *p) {
+  const int64_t experts = p->entry->ndim > 2 ? p->entry->shape[0] : 1;
+  for (int64_t e = 0; e < experts; e++) ML_TRY(pack_matrix(p, e * p->outputs));
   return ML_OK;
 }
 
@@ -57,16 +64,15 @@ static ml_status prepare(ml_device *device, packing *p, const ml_pack_options *o
   const ml_entry *e = p->entry;
   ml_dtype dtype = options->quantize ? options->format : e->dtype;
   size_t block_bytes;
-  if (e->ndim != 2) return ml_fail(ML_MISMATCH, "expected 2 axes, found %d", e->ndim);
-  if (p->heads > 0 && e->shape[0] % (2 * p->heads) != 0)
-    return ml_fail(ML_MISMATCH, "%lld rows do not divide into pairs of %lld heads", (long long)e->shape[0],
+  if (e->ndim != 2 && e->ndim != 3) return ml_fail(ML_MISMATCH, "expected 2 or 3 axes, found %d", e->ndim);
+  p->outputs = e->shape[e->ndim - 2], p->inputs = e->shape[e->ndim - 1];
+  if (p->heads > 0 && p->outputs % (2 * p->heads) != 0)
+    return ml_fail(ML_MISMATCH, "%lld rows do not divide into pairs of %lld heads", (long long)p->outputs,
                    (long long)p->heads);
-  if (!ml_dtype_row_bytes(e->dtype, e->shape[1], &p->row_bytes) ||
-      !ml_dtype_row_bytes(dtype, e->shape[1], &block_bytes))
-    return ml_fail(ML_UNSUPPORTED, "%lld inputs are no whole blocks of %s", (long long)e->shape[1],
-                   ml_dtype_name(dtype));
+  if (!ml_dtype_row_bytes(e->dtype, p->inputs, &p->row_bytes) || !ml_dtype_row_bytes(dtype, p->inputs, &block_bytes))
+    return ml_fail(ML_UNSUPPORTED, "%lld inputs are no whole blocks of %s", (long long)p->inputs, ml_dtype_name(dtype));
   ML_TRY(ml_weight_chunk(device, p->row_bytes, &p->chunk));
-  ML_TRY(ml_weight_create(device, dtype, e->shape[0], e->shape[1], options->exact, &p->weight));
+  ML_TRY(ml_weight_create(device, dtype, e->ndim, e->shape, options->exact, &p->weight));
   p->room = ml_alloc((size_t)p->chunk * p->row_bytes);
   if (p->room && dtype != e->dtype) p->blocks = ml_alloc((size_t)p->chunk * block_bytes);
   return p->room && (p->blocks || dtype == e->dtype) ? ML_OK : ML_MEMORY;

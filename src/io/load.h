@@ -5,7 +5,7 @@
 #include "io/checkpoint.h"
 #include "tensor/tensor.h"
 
-/* What may be done to a matrix on its way. All zero: nothing, its rows are packed as they are. */
+/* What may be done to a weight on its way. All zero: nothing, its rows are packed as they are. */
 typedef struct ml_pack_options {
   bool exact;    /* products with it leave activations in float32 */
   int64_t heads; /* > 0: rows (head, pair, half), as GGUF stores the queries and keys of interleaved rope, become (head,
@@ -16,9 +16,9 @@ typedef struct ml_pack_options {
 
 /* The values as the file has them; block formats stay blocks. */
 ml_status ml_entry_load(ml_device *device, const ml_entry *entry, ml_tensor **out);
-/* A matrix packed for products. ML_MISMATCH for other than 2 axes or rows that do not divide into heads; what packing
- * and rounding report; ML_CANCELLED or ML_DEADLINE where the engine's flag goes up. Messages begin with the entry's
- * name. */
+/* A weight (outputs, inputs) or (experts, outputs, inputs) packed for products. ML_MISMATCH for other axes or rows that
+ * do not divide into heads; what packing and rounding report; ML_CANCELLED or ML_DEADLINE where the engine's flag goes
+ * up. Messages begin with the entry's name. */
 ml_status ml_entry_load_packed(ml_device *device, const ml_entry *entry, const ml_pack_options *options,
                                ml_tensor **out);
 

@@ -1,6 +1,7 @@
 /* tensor.c: the tensor handle: reading, indexing, printing, closing. */
 #include "base/numeric.h"
 #include "lua_bind/lua_bind.h"
+#include "tensor/weight.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -360,6 +361,11 @@ static int index_entry(lua_State *L, ml_tensor *t) {
   int64_t n = t->shape[0], at = i < 0 ? i + n : i - 1;
   if (i == n + 1) return 0;
   if (at < 0 || at >= n) lb_usage(L, "x[i]: index %lld is out of range for size %lld", (long long)i, (long long)n);
+  if (t->layout != ML_LAYOUT_STRIDED) {
+    ml_tensor **expert = lb_new_tensor(L);
+    lb_check(L, ml_weight_expert(t, at, "x[i]", expert));
+    return 1;
+  }
   ml_attrs a = {0};
   int64_t *ranges = ml_attrs_give(&a, &a.slice.ranges, 3 * t->ndim);
   for (int d = 0; d < t->ndim; d++)

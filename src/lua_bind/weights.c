@@ -4,6 +4,8 @@
 #include "lua_bind/lua_bind.h"
 #include "tensor/weight.h"
 
+#include <string.h>
+
 static bool option(lua_State *L, int index, const char *name) {
   if (!lua_istable(L, index)) return false;
   lua_getfield(L, index, name);
@@ -39,11 +41,11 @@ int lb_file_load(lua_State *L) {
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 
-/* pack(tensor [, exact]): a packed copy of a matrix (plain floats or blocks). */
+/* pack(tensor [, exact]): a packed copy of a weight (plain floats or blocks). */
 static int pack(lua_State *L) {
   lua_settop(L, 2);
   ml_tensor *t = lb_check_tensor(L, 1, "pack");
-  if (t->ndim != 2) lb_usage(L, "pack: expected 2 axes, found %d", t->ndim);
+  if (t->ndim != 2 && t->ndim != 3) lb_usage(L, "pack: expected 2 or 3 axes, found %d", t->ndim);
   if (t->layout == ML_LAYOUT_PANELS) {
     lua_settop(L, 1);
     return 1;
@@ -54,16 +56,17 @@ static int pack(lua_State *L) {
   return 1;
 }
 
-static void check_source(lua_State *L, const ml_tensor *t, const char *what, ml_dtype dtype, int64_t rows,
-                         int64_t columns) {
+static void check_source(lua_State *L, const ml_tensor *t, const char *what, ml_dtype dtype, int ndim,
+                         const int64_t *shape) {
   if (t->dtype != dtype) lb_usage(L, "%s: expected %s, found %s", what, ml_dtype_name(dtype), ml_dtype_name(t->dtype));
-  if (t->ndim == 2 && t->shape[0] == rows && t->shape[1] == columns) return;
-  lb_usage(L, "%s: expected shape (%lld, %lld), found %s", what, (long long)rows, (long long)columns,
+  if (ml_same_shape(t->ndim, t->shape, ndim, shape)) return;
+  lb_usage(L, "%s: expected shape %s, found %s", what, ml_shape_text(ndim, shape, (char[160]){0}, 160),
            ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
 }
 
 /* pack_affine(codes, scales, biases, bits, group [, exact]): a packed weight of three tensors as MLX's checkpoints have
- * them: codes (outputs, inputs bits / 32) of uint32, scales and biases (outputs, inputs / group). */
+ * them: codes (outputs, inputs bits / 32) of uint32, scales and biases (outputs, inputs / group); or one of each an
+ * expert. */
 static int pack_affine(lua_State *L) {
   static const char *const names[] = {"codes", "scales", "biases"};
   lua_settop(L, 6);
@@ -76,10 +79,15 @@ static int pack_affine(lua_State *L) {
   if (!ml_quant_affine(4, group, ML_F32)) lb_usage(L, "group: expected 32, 64 or 128, found %lld", (long long)group);
   const ml_quant *q = ml_quant_affine(bits, group, scale);
   if (!q) lb_usage(L, "scales: expected a float dtype of 16 or 32 bits, found %s", ml_dtype_name(scale));
-  if (codes->ndim != 2) lb_usage(L, "codes: expected 2 axes, found %d", codes->ndim);
-  const int64_t rows = codes->shape[0], inputs = codes->shape[1] * 32 / bits;
-  check_source(L, codes, names[0], ML_U32, rows, codes->shape[1]);
-  for (int i = 1; i < 3; i++) check_source(L, sources[i], names[i], scale, rows, inputs / group);
+  if (codes->ndim != 2 && codes->ndim != 3) lb_usage(L, "codes: expected 2 or 3 axes, found %d", codes->ndim);
+  int64_t shape[3];
+  int64_t *inputs = &shape[codes->ndim - 1];
+  memcpy(shape, codes->shape, sizeof shape);
+  check_source(L, codes, names[0], ML_U32, codes->ndim, shape);
+  const int64_t width = *inputs * 32 / bits;
+  *inputs = width / group;
+  for (int i = 1; i < 3; i++) check_source(L, sources[i], names[i], scale, codes->ndim, shape);
+  *inputs = width;
   char *data[3];
   for (int i = 0; i < 3; i++) {
     data[i] = lua_newuserdatauv(L, ml_tensor_nbytes(sources[i]), 0);
@@ -87,8 +95,9 @@ static int pack_affine(lua_State *L) {
   }
   ml_tensor **out = lb_new_tensor(L);
   const void *const from[] = {data[0], data[1], data[2]};
-  lb_check(L, ml_fail_prefix(ml_weight_from_sources(codes->device, q, rows, inputs, from, lua_toboolean(L, 6), out),
-                             "pack_affine"));
+  lb_check(L,
+           ml_fail_prefix(ml_weight_from_sources(codes->device, q, codes->ndim, shape, from, lua_toboolean(L, 6), out),
+                          "pack_affine"));
   return 1;
 }
 
@@ -108,16 +117,19 @@ static int check_strided(lua_State *L) {
   return 0;
 }
 
-/* random_packed(dtype, rows, inputs, deviation, seed, exact): a weight of true shape for tests and benchmarks. */
+/* random_packed(dtype, rows, inputs, deviation, seed, exact [, experts]): a weight of true shape for tests and
+ * benchmarks. */
 static int random_packed(lua_State *L) {
-  lua_settop(L, 6);
+  lua_settop(L, 7);
   ml_dtype dtype = lb_check_dtype(L, 1, "random_packed: dtype");
-  int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
+  const int64_t rows = lb_check_integer(L, 2, "rows"), inputs = lb_check_integer(L, 3, "inputs");
+  const bool one = lua_isnil(L, 7);
+  const int64_t shape[] = {one ? 1 : lb_check_integer(L, 7, "experts"), rows, inputs};
   double deviation = lb_check_number(L, 4, "deviation");
   uint64_t seed = (uint64_t)lb_check_integer(L, 5, "seed");
   ml_tensor **out = lb_new_tensor(L);
   ml_status status =
-      ml_weight_random(lb_engine(L)->device, dtype, rows, inputs, deviation, seed, lua_toboolean(L, 6), out);
+      ml_weight_random(lb_engine(L)->device, dtype, 3 - one, shape + one, deviation, seed, lua_toboolean(L, 6), out);
   lb_check(L, ml_fail_prefix(status, "random_packed"));
   return 1;
 }

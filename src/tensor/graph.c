@@ -185,11 +185,18 @@ static ml_status cast_input(ml_engine *e, ml_op op, ml_tensor *x, ml_dtype to, m
   return ml_apply(e, ML_OP_astype, &x, 1, &a, out);
 }
 
-/* Products and look-ups read packed weights: of a matrix of blocks, as a file has them, the packed copy stands in,
- * which is made once. */
-static ml_status pack_blocks(ml_tensor *w) {
-  if (w->packed || w->layout != ML_LAYOUT_BLOCKS || !w->buffer || w->ndim != 2) return ML_OK;
-  return ml_weight_pack(w, true, &w->packed);
+/* Products and look-ups read packed weights: of blocks, as a file has them, the packed copy stands in, which is made
+ * once, if the operation takes it. */
+static ml_status pack_blocks(ml_op op, ml_tensor **inputs, int n, const ml_attrs *attrs, int k) {
+  ml_tensor *w = inputs[k], packed = *w;
+  if (w->packed || w->layout != ML_LAYOUT_BLOCKS || !w->buffer) return ML_OK;
+  packed.layout = ML_LAYOUT_PANELS;
+  ml_attrs own = *attrs;
+  ml_shape_query q = {.inputs = inputs, .n_inputs = n, .attrs = &own, .input_dtype = ML_DTYPE_COUNT};
+  inputs[k] = &packed;
+  ml_status status = ml_op_infos[op].shape(&q);
+  inputs[k] = w;
+  return status == ML_OK ? ml_weight_pack(w, true, &w->packed) : status;
 }
 
 static ml_status apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_inputs, const ml_attrs *attrs,
@@ -257,12 +264,13 @@ static ml_status resolve(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n
   enum { FEW = 8 };
   ml_tensor *few[FEW], **own = n > FEW ? ml_calloc((size_t)n, sizeof *own) : few;
   if (!own) return ML_MEMORY;
-  ml_status status = weight < 0 ? ML_OK : pack_blocks(inputs[weight]);
+  ml_status status = ML_OK;
   for (int k = 0; k < n && status == ML_OK; k++) {
     own[k] = inputs[k];
-    if (k == weight && inputs[k]->packed) own[k] = inputs[k]->packed;
     if (inputs[k] && inputs[k]->state) status = ml_cell_latest(inputs[k]->cell, &own[k]);
   }
+  if (status == ML_OK && weight >= 0) status = pack_blocks(op, own, n, attrs, weight);
+  if (status == ML_OK && weight >= 0 && inputs[weight]->packed) own[weight] = inputs[weight]->packed;
   status = prefix_path(e, op, status);
   if (status == ML_OK)
     status =

@@ -608,6 +608,8 @@ static ml_status shape_embedding(query *q) {
   return ML_OK;
 }
 
+static ml_status shape_gather_linear(query *q) { return ml_shape_gather_linear(q); }
+
 static ml_status shape_rope_table(query *q) {
   const ml_tensor *start = q->inputs[0], *f = q->inputs[1];
   ML_TRY(want_integers(start, "start"));

@@ -57,8 +57,8 @@ static inline const int64_t *ml_attrs_list(const ml_attrs *a, ml_list l) { retur
  * have no place. */
 int64_t *ml_attrs_give(ml_attrs *a, ml_list *list, int64_t n);
 
-/* STRIDED: elements at offset + sum(index * stride). PANELS: a matrix (outputs, inputs) packed for products
- * (cpu/isa/quant/format.h, of the processor). BLOCKS: block formats in the order of the file. */
+/* STRIDED: elements at offset + sum(index * stride). PANELS: a weight (outputs, inputs), or one an expert, packed for
+ * products (cpu/isa/quant/format.h, of the processor). BLOCKS: block formats in the order of the file. */
 typedef enum ml_layout { ML_LAYOUT_STRIDED, ML_LAYOUT_PANELS, ML_LAYOUT_BLOCKS } ml_layout;
 
 typedef enum ml_fate { ML_FATE_NONE, ML_FATE_TRACED, ML_FATE_FAILED } ml_fate;

@@ -11,7 +11,7 @@ static ml_status weight_to(ml_tensor *t, ml_device *device, ml_tensor **out) {
   if (!data) return ML_MEMORY;
   ml_status status = ml_tensor_read(t, data);
   if (status == ML_OK && t->layout == ML_LAYOUT_PANELS)
-    status = ml_weight_from_host(device, t->dtype, t->shape[0], t->shape[1], data, t->exact, out);
+    status = ml_weight_from_host(device, t->dtype, t->ndim, t->shape, data, t->exact, out);
   else if (status == ML_OK)
     status = ml_tensor_from_host(device, t->dtype, t->ndim, t->shape, data, ml_tensor_nbytes(t), out);
   ml_free(data);

@@ -1,4 +1,4 @@
-/* weight.c: matrices in the layout that a device's products want: made, filled, copied, invented. */
+/* weight.c: matrices, or one an expert, in the layout that a device's products want: made, filled, copied, invented. */
 #include "tensor/weight.h"
 
 #include <stdio.h>
@@ -9,12 +9,12 @@ static const size_t MAX_ROW_BYTES = (size_t)64 << 20;
 
 static bool packs(ml_device *d, ml_dtype t) { return d->table->packed_bytes(d, t, 1, ml_dtype_infos[t].block) > 0; }
 
-/* Of a matrix that the device does not pack: names what it does. */
-static ml_status refuse(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs) {
+/* Of a weight that the device does not pack: names what it does. */
+static ml_status refuse(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape) {
   char names[256] = "";
   size_t at = 0;
   if (packs(device, dtype))
-    return ml_fail(ML_UNSUPPORTED, "a weight (%lld, %lld) of %s is not packed", (long long)rows, (long long)inputs,
+    return ml_fail(ML_UNSUPPORTED, "a weight %s of %s is not packed", ml_shape_text(ndim, shape, (char[160]){0}, 160),
                    ml_dtype_name(dtype));
   for (int t = 0; t < ML_AFFINE_FIRST && at < sizeof names; t++)
     if (packs(device, (ml_dtype)t))
@@ -26,18 +26,27 @@ static ml_status refuse(ml_device *device, ml_dtype dtype, int64_t rows, int64_t
 ml_status ml_weight_check_strided(const ml_tensor *t, const char *what) {
   if (t->layout == ML_LAYOUT_STRIDED) return ML_OK;
   const bool packed = t->layout == ML_LAYOUT_PANELS;
-  return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (linear and look-ups take it as it is)", what,
-                 ml_dtype_name(t->dtype), packed ? "packed for products" : "in blocks",
-                 packed && !ml_dtype_is_block(t->dtype) ? "unpack" : "dequantize");
+  return ml_fail(ML_USAGE, "%s: a weight of %s %s: %s it first (%s it as it is)", what, ml_dtype_name(t->dtype),
+                 packed ? "packed for products" : "in blocks",
+                 packed && !ml_dtype_is_block(t->dtype) ? "unpack" : "dequantize",
+                 t->ndim > 2 ? "gather_linear takes" : "linear and look-ups take");
 }
 
-ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, bool exact,
+static int64_t experts_of(int ndim, const int64_t *shape) { return ndim > 2 ? shape[0] : 1; }
+
+/* Bytes of one matrix of a weight, which begins with a group of its own. */
+static size_t matrix_bytes(ml_device *d, ml_dtype dtype, int ndim, const int64_t *shape) {
+  return d->table->packed_bytes(d, dtype, shape[ndim - 2], shape[ndim - 1]);
+}
+
+ml_status ml_weight_create(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, bool exact,
                            ml_tensor **out) {
-  size_t bytes = device->table->packed_bytes(device, dtype, rows, inputs);
-  if (!bytes) return refuse(device, dtype, rows, inputs);
+  if (ndim != 2 && ndim != 3) return ml_fail(ML_MISMATCH, "expected 2 or 3 axes, found %d", ndim);
+  size_t bytes = matrix_bytes(device, dtype, ndim, shape);
+  if (!ml_mul_size(bytes, (size_t)experts_of(ndim, shape), &bytes) || !bytes) return refuse(device, dtype, ndim, shape);
   ml_buffer *buffer;
   ML_TRY(ml_buffer_create(device, bytes, &buffer));
-  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, 2, (int64_t[]){rows, inputs}, out);
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_PANELS, ndim, shape, out);
   ml_buffer_release(buffer);
   if (status == ML_OK) (*out)->exact = exact;
   return status;
@@ -55,7 +64,22 @@ ml_status ml_weight_put(ml_tensor *weight, int64_t first, int64_t count, const v
   ml_device *d = weight->device;
   ml_status now = ml_flag_poll(&weight->engine->cancel);
   if (now != ML_OK) return ml_fail(now, "%s", ml_status_name(now));
-  return d->table->pack(d, ml_tensor_data(weight), weight->dtype, weight->shape[1], first, count, from);
+  const int64_t outputs = weight->shape[weight->ndim - 2], expert = first / outputs;
+  char *matrix = ml_tensor_data(weight) + (size_t)expert * matrix_bytes(d, weight->dtype, weight->ndim, weight->shape);
+  return d->table->pack(d, matrix, weight->dtype, weight->shape[weight->ndim - 1], first % outputs, count, from);
+}
+
+ml_status ml_weight_read(ml_tensor *weight, void *to) {
+  ml_device *d = weight->device;
+  const int64_t outputs = weight->shape[weight->ndim - 2], inputs = weight->shape[weight->ndim - 1];
+  const size_t step = matrix_bytes(d, weight->dtype, weight->ndim, weight->shape);
+  size_t row_bytes;
+  if (!ml_dtype_row_bytes(weight->dtype, inputs, &row_bytes)) return ML_OK; /* which is no weight */
+  for (int64_t e = 0; e < experts_of(weight->ndim, weight->shape); e++) {
+    char *file = (char *)to + (size_t)(e * outputs) * row_bytes;
+    ML_TRY(d->table->unpack(d, ml_tensor_data(weight) + (size_t)e * step, weight->dtype, inputs, 0, outputs, file));
+  }
+  return ML_OK;
 }
 
 /* Row-major bytes of a tensor on the host, from ml_alloc. */
@@ -68,11 +92,20 @@ static ml_status on_host(ml_tensor *t, void **out) {
   return status;
 }
 
-ml_status ml_weight_from_host(ml_device *d, ml_dtype dtype, int64_t rows, int64_t inputs, const void *data, bool exact,
-                              ml_tensor **out) {
+/* All rows of a weight from the host. */
+static ml_status put_all(ml_tensor *weight, const char *data) {
+  const int64_t outputs = weight->shape[weight->ndim - 2];
+  const size_t bytes = ml_tensor_nbytes(weight) / (size_t)experts_of(weight->ndim, weight->shape);
+  for (int64_t e = 0; e < experts_of(weight->ndim, weight->shape); e++)
+    ML_TRY(ml_weight_put(weight, e * outputs, outputs, data + (size_t)e * bytes));
+  return ML_OK;
+}
+
+ml_status ml_weight_from_host(ml_device *d, ml_dtype dtype, int ndim, const int64_t *shape, const void *data,
+                              bool exact, ml_tensor **out) {
   ml_tensor *weight;
-  ML_TRY(ml_weight_create(d, dtype, rows, inputs, exact, &weight));
-  ml_status status = d->table->pack(d, ml_tensor_data(weight), dtype, inputs, 0, rows, data);
+  ML_TRY(ml_weight_create(d, dtype, ndim, shape, exact, &weight));
+  ml_status status = put_all(weight, data);
   if (status == ML_OK) *out = weight;
   else ml_tensor_release(weight);
   return status;
@@ -81,12 +114,14 @@ ml_status ml_weight_from_host(ml_device *d, ml_dtype dtype, int64_t rows, int64_
 /* Rows of a weight, put together of its sources. */
 static ml_status put_joined(ml_tensor *weight, const ml_quant *q, const void *const *sources, int64_t chunk,
                             char *room) {
-  const int64_t rows = weight->shape[0], blocks = weight->shape[1] / q->block;
+  const int64_t outputs = weight->shape[weight->ndim - 2], blocks = weight->shape[weight->ndim - 1] / q->block,
+                rows = outputs * experts_of(weight->ndim, weight->shape);
   size_t pitch[ML_QUANT_SOURCES] = {0}; /* bytes of a source in a row */
   for (int i = 0; i < q->n_fields; i++) pitch[q->fields[i].source] += (size_t)(q->fields[i].bytes * blocks);
-  for (int64_t first = 0; first < rows; first += chunk) {
-    const int64_t n = rows - first < chunk ? rows - first : chunk;
+  for (int64_t first = 0, n; first < rows; first += n) {
+    const int64_t left = outputs - first % outputs; /* in this matrix */
     const void *from[ML_QUANT_SOURCES];
+    n = left < chunk ? left : chunk;
     for (int i = 0; i < q->n_sources; i++) from[i] = (const char *)sources[i] + (size_t)first * pitch[i];
     ml_quant_join(q, n * blocks, from, room);
     ML_TRY(ml_weight_put(weight, first, n, room));
@@ -94,15 +129,15 @@ static ml_status put_joined(ml_tensor *weight, const ml_quant *q, const void *co
   return ML_OK;
 }
 
-ml_status ml_weight_from_sources(ml_device *d, const ml_quant *q, int64_t rows, int64_t inputs,
+ml_status ml_weight_from_sources(ml_device *d, const ml_quant *q, int ndim, const int64_t *shape,
                                  const void *const *sources, bool exact, ml_tensor **out) {
   ml_tensor *weight;
   size_t row_bytes;
   int64_t chunk = 0;
-  if (!ml_dtype_row_bytes(q->dtype, inputs, &row_bytes))
-    return ml_fail(ML_MISMATCH, "%lld inputs are no whole groups of %d", (long long)inputs, q->block);
+  if (!ml_dtype_row_bytes(q->dtype, shape[ndim - 1], &row_bytes))
+    return ml_fail(ML_MISMATCH, "%lld inputs are no whole groups of %d", (long long)shape[ndim - 1], q->block);
   ML_TRY(ml_weight_chunk(d, row_bytes, &chunk));
-  ML_TRY(ml_weight_create(d, q->dtype, rows, inputs, exact, &weight));
+  ML_TRY(ml_weight_create(d, q->dtype, ndim, shape, exact, &weight));
   char *room = ml_alloc((size_t)chunk * row_bytes);
   ml_status status = room ? put_joined(weight, q, sources, chunk, room) : ML_MEMORY;
   ml_free(room);
@@ -114,9 +149,18 @@ ml_status ml_weight_from_sources(ml_device *d, const ml_quant *q, int64_t rows, 
 ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
   void *data;
   ML_TRY(on_host(t, &data));
-  ml_status status = ml_weight_from_host(t->device, t->dtype, t->shape[0], t->shape[1], data, exact, out);
+  ml_status status = ml_weight_from_host(t->device, t->dtype, t->ndim, t->shape, data, exact, out);
   ml_free(data);
   return status;
+}
+
+ml_status ml_weight_expert(ml_tensor *w, int64_t expert, const char *what, ml_tensor **out) {
+  if (!w->buffer || w->ndim != 3) return ml_weight_check_strided(w, what);
+  const size_t bytes = w->layout == ML_LAYOUT_PANELS ? matrix_bytes(w->device, w->dtype, w->ndim, w->shape)
+                                                     : ml_tensor_nbytes(w) / (size_t)w->shape[0];
+  ML_TRY(ml_tensor_wrap(w->buffer, w->offset + (size_t)expert * bytes, w->dtype, w->layout, 2, w->shape + 1, out));
+  (*out)->exact = w->exact;
+  return ML_OK;
 }
 
 ml_status ml_weight_unpack(ml_tensor *t, ml_tensor **out) {
@@ -172,29 +216,34 @@ static void random_floats(ml_dtype t, double deviation, uint64_t *seed, uint8_t 
 }
 
 static ml_status fill_random(ml_tensor *weight, double deviation, uint64_t seed, uint8_t *room, size_t bytes) {
-  int64_t rows = weight->shape[0], inputs = weight->shape[1], group = weight->device->group;
-  for (int64_t first = 0; first < rows; first += group) {
-    if (ml_dtype_is_block(weight->dtype)) random_blocks(weight->dtype, deviation, &seed, room, bytes);
-    else random_floats(weight->dtype, deviation, &seed, room, inputs * group);
-    ML_TRY(ml_weight_put(weight, first, rows - first < group ? rows - first : group, room));
+  int64_t rows = weight->shape[weight->ndim - 2], inputs = weight->shape[weight->ndim - 1];
+  int64_t group = weight->device->group;
+  for (int64_t e = 0; e < experts_of(weight->ndim, weight->shape); e++) {
+    for (int64_t first = 0; first < rows; first += group) {
+      if (ml_dtype_is_block(weight->dtype)) random_blocks(weight->dtype, deviation, &seed, room, bytes);
+      else random_floats(weight->dtype, deviation, &seed, room, inputs * group);
+      ML_TRY(ml_weight_put(weight, e * rows + first, rows - first < group ? rows - first : group, room));
+    }
   }
   return ML_OK;
 }
 
-ml_status ml_weight_random(ml_device *device, ml_dtype dtype, int64_t rows, int64_t inputs, double deviation,
+ml_status ml_weight_random(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, double deviation,
                            uint64_t seed, bool exact, ml_tensor **out) {
+  const int64_t inputs = shape[ndim - 1];
   size_t row_bytes;
   int64_t chunk;
-  if (rows < 0 || rows > INT32_MAX || inputs < 0 || inputs > INT32_MAX ||
-      !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
-    return ml_fail(ML_USAGE, "%lld inputs are no whole blocks of %s, or %lld no count of rows", (long long)inputs,
-                   ml_dtype_name(dtype), (long long)rows);
+  bool counts = true;
+  for (int i = 0; i < ndim; i++) counts = counts && shape[i] >= 0 && shape[i] <= INT32_MAX;
+  if (!counts || !ml_dtype_row_bytes(dtype, inputs, &row_bytes)) {
+    return ml_fail(ML_USAGE, "%lld inputs are no whole blocks of %s, or %s no shape of a weight", (long long)inputs,
+                   ml_dtype_name(dtype), ml_shape_text(ndim, shape, (char[160]){0}, 160));
   }
   if (!(deviation >= 0 && deviation <= 1024))
     return ml_fail(ML_USAGE, "expected a deviation from 0 to 1024, found %g", deviation);
   ML_TRY(ml_weight_chunk(device, row_bytes, &chunk));
   ml_tensor *weight;
-  ML_TRY(ml_weight_create(device, dtype, rows, inputs, exact, &weight));
+  ML_TRY(ml_weight_create(device, dtype, ndim, shape, exact, &weight));
   const size_t group_bytes = row_bytes * (size_t)device->group;
   uint8_t *room = ml_alloc(group_bytes);
   ml_status status = room ? fill_random(weight, deviation, seed, room, group_bytes) : ML_MEMORY;

@@ -71,6 +71,19 @@ for _, bits in ipairs {2, 3, 4, 5, 6, 8} do
   end)
 end
 
+t.test("affine weights of several experts", function()
+  local codes, scales, biases, dense = {}, {}, {}, {}
+  for e = 1, 3 do codes[e], scales[e], biases[e], dense[e] = make(4, 64, "bfloat16", 40 + e) end
+  local w = core.pack_affine(ml.stack(codes), ml.stack(scales), ml.stack(biases), 4, 64, true)
+  t.eq(w.shape, {3, OUTPUTS, INPUTS})
+  t.eq(w:dequantize():tobytes(), ml.stack(dense):tobytes())
+  local x, ids = ml.random.normal({5, INPUTS}, {key = ml.random.key(2)}), ml.tensor({{2, 0}, {1, 1}, {0, 2}, {2, 1}, {0, 0}})
+  local y = ml.gather_linear(x, w, ids)
+  for i, row in ipairs(ids:tolist()) do
+    for k, e in ipairs(row) do t.eq(y[i][k]:tobytes(), ml.linear(x[i], w[e + 1]):tobytes()) end
+  end
+end)
+
 t.test("affine weights that do not fit together are refused", function()
   local codes, scales, biases = make(4, 64, "float16", 5)
   for _, case in ipairs {
@@ -80,7 +93,7 @@ t.test("affine weights that do not fit together are refused", function()
     {"biases: expected float16, found float32", {codes, scales, biases:astype "float32", 4, 64}},
     {"codes: expected uint32, found int32", {codes:astype "int32", scales, biases, 4, 64}},
     {"biases: expected shape %(37, 6%), found %(6%)", {codes, scales, biases[1], 4, 64}},
-    {"codes: expected 2 axes, found 1", {codes[1], scales[1], biases[1], 4, 64}},
+    {"codes: expected 2 or 3 axes, found 1", {codes[1], scales[1], biases[1], 4, 64}},
   } do
     t.raises(function() core.pack_affine(table.unpack(case[2])) end, case[1])
   end

@@ -186,7 +186,7 @@ local packs = "pack: expected a weight of float32, float16, bfloat16, q4_0, q4_1
 group("what pack takes", {
   {function() ml.pack(ml.zeros({2, 32}, {dtype = "int32"})) end, packs .. "int32"},
   {function() ml.pack(ml.zeros({2, 32}, {dtype = "float64"})) end, packs .. "float64"},
-  {function() ml.pack(ml.zeros {32}) end, "pack: expected 2 axes, found 1"},
+  {function() ml.pack(ml.zeros {32}) end, "pack: expected 2 or 3 axes, found 1"},
   {function() ml.zeros {2, 32}:pack {precision = "high"} end,
     'pack: precision: expected "exact" or "fast", found "high"'},
 })

@@ -210,6 +210,58 @@ static void test_embedding(ml_engine *e) {
   drop_all();
 }
 
+/* Rows of x by experts of ids, each `shared` by ids' last axis or with its own row. */
+typedef struct gathering_case {
+  operand x, ids;
+  bool shared;
+} gathering_case;
+
+static void check_gather_linear(ml_engine *e, const gathering_case *c, ml_dtype t, ml_dtype wt, ml_dtype it, view kind) {
+  enum { EXPERTS = 5, OUTPUTS = 23, INPUTS = 19 };
+  const int64_t pairs = ml_shape_size(c->ids.ndim, c->ids.shape), all = ml_shape_size(c->x.ndim, c->x.shape);
+  const int64_t last = c->ids.ndim ? c->ids.shape[c->ids.ndim - 1] : 1;
+  const view other = (view)(VIEWS - 1 - kind);
+  double *x = random_values(t, all, -1, 1), *w = random_values(wt, EXPERTS * OUTPUTS * INPUTS, -1, 1);
+  double *ids = random_values(it, pairs, 0, EXPERTS - 1), *wanted = room((size_t)(pairs * OUTPUTS), 8);
+  int64_t out[4];
+  ml_tensor *tx = view_tensor(e, t, c->x.ndim, c->x.shape, x, kind);
+  ml_tensor *tw = view_tensor(e, wt, SHAPE(EXPERTS, OUTPUTS, INPUTS), w, other);
+  ml_tensor *ti = view_tensor(e, it, c->ids.ndim, c->ids.shape, ids, kind);
+  for (int64_t p = 0; p < pairs; p++) {
+    const double *row = x + (c->shared ? p / last : p) * INPUTS, *matrix = w + (int)ids[p] * OUTPUTS * INPUTS;
+    for (int64_t i = 0; i < OUTPUTS * INPUTS; i++) wanted[p * OUTPUTS + i / INPUTS] += row[i % INPUTS] * matrix[i];
+  }
+  memcpy(out, c->ids.shape, sizeof out);
+  out[c->ids.ndim] = OUTPUTS;
+  expect_values(apply(e, ML_OP_gather_linear, NO_ATTRS, tx, tw, ti), c->ids.ndim + 1, out, wanted, 2 * epsilon(t), 2e-5,
+                "%s and %s, ids of %s, %s", ml_dtype_name(t), ml_dtype_name(wt), ml_dtype_name(it), view_names[kind]);
+  drop_all();
+}
+
+/* With plain weights; packed ones are test_experts.lua's. */
+static void test_gather_linear(ml_engine *e) {
+  static const gathering_case cases[] = {
+      {{2, {3, 19}}, {2, {3, 2}}, true},    {{2, {70, 19}}, {2, {70, 3}}, true},       {{1, {19}}, {1, {4}}, true},
+      {{1, {19}}, {0, {0}}, false},         {{2, {6, 19}}, {1, {6}}, false},           {{3, {7, 2, 19}}, {2, {7, 2}}, false},
+      {{3, {2, 5, 19}}, {3, {2, 5, 3}}, true}, {{2, {0, 19}}, {2, {0, 3}}, true},      {{2, {3, 19}}, {2, {3, 0}}, true}};
+  static const ml_dtype whole[] = {ML_I32, ML_I64, ML_U8, ML_I8, ML_U16, ML_I16, ML_U32, ML_U64};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (int kind = 0; kind < VIEWS; kind++) {
+      for (int f = 0; f < 4; f++) {
+        if (skip_case(0)) continue;
+        ml_dtype t = float_dtypes[f], wt = t == ML_F64 ? ML_F64 : float_dtypes[kind % 3];
+        check_gather_linear(e, &cases[i], t, wt, whole[(i + (size_t)(kind + f)) % 8], (view)kind);
+      }
+    }
+  }
+  ml_tensor *x = random_tensor(e, ML_F32, SHAPE(1, 4), 0, 1), *w = random_tensor(e, ML_F32, SHAPE(3, 2, 4), 0, 1);
+  ml_tensor *id = INDICES(e, 3), *ids = apply(e, ML_OP_reshape, list_attrs(SHAPE(1, 1)), id);
+  expect(attempt(e, ML_OP_gather_linear, NO_ATTRS, x, w, ids) == ML_USAGE, "an expert past the last");
+  expect(attempt(e, ML_OP_gather_linear, NO_ATTRS, x, w, INDICES(e, 1, 2)) != ML_OK, "ids of other rows are refused");
+  expect(attempt(e, ML_OP_gather_linear, NO_ATTRS, x, x, ids) != ML_OK, "a weight without experts is refused");
+  drop_all();
+}
+
 /* ---- rotary embedding ---- */
 
 static void test_rope_table(ml_engine *e) {

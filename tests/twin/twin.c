@@ -120,7 +120,9 @@ static size_t extent_of(const twin *t, const job *j, int value, size_t *at) {
                    : j->addresses[s->place == ML_PLACE_OUTPUT ? p->n_inputs + s->index : s->index];
   *at = (size_t)(base + v->offset - t->device);
   if (ml_shape_size(v->ndim, v->shape) == 0) return 0;
-  if (v->layout == ML_LAYOUT_PANELS) return ml_cpu_packed_bytes(GROUP, v->dtype, v->shape[0], v->shape[1]);
+  if (v->layout == ML_LAYOUT_PANELS)
+    return ml_cpu_packed_bytes(GROUP, v->dtype, v->shape[v->ndim - 2], v->shape[v->ndim - 1]) *
+           (size_t)(v->ndim > 2 ? v->shape[0] : 1);
   if (v->layout != ML_LAYOUT_STRIDED) return ml_value_bytes(v);
   int64_t low = 0, high = 0;
   for (int i = 0; i < v->ndim; i++) {

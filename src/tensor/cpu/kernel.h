@@ -74,6 +74,7 @@ struct ml_task {
   int n_in, n_out;
   const ml_step *step;
   const ml_isa *isa;
+  int group;            /* rows of a weight that are packed together */
   int threads;          /* that will share the units, as far as is known: decides how finely work is cut, never a bit */
   int64_t units, grain; /* grain: units taken at once */
   size_t scratch;       /* bytes a thread */
@@ -97,6 +98,7 @@ struct ml_isa {
   ml_kernel_row rows[ML_STEP_COUNT];
   const ml_format *formats[ML_DTYPE_COUNT]; /* packed weights */
   ml_kernel_row quantize_rows;              /* activations to 8-bit blocks, before `linears` of many rows */
+  ml_kernel_row gather_rows;                /* rows by expert, before gather_linear */
 };
 
 extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots;

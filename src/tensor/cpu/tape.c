@@ -69,6 +69,7 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   *t = (ml_task){.run = row->run,
                  .step = step,
                  .isa = isa,
+                 .group = g->plan->device->group,
                  .threads = ml_pool_members(*g->cpu->pool),
                  .n_in = step->n_inputs,
                  .n_out = step->n_outputs,
@@ -89,11 +90,18 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
 /* Rows from here on are rounded to 8-bit blocks by a task of their own; below, every thread rounds them for itself. */
 enum { SHARED_ROUNDING_ROWS = 5 };
 
+/* What makes the rows ready that a step multiplies, or NULL. */
+static const ml_kernel_row *rows_before(const ml_program *g, const ml_step *step, const ml_isa *isa) {
+  if (step->op == ML_OP_gather_linear) return &isa->gather_rows;
+  const bool many = step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS;
+  return many ? &isa->quantize_rows : NULL;
+}
+
 static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *isa) {
-  const ml_kernel_row *row = &isa->rows[step->op];
-  if (step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS) {
-    ML_TRY(add_task(g, step, isa, &isa->quantize_rows));
-    if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the weights take float activations as they are */
+  const ml_kernel_row *row = &isa->rows[step->op], *before = rows_before(g, step, isa);
+  if (before) {
+    ML_TRY(add_task(g, step, isa, before));
+    if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the rows are taken as they are */
   }
   return add_task(g, step, isa, row);
 }

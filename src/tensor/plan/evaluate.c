@@ -1,6 +1,7 @@
 /* evaluate.c: making plans, and evaluating, which makes one, runs it once and drops it. */
 #include "tensor/plan/graph.h"
 #include "tensor/queue.h"
+#include "tensor/weight.h"
 
 #include <string.h>
 
@@ -343,8 +344,7 @@ ml_status ml_tensor_read(ml_tensor *t, void *to) {
   ML_TRY(ml_capture(t->engine, t));
   if (t->engine->recording && (t->state || ml_tensor_is_attached(t))) return no_value();
   ML_TRY(ml_eval(t->engine, &t, 1));
-  if (t->layout == ML_LAYOUT_PANELS)
-    return t->device->table->unpack(t->device, ml_tensor_data(t), t->dtype, t->shape[1], 0, t->shape[0], to);
+  if (t->layout == ML_LAYOUT_PANELS) return ml_weight_read(t, to);
   if (t->layout != ML_LAYOUT_STRIDED || ml_tensor_is_dense(t)) return read_dense(t, to);
   ml_tensor *dense;
   ml_attrs none = {0};

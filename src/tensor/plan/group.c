@@ -72,8 +72,8 @@ static bool can_assign(const gathering *t, int effect, int v) {
 
 /* Whether an elementwise program may follow n in its step. */
 static bool is_anchor(const gathering *t, const ml_vnode *n) {
-  bool known =
-      n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_linear_transposed || n->op == ML_OP_attention;
+  bool known = n->op == ML_OP_matmul || n->op == ML_OP_linear || n->op == ML_OP_linear_transposed ||
+               n->op == ML_OP_gather_linear || n->op == ML_OP_attention;
   if (n->op == ML_OP_linear && t->g->nodes[n->inputs[1]].layout != ML_LAYOUT_STRIDED) return false; /* products.c */
   return known && !t->rows && !t->products && t->sink < 0 && t->anchor < 0 && ml_dtype_is_float(n->dtype) &&
          n->ndim > 0;

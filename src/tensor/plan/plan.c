@@ -288,6 +288,11 @@ static size_t input_bytes(const ml_plan *p, const ml_step *s, int k) {
   if (cache || (target && ml_op_is_effect((ml_op)s->op))) return 0;
   if (s->op == ML_OP_embedding && k == 0 && v->shape[0])
     return ml_value_bytes(v) / (size_t)v->shape[0] * (size_t)ml_shape_size(other->ndim, other->shape);
+  if (s->op == ML_OP_gather_linear && k == 1 && v->shape[0]) {
+    const ml_value *ids = &p->values[s->inputs[2]];
+    const int64_t most = ml_shape_size(ids->ndim, ids->shape);
+    return ml_value_bytes(v) / (size_t)v->shape[0] * (size_t)(most < v->shape[0] ? most : v->shape[0]);
+  }
   if ((s->op == ML_OP_take || s->op == ML_OP_take_along_axis) && k == 0)
     return ml_value_bytes(&p->values[s->outputs[0]]);
   return read_bytes(v);

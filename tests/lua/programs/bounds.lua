@@ -47,6 +47,15 @@ function slack.linear(result, x, w)
   return of_products(ml.matmul(size, m:transpose()), m.shape[2], result)
 end
 
+function slack.gather_linear(result, x, w, ids)
+  local own = x.ndim > ids.ndim
+  local m, size = dense(w), wide(x):abs()
+  if w.dtype:find "^q%d" then size = size + size:max {axis = -1, keepdims = true} / 127 end
+  local row = own and size:expand_dims(-1) or size:expand_dims(-2):expand_dims(-1)
+  local sums = ml.matmul(wide(m):abs():take(ids, 1), row)
+  return of_products(sums:squeeze(-1), w.shape[3], result)
+end
+
 function slack.linear_transposed(result, y, w)
   local m = wide(dense(w)):abs()
   return of_products(ml.matmul(wide(y):abs(), m), m.shape[1], result)
@@ -84,7 +93,8 @@ end
 local stated = numpy_ulps()
 for name, u in pairs {
   silu = ulps(10, 6), gelu = ulps(12), gelu_tanh = ulps(12), softmax = ulps(8), log_softmax = ulps(8),
-  rms_norm = ulps(8), layer_norm = ulps(8), linear = ulps(2), linear_transposed = ulps(2), attention = ulps(8),
+  rms_norm = ulps(8), layer_norm = ulps(8), attention = ulps(8),
+  linear = ulps(2), gather_linear = ulps(2), linear_transposed = ulps(2),
 } do
   stated[name] = u
 end

@@ -105,23 +105,45 @@ local formats = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
 local formats_of_256 = {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0"}
 
 -- A weight in a block format, where whole blocks make a row; most are packed, for products of either precision.
-local function quantised(g, outputs, inputs)
-  local random = g.random
+local function quantised(g, shape)
+  local random, inputs = g.random, shape[#shape]
   if inputs % 32 ~= 0 or inputs == 0 then return nil end
   local packed = random:chance(0.75)
-  return {shape = {outputs, inputs}, dtype = random:pick(inputs % 256 == 0 and formats_of_256 or formats),
+  return {shape = shape, dtype = random:pick(inputs % 256 == 0 and formats_of_256 or formats),
     wrap = packed and "pack" or nil, precision = packed and random:pick {"exact", "fast"} or nil}
 end
 
-function G:new_weight(outputs, inputs, dtype)
-  local random = self.random
-  outputs = math.min(outputs, MOST_IN_WEIGHT // math.max(1, inputs))
-  if dtype == "float64" then return self:leaf({outputs, inputs}, "float64") end
-  local leaf = random:chance(0.6) and quantised(self, outputs, inputs) or
-    {shape = {outputs, inputs}, style = "small", wrap = random:chance(0.7) and "pack" or nil,
+-- `dtype`: of the rows that it is multiplied with, where one is known.
+local function new_weight(g, shape, dtype)
+  local random = g.random
+  if dtype == "float64" then return g:leaf(shape, "float64") end
+  local leaf = random:chance(0.6) and quantised(g, shape) or
+    {shape = shape, style = "small", wrap = random:chance(0.7) and "pack" or nil,
       dtype = random:pick {"float32", "float32", "bfloat16", "float16"}}
-  local value = add_leaf(self, leaf)
-  value.weight = true
+  return add_leaf(g, leaf)
+end
+
+function G:new_weight(outputs, inputs, dtype)
+  outputs = math.min(outputs, MOST_IN_WEIGHT // math.max(1, inputs))
+  local value = new_weight(self, {outputs, inputs}, dtype)
+  value.weight = dtype ~= "float64" or nil
+  return value
+end
+
+---A weight with an experts axis, for rows of `inputs` elements of a dtype.
+function G:experts(inputs, dtype)
+  local random = self.random
+  local known = self:find_value(function(w)
+    return w.experts and w.dims[3] == inputs and (w.kind ~= "pack" or dtype == "float32") and
+      (w.dtype == "float64") == (dtype == "float64")
+  end)
+  if known and random:chance(0.6) then return known end
+  local experts = random:int(1, math.max(1, math.min(9, MOST_IN_WEIGHT // math.max(1, inputs))))
+  local outputs = math.max(1, math.min(random:pick(self.sizes), MOST_IN_WEIGHT // math.max(1, inputs * experts)))
+  local narrow = dtype == "float16" or dtype == "bfloat16"
+  local shape = {experts, outputs, inputs}
+  local value = narrow and self:leaf(shape, random:pick {dtype, "float32"}) or new_weight(self, shape, dtype)
+  value.experts = true
   return value
 end
 
@@ -147,11 +169,17 @@ function G:find_state(wanted)
 end
 
 function G:find_weight(wanted)
+  local found = self:find_value(function(x) return x.weight and wanted(x) end)
+  return found and self.random:chance(0.7) and found or nil
+end
+
+---Any value of those for which `wanted` holds, packed ones too.
+function G:find_value(wanted)
   local found = {}
   for _, x in ipairs(self.values) do
-    if x.weight and wanted(x) then found[#found + 1] = x end
+    if not x.closed and wanted(x) then found[#found + 1] = x end
   end
-  return #found > 0 and self.random:chance(0.7) and self.random:pick(found) or nil
+  return #found > 0 and self.random:pick(found) or nil
 end
 
 function G:shape()
@@ -330,7 +358,8 @@ local risky = {exp = 0.2, expm1 = 0.2, sinh = 0.2, cosh = 0.2, pow = 0.3, prod =
   isnan = 0.5, isinf = 0.5, isfinite = 0.5, logical_not = 0.5, logical_and = 0.5, logical_or = 0.5}
 local busy = {reshape = 4, transpose = 3, slice = 3, broadcast_to = 2, add = 4, mul = 4, sub = 2, take = 3, linear = 3,
   rms_norm = 2, matmul = 2, concat = 2, astype = 2, copy = 2, where = 2, assign = 4, cache_append = 2, ring_push = 1.5,
-  silu = 2, sigmoid = 2, tanh = 2, softmax = 2, embedding = 1.5, linear_transposed = 1.5, attention = 1.5}
+  silu = 2, sigmoid = 2, tanh = 2, softmax = 2, embedding = 1.5, linear_transposed = 1.5, attention = 1.5,
+  gather_linear = 2}
 
 local names, weights, kinds = {}, {}, {}
 for _, op in ipairs(core.op_list()) do

@@ -33,9 +33,10 @@ local function fill(shape, dtype, seed, style, n)
   local bytes = y:tobytes()
   return ml.from_bytes(bytes:rep(size // n_own + 1):sub(1, #bytes // n_own * size), shape, dtype)
 end
--- A matrix in blocks, whose scales differ from block to block.
+-- A weight in blocks, whose scales differ from block to block.
 local function quantised(shape, format, seed)
-  local texts, parts, outputs, inputs = {}, {}, shape[1], shape[2]
+  local texts, parts, outputs, inputs = {}, {}, 1, shape[#shape]
+  for k = 1, #shape - 1 do outputs = outputs * shape[k] end
   for k = 1, 3 do
     local w <close> = core.random_packed(format, outputs, inputs, 0.0625 * k, seed + k, true)
     texts[k] = w:tobytes()

@@ -255,6 +255,15 @@ function rows.embedding(g)
   return {w, index(g, g.random:pick {{1}, {3}, {1, 4}, {2, 2}}, w.shape[1])}
 end
 
+-- Each row with several experts, or with its own.
+function rows.gather_linear(g)
+  local x = g:axes(1, is_float)
+  local w, shape = g:experts(x.shape[x.ndim], x.dtype), x.shape
+  shape[x.ndim] = g.random:chance(0.6) and g.random:int(1, 4) or nil
+  if #shape + 1 > 8 then return end
+  return {x, w, index(g, shape, w.shape[1])}
+end
+
 function rows.rope_table(g)
   local random = g.random
   return {g:index({random:int(1, 2)}, 20), g:leaf({random:int(1, 3)}, "float32", "unit"), random:int(1, 5),

@@ -59,6 +59,29 @@ void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int6
   if (rows) dot_floats_rows(w, x, pitch, 1, count, acc);
 }
 
+ALWAYS_INLINE void dot_floats_apart(const float *w, const float *const *x, const int n, int64_t count, float *acc) {
+  v16f a[DOT_ROWS];
+  const float *rows[DOT_ROWS];
+  for (int r = 0; r < n; r++) a[r] = v_load(acc + r * LANES), rows[r] = x[r];
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < count; k++) {
+    v16f weight = v_load(w + k * LANES);
+    for (int r = 0; r < n; r++) a[r] = v_fma(v_set1(rows[r][k]), weight, a[r]);
+  }
+  for (int r = 0; r < n; r++) v_store(acc + r * LANES, a[r]);
+}
+
+void K(dot_floats_at)(const float *w, const float *const *x, int rows, int64_t count, float *acc) {
+  switch (rows) {
+  case 1: dot_floats_apart(w, x, 1, count, acc); return;
+  case 2: dot_floats_apart(w, x, 2, count, acc); return;
+  case 3: dot_floats_apart(w, x, 3, count, acc); return;
+  case 4: dot_floats_apart(w, x, 4, count, acc); return;
+  case 5: dot_floats_apart(w, x, 5, count, acc); return;
+  default: dot_floats_apart(w, x, DOT_ROWS, count, acc);
+  }
+}
+
 /* ---- 8-bit codes ---- */
 
 #define ROWS_CASE(KIND, SUB, ZERO, MIN, N)                                                                             \

@@ -14,6 +14,10 @@ void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, 
 /* acc[r][16] += sum over k of x[r * pitch + k] * w[k][16], one fused multiply-add after another. */
 void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int64_t count, float *acc);
 
+/* The same of rows that lie apart, at most DOT_ROWS of them: x[r][k]. */
+enum { DOT_ROWS = 6 };
+void K(dot_floats_at)(const float *w, const float *const *x, int rows, int64_t count, float *acc);
+
 /* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. */
 void K(round_row)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sums);
 

@@ -70,6 +70,9 @@ gemm_tiles K(gemm_cut)(int64_t batch, int64_t M, int64_t N, int64_t inner, bool 
 /* Computes one tile, from row m0 and column n0 on. */
 void K(gemm_tile)(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0, char *scratch);
 
+/* Row m of a product in float64, `columns` of it from n0 on, to o (matmul.c). */
+void K(multiply_row)(const gemm *g, int64_t m, int64_t n0, int64_t columns, double *o);
+
 /* The words of terms k0..k0+count-1 of rows i0..i0+rows-1, zeros to a multiple of 16 of both: word w of row r is at
  * to[r * GEMM_PITCH + w]. */
 void K(gemm_pack_rows)(const gemm_side *s, bool pairs, int64_t k0, int64_t count, int64_t i0, int64_t rows, float *to);

@@ -43,6 +43,7 @@
   XP(ML_OP_linear, matmul, matmul)                                                                                     \
   X(ML_OP_linear_transposed, linear_transposed)                                                                        \
   X(ML_OP_embedding, embedding)                                                                                        \
+  X(ML_OP_gather_linear, gather_linear)                                                                                \
   X(ML_OP_rope_table, rope_table)                                                                                      \
   X(ML_OP_rope, rope)                                                                                                  \
   X(ML_OP_attention, attention)                                                                                        \
@@ -64,5 +65,6 @@
   void K(kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);
 KERNELS(DECLARE, DECLARE_TWO)
 DECLARE(0, quantize_rows)
+DECLARE(0, gather_rows)
 
 #endif

@@ -159,7 +159,7 @@ static gemm locate(const ml_task *t, int64_t u, int64_t *m0, int64_t *n0) {
 
 /* A row of a tile in float64: along rows of the second operand where its columns are neighbours, else along the sum;
  * terms are added in the same order. */
-static void multiply_row(const gemm *g, int64_t m, int64_t n0, int64_t columns, double *o) {
+void K(multiply_row)(const gemm *g, int64_t m, int64_t n0, int64_t columns, double *o) {
   const double *a = (const double *)(const void *)g->a.data + m * g->a.across;
   const double *b = (const double *)(const void *)g->b.data + n0 * g->b.across;
   memset(o, 0, (size_t)columns * sizeof *o);
@@ -180,7 +180,7 @@ static void multiply_row(const gemm *g, int64_t m, int64_t n0, int64_t columns, 
 static void multiply_doubles(const gemm *g, const gemm_tiles *tiles, int64_t m0, int64_t n0, double *row) {
   int64_t columns = ml_min64(tiles->columns, g->N - n0);
   for (int64_t m = m0; m < ml_min64(m0 + tiles->rows, g->M); m++) {
-    multiply_row(g, m, n0, columns, g->store ? row : (double *)(void *)g->out + m * g->N + n0);
+    K(multiply_row)(g, m, n0, columns, g->store ? row : (double *)(void *)g->out + m * g->N + n0);
     if (g->store) K(tail_run)(g->context, g->first_row + m, n0, row, columns, g->tail_room);
   }
 }

@@ -16,9 +16,10 @@
   [ML_AFFINE##n##_##length##_##type] = &FORMAT(affine)[ML_AFFINE##n##_##length##_##type - ML_AFFINE_FIRST],
 #define TABLE(dots)                                                                                                    \
   {                                                                                                                    \
-    .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS, .quantize_rows = { \
-      K(quantize_rows_prepare),                                                                                        \
-      K(quantize_rows)                                                                                                 \
+    .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS,                    \
+    .quantize_rows = {K(quantize_rows_prepare), K(quantize_rows)}, .gather_rows = {                                    \
+      K(gather_rows_prepare),                                                                                          \
+      K(gather_rows)                                                                                                   \
     }                                                                                                                  \
   }
 

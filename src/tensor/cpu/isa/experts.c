@@ -1,0 +1,401 @@
+/* experts.c: gather_linear: rows of x times the matrices of experts that ids name.
+ *
+ * A pair is an entry of ids with its row of x. Pairs are sorted by expert, and a block of work is up to BLOCK_PAIRS of
+ * one expert, so that a matrix is read once for all of them, and only where somebody named it. Every thread sorts for
+ * itself, which is sooner done than waited for. Rows are taken where they lie; but rounded ones of many pairs, and
+ * those that strided weights are multiplied with, are brought into that order first, by a task of their own.
+ *
+ * Sums are those of `linear`, term after term, whatever else is in the block. */
+#include "tensor/cpu/isa/dot.h"
+#include "tensor/cpu/isa/dot_codes.h"
+#include "tensor/cpu/isa/gemm.h"
+#include "tensor/cpu/isa/panel.h"
+#include "tensor/cpu/isa/tail.h"
+
+/* BLOCK_PAIRS: whole calls of either product. SPARE_ROWS: behind the last row, for calls that take some too many. */
+enum { FEW_PAIRS = 32, BLOCK_PAIRS = 240, SPARE_ROWS = 8, STREAM_INPUTS = 256, TILE_INPUTS = 2048 };
+/* Panels of a unit: a tail is then worth its beginning. */
+enum { MOST_PANELS = 8, UNITS_A_THREAD = 8, RADIX = 256 };
+
+typedef struct pair {
+  int64_t expert, index; /* of the entry of ids, row-major */
+} pair;
+
+typedef struct block {
+  int64_t expert, first, count; /* pairs first.. in their order by expert */
+} block;
+
+/* What a task of a step knows; places in a thread's scratch and in what threads share are in bytes. */
+typedef struct gathering {
+  bool panels, rounded;
+  bool in_place; /* rows are taken where they lie; each thread rounds them for itself */
+  int64_t pairs, experts, outputs, inputs;
+  int64_t a_row;              /* pairs with the same row of x */
+  int64_t most_blocks, cuts;  /* units of a block */
+  int64_t width;              /* outputs of a unit */
+  int64_t tile;               /* inputs that are expanded at once */
+  size_t panel_bytes, matrix; /* of packed weights: bytes from a panel, and from an expert, to the next */
+  gemm_tiles tiles;           /* of strided ones */
+  size_t n_blocks, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
+  size_t rows; /* by expert, in what is shared; or q, d, sums are there */
+} gathering;
+
+/* ---- the order ---- */
+
+static void *at(const ml_worker *w, size_t place) { return w->scratch + place; }
+
+/* The entries of ids, checked: how many are experts. */
+static int64_t read_pairs(const ml_task *t, ml_worker *w, pair *to) {
+  const ml_arg *ids = &t->in[2];
+  const gathering *l = t->extra;
+  const int rest = ids->ndim > 0 ? ids->ndim - 1 : 0;
+  const int64_t length = ids->ndim > 0 ? ids->shape[rest] : 1;
+  int64_t n = 0;
+  for (int64_t i = 0; i < l->pairs; i += length) {
+    const int64_t row = ml_index_offset(rest, ids->shape, ids->strides, i / length);
+    for (int64_t j = 0; j < length; j++) {
+      const int64_t expert = checked_index(w, ML_OP_gather_linear, ids, row + j, l->experts);
+      if (expert >= 0) to[n++] = (pair){expert, i + j};
+    }
+  }
+  return n;
+}
+
+/* One pass of a radix sort, which keeps the order of equal digits. */
+static void sort_by_digit(const pair *from, int64_t n, int shift, pair *to) {
+  int64_t begins[RADIX + 1] = {0};
+  for (int64_t i = 0; i < n; i++) begins[(from[i].expert >> shift & (RADIX - 1)) + 1]++;
+  for (int digit = 0; digit < RADIX; digit++) begins[digit + 1] += begins[digit];
+  for (int64_t i = 0; i < n; i++) to[begins[from[i].expert >> shift & (RADIX - 1)]++] = from[i];
+}
+
+/* Pairs by expert, equal ones in the order of ids, at `order`. */
+static int64_t sort_pairs(const ml_task *t, ml_worker *w) {
+  const gathering *l = t->extra;
+  pair *from = at(w, l->spare), *to = at(w, l->order);
+  const int64_t n = read_pairs(t, w, from);
+  int shift = 0;
+  do {
+    sort_by_digit(from, n, shift, to);
+    pair *sorted = to;
+    to = from, from = sorted;
+    shift += 8;
+  } while (shift < 63 && (l->experts - 1) >> shift > 0);
+  if (from != (pair *)at(w, l->order)) memcpy(at(w, l->order), from, (size_t)n * sizeof *from);
+  return n;
+}
+
+static void find_blocks(const ml_task *t, ml_worker *w, int64_t n) {
+  const gathering *l = t->extra;
+  const pair *order = at(w, l->order);
+  block *b = at(w, l->blocks);
+  int64_t *n_blocks = at(w, l->n_blocks);
+  *n_blocks = 0;
+  for (int64_t i = 0; i < n; i++) {
+    block *last = &b[*n_blocks - 1];
+    if (*n_blocks && last->expert == order[i].expert && last->count < BLOCK_PAIRS) last->count++;
+    else b[(*n_blocks)++] = (block){order[i].expert, i, 1};
+  }
+}
+
+/* ---- preparing ---- */
+
+static ml_status describe(ml_task *t) {
+  gathering *l = ml_bump_alloc(t->memory, 1, sizeof *l);
+  const ml_arg *x = &t->in[0], *w = &t->in[1], *ids = &t->in[2];
+  if (!l) return ML_MEMORY;
+  t->extra = l;
+  *l = (gathering){.panels = w->layout == ML_LAYOUT_PANELS,
+                   .pairs = ml_arg_size(ids),
+                   .experts = w->shape[0],
+                   .outputs = w->shape[1],
+                   .inputs = w->shape[2],
+                   .a_row = x->ndim == ids->ndim ? ids->shape[ids->ndim - 1] : 1};
+  l->rounded = l->panels && !w->exact && t->isa->formats[w->dtype]->of.code != ML_CODE_FLOAT;
+  l->in_place = l->panels && (!l->rounded || l->pairs <= FEW_PAIRS);
+  l->most_blocks = ml_min64(l->experts, l->pairs) + l->pairs / BLOCK_PAIRS;
+  size_t place = 0;
+  l->n_blocks = ml_reserve(&place, sizeof(int64_t));
+  l->order = ml_reserve(&place, (size_t)l->pairs * sizeof(pair));
+  l->spare = ml_reserve(&place, (size_t)l->pairs * sizeof(pair));
+  l->blocks = ml_reserve(&place, (size_t)l->most_blocks * sizeof(block));
+  t->scratch = place;
+  return ML_OK;
+}
+
+static void reserve_rounded(gathering *l, int64_t rows, size_t *place) {
+  l->q = ml_reserve(place, (size_t)(rows * l->inputs));
+  l->d = ml_reserve(place, (size_t)(rows * (l->inputs / ACT_BLOCK)) * sizeof(float));
+  l->sums = ml_reserve(place, (size_t)(rows * (l->inputs / ACT_SUM)) * sizeof(int32_t));
+}
+
+/* Where rows lie by expert, in what is shared. */
+static void reserve_rows(ml_task *t) {
+  gathering *l = t->extra;
+  const int64_t rows = l->pairs + SPARE_ROWS;
+  t->shared = 0;
+  if (l->rounded) reserve_rounded(l, rows, &t->shared);
+  else l->rows = ml_reserve(&t->shared, (size_t)(rows * l->inputs * ml_dtype_infos[t->in[0].dtype].bytes));
+}
+
+static act rounded_in(char *base, const gathering *l) {
+  return (act){(const int8_t *)(base + l->q), (const float *)(void *)(base + l->d),
+               (const int32_t *)(void *)(base + l->sums), l->inputs};
+}
+
+static const char *row_of_pair(const ml_task *t, int64_t index) {
+  const gathering *l = t->extra;
+  const ml_arg *x = &t->in[0];
+  return x->data +
+         ml_index_offset(x->ndim - 1, x->shape, x->strides, index / l->a_row) * ml_dtype_infos[x->dtype].bytes;
+}
+
+static void round_to(const act *a, int64_t row, const float *x) {
+  K(round_row)
+  (x, a->K, (int8_t *)(uintptr_t)a->q + row * a->K, (float *)(uintptr_t)a->d + row * (a->K / ACT_BLOCK),
+   (int32_t *)(uintptr_t)a->sums + row * (a->K / ACT_SUM));
+}
+
+/* ---- rows by expert, of many pairs ---- */
+
+static void sort_prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end;
+  *(int64_t *)at(w, ((const gathering *)t->extra)->n_blocks) = sort_pairs(t, w); /* pairs, in this task */
+}
+
+ml_status K(gather_rows_prepare)(ml_task *t) {
+  ML_TRY(describe(t));
+  const gathering *l = t->extra;
+  if (l->in_place || l->pairs == 0) return ML_OK;
+  reserve_rows(t);
+  t->prologue = sort_prologue;
+  t->units = l->pairs + SPARE_ROWS; /* so that ids are looked at where there is nothing to multiply too */
+  t->grain = ml_max64(1, ml_min64(32, t->units / (t->threads * UNITS_A_THREAD)));
+  t->cost = (double)l->pairs * ((double)l->inputs * 0.3 + 10);
+  return ML_OK;
+}
+
+void K(gather_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const gathering *l = t->extra;
+  const pair *order = at(w, l->order);
+  const int64_t n = *(const int64_t *)at(w, l->n_blocks), item = ml_dtype_infos[t->in[0].dtype].bytes;
+  const act a = rounded_in(t->shared_data, l);
+  for (int64_t i = begin; i < end && l->inputs > 0; i++) {
+    const char *x = i < n ? row_of_pair(t, order[i].index) : NULL;
+    char *row = t->shared_data + l->rows + i * l->inputs * item;
+    if (l->rounded && x) {
+      round_to(&a, i, (const float *)(const void *)x);
+    } else if (l->rounded) { /* nobody's: of what it gives nothing is kept */
+      memset((int8_t *)(uintptr_t)a.q + i * a.K, 0, (size_t)a.K);
+      memset((float *)(uintptr_t)a.d + i * (a.K / ACT_BLOCK), 0, (size_t)(a.K / ACT_BLOCK) * sizeof(float));
+      memset((int32_t *)(uintptr_t)a.sums + i * (a.K / ACT_SUM), 0, (size_t)(a.K / ACT_SUM) * sizeof(int32_t));
+    } else if (x) {
+      memcpy(row, x, (size_t)(l->inputs * item));
+    } else {
+      memset(row, 0, (size_t)(l->inputs * item));
+    }
+  }
+}
+
+/* ---- products ---- */
+
+static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end;
+  const gathering *l = t->extra;
+  find_blocks(t, w, sort_pairs(t, w));
+  const act a = rounded_in(w->scratch, l);
+  for (int64_t i = 0; l->in_place && l->rounded && i < l->pairs; i += l->a_row)
+    round_to(&a, i / l->a_row, (const float *)(const void *)row_of_pair(t, i));
+}
+
+/* Panels: few enough in a unit that all threads have several. */
+static void cut_panels(ml_task *t, gathering *l) {
+  const ml_dtype_info *info = &ml_dtype_infos[t->in[1].dtype];
+  const int64_t panels = (l->outputs + PANEL_ROWS - 1) / PANEL_ROWS, groups = (l->outputs + t->group - 1) / t->group,
+                share = panels * l->most_blocks / (t->threads * UNITS_A_THREAD),
+                of_unit = ml_max64(1, ml_min64(ml_min64(MOST_PANELS, share), panels));
+  l->panel_bytes = (size_t)(PANEL_ROWS * (l->inputs / info->block)) * (size_t)info->bytes;
+  l->matrix = (size_t)(groups * (t->group / PANEL_ROWS)) * l->panel_bytes;
+  l->width = of_unit * PANEL_ROWS;
+  l->cuts = (panels + of_unit - 1) / of_unit;
+  l->tile = l->pairs <= FEW_PAIRS ? STREAM_INPUTS
+                                  : ml_min64(TILE_INPUTS, (l->inputs + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
+  if (l->in_place && l->rounded) reserve_rounded(l, l->pairs / l->a_row, &t->scratch);
+  l->panel = ml_reserve(&t->scratch, panel_room_bytes(l->tile));
+  l->wide = ml_reserve(&t->scratch, l->rounded ? 0 : (size_t)l->tile * PANEL_ROWS * sizeof(float));
+  const int64_t rows = ml_min64(BLOCK_PAIRS, l->pairs) + SPARE_ROWS;
+  l->products = ml_reserve(&t->scratch, (size_t)(rows * LANES) * sizeof(float));
+  l->results = ml_reserve(&t->scratch, t->step->fused ? (size_t)(rows * l->width) * sizeof(float) : 0);
+}
+
+static void cut_tiles(ml_task *t, gathering *l) {
+  l->tiles = K(gemm_cut)(l->most_blocks, ml_min64(BLOCK_PAIRS, l->pairs), l->outputs, l->inputs, true, t->threads, 1);
+  l->width = l->tiles.columns;
+  l->cuts = l->tiles.along;
+  l->tile_room = ml_reserve(&t->scratch, l->tiles.scratch);
+  l->results = ml_reserve(&t->scratch, (size_t)l->width * sizeof(double)); /* a row, in float64 */
+}
+
+ml_status K(gather_linear_prepare)(ml_task *t) {
+  ML_TRY(describe(t));
+  gathering *l = t->extra;
+  if (l->pairs == 0) return ML_OK;
+  if (l->panels) cut_panels(t, l);
+  else cut_tiles(t, l);
+  if (!l->in_place) reserve_rows(t);
+  l->tail = ml_reserve(&t->scratch, K(tail_room)(t));
+  t->prologue = prologue;
+  t->units = l->most_blocks * l->cuts;
+  t->cost = (double)l->pairs * ((double)l->outputs * (double)l->inputs / PANEL_ROWS + 10);
+  return ML_OK;
+}
+
+/* products[count][16] += the rows of a block times a tile in float32. */
+static void multiply_floats(const ml_task *t, const block *b, const pair *order, const float *wide, int64_t k0,
+                            int64_t n, float *products) {
+  for (int64_t r = 0, rows; r < b->count; r += rows) {
+    const int64_t left = b->count - r, calls = (left + DOT_ROWS - 1) / DOT_ROWS;
+    const float *x[DOT_ROWS];
+    rows = (left + calls - 1) / calls; /* as even as can be: a call of few rows takes as long as one of many */
+    for (int64_t i = 0; i < rows; i++)
+      x[i] = (const float *)(const void *)row_of_pair(t, order[b->first + r + i].index) + k0;
+    K(dot_floats_at)(wide, x, (int)rows, n, products + r * LANES);
+  }
+}
+
+/* The same of rounded rows and codes. A last call of three rows and more takes too many, which nobody wants: it takes
+ * no longer than calls of two and of one. */
+static void multiply_codes(const ml_task *t, const block *b, const pair *order, const act *a, panel_room codes,
+                           int64_t k0, int64_t n, float *products) {
+  const gathering *l = t->extra;
+  const ml_format *f = t->isa->formats[t->in[1].dtype];
+  const int64_t rest = b->count % MOST_ROWS, rows = rest > 2 ? b->count - rest + MOST_ROWS : b->count;
+  if (!l->in_place) {
+    K(dot_codes)(f, codes.codes, codes.scale, codes.min, a, b->first, (int)rows, k0, n, products);
+    return;
+  }
+  for (int64_t r = 0; r < b->count; r++) {
+    const int64_t row = order[b->first + r].index / l->a_row;
+    K(dot_codes)(f, codes.codes, codes.scale, codes.min, a, row, 1, k0, n, products + r * LANES);
+  }
+}
+
+/* products[count][16] = the rows of a block times a panel. */
+static void multiply_panel(const ml_task *t, const block *b, const uint8_t *panel, ml_worker *w, float *products) {
+  const gathering *l = t->extra;
+  const ml_format *f = t->isa->formats[t->in[1].dtype];
+  const pair *order = at(w, l->order);
+  const int64_t first = order[b->first].index;
+  const act a = rounded_in(l->in_place ? w->scratch : t->shared_data, l);
+  const panel_room codes = panel_room_at(at(w, l->panel), l->tile);
+  float *wide = at(w, l->wide);
+  memset(products, 0, (size_t)((b->count + SPARE_ROWS) * LANES) * sizeof *products);
+  if (b->count == 1 && l->rounded) {
+    f->stream(f, panel, l->inputs, &a, l->in_place ? first / l->a_row : b->first, products);
+    return;
+  }
+  if (b->count == 1 && f->stream_floats) {
+    f->stream_floats(panel, l->inputs, (const float *)(const void *)row_of_pair(t, first), products);
+    return;
+  }
+  for (int64_t k0 = 0; k0 < l->inputs; k0 += l->tile) {
+    const int64_t n = ml_min64(l->tile, l->inputs - k0);
+    if (l->rounded) {
+      K(expand_tile)(f, panel, k0, n, codes);
+      multiply_codes(t, b, order, &a, codes, k0, n, products);
+    } else {
+      K(widen_tile)(f, panel, k0, n, codes, wide);
+      multiply_floats(t, b, order, wide, k0, n, products);
+    }
+  }
+}
+
+/* A row of the result, or a part of it, as it is. */
+static void store_part(const ml_task *t, int64_t row, int64_t column, const float *from, int64_t n) {
+  const gathering *l = t->extra;
+  const ml_arg *o = &t->out[0];
+  char *to = o->data + (row * l->outputs + column) * ml_dtype_infos[o->dtype].bytes;
+  if (o->dtype == ML_F32 && n == LANES) memcpy(to, from, LANES * sizeof *from);
+  else if (o->dtype == ML_F32) memcpy(to, from, (size_t)n * sizeof *from);
+  else
+    for (int64_t i = 0; i < n; i++) store_float(to, o->dtype, i, from[i]);
+}
+
+static void run_panels(const ml_task *t, const block *b, int64_t n0, ml_worker *w) {
+  const gathering *l = t->extra;
+  const pair *order = (const pair *)at(w, l->order) + b->first;
+  const ml_arg *weight = &t->in[1];
+  const int64_t width = ml_min64(l->width, l->outputs - n0);
+  const uint8_t *matrix = (const uint8_t *)weight->data + (size_t)b->expert * l->matrix;
+  float *products = at(w, l->products), *results = at(w, l->results);
+  for (int64_t n = 0; n < width; n += PANEL_ROWS) {
+    multiply_panel(t, b, matrix + (size_t)((n0 + n) / PANEL_ROWS) * l->panel_bytes, w, products);
+    const int64_t columns = ml_min64(PANEL_ROWS, width - n);
+    for (int64_t r = 0; r < b->count; r++) {
+      if (t->step->fused) memcpy(results + r * l->width + n, products + r * LANES, PANEL_ROWS * sizeof *results);
+      else store_part(t, order[r].index, n0 + n, products + r * LANES, columns);
+    }
+  }
+  for (int64_t r = 0; t->step->fused && r < b->count; r++)
+    K(tail_run)(t, order[r].index, n0, results + r * l->width, width, at(w, l->tail));
+}
+
+/* ---- strided weights ---- */
+
+static void scatter(const gemm *g, float *sums, int64_t pitch, int64_t m0, int64_t rows, int64_t n0, int64_t columns) {
+  const ml_task *t = g->context;
+  const gathering *l = t->extra;
+  const pair *order = (const pair *)(const void *)(g->room + l->order) + g->first_row + m0;
+  for (int64_t r = 0; r < rows; r++) {
+    if (t->step->fused) K(tail_run)(t, order[r].index, n0, sums + r * pitch, columns, g->tail_room);
+    else store_part(t, order[r].index, n0, sums + r * pitch, columns);
+  }
+}
+
+static void run_doubles(const gemm *g, int64_t n0, int64_t columns, double *row) {
+  const ml_task *t = g->context;
+  const gathering *l = t->extra;
+  const pair *order = (const pair *)(const void *)(g->room + l->order) + g->first_row;
+  for (int64_t m = 0; m < g->M; m++) {
+    double *to = t->step->fused ? row : (double *)(void *)t->out[0].data + order[m].index * l->outputs + n0;
+    K(multiply_row)(g, m, n0, columns, to);
+    if (t->step->fused) K(tail_run)(t, order[m].index, n0, row, columns, g->tail_room);
+  }
+}
+
+static void run_tiles(const ml_task *t, const block *b, int64_t n0, ml_worker *w) {
+  const gathering *l = t->extra;
+  const ml_arg *x = &t->in[0], *weight = &t->in[1];
+  const ml_dtype_info *info = &ml_dtype_infos[weight->dtype];
+  const char *rows = t->shared_data + l->rows + b->first * l->inputs * ml_dtype_infos[x->dtype].bytes;
+  const gemm g = {.M = b->count,
+                  .N = l->outputs,
+                  .K = l->inputs,
+                  .a = {rows, x->dtype, l->inputs, 1},
+                  .b = {weight->data + b->expert * weight->strides[0] * info->bytes, weight->dtype, weight->strides[1],
+                        weight->strides[2]},
+                  .out_dtype = tail_dtype(t),
+                  .dots = t->isa->bf16_dots && x->dtype == ML_BF16 && weight->dtype == ML_BF16,
+                  .store = scatter,
+                  .first_row = b->first,
+                  .context = t,
+                  .tail_room = at(w, l->tail),
+                  .room = w->scratch};
+  if (g.out_dtype == ML_F64) {
+    run_doubles(&g, n0, ml_min64(l->width, l->outputs - n0), at(w, l->results));
+    return;
+  }
+  for (int64_t m0 = 0; m0 < g.M; m0 += l->tiles.rows) K(gemm_tile)(&g, &l->tiles, m0, n0, at(w, l->tile_room));
+}
+
+void K(gather_linear)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  const gathering *l = t->extra;
+  const block *blocks = at(w, l->blocks);
+  const int64_t n_blocks = *(const int64_t *)at(w, l->n_blocks);
+  K(tail_begin)(t, at(w, l->tail));
+  for (int64_t u = begin; u < end && u / l->cuts < n_blocks; u++) {
+    const block *b = &blocks[u / l->cuts];
+    if (l->panels) run_panels(t, b, u % l->cuts * l->width, w);
+    else run_tiles(t, b, u % l->cuts * l->width, w);
+  }
+}
