@@ -86,15 +86,15 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   return ML_OK;
 }
 
-/* Rows from here on are rounded to 8-bit blocks by a task of their own; below, every thread rounds them for itself. */
-enum { SHARED_ROUNDING_ROWS = 5 };
+/* Rows from here on are made what products take by a task of their own; below, every thread does it for itself. */
+enum { SHARED_ROWS = 5 };
 
 static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *isa) {
   const ml_kernel_row *row = &isa->rows[step->op];
   if (!row->run) return ml_fail(ML_UNSUPPORTED, "%s: the processor has no kernel for it", ml_step_name(step));
-  if (step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS) {
-    ML_TRY(add_task(g, step, isa, &isa->quantize_rows));
-    if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the weights take float activations as they are */
+  if (step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROWS) {
+    ML_TRY(add_task(g, step, isa, &isa->convert_rows));
+    if (g->tasks[g->n_tasks - 1].units == 0) g->n_tasks--; /* the weights take the rows as they are */
   }
   return add_task(g, step, isa, row);
 }

@@ -12,15 +12,16 @@
     [ML_Q4_1] = &FORMAT(q4_1), [ML_Q5_0] = &FORMAT(q5_0), [ML_Q5_1] = &FORMAT(q5_1), [ML_Q8_0] = &FORMAT(q8_0),        \
     [ML_Q4_K] = &FORMAT(q4_k), [ML_Q5_K] = &FORMAT(q5_k), [ML_Q6_K] = &FORMAT(q6_k)                                    \
   }
-#define TABLE(dots)                                                                                                    \
+#define TABLE(dots, tiles)                                                                                             \
   {                                                                                                                    \
-    .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS, .quantize_rows = { \
-      K(quantize_rows_prepare),                                                                                        \
-      K(quantize_rows)                                                                                                 \
+    .name = TEXT(ML_ISA), .bf16_dots = (dots), .bf16_tiles = (tiles), .rows = {KERNELS(ROW, ROW_TWO)},                 \
+    .formats = FORMATS, .convert_rows = {                                                                              \
+      K(convert_rows_prepare),                                                                                         \
+      K(convert_rows)                                                                                                  \
     }                                                                                                                  \
   }
 
-const ml_isa ML_CAT(ml_isa, ML_ISA) = TABLE(false);
+const ml_isa ML_CAT(ml_isa, ML_ISA) = TABLE(false, false);
 #if defined(ML_ISA_AVX512)
-const ml_isa ml_isa_avx512_dots = TABLE(true);
+const ml_isa ml_isa_avx512_dots = TABLE(true, false), ml_isa_avx512_tiles = TABLE(false, true);
 #endif
