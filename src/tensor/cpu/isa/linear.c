@@ -298,7 +298,7 @@ void K(linears)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       }
     }
   }
-  if (l->takes[PAIRS]) K(pairs_end)(t->isa);
+  if (l->takes[PAIRS]) K(pairs_end)(t->isa, l->M);
 }
 
 /* ---- look-up ---- */

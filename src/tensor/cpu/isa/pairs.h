@@ -39,7 +39,7 @@ static inline bool pairs_known(const ml_isa *isa) { return isa->bf16_dots || isa
 
 /* A thread's turn: what is between them may be done by any thread once, whatever the number of products. */
 void K(pairs_begin)(const ml_isa *isa, int64_t rows);
-void K(pairs_end)(const ml_isa *isa);
+void K(pairs_end)(const ml_isa *isa, int64_t rows);
 /* products[i] (rows, 16) = all rows times panel i, of one or two; `scratch` of PAIR_SCRATCH bytes, aligned to 64. */
 void K(pairs_multiply)(const ml_isa *isa, const pair_rows *x, const uint8_t *const *panels, int n, char *scratch,
                        float *const *products);
