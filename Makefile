@@ -53,7 +53,7 @@ ISA_ref     := -DML_ISA=ref -O2
 ISA_FAST    := -O3 -fno-math-errno -fno-trapping-math
 ISA_avx2    := -DML_ISA=avx2 -DML_ISA_AVX2 $(ISA_FAST) -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512  := -DML_ISA=avx512 -DML_ISA_AVX512 $(ISA_FAST) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni \
-               -mavx512bf16 -mavx2 -mfma -mf16c -mbmi2 -mprefer-vector-width=512
+               -mavx512bf16 -mamx-tile -mamx-bf16 -mavx2 -mfma -mf16c -mbmi2 -mprefer-vector-width=512
 ifeq ($(filter x86_64-%,$(shell $(CC) -dumpmachine 2>/dev/null)),)
 ISAS        := ref
 endif

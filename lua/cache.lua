@@ -19,7 +19,7 @@ Store.__index = Store
 
 ---@param slots integer
 ---@param capacity integer  tokens a slot
----@param dtype string  "float32" or "float16"
+---@param dtype string  "float32", "float16" or "bfloat16"
 function M.store(slots, capacity, dtype)
   dtype = dtype or "float32"
   local self = {slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0, tokens = 0}
@@ -29,7 +29,7 @@ end
 -- Address space for the whole context; it gets memory as it fills (Store:commit).
 local function reserve(self, layer, k, v)
   local ks, vs = k.shape, v.shape
-  local item = self.dtype == "float16" and 2 or 4
+  local item = self.dtype == "float32" and 4 or 2
   self.layers[layer] = ml.keep {
     k = core.reserve_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
     v = core.reserve_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),

@@ -27,7 +27,7 @@ end
 local known = {
   device = false, dtype = false, precision = "fast", backend = "native", adapter = false, family = false,
   max_context = false, quantize = false, python = false, progress = false, threads = false, strict = false,
-  random = false,
+  random = false, cache_dtype = false,
 }
 
 local formats = {q4_0 = 4, q4_1 = 4, q5_0 = 5, q5_1 = 5, q8_0 = 8, q4_k = 4, q5_k = 5, q6_k = 6}
@@ -56,6 +56,8 @@ local function check_quantize(q, random)
   return {format = format, bits = bits, group_size = group}
 end
 
+local compute_dtypes = {"float32", "float16", "bfloat16"}
+
 local function check_options(opts)
   for name, most in pairs {threads = 1024, max_context = (1 << 31) - 1} do
     opts[name] = opts[name] and util.integer("load: " .. name, opts[name], 1, most)
@@ -63,8 +65,10 @@ local function check_options(opts)
   if opts.precision ~= "fast" and opts.precision ~= "exact" then
     util.unexpected("load: precision", "\"fast\" or \"exact\"", opts.precision)
   end
-  if opts.dtype and opts.dtype ~= "float32" then
-    util.raise("unsupported", "load: dtype: the CPU computes in float32, not %s", tostring(opts.dtype))
+  for _, name in ipairs {"dtype", "cache_dtype"} do
+    if opts[name] and not util.contains(compute_dtypes, opts[name]) then
+      util.unexpected("load: " .. name, table.concat(compute_dtypes, ", "), opts[name], "unsupported")
+    end
   end
   if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end
   if opts.family and type(opts.family) ~= "string" and not families.is(opts.family) then
@@ -100,6 +104,7 @@ local function assemble(made, opts, given)
     c, unread, absent = config.wrap(made.raw, made.family, made.what)
   end
   made.net = configuration.build(made, c, absent)
+  made.net:compute_in(opts.dtype or "float32")
   local warnings = configuration.unread(made, c, unread, opts.strict)
   if untied then
     warnings[#warnings + 1] = ("%s: tie_word_embeddings: true, but %s differs from the embedding: it is used"):format(
@@ -160,7 +165,7 @@ end
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
 ---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random,
----  quantize, backend}
+---  quantize, backend, cache_dtype}
 ---@return moonlet.Model|nil, string|nil, string|nil
 function M.load(path, opts)
   opts = util.options(opts, known, "load")

@@ -59,9 +59,16 @@ local function make_info(parts)
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
     layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
     parameters = parameters, quantization = quantization(dtypes), bytes = bytes,
-    dtype = dtypes[1], context = math.tointeger(context), path = parts.path,
+    dtype = dtypes[1], compute_dtype = parts.options.dtype or "float32", context = math.tointeger(context), path = parts.path,
     warnings = parts.warnings,
   }
+end
+
+-- Keys and values lie in the dtype that is computed in; in float16 beside quantised weights, whose rounding is coarser.
+local function cache_dtype(parts, info)
+  if parts.options.cache_dtype then return parts.options.cache_dtype end
+  if info.compute_dtype ~= "float32" then return info.compute_dtype end
+  return parts.precision == "fast" and info.quantization and "float16" or "float32"
 end
 
 function M.new(parts)
@@ -71,7 +78,7 @@ function M.new(parts)
     generation_config = parts.generation_config or {}, ends = parts.ends or {}, device = core.default_device(),
     info = info, metrics = {},
     precision = parts.precision,
-    cache_dtype = parts.precision == "fast" and info.quantization and "float16" or "float32",
+    cache_dtype = cache_dtype(parts, info),
     scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end

@@ -220,6 +220,14 @@ function Module:eval() return self:train(false) end
 ---Whether training is on.
 ---@return boolean
 function Module:is_training() return private[self].training end
+---The float dtype to compute in, here and in all modules below: what embeddings give, and so what is computed of it.
+---Norms, products, rotary embeddings and attention keep the dtype that they are given, whatever that of their weights.
+---@param dtype string  "float32", "float16" or "bfloat16"
+function Module:compute_in(dtype)
+  one_of("compute_in: dtype", dtype, {"float32", "float16", "bfloat16"})
+  for _, entry in ipairs(self:named_modules()) do private[entry[2]].dtype = dtype end
+  return self
+end
 ---The name by which plans and messages call the module.
 ---@param name string
 function Module:set_name(name) private[self].name = name end
@@ -228,6 +236,11 @@ util.know(Module, "module:")
 -- ---- the modules themselves ----
 
 local function check_size(what, n) return util.integer(what, n, 1, (1 << 31) - 1) end
+
+-- A vector that meets what is computed in float16 or bfloat16 is rounded to that, rather than widen it.
+local function in_narrow(v, dtype)
+  return (dtype == "float16" or dtype == "bfloat16") and util.in_dtype(v, dtype) or v
+end
 
 ---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
 local Linear = M.class "Linear"
@@ -241,11 +254,11 @@ function Linear:init(inputs, outputs, opts, ...)
 end
 function Linear:forward(x)
   local y = ml.linear(x, value(self, "weight"))
-  if self.bias then y = y + value(self, "bias") end
+  if self.bias then y = y + in_narrow(value(self, "bias"), y.dtype) end
   return y
 end
 
----Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
+---Rows of weight (count, size) by id, in the dtype that `compute_in` names; `as_linear` multiplies with the same weight (tied output head).
 local Embedding = M.class "Embedding"
 function Embedding:init(count, size, ...)
   no_more("Embedding", ...)
@@ -253,7 +266,7 @@ function Embedding:init(count, size, ...)
   check_size("Embedding: size", size)
   self.weight = M.parameter({count, size}, "matrix")
 end
-function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids) end
+function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids, private[self].dtype) end
 function Embedding:as_linear(x)
   local _ <close> = core.enter(private[self].name)
   return ml.linear(x, value(self, "weight"))

@@ -169,10 +169,14 @@ static void test_embedding(ml_engine *e, ml_dtype t) {
     double *ids = random_values(ML_I64, n, 0, (double)w.rows - 1),
            *wanted = room((size_t)(n * w.inputs), sizeof *wanted);
     for (int64_t k = 0; k < w.rows; k++) ids[k] = (double)k;
-    for (int64_t k = 0; k < n * w.inputs; k++)
-      wanted[k] = w.values[(int64_t)ids[k / w.inputs] * w.inputs + k % w.inputs];
-    expect_values(apply(e, ML_OP_embedding, NO_ATTRS, w.tensor, tensor(e, ML_I64, 2, shape, ids)), 3, shape, wanted, 0,
-                  0, "rows of (%lld, %lld)", (long long)w.rows, (long long)w.inputs);
+    for (int to = 0; to < 3; to++) {
+      const ml_dtype dtype = to == 0 ? ML_F32 : to == 1 ? ML_BF16 : ML_F16;
+      for (int64_t k = 0; k < n * w.inputs; k++)
+        wanted[k] = rounded(dtype, w.values[(int64_t)ids[k / w.inputs] * w.inputs + k % w.inputs]);
+      expect_values(apply(e, ML_OP_embedding, INTS({.i = dtype}), w.tensor, tensor(e, ML_I64, 2, shape, ids)), 3, shape,
+                    wanted, 0, 0, "rows of (%lld, %lld) as %s", (long long)w.rows, (long long)w.inputs,
+                    ml_dtype_name(dtype));
+    }
     expect(attempt(e, ML_OP_embedding, NO_ATTRS, w.tensor, INDICES(e, w.rows)) == ML_USAGE,
            "an id past the last row is refused");
     expect(attempt(e, ML_OP_embedding, NO_ATTRS, w.tensor, INDICES(e, -1)) == ML_USAGE, "a negative id is refused");
@@ -214,10 +218,10 @@ static const int64_t row_counts[] = {1, 2, 3, 4, 5, 7, 16, 33};
 enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts, MOST = 33 };
 
 /* Activations (33, inputs): normal-ish, one block of zeros, one of tiny numbers, one large number. */
-static double *activations(int64_t inputs) {
-  double *x = random_values(ML_F32, MOST * inputs, -2, 2);
+static double *activations(ml_dtype t, int64_t inputs) {
+  double *x = random_values(t, MOST * inputs, -2, 2);
   for (int i = 0; i < 32; i++) x[i] = 0;
-  for (int i = 0; i < 32; i++) x[inputs + i] = rounded(ML_F32, x[inputs + i] * 1e-30);
+  for (int i = 0; i < 32; i++) x[inputs + i] = rounded(t, x[inputs + i] * 1e-30);
   x[2 * inputs + 5] = 300;
   return x;
 }
@@ -250,33 +254,41 @@ static void products(const weight *w, const double *x, double *out, double *size
   }
 }
 
-static float *product_rows(ml_engine *e, const weight *w, const double *x, int64_t rows, view kind) {
+/* Of x in dtype xt, whose bits the result's are; as float32. */
+static float *product_rows(ml_engine *e, const weight *w, ml_dtype xt, const double *x, int64_t rows, view kind) {
   double *copy = room((size_t)(rows * w->inputs), sizeof *copy);
   memcpy(copy, x, (size_t)(rows * w->inputs) * sizeof *copy);
   ml_tensor *y =
-      apply(e, ML_OP_linear, NO_ATTRS, view_tensor(e, ML_F32, 2, (int64_t[]){rows, w->inputs}, copy, kind), w->tensor);
+      apply(e, ML_OP_linear, NO_ATTRS, view_tensor(e, xt, 2, (int64_t[]){rows, w->inputs}, copy, kind), w->tensor);
+  expect(y->dtype == xt, "a product of %s is %s", ml_dtype_name(xt), ml_dtype_name(y->dtype));
   float *out = room((size_t)(rows * w->rows), sizeof *out);
-  must(ml_tensor_read(y, out), "linear");
+  must(ml_tensor_read(apply(e, ML_OP_astype, INTS({.i = ML_F32}), y), out), "linear");
   return out;
 }
 
-static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
+/* Half the distance of neighbours around 1. */
+static double half_ulp(ml_dtype t) { return t == ML_BF16 ? 0x1p-8 : t == ML_F16 ? 0x1p-11 : 0; }
+
+static void test_linear(ml_engine *e, ml_dtype t, bool exact, ml_dtype xt) {
   static const int64_t sizes[][2] = {{40, 512}, {7, 256}, {16, 2304}, {600, 256}};
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i += check_sanitized() ? 3 : 1) {
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i += check_sanitized() ? 3 : xt == ML_F32 ? 1 : 2) {
     weight w = make_weight(t, sizes[i][0], sizes[i][1]);
     pack(e, &w, exact);
-    const double *x = activations(w.inputs),
+    const double *x = activations(xt, w.inputs),
                  *meant = exact || !ml_dtype_is_block(t) ? x : round_activations(x, MOST * w.inputs);
     double *wanted = room((size_t)(MOST * w.rows), 8), *size = room((size_t)(MOST * w.rows), 8);
     products(&w, meant, wanted, size);
     /* A format with a minimum adds scale and minimum parts, each larger than their sum. */
-    double tolerance = (double)w.inputs * 0x1p-24 * (ml_dtype_is_block(t) ? 4 : 1) + 1e-6;
+    double tolerance = (double)w.inputs * 0x1p-24 * (ml_dtype_is_block(t) ? 4 : 1) + 1e-6 + half_ulp(xt);
     const float *all = NULL;
     for (int threads = 1; threads <= 3; threads++) {
       must(ml_engine_set_threads(e, threads), "threads");
       for (int c = ROW_COUNTS - 1; c >= 0; c--) {
         int64_t rows = row_counts[c];
-        const float *y = product_rows(e, &w, x, rows, threads == 2 ? SLICED : threads == 3 ? LAZY_TRANSPOSED : DENSE);
+        const float *y = product_rows(e, &w, xt, x, rows,
+                                      threads == 2   ? SLICED
+                                      : threads == 3 ? LAZY_TRANSPOSED
+                                                     : DENSE);
         if (!all) all = y;
         expect(memcmp(y, all, (size_t)(rows * w.rows) * 4) == 0,
                "(%lld, %lld): %lld rows by %d threads differ from 33 rows by one", (long long)w.rows,
@@ -285,7 +297,7 @@ static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
     }
     double worst = 0;
     for (int64_t k = 0; k < MOST * w.rows; k++) {
-      double error = fabs(all[k] - wanted[k]) / (size[k] + 1e-30);
+      double error = fabs(all[k] - wanted[k]) / (size[k] + (xt == ML_F16 ? 1e-4 : 1e-30)); /* below: subnormals */
       if (!(error <= worst)) worst = error;
     }
     expect(worst <= tolerance, "(%lld, %lld): error %.3g of the sum of magnitudes, allowed %.3g", (long long)w.rows,
@@ -296,18 +308,18 @@ static void test_linear(ml_engine *e, ml_dtype t, bool exact) {
 
 /* Numbers that rounding must not lose or trip over: the product of a row that holds one is not finite, its neighbours'
  * are untouched. */
-static void test_strange(ml_engine *e, ml_dtype t, bool exact) {
+static void test_strange(ml_engine *e, ml_dtype t, bool exact, ml_dtype xt) {
   weight w = make_weight(t, 20, 256);
   for (int64_t i = 0; i < 20 * 256; i++) w.values[i] = 0;
   pack(e, &w, exact);
   for (int few = 0; few < 2; few++) {
     int64_t rows = few ? 4 : 9;
-    double *x = random_values(ML_F32, rows * 256, -1, 1);
-    const float *plain = product_rows(e, &w, x, rows, DENSE);
+    double *x = random_values(xt, rows * 256, -1, 1);
+    const float *plain = product_rows(e, &w, xt, x, rows, DENSE);
     x[256 + 3] = NAN;
     x[2 * 256 + 40] = INFINITY;
-    for (int i = 0; i < 256; i++) x[3 * 256 + i] = rounded(ML_F32, 1e-39 * (i % 3)); /* 127 / max overflows */
-    const float *y = product_rows(e, &w, x, rows, DENSE);
+    for (int i = 0; i < 256; i++) x[3 * 256 + i] = rounded(xt, 1e-39 * (i % 3)); /* 127 / max overflows */
+    const float *y = product_rows(e, &w, xt, x, rows, DENSE);
     for (int r = 0; r < 20; r++) {
       expect(memcmp(&y[r], &plain[r], 4) == 0, "row 0 of %lld is untouched", (long long)rows);
       expect(isnan(y[20 + r]), "NaN stays NaN (output %d of %lld rows: %g)", r, (long long)rows, (double)y[20 + r]);
@@ -321,11 +333,12 @@ static void test_strange(ml_engine *e, ml_dtype t, bool exact) {
 }
 
 /* Weights in one step that differ in format, with and without rounding. */
-static void test_mixed(ml_engine *e) {
+static void test_mixed(ml_engine *e, ml_dtype xt) {
   for (int64_t rows = 1; rows < 12; rows += 5) {
-    weight w[4] = {make_weight(ML_Q4_K, 40, 512), make_weight(ML_F16, 24, 512), make_weight(ML_Q6_K, 17, 512),
-                   make_weight(ML_Q8_0, 40, 512)};
-    ml_tensor *x = random_tensor(e, ML_F32, SHAPE(rows, 512), -1, 1), *y[4];
+    weight w[4] = {make_weight(ML_Q4_K, 40, 512), make_weight(xt == ML_BF16 ? ML_BF16 : ML_F16, 24, 512),
+                   make_weight(ML_Q6_K, 17, 512), make_weight(ML_Q8_0, 40, 512)};
+    ml_tensor *x = random_tensor(e, xt, SHAPE(rows, 512), -1, 1), *y[4];
+    size_t item = (size_t)ml_dtype_infos[xt].bytes;
     float *alone[4], *together = room((size_t)(rows * 40), 4);
     for (int i = 0; i < 4; i++) {
       pack(e, &w[i], i == 2);
@@ -337,10 +350,37 @@ static void test_mixed(ml_engine *e) {
     must(ml_eval(e, y, 4), "eval");
     for (int i = 0; i < 4; i++) {
       must(ml_tensor_read(y[i], together), "read");
-      expect(memcmp(together, alone[i], (size_t)(rows * w[i].rows) * 4) == 0, "weight %d of a step of four, %lld rows",
-             i, (long long)rows);
+      expect(memcmp(together, alone[i], (size_t)(rows * w[i].rows) * item) == 0,
+             "weight %d of a step of four, %lld rows", i, (long long)rows);
     }
     drop_all();
+  }
+}
+
+static const ml_dtype narrow[] = {ML_BF16, ML_F16};
+
+static void test_narrow(ml_engine *e, const char *isa, ml_dtype t) {
+  for (int n = 0; n < 2; n++) {
+    for (int exact = 0; exact < 2; exact++) {
+      test_linear(e, t, exact, narrow[n]);
+      test_strange(e, t, exact, narrow[n]);
+    }
+    report("%s: %s products of %s", isa, ml_dtype_name(t), ml_dtype_name(narrow[n]));
+  }
+}
+
+/* All ways to multiply bfloat16 on processors that have them, whichever is taken by itself. */
+static void test_ways(void) {
+  static const char *const ways[] = {"avx512-tiles", "avx512-dots", "avx512-floats"};
+  for (int i = 0; i < 3; i++) {
+    ml_engine *e = open_engine(ways[i], 2);
+    if (!e) {
+      check_skip(ways[i], "this processor lacks it");
+      continue;
+    }
+    random_state = 1;
+    test_narrow(e, ways[i], ML_BF16);
+    close_engine(e, ways[i]);
   }
 }
 
@@ -359,17 +399,21 @@ int main(void) {
       test_embedding(e, formats[f]);
       test_golden(e, formats[f]);
       report("%s: %s rows are looked up exactly", isas[i], name);
-      test_linear(e, formats[f], true);
+      test_linear(e, formats[f], true, ML_F32);
       report("%s: %s products, exact", isas[i], name);
-      test_linear(e, formats[f], false);
+      test_linear(e, formats[f], false, ML_F32);
       report("%s: %s products, fast", isas[i], name);
-      test_strange(e, formats[f], true);
-      test_strange(e, formats[f], false);
+      test_strange(e, formats[f], true, ML_F32);
+      test_strange(e, formats[f], false, ML_F32);
       report("%s: %s products of numbers that are not finite or tiny", isas[i], name);
+      test_narrow(e, isas[i], formats[f]);
     }
-    test_mixed(e);
+    test_mixed(e, ML_F32);
+    test_mixed(e, ML_BF16);
+    test_mixed(e, ML_F16);
     report("%s: products that share a step", isas[i]);
     close_engine(e, isas[i]);
   }
+  test_ways();
   return check_done();
 }

@@ -29,6 +29,7 @@ local function rows(info)
     {"vocabulary", info.vocab_size},
     {"context", info.context},
     {"weights", quantization or "not quantised"},
+    {"computes in", info.compute_dtype},
     {"memory", info.bytes and common.bytes(info.bytes)},
   }
 end

@@ -305,7 +305,12 @@ static void read_attribute(reader *r, const parameter *p, int index) {
     if (!absent && !lua_isboolean(L, index)) lb_unexpected(L, index, what, "true or false");
     a->v[at].i = absent ? strcmp(p->fallback, "true") == 0 : lua_toboolean(L, index);
     return;
-  case 'D': a->v[at].i = lb_check_dtype(L, index, what); return;
+  case 'D': {
+    ml_dtype dtype = ML_DTYPE_COUNT;
+    bool given = !absent || !ml_dtype_find(p->fallback, &dtype);
+    a->v[at].i = given ? lb_check_dtype(L, index, what) : dtype;
+    return;
+  }
   case 'L': read_ranges(L, index, r->inputs->list[0], a, &a->v[at].list); return;
   case 'S':
   case 'X':

@@ -571,8 +571,9 @@ static ml_status shape_linear(query *q) {
   const ml_tensor *x = q->inputs[0], *w = q->inputs[1];
   ML_TRY(want_weight(w, x->dtype == ML_F64));
   if (!is_float_class(x->dtype)) return ml_fail(ML_USAGE, "x: expected floats, found %s", ml_dtype_name(x->dtype));
-  if (w->layout == ML_LAYOUT_PANELS && x->dtype != ML_F32)
-    return ml_fail(ML_UNSUPPORTED, "x: a packed weight takes float32, found %s", ml_dtype_name(x->dtype));
+  if (w->layout == ML_LAYOUT_PANELS && x->dtype == ML_F64)
+    return ml_fail(ML_UNSUPPORTED, "x: a packed weight takes float32, float16 or bfloat16, found %s",
+                   ml_dtype_name(x->dtype));
   if (x->dtype == ML_F64 && w->dtype != ML_F64)
     return ml_fail(ML_MISMATCH, "x of float64 wants a weight of float64, found %s", ml_dtype_name(w->dtype));
   if (x->ndim < 1 || x->shape[x->ndim - 1] != w->shape[1]) {
@@ -587,7 +588,7 @@ static ml_status shape_linear(query *q) {
 static ml_status shape_linear_transposed(query *q) {
   const ml_tensor *y = q->inputs[0], *w = q->inputs[1];
   ML_TRY(want_weight(w, false));
-  if (y->dtype != ML_F32) return ml_fail(ML_USAGE, "y: expected float32, found %s", ml_dtype_name(y->dtype));
+  ML_TRY(want_floats(y, "y"));
   if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
     return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs",
                    y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
@@ -604,8 +605,9 @@ static ml_status shape_embedding(query *q) {
   if (ids->ndim + 1 > ML_MAX_DIMS) return ml_fail(ML_USAGE, "ids: too many axes");
   ML_TRY(like(q, ids));
   q->shape[q->ndim++] = w->shape[1];
-  q->dtype = ML_F32;
-  return ML_OK;
+  q->dtype = (ml_dtype)q->attrs->embedding.dtype;
+  if (ml_dtype_class_of(q->dtype) == ML_CLASS_FLOAT) return ML_OK;
+  return ml_fail(ML_USAGE, "dtype: expected float32, float16 or bfloat16, found %s", ml_dtype_name(q->dtype));
 }
 
 static ml_status shape_gather_linear(query *q) { return ml_shape_gather_linear(q); }
@@ -651,10 +653,11 @@ static ml_status shape_attention(query *q) {
   if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0)
     return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1],
                    (long long)k->shape[1]);
-  if (x->dtype != ML_F32) return ml_fail(ML_UNSUPPORTED, "q: expected float32, found %s", ml_dtype_name(x->dtype));
-  if (k->dtype != v->dtype || (k->dtype != ML_F32 && k->dtype != ML_F16))
-    return ml_fail(ML_UNSUPPORTED, "k and v: expected both float32 or float16, found %s and %s",
-                   ml_dtype_name(k->dtype), ml_dtype_name(v->dtype));
+  ML_TRY(want_floats(x, "q"));
+  ML_TRY(want_floats(k, "k"));
+  if (k->dtype != v->dtype)
+    return ml_fail(ML_UNSUPPORTED, "k and v: expected one dtype, found %s and %s", ml_dtype_name(k->dtype),
+                   ml_dtype_name(v->dtype));
   ML_TRY(want_slot_vector(slots, "slots", x->shape[0]));
   ML_TRY(want_slot_vector(start, "start", x->shape[0]));
   ML_TRY(want_slot_vector(count, "count", x->shape[0]));
@@ -782,7 +785,7 @@ const ml_op_info ml_op_infos[ML_OP_COUNT] = {
 #define REAL(name, ...) #name ":f" #__VA_ARGS__ " "
 #define INT(name, ...) #name ":i" #__VA_ARGS__ " "
 #define BOOL(name, ...) #name ":b" #__VA_ARGS__ " "
-#define DTYPE(name) #name ":D "
+#define DTYPE(name, ...) #name ":D" #__VA_ARGS__ " "
 #define AXIS(name, ...) #name ":A" #__VA_ARGS__ " "
 #define AXES(name, ...) #name ":X" #__VA_ARGS__ " "
 #define SIZES(name) #name ":S "

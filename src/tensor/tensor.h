@@ -37,7 +37,7 @@ typedef struct ml_attrs {
 #define REAL(name, ...) double name;
 #define INT(name, ...) int64_t name;
 #define BOOL(name, ...) int64_t name;
-#define DTYPE(name) int64_t name;
+#define DTYPE(name, ...) int64_t name;
 #define AXIS(name, ...) int64_t name;
 #define AXES(name, ...) ml_list name;
 #define SIZES(name) ml_list name;

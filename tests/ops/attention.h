@@ -2,18 +2,21 @@
 
 typedef struct attend_case {
   int64_t B, H, KV, T, S, d, dv, slots; /* slots 0: k and v have B entries */
-  bool causal, softcap, sinks, half, starts, counts;
+  bool causal, softcap, sinks;
+  int kept; /* dtype of k and v: a place in float_dtypes */
+  bool starts, counts;
   int64_t window;
   int mask; /* 0 none, 1 bool (B, 1, T, S), 2 float32 (T, S), 3 float16 (H, 1, S) */
   view q, k;
   int poison; /* 1 values, 2 keys: an infinity or a NaN here and there, which only rows that see it may show */
+  int asked;  /* dtype of q */
 } attend_case;
 
 static const char *case_text(const attend_case *c) {
   static char text[300];
-  snprintf(text, sizeof text, "B %lld H %lld/%lld T %lld S %lld d %lld/%lld slots %lld%s%s%s%s%s%s window %lld mask %d, q %s, k %s, poison %d", (long long)c->B, (long long)c->H, (long long)c->KV,
+  snprintf(text, sizeof text, "B %lld H %lld/%lld T %lld S %lld d %lld/%lld slots %lld%s%s%s%s%s, %s of %s window %lld mask %d, q %s, k %s, poison %d", (long long)c->B, (long long)c->H, (long long)c->KV,
            (long long)c->T, (long long)c->S, (long long)c->d, (long long)c->dv, (long long)c->slots, c->causal ? " causal" : "", c->softcap ? " softcap" : "", c->sinks ? " sinks" : "",
-           c->half ? " float16" : "", c->starts ? " start" : "", c->counts ? " count" : "", (long long)c->window, c->mask, view_names[c->q], view_names[c->k], c->poison);
+           c->starts ? " start" : "", c->counts ? " count" : "", ml_dtype_name(float_dtypes[c->asked]), ml_dtype_name(float_dtypes[c->kept]), (long long)c->window, c->mask, view_names[c->q], view_names[c->k], c->poison);
   return text;
 }
 
@@ -26,8 +29,8 @@ static void poison(double *x, int64_t n) {
 
 static void check_attention(ml_engine *e, const attend_case *c) {
   int64_t caches = c->slots ? c->slots : c->B;
-  ml_dtype kt = c->half ? ML_F16 : ML_F32;
-  double *q = random_values(ML_F32, c->B * c->H * c->T * c->d, -1, 1), *k = random_values(kt, caches * c->KV * c->S * c->d, -1, 1), *v = random_values(kt, caches * c->KV * c->S * c->dv, -1, 1);
+  ml_dtype kt = float_dtypes[c->kept], qt = float_dtypes[c->asked];
+  double *q = random_values(qt, c->B * c->H * c->T * c->d, -1, 1), *k = random_values(kt, caches * c->KV * c->S * c->d, -1, 1), *v = random_values(kt, caches * c->KV * c->S * c->dv, -1, 1);
   if (c->poison & 1) poison(v, caches * c->KV * c->S * c->dv);
   if (c->poison & 2) poison(k, caches * c->KV * c->S * c->d);
   double *slot = room((size_t)c->B, 8), *start = room((size_t)c->B, 8), *count = room((size_t)c->B, 8), *sink = random_values(ML_F32, c->H, -1, 1);
@@ -36,7 +39,7 @@ static void check_attention(ml_engine *e, const attend_case *c) {
     start[b] = c->starts ? (double)random_below(c->S - c->T + 1) : (double)(c->S - c->T);
     count[b] = c->counts ? (double)(b == 0 ? 0 : 1 + random_below(c->T)) : (double)c->T;
   }
-  ml_tensor *tq = view_tensor(e, ML_F32, SHAPE(c->B, c->H, c->T, c->d), q, c->q), *tk = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->d), k, c->k), *tv = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->dv), v, c->k);
+  ml_tensor *tq = view_tensor(e, qt, SHAPE(c->B, c->H, c->T, c->d), q, c->q), *tk = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->d), k, c->k), *tv = view_tensor(e, kt, SHAPE(caches, c->KV, c->S, c->dv), v, c->k);
   double *mask = NULL;
   ml_tensor *tm = NULL;
   int64_t mask_shape[4] = {c->mask == 1 ? c->B : 1, c->mask == 3 ? c->H : 1, c->mask == 3 ? 1 : c->T, c->S};
@@ -84,7 +87,7 @@ static void check_attention(ml_engine *e, const attend_case *c) {
                           tm, c->sinks ? tensor(e, ML_F32, SHAPE(c->H), sink) : NULL};
   ml_tensor *r = apply_list(e, ML_OP_attention, INTS({.f = scale}, {.i = c->causal}, {.i = c->window}, {.f = softcap}), 8, inputs);
   int64_t shape[4] = {c->B, c->H, c->T, c->dv};
-  expect_values(r, 4, shape, wanted, 2e-6, 2e-6, "%s", case_text(c));
+  expect_values(r, 4, shape, wanted, 2e-6 + epsilon(qt), 2e-6, "%s", case_text(c));
   /* The merged heads, as every model reads them. */
   ml_tensor *merged = apply(e, ML_OP_reshape, list_attrs(SHAPE(c->B, c->T, c->H * c->dv)), apply(e, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), apply_list(e, ML_OP_attention, INTS({.f = scale}, {.i = c->causal}, {.i = c->window}, {.f = softcap}), 8, inputs)));
   double *turned = room((size_t)n, 8);
@@ -93,26 +96,26 @@ static void check_attention(ml_engine *e, const attend_case *c) {
     unravel(i, 4, shape, at);
     turned[((at[0] * c->T + at[2]) * c->H + at[1]) * c->dv + at[3]] = wanted[i];
   }
-  expect_values(merged, SHAPE(c->B, c->T, c->H * c->dv), turned, 2e-6, 2e-6, "merged: %s", case_text(c));
+  expect_values(merged, SHAPE(c->B, c->T, c->H * c->dv), turned, 2e-6 + epsilon(qt), 2e-6, "merged: %s", case_text(c));
   drop_all();
 }
 
 static void test_attention(ml_engine *e) {
   static const attend_case fixed[] = {
-      {1, 1, 1, 1, 1, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},     {2, 6, 2, 5, 9, 24, 20, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
-      {1, 9, 3, 40, 40, 64, 64, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},   {3, 4, 4, 1, 70, 64, 64, 5, true, 0, 0, true, true, false, 0, 0, DENSE, DENSE, 0},
-      {2, 4, 1, 17, 50, 256, 256, 3, true, 0, 0, true, true, true, 12, 0, DENSE, DENSE, 0}, {1, 2, 1, 6, 6, 7, 5, 0, false, 0, 0, 0, 0, 0, 0, 0, SLICED, SLICED, 0},
-      {2, 2, 2, 8, 3, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0}, /* more queries than keys: the first see nothing */
-      {1, 4, 2, 8, 3, 16, 16, 0, true, 0, true, 0, 0, 0, 2, 0, DENSE, DENSE, 0},  {2, 2, 1, 0, 4, 8, 8, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
-      {2, 2, 1, 3, 0, 8, 8, 0, false, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0},
-      {1, 2, 2, 33, 33, 32, 32, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 1}, {2, 6, 2, 9, 40, 16, 48, 3, true, 0, true, true, true, true, 0, 0, DENSE, DENSE, 3},
-      {3, 4, 1, 1, 60, 32, 32, 4, true, true, 0, true, true, 0, 0, 0, DENSE, DENSE, 3}, {1, 3, 3, 21, 21, 16, 16, 0, true, 0, 0, 0, 0, 0, 1, 0, DENSE, DENSE, 3}, /* a window of one: rows share no key */
-      {2, 2, 1, 20, 20, 16, 32, 0, false, 0, 0, 0, 0, 0, 0, 1, DENSE, DENSE, 1}, {1, 4, 2, 20, 24, 16, 32, 0, true, 0, 0, true, 0, 0, 0, 2, DENSE, DENSE, 3},
+      {1, 1, 1, 1, 1, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 0},     {2, 6, 2, 5, 9, 24, 20, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 0},
+      {1, 9, 3, 40, 40, 64, 64, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 0},   {3, 4, 4, 1, 70, 64, 64, 5, true, 0, 0, true, true, false, 0, 0, DENSE, DENSE, 0, 0},
+      {2, 4, 1, 17, 50, 256, 256, 3, true, 0, 0, true, true, true, 12, 0, DENSE, DENSE, 0, 0}, {1, 2, 1, 6, 6, 7, 5, 0, false, 0, 0, 0, 0, 0, 0, 0, SLICED, SLICED, 0, 0},
+      {2, 2, 2, 8, 3, 16, 16, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 0}, /* more queries than keys: the first see nothing */
+      {1, 4, 2, 8, 3, 16, 16, 0, true, 0, true, 0, 0, 0, 2, 0, DENSE, DENSE, 0, 0},  {2, 2, 1, 0, 4, 8, 8, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 0},
+      {2, 2, 1, 3, 0, 8, 8, 0, false, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 0, 1},
+      {1, 2, 2, 33, 33, 32, 32, 0, true, 0, 0, 0, 0, 0, 0, 0, DENSE, DENSE, 1, 2}, {2, 6, 2, 9, 40, 16, 48, 3, true, 0, true, true, true, true, 0, 0, DENSE, DENSE, 3, 0},
+      {3, 4, 1, 1, 60, 32, 32, 4, true, true, 0, true, true, 0, 0, 0, DENSE, DENSE, 3, 1}, {1, 3, 3, 21, 21, 16, 16, 0, true, 0, 0, 0, 0, 0, 1, 0, DENSE, DENSE, 3, 2}, /* a window of one: rows share no key */
+      {2, 2, 1, 20, 20, 16, 32, 0, false, 0, 0, 0, 0, 0, 0, 1, DENSE, DENSE, 1, 0}, {1, 4, 2, 20, 24, 16, 32, 0, true, 0, 0, true, 0, 0, 0, 2, DENSE, DENSE, 3, 1},
   };
   for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_attention(e, &fixed[i]);
   for (int trial = 0; trial < (quick ? 12 : 150); trial++) {
     attend_case c = {.B = 1 + random_below(3), .KV = 1 + random_below(3), .T = 1 + random_below(20), .d = 1 + random_below(40), .causal = random_below(4) != 0, .softcap = random_below(3) == 0,
-                     .sinks = random_below(3) == 0, .half = random_below(2), .starts = random_below(2), .window = random_below(3) ? 0 : 1 + random_below(12), .mask = random_below(2) ? 0 : (int)random_below(4),
+                     .sinks = random_below(3) == 0, .kept = (int)random_below(3), .starts = random_below(2), .window = random_below(3) ? 0 : 1 + random_below(12), .mask = random_below(2) ? 0 : (int)random_below(4),
                      .q = (view)random_below(VIEWS), .k = (view)random_below(VIEWS)};
     c.H = c.KV * (1 + random_below(4));
     c.S = c.T + random_below(30);
@@ -120,6 +123,7 @@ static void test_attention(ml_engine *e) {
     c.slots = random_below(2) ? 0 : 3 + random_below(3);
     c.counts = c.starts && random_below(2);
     c.poison = random_below(3) ? 0 : 1 + (int)random_below(3);
+    c.asked = random_below(2) ? 0 : (int)random_below(3);
     check_attention(e, &c);
   }
   ml_tensor *q = random_tensor(e, ML_F32, SHAPE(1, 1, 1, 4), 0, 1), *k = random_tensor(e, ML_F32, SHAPE(2, 1, 3, 4), 0, 1), *wide = random_tensor(e, ML_F64, SHAPE(1, 1, 1, 3), 0, 1), *one = random_tensor(e, ML_F32, SHAPE(1), 0, 0);
@@ -137,18 +141,18 @@ static void test_attention(ml_engine *e) {
 
 static void test_cache_append(ml_engine *e) {
   enum { SLOTS = 3, H = 2, S = 9, D = 5, B = 2, T = 4, ALL = SLOTS * H * S * D };
-  static const ml_dtype dtypes[][2] = {{ML_F32, ML_F32}, {ML_F16, ML_F32}, {ML_F16, ML_F16}, {ML_F32, ML_BF16}, {ML_BF16, ML_F32}};
-  for (int i = 0; i < 5 * VIEWS; i++) {
+  static const ml_dtype dtypes[][2] = {{ML_F32, ML_F32}, {ML_F16, ML_F32}, {ML_F16, ML_F16}, {ML_F32, ML_BF16}, {ML_BF16, ML_F32}, {ML_BF16, ML_BF16}, {ML_F16, ML_BF16}};
+  for (int i = 0; i < 7 * VIEWS; i++) {
     if (skip_case(0)) continue;
-    ml_dtype ct = dtypes[i % 5][0], xt = dtypes[i % 5][1];
+    ml_dtype ct = dtypes[i % 7][0], xt = dtypes[i % 7][1];
     double *cache = random_values(ct, ALL, -1, 1), *x = random_values(xt, B * H * T * D, -1, 1), slots[B] = {2, 0}, start[B] = {1, (double)(i % 6)}, count[B] = {(double)(i % 5), 4};
-    ml_tensor *c = state(e, ct, SHAPE(SLOTS, H, S, D), cache), *tx = view_tensor(e, xt, SHAPE(B, H, T, D), x, (view)(i / 5));
+    ml_tensor *c = state(e, ct, SHAPE(SLOTS, H, S, D), cache), *tx = view_tensor(e, xt, SHAPE(B, H, T, D), x, (view)(i / 7));
     ml_tensor *r = apply(e, ML_OP_cache_append, NO_ATTRS, c, tx, tensor(e, ML_I32, SHAPE(B), slots), tensor(e, ML_I64, SHAPE(B), start), tensor(e, ML_I32, SHAPE(B), count));
     for (int k = 0; k < B * H * T * D; k++) {
       int b = k / (H * T * D), h = k / (T * D) % H, t = k / D % T;
       if (t < count[b]) cache[(((int)slots[b] * H + h) * S + (int)start[b] + t) * D + k % D] = rounded(ct, x[k]);
     }
-    expect_values(r, SHAPE(SLOTS, H, S, D), cache, 0, 0, "%s into %s, %s", ml_dtype_name(xt), ml_dtype_name(ct), view_names[i / 5]);
+    expect_values(r, SHAPE(SLOTS, H, S, D), cache, 0, 0, "%s into %s, %s", ml_dtype_name(xt), ml_dtype_name(ct), view_names[i / 7]);
     expect_values(c, SHAPE(SLOTS, H, S, D), cache, 0, 0, "the state itself");
     drop_all();
   }

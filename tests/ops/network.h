@@ -178,16 +178,16 @@ static void test_linear_transposed(ml_engine *e) {
     for (int kind = 0; kind < VIEWS; kind++) {
       if (skip_case(0)) continue;
       operand o = inputs[i];
-      ml_dtype wt = float_dtypes[kind % 3];
+      ml_dtype wt = float_dtypes[kind % 3], yt = float_dtypes[(kind + (int)i) % 3];
       int64_t n = ml_shape_size(o.ndim, o.shape), rows = n / 23, out[4];
-      double *y = random_values(ML_F32, n, -1, 1), *w = random_values(wt, 19 * 23, -1, 1), *wanted = room((size_t)(rows * 19), 8);
-      ml_tensor *ty = view_tensor(e, ML_F32, o.ndim, o.shape, y, (view)kind), *tw = view_tensor(e, wt, SHAPE(23, 19), w, (view)(VIEWS - 1 - kind));
+      double *y = random_values(yt, n, -1, 1), *w = random_values(wt, 19 * 23, -1, 1), *wanted = room((size_t)(rows * 19), 8);
+      ml_tensor *ty = view_tensor(e, yt, o.ndim, o.shape, y, (view)kind), *tw = view_tensor(e, wt, SHAPE(23, 19), w, (view)(VIEWS - 1 - kind));
       for (int64_t r = 0; r < rows * 19; r++) {
         for (int64_t k = 0; k < 23; k++) wanted[r] += y[r / 19 * 23 + k] * w[k * 19 + r % 19];
       }
       memcpy(out, o.shape, sizeof out);
       out[o.ndim - 1] = 19;
-      expect_values(apply(e, ML_OP_linear_transposed, NO_ATTRS, ty, tw), o.ndim, out, wanted, 2 * epsilon(ML_F32), 2e-5, "%s, input %d, %s", ml_dtype_name(wt), (int)i, view_names[kind]);
+      expect_values(apply(e, ML_OP_linear_transposed, NO_ATTRS, ty, tw), o.ndim, out, wanted, 2 * epsilon(yt), 2e-5, "%s and %s, input %d, %s", ml_dtype_name(yt), ml_dtype_name(wt), (int)i, view_names[kind]);
       drop_all();
     }
   }
@@ -199,14 +199,18 @@ static void test_embedding(ml_engine *e) {
       if (skip_case(0)) continue;
       double *w = random_values(float_dtypes[f], 11 * 9, -1, 1), *ids = random_values(ML_I32, 8, 0, 10), wanted[72];
       ml_tensor *weight = view_tensor(e, float_dtypes[f], SHAPE(11, 9), w, (view)kind), *index = view_tensor(e, ML_I32, SHAPE(2, 4), ids, (view)(VIEWS - 1 - kind));
-      for (int i = 0; i < 72; i++) wanted[i] = w[(int)ids[i / 9] * 9 + i % 9];
-      expect_values(apply(e, ML_OP_embedding, NO_ATTRS, weight, index), SHAPE(2, 4, 9), wanted, 0, 0, "%s, %s", ml_dtype_name(float_dtypes[f]), view_names[kind]);
+      for (int to = 0; to < 3; to++) {
+        for (int i = 0; i < 72; i++) wanted[i] = rounded(float_dtypes[to], w[(int)ids[i / 9] * 9 + i % 9]);
+        expect_values(apply(e, ML_OP_embedding, INTS({.i = float_dtypes[to]}), weight, index), SHAPE(2, 4, 9), wanted, 0, 0, "%s as %s, %s", ml_dtype_name(float_dtypes[f]), ml_dtype_name(float_dtypes[to]), view_names[kind]);
+      }
       drop_all();
     }
   }
   ml_tensor *wide = random_tensor(e, ML_F64, SHAPE(2, 4), 0, 1), *x = random_tensor(e, ML_F32, SHAPE(2, 4), 0, 1);
   expect(attempt(e, ML_OP_embedding, NO_ATTRS, wide, INDICES(e, 1)) != ML_OK, "a float64 weight is refused");
   expect(attempt(e, ML_OP_embedding, NO_ATTRS, x, INDICES(e, 1, 2)) == ML_USAGE, "an id past the end");
+  expect(attempt(e, ML_OP_embedding, INTS({.i = ML_I32}), x, INDICES(e, 1)) == ML_USAGE, "int32 rows are refused");
+  expect(attempt(e, ML_OP_embedding, INTS({.i = ML_F64}), x, INDICES(e, 1)) == ML_USAGE, "float64 rows are refused");
   drop_all();
 }
 

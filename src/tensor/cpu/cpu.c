@@ -9,6 +9,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 
 /* ---- memory ---- */
 
@@ -188,57 +192,56 @@ static const ml_device_table table = {
     .close = cpu_close,
 };
 
-static bool has_avx2(void) {
 #if defined(__x86_64__)
+static bool has_avx2(void) {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-#else
-  return false;
-#endif
 }
 
 static bool has_avx512(void) {
-#if defined(__x86_64__)
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
 }
 
-/* Whether a dot product of bfloat16 is worth two multiply-adds: AMD's cores do them at twice the rate, Intel's without
- * tiles at half of it. */
-static bool has_fast_dots(void) {
-#if defined(__x86_64__)
-  return has_avx512() && !__builtin_cpu_is("intel");
-#else
-  return false;
-#endif
+/* Whether a dot product of bfloat16 is worth two multiply-adds: AMD's cores do them at twice the rate, Intel's at half
+ * of it. */
+static bool has_fast_dots(void) { return has_avx512() && !__builtin_cpu_is("intel"); }
+
+/* Tiles are state that a process asks the system for: what threads save grows by 8 KiB from then on. */
+static bool has_tiles(void) {
+  enum { ASK_FOR_STATE = 0x1023, TILE_DATA = 18 };
+  const unsigned bits = 1u << 22 | 1u << 24; /* amx-bf16, amx-tile */
+  unsigned a, b, c, d;
+  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bits) != bits) return false;
+  return syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
 }
+#endif
+
+static bool is_here(void) { return true; }
 
 ml_status ml_cpu_choose_isa(const char *wanted, const ml_isa **out) {
+  const struct {
+    const char *name;
+    const ml_isa *isa;
+    bool (*here)(void);
+  } all[] = {
 #if defined(__x86_64__)
-  const struct {
-    const char *name;
-    const ml_isa *isa;
-    bool here;
-  } all[] = {{"avx512", &ml_isa_avx512_dots, has_fast_dots()},
-             {"avx512", &ml_isa_avx512, has_avx512()},
-             {"avx2", &ml_isa_avx2, has_avx2()},
-             {"ref", &ml_isa_ref, true},
-             {"avx512-dots", &ml_isa_avx512_dots, has_avx512()}, /* by name alone, to compare and test the two */
-             {"avx512-floats", &ml_isa_avx512, has_avx512()}};
-#else
-  const struct {
-    const char *name;
-    const ml_isa *isa;
-    bool here;
-  } all[] = {{"ref", &ml_isa_ref, !has_fast_dots()}};
+    {"avx512", &ml_isa_avx512_tiles, has_tiles},
+    {"avx512", &ml_isa_avx512_dots, has_fast_dots},
+    {"avx512", &ml_isa_avx512, has_avx512},
+    {"avx2", &ml_isa_avx2, has_avx2},
 #endif
+    {"ref", &ml_isa_ref, is_here},
+#if defined(__x86_64__)
+    {"avx512-tiles", &ml_isa_avx512_tiles, has_tiles}, /* by name alone, to compare and test them */
+    {"avx512-dots", &ml_isa_avx512_dots, has_avx512},
+    {"avx512-floats", &ml_isa_avx512, has_avx512},
+#endif
+  };
   bool known = false;
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     if (wanted && strcmp(wanted, all[i].name) != 0) continue;
-    if (all[i].here) {
+    if (all[i].here()) {
       *out = all[i].isa;
       return ML_OK;
     }

@@ -94,14 +94,15 @@ typedef struct ml_kernel_row {
 /* One instruction set's kernels. */
 struct ml_isa {
   const char *name;
-  bool bf16_dots; /* products of bfloat16 by bfloat16 take its dot products */
+  bool bf16_dots;  /* products of bfloat16 by bfloat16 take its dot products */
+  bool bf16_tiles; /* those with packed weights take its tiles */
   ml_kernel_row rows[ML_STEP_COUNT];
   const ml_format *formats[ML_DTYPE_COUNT]; /* packed weights */
-  ml_kernel_row quantize_rows;              /* activations to 8-bit blocks, before `linears` of many rows */
+  ml_kernel_row convert_rows;               /* activations as products take them, before `linears` of many rows */
   ml_kernel_row gather_rows;                /* rows by expert, before gather_linear */
 };
 
-extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots;
+extern const ml_isa ml_isa_ref, ml_isa_avx2, ml_isa_avx512, ml_isa_avx512_dots, ml_isa_avx512_tiles;
 
 /* Room for `bytes` in scratch that is taken up to *at: where it begins, at a line, of which it shares none. */
 static inline size_t ml_reserve(size_t *at, size_t bytes) {

@@ -87,14 +87,14 @@ static ml_status add_task(ml_program *g, const ml_step *step, const ml_isa *isa,
   return ML_OK;
 }
 
-/* Rows from here on are rounded to 8-bit blocks by a task of their own; below, every thread rounds them for itself. */
-enum { SHARED_ROUNDING_ROWS = 5 };
+/* Rows from here on are made what products take by a task of their own; below, every thread does it for itself. */
+enum { SHARED_ROWS = 5 };
 
 /* What makes the rows ready that a step multiplies, or NULL. */
 static const ml_kernel_row *rows_before(const ml_program *g, const ml_step *step, const ml_isa *isa) {
   if (step->op == ML_OP_gather_linear) return &isa->gather_rows;
-  const bool many = step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROUNDING_ROWS;
-  return many ? &isa->quantize_rows : NULL;
+  const bool many = step->op == ML_STEP_LINEARS && g->plan->values[step->inputs[0]].shape[0] >= SHARED_ROWS;
+  return many ? &isa->convert_rows : NULL;
 }
 
 static ml_status lower_step(ml_program *g, const ml_step *step, const ml_isa *isa) {

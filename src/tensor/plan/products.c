@@ -12,7 +12,7 @@ enum { NORM_INSIDE_ROWS = 4 };
 static bool is_product(const ml_vgraph *g, int v) {
   const ml_vnode *n = &g->nodes[v];
   return n->op == ML_OP_linear && n->group == v && g->nodes[n->inputs[1]].layout == ML_LAYOUT_PANELS &&
-         n->dtype == ML_F32;
+         ml_dtype_class_of(n->dtype) == ML_CLASS_FLOAT;
 }
 
 /* The first user of node v, assignments of it aside, if it is elementwise, else -1. *assigned: such an assignment
@@ -231,7 +231,7 @@ static ml_status add_unit(ml_vgraph *g, const ml_vunit *u, int *open, int **befo
 
 static void absorb_norm(ml_vgraph *g, ml_vlinears *l) {
   const ml_vnode *x = &g->nodes[l->x];
-  if (x->op != ML_OP_rms_norm || x->dtype != ML_F32 || ml_vnode_rows(x) > NORM_INSIDE_ROWS) return;
+  if (x->op != ML_OP_rms_norm || ml_vnode_rows(x) > NORM_INSIDE_ROWS) return;
   if (x->inputs[1] >= 0 && g->nodes[x->inputs[1]].dtype != ML_F32) return;
   if (ml_vgraph_is_late(g, l->x, l->at, NULL, 0)) return;
   for (int i = 0; i < x->n_users; i++) {

@@ -11,7 +11,7 @@ static int64_t part_of(const ml_vgraph *g, const ml_vnode *n) {
   if (n->op != ML_OP_slice) return -1;
   const ml_vnode *x = &g->nodes[n->inputs[0]];
   const int64_t *ranges = ml_attrs_list(n->attrs, n->attrs->slice.ranges);
-  if (x->op != ML_OP_linear || x->dtype != ML_F32 || x->keep || x->ndim == 0) return -1;
+  if (x->op != ML_OP_linear || x->keep || x->ndim == 0) return -1;
   if (g->nodes[x->inputs[1]].layout != ML_LAYOUT_PANELS) return -1;
   for (int d = 0; d < x->ndim - 1; d++) {
     if (n->shape[d] != x->shape[d] || ranges[3 * d] != 0 || ranges[3 * d + 2] != 1) return -1;

@@ -246,11 +246,7 @@ end
 
 ---A weight for products of rows of `inputs` elements.
 function G:weight(inputs, dtype)
-  local function fits(w) return w.dims[2] == inputs and (dtype == "float32" or w.kind ~= "pack") end
-  local w = dtype ~= "float64" and self:find_weight(fits)
-  if not w and dtype ~= "float32" then
-    return self:leaf({self.random:pick(self.sizes), inputs}, dtype == "float64" and dtype or "float32")
-  end
+  local w = dtype ~= "float64" and self:find_weight(function(w) return w.dims[2] == inputs end)
   local outputs = self.random:chance(0.6) and self.width <= 256 and self.width or self.random:pick(self.sizes)
   return w or self:new_weight(outputs, inputs, dtype)
 end

@@ -5,6 +5,7 @@
 local rows = {}
 
 local integers = {"int32", "int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64"}
+local narrow = {"float32", "float32", "float16", "bfloat16"} -- what products, attention and caches take
 local all = {"float32", "float32", "float32", "float16", "bfloat16", "float64", "int32", "int64", "uint8", "int8",
   "int16", "uint16", "uint32", "uint64", "bool"}
 rows.dtypes = all
@@ -243,7 +244,7 @@ function rows.linear(g)
 end
 
 function rows.linear_transposed(g)
-  local y = g:axes(1, function(x) return x.dtype == "float32" end)
+  local y = g:axes(1, function(x) return is_float(x) and x.dtype ~= "float64" end)
   local n = y.shape[y.ndim]
   local w = g:find_weight(function(w) return w.shape[1] == n end) or g:new_weight(n, g.random:pick(g.sizes))
   return {y, w}
@@ -252,7 +253,8 @@ end
 function rows.embedding(g)
   local w = g:find_weight(function(w) return w.shape[1] > 0 end)
     or g:new_weight(g.random:int(2, 9), g.random:pick(g.sizes))
-  return {w, index(g, g.random:pick {{1}, {3}, {1, 4}, {2, 2}}, w.shape[1])}
+  local opts = g.random:chance(0.5) and {dtype = g.random:pick(narrow)} or nil
+  return {w, index(g, g.random:pick {{1}, {3}, {1, 4}, {2, 2}}, w.shape[1]), opts}
 end
 
 -- Each row with several experts, or with its own.
@@ -275,7 +277,7 @@ function rows.rope(g)
   if not table then return end
   table.table = true
   local b, t, n = table.shape[1], table.shape[2], table.shape[3]
-  local shape, dtype = {b, g.random:int(1, 3), t, n + g.random:pick {0, 0, 2, 4}}, g.random:pick {"float32", "float16"}
+  local shape, dtype = {b, g.random:int(1, 3), t, n + g.random:pick {0, 0, 2, 4}}, g.random:pick(narrow)
   return {g:of(shape, dtype), table, g.random:chance(0.3) or nil}
 end
 
@@ -293,7 +295,7 @@ function rows.attention(g)
     opts.slots = g:index({b}, cache.shape[1])
     if s < t then return end
   else
-    local dtype = random:chance(0.8) and "float32" or "float16"
+    local dtype = random:pick(narrow)
     k, v = g:of({b, kv, s, d}, dtype), g:of({b, kv, s, random:chance(0.8) and d or d * 2}, dtype)
   end
   local h = kv * random:int(1, 2)
@@ -303,7 +305,7 @@ function rows.attention(g)
     opts.mask = random:chance(0.5) and g:leaf({b, 1, t, s}, "bool") or g:leaf({t, s}, "float32")
   end
   if random:chance(0.2) then opts.sinks = g:leaf({h}, "float32") end
-  return {g:of({b, h, t, d}, "float32"), k, v, opts}
+  return {g:of({b, h, t, d}, random:pick(narrow)), k, v, opts}
 end
 
 -- ---- sampling ----
@@ -352,14 +354,14 @@ function rows.cache_append(g)
   local random = g.random
   local cache = g:find_state(function(s) return s.cache end)
     or g:new_state({random:int(1, 3), random:int(1, 2), random:int(3, 8), random:pick {2, 4, 8, 16}},
-      random:chance(0.8) and "float32" or "float16")
+      random:pick(narrow))
   cache.cache = true
   local s = cache.shape
   local b, t = random:int(1, s[1]), random:int(1, s[3])
   local slots = g:call("arange", {0, b}) -- no two sequences in one slot
   if not slots then return end
   slots.bound = b
-  return {cache, g:of({b, s[2], t, s[4]}, random:chance(0.8) and "float32" or "float16"), slots,
+  return {cache, g:of({b, s[2], t, s[4]}, random:pick(narrow)), slots,
     g:index({b}, s[3] - t + 1), g:index({b}, t + 1)}
 end
 

@@ -5,7 +5,7 @@ local M = {names = {"block", "gated", "selection", "chain", "states", "sampler",
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
 local function rows_of(g)
-  return g:axes(2, function(x) return x.dtype == "float32" end)
+  return g:axes(2, function(x) return x.dtype:find "float" and x.dtype ~= "float64" end)
 end
 
 local function packed(g, outputs, inputs)
@@ -206,13 +206,13 @@ end
 function M.heads(g)
   local random = g.random
   local d, t = random:pick {2, 4, 8}, random:int(1, 3)
-  local x = g:of({1, t, g.width}, "float32")
+  local x = g:of({1, t, g.width}, random:pick {"float32", "float16", "bfloat16"})
   local q = x and g:call("linear", {x, packed(g, 2 * d, g.width)})
   q = q and g:call("reshape", {q, {1, t, 2, d}})
   q = q and g:call("transpose", {q, {1, 3, 2, 4}})
   if not q then return end
   local cache = g:find_state(function(s) return s.cache and s.dims[2] == 2 and s.dims[4] == d end)
-    or g:new_state({2, 2, 6, d}, "float32")
+    or g:new_state({2, 2, 6, d}, random:pick {"float32", "float16", "bfloat16"})
   cache.cache = true
   if cache.dims[3] < t then return end
   local slots, start = g:index({1}, cache.dims[1]), g:index({1}, cache.dims[3] - t + 1)

@@ -59,7 +59,7 @@ local function how_written(w, id, from, to)
   return how
 end
 
-local widths = {float16 = 2, float32 = 4}
+local widths = {bfloat16 = 2, float16 = 2, float32 = 4}
 
 -- A cache to which something was appended half way: each element is what it was before instruction `from`, or what one
 -- of those up to `to` made it.

@@ -41,35 +41,40 @@ ml_status K(rope_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
   t->units = x->shape[0] * x->shape[2] * x->shape[1];
   t->grain = ml_max64(1, 4096 / ml_max64(1, x->shape[3]));
+  t->scratch = x->dtype == ML_F32 ? 0 : 2 * (size_t)x->shape[3] * sizeof(float);
   t->cost = (double)t->units * (double)x->shape[3] * 0.4 + 20;
   return ML_OK;
 }
 
+/* Turns 2 n of the d entries of p into q; cs: n cosines, then n sines. */
+static void turn(const float *p, const float *cs, int64_t n, int64_t d, bool interleaved, float *q) {
+  const float *sn = cs + n;
+  if (interleaved) {
+    for (int64_t i = 0; i < n; i++) {
+      float a = p[2 * i], c = p[2 * i + 1];
+      q[2 * i] = a * cs[i] - c * sn[i];
+      q[2 * i + 1] = c * cs[i] + a * sn[i];
+    }
+  } else {
+    for (int64_t i = 0; i < n; i++) q[i] = p[i] * cs[i] - p[n + i] * sn[i];
+    for (int64_t i = 0; i < n; i++) q[n + i] = p[n + i] * cs[i] + p[i] * sn[i];
+  }
+  for (int64_t i = 2 * n; i < d; i++) q[i] = p[i];
+}
+
 void K(rope)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)w;
   const ml_arg *x = &t->in[0], *o = &t->out[0];
-  int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3], n = t->in[1].shape[2] / 2;
-  bool interleaved = t->step->attrs->rope.interleaved != 0;
+  const int64_t H = x->shape[1], T = x->shape[2], d = x->shape[3], n = t->in[1].shape[2] / 2;
+  const int item = ml_dtype_infos[x->dtype].bytes;
+  const bool interleaved = t->step->attrs->rope.interleaved != 0, direct = x->dtype == ML_F32;
+  float *room = (float *)(void *)w->scratch, *turned = room + d;
   for (int64_t u = begin; u < end; u++) {
     int64_t b = u / (H * T), pos = u / H % T, h = u % H;
-    const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1], *sn = cs + n;
-    int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2],
-            to = b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
-    if (x->dtype == ML_F32 && !interleaved) {
-      const float *p = (const float *)x->data + from;
-      float *q = (float *)o->data + to;
-      for (int64_t i = 0; i < n; i++) q[i] = p[i] * cs[i] - p[n + i] * sn[i];
-      for (int64_t i = 0; i < n; i++) q[n + i] = p[n + i] * cs[i] + p[i] * sn[i];
-      for (int64_t i = 2 * n; i < d; i++) q[i] = p[i];
-      continue;
-    }
-    for (int64_t i = 0; i < n; i++) {
-      int64_t i1 = interleaved ? 2 * i : i, i2 = interleaved ? 2 * i + 1 : n + i;
-      float a = load_float(x->data, x->dtype, from + i1), c = load_float(x->data, x->dtype, from + i2);
-      store_float(o->data, o->dtype, to + i1, a * cs[i] - c * sn[i]);
-      store_float(o->data, o->dtype, to + i2, c * cs[i] + a * sn[i]);
-    }
-    for (int64_t i = 2 * n; i < d; i++) store_float(o->data, o->dtype, to + i, load_float(x->data, x->dtype, from + i));
+    const float *cs = (const float *)t->in[1].data + b * t->in[1].strides[0] + pos * t->in[1].strides[1];
+    const char *from = x->data + (b * x->strides[0] + h * x->strides[1] + pos * x->strides[2]) * item;
+    char *to = o->data + (b * o->strides[0] + h * o->strides[1] + pos * o->strides[2]) * item;
+    turn(read_tile(room, from, x->dtype, 1, (int)d), cs, n, d, interleaved, direct ? (float *)(void *)to : turned);
+    if (!direct) K(store_tile)(to, o->dtype, 1, turned, (int)d);
   }
 }
 
@@ -79,6 +84,7 @@ ml_status K(cache_append_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[1];
   t->units = x->shape[0] * x->shape[1] * x->shape[2];
   t->grain = ml_max64(1, 4096 / ml_max64(1, x->shape[3]));
+  t->scratch = (size_t)x->shape[3] * sizeof(float);
   t->cost = (double)t->units * (double)x->shape[3] * 0.3 + 20;
   return ML_OK;
 }
@@ -99,26 +105,28 @@ void K(cache_append)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
     }
     int64_t from = b * x->strides[0] + h * x->strides[1] + pos * x->strides[2];
     int64_t to = slot * cache->strides[0] + h * cache->strides[1] + at * cache->strides[2];
-    if (x->dtype == ML_F32 && cache->dtype == ML_F32)
-      memcpy((float *)cache->data + to, (const float *)x->data + from, (size_t)d * sizeof(float));
-    else
-      for (int64_t i = 0; i < d; i++)
-        store_float(cache->data, cache->dtype, to + i, load_float(x->data, x->dtype, from + i));
+    const char *source = x->data + from * ml_dtype_infos[x->dtype].bytes;
+    char *target = cache->data + to * ml_dtype_infos[cache->dtype].bytes;
+    if (x->dtype == cache->dtype) memcpy(target, source, (size_t)d * (size_t)ml_dtype_infos[x->dtype].bytes);
+    else K(store_tile)(target, cache->dtype, 1, read_tile(w->scratch, source, x->dtype, 1, (int)d), (int)d);
   }
 }
 
 /* ---- attention ---- */
 
-/* Where things lie in a thread's scratch, from its beginning on: rows of scores, and one of a mask; with a tail, rows
- * of results and its own room. */
+/* Where things lie in a thread's scratch, from its beginning on: rows of scores, and one of a mask; rows of queries
+ * that are no float32; where results go elsewhere than out as they are, rows of them, and the tail's own room. */
 typedef struct rooms {
-  size_t results, tail, bytes;
+  size_t queries, results, tail, bytes;
 } rooms;
+
+static bool keeps_results(const ml_task *t) { return t->step->fused || t->out[0].dtype != ML_F32; }
 
 static rooms find_rooms(const ml_task *t) {
   rooms r = {0};
   ml_reserve(&r.bytes, (size_t)(ROWS + 1) * (size_t)(t->in[1].shape[2] + 2 * LANES) * sizeof(float));
-  r.results = ml_reserve(&r.bytes, t->step->fused ? (size_t)(ROWS * t->in[2].shape[3]) * sizeof(float) : 0);
+  r.queries = ml_reserve(&r.bytes, t->in[0].dtype != ML_F32 ? (size_t)(ROWS * t->in[0].shape[3]) * sizeof(float) : 0);
+  r.results = ml_reserve(&r.bytes, keeps_results(t) ? (size_t)(ROWS * t->in[2].shape[3]) * sizeof(float) : 0);
   r.tail = ml_reserve(&r.bytes, K(tail_room)(t));
   return r;
 }
@@ -143,7 +151,7 @@ typedef struct span {
   float scale, softcap;
   int64_t window;
   bool causal;
-  char *results, *tail_room; /* with a tail */
+  char *queries, *results, *tail_room;
 } span;
 
 typedef struct row {
@@ -152,25 +160,28 @@ typedef struct row {
   int64_t h, pos, lo, hi;
 } row;
 
-ALWAYS_INLINE v16f load_lanes(const char *p, int64_t i, bool half) {
-  return half ? v_load_f16((const uint16_t *)p + i) : v_load((const float *)p + i);
+ALWAYS_INLINE v16f load_lanes(const char *p, int64_t i, const ml_dtype t) {
+  if (t == ML_F16) return v_load_f16((const uint16_t *)p + i);
+  if (t == ML_BF16) return v_load_bf16((const uint16_t *)p + i);
+  return v_load((const float *)p + i);
 }
+ALWAYS_INLINE int size_of(const ml_dtype t) { return t == ML_F32 ? 4 : 2; }
 
 /* scores[r][j] = q_r . k_j for keys lo..hi-1. */
-ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, bool half, int64_t lo, int64_t hi,
+ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, const ml_dtype kept, int64_t lo, int64_t hi,
                             float *scores, int64_t pitch) {
   int64_t lanes = s->d / LANES * LANES;
   for (int64_t j = lo; j < hi; j++) {
-    const char *k = s->k + j * s->k_step * (half ? 2 : 4);
+    const char *k = s->k + j * s->k_step * size_of(kept);
     v16f acc[ROWS];
     for (int r = 0; r < n; r++) acc[r] = v_set1(0);
     for (int64_t i = 0; i < lanes; i += LANES) {
-      v16f key = load_lanes(k, i, half);
+      v16f key = load_lanes(k, i, kept);
       for (int r = 0; r < n; r++) acc[r] = v_fma(v_load(rows[r].q + i), key, acc[r]);
     }
     for (int r = 0; r < n; r++) {
       float dot = v_sum(acc[r]);
-      for (int64_t i = lanes; i < s->d; i++) dot += rows[r].q[i] * load_float(k, half ? ML_F16 : ML_F32, i);
+      for (int64_t i = lanes; i < s->d; i++) dot += rows[r].q[i] * load_float(k, kept, i);
       scores[r * pitch + j] = dot * s->scale;
     }
   }
@@ -189,28 +200,28 @@ typedef struct keys {
 
 /* o += sum of p[j] v_j over the keys lo..hi-1 that are not hidden. Apart from the loop over keys that all rows see,
  * which it would slow down: those that only some see are few. */
-static __attribute__((noinline)) void add_seen(const span *s, const row *r, bool half, int64_t lo, int64_t hi,
+static __attribute__((noinline)) void add_seen(const span *s, const row *r, const ml_dtype kept, int64_t lo, int64_t hi,
                                                const float *p) {
   int64_t lanes = s->dv / LANES * LANES;
   for (int64_t j = lo; j < hi; j++) {
     if (is_hidden(p[j])) continue;
-    const char *v = s->v + j * s->v_step * (half ? 2 : 4);
+    const char *v = s->v + j * s->v_step * size_of(kept);
     for (int64_t i = 0; i < lanes; i += LANES)
-      v_store(r->o + i, v_fma(v_set1(p[j]), load_lanes(v, i, half), v_load(r->o + i)));
-    for (int64_t i = lanes; i < s->dv; i++) r->o[i] += p[j] * load_float(v, half ? ML_F16 : ML_F32, i);
+      v_store(r->o + i, v_fma(v_set1(p[j]), load_lanes(v, i, kept), v_load(r->o + i)));
+    for (int64_t i = lanes; i < s->dv; i++) r->o[i] += p[j] * load_float(v, kept, i);
   }
 }
 
 /* o_r += sum of p[r][j] v_j for keys lo..hi-1, which all rows see; `first` says that o_r is not yet begun. */
-ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool half, bool first, int64_t lo,
+ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, const ml_dtype kept, bool first, int64_t lo,
                               int64_t hi, const float *p, int64_t pitch) {
   int64_t i = 0;
-  const int size = half ? 2 : 4;
+  const int size = size_of(kept);
   for (; i + LANES <= s->dv; i += LANES) {
     v16f acc[ROWS];
     for (int r = 0; r < n; r++) acc[r] = first ? v_set1(0) : v_load(rows[r].o + i);
     for (int64_t j = lo; j < hi; j++) {
-      v16f v = load_lanes(s->v + j * s->v_step * size, i, half);
+      v16f v = load_lanes(s->v + j * s->v_step * size, i, kept);
       for (int r = 0; r < n; r++) acc[r] = v_fma(v_set1(p[r * pitch + j]), v, acc[r]);
     }
     for (int r = 0; r < n; r++) v_store(rows[r].o + i, acc[r]);
@@ -218,8 +229,7 @@ ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, bool 
   for (; i < s->dv; i++) {
     for (int r = 0; r < n; r++) {
       float sum = first ? 0 : rows[r].o[i];
-      for (int64_t j = lo; j < hi; j++)
-        sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, half ? ML_F16 : ML_F32, i);
+      for (int64_t j = lo; j < hi; j++) sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, kept, i);
       rows[r].o[i] = sum;
     }
   }
@@ -300,14 +310,15 @@ static void next_seen(keys *k, bool masked, const float *p, int n, int64_t pitch
   for (k->to = k->from; k->to < k->hi && all_see(p, n, pitch, k->to);) k->to++;
 }
 
-ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool half, float *scores, int64_t pitch) {
+ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, const ml_dtype kept, float *scores,
+                               int64_t pitch) {
   keys k = {rows[0].lo, rows[0].lo, rows[0].hi, rows[0].hi};
   for (int r = 1; r < n; r++) {
     k.lo = ml_min64(k.lo, rows[r].lo), k.from = ml_max64(k.from, rows[r].lo);
     k.to = ml_min64(k.to, rows[r].hi), k.hi = ml_max64(k.hi, rows[r].hi);
   }
   bool masked = s->t->in[6].data != NULL;
-  dot_keys(s, rows, n, half, k.lo, k.hi, scores, pitch);
+  dot_keys(s, rows, n, kept, k.lo, k.hi, scores, pitch);
   for (int r = 0; r < n; r++) normalise(s, &rows[r], scores + r * pitch, k.lo, k.hi, scores + ROWS * pitch);
   int64_t at = k.lo;
   do {
@@ -315,32 +326,34 @@ ALWAYS_INLINE void attend_rows(const span *s, const row *rows, const int n, bool
     bool first = at == k.lo && k.from == k.lo;
     for (int r = 0; r < n && at < k.from; r++) {
       if (at == k.lo) memset(rows[r].o, 0, (size_t)s->dv * sizeof *rows[r].o);
-      add_seen(s, &rows[r], half, at, k.from, scores + r * pitch);
+      add_seen(s, &rows[r], kept, at, k.from, scores + r * pitch);
     }
-    if (first || k.from < k.to) sum_values(s, rows, n, half, first, k.from, k.to, scores, pitch);
+    if (first || k.from < k.to) sum_values(s, rows, n, kept, first, k.from, k.to, scores, pitch);
     at = k.to;
   } while (at < k.hi);
 }
 
-static void attend(const span *s, const row *rows, int n, bool half, float *scores, int64_t pitch) {
-  switch (n * 2 + half) {
-  case 2: attend_rows(s, rows, 1, false, scores, pitch); return;
-  case 3: attend_rows(s, rows, 1, true, scores, pitch); return;
-  case 4: attend_rows(s, rows, 2, false, scores, pitch); return;
-  case 5: attend_rows(s, rows, 2, true, scores, pitch); return;
-  case 6: attend_rows(s, rows, 3, false, scores, pitch); return;
-  case 7: attend_rows(s, rows, 3, true, scores, pitch); return;
-  case 8: attend_rows(s, rows, 4, false, scores, pitch); return;
-  default: attend_rows(s, rows, 4, true, scores, pitch); return;
+#define ATTEND(N)                                                                                                      \
+  switch (kept) {                                                                                                      \
+  case ML_F32: attend_rows(s, rows, N, ML_F32, scores, pitch); break;                                                  \
+  case ML_F16: attend_rows(s, rows, N, ML_F16, scores, pitch); break;                                                  \
+  default: attend_rows(s, rows, N, ML_BF16, scores, pitch); break;                                                     \
   }
+static void attend(const span *s, const row *rows, int n, ml_dtype kept, float *scores, int64_t pitch) {
+  if (n == 1) ATTEND(1)
+  else if (n == 2) ATTEND(2)
+  else if (n == 3) ATTEND(3)
+  else ATTEND(4)
 }
 
 /* `place`: among the rows that are taken together. */
 static row make_row(const span *s, int64_t h, int64_t pos, int place) {
   const ml_arg *q = &s->t->in[0], *o = &s->t->out[0];
   row r = {.h = h, .pos = pos};
-  r.q = (const float *)q->data + s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
-  if (s->t->step->fused) r.o = (float *)(void *)s->results + place * s->dv;
+  int64_t from = s->b * q->strides[0] + h * q->strides[1] + pos * q->strides[2];
+  r.q = read_tile((float *)(void *)s->queries + place * s->d, q->data + from * ml_dtype_infos[q->dtype].bytes, q->dtype,
+                  1, (int)s->d);
+  if (keeps_results(s->t)) r.o = (float *)(void *)s->results + place * s->dv;
   else r.o = (float *)o->data + s->b * o->strides[0] + h * o->strides[1] + pos * o->strides[2];
   int64_t at = s->offset + pos;
   r.hi = s->causal ? ml_max64(0, ml_min64(s->keys, at + 1)) : s->keys;
@@ -380,9 +393,13 @@ static bool make_span(const ml_task *t, int64_t unit, int64_t blocks, span *s, m
 }
 
 static void finish_row(const span *s, const row *r) {
-  const ml_arg *q = &s->t->in[0];
-  if (s->t->step->fused)
+  const ml_arg *q = &s->t->in[0], *o = &s->t->out[0];
+  if (s->t->step->fused) {
     K(tail_run)(s->t, (s->b * q->shape[1] + r->h) * q->shape[2] + r->pos, 0, r->o, s->dv, s->tail_room);
+  } else if (keeps_results(s->t)) {
+    int64_t to = s->b * o->strides[0] + r->h * o->strides[1] + r->pos * o->strides[2];
+    K(store_tile)(o->data + to * ml_dtype_infos[o->dtype].bytes, o->dtype, 1, r->o, (int)s->dv);
+  }
 }
 
 /* The results of queries that are none: those from `count` on. */
@@ -396,14 +413,13 @@ static void clear_rows(const span *s, int64_t first, int64_t last) {
 
 void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *q = &t->in[0];
-  bool half = t->in[1].dtype == ML_F16;
   const rooms room = find_rooms(t);
   K(tail_begin)(t, w->scratch + room.tail);
   int64_t T = q->shape[2], blocks = (T + QUERY_BLOCK - 1) / QUERY_BLOCK, pitch = t->in[1].shape[2] + LANES;
   for (int64_t unit = begin; unit < end; unit++) {
     span s;
     if (!make_span(t, unit, blocks, &s, w)) continue;
-    s.results = w->scratch + room.results, s.tail_room = w->scratch + room.tail;
+    s.queries = w->scratch + room.queries, s.results = w->scratch + room.results, s.tail_room = w->scratch + room.tail;
     int64_t first = unit % blocks * QUERY_BLOCK, end_of_block = ml_min64(T, first + QUERY_BLOCK), last = end_of_block;
     if (t->in[5].data) last = ml_max64(first, ml_min64(last, load_index(t->in[5].data, t->in[5].dtype, s.b)));
     clear_rows(&s, last, end_of_block);
@@ -413,7 +429,7 @@ void K(attention)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
       int count = (int)ml_min64(ROWS, n - i);
       for (int r = 0; r < count; r++)
         rows[r] = make_row(&s, s.kv * s.group + (i + r) % s.group, first + (i + r) / s.group, r);
-      attend(&s, rows, count, half, (float *)w->scratch, pitch);
+      attend(&s, rows, count, t->in[1].dtype, (float *)w->scratch, pitch);
       for (int r = 0; r < count; r++) finish_row(&s, &rows[r]);
     }
   }

@@ -64,7 +64,7 @@
   ml_status K(prepared##_prepare)(ml_task * t);                                                                        \
   void K(kernel)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w);
 KERNELS(DECLARE, DECLARE_TWO)
-DECLARE(0, quantize_rows)
+DECLARE(0, convert_rows)
 DECLARE(0, gather_rows)
 
 #endif

@@ -1,28 +1,35 @@
 /* linear.c: products with packed weights (ML_STEP_LINEARS) and look-ups in them.
  *
  * A unit of work is one panel (16 outputs) of one of the step's units, for all rows. Few rows: each thread normalises
- * and rounds the rows for itself (no barrier), then streams panels, tile after tile. Many rows: rows are rounded by a
- * task of their own, a panel is expanded once and multiplied with all of them. Finished products go through the unit's
- * epilogue ROW_TILE rows at a time. */
+ * rows and makes of them what weights take for itself (no barrier), then streams panels, tile after tile. Many rows: a
+ * task of its own does that, a panel is expanded once and multiplied with all of them. Finished products go through the
+ * unit's epilogue ROW_TILE rows at a time. */
 #include "tensor/cpu/isa/dot.h"
 #include "tensor/cpu/isa/dot_codes.h"
 #include "tensor/cpu/isa/elementwise.h"
 #include "tensor/cpu/isa/norm.h"
-#include "tensor/cpu/isa/panel.h"
+#include "tensor/cpu/isa/pairs.h"
 
 enum { FEW_ROWS = 4, ROW_TILE = TILE / LANES, STREAM_TILE = 256, MAX_TILE = 2048 };
 
-/* Where things lie in a thread's scratch, in bytes. */
+/* How a weight takes the rows: rounded to 8-bit blocks, as pairs of bfloat16, or as float32. */
+typedef enum form { ROUNDED, PAIRS, FLOATS } form;
+
+/* Where things lie in bytes: what is made of the rows (with few rows in a thread's scratch, else in what all share),
+ * and a thread's own room. */
 typedef struct layout {
-  bool few, rounds, floats; /* some weight takes rounded, some float activations */
+  bool few, takes[FLOATS + 1];
+  bool loads; /* rows go through float32 on the way: they are normalised, or no float32 */
   int64_t K, M;
   int64_t first_panel[ML_LINEARS_MAX_UNITS + 1];
-  size_t normed, q, d, sums, panel, wide, products, regs;
+  size_t floats, q, d, sums, pairs, made;
+  size_t row, panel, wide, words, products, regs;
   size_t pitch[ML_LINEARS_MAX_UNITS]; /* from register to register of a unit's program */
 } layout;
 
-static bool takes_rounded(const ml_isa *isa, const ml_arg *w) {
-  return !w->exact && isa->formats[w->dtype]->of.code != ML_CODE_FLOAT;
+static form form_of(const ml_task *t, const ml_arg *w) {
+  if (!w->exact && t->isa->formats[w->dtype]->of.code != ML_CODE_FLOAT) return ROUNDED;
+  return w->dtype == ML_BF16 && t->in[0].dtype == ML_BF16 && pairs_known(t->isa) ? PAIRS : FLOATS;
 }
 
 static void scan_weights(const ml_task *t, layout *l) {
@@ -30,58 +37,95 @@ static void scan_weights(const ml_task *t, layout *l) {
   l->M = t->in[0].shape[0];
   l->K = t->in[0].shape[1];
   l->few = l->M <= FEW_ROWS;
+  l->loads = units->norm || t->in[0].dtype != ML_F32;
   for (int u = 0; u < units->n_units; u++) {
     const ml_linear_unit *unit = &units->units[u];
     l->pitch[u] = unit->epilogue ? register_pitch(unit->epilogue) : 0;
     l->first_panel[u + 1] = l->first_panel[u] + (t->in[unit->weights[0]].shape[0] + PANEL_ROWS - 1) / PANEL_ROWS;
-    for (int i = 0; i < unit->n_weights; i++) {
-      if (takes_rounded(t->isa, &t->in[unit->weights[i]])) l->rounds = true;
-      else l->floats = true;
-    }
+    for (int i = 0; i < unit->n_weights; i++) l->takes[form_of(t, &t->in[unit->weights[i]])] = true;
   }
 }
 
-/* Rounded rows in one block: q, then d, then sums. */
-static size_t rounded_bytes(int64_t M, int64_t K, size_t *q, size_t *d, size_t *sums, size_t at) {
-  int64_t blocks = (K + ACT_BLOCK - 1) / ACT_BLOCK;
-  *q = ml_reserve(&at, (size_t)(M * K));
-  *d = ml_reserve(&at, (size_t)(M * blocks) * 4);
-  *sums = ml_reserve(&at, (size_t)(M * blocks) * 8);
-  return at;
+static void place_rows(layout *l) {
+  int64_t blocks = (l->K + ACT_BLOCK - 1) / ACT_BLOCK, rounded = l->takes[ROUNDED] ? l->M : 0;
+  l->floats = ml_reserve(&l->made, l->loads && l->takes[FLOATS] ? (size_t)(l->M * l->K) * 4 : 0);
+  l->q = ml_reserve(&l->made, (size_t)(rounded * l->K));
+  l->d = ml_reserve(&l->made, (size_t)(rounded * blocks) * 4);
+  l->sums = ml_reserve(&l->made, (size_t)(rounded * blocks) * 8);
+  l->pairs = ml_reserve(&l->made, l->takes[PAIRS] ? pair_bytes(l->M, l->K) : 0);
+}
+
+static bool makes_rows(const layout *l) { return l->loads || l->takes[ROUNDED] || l->takes[PAIRS]; }
+
+static char *made_rows(const ml_task *t, const ml_worker *w) {
+  return ((const layout *)t->extra)->few ? w->scratch : t->shared_data;
 }
 
 static act rounded_at(char *base, const layout *l) {
   return (act){(const int8_t *)(base + l->q), (const float *)(base + l->d), (const int32_t *)(base + l->sums), l->K};
 }
 
+static pair_rows pairs_at(char *base, const layout *l) {
+  return (pair_rows){(uint16_t *)(void *)(base + l->pairs), l->M, l->K};
+}
+
 static int64_t tile_inputs(const layout *l) {
   return l->few ? STREAM_TILE : ml_min64(MAX_TILE, (l->K + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK);
 }
 
-static const float *input_row(const ml_task *t, int64_t r) {
-  return (const float *)t->in[0].data + r * t->in[0].strides[0];
+static const char *input_row(const ml_task *t, int64_t r) {
+  const ml_arg *x = &t->in[0];
+  return x->data + r * x->strides[0] * ml_dtype_infos[x->dtype].bytes;
+}
+
+/* A row as float32, normalised where the step does that and rounded to its dtype. */
+static const float *load_row(const ml_task *t, int64_t r, float *to) {
+  const layout *l = t->extra;
+  const ml_linears *units = t->step->linears;
+  const ml_dtype dtype = t->in[0].dtype;
+  if (!l->loads) return (const float *)(const void *)input_row(t, r);
+  const float *x = read_tile(to, input_row(t, r), dtype, 1, (int)l->K);
+  if (!units->norm) return x;
+  K(rms_norm_row)(x, (const float *)t->in[1].data, (float)units->norm_offset, (float)units->eps, l->K, to);
+  if (dtype != ML_F32) K(round_tile)(to, dtype, (int)l->K);
+  return to;
+}
+
+/* `x`: the row as float32, or NULL: as it lies in memory. */
+static void put_pairs(const ml_task *t, const pair_rows *to, int64_t r, const float *x) {
+  const uint16_t *from = (const uint16_t *)(const void *)input_row(t, r);
+  for (int64_t k = 0; k < to->inputs; k += PAIR_INPUTS) {
+    uint16_t *p = pair_at(to, r, k / PAIR_INPUTS);
+    int n = (int)ml_min64(PAIR_INPUTS, to->inputs - k);
+    if (n < PAIR_INPUTS) memset(p, 0, PAIR_INPUTS * sizeof *p);
+    if (x) K(store_tile)((char *)p, ML_BF16, 1, x + k, n);
+    else memcpy(p, from + k, (size_t)n * sizeof *p);
+  }
+}
+
+/* Makes of rows begin..end-1 what the weights take, at `base`. `room`: a row of float32. */
+static void make_rows(const ml_task *t, int64_t begin, int64_t end, char *base, float *room) {
+  const layout *l = t->extra;
+  const bool norm = t->step->linears->norm;
+  const int64_t blocks = (l->K + ACT_BLOCK - 1) / ACT_BLOCK;
+  const pair_rows pairs = pairs_at(base, l);
+  act a = rounded_at(base, l);
+  for (int64_t r = begin; r < end; r++) {
+    const float *x = NULL;
+    if (l->takes[ROUNDED] || l->takes[FLOATS] || norm)
+      x = load_row(t, r, l->loads && l->takes[FLOATS] ? (float *)(void *)(base + l->floats) + r * l->K : room);
+    if (l->takes[PAIRS]) put_pairs(t, &pairs, r, norm ? x : NULL);
+    if (!l->takes[ROUNDED]) continue;
+    K(round_row)
+    (x, l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
+     (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
+  }
 }
 
 static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)begin, (void)end;
   const layout *l = t->extra;
-  const ml_linears *units = t->step->linears;
-  float *normed = (float *)(w->scratch + l->normed);
-  act a = rounded_at(w->scratch, l);
-  for (int64_t r = 0; r < l->M; r++) {
-    const float *x = input_row(t, r);
-    if (units->norm) {
-      K(rms_norm_row)
-      (x, (const float *)t->in[1].data, (float)units->norm_offset, (float)units->eps, l->K, normed + r * l->K);
-      x = normed + r * l->K;
-    }
-    if (l->rounds) {
-      int64_t blocks = l->K / ACT_BLOCK;
-      K(round_row)
-      (x, l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
-       (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
-    }
-  }
+  make_rows(t, 0, l->M, w->scratch, (float *)(void *)(w->scratch + l->row));
 }
 
 ml_status K(linears_prepare)(ml_task *t) {
@@ -89,56 +133,52 @@ ml_status K(linears_prepare)(ml_task *t) {
   if (!l) return ML_MEMORY;
   t->extra = l;
   scan_weights(t, l);
-  int64_t tile = tile_inputs(l);
-  size_t at = 0;
-  l->normed = ml_reserve(&at, t->step->linears->norm ? (size_t)(l->M * l->K) * 4 : 0);
-  if (l->few) at = rounded_bytes(l->rounds ? l->M : 0, l->K, &l->q, &l->d, &l->sums, at);
-  else if (l->rounds) t->shared = rounded_bytes(l->M, l->K, &l->q, &l->d, &l->sums, 0);
+  place_rows(l);
+  int64_t tile = tile_inputs(l), products = ml_max64(ROW_TILE, pair_room(l->M));
+  size_t at = l->few ? l->made : 0;
+  if (!l->few) t->shared = l->made;
+  l->row = ml_reserve(&at, l->few ? (size_t)l->K * 4 : 0);
   l->panel = ml_reserve(&at, panel_room_bytes(tile));
-  l->wide = ml_reserve(&at, l->floats ? (size_t)tile * PANEL_ROWS * 4 : 0);
-  l->products = ml_reserve(&at, (size_t)ml_max64(ROW_TILE, l->M) * LANES * 4 * ML_UNIT_MAX_WEIGHTS);
+  l->wide = ml_reserve(&at, l->takes[FLOATS] ? (size_t)tile * PANEL_ROWS * 4 : 0);
+  l->words = ml_reserve(&at, l->takes[PAIRS] ? PAIR_SCRATCH : 0);
+  l->products = ml_reserve(&at, (size_t)products * LANES * 4 * ML_UNIT_MAX_WEIGHTS);
   l->regs = ml_reserve(&at, tile_room(ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE));
   t->scratch = at;
-  if (l->few && (t->step->linears->norm || l->rounds)) t->prologue = prologue;
+  if (l->few && makes_rows(l)) t->prologue = prologue;
   t->units = l->first_panel[t->step->linears->n_units];
   t->grain = ml_max64(1, t->units / 32);
   t->cost = (double)t->units * (double)l->K * (double)l->M;
   return ML_OK;
 }
 
-ml_status K(quantize_rows_prepare)(ml_task *t) {
+ml_status K(convert_rows_prepare)(ml_task *t) {
   layout *l = ml_bump_alloc(t->memory, 1, sizeof *l);
   if (!l) return ML_MEMORY;
   t->extra = l;
   scan_weights(t, l);
-  if (!l->rounds) return ML_OK;
-  t->shared = rounded_bytes(l->M, l->K, &l->q, &l->d, &l->sums, 0);
+  if (!makes_rows(l)) return ML_OK;
+  place_rows(l);
+  t->shared = l->made;
+  t->scratch = (size_t)l->K * 4;
   t->units = l->M;
   t->grain = 4;
   return ML_OK;
 }
 
-void K(quantize_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)w;
-  const layout *l = t->extra;
-  act a = rounded_at(t->shared_data, l);
-  int64_t blocks = l->K / ACT_BLOCK;
-  for (int64_t r = begin; r < end; r++) {
-    K(round_row)
-    (input_row(t, r), l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
-     (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
-  }
+void K(convert_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  make_rows(t, begin, end, t->shared_data, (float *)(void *)w->scratch);
 }
 
-/* products[M][16] += all rows times one panel, tile by tile: each tile is expanded once. */
+/* products[M][16] = all rows times one panel, tile by tile: each tile is expanded once. */
 static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml_worker *worker, float *products) {
   const layout *l = t->extra;
   const ml_format *f = t->isa->formats[w->dtype];
-  char *room = worker->scratch;
+  char *room = worker->scratch, *made = made_rows(t, worker);
   float *wide = (float *)(room + l->wide);
-  bool rounded = takes_rounded(t->isa, w), normed = l->few && t->step->linears->norm;
-  act a = rounded_at(l->few ? room : t->shared_data, l);
-  const float *x = normed ? (const float *)(room + l->normed) : input_row(t, 0);
+  const bool rounded = form_of(t, w) == ROUNDED;
+  act a = rounded_at(made, l);
+  const float *x = (const float *)(const void *)(l->loads ? made + l->floats : input_row(t, 0));
+  memset(products, 0, (size_t)l->M * LANES * sizeof *products);
   if (rounded && l->M == 1) {
     f->stream(f, panel, l->K, &a, 0, products);
     return;
@@ -147,7 +187,7 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
     f->stream_floats(panel, l->K, x, products);
     return;
   }
-  int64_t tile = tile_inputs(l), pitch = normed ? l->K : t->in[0].strides[0];
+  int64_t tile = tile_inputs(l), pitch = l->loads ? l->K : t->in[0].strides[0];
   panel_room codes = panel_room_at(room + l->panel, tile);
   for (int64_t k0 = 0; k0 < l->K; k0 += tile) {
     int64_t count = ml_min64(tile, l->K - k0);
@@ -169,7 +209,21 @@ static void store_rows(const ml_arg *o, int64_t first, int64_t rows, int64_t col
     const char *from = (const char *)reg + (size_t)(r * LANES) * register_item(o->dtype);
     if (o->dtype == ML_F32 && width == LANES) memcpy(to, from, LANES * sizeof(float));
     else if (o->dtype == ML_F32) memcpy(to, from, (size_t)width * sizeof(float));
+    else if (o->dtype == ML_BF16 && width == LANES)
+      v_store_bf16((uint16_t *)(void *)to, v_load((const float *)(const void *)from));
     else K(store_tile)(to, o->dtype, 1, from, (int)width);
+  }
+}
+
+/* Columns of rows first.. of what a unit's program reads. */
+static void load_rows(const ml_arg *x, int64_t first, int64_t rows, int64_t column, int64_t width, char *reg) {
+  for (int64_t r = 0; r < rows; r++) {
+    const char *from =
+        x->data + ((first + r) * x->strides[0] + column * x->strides[1]) * ml_dtype_infos[x->dtype].bytes;
+    char *to = reg + (size_t)(r * LANES) * register_item(x->dtype);
+    if (x->dtype == ML_BF16 && width == LANES && x->strides[1] == 1)
+      v_store((float *)(void *)to, v_load_bf16((const uint16_t *)(const void *)from));
+    else K(load_tile)(to, from, x->dtype, x->strides[1], (int)width);
   }
 }
 
@@ -182,17 +236,12 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
   const ml_fused *f = unit->epilogue;
   void *regs[ML_FUSED_MAX_INPUTS + ML_FUSED_MAX_CODE];
   if (f) place_registers(regs, room + l->regs, f, l->pitch[u]);
-  for (int i = 0; i < unit->n_weights; i++) regs[i] = products[i];
-  for (int i = 0; i < unit->n_extra; i++) {
-    const ml_arg *x = &t->in[unit->extra[i]];
-    char *reg = regs[unit->n_weights + i];
-    for (int64_t r = 0; r < rows; r++) {
-      int64_t at = (first + r) * x->strides[0] + column * x->strides[1];
-      K(load_tile)
-      (reg + (size_t)(r * LANES) * register_item(x->dtype), x->data + at * ml_dtype_infos[x->dtype].bytes, x->dtype,
-       x->strides[1], (int)width);
-    }
+  for (int i = 0; i < unit->n_weights; i++) {
+    regs[i] = products[i];
+    if (f && t->in[0].dtype != ML_F32) K(round_tile)(regs[i], t->in[0].dtype, (int)(rows * LANES));
   }
+  for (int i = 0; i < unit->n_extra; i++)
+    load_rows(&t->in[unit->extra[i]], first, rows, column, width, regs[unit->n_weights + i]);
   if (f) {
     K(fused_constants)(f, regs, (int)(rows * LANES));
     K(fused_run)(f, regs, (int)(rows * LANES));
@@ -201,60 +250,94 @@ static void finish(const ml_task *t, int u, int64_t column, int64_t first, int64
     store_rows(&t->out[unit->first_output + k], first, rows, column, width, regs[f ? f->outputs[k] : 0]);
 }
 
+static int unit_of(const layout *l, int64_t panel) {
+  int u = 0;
+  while (panel >= l->first_panel[u + 1]) u++;
+  return u;
+}
+
+/* How many panels from p on are taken at once: of pairs two, be it of two weights or of one. */
+static int64_t take_panels(const ml_task *t, int u, int64_t p, int64_t end) {
+  const layout *l = t->extra;
+  const ml_linear_unit *unit = &t->step->linears->units[u];
+  bool two = unit->n_weights == 1 && form_of(t, &t->in[unit->weights[0]]) == PAIRS;
+  return two && p + 1 < ml_min64(end, l->first_panel[u + 1]) ? 2 : 1;
+}
+
+/* products[i] of `count` panels of unit u, or of one of each of its weights. */
+static void multiply_unit(const ml_task *t, int u, int64_t panel, int64_t count, ml_worker *w, float *const *products) {
+  const layout *l = t->extra;
+  const ml_linear_unit *unit = &t->step->linears->units[u];
+  const uint8_t *panels[ML_UNIT_MAX_WEIGHTS];
+  const bool pairs = form_of(t, &t->in[unit->weights[0]]) == PAIRS; /* which they all are: weights of a dtype */
+  int n = 0;
+  for (int i = 0; i < unit->n_weights; i++) {
+    const ml_arg *weight = &t->in[unit->weights[i]];
+    for (int64_t k = 0; k < count; k++) panels[n++] = panel_of(weight, panel + k);
+    if (!pairs) multiply(t, weight, panels[i], w, products[i]);
+  }
+  const pair_rows x = pairs_at(made_rows(t, w), l);
+  if (pairs) K(pairs_multiply)(t->isa, &x, panels, n, w->scratch + l->words, products);
+}
+
 void K(linears)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const layout *l = t->extra;
-  const ml_linears *units = t->step->linears;
   float *products[ML_UNIT_MAX_WEIGHTS];
-  int64_t kept = ml_max64(ROW_TILE, l->M);
+  int64_t kept = ml_max64(ROW_TILE, pair_room(l->M)), count;
   for (int i = 0; i < ML_UNIT_MAX_WEIGHTS; i++) products[i] = (float *)(w->scratch + l->products) + i * kept * LANES;
-  for (int64_t p = begin; p < end; p++) {
-    int u = 0;
-    while (p >= l->first_panel[u + 1]) u++;
-    const ml_linear_unit *unit = &units->units[u];
+  if (l->takes[PAIRS]) K(pairs_begin)(t->isa, l->M);
+  for (int64_t p = begin; p < end; p += count) {
+    int u = unit_of(l, p);
     int64_t panel = p - l->first_panel[u];
-    for (int i = 0; i < unit->n_weights; i++) {
-      const ml_arg *weight = &t->in[unit->weights[i]];
-      memset(products[i], 0, (size_t)l->M * LANES * 4);
-      multiply(t, weight, panel_of(weight, panel), w, products[i]);
-    }
-    for (int64_t r = 0; r < l->M; r += ROW_TILE) {
-      float *rows[ML_UNIT_MAX_WEIGHTS] = {products[0] + r * LANES, products[1] + r * LANES};
-      finish(t, u, panel * PANEL_ROWS, r, ml_min64(ROW_TILE, l->M - r), w->scratch, rows);
+    count = take_panels(t, u, p, end);
+    multiply_unit(t, u, panel, count, w, products);
+    for (int64_t k = 0; k < count; k++) {
+      for (int64_t r = 0; r < l->M; r += ROW_TILE) {
+        float *rows[ML_UNIT_MAX_WEIGHTS] = {products[k] + r * LANES, products[1] + r * LANES};
+        finish(t, u, (panel + k) * PANEL_ROWS, r, ml_min64(ROW_TILE, l->M - r), w->scratch, rows);
+      }
     }
   }
+  if (l->takes[PAIRS]) K(pairs_end)(t->isa, l->M);
 }
 
 /* ---- look-up ---- */
 
 ml_status K(embedding_prepare)(ml_task *t) {
-  t->scratch = panel_room_bytes(MAX_BLOCK) + (size_t)MAX_BLOCK * PANEL_ROWS * sizeof(float);
+  t->scratch = panel_room_bytes(MAX_BLOCK) + (size_t)MAX_BLOCK * (PANEL_ROWS + 1) * sizeof(float);
   t->units = ml_shape_size(t->in[1].ndim, t->in[1].shape);
   t->cost = (double)t->units * (double)t->in[0].shape[1] * 4;
   return ML_OK;
 }
 
+/* Inputs k0.. of a row of the weight as float32. */
+static void look_up(const ml_task *t, int64_t id, int64_t k0, int64_t count, panel_room room, float *wide, float *row) {
+  const ml_arg *w = &t->in[0];
+  if (w->layout == ML_LAYOUT_STRIDED) {
+    const char *from = w->data + (id * w->strides[0] + k0 * w->strides[1]) * ml_dtype_infos[w->dtype].bytes;
+    K(load_tile)(row, from, w->dtype, w->strides[1], (int)count);
+    return;
+  }
+  K(widen_tile)(t->isa->formats[w->dtype], panel_of(w, id / PANEL_ROWS), k0, count, room, wide);
+  for (int64_t k = 0; k < count; k++) row[k] = wide[k * PANEL_ROWS + id % PANEL_ROWS];
+}
+
 void K(embedding)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *weight = &t->in[0], *ids = &t->in[1];
   panel_room room = panel_room_at(w->scratch, MAX_BLOCK);
-  float *wide = (float *)(w->scratch + panel_room_bytes(MAX_BLOCK));
+  float *wide = (float *)(w->scratch + panel_room_bytes(MAX_BLOCK)), *row = wide + MAX_BLOCK * PANEL_ROWS;
   int64_t inputs = weight->shape[1];
   for (int64_t i = begin; i < end; i++) {
     int64_t id = load_index(ids->data, ids->dtype, i);
-    float *o = (float *)t->out[0].data + i * inputs;
+    char *o = t->out[0].data + i * inputs * ml_dtype_infos[t->out[0].dtype].bytes;
     if (id < 0 || id >= weight->shape[0]) {
       ml_raise_fault(w, ML_OP_embedding, &t->in[1], id, weight->shape[0]);
       continue;
     }
-    if (weight->layout == ML_LAYOUT_STRIDED) {
-      for (int64_t k = 0; k < inputs; k++)
-        o[k] = load_float(weight->data, weight->dtype, id * weight->strides[0] + k * weight->strides[1]);
-      continue;
-    }
-    const uint8_t *panel = panel_of(weight, id / PANEL_ROWS);
     for (int64_t k0 = 0; k0 < inputs; k0 += MAX_BLOCK) {
       int64_t count = ml_min64(MAX_BLOCK, inputs - k0);
-      K(widen_tile)(t->isa->formats[weight->dtype], panel, k0, count, room, wide);
-      for (int64_t k = 0; k < count; k++) o[k0 + k] = wide[k * PANEL_ROWS + id % PANEL_ROWS];
+      look_up(t, id, k0, count, room, wide, row);
+      K(store_tile)(o + k0 * ml_dtype_infos[t->out[0].dtype].bytes, t->out[0].dtype, 1, row, (int)count);
     }
   }
 }

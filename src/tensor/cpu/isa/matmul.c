@@ -57,7 +57,7 @@ static void describe(const ml_task *t, product *p) {
   else g->b = op == ML_OP_linear ? side_of(b, 0, 1) : side_of(b, 1, 0);
   g->out_dtype = tail_dtype(t);
   if (t->step->fused) g->store = store_through_tail;
-  g->dots = t->isa->bf16_dots && a->dtype == ML_BF16 && b->dtype == ML_BF16;
+  g->dots = t->isa->bf16_dots && a->dtype == ML_BF16 && b->dtype == ML_BF16 && b->layout == ML_LAYOUT_STRIDED;
   p->axes = o->ndim > 2 ? o->ndim - 2 : 0;
   merge_rows(t, p);
   p->batch = ml_shape_size(p->axes, o->shape);

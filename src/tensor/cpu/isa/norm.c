@@ -1,5 +1,6 @@
 /* norm.c: normalisations and softmax along the last axis, one row a unit. Sums are float32 in sixteen lanes (float64
  * for float64), so that a row's result depends on its length alone. */
+#include "tensor/cpu/isa/elementwise.h"
 #include "tensor/cpu/isa/norm.h"
 
 #include "tensor/cpu/isa/fold.h"
@@ -22,12 +23,12 @@ ml_status K(row_prepare)(ml_task *t) {
 /* A row as float32: the row itself, or converted into `room`. */
 static const float *float_row(const ml_arg *x, int64_t offset, int64_t n, float *room) {
   if (x->dtype == ML_F32) return (const float *)x->data + offset;
-  for (int64_t i = 0; i < n; i++) room[i] = load_float(x->data, x->dtype, offset + i);
+  K(load_tile)(room, x->data + offset * ml_dtype_infos[x->dtype].bytes, x->dtype, 1, (int)n);
   return room;
 }
 
 static void store_row(const ml_arg *o, int64_t offset, const float *row, int64_t n) {
-  for (int64_t i = 0; i < n; i++) store_float(o->data, o->dtype, offset + i, row[i]);
+  K(store_tile)(o->data + offset * ml_dtype_infos[o->dtype].bytes, o->dtype, 1, row, (int)n);
 }
 
 /* Lanes are added up in parts of a row, and those of a long one in float64, so that what it loses does not grow. */

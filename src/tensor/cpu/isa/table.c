@@ -14,16 +14,16 @@
   }
 #define AFFINE(n, length, type, name, size)                                                                            \
   [ML_AFFINE##n##_##length##_##type] = &FORMAT(affine)[ML_AFFINE##n##_##length##_##type - ML_AFFINE_FIRST],
-#define TABLE(dots)                                                                                                    \
+#define TABLE(dots, tiles)                                                                                             \
   {                                                                                                                    \
-    .name = TEXT(ML_ISA), .bf16_dots = (dots), .rows = {KERNELS(ROW, ROW_TWO)}, .formats = FORMATS,                    \
-    .quantize_rows = {K(quantize_rows_prepare), K(quantize_rows)}, .gather_rows = {                                    \
+    .name = TEXT(ML_ISA), .bf16_dots = (dots), .bf16_tiles = (tiles), .rows = {KERNELS(ROW, ROW_TWO)},                 \
+    .formats = FORMATS, .convert_rows = {K(convert_rows_prepare), K(convert_rows)}, .gather_rows = {                   \
       K(gather_rows_prepare),                                                                                          \
       K(gather_rows)                                                                                                   \
     }                                                                                                                  \
   }
 
-const ml_isa ML_CAT(ml_isa, ML_ISA) = TABLE(false);
+const ml_isa ML_CAT(ml_isa, ML_ISA) = TABLE(false, false);
 #if defined(ML_ISA_AVX512)
-const ml_isa ml_isa_avx512_dots = TABLE(true);
+const ml_isa ml_isa_avx512_dots = TABLE(true, false), ml_isa_avx512_tiles = TABLE(false, true);
 #endif
