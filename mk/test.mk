@@ -2,7 +2,8 @@
 
 C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 # What programs mean, on every instruction set that the processor has; C tests see to that themselves.
-MEANING    := $(foreach f,arithmetic compile dtypes experts fn layouts plans random scope state tensor,tests/lua/test_$(f).lua)
+MEANING    := $(patsubst %,tests/lua/test_%.lua, \
+  affine arithmetic compile dtypes experts fn layouts plans random scope state tensor)
 # And on a device that behaves like a GPU, with what several devices mean.
 ON_TWIN    := $(MEANING) $(foreach f,devices generate session,tests/lua/test_$(f).lua)
 TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) \

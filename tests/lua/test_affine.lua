@@ -77,7 +77,8 @@ t.test("affine weights of several experts", function()
   local w = core.pack_affine(ml.stack(codes), ml.stack(scales), ml.stack(biases), 4, 64, true)
   t.eq(w.shape, {3, OUTPUTS, INPUTS})
   t.eq(w:dequantize():tobytes(), ml.stack(dense):tobytes())
-  local x, ids = ml.random.normal({5, INPUTS}, {key = ml.random.key(2)}), ml.tensor({{2, 0}, {1, 1}, {0, 2}, {2, 1}, {0, 0}})
+  local x = ml.random.normal({5, INPUTS}, {key = ml.random.key(2)})
+  local ids = ml.tensor {{2, 0}, {1, 1}, {0, 2}, {2, 1}, {0, 0}}
   local y = ml.gather_linear(x, w, ids)
   for i, row in ipairs(ids:tolist()) do
     for k, e in ipairs(row) do t.eq(y[i][k]:tobytes(), ml.linear(x[i], w[e + 1]):tobytes()) end

@@ -181,8 +181,8 @@ group("what is not done while a plan is recorded", {
   {function() ml.compile(ml.unpack)(ml.pack(ml.zeros {2, 32})) end, "unpack: " .. unread},
 })
 
-local packs = "pack: expected a weight of float32, float16, bfloat16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, " ..
-  "affine codes, found "
+local packs = "pack: expected a weight of float32, float16, bfloat16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, " ..
+  "q6_k, affine codes, found "
 group("what pack takes", {
   {function() ml.pack(ml.zeros({2, 32}, {dtype = "int32"})) end, packs .. "int32"},
   {function() ml.pack(ml.zeros({2, 32}, {dtype = "float64"})) end, packs .. "float64"},
