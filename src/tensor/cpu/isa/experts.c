@@ -36,7 +36,7 @@ typedef struct gathering {
   int64_t tile;               /* inputs that are expanded at once */
   size_t panel_bytes, matrix; /* of packed weights: bytes from a panel, and from an expert, to the next */
   gemm_tiles tiles;           /* of strided ones */
-  size_t n_blocks, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
+  size_t n_blocks, n_placed, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
   size_t rows; /* by expert, in what is shared; or q, d, sums are there */
 } gathering;
 
@@ -116,6 +116,7 @@ static ml_status describe(ml_task *t) {
   l->most_blocks = ml_min64(l->experts, l->pairs) + l->pairs / BLOCK_PAIRS;
   size_t place = 0;
   l->n_blocks = ml_reserve(&place, sizeof(int64_t));
+  l->n_placed = ml_reserve(&place, sizeof(int64_t));
   l->order = ml_reserve(&place, (size_t)l->pairs * sizeof(pair));
   l->spare = ml_reserve(&place, (size_t)l->pairs * sizeof(pair));
   l->blocks = ml_reserve(&place, (size_t)l->most_blocks * sizeof(block));
@@ -132,10 +133,9 @@ static void reserve_rounded(gathering *l, int64_t rows, size_t *place) {
 /* Where rows lie by expert, in what is shared. */
 static void reserve_rows(ml_task *t) {
   gathering *l = t->extra;
-  const int64_t rows = l->pairs + SPARE_ROWS;
   t->shared = 0;
-  if (l->rounded) reserve_rounded(l, rows, &t->shared);
-  else l->rows = ml_reserve(&t->shared, (size_t)(rows * l->inputs * ml_dtype_infos[t->in[0].dtype].bytes));
+  if (l->rounded) reserve_rounded(l, l->pairs + SPARE_ROWS, &t->shared);
+  else l->rows = ml_reserve(&t->shared, (size_t)(l->pairs * l->inputs * ml_dtype_infos[t->in[0].dtype].bytes));
 }
 
 static act rounded_in(char *base, const gathering *l) {
@@ -156,44 +156,71 @@ static void round_to(const act *a, int64_t row, const float *x) {
    (int32_t *)(uintptr_t)a->sums + row * (a->K / ACT_SUM));
 }
 
-/* ---- rows by expert, of many pairs ---- */
-
-static void sort_prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  (void)begin, (void)end;
-  *(int64_t *)at(w, ((const gathering *)t->extra)->n_blocks) = sort_pairs(t, w); /* pairs, in this task */
+/* Copies a rounded row; zeros where `from` is none. */
+static void copy_rounded(const act *a, int64_t from, int64_t to) {
+  const int64_t blocks = a->K / ACT_BLOCK, sums = a->K / ACT_SUM;
+  int8_t *q = (int8_t *)(uintptr_t)a->q + to * a->K;
+  float *d = (float *)(uintptr_t)a->d + to * blocks;
+  int32_t *s = (int32_t *)(uintptr_t)a->sums + to * sums;
+  if (from < 0) {
+    memset(q, 0, (size_t)a->K), memset(d, 0, (size_t)blocks * sizeof *d), memset(s, 0, (size_t)sums * sizeof *s);
+  } else {
+    memcpy(q, a->q + from * a->K, (size_t)a->K);
+    memcpy(d, a->d + from * blocks, (size_t)blocks * sizeof *d);
+    memcpy(s, a->sums + from * sums, (size_t)sums * sizeof *s);
+  }
 }
 
+/* ---- rows by expert ---- */
+
+/* Where each pair comes in their order by expert, -1 of those that name none, at `spare`; and how many are in it. */
+static void place_prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
+  (void)begin, (void)end;
+  const gathering *l = t->extra;
+  const int64_t n = sort_pairs(t, w);
+  const pair *order = at(w, l->order);
+  int64_t *places = at(w, l->spare);
+  for (int64_t i = 0; i < l->pairs; i++) places[i] = -1;
+  for (int64_t i = 0; i < n; i++) places[order[i].index] = i;
+  *(int64_t *)at(w, l->n_placed) = n;
+}
+
+/* A unit is a row of x; one more fills spare rows, which calls for too many rows read. */
 ml_status K(gather_rows_prepare)(ml_task *t) {
   ML_TRY(describe(t));
   const gathering *l = t->extra;
   if (l->in_place || l->pairs == 0) return ML_OK;
   reserve_rows(t);
-  t->prologue = sort_prologue;
-  t->units = l->pairs + SPARE_ROWS; /* so that ids are looked at where there is nothing to multiply too */
+  t->prologue = place_prologue;
+  t->units = l->pairs / l->a_row + 1;
   t->grain = ml_max64(1, ml_min64(32, t->units / (t->threads * UNITS_A_THREAD)));
   t->cost = (double)l->pairs * ((double)l->inputs * 0.3 + 10);
   return ML_OK;
 }
 
+static void bring_row(const ml_task *t, int64_t row, const int64_t *places) {
+  const gathering *l = t->extra;
+  const char *x = row_of_pair(t, row * l->a_row);
+  const size_t bytes = (size_t)(l->inputs * ml_dtype_infos[t->in[0].dtype].bytes);
+  const act a = rounded_in(t->shared_data, l);
+  int64_t first = -1;
+  for (int64_t j = 0; j < l->a_row; j++) {
+    const int64_t place = places[row * l->a_row + j];
+    if (place < 0) continue;
+    if (!l->rounded) memcpy(t->shared_data + l->rows + (size_t)place * bytes, x, bytes);
+    else if (first >= 0) copy_rounded(&a, first, place);
+    else round_to(&a, first = place, (const float *)(const void *)x);
+  }
+}
+
 void K(gather_rows)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const gathering *l = t->extra;
-  const pair *order = at(w, l->order);
-  const int64_t n = *(const int64_t *)at(w, l->n_blocks), item = ml_dtype_infos[t->in[0].dtype].bytes;
+  const int64_t rows = l->pairs / l->a_row, n = *(const int64_t *)at(w, l->n_placed);
   const act a = rounded_in(t->shared_data, l);
-  for (int64_t i = begin; i < end && l->inputs > 0; i++) {
-    const char *x = i < n ? row_of_pair(t, order[i].index) : NULL;
-    char *row = t->shared_data + l->rows + i * l->inputs * item;
-    if (l->rounded && x) {
-      round_to(&a, i, (const float *)(const void *)x);
-    } else if (l->rounded) { /* nobody's: of what it gives nothing is kept */
-      memset((int8_t *)(uintptr_t)a.q + i * a.K, 0, (size_t)a.K);
-      memset((float *)(uintptr_t)a.d + i * (a.K / ACT_BLOCK), 0, (size_t)(a.K / ACT_BLOCK) * sizeof(float));
-      memset((int32_t *)(uintptr_t)a.sums + i * (a.K / ACT_SUM), 0, (size_t)(a.K / ACT_SUM) * sizeof(int32_t));
-    } else if (x) {
-      memcpy(row, x, (size_t)(l->inputs * item));
-    } else {
-      memset(row, 0, (size_t)(l->inputs * item));
-    }
+  if (l->inputs == 0) return; /* ids are looked at there too */
+  for (int64_t r = begin; r < end; r++) {
+    if (r < rows) bring_row(t, r, at(w, l->spare));
+    for (int64_t i = 0; r == rows && l->rounded && i < SPARE_ROWS; i++) copy_rounded(&a, -1, n + i);
   }
 }
 
