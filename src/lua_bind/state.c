@@ -181,9 +181,15 @@ int lb_open_errors(lua_State *L) {
 /* Told in batches: a step of the collector for small change costs more than the memory. */
 static const size_t BATCH_BYTES = (size_t)4 << 20;
 
+static size_t bytes_of_tensors(const ml_engine *e) {
+  size_t bytes = 0;
+  for (int i = 0; i < e->n_devices; i++) bytes += e->devices[i]->memory.active;
+  return bytes;
+}
+
 void lb_charge(lua_State *L) {
   lb_host *host = lb_get_host(L);
-  size_t now = host->engine->device->memory.active;
+  size_t now = bytes_of_tensors(host->engine);
   if (now < host->seen_bytes) host->seen_bytes = now;
   if (now - host->seen_bytes < BATCH_BYTES) return;
   size_t kilobytes = (now - host->seen_bytes) / 1024;

@@ -160,6 +160,14 @@ test_pair("memory is counted on each device apart, and so is its limit", functio
   t.eq(x:to(b):to(a)[7]:item(), 0.0)
 end)
 
+test_pair("tensors that nobody has are collected, also on a device that is not the default one", function(a, b)
+  local device = a == ml.default_device() and b or a
+  ml.memory.reset_peak(device)
+  local base = ml.memory.active(device)
+  for i = 1, 4000 do ml.eval(ml.full({1 << 14}, i + 0.5, {device = device})) end
+  t.ok(ml.memory.peak(device) - base < 12 << 20, ml.memory.peak(device) - base)
+end)
+
 test_pair("draws are the same bits on every device", function(a, b)
   local function draws(device)
     local k = ml.random.key(11):to(device)
