@@ -59,7 +59,8 @@ local function make_info(parts)
     model_type = parts.raw.model_type, family = parts.family.model_types[1],
     layers = c.num_hidden_layers, hidden_size = c.hidden_size, vocab_size = c.vocab_size,
     parameters = parameters, quantization = quantization(dtypes), bytes = bytes,
-    dtype = dtypes[1], compute_dtype = parts.options.dtype or "float32", context = math.tointeger(context), path = parts.path,
+    dtype = dtypes[1], compute_dtype = parts.options.dtype or "float32", context = math.tointeger(context),
+    path = parts.path,
     warnings = parts.warnings,
   }
 end

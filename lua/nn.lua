@@ -258,7 +258,8 @@ function Linear:forward(x)
   return y
 end
 
----Rows of weight (count, size) by id, in the dtype that `compute_in` names; `as_linear` multiplies with the same weight (tied output head).
+---Rows of weight (count, size) by id, in the dtype that `compute_in` names; `as_linear` multiplies with the same weight
+---(tied output head).
 local Embedding = M.class "Embedding"
 function Embedding:init(count, size, ...)
   no_more("Embedding", ...)

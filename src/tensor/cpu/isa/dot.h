@@ -14,7 +14,8 @@ void K(dot_codes)(const ml_format *f, const uint8_t *codes, const float *scale, 
 /* acc[r][16] += sum over k of x[r * pitch + k] * w[k][16], one fused multiply-add after another. */
 void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int64_t count, float *acc);
 
-/* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. */
-void K(round_row)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sums);
+/* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. Goes to row `row` of
+ * `to`, which has room for it. */
+void K(round_row)(const float *x, int64_t n, const act *to, int64_t row);
 
 #endif
