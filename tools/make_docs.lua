@@ -324,9 +324,11 @@ operation that was asked.]]},
 (`org/name`) is looked for in the local cache of the Hugging Face hub, as its own tools leave it (`HF_HUB_CACHE`,
 `HF_HOME`, `XDG_CACHE_HOME`); nothing is downloaded, and `ml.discover()` lists what is there.
 
-Options of `load`: `device`, `dtype`, `precision` ("fast", the default, rounds activations to 8-bit blocks against
-quantised weights, and keeps the keys and values of a model that has such weights in float16; "exact" keeps all of them
-float32), `family` (a Lua file, a module, or a model class), `max_context`
+Options of `load`: `device`, `dtype` (to compute in: "float32", the default, "bfloat16" or "float16"), `precision`
+("fast", the default, rounds activations to 8-bit blocks against quantised weights, and keeps the keys and values of a
+model that has such weights in float16 where float32 is computed in; "exact" keeps all of them in `dtype`),
+`cache_dtype` (that of keys and values, whatever the others say), `family` (a Lua file, a module, or a model class),
+`max_context`
 (tokens; beyond the model's own it is a warning, and the model's stays), `progress` (a function of a share
 from 0 to 1 and a name), `strict` (a key of the config that nobody reads is an error),
 `random` (a seed: weights at true shapes from the config alone), `quantize` ({bits = 4 or 8}, or {format}: rounds the
@@ -334,11 +336,20 @@ matrices of a directory's float weights, or of random ones). `device`, the defau
 alone; `threads` is what `ml.threads` sets: it holds for every model from then on, and a load without it leaves it as it
 is (to begin with, all cores).
 
+With `dtype` "bfloat16" or "float16" what embeddings give, norms, products, attention and caches have that dtype: each
+operation rounds its result to it, sums inside are float32. Norm weights and rotary angles stay float32; logits are
+rounded like every product, and made float32 for sampling, `logits` and `perplexity`. bfloat16 is the faster one where
+the processor multiplies it and the weights have it. float16 ends at 65,504: a model whose values go beyond, such as
+Gemma 3, has no logits in it, which is an error that says so. What a dtype costs in quality a text tells:
+
+    moonlet perplexity -m MODEL --file book.txt --dtype bfloat16
+
     for tok in m:generate("The Moon is", {max_tokens = 20, temperature = 0.7, seed = 1}) do io.write(tok.text) end
     print(m:complete({{role = "user", content = "Why do tides rise?"}}, {max_tokens = 60}))
 
 `m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, dtype (that of most
-of the weights), context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block format, is
+of the weights), compute_dtype, context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block
+format, is
 `{format (the one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made
 tokens (`logits` and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens,
 prefill_seconds, decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes,

@@ -59,6 +59,17 @@ t.test("sums have one order, whatever the number of rows", function()
   end
 end)
 
+t.test("what is next to nothing is the same for one row and many", function()
+  local w = ml.pack(numbers(1, 40, 100):astype "bfloat16")
+  for _, size in ipairs {1e-36, 1e-38, 1e-39} do
+    local x = (numbers(2, 20, 100) * size):astype "bfloat16"
+    local all = ml.linear(x, w)
+    for _, rows in ipairs {1, 2, 3, 17} do
+      t.ok(same(ml.linear(x:slice {{1, rows}}, w), all:slice {{1, rows}}), ("%g, %d rows"):format(size, rows))
+    end
+  end
+end)
+
 t.test("sums of products are float32, whatever the dtype of their terms", function()
   for _, dtype in ipairs(NARROW) do
     local w = ml.pack(ml.ones({16, 1000}, {dtype = dtype}))

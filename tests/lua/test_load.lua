@@ -365,7 +365,7 @@ t.test("options that are wrong", function()
     t.raises(function() ml.load(path, {max_context = bad}) end, "max_context", "usage")
   end
   t.raises(function() ml.load(path, {precision = "sloppy"}) end, "precision", "usage")
-  t.fails("^dtype: expected float32, float16, bfloat16, found \"float64\"$", "unsupported",
+  t.fails("^load: dtype: expected float32, float16, bfloat16, found \"float64\"$", "unsupported",
     ml.load(path, {dtype = "float64"}))
   t.fails("cache_dtype", "unsupported", ml.load(path, {cache_dtype = "q8"}))
   t.fails("adapter", "unsupported", ml.load(path, {adapter = "x"}))

@@ -167,10 +167,57 @@ ALWAYS_INLINE v16f load_lanes(const char *p, int64_t i, const ml_dtype t) {
 }
 ALWAYS_INLINE int size_of(const ml_dtype t) { return t == ML_F32 ? 4 : 2; }
 
+#if defined(ML_ISA_AVX512)
+enum { PRODUCTS = 16 }; /* that are added up together: of one row with 16 keys, or of four with four */
+
+/* Lane i: all lanes of x[i] added up as v_sum adds them. */
+ALWAYS_INLINE __m512 sum_each(const __m512 x[PRODUCTS]) {
+  __m512 s[4];
+#pragma GCC unroll 4
+  for (int l = 0; l < 4; l++) { /* quarter p of s[l]: of x[4 p + l], halves and then quarters of lanes added up */
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(x[l], x[4 + l], 0x44),
+                                   _mm512_shuffle_f32x4(x[l], x[4 + l], 0xee)),
+                 b = _mm512_add_ps(_mm512_shuffle_f32x4(x[8 + l], x[12 + l], 0x44),
+                                   _mm512_shuffle_f32x4(x[8 + l], x[12 + l], 0xee));
+    s[l] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  const __m512 a = _mm512_add_ps(_mm512_shuffle_ps(s[0], s[1], 0x44), _mm512_shuffle_ps(s[0], s[1], 0xee)),
+               b = _mm512_add_ps(_mm512_shuffle_ps(s[2], s[3], 0x44), _mm512_shuffle_ps(s[2], s[3], 0xee));
+  return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+
+/* As many keys from lo on as are taken together; where it ends. */
+ALWAYS_INLINE int64_t dot_some_keys(const span *s, const row *rows, const int n, const ml_dtype kept, int64_t lo,
+                                    int64_t hi, float *scores, int64_t pitch) {
+  const int each = n == 1 ? PRODUCTS : n == 2 ? PRODUCTS / 2 : PRODUCTS / 4;
+  for (; s->d % LANES == 0 && lo + each <= hi; lo += each) {
+    __m512 sums[PRODUCTS];
+    float dots[PRODUCTS];
+    const char *k = s->k + lo * s->k_step * size_of(kept);
+#pragma GCC unroll 16
+    for (int i = 0; i < PRODUCTS; i++) sums[i] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < s->d; i += LANES) {
+#pragma GCC unroll 16
+      for (int j = 0; j < each; j++) {
+        const v16f key = load_lanes(k + j * s->k_step * size_of(kept), i, kept);
+#pragma GCC unroll 4
+        for (int r = 0; r < n; r++) sums[r * each + j] = v_fma(v_load(rows[r].q + i), key, sums[r * each + j]);
+      }
+    }
+    v_store(dots, v_mul(sum_each(sums), v_set1(s->scale)));
+    for (int r = 0; r < n; r++) memcpy(scores + r * pitch + lo, dots + r * each, (size_t)each * sizeof *dots);
+  }
+  return lo;
+}
+#endif
+
 /* scores[r][j] = q_r . k_j for keys lo..hi-1. */
 ALWAYS_INLINE void dot_keys(const span *s, const row *rows, const int n, const ml_dtype kept, int64_t lo, int64_t hi,
                             float *scores, int64_t pitch) {
   int64_t lanes = s->d / LANES * LANES;
+#if defined(ML_ISA_AVX512)
+  lo = dot_some_keys(s, rows, n, kept, lo, hi, scores, pitch);
+#endif
   for (int64_t j = lo; j < hi; j++) {
     const char *k = s->k + j * s->k_step * size_of(kept);
     v16f acc[ROWS];
@@ -212,24 +259,38 @@ static __attribute__((noinline)) void add_seen(const span *s, const row *r, cons
   }
 }
 
+/* Elements i.. of each o_r, `vectors` times LANES of them. */
+ALWAYS_INLINE void sum_vectors(const span *s, const row *rows, const int n, const int vectors, const ml_dtype kept,
+                               bool first, int64_t i, int64_t lo, int64_t hi, const float *p, int64_t pitch) {
+  v16f acc[ROWS][2];
+  for (int r = 0; r < n; r++) {
+    for (int k = 0; k < vectors; k++) acc[r][k] = first ? v_set1(0) : v_load(rows[r].o + i + k * LANES);
+  }
+  for (int64_t j = lo; j < hi; j++) {
+    const char *v = s->v + j * s->v_step * size_of(kept);
+    for (int k = 0; k < vectors; k++) {
+      const v16f value = load_lanes(v, i + k * LANES, kept);
+      for (int r = 0; r < n; r++) acc[r][k] = v_fma(v_set1(p[r * pitch + j]), value, acc[r][k]);
+    }
+  }
+  for (int r = 0; r < n; r++) {
+    for (int k = 0; k < vectors; k++) v_store(rows[r].o + i + k * LANES, acc[r][k]);
+  }
+}
+
 /* o_r += sum of p[r][j] v_j for keys lo..hi-1, which all rows see; `first` says that o_r is not yet begun. */
 ALWAYS_INLINE void sum_values(const span *s, const row *rows, const int n, const ml_dtype kept, bool first, int64_t lo,
                               int64_t hi, const float *p, int64_t pitch) {
   int64_t i = 0;
-  const int size = size_of(kept);
-  for (; i + LANES <= s->dv; i += LANES) {
-    v16f acc[ROWS];
-    for (int r = 0; r < n; r++) acc[r] = first ? v_set1(0) : v_load(rows[r].o + i);
-    for (int64_t j = lo; j < hi; j++) {
-      v16f v = load_lanes(s->v + j * s->v_step * size, i, kept);
-      for (int r = 0; r < n; r++) acc[r] = v_fma(v_set1(p[r * pitch + j]), v, acc[r]);
-    }
-    for (int r = 0; r < n; r++) v_store(rows[r].o + i, acc[r]);
-  }
+#if defined(ML_ISA_AVX512)
+  for (; i + 2 * LANES <= s->dv; i += 2 * LANES) sum_vectors(s, rows, n, 2, kept, first, i, lo, hi, p, pitch);
+#endif
+  for (; i + LANES <= s->dv; i += LANES) sum_vectors(s, rows, n, 1, kept, first, i, lo, hi, p, pitch);
   for (; i < s->dv; i++) {
     for (int r = 0; r < n; r++) {
       float sum = first ? 0 : rows[r].o[i];
-      for (int64_t j = lo; j < hi; j++) sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size, kept, i);
+      for (int64_t j = lo; j < hi; j++)
+        sum += p[r * pitch + j] * load_float(s->v + j * s->v_step * size_of(kept), kept, i);
       rows[r].o[i] = sum;
     }
   }

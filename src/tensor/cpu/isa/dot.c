@@ -4,38 +4,88 @@
 
 /* ---- rounding ---- */
 
-void K(round_row)(const float *x, int64_t n, int8_t *restrict q, float *restrict d, int32_t *restrict sums) {
-  for (int64_t b = 0; b < n; b += ACT_BLOCK) {
-    int64_t count = ml_min64(ACT_BLOCK, n - b);
-    uint32_t bits = 0; /* of the largest magnitude: compared as integers, so that NaN is larger than all else */
-    for (int64_t i = 0; i < count; i++) {
-      union {
-        float f;
-        uint32_t u;
-      } a = {.f = x[b + i]};
-      a.u &= 0x7fffffffu;
-      bits = a.u > bits ? a.u : bits;
-    }
+/* Adding it to what is smaller than 2^22 rounds that to an integer. */
+static const float TO_INTEGER = 12582912.0f; /* 1.5 * 2^23 */
+
+/* Tiny blocks become 0. The scale of a block that is not finite makes its products NaN, whatever the codes. `bits`: of
+ * the largest magnitude, compared as integers, so that NaN is larger than all else. */
+typedef struct rounding {
+  float scale, inverse;
+  bool rounds;
+} rounding;
+
+static inline rounding rounding_of(uint32_t bits) {
+  union {
+    uint32_t u;
+    float f;
+  } most = {.u = bits};
+  bool rounds = most.f > 1e-36f && most.f < INFINITY;
+  return (rounding){most.f / 127.0f, rounds ? 127.0f / most.f : 0.0f, rounds};
+}
+
+static int32_t round_part(const float *x, int64_t count, int8_t *restrict q, float *d, int32_t *sums) {
+  uint32_t bits = 0;
+  int32_t all = 0;
+  for (int64_t i = 0; i < count; i++) {
     union {
-      uint32_t u;
       float f;
-    } most = {.u = bits};
-    float scale = most.f / 127.0f;
-    /* Tiny blocks become 0. The scale of a block that is not finite makes its products NaN, whatever the codes. */
-    bool rounds = most.f > 1e-36f && most.f < INFINITY;
-    float inverse = rounds ? 127.0f / most.f : 0.0f;
-    d[b / ACT_BLOCK] = scale;
-    for (int64_t half = 0; half < count; half += ACT_SUM) {
-      int32_t sum = 0;
-      int64_t end = ml_min64(half + ACT_SUM, count);
-      for (int64_t i = half; i < end; i++) {
-        float r = (rounds ? x[b + i] : 0.0f) * inverse + 12582912.0f; /* adding 1.5 * 2^23 rounds to an integer */
-        int32_t v = (int32_t)(r - 12582912.0f);
-        q[b + i] = (int8_t)v;
-        sum += v;
-      }
-      sums[(b + half) / ACT_SUM] = sum;
+      uint32_t u;
+    } a = {.f = x[i]};
+    a.u &= 0x7fffffffu;
+    bits = a.u > bits ? a.u : bits;
+  }
+  const rounding by = rounding_of(bits);
+  *d = by.scale;
+  for (int64_t half = 0; half < count; half += ACT_SUM) {
+    int32_t sum = 0;
+    int64_t end = ml_min64(half + ACT_SUM, count);
+    for (int64_t i = half; i < end; i++) {
+      float r = (by.rounds ? x[i] : 0.0f) * by.inverse + TO_INTEGER;
+      int32_t v = (int32_t)(r - TO_INTEGER);
+      q[i] = (int8_t)v;
+      sum += v;
     }
+    sums[half / ACT_SUM] = sum;
+    all += sum;
+  }
+  return all;
+}
+
+#if defined(ML_ISA_AVX512)
+ALWAYS_INLINE int32_t round_half(__m512 x, rounding by, int8_t *q) {
+  const __m512 magic = _mm512_set1_ps(TO_INTEGER);
+  const __m512 r = _mm512_mul_ps(by.rounds ? x : _mm512_setzero_ps(), _mm512_set1_ps(by.inverse));
+  const __m512i v = _mm512_cvttps_epi32(_mm512_sub_ps(_mm512_add_ps(r, magic), magic));
+  i_store_bytes(q, v);
+  return _mm512_reduce_add_epi32(v);
+}
+
+static int32_t round_block(const float *x, int8_t *q, float *d, int32_t *sums) {
+  const __m512i size = _mm512_set1_epi32(0x7fffffff);
+  const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + ACT_SUM);
+  const __m512i a = _mm512_and_si512(_mm512_castps_si512(low), size),
+                b = _mm512_and_si512(_mm512_castps_si512(high), size);
+  const rounding by = rounding_of(_mm512_reduce_max_epu32(_mm512_max_epu32(a, b)));
+  *d = by.scale;
+  sums[0] = round_half(low, by, q), sums[1] = round_half(high, by, q + ACT_SUM);
+  return sums[0] + sums[1];
+}
+#else
+static int32_t round_block(const float *x, int8_t *q, float *d, int32_t *sums) {
+  return round_part(x, ACT_BLOCK, q, d, sums);
+}
+#endif
+
+void K(round_row)(const float *x, int64_t n, const act *to, int64_t row) {
+  const int64_t blocks = n / ACT_BLOCK, all = (n + ACT_BLOCK - 1) / ACT_BLOCK;
+  int8_t *q = (int8_t *)(uintptr_t)to->q + row * n;
+  float *d = (float *)(uintptr_t)to->d + row * all, *scaled = (float *)(uintptr_t)to->scaled + row * all;
+  int32_t *sums = (int32_t *)(uintptr_t)to->sums + row * 2 * all;
+  for (int64_t b = 0; b < all; b++) {
+    const int64_t at = b * ACT_BLOCK;
+    const int32_t sum = b < blocks ? round_block(x + at, q + at, d + b, sums + 2 * b)
+                                   : round_part(x + at, n - at, q + at, d + b, sums + 2 * b);
+    scaled[b] = d[b] * (float)sum;
   }
 }
 

@@ -18,7 +18,8 @@ void K(dot_floats)(const float *w, const float *x, int64_t pitch, int rows, int6
 enum { DOT_ROWS = 6 };
 void K(dot_floats_at)(const float *w, const float *const *x, int rows, int64_t count, float *acc);
 
-/* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. */
-void K(round_row)(const float *x, int64_t n, int8_t *q, float *d, int32_t *sums);
+/* Rounds a row: d = max |x| / 127 a block of 32 (the last one may be shorter), halves to even. Goes to row `row` of
+ * `to`, which has room for it. */
+void K(round_row)(const float *x, int64_t n, const act *to, int64_t row);
 
 #endif

@@ -6,12 +6,14 @@
 #include "tensor/cpu/isa/simd.h"
 #include "tensor/cpu/isa/quant/format.h"
 
-/* Activations rounded to 8 bits in blocks of 32: x = d * q, and the sums of q over each 16. Rows are K apart in q. */
+/* Activations rounded to 8 bits in blocks of 32: x = d * q, the sums of q over each 16, and over each 32 times d. Rows
+ * are K apart in q. */
 enum { ACT_BLOCK = 32, ACT_SUM = 16 };
 struct act {
   const int8_t *q;     /* (rows, K) */
   const float *d;      /* (rows, K / 32) */
   const int32_t *sums; /* (rows, K / 16) */
+  const float *scaled; /* (rows, K / 32) */
   int64_t K;
 };
 
@@ -46,12 +48,10 @@ ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int z
     }
     __m512 s = _mm512_loadu_ps(scale + k / sub * LANES);
     for (int r = 0; r < n; r++) {
-      float d = x->d[(row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK];
-      a[r] = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_set1_ps(d)), _mm512_cvtepi32_ps(dot[r]), a[r]);
-      if (has_min) {
-        float sum = (float)sum_of(x->sums + (row + r) * (x->K / ACT_SUM), k0 + k, sub);
-        a[r] = _mm512_fmadd_ps(_mm512_loadu_ps(min + k / sub * LANES), _mm512_set1_ps(d * sum), a[r]);
-      }
+      int64_t block = (row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK;
+      a[r] = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_set1_ps(x->d[block])), _mm512_cvtepi32_ps(dot[r]), a[r]);
+      if (has_min) /* whose blocks are activations' */
+        a[r] = _mm512_fmadd_ps(_mm512_loadu_ps(min + k / sub * LANES), _mm512_set1_ps(x->scaled[block]), a[r]);
     }
   }
   for (int r = 0; r < n; r++) _mm512_storeu_ps(acc + r * LANES, a[r]);
@@ -98,12 +98,11 @@ ALWAYS_INLINE void dot_half(const ml_code kind, const int sub, const int zero, c
     }
     __m256 s = _mm256_loadu_ps(scale + k / sub * LANES + 8 * half);
     for (int r = 0; r < n; r++) {
-      float d = x->d[(row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK];
-      a[r] = _mm256_fmadd_ps(_mm256_mul_ps(s, _mm256_set1_ps(d)), _mm256_cvtepi32_ps(dot[r]), a[r]);
-      if (has_min) {
-        float sum = (float)sum_of(x->sums + (row + r) * (x->K / ACT_SUM), k0 + k, sub);
-        a[r] = _mm256_fmadd_ps(_mm256_loadu_ps(min + k / sub * LANES + 8 * half), _mm256_set1_ps(d * sum), a[r]);
-      }
+      int64_t block = (row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK;
+      a[r] = _mm256_fmadd_ps(_mm256_mul_ps(s, _mm256_set1_ps(x->d[block])), _mm256_cvtepi32_ps(dot[r]), a[r]);
+      if (has_min)
+        a[r] =
+            _mm256_fmadd_ps(_mm256_loadu_ps(min + k / sub * LANES + 8 * half), _mm256_set1_ps(x->scaled[block]), a[r]);
     }
   }
   for (int r = 0; r < n; r++) _mm256_storeu_ps(acc + r * LANES + 8 * half, a[r]);
@@ -126,7 +125,8 @@ ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int z
   for (int r = 0; r < n; r++) {
     const int8_t *q = x->q + (row + r) * x->K + k0;
     for (int64_t k = 0; k < count; k += sub) {
-      float d = x->d[(row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK];
+      const int64_t block = (row + r) * (x->K / ACT_BLOCK) + (k0 + k) / ACT_BLOCK;
+      const float d = x->d[block];
       int32_t sum = sum_of(x->sums + (row + r) * (x->K / ACT_SUM), k0 + k, sub);
       for (int lane = 0; lane < LANES; lane++) {
         int32_t dot = -zero * sum;
@@ -136,7 +136,7 @@ ALWAYS_INLINE void dot_codes_rows(const ml_code kind, const int sub, const int z
         }
         int64_t at = k / sub * LANES + lane;
         acc[r * LANES + lane] += scale[at] * d * (float)dot;
-        if (has_min) acc[r * LANES + lane] += min[at] * (d * (float)sum);
+        if (has_min) acc[r * LANES + lane] += min[at] * x->scaled[block];
       }
     }
   }

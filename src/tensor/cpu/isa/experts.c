@@ -36,8 +36,8 @@ typedef struct gathering {
   int64_t tile;               /* inputs that are expanded at once */
   size_t panel_bytes, matrix; /* of packed weights: bytes from a panel, and from an expert, to the next */
   gemm_tiles tiles;           /* of strided ones */
-  size_t n_blocks, n_placed, order, spare, blocks, q, d, sums, panel, wide, products, results, tail, tile_room;
-  size_t rows; /* by expert, in what is shared; or q, d, sums are there */
+  size_t n_blocks, n_placed, order, spare, blocks, q, d, sums, scaled, panel, wide, products, results, tail, tile_room;
+  size_t rows; /* by expert, in what is shared; or q, d, sums, scaled are there */
 } gathering;
 
 /* ---- the order ---- */
@@ -128,6 +128,7 @@ static void reserve_rounded(gathering *l, int64_t rows, size_t *place) {
   l->q = ml_reserve(place, (size_t)(rows * l->inputs));
   l->d = ml_reserve(place, (size_t)(rows * (l->inputs / ACT_BLOCK)) * sizeof(float));
   l->sums = ml_reserve(place, (size_t)(rows * (l->inputs / ACT_SUM)) * sizeof(int32_t));
+  l->scaled = ml_reserve(place, (size_t)(rows * (l->inputs / ACT_BLOCK)) * sizeof(float));
 }
 
 /* Where rows lie by expert, in what is shared. */
@@ -140,7 +141,7 @@ static void reserve_rows(ml_task *t) {
 
 static act rounded_in(char *base, const gathering *l) {
   return (act){(const int8_t *)(base + l->q), (const float *)(void *)(base + l->d),
-               (const int32_t *)(void *)(base + l->sums), l->inputs};
+               (const int32_t *)(void *)(base + l->sums), (const float *)(void *)(base + l->scaled), l->inputs};
 }
 
 static const char *row_of_pair(const ml_task *t, int64_t index) {
@@ -150,25 +151,19 @@ static const char *row_of_pair(const ml_task *t, int64_t index) {
          ml_index_offset(x->ndim - 1, x->shape, x->strides, index / l->a_row) * ml_dtype_infos[x->dtype].bytes;
 }
 
-static void round_to(const act *a, int64_t row, const float *x) {
-  K(round_row)
-  (x, a->K, (int8_t *)(uintptr_t)a->q + row * a->K, (float *)(uintptr_t)a->d + row * (a->K / ACT_BLOCK),
-   (int32_t *)(uintptr_t)a->sums + row * (a->K / ACT_SUM));
+/* n items of row `from` at `base` to row `to`; zeros where `from` is none. */
+static void copy_part(const void *base, int64_t n, size_t item, int64_t from, int64_t to) {
+  char *part = (char *)(uintptr_t)base;
+  const size_t bytes = (size_t)n * item;
+  if (from < 0) memset(part + (size_t)to * bytes, 0, bytes);
+  else memcpy(part + (size_t)to * bytes, part + (size_t)from * bytes, bytes);
 }
 
-/* Copies a rounded row; zeros where `from` is none. */
 static void copy_rounded(const act *a, int64_t from, int64_t to) {
-  const int64_t blocks = a->K / ACT_BLOCK, sums = a->K / ACT_SUM;
-  int8_t *q = (int8_t *)(uintptr_t)a->q + to * a->K;
-  float *d = (float *)(uintptr_t)a->d + to * blocks;
-  int32_t *s = (int32_t *)(uintptr_t)a->sums + to * sums;
-  if (from < 0) {
-    memset(q, 0, (size_t)a->K), memset(d, 0, (size_t)blocks * sizeof *d), memset(s, 0, (size_t)sums * sizeof *s);
-  } else {
-    memcpy(q, a->q + from * a->K, (size_t)a->K);
-    memcpy(d, a->d + from * blocks, (size_t)blocks * sizeof *d);
-    memcpy(s, a->sums + from * sums, (size_t)sums * sizeof *s);
-  }
+  copy_part(a->q, a->K, sizeof *a->q, from, to);
+  copy_part(a->d, a->K / ACT_BLOCK, sizeof *a->d, from, to);
+  copy_part(a->sums, a->K / ACT_SUM, sizeof *a->sums, from, to);
+  copy_part(a->scaled, a->K / ACT_BLOCK, sizeof *a->scaled, from, to);
 }
 
 /* ---- rows by expert ---- */
@@ -209,7 +204,7 @@ static void bring_row(const ml_task *t, int64_t row, const int64_t *places) {
     if (place < 0) continue;
     if (!l->rounded) memcpy(t->shared_data + l->rows + (size_t)place * bytes, x, bytes);
     else if (first >= 0) copy_rounded(&a, first, place);
-    else round_to(&a, first = place, (const float *)(const void *)x);
+    else K(round_row)((const float *)(const void *)x, l->inputs, &a, first = place);
   }
 }
 
@@ -232,7 +227,7 @@ static void prologue(const ml_task *t, int64_t begin, int64_t end, ml_worker *w)
   find_blocks(t, w, sort_pairs(t, w));
   const act a = rounded_in(w->scratch, l);
   for (int64_t i = 0; l->in_place && l->rounded && i < l->pairs; i += l->a_row)
-    round_to(&a, i / l->a_row, (const float *)(const void *)row_of_pair(t, i));
+    K(round_row)((const float *)(const void *)row_of_pair(t, i), l->inputs, &a, i / l->a_row);
 }
 
 /* Panels: few enough in a unit that all threads have several. */

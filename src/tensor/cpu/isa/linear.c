@@ -22,7 +22,7 @@ typedef struct layout {
   bool loads; /* rows go through float32 on the way: they are normalised, or no float32 */
   int64_t K, M;
   int64_t first_panel[ML_LINEARS_MAX_UNITS + 1];
-  size_t floats, q, d, sums, pairs, made;
+  size_t floats, q, d, sums, scaled, pairs, made;
   size_t row, panel, wide, words, products, regs;
   size_t pitch[ML_LINEARS_MAX_UNITS]; /* from register to register of a unit's program */
 } layout;
@@ -52,6 +52,7 @@ static void place_rows(layout *l) {
   l->q = ml_reserve(&l->made, (size_t)(rounded * l->K));
   l->d = ml_reserve(&l->made, (size_t)(rounded * blocks) * 4);
   l->sums = ml_reserve(&l->made, (size_t)(rounded * blocks) * 8);
+  l->scaled = ml_reserve(&l->made, (size_t)(rounded * blocks) * 4);
   l->pairs = ml_reserve(&l->made, l->takes[PAIRS] ? pair_bytes(l->M, l->K) : 0);
 }
 
@@ -62,7 +63,8 @@ static char *made_rows(const ml_task *t, const ml_worker *w) {
 }
 
 static act rounded_at(char *base, const layout *l) {
-  return (act){(const int8_t *)(base + l->q), (const float *)(base + l->d), (const int32_t *)(base + l->sums), l->K};
+  return (act){(const int8_t *)(base + l->q), (const float *)(base + l->d), (const int32_t *)(base + l->sums),
+               (const float *)(base + l->scaled), l->K};
 }
 
 static pair_rows pairs_at(char *base, const layout *l) {
@@ -107,18 +109,15 @@ static void put_pairs(const ml_task *t, const pair_rows *to, int64_t r, const fl
 static void make_rows(const ml_task *t, int64_t begin, int64_t end, char *base, float *room) {
   const layout *l = t->extra;
   const bool norm = t->step->linears->norm;
-  const int64_t blocks = (l->K + ACT_BLOCK - 1) / ACT_BLOCK;
   const pair_rows pairs = pairs_at(base, l);
-  act a = rounded_at(base, l);
+  const act a = rounded_at(base, l);
   for (int64_t r = begin; r < end; r++) {
     const float *x = NULL;
     if (l->takes[ROUNDED] || l->takes[FLOATS] || norm)
       x = load_row(t, r, l->loads && l->takes[FLOATS] ? (float *)(void *)(base + l->floats) + r * l->K : room);
     if (l->takes[PAIRS]) put_pairs(t, &pairs, r, norm ? x : NULL);
     if (!l->takes[ROUNDED]) continue;
-    K(round_row)
-    (x, l->K, (int8_t *)(uintptr_t)a.q + r * l->K, (float *)(uintptr_t)a.d + r * blocks,
-     (int32_t *)(uintptr_t)a.sums + r * 2 * blocks);
+    K(round_row)(x, l->K, &a, r);
   }
 }
 
@@ -223,6 +222,7 @@ static void load_rows(const ml_arg *x, int64_t first, int64_t rows, int64_t colu
     char *to = reg + (size_t)(r * LANES) * register_item(x->dtype);
     if (x->dtype == ML_BF16 && width == LANES && x->strides[1] == 1)
       v_store((float *)(void *)to, v_load_bf16((const uint16_t *)(const void *)from));
+    else if (x->dtype == ML_F32 && width == LANES && x->strides[1] == 1) memcpy(to, from, LANES * sizeof(float));
     else K(load_tile)(to, from, x->dtype, x->strides[1], (int)width);
   }
 }
