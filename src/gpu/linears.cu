@@ -1,0 +1,134 @@
+// linears.cu: products of rows with packed weights (ML_STEP_LINEARS), and what a program does with them.
+//
+// Bytes: the weights once for every ROWS rows of x, x once for every COLUMNS columns (from the cache); one row: the
+// weights alone count. Flops: 2 M K N, and a few instructions a weight to expand its code.
+//
+// A warp computes ROWS x COLUMNS products. Lane l takes inputs 8 l .. 8 l + 7 of every 256 in turn, one multiply-add
+// after another; lanes are added by halves. So a product's bits depend on K alone, not on M.
+#include "gpu/program.cuh"
+#include "gpu/weights.cuh"
+
+enum { LINEAR_WARPS = 8 };
+
+DEVICE float shuffle_float(float v, int by) {
+#ifdef __CUDACC__
+  return __shfl_xor_sync(FULL, v, by);
+#else
+  return emulated_shuffle(v, by);
+#endif
+}
+
+DEVICE void load_inputs(const cu_linears_args &t, int64_t row, int64_t k, bool whole, float *x) {
+  const char *from = t.x + row * t.x_stride * item_of(t.x_dtype);
+  if (whole) {
+    const float4 *p = (const float4 *)(from + k * 4);
+    const float4 a = p[0], b = p[1];
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    return;
+  }
+  for (int i = 0; i < 8; i++) x[i] = k + i < t.K ? load_float(from, t.x_dtype, k + i) : 0.0f;
+}
+
+// Products of rows first_row.. with columns first.. of a weight: each lane's own of them, row lane / COLUMNS, column lane
+// % COLUMNS. Rows and columns past the last are taken again from it.
+template <int D, int ROWS, int COLUMNS>
+DEVICE float multiply(const cu_linears_args &t, const char *weight, int64_t N, int64_t first_row, int64_t first,
+                      bool whole) {
+  const int lane = threadIdx.x % WARP;
+  float sums[ROWS * COLUMNS];
+#pragma unroll
+  for (int i = 0; i < ROWS * COLUMNS; i++) sums[i] = 0;
+  if constexpr (COLUMNS == 1 && ROWS == 1) {
+    const weight_row<D> w(weight, first, t.K);
+#pragma unroll 4
+    for (int64_t k = lane * 8; k < t.K; k += WARP * 8) {
+      float a[8], x[8];
+      w.load(k, t.K, a);
+      load_inputs(t, first_row, k, whole, x);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sums[0] = fmaf(x[i], a[i], sums[0]);
+    }
+    for (int by = WARP / 2; by > 0; by /= 2) sums[0] += shuffle_float(sums[0], by);
+    return sums[0];
+  } else {
+    for (int64_t k = lane * 8; k < (t.K + WARP * 8 - 1) / (WARP * 8) * (WARP * 8); k += WARP * 8) {
+      float a[COLUMNS][8];
+      if (k >= t.K) break;
+#pragma unroll
+      for (int c = 0; c < COLUMNS; c++) {
+        const weight_row<D> w(weight, min64(first + c, N - 1), t.K);
+        w.load(k, t.K, a[c]);
+      }
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        float x[8];
+        load_inputs(t, min64(first_row + r, t.M - 1), k, whole, x);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+#pragma unroll
+          for (int i = 0; i < 8; i++) sums[r * COLUMNS + c] = fmaf(x[i], a[c][i], sums[r * COLUMNS + c]);
+        }
+      }
+    }
+    // The halves of the sums that a lane hands on are those that the other half of the lanes keeps.
+    int by = WARP / 2;
+#pragma unroll
+    for (int n = ROWS * COLUMNS; n > 1; n /= 2) {
+#pragma unroll
+      for (int i = 0; i < n / 2; i++) {
+        const float out = lane & by ? sums[i] : sums[i + n / 2], own = lane & by ? sums[i + n / 2] : sums[i];
+        sums[i] = own + shuffle_float(out, by);
+      }
+      by /= 2;
+    }
+    for (; by > 0; by /= 2) sums[0] += shuffle_float(sums[0], by);
+    return sums[0];
+  }
+}
+
+DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, const float *products) {
+  slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
+  const cu_program *p = u.program;
+  for (int i = 0; i < u.n_weights; i++) {
+    regs[i].u = 0, regs[i].f = products[i];
+    if (p) regs[i] = round_slot(regs[i], p->input_dtypes[i]);
+  }
+  for (int i = 0; i < u.n_extra; i++) {
+    const cu_operand &x = u.extra[i];
+    regs[u.n_weights + i] = load_slot(x.data, x.dtype, row * x.strides[0] + column * x.strides[1]);
+  }
+  if (p) run_program(p, regs);
+  for (int k = 0; k < u.n_out; k++) {
+    const cu_operand &o = u.out[k];
+    store_slot(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], regs[p ? p->outputs[k] : 0]);
+  }
+}
+
+template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t) {
+  const int lane = threadIdx.x % WARP;
+  int64_t first = ((int64_t)blockIdx.x * LINEAR_WARPS + threadIdx.x / WARP) * COLUMNS;
+  int u = 0;
+  for (; u < t.n_units; u++) { // units follow each other, each from a warp's beginning on
+    const int64_t whole_columns = (t.units[u].outputs + COLUMNS - 1) / COLUMNS * COLUMNS;
+    if (first < whole_columns) break;
+    first -= whole_columns;
+  }
+  if (u == t.n_units) return;
+  const cu_unit &unit = t.units[u];
+  const int64_t first_row = (int64_t)blockIdx.y * ROWS;
+  const bool whole = t.x_dtype == ML_F32 && t.x_stride % 4 == 0 && t.K % 8 == 0 && (uintptr_t)t.x % 16 == 0;
+  float products[CU_UNIT_WEIGHTS] = {0, 0};
+  for (int i = 0; i < unit.n_weights; i++) {
+#define MULTIPLY(D)                                                                                                    \
+  products[i] = multiply<D, ROWS, COLUMNS>(t, unit.weights[i], unit.outputs, first_row, first, whole)
+    FOR_PACKED(unit.dtypes[i], MULTIPLY)
+  }
+  // The lane's own product: the bits of its number from the highest on chose it.
+  const int own = lane / (WARP / (ROWS * COLUMNS));
+  const int64_t row = first_row + own / COLUMNS, column = first + own % COLUMNS;
+  if (lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs) finish(unit, row, column, products);
+}
+
+KERNEL(cuda_linears_1, cu_linears_args) { linears<1, 1>(t); }
+KERNEL(cuda_linears_4, cu_linears_args) { linears<4, 2>(t); }
+KERNEL(cuda_linears_8, cu_linears_args) { linears<8, 4>(t); }
