@@ -189,6 +189,20 @@ template <typename GET> DEVICE void choose_block(partial *p, int op, int dtype, 
   p->k = key, p->at = at;
 }
 
+// Bytes, whose sums and sums of squares are exact.
+DEVICE bool has_moments(const cu_row_op &op) {
+  return (op.op == CU_OP_var || op.op == CU_OP_std) && !is_float(op.dtype) && item_of(op.dtype) == 1;
+}
+
+template <typename GET> DEVICE void moments_block(partial *p, int64_t n, GET get) {
+  int64_t sum = 0, squares = 0;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    const int64_t x = get(i).i;
+    sum += x, squares += x * x;
+  }
+  p->k = block_join(sum, add_up()), p->at = block_join(squares, add_up());
+}
+
 template <typename GET> DEVICE void spread_block(partial *p, int dtype, int64_t n, GET get) {
   double sum = 0, squares = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += double_of(get(i), dtype) / (double)n;
@@ -227,7 +241,10 @@ template <typename GET> DEVICE partial reduce_block(const cu_row_op &op, int64_t
   case CU_OP_argmax:
   case CU_OP_argmin: choose_block(&p, op.op, op.dtype, n, first, get); return p;
   case CU_OP_var:
-  case CU_OP_std: spread_block(&p, op.dtype, n, get); return p;
+  case CU_OP_std:
+    if (has_moments(op)) moments_block(&p, n, get);
+    else spread_block(&p, op.dtype, n, get);
+    return p;
   case CU_OP_logsumexp: exponents_block(&p, op.dtype, n, get); return p;
   case CU_OP_all:
     p.k = 1;
@@ -280,6 +297,10 @@ DEVICE void join_partial(partial *p, int64_t count, const partial &next, int64_t
   case CU_OP_prod: p->a *= next.a, p->k = (int64_t)((uint64_t)p->k * (uint64_t)next.k); return;
   case CU_OP_var:
   case CU_OP_std: {
+    if (has_moments(op)) {
+      p->k += next.k, p->at += next.at;
+      return;
+    }
     const double all = (double)(count + next_count), away = next.a - p->a;
     p->a += away * ((double)next_count / all);
     p->b += next.b + away * away * ((double)count * (double)next_count / all);
@@ -305,7 +326,8 @@ DEVICE void join_partial(partial *p, int64_t count, const partial &next, int64_t
 
 DEVICE slot finish_partial(const partial &p, const cu_row_op &op, int64_t count) {
   const bool floats = is_float(op.dtype);
-  double d = p.a, n = (double)count, less = n - op.ddof;
+  double d = p.a, n = (double)count, less = n - op.ddof, away = p.b;
+  if (has_moments(op)) away = (double)((__int128)p.at * count - (__int128)p.k * p.k) / n;
   slot s;
   s.u = 0;
   switch (op.op) {
@@ -316,8 +338,8 @@ DEVICE slot finish_partial(const partial &p, const cu_row_op &op, int64_t count)
   case CU_OP_all:
   case CU_OP_any: s.i = p.k; return s;
   case CU_OP_norm: d = sqrt(p.a); break;
-  case CU_OP_var: d = p.b / (less > 0 || less != less ? less : 0); break;
-  case CU_OP_std: d = sqrt(p.b / (less > 0 || less != less ? less : 0)); break;
+  case CU_OP_var: d = away / (less > 0 || less != less ? less : 0); break;
+  case CU_OP_std: d = sqrt(away / (less > 0 || less != less ? less : 0)); break;
   case CU_OP_logsumexp: d = p.a - p.a != 0 ? p.a : p.a + log(p.b); break;
   case CU_OP_mean:
     if (!floats) d = (double)((__int128)p.at * ((__int128)1 << 32) + (__int128)p.k);

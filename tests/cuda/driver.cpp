@@ -57,9 +57,11 @@ extern "C" uint64_t emulated_exchange(uint64_t value, int by) {
   f->value[f->shuffles % 2] = value;
   f->shuffles++;
   if (other >= threads) abort();
-  while (fibers[other].shuffles < f->shuffles) {
-    if (fibers[other].done) abort(); /* a lane that is gone takes part in no shuffle */
-    leave();
+  for (unsigned i = first; i < first + WARP; i++) { /* all lanes meet */
+    while (fibers[i].shuffles < f->shuffles) {
+      if (fibers[i].done) abort(); /* one that is gone takes part in no shuffle */
+      leave();
+    }
   }
   return fibers[other].value[(f->shuffles - 1) % 2];
 }
