@@ -82,13 +82,14 @@ ml_status ml_cuda_stage(ml_device *d, size_t bytes, char **out, size_t *staged) 
     c->staging = room, c->staging_bytes = STAGING_BYTES;
   }
   const size_t whole = (bytes + STAGING_LINE - 1) & ~(size_t)(STAGING_LINE - 1);
-  size_t skip = c->staging_at + whole > c->staging_bytes ? c->staging_bytes - c->staging_at : 0;
+  const bool wraps = c->staging_at + whole > c->staging_bytes;
+  const size_t skip = wraps ? c->staging_bytes - c->staging_at : 0;
   while (c->staging_used + skip + whole > c->staging_bytes) {
     if (c->first == c->last)
       return ml_fail(ML_DEVICE, "%s: %zu bytes are more than are staged at once", d->name, bytes);
     ML_TRY(land_first(d));
   }
-  if (skip) c->staging_at = 0;
+  if (wraps) c->staging_at = 0;
   *out = c->staging + c->staging_at;
   c->staging_at += whole;
   c->staging_used += skip + whole;
