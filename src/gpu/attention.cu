@@ -1,12 +1,12 @@
 // attention.cu: rotary embedding, cache append and attention.
 //
 // attention: bytes: keys and values once for every query row, from the cache but for the first. Flops: 2 (d + dv) for
-// each key that a row sees. One block a query row and head: warp w takes keys w, w + WARPS, ... by their place among
-// all, lanes share a head's elements; a running maximum and sum each, merged in the order of the warps. So a row's bits
-// depend on its own keys alone.
+// each key that a row sees. One block a query row and head; eight lanes share a key, so that group g takes keys g,
+// g + GROUPS, ... by their place among all; a running maximum and sum each, merged over lanes by halves, then warp after
+// warp. So a row's bits depend on its own keys alone.
 #include "gpu/program.cuh"
 
-enum { WARPS = 8 };
+enum { WARPS = 8, SHARE = 8, GROUPS = WARPS * WARP / SHARE }; // SHARE: lanes of a key
 
 // Beyond every position there is.
 #define FAR ((int64_t)1 << 62)
@@ -66,15 +66,32 @@ KERNEL(cuda_cache_append, cu_append_args) {
 
 // ---- attention ----
 
-DEVICE float add_lanes(float v) {
-  for (int by = WARP / 2; by > 0; by /= 2) {
+DEVICE float exchange(float v, int by) {
 #ifdef __CUDACC__
-    v += __shfl_xor_sync(FULL, v, by);
+  return __shfl_xor_sync(FULL, v, by);
 #else
-    v += emulated_shuffle(v, by);
+  return emulated_shuffle(v, by);
 #endif
+}
+
+// Four elements of a row from i on; those from n on are zero. `whole`: they lie at 16 bytes (of float16, at 8).
+DEVICE void load_four(const char *row, int dtype, int64_t i, int64_t n, bool whole, float *to) {
+  if (whole && dtype == ML_F32) {
+    const float4 v = *(const float4 *)(row + i * 4);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+  } else if (whole && dtype == ML_F16) {
+    const uint64_t v = *(const uint64_t *)(row + i * 2);
+    for (int k = 0; k < 4; k++) to[k] = f16_float((uint16_t)(v >> 16 * k));
+  } else {
+    for (int k = 0; k < 4; k++) to[k] = i + k < n ? load_float(row, dtype, i + k) : 0.0f;
   }
-  return v;
+}
+
+// Whether all rows of heads can be read so.
+DEVICE bool lies_whole(const cu_array &x, int64_t n) {
+  const int item = item_of(x.dtype);
+  return n % (4 * SHARE) == 0 && x.strides[0] % 4 == 0 && x.strides[1] % 4 == 0 && x.strides[2] % 4 == 0 &&
+         (uintptr_t)x.data % (4 * item) == 0;
 }
 
 // What the mask adds to a score; -infinity hides the key.
@@ -86,98 +103,132 @@ DEVICE float mask_at(const cu_array &m, int64_t b, int64_t h, int64_t pos, int64
   return load_float(m.data, m.dtype, at);
 }
 
-// What a warp has of a row: the largest score, the sum of exponentials below it, values weighed with those.
-template <int EACH> struct state {
-  float max, sum, o[EACH];
+// What a group of lanes has of a row: the largest score, the sum of exponentials below it, and values weighed with
+// those, of which each lane has its own.
+template <int PIECES> struct state {
+  float max, sum, o[PIECES * 4];
 };
 
-// EACH: elements of a head that a lane holds.
-template <int EACH> DEVICE void attend(const cu_attention_args &t) {
-  __shared__ float maxima[WARPS], sums[WARPS], values[WARPS][EACH * WARP];
+// How much of what was weighed below `max` counts below `all`. Where there was no key yet nothing is lost.
+DEVICE float share_of(float max, float all) { return max == all ? 1.0f : expf(max - all); }
+
+template <int PIECES> DEVICE void take_key(state<PIECES> *s, float score, const float *value) {
+  if (score == -INFINITY) return;
+  const float max = score > s->max ? score : s->max, keep = share_of(s->max, max), p = expf(score - max);
+  s->max = max;
+  s->sum = s->sum * keep + p;
+#pragma unroll
+  for (int i = 0; i < PIECES * 4; i++) s->o[i] = fmaf(p, value[i], s->o[i] * keep);
+}
+
+// The keys that a query sees: lo..hi-1; and where a slot's keys and values of a head lie.
+struct row_keys {
+  int64_t b, h, pos, lo, hi;
+  const char *k, *v;
+};
+
+DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
+  const cu_array &q = t.q, &k = t.k, &v = t.v;
+  const int64_t H = q.shape[1], T = q.shape[2], kv = unit / T % H / (H / k.shape[1]);
+  r->pos = unit % T, r->h = unit / T % H, r->b = unit / T / H;
+  const int64_t slot_ = t.slots.data ? vector_at(t.slots, r->b) : r->b;
+  if (slot_ < 0 || slot_ >= k.shape[0]) {
+    if (threadIdx.x == 0) raise_fault(t.fault, CU_OP_attention, t.slots.dtype, slot_, k.shape[0]);
+    return false;
+  }
+  int64_t keys = k.shape[2], offset = k.shape[2] - T, count = T;
+  if (t.count.data) count = vector_at(t.count, r->b);
+  if (t.start.data) {
+    offset = min64(FAR, vector_at(t.start, r->b));
+    keys = max64(0, min64(keys, offset + max64(0, min64(count, T))));
+  }
+  const int64_t at = offset + r->pos;
+  r->hi = t.causal ? max64(0, min64(keys, at + 1)) : keys;
+  r->lo = t.window > 0 && at >= t.window ? at + 1 - t.window : 0;
+  if (r->pos >= count) r->hi = 0; // no query: zeros
+  r->k = k.data + (slot_ * k.strides[0] + kv * k.strides[1]) * item_of(k.dtype);
+  r->v = v.data + (slot_ * v.strides[0] + kv * v.strides[1]) * item_of(v.dtype);
+  return true;
+}
+
+// PIECES: fours of a head's elements that a lane holds.
+template <int PIECES> DEVICE void attend(const cu_attention_args &t) {
+  __shared__ float maxima[WARPS], sums[WARPS], values[WARPS][PIECES * 4 * SHARE];
   __shared__ int seen[WARPS];
   const cu_array &q = t.q, &k = t.k, &v = t.v;
-  const int64_t H = q.shape[1], T = q.shape[2], d = q.shape[3], dv = v.shape[3], group = H / k.shape[1];
-  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  const int64_t H = q.shape[1], T = q.shape[2], d = q.shape[3], dv = v.shape[3];
+  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % SHARE * 4;
+  const bool k_whole = lies_whole(k, d), v_whole = lies_whole(v, dv);
   for (int64_t unit = blockIdx.x; unit < q.shape[0] * H * T; unit += gridDim.x) {
-    const int64_t pos = unit % T, h = unit / T % H, b = unit / T / H, row = (b * H + h) * T + pos;
-    const int64_t slot_ = t.slots.data ? vector_at(t.slots, b) : b;
+    row_keys r;
     __syncthreads();
-    if (slot_ < 0 || slot_ >= k.shape[0]) {
-      if (threadIdx.x == 0) raise_fault(t.fault, CU_OP_attention, t.slots.dtype, slot_, k.shape[0]);
-      continue;
-    }
-    int64_t keys = k.shape[2], offset = k.shape[2] - T, count = T;
-    if (t.count.data) count = vector_at(t.count, b);
-    if (t.start.data) {
-      offset = min64(FAR, vector_at(t.start, b));
-      keys = max64(0, min64(keys, offset + max64(0, min64(count, T))));
-    }
-    const int64_t at = offset + pos;
-    int64_t hi = t.causal ? max64(0, min64(keys, at + 1)) : keys, lo = t.window > 0 && at >= t.window ? at + 1 - t.window : 0;
-    if (pos >= count) hi = 0; // no query: zeros
-    const int64_t kv = h / group;
-    const char *kd = k.data + (slot_ * k.strides[0] + kv * k.strides[1]) * item_of(k.dtype);
-    const char *vd = v.data + (slot_ * v.strides[0] + kv * v.strides[1]) * item_of(v.dtype);
-    float qs[EACH];
-    for (int i = 0; i < EACH; i++) {
-      const int64_t e = lane + i * WARP;
-      qs[i] = e < d ? load_float(q.data, q.dtype, b * q.strides[0] + h * q.strides[1] + pos * q.strides[2] + e) : 0.0f;
-    }
-    state<EACH> s;
-    s.max = -INFINITY, s.sum = 0;
+    if (!find_keys(t, unit, &r)) continue;
+    const char *query = q.data + (r.b * q.strides[0] + r.h * q.strides[1] + r.pos * q.strides[2]) * item_of(q.dtype);
+    float qs[PIECES * 4];
+    state<PIECES> s;
     int any = 0;
-    for (int i = 0; i < EACH; i++) s.o[i] = 0;
-    const int64_t first = lo + ((warp - lo) % WARPS + WARPS) % WARPS; // the warp's first key from lo on
-    for (int64_t j = first; j < hi; j += WARPS) {
-      float dot = 0, value[EACH];
-      const float add = t.mask.data ? mask_at(t.mask, b, h, pos, j) : 0.0f;
-      if (add == -INFINITY) continue;
+    for (int i = 0; i < PIECES; i++) load_four(query, q.dtype, own + i * 4 * SHARE, d, false, qs + i * 4);
+    s.max = -INFINITY, s.sum = 0;
+    for (int i = 0; i < PIECES * 4; i++) s.o[i] = 0;
+    const int64_t group = threadIdx.x / SHARE, first = r.lo + ((group - r.lo) % GROUPS + GROUPS) % GROUPS;
+    // All lanes of a warp go on together: those whose keys have ended take a key that counts for nothing.
+    for (int64_t j0 = r.lo; j0 < r.hi; j0 += GROUPS) {
+      const int64_t j = first + (j0 - r.lo);
+      float add = 0, dot = 0, value[PIECES * 4];
+      bool sees = j < r.hi;
+      if (sees && t.mask.data) add = mask_at(t.mask, r.b, r.h, r.pos, j), sees = add != -INFINITY;
+      if (sees) {
+        const char *key = r.k + j * k.strides[2] * item_of(k.dtype), *from = r.v + j * v.strides[2] * item_of(v.dtype);
+        float ks[PIECES * 4];
 #pragma unroll
-      for (int i = 0; i < EACH; i++) {
-        const int64_t e = lane + i * WARP;
-        if (e < d) dot = fmaf(qs[i], load_float(kd, k.dtype, j * k.strides[2] + e), dot);
-        value[i] = e < dv ? load_float(vd, v.dtype, j * v.strides[2] + e) : 0.0f;
+        for (int i = 0; i < PIECES; i++) {
+          load_four(key, k.dtype, own + i * 4 * SHARE, d, k_whole, ks + i * 4);
+          load_four(from, v.dtype, own + i * 4 * SHARE, dv, v_whole, value + i * 4);
+        }
+#pragma unroll
+        for (int i = 0; i < PIECES * 4; i++) dot = fmaf(qs[i], ks[i], dot);
       }
-      float score = add_lanes(dot) * t.scale;
+      for (int by = SHARE / 2; by > 0; by /= 2) dot += exchange(dot, by);
+      if (!sees) continue;
+      float score = dot * t.scale;
       if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
-      score += add;
       any = 1;
-      if (score == -INFINITY) continue;
-      const float max = score > s.max ? score : s.max, keep = s.max == max ? 1.0f : expf(s.max - max),
-                  p = expf(score - max);
+      take_key(&s, score + add, value);
+    }
+    for (int by = SHARE; by < WARP; by *= 2) {
+      const float other = exchange(s.max, by), other_sum = exchange(s.sum, by), max = other > s.max ? other : s.max;
+      const float mine = share_of(s.max, max), theirs = share_of(other, max);
       s.max = max;
-      s.sum = s.sum * keep + p;
+      s.sum = s.sum * mine + other_sum * theirs;
 #pragma unroll
-      for (int i = 0; i < EACH; i++) s.o[i] = fmaf(p, value[i], s.o[i] * keep);
+      for (int i = 0; i < PIECES * 4; i++) s.o[i] = s.o[i] * mine + exchange(s.o[i], by) * theirs;
+      any |= exchange((float)any, by) != 0;
     }
     if (lane == 0) maxima[warp] = s.max, sums[warp] = s.sum, seen[warp] = any;
-    for (int i = 0; i < EACH; i++) values[warp][lane + i * WARP] = s.o[i];
+    for (int i = 0; i < PIECES * 4 && lane < SHARE; i++) values[warp][own + i / 4 * 4 * SHARE + i % 4] = s.o[i];
     __syncthreads();
     float max = -INFINITY, sum = 0;
     int all = 0;
-    const float sink = t.sinks.data ? load_float(t.sinks.data, t.sinks.dtype, h * t.sinks.stride) : -INFINITY;
+    const float sink = t.sinks.data ? load_float(t.sinks.data, t.sinks.dtype, r.h * t.sinks.stride) : -INFINITY;
     for (int w = 0; w < WARPS; w++) max = maxima[w] > max ? maxima[w] : max, all |= seen[w];
     if (t.sinks.data && sink > max) max = sink;
-    for (int w = 0; w < WARPS; w++) {
-      if (sums[w] != 0) sum += sums[w] * expf(maxima[w] - max);
-    }
+    for (int w = 0; w < WARPS; w++) sum += sums[w] * share_of(maxima[w], max);
     if (t.sinks.data) sum += expf(sink - max);
     for (int64_t e = threadIdx.x; e < dv; e += blockDim.x) {
       float o = 0;
-      for (int w = 0; w < WARPS; w++) {
-        if (sums[w] != 0) o += values[w][e] * expf(maxima[w] - max);
-      }
-      slot r;
-      r.u = 0;
-      r.f = all ? o / sum : 0.0f; // a row that sees nothing gives zeros
-      if (t.tail.program) run_tail(t.tail, row, e, r);
+      for (int w = 0; w < WARPS; w++) o += values[w][e] * share_of(maxima[w], max);
+      slot result;
+      result.u = 0;
+      result.f = all ? o / sum : 0.0f; // a row that sees nothing gives zeros
+      if (t.tail.program) run_tail(t.tail, (r.b * H + r.h) * T + r.pos, e, result);
       else
-        store_slot(t.out.data, t.out.dtype, b * t.out.strides[0] + h * t.out.strides[1] + pos * t.out.strides[2] + e,
-                   r);
+        store_slot(t.out.data, t.out.dtype,
+                   r.b * t.out.strides[0] + r.h * t.out.strides[1] + r.pos * t.out.strides[2] + e, result);
     }
   }
 }
 
+KERNEL(cuda_attention_1, cu_attention_args) { attend<1>(t); }
 KERNEL(cuda_attention_2, cu_attention_args) { attend<2>(t); }
 KERNEL(cuda_attention_4, cu_attention_args) { attend<4>(t); }
 KERNEL(cuda_attention_8, cu_attention_args) { attend<8>(t); }

@@ -18,6 +18,8 @@
 // A kernel takes one structure, named `t`.
 #define KERNEL(name, args) extern "C" __global__ void name(const __grid_constant__ args t)
 #define DEVICE_MEMBER __device__ __forceinline__
+// Shared memory of the size that the launch asks for.
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #define FULL 0xffffffffu
 #else
 #include "emulate.h"
@@ -170,7 +172,8 @@ DEVICE int64_t offset_of(int axes, const int64_t *shape, const int64_t *strides,
 
 DEVICE int64_t vector_at(const cu_vector &v, int64_t i) { return load_int(v.data, v.dtype, i * v.stride); }
 
-DEVICE void raise_fault(cu_fault *fault, int op, int dtype, int64_t value, int64_t limit) {
+DEVICE void raise_fault(cu_fault *const *of_run, int op, int dtype, int64_t value, int64_t limit) {
+  cu_fault *fault = *of_run;
   if (atomicCAS(&fault->raised, 0, op) != 0) return;
   fault->value = value, fault->limit = limit, fault->is_unsigned = dtype == ML_U64;
 }

@@ -347,6 +347,7 @@ static void cuda_close(ml_device *d) {
     if (c->scratch) v->MemFree(c->scratch);
     if (c->staging) v->MemFreeHost(c->staging);
     if (c->faults) v->MemFreeHost(c->faults);
+    if (c->fault) v->MemFree(c->fault);
     if (c->stream) v->StreamDestroy(c->stream);
     v->DevicePrimaryCtxRelease(c->device);
   }
@@ -426,6 +427,7 @@ static ml_status open_context(ml_device *d) {
   void *faults;
   CU_TRY(d, "memory for faults", MemHostAlloc(&faults, CU_RUNS * sizeof *c->faults, CU_MEMHOSTALLOC_PORTABLE));
   c->faults = memset(faults, 0, CU_RUNS * sizeof *c->faults);
+  CU_TRY(d, "memory for faults", MemAlloc(&c->fault, sizeof c->faults));
   return ML_OK;
 }
 

@@ -63,6 +63,7 @@ typedef struct ml_cuda {
   /* outcomes and faults of runs, by ticket modulo CU_RUNS; faults lie where kernels and the host both reach them */
   ml_cuda_run runs[CU_RUNS];
   cu_fault *faults;
+  CUdeviceptr fault; /* a word: the address of the fault of the run that goes on */
   ml_cuda_chunk *chunks;
   CUdeviceptr scratch; /* of the kernel that runs */
   size_t scratch_bytes;

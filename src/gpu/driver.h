@@ -16,6 +16,9 @@ typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphNode_st *CUgraphNode;
+typedef struct CUgraphExec_st *CUgraphExec;
 
 enum { CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NO_DEVICE = 100, CUDA_ERROR_NOT_READY = 600 };
 enum {
@@ -44,6 +47,14 @@ typedef struct CUmemAccessDesc {
   CUmemLocation location;
   int flags;
 } CUmemAccessDesc;
+
+typedef struct CUDA_KERNEL_NODE_PARAMS {
+  CUfunction func;
+  unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+  void **kernelParams, **extra;
+  void *kern; /* of func, which is given instead */
+  CUcontext ctx;
+} CUDA_KERNEL_NODE_PARAMS;
 
 /* X(name without cu, symbol, parameters) */
 #define ML_CUDA_ENTRIES(X)                                                                                             \
@@ -94,7 +105,18 @@ typedef struct CUmemAccessDesc {
   X(ModuleGetFunction, cuModuleGetFunction, (CUfunction * function, CUmodule module, const char *name))                \
   X(LaunchKernel, cuLaunchKernel,                                                                                      \
     (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,       \
-     unsigned block_z, unsigned shared_bytes, CUstream stream, void **params, void **extra))
+     unsigned block_z, unsigned shared_bytes, CUstream stream, void **params, void **extra))                           \
+  X(StreamWriteValue64, cuStreamWriteValue64_v2, (CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags))    \
+  X(GraphCreate, cuGraphCreate, (CUgraph * graph, unsigned flags))                                                     \
+  X(GraphAddKernelNode, cuGraphAddKernelNode_v2,                                                                       \
+    (CUgraphNode * node, CUgraph graph, const CUgraphNode *before, size_t count,                                       \
+     const CUDA_KERNEL_NODE_PARAMS *params))                                                                           \
+  X(GraphInstantiate, cuGraphInstantiateWithFlags, (CUgraphExec * exec, CUgraph graph, unsigned long long flags))      \
+  X(GraphExecKernelNodeSetParams, cuGraphExecKernelNodeSetParams_v2,                                                   \
+    (CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params))                                       \
+  X(GraphLaunch, cuGraphLaunch, (CUgraphExec exec, CUstream stream))                                                   \
+  X(GraphExecDestroy, cuGraphExecDestroy, (CUgraphExec exec))                                                          \
+  X(GraphDestroy, cuGraphDestroy, (CUgraph graph))
 
 typedef struct ml_cuda_driver {
   void *library;

@@ -5,35 +5,37 @@
 //
 // A warp computes ROWS x COLUMNS products. Lane l takes inputs 8 l .. 8 l + 7 of every 256 in turn, one multiply-add
 // after another; lanes are added by halves. So a product's bits depend on K alone, not on M.
-#include "gpu/program.cuh"
+//
+// One row is normalised by each block for itself, which costs less than another launch.
+#include "gpu/row.cuh"
 #include "gpu/weights.cuh"
 
 enum { LINEAR_WARPS = 8 };
 
-DEVICE float shuffle_float(float v, int by) {
-#ifdef __CUDACC__
-  return __shfl_xor_sync(FULL, v, by);
-#else
-  return emulated_shuffle(v, by);
-#endif
-}
+// Where products have their inputs from.
+struct inputs {
+  const char *x;
+  int64_t stride;
+  int dtype;
+  bool whole; // eight at a time lie at 16 bytes
+};
 
-DEVICE void load_inputs(const cu_linears_args &t, int64_t row, int64_t k, bool whole, float *x) {
-  const char *from = t.x + row * t.x_stride * item_of(t.x_dtype);
-  if (whole) {
+DEVICE void load_inputs(const cu_linears_args &t, const inputs &from_, int64_t row, int64_t k, float *x) {
+  const char *from = from_.x + row * from_.stride * item_of(from_.dtype);
+  if (from_.whole) {
     const float4 *p = (const float4 *)(from + k * 4);
     const float4 a = p[0], b = p[1];
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
     return;
   }
-  for (int i = 0; i < 8; i++) x[i] = k + i < t.K ? load_float(from, t.x_dtype, k + i) : 0.0f;
+  for (int i = 0; i < 8; i++) x[i] = k + i < t.K ? load_float(from, from_.dtype, k + i) : 0.0f;
 }
 
 // Products of rows first_row.. with columns first.. of a weight: each lane's own of them, row lane / COLUMNS, column lane
 // % COLUMNS. Rows and columns past the last are taken again from it.
 template <int D, int ROWS, int COLUMNS>
-DEVICE float multiply(const cu_linears_args &t, const char *weight, int64_t N, int64_t first_row, int64_t first,
-                      bool whole) {
+DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *weight, int64_t N, int64_t first_row,
+                      int64_t first) {
   const int lane = threadIdx.x % WARP;
   float sums[ROWS * COLUMNS];
 #pragma unroll
@@ -44,11 +46,11 @@ DEVICE float multiply(const cu_linears_args &t, const char *weight, int64_t N, i
     for (int64_t k = lane * 8; k < t.K; k += WARP * 8) {
       float a[8], x[8];
       w.load(k, t.K, a);
-      load_inputs(t, first_row, k, whole, x);
+      load_inputs(t, in, first_row, k, x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sums[0] = fmaf(x[i], a[i], sums[0]);
     }
-    for (int by = WARP / 2; by > 0; by /= 2) sums[0] += shuffle_float(sums[0], by);
+    for (int by = WARP / 2; by > 0; by /= 2) sums[0] += shuffle(sums[0], by);
     return sums[0];
   } else {
     for (int64_t k = lane * 8; k < (t.K + WARP * 8 - 1) / (WARP * 8) * (WARP * 8); k += WARP * 8) {
@@ -62,7 +64,7 @@ DEVICE float multiply(const cu_linears_args &t, const char *weight, int64_t N, i
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
         float x[8];
-        load_inputs(t, min64(first_row + r, t.M - 1), k, whole, x);
+        load_inputs(t, in, min64(first_row + r, t.M - 1), k, x);
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
 #pragma unroll
@@ -77,11 +79,11 @@ DEVICE float multiply(const cu_linears_args &t, const char *weight, int64_t N, i
 #pragma unroll
       for (int i = 0; i < n / 2; i++) {
         const float out = lane & by ? sums[i] : sums[i + n / 2], own = lane & by ? sums[i + n / 2] : sums[i];
-        sums[i] = own + shuffle_float(out, by);
+        sums[i] = own + shuffle(out, by);
       }
       by /= 2;
     }
-    for (; by > 0; by /= 2) sums[0] += shuffle_float(sums[0], by);
+    for (; by > 0; by /= 2) sums[0] += shuffle(sums[0], by);
     return sums[0];
   }
 }
@@ -104,7 +106,7 @@ DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, const float *p
   }
 }
 
-template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t) {
+template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, const inputs &in) {
   const int lane = threadIdx.x % WARP;
   int64_t first = ((int64_t)blockIdx.x * LINEAR_WARPS + threadIdx.x / WARP) * COLUMNS;
   int u = 0;
@@ -116,11 +118,10 @@ template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t) {
   if (u == t.n_units) return;
   const cu_unit &unit = t.units[u];
   const int64_t first_row = (int64_t)blockIdx.y * ROWS;
-  const bool whole = t.x_dtype == ML_F32 && t.x_stride % 4 == 0 && t.K % 8 == 0 && (uintptr_t)t.x % 16 == 0;
   float products[CU_UNIT_WEIGHTS] = {0, 0};
   for (int i = 0; i < unit.n_weights; i++) {
 #define MULTIPLY(D)                                                                                                    \
-  products[i] = multiply<D, ROWS, COLUMNS>(t, unit.weights[i], unit.outputs, first_row, first, whole)
+  products[i] = multiply<D, ROWS, COLUMNS>(t, in, unit.weights[i], unit.outputs, first_row, first)
     FOR_PACKED(unit.dtypes[i], MULTIPLY)
   }
   // The lane's own product: the bits of its number from the highest on chose it.
@@ -129,6 +130,26 @@ template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t) {
   if (lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs) finish(unit, row, column, products);
 }
 
-KERNEL(cuda_linears_1, cu_linears_args) { linears<1, 1>(t); }
-KERNEL(cuda_linears_4, cu_linears_args) { linears<4, 2>(t); }
-KERNEL(cuda_linears_8, cu_linears_args) { linears<8, 4>(t); }
+DEVICE inputs inputs_of(const cu_linears_args &t) {
+  const bool whole = t.x_dtype == ML_F32 && t.x_stride % 4 == 0 && t.K % 8 == 0 && (uintptr_t)t.x % 16 == 0;
+  return {t.x, t.x_stride, t.x_dtype, whole};
+}
+
+KERNEL(cuda_linears_1, cu_linears_args) {
+  inputs in = inputs_of(t);
+  if (t.norm) {
+    DYNAMIC_SHARED(float4, room);
+    float *normed = (float *)room;
+    cu_row_op op;
+    op.eps = t.eps, op.offset = t.offset;
+    rms_norm_row(
+        op, t.K, [&](int64_t i) { return load_float(t.x, t.x_dtype, i); }, t.weight.data != NULL,
+        [&](int64_t i) { return load_float(t.weight.data, t.weight.dtype, i * t.weight.stride); },
+        [&](int64_t i, float f) { normed[i] = f; });
+    __syncthreads();
+    in = {(const char *)normed, t.K, ML_F32, t.K % 8 == 0};
+  }
+  linears<1, 1>(t, in);
+}
+KERNEL(cuda_linears_4, cu_linears_args) { linears<4, 2>(t, inputs_of(t)); }
+KERNEL(cuda_linears_8, cu_linears_args) { linears<8, 4>(t, inputs_of(t)); }

@@ -48,7 +48,10 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
     warps += (ml_cuda_value(g, s->inputs[l->units[u].weights[0]])->shape[0] + columns - 1) / columns;
   if (M > MOST_DOWN * rows)
     return ml_fail(ML_LIMIT, "products of %lld rows: expected %lld at most", (long long)M, (long long)MOST_DOWN * rows);
-  if (l->norm) ML_TRY(lower_inner_norm(g, s, bytes));
+  /* One row is normalised by who multiplies it. */
+  enum { MOST_SHARED = 46 << 10 };
+  const bool inside = l->norm && M == 1 && bytes <= MOST_SHARED, before = l->norm && !inside;
+  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
   cu_linears_args *a = ml_cuda_launch_add(g, "linears",
                                           M == 1   ? "cuda_linears_1"
                                           : M <= 4 ? "cuda_linears_4"
@@ -56,8 +59,13 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
                                           sizeof *a, (warps + WARPS - 1) / WARPS, (M + rows - 1) / rows, WARPS * 32);
   if (!a) return ML_MEMORY;
   a->M = M, a->K = x->shape[1], a->n_units = l->n_units;
-  a->x_dtype = (int32_t)(l->norm ? ML_F32 : x->dtype), a->x_stride = l->norm ? x->shape[1] : x->strides[0];
-  ML_TRY(l->norm ? ml_cuda_put_scratch(g, bytes, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
+  a->x_dtype = (int32_t)(before ? ML_F32 : x->dtype), a->x_stride = before ? x->shape[1] : x->strides[0];
+  ML_TRY(before ? ml_cuda_put_scratch(g, bytes, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
+  if (inside) {
+    a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
+    ml_cuda_launch_shared(g, bytes);
+    ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+  }
   for (int u = 0; u < l->n_units; u++) ML_TRY(lower_unit(g, s, &l->units[u], &a->units[u]));
   return ML_OK;
 }
@@ -181,7 +189,8 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   if (each > 32)
     return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
   cu_attention_args *a = ml_cuda_launch_add(g, "attention",
-                                            each <= 2   ? "cuda_attention_2"
+                                            each <= 1   ? "cuda_attention_1"
+                                            : each <= 2 ? "cuda_attention_2"
                                             : each <= 4 ? "cuda_attention_4"
                                             : each <= 8 ? "cuda_attention_8"
                                                         : "cuda_attention_32",

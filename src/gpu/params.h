@@ -17,7 +17,8 @@ enum cu_op {
   CU_STEP_FUSED = CU_OP_COUNT
 };
 
-/* The first index out of range that a run found, in memory that the host sees. */
+/* The first index out of range that a run found, in memory that the host sees. Kernels find it through a word on the
+ * device that every run writes anew, so that their arguments stay the same. */
 typedef struct cu_fault {
   int32_t raised; /* cu_op; 0: none */
   int32_t is_unsigned;
@@ -155,8 +156,10 @@ typedef struct cu_unit {
 typedef struct cu_linears_args {
   int64_t M, K;
   const char *x;
-  int32_t x_dtype, n_units;
+  int32_t x_dtype, n_units, norm; /* norm: x is normalised first, by the block; of one row */
+  float eps, offset;
   int64_t x_stride;
+  cu_vector weight; /* of the norm */
   cu_unit units[CU_MOST_UNITS];
 } cu_linears_args;
 
@@ -177,7 +180,7 @@ typedef struct cu_embedding_args {
   float *out;
   int32_t dtype, packed, ids_dtype, pad;
   int64_t rows, inputs, count, row_stride, column_stride;
-  cu_fault *fault;
+  cu_fault *const *fault;
 } cu_embedding_args;
 
 typedef struct cu_rope_table_args {
@@ -197,7 +200,7 @@ typedef struct cu_rope_args {
 typedef struct cu_append_args {
   cu_array cache, x;
   cu_vector slots, start, count;
-  cu_fault *fault;
+  cu_fault *const *fault;
 } cu_append_args;
 
 typedef struct cu_attention_args {
@@ -207,7 +210,7 @@ typedef struct cu_attention_args {
   int32_t causal, pad;
   int64_t window;
   cu_tail tail;
-  cu_fault *fault;
+  cu_fault *const *fault;
 } cu_attention_args;
 
 /* Steps on lines: outer x length x inner elements, row-major. */
@@ -218,7 +221,7 @@ typedef struct cu_index_args {
   const char *x, *index, *values;
   char *out, *out_indices;
   int32_t out_dtype, indices_dtype;
-  cu_fault *fault;
+  cu_fault *const *fault;
 } cu_index_args;
 
 typedef struct cu_scan_args {

@@ -1,5 +1,5 @@
 /* program.c: plans as a GPU runs them: a list of launches whose arguments are ready but for the addresses that each run
- * brings. (A captured graph would be made of the same list.) */
+ * brings. run.c gives them to the device. */
 #include "gpu/program.h"
 
 #include "base/bump.h"
@@ -7,37 +7,6 @@
 
 #include <stdio.h>
 #include <string.h>
-
-/* An address that is known when a run begins. */
-typedef enum spot_kind { SPOT_INPUT, SPOT_OUTPUT, SPOT_SCRATCH, SPOT_FAULT } spot_kind;
-typedef struct spot {
-  char **where;
-  spot_kind kind;
-  int index;
-  int64_t offset;
-} spot;
-
-/* An address of a constant. */
-typedef struct constant {
-  char **where;
-  size_t offset;
-} constant;
-
-struct ml_program {
-  ml_bump memory; /* of the program and all that it points at */
-  ml_device *device;
-  const ml_plan *plan;
-  ml_cuda_launch *launches;
-  size_t n_launches, launches_capacity;
-  spot *spots;
-  size_t n_spots, spots_capacity;
-  constant *constants;
-  size_t n_constants, constants_capacity;
-  char *bytes; /* of constants, on the host while lowering */
-  size_t n_bytes, bytes_capacity;
-  ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
-  bool faults;          /* a kernel may find some */
-};
 
 /* ---- building ---- */
 
@@ -48,6 +17,7 @@ int64_t ml_cuda_size(const ml_value *v) { return ml_shape_size(v->ndim, v->shape
 void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t grid_x,
                          int64_t grid_y, int threads) {
   void *args = ml_bump_alloc(&g->memory, 1, args_bytes);
+  g->made = false;
   if (!args || grid_x <= 0 || grid_y <= 0) return args;
   if (grid_x > INT32_MAX || grid_y > 65535) {
     ml_fail(ML_LIMIT, "%s: %s over %lld x %lld blocks", g->device->name, kernel, (long long)grid_x, (long long)grid_y);
@@ -55,10 +25,17 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
   }
   if (ML_BUMP_GROW(&g->memory, g->launches, g->launches_capacity, g->n_launches + 1) != ML_OK) return NULL;
   ml_cuda_launch *l = &g->launches[g->n_launches];
+  *l = (ml_cuda_launch){0};
   if (ml_cuda_function(g->device, file, kernel, &l->function) != ML_OK) return NULL;
   l->grid_x = (unsigned)grid_x, l->grid_y = (unsigned)grid_y, l->threads = (unsigned)threads, l->args = args;
+  l->step = g->step;
   g->n_launches++;
+  g->made = true;
   return args;
+}
+
+void ml_cuda_launch_shared(ml_program *g, size_t bytes) {
+  if (g->made) g->launches[g->n_launches - 1].shared_bytes = (unsigned)bytes;
 }
 
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units) {
@@ -69,7 +46,9 @@ void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kerne
   return ml_cuda_launch_add(g, file, kernel, args_bytes, blocks < most ? blocks : most, 1, threads);
 }
 
-static ml_status add_spot(ml_program *g, spot s) {
+static ml_status add_spot(ml_program *g, ml_cuda_spot s) {
+  if (!g->made) return ML_OK;
+  s.launch = g->n_launches - 1;
   ML_TRY(ML_BUMP_GROW(&g->memory, g->spots, g->spots_capacity, g->n_spots + 1));
   g->spots[g->n_spots++] = s;
   return ML_OK;
@@ -89,8 +68,10 @@ ml_status ml_cuda_put_offset(ml_program *g, int value, int64_t offset, const voi
   case ML_PLACE_ARENA: *at = (char *)g->plan->arena->address + s->offset + v->offset + offset; return ML_OK;
   case ML_PLACE_TENSOR: *at = (char *)s->buffer->address + s->offset + v->offset + offset; return ML_OK;
   default:
-    return add_spot(g,
-                    (spot){at, s->place == ML_PLACE_OUTPUT ? SPOT_OUTPUT : SPOT_INPUT, s->index, v->offset + offset});
+    return add_spot(g, (ml_cuda_spot){.where = at,
+                                      .kind = s->place == ML_PLACE_OUTPUT ? ML_SPOT_OUTPUT : ML_SPOT_INPUT,
+                                      .index = s->index,
+                                      .offset = v->offset + offset});
   }
 }
 
@@ -101,7 +82,7 @@ ml_status ml_cuda_put_constant(ml_program *g, const void *bytes, size_t count, c
   memset(g->bytes + g->n_bytes, 0, at - g->n_bytes);
   memcpy(g->bytes + at, bytes, count);
   g->n_bytes = at + count;
-  g->constants[g->n_constants++] = (constant){(char **)(uintptr_t)where, at};
+  g->constants[g->n_constants++] = (ml_cuda_constant){(char **)(uintptr_t)where, at};
   return ML_OK;
 }
 
@@ -117,12 +98,13 @@ ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where) {
     if (c->scratch) c->driver.MemFree(c->scratch);
     c->scratch = address, c->scratch_bytes = bytes;
   }
-  return add_spot(g, (spot){(char **)(uintptr_t)where, SPOT_SCRATCH, 0, 0});
+  return add_spot(g, (ml_cuda_spot){.where = (char **)(uintptr_t)where, .kind = ML_SPOT_SCRATCH});
 }
 
 ml_status ml_cuda_put_faults(ml_program *g, const void *where) {
   g->faults = true;
-  return add_spot(g, (spot){(char **)(uintptr_t)where, SPOT_FAULT, 0, 0});
+  *(CUdeviceptr *)(uintptr_t)where = ml_cuda_of(g->device)->fault;
+  return ML_OK;
 }
 
 /* ---- operands ---- */
@@ -229,11 +211,6 @@ bool ml_cuda_lacks(const ml_device *d, int step) {
   return !lowerers[step];
 }
 
-static void release_chunk(ml_program *g) {
-  if (g->chunk) g->chunk->holders--;
-  g->chunk = NULL;
-}
-
 enum { CHUNK_BYTES = 1 << 20, CONSTANT_LINE = 256 };
 
 /* Room for constants: in the chunk in use, in one that nobody uses any more, or in a new one. */
@@ -275,12 +252,14 @@ static ml_status place_constants(ml_program *g) {
 static ml_status lower_all(ml_program *g) {
   for (size_t i = 0; i < g->plan->n_steps; i++) {
     const ml_step *s = &g->plan->steps[i];
+    g->step = i;
     ml_status status = lowerers[s->op]
                            ? lowerers[s->op](g, s)
                            : ml_fail(ML_UNSUPPORTED, "%s: %s has no kernel for it", ml_step_name(s), g->device->name);
     if (status != ML_OK) return s->path ? ml_fail_prefix(status, "%s", s->path) : status;
   }
-  return place_constants(g);
+  ML_TRY(place_constants(g));
+  return ml_cuda_find_levels(g);
 }
 
 ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
@@ -295,65 +274,4 @@ ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   if (status == ML_OK) *out = g;
   else ml_cuda_drop(d, g);
   return status;
-}
-
-void ml_cuda_drop(ml_device *d, ml_program *g) {
-  (void)d;
-  release_chunk(g);
-  ml_bump memory = g->memory; /* which holds the program too */
-  ml_bump_free(&memory);
-}
-
-size_t ml_cuda_barriers(const ml_program *g) { return g->n_launches; }
-
-/* ---- running ---- */
-
-static void set_addresses(const ml_program *g, void *const *inputs, void *const *outputs, cu_fault *fault) {
-  const ml_cuda *c = ml_cuda_of(g->device);
-  for (size_t i = 0; i < g->n_spots; i++) {
-    const spot *s = &g->spots[i];
-    switch (s->kind) {
-    case SPOT_INPUT: *s->where = (char *)inputs[s->index] + s->offset; break;
-    case SPOT_OUTPUT: *s->where = (char *)outputs[s->index] + s->offset; break;
-    case SPOT_SCRATCH: *s->where = (char *)(uintptr_t)c->scratch; break;
-    default: *s->where = (char *)fault;
-    }
-  }
-}
-
-static ml_status launch_all(const ml_program *g, ml_outcome *o) {
-  ml_cuda *c = ml_cuda_of(g->device);
-  for (size_t i = 0; i < g->n_launches; i++) {
-    const ml_cuda_launch *l = &g->launches[i];
-    void *params[] = {l->args};
-    if ((o->status = ml_flag_poll(&g->plan->engine->cancel)) != ML_OK) {
-      snprintf(o->text, sizeof o->text, o->status == ML_DEADLINE ? "the deadline has passed" : "cancelled");
-      return ML_OK;
-    }
-    o->began = true;
-    CU_TRY(g->device, "a launch",
-           LaunchKernel(l->function, l->grid_x, l->grid_y, 1, l->threads, 1, 1, 0, c->stream, params, NULL));
-  }
-  return ML_OK;
-}
-
-ml_status ml_cuda_submit(ml_device *d, ml_program *g, void *const *inputs, void *const *outputs, ml_ticket *out) {
-  ml_cuda *c = ml_cuda_of(d);
-  ML_TRY(ml_engine_check_process(d->engine));
-  ML_TRY(ml_cuda_enter(d));
-  const ml_ticket ticket = c->given + 1;
-  if (ticket > CU_RUNS && c->done < ticket - CU_RUNS) /* its place is taken by one that is not done */
-    ML_TRY(d->table->wait(d, ticket - CU_RUNS, NULL));
-  ml_cuda_run *run = &c->runs[ticket % CU_RUNS];
-  *run = (ml_cuda_run){.ticket = ticket, .fault = g->faults ? (int)(ticket % CU_RUNS) : -1};
-  cu_fault *fault = &c->faults[ticket % CU_RUNS];
-  if (g->faults) memset(fault, 0, sizeof *fault);
-  set_addresses(g, inputs, outputs, fault);
-  const ml_status status = launch_all(g, &run->outcome);
-  if (status != ML_OK) { /* some of it may have been given: it is a run that failed */
-    if (!run->outcome.began) return status;
-    run->outcome.status = status;
-    snprintf(run->outcome.text, sizeof run->outcome.text, "%s", ml_error_message());
-  }
-  return ml_cuda_give(d, (ml_cuda_flight){0}, out);
 }

@@ -2,13 +2,55 @@
 #ifndef ML_GPU_PROGRAM_H
 #define ML_GPU_PROGRAM_H
 
+#include "base/bump.h"
 #include "gpu/cuda.h"
 
 typedef struct ml_cuda_launch {
   CUfunction function;
-  unsigned grid_x, grid_y, threads;
+  unsigned grid_x, grid_y, threads, shared_bytes;
   void *args;
+  size_t step;      /* that it is a part of */
+  bool level;       /* it begins what waits for everything before it */
+  bool moved;       /* its arguments have changed since its node was made */
+  CUgraphNode node; /* in the program's graph */
 } ml_cuda_launch;
+
+/* An address that is known when a run begins. */
+typedef enum ml_cuda_spot_kind { ML_SPOT_INPUT, ML_SPOT_OUTPUT, ML_SPOT_SCRATCH } ml_cuda_spot_kind;
+typedef struct ml_cuda_spot {
+  char **where; /* in the arguments of a launch */
+  ml_cuda_spot_kind kind;
+  int index; /* of the input or output */
+  int64_t offset;
+  size_t launch;
+} ml_cuda_spot;
+
+/* An address of a constant. */
+typedef struct ml_cuda_constant {
+  char **where;
+  size_t offset;
+} ml_cuda_constant;
+
+struct ml_program {
+  ml_bump memory; /* of the program and all that it points at */
+  ml_device *device;
+  const ml_plan *plan;
+  ml_cuda_launch *launches;
+  size_t n_launches, launches_capacity;
+  ml_cuda_spot *spots;
+  size_t n_spots, spots_capacity;
+  ml_cuda_constant *constants;
+  size_t n_constants, constants_capacity;
+  char *bytes; /* of constants, on the host while lowering */
+  size_t n_bytes, bytes_capacity;
+  ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
+  bool faults;          /* a kernel may find some */
+  size_t step;          /* that is being lowered */
+  bool made;            /* the launch that was asked for last is one */
+  uint64_t runs;
+  CUgraphExec graph; /* from the second run on */
+  bool plain;        /* no graph could be made */
+};
 
 /* Threads of a block where elements have one each. */
 enum { CU_THREADS = 256 };
@@ -17,6 +59,8 @@ enum { CU_THREADS = 256 };
  * nobody. */
 void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t grid_x,
                          int64_t grid_y, int threads);
+/* The launch added last has so much shared memory of its own. */
+void ml_cuda_launch_shared(ml_program *g, size_t bytes);
 /* The same with a thread for each of `units`. */
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units);
 /* Puts the address of a value where kernels read it, in every run; NULL where value is -1. */
@@ -50,6 +94,9 @@ int ml_cuda_merge(int ndim, int64_t *shape, cu_operand *operands, int n);
 
 /* A launch that moves a value's elements to another of its shape (lower.c). */
 ml_status ml_cuda_move(ml_program *g, int to, int from);
+
+/* Which launches wait for those before them (run.c). */
+ml_status ml_cuda_find_levels(ml_program *g);
 
 typedef ml_status (*ml_cuda_lowerer)(ml_program *g, const ml_step *s);
 #define ML_CUDA_LOWER(X)                                                                                               \

@@ -91,8 +91,14 @@ static void run_block(void) {
   }
 }
 
-ENTRY cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
-                     void *, void **params, void **) {
+enum { SHARED_BYTES = 48 << 10 };
+static char *shared;
+extern "C" void *emulated_shared(void) { return shared; }
+
+ENTRY cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                     unsigned bytes, void *, void **params, void **) {
+  if (bytes > SHARED_BYTES) return INVALID;
+  if (!shared) shared = (char *)aligned_alloc(256, SHARED_BYTES);
   if (!gx || !gy || !gz || bx > MOST_THREADS || bx % WARP || by != 1 || bz != 1) return INVALID;
   if (!stacks) {
     stacks = (char *)mmap(NULL, (size_t)MOST_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
@@ -103,6 +109,7 @@ ENTRY cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx
   blockDim = {bx, 1, 1}, gridDim = {gx, gy, gz};
   for (unsigned y = 0; y < gy; y++) {
     for (unsigned x = 0; x < gx; x++) {
+      memset(shared, POISON, bytes);
       blockIdx = {x, y, 0};
       run_block();
     }
@@ -207,14 +214,81 @@ ENTRY cuMemUnmap(address p, size_t bytes) {
   return mprotect((void *)(uintptr_t)p, bytes, PROT_NONE) == 0 ? OK : INVALID;
 }
 
+ENTRY cuStreamWriteValue64_v2(void *, address at, uint64_t value, unsigned) {
+  memcpy((void *)(uintptr_t)at, &value, sizeof value);
+  return OK;
+}
+
 /* ---- kernels ---- */
 
 ENTRY cuModuleLoadData(void **module, const void *) { return *module = &nothing, OK; }
 ENTRY cuModuleUnload(void *) { return OK; }
-ENTRY cuModuleGetFunction(void **function, void *, const char *name) {
+static void *symbol(const char *name) {
   static void *self;
   Dl_info info;
   if (!self && dladdr((void *)cuInit, &info)) self = dlopen(info.dli_fname, RTLD_NOW | RTLD_LOCAL);
-  *function = self ? dlsym(self, name) : NULL;
-  return *function ? OK : NOT_FOUND;
+  return self ? dlsym(self, name) : NULL;
 }
+ENTRY cuModuleGetFunction(void **function, void *, const char *name) {
+  return *function = symbol(name), *function ? OK : NOT_FOUND;
+}
+
+/* ---- graphs: nodes are run in the order in which they were added, which is one that their edges allow ---- */
+
+struct node_params {
+  void *function;
+  unsigned gx, gy, gz, bx, by, bz, shared_bytes;
+  void **params, **extra;
+  void *kernel, *context;
+};
+struct node {
+  node_params p;
+  void *args, *args_of[1];
+};
+enum { MOST_NODES = 1 << 16 };
+struct graph {
+  size_t n;
+  node nodes[MOST_NODES];
+};
+
+static int take_params(node *n, const node_params *p) {
+  Dl_info info;
+  char name[128];
+  if (!dladdr(p->function, &info) || !info.dli_sname) return INVALID;
+  snprintf(name, sizeof name, "%s_bytes", info.dli_sname);
+  const size_t *bytes = (const size_t *)symbol(name);
+  if (!bytes) return INVALID;
+  n->p = *p;
+  n->args = realloc(n->args, *bytes);
+  memcpy(n->args, p->params[0], *bytes);
+  n->args_of[0] = n->args;
+  return OK;
+}
+
+ENTRY cuGraphCreate(graph **g, unsigned) {
+  *g = (graph *)mmap(NULL, sizeof **g, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return *g == MAP_FAILED ? NO_MEMORY : OK;
+}
+ENTRY cuGraphAddKernelNode_v2(node **out, graph *g, node *const *before, size_t n, const node_params *p) {
+  for (size_t i = 0; i < n; i++) {
+    if (before[i] < g->nodes || before[i] >= g->nodes + g->n) return INVALID;
+  }
+  *out = &g->nodes[g->n];
+  return g->n == MOST_NODES ? INVALID : take_params(&g->nodes[g->n++], p);
+}
+ENTRY cuGraphInstantiateWithFlags(graph **exec, graph *g, unsigned long long) { return *exec = g, OK; }
+ENTRY cuGraphExecKernelNodeSetParams_v2(graph *, node *n, const node_params *p) { return take_params(n, p); }
+ENTRY cuGraphLaunch(graph *g, void *stream) {
+  for (size_t i = 0; i < g->n; i++) {
+    const node_params *p = &g->nodes[i].p;
+    const int r = cuLaunchKernel(p->function, p->gx, p->gy, p->gz, p->bx, p->by, p->bz, p->shared_bytes, stream,
+                                 g->nodes[i].args_of, NULL);
+    if (r != OK) return r;
+  }
+  return OK;
+}
+ENTRY cuGraphExecDestroy(graph *g) {
+  for (size_t i = 0; i < g->n; i++) free(g->nodes[i].args);
+  return munmap(g, sizeof *g) == 0 ? OK : INVALID;
+}
+ENTRY cuGraphDestroy(graph *) { return OK; }

@@ -30,10 +30,16 @@ struct uint4 {
 #define __syncthreads emulated_barrier
 #define KERNEL(name, args)                                                                                             \
   static void name##_body(const args &t);                                                                              \
+  extern "C" {                                                                                                         \
+  __attribute__((visibility("default"))) size_t name##_bytes = sizeof(args);                                           \
+  }                                                                                                                    \
   extern "C" __attribute__((visibility("default"))) void name(const void *t) {                                         \
     name##_body(*(const args *)t);                                                                                     \
   }                                                                                                                    \
   static void name##_body(const args &t)
+
+extern "C" void *emulated_shared(void); /* of the launch's own size */
+#define DYNAMIC_SHARED(type, name) type *const name = (type *)emulated_shared()
 
 template <typename T> static inline T emulated_shuffle(T v, int by) {
   uint64_t bits = 0;
