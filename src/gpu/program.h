@@ -48,7 +48,8 @@ struct ml_program {
   size_t step;          /* that is being lowered */
   bool made;            /* the launch that was asked for last is one */
   uint64_t runs;
-  CUgraphExec graph; /* from the second run on */
+  CUgraph nodes;     /* from the second run on; by them the graph's arguments are changed */
+  CUgraphExec graph;
   bool plain;        /* no graph could be made */
 };
 

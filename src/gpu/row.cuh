@@ -203,15 +203,20 @@ template <typename GET> DEVICE void moments_block(partial *p, int64_t n, GET get
   p->k = block_join(sum, add_up()), p->at = block_join(squares, add_up());
 }
 
+// The mean, and squared distances from it: what rounding took from the mean is seen in the sum of the distances.
 template <typename GET> DEVICE void spread_block(partial *p, int dtype, int64_t n, GET get) {
-  double sum = 0, squares = 0;
+  double sum = 0, away = 0, squares = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += double_of(get(i), dtype) / (double)n;
   p->a = block_join(sum, add_up());
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
     const double x = double_of(get(i), dtype) - p->a;
-    squares += x * x;
+    away += x, squares += x * x;
   }
+  away = block_join(away, add_up());
   p->b = block_join(squares, add_up());
+  if (!(away - away == 0) || n == 0) return;
+  p->a += away / (double)n;
+  p->b -= away * away / (double)n;
 }
 
 template <typename GET> DEVICE void exponents_block(partial *p, int dtype, int64_t n, GET get) {

@@ -129,16 +129,12 @@ static ml_status add_nodes(ml_program *g, CUgraph graph, CUgraphNode *ends) {
 
 static ml_status make_graph(ml_program *g) {
   const ml_cuda_driver *v = &ml_cuda_of(g->device)->driver;
-  CUgraph graph;
   CUgraphNode *ends = ml_calloc(2 * g->n_launches, sizeof *ends);
   if (!ends) return ML_MEMORY;
-  ml_status status = ml_cuda_result(g->device, "a graph", v->GraphCreate(&graph, 0));
-  if (status == ML_OK) {
-    status = add_nodes(g, graph, ends);
-    if (status == ML_OK)
-      status = ml_cuda_result(g->device, "a graph's making", v->GraphInstantiate(&g->graph, graph, 0));
-    v->GraphDestroy(graph);
-  }
+  ml_status status = ml_cuda_result(g->device, "a graph", v->GraphCreate(&g->nodes, 0));
+  if (status == ML_OK) status = add_nodes(g, g->nodes, ends);
+  if (status == ML_OK)
+    status = ml_cuda_result(g->device, "a graph's making", v->GraphInstantiate(&g->graph, g->nodes, 0));
   ml_free(ends);
   return status;
 }
@@ -231,7 +227,10 @@ ml_status ml_cuda_submit(ml_device *d, ml_program *g, void *const *inputs, void 
 }
 
 void ml_cuda_drop(ml_device *d, ml_program *g) {
-  if (g->graph && ml_cuda_enter(d) == ML_OK) ml_cuda_of(d)->driver.GraphExecDestroy(g->graph);
+  if (g->nodes && ml_cuda_enter(d) == ML_OK) {
+    if (g->graph) ml_cuda_of(d)->driver.GraphExecDestroy(g->graph);
+    ml_cuda_of(d)->driver.GraphDestroy(g->nodes);
+  }
   if (g->chunk) g->chunk->holders--;
   ml_bump memory = g->memory; /* which holds the program too */
   ml_bump_free(&memory);

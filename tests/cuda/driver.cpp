@@ -277,7 +277,9 @@ ENTRY cuGraphAddKernelNode_v2(node **out, graph *g, node *const *before, size_t 
   return g->n == MOST_NODES ? INVALID : take_params(&g->nodes[g->n++], p);
 }
 ENTRY cuGraphInstantiateWithFlags(graph **exec, graph *g, unsigned long long) { return *exec = g, OK; }
-ENTRY cuGraphExecKernelNodeSetParams_v2(graph *, node *n, const node_params *p) { return take_params(n, p); }
+ENTRY cuGraphExecKernelNodeSetParams_v2(graph *g, node *n, const node_params *p) {
+  return n < g->nodes || n >= g->nodes + g->n ? INVALID : take_params(n, p);
+}
 ENTRY cuGraphLaunch(graph *g, void *stream) {
   for (size_t i = 0; i < g->n; i++) {
     const node_params *p = &g->nodes[i].p;
@@ -287,8 +289,8 @@ ENTRY cuGraphLaunch(graph *g, void *stream) {
   }
   return OK;
 }
-ENTRY cuGraphExecDestroy(graph *g) {
+ENTRY cuGraphExecDestroy(graph *) { return OK; }
+ENTRY cuGraphDestroy(graph *g) {
   for (size_t i = 0; i < g->n; i++) free(g->nodes[i].args);
   return munmap(g, sizeof *g) == 0 ? OK : INVALID;
 }
-ENTRY cuGraphDestroy(graph *) { return OK; }
