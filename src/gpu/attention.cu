@@ -15,7 +15,8 @@ enum { WARPS = 8, SHARE = 8, GROUPS = WARPS * WARP / SHARE }; // SHARE: lanes of
 
 KERNEL(cuda_rope_table, cu_rope_table_args) {
   for (int64_t i = thread_index(); i < t.batch * t.length * t.n; i += thread_count()) {
-    const int64_t u = i / t.n, k = i % t.n;
+    int64_t u = i;
+    const int64_t k = pop(&u, t.n);
     const float position = (float)(min64(FAR, load_int(t.start, t.start_dtype, u / t.length)) + u % t.length);
     const float angle = position * t.frequencies[k];
     t.out[u * 2 * t.n + k] = cosf(angle) * t.scale;
@@ -27,7 +28,8 @@ KERNEL(cuda_rope, cu_rope_args) {
   const cu_array &x = t.x, &o = t.out;
   const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3], n = t.table.shape[2] / 2, each = n + (d - 2 * n);
   for (int64_t i = thread_index(); i < x.shape[0] * H * T * each; i += thread_count()) {
-    const int64_t k = i % each, u = i / each, pos = u % T, h = u / T % H, b = u / T / H;
+    int64_t b = i;
+    const int64_t k = pop(&b, each), pos = pop(&b, T), h = pop(&b, H);
     const int64_t from = b * x.strides[0] + h * x.strides[1] + pos * x.strides[2],
                   to = b * o.strides[0] + h * o.strides[1] + pos * o.strides[2];
     if (k >= n) { // not rotated
@@ -49,7 +51,8 @@ KERNEL(cuda_cache_append, cu_append_args) {
   const cu_array &cache = t.cache, &x = t.x;
   const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3];
   for (int64_t i = thread_index(); i < x.shape[0] * H * T * d; i += thread_count()) {
-    const int64_t k = i % d, u = i / d, pos = u % T, h = u / T % H, b = u / T / H;
+    int64_t b = i;
+    const int64_t k = pop(&b, d), pos = pop(&b, T), h = pop(&b, H);
     if (pos >= vector_at(t.count, b)) continue;
     const int64_t slot = vector_at(t.slots, b), at = min64(FAR, vector_at(t.start, b)) + pos;
     const bool no_slot = slot < 0 || slot >= cache.shape[0];
@@ -75,7 +78,7 @@ DEVICE float exchange(float v, int by) {
 }
 
 // Four elements of a row from i on; those from n on are zero. `whole`: they lie at 16 bytes (of float16, at 8).
-DEVICE void load_four(const char *row, int dtype, int64_t i, int64_t n, bool whole, float *to) {
+DEVICE void load_four(const char *row, int dtype, int i, int64_t n, bool whole, float *to) {
   if (whole && dtype == ML_F32) {
     const float4 v = *(const float4 *)(row + i * 4);
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
@@ -129,8 +132,11 @@ struct row_keys {
 
 DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
   const cu_array &q = t.q, &k = t.k, &v = t.v;
-  const int64_t H = q.shape[1], T = q.shape[2], kv = unit / T % H / (H / k.shape[1]);
-  r->pos = unit % T, r->h = unit / T % H, r->b = unit / T / H;
+  const int64_t H = q.shape[1], T = q.shape[2];
+  r->b = unit, r->pos = pop(&r->b, T), r->h = pop(&r->b, H);
+  int64_t kv = r->h, group = H;
+  pop(&group, k.shape[1]); // query heads a KV head
+  pop(&kv, group);
   const int64_t slot_ = t.slots.data ? vector_at(t.slots, r->b) : r->b;
   if (slot_ < 0 || slot_ >= k.shape[0]) {
     if (threadIdx.x == 0) raise_fault(t.fault, CU_OP_attention, t.slots.dtype, slot_, k.shape[0]);
@@ -149,6 +155,28 @@ DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
   r->k = k.data + (slot_ * k.strides[0] + kv * k.strides[1]) * item_of(k.dtype);
   r->v = v.data + (slot_ * v.strides[0] + kv * v.strides[1]) * item_of(v.dtype);
   return true;
+}
+
+// A lane's part of a key and its value, and what the mask adds to the score.
+template <int PIECES> struct key_value {
+  bool sees;
+  float add, k[PIECES * 4], v[PIECES * 4];
+};
+
+template <int PIECES>
+DEVICE void load_key(const cu_attention_args &t, const row_keys &r, int64_t j, const char *key, const char *value,
+                     int own, bool k_whole, bool v_whole, key_value<PIECES> *o) {
+  o->sees = j < r.hi;
+  o->add = 0;
+  if (o->sees && t.mask.data) o->add = mask_at(t.mask, r.b, r.h, r.pos, j), o->sees = o->add != -INFINITY;
+#pragma unroll
+  for (int i = 0; i < PIECES * 4; i++) o->k[i] = o->v[i] = 0;
+  if (!o->sees) return;
+#pragma unroll
+  for (int i = 0; i < PIECES; i++) {
+    load_four(key, t.k.dtype, own + i * 4 * SHARE, t.k.shape[3], k_whole, o->k + i * 4);
+    load_four(value, t.v.dtype, own + i * 4 * SHARE, t.v.shape[3], v_whole, o->v + i * 4);
+  }
 }
 
 // PIECES: fours of a head's elements that a lane holds.
@@ -170,30 +198,25 @@ template <int PIECES> DEVICE void attend(const cu_attention_args &t) {
     for (int i = 0; i < PIECES; i++) load_four(query, q.dtype, own + i * 4 * SHARE, d, false, qs + i * 4);
     s.max = -INFINITY, s.sum = 0;
     for (int i = 0; i < PIECES * 4; i++) s.o[i] = 0;
-    const int64_t group = threadIdx.x / SHARE, first = r.lo + ((group - r.lo) % GROUPS + GROUPS) % GROUPS;
-    // All lanes of a warp go on together: those whose keys have ended take a key that counts for nothing.
+    // The group's first key, and how far it is to the next. All lanes of a warp go on together: those whose keys have
+    // ended take one that counts for nothing.
+    int64_t j = r.lo + (((int64_t)(threadIdx.x / SHARE) - r.lo) & (GROUPS - 1));
+    const int64_t k_item = item_of(k.dtype), v_item = item_of(v.dtype);
+    const char *key = r.k + j * k.strides[2] * k_item, *from = r.v + j * v.strides[2] * v_item;
+    key_value<PIECES> now, next;
+    load_key(t, r, j, key, from, own, k_whole, v_whole, &now);
     for (int64_t j0 = r.lo; j0 < r.hi; j0 += GROUPS) {
-      const int64_t j = first + (j0 - r.lo);
-      float add = 0, dot = 0, value[PIECES * 4];
-      bool sees = j < r.hi;
-      if (sees && t.mask.data) add = mask_at(t.mask, r.b, r.h, r.pos, j), sees = add != -INFINITY;
-      if (sees) {
-        const char *key = r.k + j * k.strides[2] * item_of(k.dtype), *from = r.v + j * v.strides[2] * item_of(v.dtype);
-        float ks[PIECES * 4];
+      j += GROUPS, key += GROUPS * k.strides[2] * k_item, from += GROUPS * v.strides[2] * v_item;
+      if (PIECES <= 4) load_key(t, r, j, key, from, own, k_whole, v_whole, &next); // while this one is worked on
+      float dot = 0;
 #pragma unroll
-        for (int i = 0; i < PIECES; i++) {
-          load_four(key, k.dtype, own + i * 4 * SHARE, d, k_whole, ks + i * 4);
-          load_four(from, v.dtype, own + i * 4 * SHARE, dv, v_whole, value + i * 4);
-        }
-#pragma unroll
-        for (int i = 0; i < PIECES * 4; i++) dot = fmaf(qs[i], ks[i], dot);
-      }
+      for (int i = 0; i < PIECES * 4; i++) dot = fmaf(qs[i], now.k[i], dot);
       for (int by = SHARE / 2; by > 0; by /= 2) dot += exchange(dot, by);
-      if (!sees) continue;
       float score = dot * t.scale;
       if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
-      any = 1;
-      take_key(&s, score + add, value);
+      if (now.sees) any = 1, take_key(&s, score + now.add, now.v);
+      if (PIECES <= 4) now = next;
+      else load_key(t, r, j, key, from, own, k_whole, v_whole, &now);
     }
     for (int by = SHARE; by < WARP; by *= 2) {
       const float other = exchange(s.max, by), other_sum = exchange(s.sum, by), max = other > s.max ? other : s.max;

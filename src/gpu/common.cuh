@@ -181,6 +181,18 @@ DEVICE void raise_fault(cu_fault *const *of_run, int op, int dtype, int64_t valu
 DEVICE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 DEVICE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// The remainder of *i by n, and *i becomes the quotient; both are 0 or more.
+DEVICE int64_t pop(int64_t *i, int64_t n) {
+  if (((*i | n) >> 32) == 0) {
+    const uint32_t a = (uint32_t)*i, b = (uint32_t)n, q = a / b;
+    *i = q;
+    return a - q * b;
+  }
+  const int64_t q = *i / n, rest = *i - q * n;
+  *i = q;
+  return rest;
+}
+
 DEVICE int64_t thread_index() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE int64_t thread_count() { return (int64_t)gridDim.x * blockDim.x; }
 

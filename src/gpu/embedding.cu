@@ -4,14 +4,15 @@
 #include "gpu/weights.cuh"
 
 template <int D> DEVICE void load_packed(const cu_embedding_args &t, int64_t id, int64_t k, float *w) {
-  const weight_row<D> row(t.weight, id, t.inputs);
-  row.load(k, t.inputs, w);
+  const weight_row<D> row(t.weight, id, (int)t.inputs);
+  row.load((uint32_t)k, (uint32_t)t.inputs, w);
 }
 
 KERNEL(cuda_embedding, cu_embedding_args) {
   const int64_t pieces = (t.inputs + 7) / 8;
   for (int64_t i = thread_index(); i < t.count * pieces; i += thread_count()) {
-    const int64_t at = i / pieces, k = i % pieces * 8, id = load_int(t.ids, t.ids_dtype, at);
+    int64_t at = i;
+    const int64_t k = pop(&at, pieces) * 8, id = load_int(t.ids, t.ids_dtype, at);
     float w[8];
     if (id < 0 || id >= t.rows) {
       raise_fault(t.fault, CU_OP_embedding, t.ids_dtype, id, t.rows);

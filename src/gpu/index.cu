@@ -38,7 +38,8 @@ KERNEL(cuda_take, cu_index_args) {
     return;
   }
   for (int64_t i = thread_index(); i < t.outer * t.count * t.inner; i += thread_count()) {
-    const int64_t k = i % t.inner, c = i / t.inner % t.count, o = i / t.inner / t.count, at = checked_index(t, c);
+    int64_t o = i;
+    const int64_t k = pop(&o, t.inner), c = pop(&o, t.count), at = checked_index(t, c);
     if (at >= 0) copy_item(t.out, i, t.x, (o * t.length + at) * t.inner + k, item);
   }
 }

@@ -20,15 +20,15 @@ struct inputs {
   bool whole; // eight at a time lie at 16 bytes
 };
 
-DEVICE void load_inputs(const cu_linears_args &t, const inputs &from_, int64_t row, int64_t k, float *x) {
-  const char *from = from_.x + row * from_.stride * item_of(from_.dtype);
-  if (from_.whole) {
+DEVICE void load_inputs(const inputs &in, int64_t row, uint32_t k, uint32_t K, float *x) {
+  const char *from = in.x + row * in.stride * item_of(in.dtype);
+  if (in.whole) {
     const float4 *p = (const float4 *)(from + k * 4);
     const float4 a = p[0], b = p[1];
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
     return;
   }
-  for (int i = 0; i < 8; i++) x[i] = k + i < t.K ? load_float(from, from_.dtype, k + i) : 0.0f;
+  for (int i = 0; i < 8; i++) x[i] = k + i < K ? load_float(from, in.dtype, k + i) : 0.0f;
 }
 
 // Products of rows first_row.. with columns first.. of a weight: each lane's own of them, row lane / COLUMNS, column lane
@@ -36,35 +36,34 @@ DEVICE void load_inputs(const cu_linears_args &t, const inputs &from_, int64_t r
 template <int D, int ROWS, int COLUMNS>
 DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *weight, int64_t N, int64_t first_row,
                       int64_t first) {
-  const int lane = threadIdx.x % WARP;
+  const uint32_t lane = threadIdx.x % WARP, K = (uint32_t)t.K;
   float sums[ROWS * COLUMNS];
 #pragma unroll
   for (int i = 0; i < ROWS * COLUMNS; i++) sums[i] = 0;
   if constexpr (COLUMNS == 1 && ROWS == 1) {
-    const weight_row<D> w(weight, first, t.K);
+    const weight_row<D> w(weight, first, K);
 #pragma unroll 4
-    for (int64_t k = lane * 8; k < t.K; k += WARP * 8) {
+    for (uint32_t k = lane * 8; k < K; k += WARP * 8) {
       float a[8], x[8];
-      w.load(k, t.K, a);
-      load_inputs(t, in, first_row, k, x);
+      w.load(k, K, a);
+      load_inputs(in, first_row, k, K, x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sums[0] = fmaf(x[i], a[i], sums[0]);
     }
     for (int by = WARP / 2; by > 0; by /= 2) sums[0] += shuffle(sums[0], by);
     return sums[0];
   } else {
-    for (int64_t k = lane * 8; k < (t.K + WARP * 8 - 1) / (WARP * 8) * (WARP * 8); k += WARP * 8) {
+    for (uint32_t k = lane * 8; k < K; k += WARP * 8) {
       float a[COLUMNS][8];
-      if (k >= t.K) break;
 #pragma unroll
       for (int c = 0; c < COLUMNS; c++) {
-        const weight_row<D> w(weight, min64(first + c, N - 1), t.K);
-        w.load(k, t.K, a[c]);
+        const weight_row<D> w(weight, min64(first + c, N - 1), K);
+        w.load(k, K, a[c]);
       }
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
         float x[8];
-        load_inputs(t, in, min64(first_row + r, t.M - 1), k, x);
+        load_inputs(in, min64(first_row + r, t.M - 1), k, K, x);
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
 #pragma unroll
@@ -88,9 +87,8 @@ DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *we
   }
 }
 
-DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, const float *products) {
+DEVICE void finish(const cu_unit &u, const cu_program *p, int64_t row, int64_t column, const float *products) {
   slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
-  const cu_program *p = u.program;
   for (int i = 0; i < u.n_weights; i++) {
     regs[i].u = 0, regs[i].f = products[i];
     if (p) regs[i] = round_slot(regs[i], p->input_dtypes[i]);
@@ -107,27 +105,31 @@ DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, const float *p
 }
 
 template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, const inputs &in) {
+  __shared__ uint64_t code[sizeof(cu_program) / 8]; // the program is on its way while products are made
   const int lane = threadIdx.x % WARP;
-  int64_t first = ((int64_t)blockIdx.x * LINEAR_WARPS + threadIdx.x / WARP) * COLUMNS;
+  int64_t block = blockIdx.x;
   int u = 0;
-  for (; u < t.n_units; u++) { // units follow each other, each from a warp's beginning on
-    const int64_t whole_columns = (t.units[u].outputs + COLUMNS - 1) / COLUMNS * COLUMNS;
-    if (first < whole_columns) break;
-    first -= whole_columns;
+  for (; u < t.n_units - 1; u++) { // units follow each other, each from a block's beginning on
+    const int64_t blocks = (t.units[u].outputs + LINEAR_WARPS * COLUMNS - 1) / (LINEAR_WARPS * COLUMNS);
+    if (block < blocks) break;
+    block -= blocks;
   }
-  if (u == t.n_units) return;
   const cu_unit &unit = t.units[u];
-  const int64_t first_row = (int64_t)blockIdx.y * ROWS;
+  if (unit.program && threadIdx.x < sizeof(cu_program) / 8)
+    code[threadIdx.x] = ((const uint64_t *)unit.program)[threadIdx.x];
+  const int64_t first_row = (int64_t)blockIdx.y * ROWS, first = (block * LINEAR_WARPS + threadIdx.x / WARP) * COLUMNS;
   float products[CU_UNIT_WEIGHTS] = {0, 0};
-  for (int i = 0; i < unit.n_weights; i++) {
+  for (int i = 0; i < unit.n_weights && first < unit.outputs; i++) {
 #define MULTIPLY(D)                                                                                                    \
   products[i] = multiply<D, ROWS, COLUMNS>(t, in, unit.weights[i], unit.outputs, first_row, first)
     FOR_PACKED(unit.dtypes[i], MULTIPLY)
   }
+  __syncthreads();
   // The lane's own product: the bits of its number from the highest on chose it.
   const int own = lane / (WARP / (ROWS * COLUMNS));
   const int64_t row = first_row + own / COLUMNS, column = first + own % COLUMNS;
-  if (lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs) finish(unit, row, column, products);
+  if (lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs)
+    finish(unit, unit.program ? (const cu_program *)code : NULL, row, column, products);
 }
 
 DEVICE inputs inputs_of(const cu_linears_args &t) {

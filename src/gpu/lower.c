@@ -156,7 +156,7 @@ ml_status ml_cuda_lower_rows(ml_program *g, const ml_step *s) {
 
 /* ---- reductions ---- */
 
-enum { CHUNK = 16384, PARTIAL_BYTES = 32 }; /* as gpu/reduce.cu has them */
+enum { CHUNK = 2048, PARTIAL_BYTES = 32 }; /* as gpu/row.cuh has them */
 
 ml_status ml_cuda_lower_reduce(ml_program *g, const ml_step *s) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]), *o = ml_cuda_value(g, s->outputs[0]);

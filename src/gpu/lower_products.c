@@ -43,9 +43,9 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
   const int64_t M = x->shape[0], rows = M == 1 ? 1 : M <= 4 ? 4 : 8, columns = M == 1 ? 1 : M <= 4 ? 2 : 4;
   const size_t bytes = (size_t)(M * x->shape[1]) * sizeof(float);
   enum { WARPS = 8, MOST_DOWN = 65535 }; /* as gpu/linears.cu has them, and a grid */
-  int64_t warps = 0;
+  int64_t blocks = 0;
   for (int u = 0; u < l->n_units; u++)
-    warps += (ml_cuda_value(g, s->inputs[l->units[u].weights[0]])->shape[0] + columns - 1) / columns;
+    blocks += (ml_cuda_value(g, s->inputs[l->units[u].weights[0]])->shape[0] + WARPS * columns - 1) / (WARPS * columns);
   if (M > MOST_DOWN * rows)
     return ml_fail(ML_LIMIT, "products of %lld rows: expected %lld at most", (long long)M, (long long)MOST_DOWN * rows);
   /* One row is normalised by who multiplies it. */
@@ -56,7 +56,7 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
                                           M == 1   ? "cuda_linears_1"
                                           : M <= 4 ? "cuda_linears_4"
                                                    : "cuda_linears_8",
-                                          sizeof *a, (warps + WARPS - 1) / WARPS, (M + rows - 1) / rows, WARPS * 32);
+                                          sizeof *a, blocks, (M + rows - 1) / rows, WARPS * 32);
   if (!a) return ML_MEMORY;
   a->M = M, a->K = x->shape[1], a->n_units = l->n_units;
   a->x_dtype = (int32_t)(before ? ML_F32 : x->dtype), a->x_stride = before ? x->shape[1] : x->strides[0];

@@ -76,13 +76,14 @@ KERNEL(cuda_matmul_f64, cu_matmul_args) {
 template <int D> DEVICE void multiply_transposed(const cu_matmul_args &t) {
   const int64_t across = (t.N + 7) / 8;
   for (int64_t i = thread_index(); i < t.M * across; i += thread_count()) {
-    const int64_t m = i / across, n = i % across * 8;
+    int64_t m = i;
+    const int64_t n = pop(&m, across) * 8;
     const char *y = t.a + offset_of(t.axes, t.shape, t.a_batch, m) * item_of(t.a_dtype);
     float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0}, w[8];
     for (int64_t k = 0; k < t.K; k++) {
       const float x = load_float(y, t.a_dtype, k * t.a_k);
-      const weight_row<D> row(t.b, k, t.N);
-      row.load(n, t.N, w);
+      const weight_row<D> row(t.b, k, (int)t.N);
+      row.load((uint32_t)n, (uint32_t)t.N, w);
 #pragma unroll
       for (int j = 0; j < 8; j++) sums[j] = fmaf(x, w[j], sums[j]);
     }

@@ -8,7 +8,8 @@
 
 enum { MOST_REGISTERS = CU_MOST_INPUTS + CU_MOST_CODE };
 
-template <typename T> DEVICE T modulo(T x, T y, T r) {
+// From r = fmod(x, y): the remainder that has the sign of y, and the quotient that goes with it.
+template <typename T> DEVICE T modulo(T y, T r) {
   T moved = (y < 0) != (r < 0) ? r + y : r;
   return r == 0 && y != 0 ? (T)copysign((T)0, y) : y == 0 ? r : moved;
 }
@@ -69,7 +70,7 @@ DEVICE_CALL float float_op(int op, float x, float y) {
   case CU_OP_mul: return x * y;
   case CU_OP_div: return x / y;
   case CU_OP_floordiv: return floor_divide(x, y, fmodf(x, y));
-  case CU_OP_mod: return modulo(x, y, fmodf(x, y));
+  case CU_OP_mod: return modulo(y, fmodf(x, y));
   case CU_OP_pow: return powf(x, y);
   case CU_OP_maximum: return x > y || x != x ? x : y;
   case CU_OP_minimum: return x < y || x != x ? x : y;
@@ -118,7 +119,7 @@ DEVICE_CALL double double_op(int op, double x, double y) {
   case CU_OP_mul: return x * y;
   case CU_OP_div: return x / y;
   case CU_OP_floordiv: return floor_divide(x, y, fmod(x, y));
-  case CU_OP_mod: return modulo(x, y, fmod(x, y));
+  case CU_OP_mod: return modulo(y, fmod(x, y));
   case CU_OP_pow: return pow(x, y);
   case CU_OP_maximum: return x > y || x != x ? x : y;
   case CU_OP_minimum: return x < y || x != x ? x : y;

@@ -5,8 +5,6 @@
 // the number of elements alone.
 #include "gpu/row.cuh"
 
-enum { CHUNK = 16384 };
-
 DEVICE slot reduced_element(const cu_reduce_args &t, const int64_t *base, int64_t i) {
   if (!t.has_program) {
     return load_slot(t.in[0].data, t.in[0].dtype,

@@ -8,10 +8,16 @@
 #include "gpu/program.cuh"
 
 enum { ROW_THREADS = 256, ROW_WARPS = ROW_THREADS / WARP };
+// Elements that a reduction takes at once: longer ones are joined of such parts, in order.
+enum { CHUNK = 2048 };
 
 struct partial {
-  double a, b;   // sum, product, sum of squares; mean and squared distances from it; max and sum of exponentials
-  int64_t k, at; // integers' sum, product, truth; key and index of the largest; halves of a sum of 128 bits
+  double a, b; // sum, product, sum of squares; mean less base, squared distances from it; max, sum of exponentials
+  union {
+    int64_t k;   // integers' sum, product, truth; key of the largest
+    double base; // of distances: beside it a mean loses no digits that they have
+  };
+  int64_t at; // index of the largest; upper half of a sum of 128 bits; sum of squares of bytes
 };
 
 DEVICE double shuffle(double v, int by) {
@@ -203,20 +209,20 @@ template <typename GET> DEVICE void moments_block(partial *p, int64_t n, GET get
   p->k = block_join(sum, add_up()), p->at = block_join(squares, add_up());
 }
 
-// The mean, and squared distances from it: what rounding took from the mean is seen in the sum of the distances.
+// Distances are taken from the mean as far as float64 has it, and corrected by what they themselves sum up to.
 template <typename GET> DEVICE void spread_block(partial *p, int dtype, int64_t n, GET get) {
   double sum = 0, away = 0, squares = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += double_of(get(i), dtype) / (double)n;
-  p->a = block_join(sum, add_up());
+  p->base = block_join(sum, add_up());
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const double x = double_of(get(i), dtype) - p->a;
+    const double x = double_of(get(i), dtype) - p->base;
     away += x, squares += x * x;
   }
   away = block_join(away, add_up());
   p->b = block_join(squares, add_up());
   if (!(away - away == 0) || n == 0) return;
-  p->a += away / (double)n;
-  p->b -= away * away / (double)n;
+  p->a = away / (double)n;
+  p->b -= away * p->a;
 }
 
 template <typename GET> DEVICE void exponents_block(partial *p, int dtype, int64_t n, GET get) {
@@ -239,7 +245,8 @@ template <typename GET> DEVICE void exponents_block(partial *p, int dtype, int64
 // thread gets it.
 template <typename GET> DEVICE partial reduce_block(const cu_row_op &op, int64_t n, int64_t first, GET get) {
   const bool floats = is_float(op.dtype);
-  partial p = {0, 0, 0, -1};
+  partial p;
+  p.a = p.b = 0, p.k = 0, p.at = -1;
   switch (op.op) {
   case CU_OP_max:
   case CU_OP_min:
@@ -306,7 +313,7 @@ DEVICE void join_partial(partial *p, int64_t count, const partial &next, int64_t
       p->k += next.k, p->at += next.at;
       return;
     }
-    const double all = (double)(count + next_count), away = next.a - p->a;
+    const double all = (double)(count + next_count), away = next.base - p->base + (next.a - p->a);
     p->a += away * ((double)next_count / all);
     p->b += next.b + away * away * ((double)count * (double)next_count / all);
     return;
@@ -327,6 +334,17 @@ DEVICE void join_partial(partial *p, int64_t count, const partial &next, int64_t
     p->k = (int64_t)((uint64_t)p->k + (uint64_t)next.k);
     p->at += next.at;
   }
+}
+
+// A whole row's.
+template <typename GET> DEVICE partial reduce_row(const cu_row_op &op, int64_t n, GET get) {
+  partial p = reduce_block(op, min64(n, CHUNK), 0, get);
+  for (int64_t at = CHUNK; at < n; at += CHUNK) {
+    const int64_t m = min64(n - at, CHUNK);
+    const partial next = reduce_block(op, m, at, [&](int64_t i) { return get(at + i); });
+    join_partial(&p, at, next, m, op);
+  }
+  return p;
 }
 
 DEVICE slot finish_partial(const partial &p, const cu_row_op &op, int64_t count) {

@@ -72,7 +72,7 @@ DEVICE void run_row_op(const row_run &r, const cu_row_stage &s) {
   case CU_OP_log_softmax: softmax_row<float>(s.op.op == CU_OP_log_softmax, n, get, put); return;
   default: break;
   }
-  const partial p = reduce_block(s.op, n, 0, [&](int64_t i) { return get_register(r, s.inputs[0], i); });
+  const partial p = reduce_row(s.op, n, [&](int64_t i) { return get_register(r, s.inputs[0], i); });
   if (threadIdx.x == 0) put_register(r, to, 0, finish_partial(p, s.op, n));
 }
 

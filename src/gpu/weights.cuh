@@ -27,9 +27,9 @@ template <int D> struct format {
 template <int D> struct weight_row {
   const uint8_t *codes, *high, *scales, *d; // fields of its first block; floats: codes alone
 
-  DEVICE_MEMBER weight_row(const char *packed, int64_t row, int64_t K) {
+  DEVICE_MEMBER weight_row(const char *packed, int64_t row, int K) {
     typedef format<D> F;
-    const int64_t blocks = K / F::block, r = row % CU_GROUP;
+    const int64_t blocks = (uint32_t)K / F::block, r = row % CU_GROUP;
     const uint8_t *group = (const uint8_t *)packed + row / CU_GROUP * CU_GROUP * blocks * F::bytes;
     const int64_t of_field = CU_GROUP * blocks;
     high = scales = d = group;
@@ -48,10 +48,10 @@ template <int D> struct weight_row {
   }
 
   // Inputs k..k+7, k a multiple of 8; of floats those before K.
-  DEVICE_MEMBER void load(int64_t k, int64_t K, float *w) const;
+  DEVICE_MEMBER void load(uint32_t k, uint32_t K, float *w) const;
 };
 
-DEVICE float half_at(const uint8_t *p, int64_t i) { return f16_float(((const uint16_t *)p)[i]); }
+DEVICE float half_at(const uint8_t *p, uint32_t i) { return f16_float(((const uint16_t *)p)[i]); }
 DEVICE uint64_t eight_bytes(const uint8_t *p) { return *(const uint64_t *)p; }
 
 // Scale and minimum s of a K block from its 12 bytes.
@@ -60,7 +60,7 @@ DEVICE void k_scale(const uint8_t *p, int s, int *scale, int *min) {
   else *scale = (p[s + 4] & 15) | p[s - 4] >> 6 << 4, *min = p[s + 4] >> 4 | p[s] >> 6 << 4;
 }
 
-template <int D> DEVICE_MEMBER void weight_row<D>::load(int64_t k, int64_t K, float *w) const {
+template <int D> DEVICE_MEMBER void weight_row<D>::load(uint32_t k, uint32_t K, float *w) const {
   typedef format<D> F;
   if constexpr (F::floats) {
     if (k + 8 <= K && K % 8 == 0) { // rows begin at 16 bytes
@@ -87,7 +87,7 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(int64_t k, int64_t K, fl
 #pragma unroll
     for (int i = 0; i < 8; i++) w[i] = s * (float)(int8_t)(q >> 8 * i);
   } else if constexpr (F::block == 32) {
-    const int64_t b = k / 32;
+    const uint32_t b = k / 32;
     const int j = (int)(k % 32), up = j >= 16 ? 4 : 0;
     const uint64_t q = eight_bytes(codes + b * 16 + j % 16) >> up;
     const bool has_min = D == ML_Q4_1 || D == ML_Q5_1;
@@ -102,7 +102,7 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(int64_t k, int64_t K, fl
       if (has_min) w[i] += m;
     }
   } else if constexpr (D == ML_Q6_K) {
-    const int64_t b = k / 256;
+    const uint32_t b = k / 256;
     const int j = (int)(k % 256), half = j / 128, c = j % 128 / 32, l = j % 32;
     const uint64_t q = eight_bytes(codes + b * 128 + half * 64 + c % 2 * 32 + l) >> (c < 2 ? 0 : 4);
     const uint64_t h = eight_bytes(high + b * 64 + half * 32 + l) >> 2 * c;
@@ -110,7 +110,7 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(int64_t k, int64_t K, fl
 #pragma unroll
     for (int i = 0; i < 8; i++) w[i] = s * (float)((int)((q >> 8 * i & 15) | (h >> 8 * i & 3) << 4) - 32);
   } else { // Q4_K, Q5_K
-    const int64_t b = k / 256;
+    const uint32_t b = k / 256;
     const int j = (int)(k % 256), s = j / 32, l = j % 32;
     const uint64_t q = eight_bytes(codes + b * 128 + s / 2 * 32 + l) >> (s & 1 ? 4 : 0);
     uint64_t h = 0;

@@ -33,9 +33,7 @@ struct uint4 {
   extern "C" {                                                                                                         \
   __attribute__((visibility("default"))) size_t name##_bytes = sizeof(args);                                           \
   }                                                                                                                    \
-  extern "C" __attribute__((visibility("default"))) void name(const void *t) {                                         \
-    name##_body(*(const args *)t);                                                                                     \
-  }                                                                                                                    \
+  extern "C" __attribute__((visibility("default"))) void name(const void *t) { name##_body(*(const args *)t); }        \
   static void name##_body(const args &t)
 
 extern "C" void *emulated_shared(void); /* of the launch's own size */
