@@ -1,6 +1,7 @@
 /* lower_products.c: products, look-ups in weights, and what attention is made of, as launches. */
 #include "gpu/program.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---- products with packed weights ---- */
@@ -182,20 +183,17 @@ ml_status ml_cuda_lower_cache_append(ml_program *g, const ml_step *s) {
   return ml_cuda_put_faults(g, &a->fault);
 }
 
-ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
-  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *v = ml_cuda_value(g, s->inputs[2]);
-  const int64_t widest = q->shape[3] > v->shape[3] ? q->shape[3] : v->shape[3], each = (widest + 31) / 32;
-  enum { THREADS = 256 }; /* gpu/attention.cu's warps */
-  if (each > 32)
-    return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
-  cu_attention_args *a = ml_cuda_launch_add(g, "attention",
-                                            each <= 1   ? "cuda_attention_1"
-                                            : each <= 2 ? "cuda_attention_2"
-                                            : each <= 4 ? "cuda_attention_4"
-                                            : each <= 8 ? "cuda_attention_8"
-                                                        : "cuda_attention_32",
-                                            sizeof *a, q->shape[0] * q->shape[1] * q->shape[2], 1, THREADS);
-  if (!a) return ML_MEMORY;
+/* Whether all heads of keys or values lie at whole groups of four elements, and fill the lanes that share them. */
+static bool lies_whole(const ml_program *g, const ml_step *s, int input) {
+  const ml_value *v = ml_cuda_value(g, s->inputs[input]);
+  const ml_storage *place = &g->plan->storages[v->storage];
+  const bool known = place->place == ML_PLACE_ARENA || place->place == ML_PLACE_TENSOR; /* others begin anywhere */
+  bool whole = known && v->shape[3] % 32 == 0 && (v->offset + (int64_t)place->offset) % 16 == 0;
+  for (int d = 0; d < 3; d++) whole = whole && v->strides[d] % 4 == 0;
+  return whole;
+}
+
+static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_args *a) {
   a->scale = (float)s->attrs->attention.scale, a->softcap = (float)s->attrs->attention.softcap;
   a->causal = s->attrs->attention.causal != 0, a->window = s->attrs->attention.window;
   ML_TRY(ml_cuda_array(g, s->inputs[0], &a->q));
@@ -209,4 +207,36 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   ML_TRY(ml_cuda_array(g, s->outputs[0], &a->out));
   ML_TRY(ml_cuda_tail(g, s, &a->tail));
   return ml_cuda_put_faults(g, &a->fault);
+}
+
+ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
+                 *v = ml_cuda_value(g, s->inputs[2]);
+  const int64_t widest = q->shape[3] > v->shape[3] ? q->shape[3] : v->shape[3], each = (widest + 31) / 32;
+  const int64_t rows = q->shape[0] * q->shape[1] * q->shape[2];
+  enum { THREADS = 256, SEGMENT = 256, BEFORE_VALUES = 3 }; /* as gpu/attention.cu has them */
+  char kernel[32];
+  if (each > 32)
+    return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
+  const int pieces = each <= 1 ? 1 : each <= 2 ? 2 : each <= 4 ? 4 : each <= 8 ? 8 : 32;
+  const bool whole = pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1) && lies_whole(g, s, 2);
+  snprintf(kernel, sizeof kernel, "cuda_attention_%d%s", pieces,
+           whole && k->dtype == ML_F32   ? "_f32"
+           : whole && k->dtype == ML_F16 ? "_f16"
+                                         : "");
+  /* Few rows of many keys: each block takes a part of them. */
+  int64_t segments = (k->shape[2] + SEGMENT - 1) / SEGMENT;
+  if (segments < 2 || rows >= 2 * (int64_t)ml_cuda_multiprocessors(g) || segments > 65535) segments = 0;
+  cu_attention_args *a = ml_cuda_launch_add(g, "attention", kernel, sizeof *a, rows, segments ? segments : 1, THREADS);
+  if (!a) return ML_MEMORY;
+  ML_TRY(attention_args(g, s, a));
+  a->segments = segments;
+  if (!segments) return ML_OK;
+  const size_t bytes = (size_t)(rows * segments * (BEFORE_VALUES + v->shape[3])) * sizeof(float);
+  ML_TRY(ml_cuda_put_scratch(g, bytes, &a->parts));
+  cu_attention_args *join = ml_cuda_launch_add(g, "attention", "cuda_attention_join", sizeof *join, rows, 1, THREADS);
+  if (!join) return ML_MEMORY;
+  ML_TRY(attention_args(g, s, join));
+  join->segments = segments;
+  return ml_cuda_put_scratch(g, bytes, &join->parts);
 }

@@ -208,7 +208,8 @@ typedef struct cu_attention_args {
   cu_vector slots, start, count, sinks;
   float scale, softcap;
   int32_t causal, pad;
-  int64_t window;
+  int64_t window, segments; /* segments: 0, or so many parts of a row's keys are taken apart and joined later */
+  float *parts;
   cu_tail tail;
   cu_fault *const *fault;
 } cu_attention_args;
