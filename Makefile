@@ -66,7 +66,7 @@ LIB_SRC  := $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 ISA_SRC  := $(sort $(wildcard src/tensor/cpu/isa/*.c src/tensor/cpu/isa/*/*.c))
 LUA_SRC  := $(shell find lua -name '*.lua' 2>/dev/null | LC_ALL=C sort)
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/obj/%.o) $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/obj/%.$(i).o)) \
-            $(BUILD)/obj/embedded_lua.o
+            $(BUILD)/obj/embedded_lua.o $(BUILD)/obj/gpu_images.o
 LIBRARIES := $(BUILD)/libmoonlet.a $(BUILD)/libmoonlet.so $(BUILD)/moonlet.so
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
 
@@ -106,6 +106,8 @@ $(BUILD)/embedded_lua.c: tools/embed.lua $(LUA_SRC) $(BUILD)/lua_files $(BUILD)/
 $(BUILD)/obj/embedded_lua.o: $(BUILD)/embedded_lua.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call run,cc)$(COMPILE) -c $< -o $@
+
+include mk/gpu.mk
 
 $(BUILD)/libmoonlet.a: $(LIB_OBJ) $(BUILD)/objects
 	$(call run,ar)rm -f $@ && $(AR) rcs $@ $(LIB_OBJ)

@@ -6,8 +6,8 @@ MEANING    := $(patsubst %,tests/lua/test_%.lua, \
   affine arithmetic compile dtypes experts fn layouts plans random scope state tensor)
 # And on a device that behaves like a GPU, with what several devices mean.
 ON_TWIN    := $(MEANING) $(foreach f,devices generate session,tests/lua/test_$(f).lua)
-TEST_FILES := $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) \
-  $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) $(ON_TWIN:%=%@twin) $(sort $(wildcard tests/test_*.sh))
+TEST_FILES  = $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) \
+  $(ON_TWIN:%=%@twin) $(if $(EMULATED),$(ON_EMULATED)) $(sort $(wildcard tests/test_*.sh))
 
 # Seconds a test file may take, and how many run at once (more than one disturbs the tests that measure time).
 TEST_TIMEOUT ?= 600
@@ -30,6 +30,28 @@ $(TWIN): tests/twin/twin.c $(BUILD)/libmoonlet.a $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call run,cc)$(COMPILE) -shared $< -o $@ $(ALL_LDFLAGS) $(BUILD)/libmoonlet.a $(LIBS)
 
+# The kernels of GPUs run by the processor, for tests: a libcuda.so.1 of our own, and the command with the table of
+# kernels that stands for nvcc's. Where there is no C++ compiler, neither.
+HAS_CXX  := $(shell command -v $(CXX) 2>/dev/null)
+EMULATED := $(if $(HAS_CXX),$(BUILD)/tests/cuda/libcuda.so.1 $(BUILD)/tests/cuda/moonlet)
+EMULATED_OBJ := $(patsubst src/gpu/%.cu,$(BUILD)/tests/cuda/%.o,$(wildcard src/gpu/*.cu)) $(BUILD)/tests/cuda/driver.o
+EMULATE   = $(CXX) -std=c++17 -O1 -g -fPIC -ffp-contract=off -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas \
+            $(if $(WERROR),-Werror) -Isrc -Itests/cuda -MMD -MP
+$(BUILD)/tests/cuda/%.o: src/gpu/%.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,c++)$(EMULATE) -x c++ -c $< -o $@
+$(BUILD)/tests/cuda/%.o: tests/cuda/%.cpp $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,c++)$(EMULATE) -c $< -o $@
+$(BUILD)/tests/cuda/libcuda.so.1: $(EMULATED_OBJ)
+	$(call run,link)$(CXX) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -ldl
+$(BUILD)/tests/cuda/images.o: tests/cuda/images.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call run,cc)$(COMPILE) -c $< -o $@
+$(BUILD)/tests/cuda/moonlet: $(BUILD)/obj/repl.o $(BUILD)/tests/cuda/images.o $(LIB_OBJ)
+	$(call run,link)$(CC) $(ALL_LDFLAGS) -o $@ $(filter-out %/gpu_images.o,$^) -lreadline $(LUA_LIBS) $(LIBS)
+-include $(EMULATED_OBJ:.o=.d)
+
 # Under ThreadSanitizer: what it has to know of Lua.
 PRELOAD := $(if $(findstring thread,$(SANITIZE)),$(BUILD)/tests/tools/tsan_longjmp.so)
 $(BUILD)/tests/tools/tsan_longjmp.so: tests/tools/tsan_longjmp.c
@@ -39,7 +61,7 @@ $(BUILD)/tests/tools/tsan_longjmp.so: tests/tools/tsan_longjmp.c
 .PHONY: test test-build test-run
 test: ready  ## build, run all tests, close with `N passed, N failed`
 	$(SUBMAKE) test-run
-test-build: all examples $(C_TESTS) $(TWIN)
+test-build: all examples $(C_TESTS) $(TWIN) $(EMULATED)
 test-run: test-build $(PRELOAD)
 	@$(if $(PRELOAD),LD_PRELOAD='$(abspath $(PRELOAD))') BUILD='$(BUILD)' CC='$(CC)' LUA='$(LUA)' SANITIZE='$(SANITIZE)' \
 	  TEST_TIMEOUT='$(TEST_TIMEOUT)' TEST_JOBS='$(TEST_JOBS)' ONLY='$(ONLY)' $(LUA) tools/run_tests.lua $(TEST_FILES)
@@ -54,6 +76,13 @@ check-twin: ready  ## all Lua tests, 10,000 programs and 300 generations on a de
 	PROGRAMS=$${PROGRAMS-10000} $(AS_TWIN) tests/checks/programs.lua run
 	GENERATIONS=$${GENERATIONS-300} $(AS_TWIN) tests/checks/endurance.lua
 AS_TWIN = MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY='$(abspath $(TWIN))' BUILD='$(BUILD)' $(BUILD)/moonlet
+
+# What the processor makes of the kernels in an acceptable time; all of them on a real GPU.
+ON_EMULATED := $(foreach f,compile fn layouts state tensor,tests/lua/test_$(f).lua@emulated)
+CUDA_FILES  := $(TWIN_FILES:%@twin=%@cuda)
+.PHONY: check-cuda
+check-cuda: ready  ## all Lua tests on the first GPU
+	$(SUBMAKE) test-run TEST_FILES='$(CUDA_FILES)'
 
 # The same tests under sanitizers, real models left out: these take minutes there and touch no other code.
 .PHONY: check-asan check-tsan

@@ -1,7 +1,8 @@
 -- run_tests.lua FILE...: runs test files and adds up what they say. `make test` calls it.
 --
 -- A test file is a compiled C program, a .lua file (run by the moonlet command; FILE.lua@ISA with this instruction set,
--- or skipped where the processor lacks it; FILE.lua@twin on the device of tests/twin) or a .sh file. It prints lines
+-- or skipped where the processor lacks it; FILE.lua@twin on the device of tests/twin, FILE.lua@cuda on the first GPU,
+-- FILE.lua@emulated on the GPU that tests/cuda makes of the processor) or a .sh file. It prints lines
 -- `ok - name`, `not ok - name: why`, `skip - name: why`, whatever else it likes, and exits with 0 when nothing failed.
 -- A file that crashes, runs past its time, exits with another status without saying what failed, or says nothing at all
 -- counts as one failure more. The last line printed here is `N passed, N failed`, with `, N skipped` behind when there
@@ -22,22 +23,29 @@ end
 
 -- What a command has in its environment to run there: with an instruction set, or on the tests' own device.
 local function environment_of(where)
+  if where == "cuda" then return "MOONLET_DEVICE=cuda" end
+  if where == "emulated" then
+    return ('MOONLET_DEVICE=cuda LD_LIBRARY_PATH="$(realpath %s/tests/cuda)"'):format(quote(build))
+  end
   if where ~= "twin" then return "MOONLET_ISA=" .. quote(where) end
   return ('MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY="$(realpath %s/tests/twin.so)"'):format(quote(build))
 end
 
+-- The command that runs a script there.
+local function moonlet_of(where) return build .. (where == "emulated" and "/tests/cuda" or "") .. "/moonlet" end
+
 local has = {} -- what was asked for
 local function has_place(where)
   if has[where] == nil then
-    has[where] = os.execute(("%s %s/moonlet -e '' 2>/dev/null"):format(environment_of(where), build)) == true
+    has[where] = os.execute(("%s %s -e '' 2>/dev/null"):format(environment_of(where), moonlet_of(where))) == true
   end
   return has[where]
 end
 
 local function command_of(path)
   local file, where = path:match "^(.*%.lua)@(.*)$"
-  if where and not has_place(where) then return ("echo 'skip - %s: this processor lacks it'"):format(where) end
-  if where then return ("env %s %s"):format(environment_of(where), command_of(file)) end
+  if where and not has_place(where) then return ("echo 'skip - %s: this machine lacks it'"):format(where) end
+  if where then return ("env %s %s %s"):format(environment_of(where), moonlet_of(where), quote(file)) end
   if path:find "%.lua$" then return build .. "/moonlet " .. quote(path) end
   if path:find "%.sh$" then return "sh " .. quote(path) end
   return quote(path)

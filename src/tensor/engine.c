@@ -1,12 +1,14 @@
 /* engine.c: opening and closing an engine. */
 #include "tensor/engine.h"
 
+#include "gpu/gpu.h"
 #include "tensor/arena.h"
 #include "tensor/ops.h"
 #include "tensor/queue.h"
 #include "tensor/state.h"
 
 #include <dlfcn.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -89,10 +91,24 @@ ml_status ml_engine_set_threads(ml_engine *e, int threads) {
   return ML_OK;
 }
 
+/* GPUs are opened when somebody first asks for them. */
+static ml_device *open_gpu(ml_engine *e, int index, const char *name) {
+  ml_device *d;
+  if (e->n_devices == ML_MAX_DEVICES)
+    ml_fail(ML_LIMIT, "device \"%s\": %d devices are open already", name, e->n_devices);
+  else if (ml_gpu_device_open(e, index, &d) == ML_OK) return e->devices[e->n_devices++] = d;
+  return NULL;
+}
+
 ml_device *ml_engine_device(ml_engine *e, const char *name) {
+  char full[32];
+  int gpu;
+  const bool is_gpu = ml_gpu_named(name, &gpu);
+  snprintf(full, sizeof full, "cuda:%d", gpu);
   for (int i = 0; i < e->n_devices; i++) {
-    if (strcmp(e->devices[i]->name, name) == 0) return e->devices[i];
+    if (strcmp(e->devices[i]->name, is_gpu ? full : name) == 0) return e->devices[i];
   }
+  if (is_gpu) return open_gpu(e, gpu, name);
   ml_fail(ML_NOT_FOUND, "device \"%s\": this process has no such device", name);
   return NULL;
 }

@@ -1,0 +1,143 @@
+// weights.cuh: packed weights, eight inputs of a row at a time.
+//
+// Rows lie in groups of CU_GROUP. In a group the fields of a block format follow each other, each [row][block][bytes],
+// in the order of gpu/weights.c. So the lanes of a warp, which take eight inputs each, read side by side.
+#ifndef ML_GPU_WEIGHTS_CUH
+#define ML_GPU_WEIGHTS_CUH
+
+#include "gpu/common.cuh"
+
+template <int D> struct format {
+  static constexpr bool floats = D == ML_F32 || D == ML_F16 || D == ML_BF16;
+  static constexpr int block = floats ? 1 : D == ML_Q4_K || D == ML_Q5_K || D == ML_Q6_K ? 256 : 32;
+  static constexpr int bytes = D == ML_F32    ? 4
+                               : floats       ? 2
+                               : D == ML_Q4_0 ? 18
+                               : D == ML_Q4_1 ? 20
+                               : D == ML_Q5_0 ? 22
+                               : D == ML_Q5_1 ? 24
+                               : D == ML_Q8_0 ? 34
+                               : D == ML_Q4_K ? 144
+                               : D == ML_Q5_K ? 176
+                                              : 210;
+  static constexpr int codes = D == ML_Q8_0 ? 32 : block == 32 ? 16 : 128; // bytes of the first field
+};
+
+// One row of a packed weight.
+template <int D> struct weight_row {
+  const uint8_t *codes, *high, *scales, *d; // fields of its first block; floats: codes alone
+
+  DEVICE_MEMBER weight_row(const char *packed, int64_t row, int K) {
+    typedef format<D> F;
+    const int64_t blocks = (uint32_t)K / F::block, r = row % CU_GROUP;
+    const uint8_t *group = (const uint8_t *)packed + row / CU_GROUP * CU_GROUP * blocks * F::bytes;
+    const int64_t of_field = CU_GROUP * blocks;
+    high = scales = d = group;
+    if (F::floats) {
+      codes = group + r * K * F::bytes;
+      return;
+    }
+    codes = group + r * blocks * F::codes;
+    const uint8_t *next = group + of_field * F::codes;
+    constexpr int high_bytes = D == ML_Q5_0 || D == ML_Q5_1 ? 4 : D == ML_Q5_K ? 32 : D == ML_Q6_K ? 64 : 0;
+    constexpr int scale_bytes = D == ML_Q4_K || D == ML_Q5_K ? 12 : D == ML_Q6_K ? 16 : 0;
+    constexpr int d_bytes = D == ML_Q4_0 || D == ML_Q5_0 || D == ML_Q8_0 || D == ML_Q6_K ? 2 : 4;
+    high = next + r * blocks * high_bytes, next += of_field * high_bytes;
+    scales = next + r * blocks * scale_bytes, next += of_field * scale_bytes;
+    d = next + r * blocks * d_bytes;
+  }
+
+  // Inputs k..k+7, k a multiple of 8; of floats those before K.
+  DEVICE_MEMBER void load(uint32_t k, uint32_t K, float *w) const;
+};
+
+DEVICE float half_at(const uint8_t *p, uint32_t i) { return f16_float(((const uint16_t *)p)[i]); }
+DEVICE uint64_t eight_bytes(const uint8_t *p) { return *(const uint64_t *)p; }
+
+// Scale and minimum s of a K block from its 12 bytes.
+DEVICE void k_scale(const uint8_t *p, int s, int *scale, int *min) {
+  if (s < 4) *scale = p[s] & 63, *min = p[s + 4] & 63;
+  else *scale = (p[s + 4] & 15) | p[s - 4] >> 6 << 4, *min = p[s + 4] >> 4 | p[s] >> 6 << 4;
+}
+
+template <int D> DEVICE_MEMBER void weight_row<D>::load(uint32_t k, uint32_t K, float *w) const {
+  typedef format<D> F;
+  if constexpr (F::floats) {
+    if (k + 8 <= K && K % 8 == 0) { // rows begin at 16 bytes
+      if constexpr (D == ML_F32) {
+        const float4 *p = (const float4 *)(codes + k * 4);
+        const float4 a = p[0], b = p[1];
+        w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+      } else {
+        const uint4 a = *(const uint4 *)(codes + k * 2);
+        const uint32_t words[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const uint16_t low = (uint16_t)words[i], high16 = (uint16_t)(words[i] >> 16);
+          w[2 * i] = D == ML_F16 ? f16_float(low) : bf16_float(low);
+          w[2 * i + 1] = D == ML_F16 ? f16_float(high16) : bf16_float(high16);
+        }
+      }
+      return;
+    }
+    for (int i = 0; i < 8; i++) w[i] = k + i < K ? load_float((const char *)codes, D, k + i) : 0.0f;
+  } else if constexpr (D == ML_Q8_0) {
+    const float s = half_at(d, k / 32);
+    const uint64_t q = eight_bytes(codes + k);
+#pragma unroll
+    for (int i = 0; i < 8; i++) w[i] = s * (float)(int8_t)(q >> 8 * i);
+  } else if constexpr (F::block == 32) {
+    const uint32_t b = k / 32;
+    const int j = (int)(k % 32), up = j >= 16 ? 4 : 0;
+    const uint64_t q = eight_bytes(codes + b * 16 + j % 16) >> up;
+    const bool has_min = D == ML_Q4_1 || D == ML_Q5_1;
+    const float s = half_at(d, has_min ? 2 * b : b), m = has_min ? half_at(d, 2 * b + 1) : 0.0f;
+    uint32_t fifth = 0;
+    if (D == ML_Q5_0 || D == ML_Q5_1) fifth = ((const uint32_t *)high)[b] >> j;
+    const int zero = D == ML_Q4_0 ? 8 : D == ML_Q5_0 ? 16 : 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int code = (int)(q >> 8 * i & 15) | (int)(fifth >> i & 1) << 4;
+      w[i] = s * (float)(code - zero);
+      if (has_min) w[i] += m;
+    }
+  } else if constexpr (D == ML_Q6_K) {
+    const uint32_t b = k / 256;
+    const int j = (int)(k % 256), half = j / 128, c = j % 128 / 32, l = j % 32;
+    const uint64_t q = eight_bytes(codes + b * 128 + half * 64 + c % 2 * 32 + l) >> (c < 2 ? 0 : 4);
+    const uint64_t h = eight_bytes(high + b * 64 + half * 32 + l) >> 2 * c;
+    const float s = half_at(d, b) * (float)(int8_t)scales[b * 16 + j / 16];
+#pragma unroll
+    for (int i = 0; i < 8; i++) w[i] = s * (float)((int)((q >> 8 * i & 15) | (h >> 8 * i & 3) << 4) - 32);
+  } else { // Q4_K, Q5_K
+    const uint32_t b = k / 256;
+    const int j = (int)(k % 256), s = j / 32, l = j % 32;
+    const uint64_t q = eight_bytes(codes + b * 128 + s / 2 * 32 + l) >> (s & 1 ? 4 : 0);
+    uint64_t h = 0;
+    if (D == ML_Q5_K) h = eight_bytes(high + b * 32 + l) >> s;
+    int scale, min;
+    k_scale(scales + b * 12, s, &scale, &min);
+    const float by = half_at(d, 2 * b) * (float)scale, less = half_at(d, 2 * b + 1) * (float)min;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      w[i] = by * (float)(int)((q >> 8 * i & 15) | (D == ML_Q5_K ? (h >> 8 * i & 1) << 4 : 0)) + -less;
+  }
+}
+
+// Calls f with a dtype that is packed as a constant.
+#define FOR_PACKED(dtype, f)                                                                                           \
+  switch (dtype) {                                                                                                     \
+  case ML_F32: f(ML_F32); break;                                                                                       \
+  case ML_F16: f(ML_F16); break;                                                                                       \
+  case ML_BF16: f(ML_BF16); break;                                                                                     \
+  case ML_Q4_0: f(ML_Q4_0); break;                                                                                     \
+  case ML_Q4_1: f(ML_Q4_1); break;                                                                                     \
+  case ML_Q5_0: f(ML_Q5_0); break;                                                                                     \
+  case ML_Q5_1: f(ML_Q5_1); break;                                                                                     \
+  case ML_Q8_0: f(ML_Q8_0); break;                                                                                     \
+  case ML_Q4_K: f(ML_Q4_K); break;                                                                                     \
+  case ML_Q5_K: f(ML_Q5_K); break;                                                                                     \
+  default: f(ML_Q6_K);                                                                                                 \
+  }
+
+#endif

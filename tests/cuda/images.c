@@ -1,0 +1,8 @@
+/* images.c: a table of kernels for the driver of driver.cpp, which finds them by their names alone. */
+#include "gpu/images.h"
+
+#define IMAGE(name)                                                                                                    \
+  { #name, #name }
+const ml_gpu_image ml_gpu_images[] = {IMAGE(attention), IMAGE(elementwise), IMAGE(embedding), IMAGE(index),
+                                      IMAGE(linears),   IMAGE(matmul),      IMAGE(norm),      IMAGE(random),
+                                      IMAGE(reduce),    IMAGE(rows),        IMAGE(sample),    {0, 0}};
