@@ -204,7 +204,8 @@ static void bring_row(const ml_task *t, int64_t row, const int64_t *places) {
     if (place < 0) continue;
     if (!l->rounded) memcpy(t->shared_data + l->rows + (size_t)place * bytes, x, bytes);
     else if (first >= 0) copy_rounded(&a, first, place);
-    else K(round_row)((const float *)(const void *)x, l->inputs, &a, first = place);
+    else K(round_row)((const float *)(const void *)x, l->inputs, &a, place);
+    if (first < 0) first = place;
   }
 }
 
