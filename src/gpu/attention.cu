@@ -320,22 +320,21 @@ template <int PIECES, int FORM> DEVICE void attend(const cu_attention_args &t) {
 
 KERNEL(cuda_attention_join, cu_attention_args) {
   for (int64_t unit = blockIdx.x; unit < t.q.shape[0] * t.q.shape[1] * t.q.shape[2]; unit += gridDim.x) {
-    int64_t b = unit;
-    const int64_t pos = pop(&b, t.q.shape[2]), h = pop(&b, t.q.shape[1]);
+    row_keys r;
     result all, next;
+    if (!find_keys(t, unit, &r)) continue;
     all.max = -INFINITY, all.sum = 0, all.any = 0;
     for (int i = 0; i < MOST_OWN; i++) all.o[i] = 0;
-    for (int64_t g = 0; g < t.segments; g++) {
+    for (int64_t g = r.lo / SEGMENT; g * SEGMENT < r.hi; g++) {
       const float *part = part_of(t, unit, g);
       next.max = part[0], next.sum = part[1], next.any = part[2] != 0;
-      if (!next.any) continue;
       for (int i = 0; i < MOST_OWN; i++) {
         const int64_t e = threadIdx.x + (int64_t)i * blockDim.x;
         next.o[i] = e < t.v.shape[3] ? part[BEFORE_VALUES + e] : 0.0f;
       }
       join_results(&all, next);
     }
-    put_row(t, b, h, pos, all);
+    put_row(t, r.b, r.h, r.pos, all);
   }
 }
 

@@ -10,7 +10,7 @@
 #include "gpu/row.cuh"
 #include "gpu/weights.cuh"
 
-enum { LINEAR_WARPS = 8 };
+enum { LINEAR_WARPS = 8, ABREAST = 4, EARLY = 2 }; // EARLY: operands of programs that are read beforehand
 
 // Where products have their inputs from.
 struct inputs {
@@ -42,13 +42,22 @@ DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *we
   for (int i = 0; i < ROWS * COLUMNS; i++) sums[i] = 0;
   if constexpr (COLUMNS == 1 && ROWS == 1) {
     const weight_row<D> w(weight, first, K);
-#pragma unroll 4
-    for (uint32_t k = lane * 8; k < K; k += WARP * 8) {
-      float a[8], x[8];
-      w.load(k, K, a);
-      load_inputs(in, first_row, k, K, x);
+    // What four rounds read is asked for at once, whether or not there are so many.
+    for (uint32_t k0 = lane * 8; k0 < K; k0 += ABREAST * WARP * 8) {
+      float a[ABREAST][8], x[ABREAST][8];
 #pragma unroll
-      for (int i = 0; i < 8; i++) sums[0] = fmaf(x[i], a[i], sums[0]);
+      for (int r = 0; r < ABREAST; r++) {
+        const uint32_t k = k0 + r * WARP * 8, there = k < K ? k : 0;
+        w.load(there, K, a[r]);
+        load_inputs(in, first_row, there, K, x[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < ABREAST; r++) {
+        float sum = sums[0];
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum = fmaf(x[r][i], a[r][i], sum);
+        if (k0 + r * WARP * 8 < K) sums[0] = sum;
+      }
     }
     for (int by = WARP / 2; by > 0; by /= 2) sums[0] += shuffle(sums[0], by);
     return sums[0];
@@ -87,21 +96,41 @@ DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *we
   }
 }
 
-DEVICE void finish(const cu_unit &u, const cu_program *p, int64_t row, int64_t column, const float *products) {
+DEVICE slot load_extra(const cu_unit &u, int i, int64_t row, int64_t column) {
+  const cu_operand &x = u.extra[i];
+  return load_slot(x.data, x.dtype, row * x.strides[0] + column * x.strides[1]);
+}
+
+DEVICE void put(const cu_unit &u, int k, int64_t row, int64_t column, slot s) {
+  const cu_operand &o = u.out[k];
+  store_slot(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], s);
+}
+
+DEVICE void finish_floats(const cu_unit &u, const cu_program *p, int64_t row, int64_t column, const float *products,
+                          const slot *early) {
+  float regs[CU_FUSED_INPUTS + CU_MOST_CODE];
+  for (int i = 0; i < u.n_weights; i++) regs[i] = products[i];
+  for (int i = 0; i < u.n_extra; i++)
+    regs[u.n_weights + i] = i == 0 ? early[0].f : i == 1 ? early[1].f : load_extra(u, i, row, column).f;
+  run_floats(p, regs);
+  for (int k = 0; k < u.n_out; k++) {
+    slot s;
+    s.u = 0, s.f = regs[p->outputs[k]];
+    put(u, k, row, column, s);
+  }
+}
+
+DEVICE void finish(const cu_unit &u, const cu_program *p, int64_t row, int64_t column, const float *products,
+                   const slot *early) {
   slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
   for (int i = 0; i < u.n_weights; i++) {
     regs[i].u = 0, regs[i].f = products[i];
     if (p) regs[i] = round_slot(regs[i], p->input_dtypes[i]);
   }
-  for (int i = 0; i < u.n_extra; i++) {
-    const cu_operand &x = u.extra[i];
-    regs[u.n_weights + i] = load_slot(x.data, x.dtype, row * x.strides[0] + column * x.strides[1]);
-  }
+  for (int i = 0; i < u.n_extra; i++)
+    regs[u.n_weights + i] = i == 0 ? early[0] : i == 1 ? early[1] : load_extra(u, i, row, column);
   if (p) run_program(p, regs);
-  for (int k = 0; k < u.n_out; k++) {
-    const cu_operand &o = u.out[k];
-    store_slot(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], regs[p ? p->outputs[k] : 0]);
-  }
+  for (int k = 0; k < u.n_out; k++) put(u, k, row, column, regs[p ? p->outputs[k] : 0]);
 }
 
 template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, const inputs &in) {
@@ -118,6 +147,15 @@ template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, c
   if (unit.program && threadIdx.x < sizeof(cu_program) / 8)
     code[threadIdx.x] = ((const uint64_t *)unit.program)[threadIdx.x];
   const int64_t first_row = (int64_t)blockIdx.y * ROWS, first = (block * LINEAR_WARPS + threadIdx.x / WARP) * COLUMNS;
+  // The lane's own product: the bits of its number from the highest on chose it.
+  const int own = lane / (WARP / (ROWS * COLUMNS));
+  const int64_t row = first_row + own / COLUMNS, column = first + own % COLUMNS;
+  const bool ends = lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs;
+  slot early[EARLY];
+  for (int i = 0; i < EARLY; i++) {
+    early[i].u = 0;
+    if (ends && i < unit.n_extra) early[i] = load_extra(unit, i, row, column);
+  }
   float products[CU_UNIT_WEIGHTS] = {0, 0};
   for (int i = 0; i < unit.n_weights && first < unit.outputs; i++) {
 #define MULTIPLY(D)                                                                                                    \
@@ -125,11 +163,10 @@ template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, c
     FOR_PACKED(unit.dtypes[i], MULTIPLY)
   }
   __syncthreads();
-  // The lane's own product: the bits of its number from the highest on chose it.
-  const int own = lane / (WARP / (ROWS * COLUMNS));
-  const int64_t row = first_row + own / COLUMNS, column = first + own % COLUMNS;
-  if (lane % (WARP / (ROWS * COLUMNS)) == 0 && row < t.M && column < unit.outputs)
-    finish(unit, unit.program ? (const cu_program *)code : NULL, row, column, products);
+  const cu_program *p = unit.program ? (const cu_program *)code : NULL;
+  if (!ends) return;
+  if (p && p->floats) finish_floats(unit, p, row, column, products, early);
+  else finish(unit, p, row, column, products, early);
 }
 
 DEVICE inputs inputs_of(const cu_linears_args &t) {

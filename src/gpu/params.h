@@ -51,6 +51,7 @@ typedef struct cu_code {
 
 typedef struct cu_program {
   int32_t n_inputs, n_code, n_outputs;
+  int32_t floats; /* every register is float32, and none is chosen by another */
   uint8_t outputs[CU_MOST_OUTPUTS], input_dtypes[CU_MOST_INPUTS];
   cu_code code[CU_MOST_CODE];
 } cu_program;

@@ -145,9 +145,12 @@ void ml_cuda_program_of(const ml_fused *f, cu_program *p) {
   p->n_inputs = f->n_inputs, p->n_code = f->n_code, p->n_outputs = f->n_outputs;
   for (int i = 0; i < f->n_outputs; i++) p->outputs[i] = (uint8_t)f->outputs[i];
   for (int i = 0; i < f->n_inputs; i++) p->input_dtypes[i] = (uint8_t)f->input_dtypes[i];
+  p->floats = true;
+  for (int i = 0; i < f->n_inputs; i++) p->floats &= f->input_dtypes[i] == ML_F32;
   for (int i = 0; i < f->n_code; i++) {
     const ml_fused_op *c = &f->code[i];
     cu_code *o = &p->code[i];
+    p->floats &= c->dtype == ML_F32 && c->op != ML_OP_where;
     *o = (cu_code){.op = (int16_t)c->op, .dtype = (uint8_t)c->dtype};
     if (c->op == ML_OP_constant) {
       if (ml_dtype_is_float(c->dtype)) o->f = c->f;
