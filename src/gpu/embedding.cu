@@ -1,4 +1,4 @@
-// embedding.cu: rows of a weight, packed or strided, as float32.
+// embedding.cu: rows of a weight, packed or strided, as floats.
 //
 // Bytes: the rows that are asked for, once, and the result. A thread takes eight elements.
 #include "gpu/weights.cuh"
@@ -25,6 +25,6 @@ KERNEL(cuda_embedding, cu_embedding_args) {
       for (int j = 0; j < 8 && k + j < t.inputs; j++)
         w[j] = load_float(t.weight, t.dtype, id * t.row_stride + (k + j) * t.column_stride);
     }
-    for (int j = 0; j < 8 && k + j < t.inputs; j++) t.out[at * t.inputs + k + j] = w[j];
+    for (int j = 0; j < 8 && k + j < t.inputs; j++) store_float(t.out, t.out_dtype, at * t.inputs + k + j, w[j]);
   }
 }

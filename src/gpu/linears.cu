@@ -184,7 +184,11 @@ KERNEL(cuda_linears_1, cu_linears_args) {
     rms_norm_row(
         op, t.K, [&](int64_t i) { return load_float(t.x, t.x_dtype, i); }, t.weight.data != NULL,
         [&](int64_t i) { return load_float(t.weight.data, t.weight.dtype, i * t.weight.stride); },
-        [&](int64_t i, float f) { normed[i] = f; });
+        [&](int64_t i, float f) {
+          slot s;
+          s.u = 0, s.f = f;
+          normed[i] = round_slot(s, t.x_dtype).f;
+        });
     __syncthreads();
     in = {(const char *)normed, t.K, ML_F32, t.K % 8 == 0};
   }

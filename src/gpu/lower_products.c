@@ -28,13 +28,13 @@ static ml_status lower_inner_norm(ml_program *g, const ml_step *s, size_t bytes)
   cu_norm_args *a =
       ml_cuda_launch_add(g, "norm", "cuda_norm", sizeof *a, v->shape[0], 1, ml_cuda_row_threads(v->shape[1]));
   if (!a) return ML_MEMORY;
-  a->op = (cu_row_op){.op = ML_OP_rms_norm, .dtype = (int32_t)v->dtype, .result = ML_F32};
+  a->op = (cu_row_op){.op = ML_OP_rms_norm, .dtype = (int32_t)v->dtype, .result = (int32_t)v->dtype};
   a->op.eps = (float)l->eps, a->op.offset = (float)l->norm_offset;
   a->n = v->shape[1], a->rows = v->shape[0];
   ML_TRY(ml_cuda_array(g, s->inputs[0], &a->x));
   ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
   a->out = a->x;
-  a->out.dtype = ML_F32, a->out.strides[0] = v->shape[1];
+  a->out.strides[0] = v->shape[1];
   return ml_cuda_put_scratch(g, bytes, &a->out.data);
 }
 
@@ -60,7 +60,7 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
                                           sizeof *a, blocks, (M + rows - 1) / rows, WARPS * 32);
   if (!a) return ML_MEMORY;
   a->M = M, a->K = x->shape[1], a->n_units = l->n_units;
-  a->x_dtype = (int32_t)(before ? ML_F32 : x->dtype), a->x_stride = before ? x->shape[1] : x->strides[0];
+  a->x_dtype = (int32_t)x->dtype, a->x_stride = before ? x->shape[1] : x->strides[0];
   ML_TRY(before ? ml_cuda_put_scratch(g, bytes, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
   if (inside) {
     a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
@@ -136,6 +136,7 @@ ml_status ml_cuda_lower_embedding(ml_program *g, const ml_step *s) {
       ml_cuda_launch_elements(g, "embedding", "cuda_embedding", sizeof *a, count * (pieces ? pieces : 1));
   if (!a) return ML_MEMORY;
   a->dtype = (int32_t)w->dtype, a->packed = w->layout == ML_LAYOUT_PANELS, a->ids_dtype = (int32_t)ids->dtype;
+  a->out_dtype = (int32_t)ml_cuda_value(g, s->outputs[0])->dtype;
   a->rows = w->shape[0], a->inputs = inputs, a->count = count;
   a->row_stride = w->strides[0], a->column_stride = w->strides[1];
   ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->weight));

@@ -178,8 +178,8 @@ typedef struct cu_matmul_args {
 
 typedef struct cu_embedding_args {
   const char *weight, *ids;
-  float *out;
-  int32_t dtype, packed, ids_dtype, pad;
+  char *out;
+  int32_t dtype, packed, ids_dtype, out_dtype;
   int64_t rows, inputs, count, row_stride, column_stride;
   cu_fault *const *fault;
 } cu_embedding_args;
