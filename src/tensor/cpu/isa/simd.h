@@ -181,7 +181,7 @@ ALWAYS_INLINE v16i i_load_u16(const void *p) {
 
 /* Rounded as ml_f32_to_f16 and ml_f32_to_bf16 do. */
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
-ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) {
+ALWAYS_INLINE __m256i v_to_f16(v16f a) {
 #if defined(ML_ISA_AVX512)
   const __m256i h = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
 #else
@@ -191,15 +191,20 @@ ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) {
   const __m256i rest = _mm256_and_si256(h, _mm256_set1_epi16(0x7fff)), sign = _mm256_xor_si256(h, rest);
   const __m256i nan = _mm256_cmpgt_epi16(rest, _mm256_set1_epi16(0x7c00)); /* one for all */
   const __m256i one = _mm256_blendv_epi8(rest, _mm256_set1_epi16(0x7e00), nan);
-  _mm256_storeu_si256((void *)p, _mm256_or_si256(sign, one));
+  return _mm256_or_si256(sign, one);
 }
+ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) { _mm256_storeu_si256((void *)p, v_to_f16(a)); }
 #if defined(ML_ISA_AVX512)
-ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) {
-  const __m512i bits = _mm512_castps_si512(a), top = _mm512_srli_epi32(bits, 16);
+ALWAYS_INLINE __m512i round_bf16(__m512 f) {
+  const __m512i bits = _mm512_castps_si512(f), top = _mm512_srli_epi32(bits, 16);
   const __m512i up = _mm512_add_epi32(_mm512_and_si512(top, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
-  i_store_halves(p, _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), top, _mm512_set1_epi32(64)));
+  return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), top, _mm512_set1_epi32(64));
 }
+ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) { i_store_halves(p, round_bf16(a)); }
+/* Rounded to the dtype, as float32. */
+ALWAYS_INLINE v16f v_round_bf16(v16f a) { return _mm512_castsi512_ps(_mm512_slli_epi32(round_bf16(a), 16)); }
+ALWAYS_INLINE v16f v_round_f16(v16f a) { return _mm512_cvtph_ps(v_to_f16(a)); }
 #else
 ALWAYS_INLINE __m256i round_bf16(__m256 f) {
   const __m256i bits = _mm256_castps_si256(f), top = _mm256_srli_epi32(bits, 16);
@@ -211,10 +216,26 @@ ALWAYS_INLINE __m256i round_bf16(__m256 f) {
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) {
   _mm256_storeu_si256((void *)p, i_pack((v16i){round_bf16(a.lo), round_bf16(a.hi)}));
 }
+ALWAYS_INLINE v16f v_round_bf16(v16f a) {
+  return (v16f){_mm256_castsi256_ps(_mm256_slli_epi32(round_bf16(a.lo), 16)),
+                _mm256_castsi256_ps(_mm256_slli_epi32(round_bf16(a.hi), 16))};
+}
+ALWAYS_INLINE v16f v_round_f16(v16f a) {
+  const __m256i h = v_to_f16(a);
+  return (v16f){_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
 #endif
 #else
 ALWAYS_INLINE void v_store_f16(uint16_t *p, v16f a) { EACH p[i_] = ml_f32_to_f16(a.f[i_]); }
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, v16f a) { EACH p[i_] = ml_f32_to_bf16(a.f[i_]); }
+ALWAYS_INLINE v16f v_round_f16(v16f a) {
+  EACH a.f[i_] = ml_f16_to_f32(ml_f32_to_f16(a.f[i_]));
+  return a;
+}
+ALWAYS_INLINE v16f v_round_bf16(v16f a) {
+  EACH a.f[i_] = ml_bf16_to_f32(ml_f32_to_bf16(a.f[i_]));
+  return a;
+}
 #endif
 
 /* The first n lanes, 1 to 15: nothing behind them is touched, and what is loaded has `rest` there. Not by masks: what

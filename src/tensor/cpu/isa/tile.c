@@ -21,13 +21,12 @@ static int64_t wrap_int(int64_t v, ml_dtype t) {
 void K(round_tile)(void *reg, ml_dtype t, int n) {
   float *x = reg;
   int64_t *k = reg;
-  uint16_t halves[LANES];
   int i = 0;
   if (t == ML_F16) {
-    for (; i + LANES <= n; i += LANES) v_store_f16(halves, v_load(x + i)), v_store(x + i, v_load_f16(halves));
+    for (; i + LANES <= n; i += LANES) v_store(x + i, v_round_f16(v_load(x + i)));
     for (; i < n; i++) x[i] = ml_f16_to_f32(ml_f32_to_f16(x[i]));
   } else if (t == ML_BF16) {
-    for (; i + LANES <= n; i += LANES) v_store_bf16(halves, v_load(x + i)), v_store(x + i, v_load_bf16(halves));
+    for (; i + LANES <= n; i += LANES) v_store(x + i, v_round_bf16(v_load(x + i)));
     for (; i < n; i++) x[i] = ml_bf16_to_f32(ml_f32_to_bf16(x[i]));
   } else if (!ml_dtype_is_float(t) && t != ML_F8_E4M3 && t != ML_I64 && t != ML_U64) {
     for (; i < n; i++) k[i] = wrap_int(k[i], t);
