@@ -1216,7 +1216,7 @@ function ml.rms_norm(x, weight, eps, offset) end
 ---@return moonlet.Tensor
 function ml.layer_norm(x, weight, bias, eps) end
 
----x times the transpose of weight (outputs, inputs), which may be quantised.
+---x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32.
 ---@param x moonlet.Tensor
 ---@param weight moonlet.Tensor
 ---@return moonlet.Tensor
@@ -1228,15 +1228,18 @@ function ml.linear(x, weight) end
 ---@return moonlet.Tensor
 function ml.linear_transposed(y, weight) end
 
----Rows of weight (which may be quantised) at 0-based ids, as float32.
+---Rows of weight (which may be quantised) at 0-based ids, as float32, float16 or bfloat16: what is computed of them has
+---that dtype.
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
+---@param dtype string|nil  dtype; float32 unless given
 ---@return moonlet.Tensor
-function ml.embedding(weight, ids) end
+function ml.embedding(weight, ids, dtype) end
 
 ---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
 ---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
----ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---ids (...) it gives (..., outputs), each row by its own; in the dtype of x, sums in float32, as `linear` gives them.
+---Only experts that are named are read.
 ---@param x moonlet.Tensor
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
@@ -1452,7 +1455,7 @@ function ml.backends() end
 
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
----@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random, quantize, backend}
+---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random, quantize, backend, cache_dtype}
 ---@return moonlet.Model|nil, string|nil, string|nil
 function ml.load(path, opts) end
 
@@ -1566,6 +1569,11 @@ function module:eval() end
 ---@return boolean
 function module:is_training() end
 
+---The float dtype to compute in, here and in all modules below: what embeddings give, and so what is computed of it.
+---Norms, products, rotary embeddings and attention keep the dtype that they are given, whatever that of their weights.
+---@param dtype string  "float32", "float16" or "bfloat16"
+function module:compute_in(dtype) end
+
 ---The name by which plans and messages call the module.
 ---@param name string
 function module:set_name(name) end
@@ -1591,7 +1599,8 @@ function nn.model(model_type, ...) end
 ---y = x W' + b; weight (outputs, inputs): opts {bias = false}.
 function nn.Linear(inputs, outputs, opts, ...) end
 
----Rows of weight (count, size) by id; `as_linear` multiplies with the same weight (tied output head).
+---Rows of weight (count, size) by id, in the dtype that `compute_in` names; `as_linear` multiplies with the same weight
+---(tied output head).
 function nn.Embedding(count, size, ...) end
 
 ---x / rms(x) times (offset + weight): opts {eps = 1e-5, offset = 0}.
@@ -2542,7 +2551,7 @@ function x:rms_norm(weight, eps, offset) end
 ---@return moonlet.Tensor
 function x:layer_norm(weight, bias, eps) end
 
----x times the transpose of weight (outputs, inputs), which may be quantised.
+---x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32.
 ---@param weight moonlet.Tensor
 ---@return moonlet.Tensor
 function x:linear(weight) end
@@ -2552,14 +2561,17 @@ function x:linear(weight) end
 ---@return moonlet.Tensor
 function x:linear_transposed(weight) end
 
----Rows of weight (which may be quantised) at 0-based ids, as float32.
+---Rows of weight (which may be quantised) at 0-based ids, as float32, float16 or bfloat16: what is computed of them has
+---that dtype.
 ---@param ids moonlet.Tensor
+---@param dtype string|nil  dtype; float32 unless given
 ---@return moonlet.Tensor
-function x:embedding(ids) end
+function x:embedding(ids, dtype) end
 
 ---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
 ---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
----ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---ids (...) it gives (..., outputs), each row by its own; in the dtype of x, sums in float32, as `linear` gives them.
+---Only experts that are named are read.
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
 ---@return moonlet.Tensor
