@@ -117,9 +117,10 @@ end
 local function new_weight(g, shape, dtype)
   local random = g.random
   if dtype == "float64" then return g:leaf(shape, "float64") end
+  local other = dtype or "float32"
   local leaf = random:chance(0.6) and quantised(g, shape) or
     {shape = shape, style = "small", wrap = random:chance(0.7) and "pack" or nil,
-      dtype = random:pick {"float32", "float32", "bfloat16", "float16"}}
+      dtype = random:pick {"float32", other, other, "bfloat16", "float16"}}
   return add_leaf(g, leaf)
 end
 
