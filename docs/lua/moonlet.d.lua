@@ -1238,7 +1238,8 @@ function ml.embedding(weight, ids, dtype) end
 
 ---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
 ---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
----ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---ids (...) it gives (..., outputs), each row by its own; in the dtype of x, sums in float32, as `linear` gives them.
+---Only experts that are named are read.
 ---@param x moonlet.Tensor
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
@@ -2569,7 +2570,8 @@ function x:embedding(ids, dtype) end
 
 ---Rows of x times the transposes of the matrices of weight (experts, outputs, inputs), which may be quantised, that
 ---0-based ids name: x (..., inputs) with ids (..., k) gives (..., k, outputs), each row multiplied by k experts; with
----ids (...) it gives (..., outputs), each row by its own. Only experts that are named are read.
+---ids (...) it gives (..., outputs), each row by its own; in the dtype of x, sums in float32, as `linear` gives them.
+---Only experts that are named are read.
 ---@param weight moonlet.Tensor
 ---@param ids moonlet.Tensor
 ---@return moonlet.Tensor

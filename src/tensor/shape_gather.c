@@ -24,8 +24,6 @@ ml_status ml_shape_gather_linear(ml_shape_query *q) {
   matrix.shape[0] = w->shape[1], matrix.shape[1] = w->shape[2];
   ml_shape_query one = {.inputs = (ml_tensor *[]){x, &matrix}, .n_inputs = 2, .attrs = q->attrs};
   ML_TRY(ml_op_infos[ML_OP_linear].shape(&one));
-  if (w->layout == ML_LAYOUT_PANELS && x->dtype != ML_F32)
-    return ml_fail(ML_UNSUPPORTED, "x: packed experts take float32, found %s", ml_dtype_name(x->dtype));
   ML_TRY(want_entries(x, ids));
   if (ids->ndim + 1 > ML_MAX_DIMS) return ml_fail(ML_USAGE, "ids: too many axes");
   q->dtype = one.dtype;

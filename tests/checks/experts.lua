@@ -4,7 +4,9 @@
 -- Both are measured in turn, in each round; the best of either are compared. Expert ids are drawn anew for each run, so
 -- that no matrix of one row's is in a cache because it was there the last time.
 --
---   ROUNDS=40 FORMATS="q4_0 q8_0 bfloat16" make check-experts
+--   ROUNDS=40 FORMATS="q4_0 q8_0 bfloat16" DTYPES="float32 bfloat16" make check-experts
+--
+-- DTYPES are those of the rows.
 
 local ml = require "moonlet"
 local core = require "moonlet.core"
@@ -53,13 +55,19 @@ local function compare(n, gather, plain)
   return best_gather, best_plain
 end
 
-local function check(format, precision)
+local function normal(dtype, shape)
+  local x = ml.random.normal(shape):astype(dtype)
+  ml.eval(x)
+  return x
+end
+
+local function check(format, precision, dtype)
+  local what = ("%s %s by %s"):format(format, precision, dtype)
   local linear, gather_linear = ml.compile(ml.linear), ml.compile(ml.gather_linear)
   local experts <close> = weight(format, OUTPUTS, precision, EXPERTS)
   -- One row: the plain products are parts of as many bytes, taken in turn for the same reason.
-  local parts, x = {}, ml.random.normal {1, INPUTS}
+  local parts, x = {}, normal(dtype, {1, INPUTS})
   for i = 1, EXPERTS // NAMED do parts[i] = weight(format, NAMED * OUTPUTS, precision) end
-  ml.eval(x)
   local turn = 0
   local gathered, plain = compare(rounds, function()
     local ids <close> = draw(1)
@@ -68,24 +76,25 @@ local function check(format, precision)
     turn = turn % #parts + 1
     return seconds(linear, x, parts[turn])
   end)
-  verdict(gathered <= MOST_TIME * plain, "%s %s, one row: %.0f us, a plain product %.0f us, %.2f times (at most %.1f)",
-    format, precision, gathered * 1e6, plain * 1e6, gathered / plain, MOST_TIME)
+  verdict(gathered <= MOST_TIME * plain, "%s, one row: %.0f us, a plain product %.0f us, %.2f times (at most %.1f)",
+    what, gathered * 1e6, plain * 1e6, gathered / plain, MOST_TIME)
   for i = 1, #parts do parts[i]:close() end
 
   local dense <close> = weight(format, OUTPUTS, precision)
-  local rows, all = ml.random.normal {MANY, INPUTS}, ml.random.normal {MANY * NAMED, INPUTS}
-  ml.eval(rows, all)
+  local rows, all = normal(dtype, {MANY, INPUTS}), normal(dtype, {MANY * NAMED, INPUTS})
   gathered, plain = compare(math.max(3, rounds // 8), function()
     local ids <close> = draw(MANY)
     return seconds(gather_linear, rows, experts, ids)
   end, function() return seconds(linear, all, dense) end)
   verdict(plain >= LEAST_RATE * gathered,
-    "%s %s, %d rows: %.1f ms, a dense product of as much %.1f ms, %.2f of its rate (at least %.1f)", format, precision,
-    MANY, gathered * 1e3, plain * 1e3, plain / gathered, LEAST_RATE)
+    "%s, %d rows: %.1f ms, a dense product of as much %.1f ms, %.2f of its rate (at least %.1f)", what, MANY,
+    gathered * 1e3, plain * 1e3, plain / gathered, LEAST_RATE)
 end
 
 for format in (os.getenv "FORMATS" or "q4_0 q8_0 q4_k bfloat16"):gmatch "%S+" do
-  check(format, "exact")
-  if not format:find "float" then check(format, "fast") end
+  for dtype in (os.getenv "DTYPES" or "float32 bfloat16"):gmatch "%S+" do
+    check(format, "exact", dtype)
+    if not format:find "float" then check(format, "fast", dtype) end
+  end
 end
 os.exit(failed == 0, true)

@@ -117,9 +117,10 @@ end
 local function new_weight(g, shape, dtype)
   local random = g.random
   if dtype == "float64" then return g:leaf(shape, "float64") end
+  local other = dtype or "float32"
   local leaf = random:chance(0.6) and quantised(g, shape) or
     {shape = shape, style = "small", wrap = random:chance(0.7) and "pack" or nil,
-      dtype = random:pick {"float32", "float32", "bfloat16", "float16"}}
+      dtype = random:pick {"float32", other, other, "bfloat16", "float16"}}
   return add_leaf(g, leaf)
 end
 
@@ -134,15 +135,12 @@ end
 function G:experts(inputs, dtype)
   local random = self.random
   local known = self:find_value(function(w)
-    return w.experts and w.dims[3] == inputs and (w.kind ~= "pack" or dtype == "float32") and
-      (w.dtype == "float64") == (dtype == "float64")
+    return w.experts and w.dims[3] == inputs and (w.dtype == "float64") == (dtype == "float64")
   end)
   if known and random:chance(0.6) then return known end
   local experts = random:int(1, math.max(1, math.min(9, MOST_IN_WEIGHT // math.max(1, inputs))))
   local outputs = math.max(1, math.min(random:pick(self.sizes), MOST_IN_WEIGHT // math.max(1, inputs * experts)))
-  local narrow = dtype == "float16" or dtype == "bfloat16"
-  local shape = {experts, outputs, inputs}
-  local value = narrow and self:leaf(shape, random:pick {dtype, "float32"}) or new_weight(self, shape, dtype)
+  local value = new_weight(self, {experts, outputs, inputs}, dtype)
   value.experts = true
   return value
 end

@@ -257,9 +257,10 @@ function rows.embedding(g)
   return {w, index(g, g.random:pick {{1}, {3}, {1, 4}, {2, 2}}, w.shape[1]), opts}
 end
 
--- Each row with several experts, or with its own.
+-- Each row with several experts, or with its own. Few values of a program are of float16 and bfloat16.
 function rows.gather_linear(g)
   local x = g:axes(1, is_float)
+  if g.random:chance(0.4) and x.dtype ~= "float64" then x = g:of(x.shape, g.random:pick {"float16", "bfloat16"}) end
   local w, shape = g:experts(x.shape[x.ndim], x.dtype), x.shape
   shape[x.ndim] = g.random:chance(0.6) and g.random:int(1, 4) or nil
   if #shape + 1 > 8 then return end

@@ -4,16 +4,10 @@
  * rows and makes of them what weights take for itself (no barrier), then streams panels, tile after tile. Many rows: a
  * task of its own does that, a panel is expanded once and multiplied with all of them. Finished products go through the
  * unit's epilogue ROW_TILE rows at a time. */
-#include "tensor/cpu/isa/dot.h"
-#include "tensor/cpu/isa/dot_codes.h"
-#include "tensor/cpu/isa/elementwise.h"
+#include "tensor/cpu/isa/forms.h"
 #include "tensor/cpu/isa/norm.h"
-#include "tensor/cpu/isa/pairs.h"
 
 enum { FEW_ROWS = 4, ROW_TILE = TILE / LANES, STREAM_TILE = 256, MAX_TILE = 2048 };
-
-/* How a weight takes the rows: rounded to 8-bit blocks, as pairs of bfloat16, or as float32. */
-typedef enum form { ROUNDED, PAIRS, FLOATS } form;
 
 /* Where things lie in bytes: what is made of the rows (with few rows in a thread's scratch, else in what all share),
  * and a thread's own room. */
@@ -22,15 +16,13 @@ typedef struct layout {
   bool loads; /* rows go through float32 on the way: they are normalised, or no float32 */
   int64_t K, M;
   int64_t first_panel[ML_LINEARS_MAX_UNITS + 1];
-  size_t floats, q, d, sums, scaled, pairs, made;
+  act_place rounded;
+  size_t floats, pairs, made;
   size_t row, panel, wide, words, products, regs;
   size_t pitch[ML_LINEARS_MAX_UNITS]; /* from register to register of a unit's program */
 } layout;
 
-static form form_of(const ml_task *t, const ml_arg *w) {
-  if (!w->exact && t->isa->formats[w->dtype]->of.code != ML_CODE_FLOAT) return ROUNDED;
-  return w->dtype == ML_BF16 && t->in[0].dtype == ML_BF16 && pairs_known(t->isa) ? PAIRS : FLOATS;
-}
+static form weight_form(const ml_task *t, const ml_arg *w) { return form_of(t->isa, &t->in[0], w); }
 
 static void scan_weights(const ml_task *t, layout *l) {
   const ml_linears *units = t->step->linears;
@@ -42,17 +34,13 @@ static void scan_weights(const ml_task *t, layout *l) {
     const ml_linear_unit *unit = &units->units[u];
     l->pitch[u] = unit->epilogue ? register_pitch(unit->epilogue) : 0;
     l->first_panel[u + 1] = l->first_panel[u] + (t->in[unit->weights[0]].shape[0] + PANEL_ROWS - 1) / PANEL_ROWS;
-    for (int i = 0; i < unit->n_weights; i++) l->takes[form_of(t, &t->in[unit->weights[i]])] = true;
+    for (int i = 0; i < unit->n_weights; i++) l->takes[weight_form(t, &t->in[unit->weights[i]])] = true;
   }
 }
 
 static void place_rows(layout *l) {
-  int64_t blocks = (l->K + ACT_BLOCK - 1) / ACT_BLOCK, rounded = l->takes[ROUNDED] ? l->M : 0;
   l->floats = ml_reserve(&l->made, l->loads && l->takes[FLOATS] ? (size_t)(l->M * l->K) * 4 : 0);
-  l->q = ml_reserve(&l->made, (size_t)(rounded * l->K));
-  l->d = ml_reserve(&l->made, (size_t)(rounded * blocks) * 4);
-  l->sums = ml_reserve(&l->made, (size_t)(rounded * blocks) * 8);
-  l->scaled = ml_reserve(&l->made, (size_t)(rounded * blocks) * 4);
+  l->rounded = reserve_act(&l->made, l->takes[ROUNDED] ? l->M : 0, l->K);
   l->pairs = ml_reserve(&l->made, l->takes[PAIRS] ? pair_bytes(l->M, l->K) : 0);
 }
 
@@ -60,11 +48,6 @@ static bool makes_rows(const layout *l) { return l->loads || l->takes[ROUNDED] |
 
 static char *made_rows(const ml_task *t, const ml_worker *w) {
   return ((const layout *)t->extra)->few ? w->scratch : t->shared_data;
-}
-
-static act rounded_at(char *base, const layout *l) {
-  return (act){(const int8_t *)(base + l->q), (const float *)(base + l->d), (const int32_t *)(base + l->sums),
-               (const float *)(base + l->scaled), l->K};
 }
 
 static pair_rows pairs_at(char *base, const layout *l) {
@@ -93,31 +76,19 @@ static const float *load_row(const ml_task *t, int64_t r, float *to) {
   return to;
 }
 
-/* `x`: the row as float32, or NULL: as it lies in memory. */
-static void put_pairs(const ml_task *t, const pair_rows *to, int64_t r, const float *x) {
-  const uint16_t *from = (const uint16_t *)(const void *)input_row(t, r);
-  for (int64_t k = 0; k < to->inputs; k += PAIR_INPUTS) {
-    uint16_t *p = pair_at(to, r, k / PAIR_INPUTS);
-    int n = (int)ml_min64(PAIR_INPUTS, to->inputs - k);
-    if (n < PAIR_INPUTS) memset(p, 0, PAIR_INPUTS * sizeof *p);
-    if (x) K(store_tile)((char *)p, ML_BF16, 1, x + k, n);
-    else memcpy(p, from + k, (size_t)n * sizeof *p);
-  }
-}
-
 /* Makes of rows begin..end-1 what the weights take, at `base`. `room`: a row of float32. */
 static void make_rows(const ml_task *t, int64_t begin, int64_t end, char *base, float *room) {
   const layout *l = t->extra;
   const bool norm = t->step->linears->norm;
   const pair_rows pairs = pairs_at(base, l);
-  const act a = rounded_at(base, l);
+  const act a = act_at(base, &l->rounded, l->K);
   for (int64_t r = begin; r < end; r++) {
     const float *x = NULL;
     if (l->takes[ROUNDED] || l->takes[FLOATS] || norm)
       x = load_row(t, r, l->loads && l->takes[FLOATS] ? (float *)(void *)(base + l->floats) + r * l->K : room);
-    if (l->takes[PAIRS]) put_pairs(t, &pairs, r, norm ? x : NULL);
-    if (!l->takes[ROUNDED]) continue;
-    K(round_row)(x, l->K, &a, r);
+    if (l->takes[PAIRS] && norm) put_pairs(&pairs, r, x, ML_F32);
+    else if (l->takes[PAIRS]) put_pairs(&pairs, r, input_row(t, r), ML_BF16);
+    if (l->takes[ROUNDED]) K(round_row)(x, l->K, &a, r);
   }
 }
 
@@ -174,8 +145,8 @@ static void multiply(const ml_task *t, const ml_arg *w, const uint8_t *panel, ml
   const ml_format *f = t->isa->formats[w->dtype];
   char *room = worker->scratch, *made = made_rows(t, worker);
   float *wide = (float *)(room + l->wide);
-  const bool rounded = form_of(t, w) == ROUNDED;
-  act a = rounded_at(made, l);
+  const bool rounded = weight_form(t, w) == ROUNDED;
+  act a = act_at(made, &l->rounded, l->K);
   const float *x = (const float *)(const void *)(l->loads ? made + l->floats : input_row(t, 0));
   memset(products, 0, (size_t)l->M * LANES * sizeof *products);
   if (rounded && l->M == 1) {
@@ -206,11 +177,7 @@ static void store_rows(const ml_arg *o, int64_t first, int64_t rows, int64_t col
   for (int64_t r = 0; r < rows; r++) {
     char *to = o->data + ((first + r) * o->strides[0] + column) * item;
     const char *from = (const char *)reg + (size_t)(r * LANES) * register_item(o->dtype);
-    if (o->dtype == ML_F32 && width == LANES) memcpy(to, from, LANES * sizeof(float));
-    else if (o->dtype == ML_F32) memcpy(to, from, (size_t)width * sizeof(float));
-    else if (o->dtype == ML_BF16 && width == LANES)
-      v_store_bf16((uint16_t *)(void *)to, v_load((const float *)(const void *)from));
-    else K(store_tile)(to, o->dtype, 1, from, (int)width);
+    store_columns(to, o->dtype, from, width);
   }
 }
 
@@ -260,7 +227,7 @@ static int unit_of(const layout *l, int64_t panel) {
 static int64_t take_panels(const ml_task *t, int u, int64_t p, int64_t end) {
   const layout *l = t->extra;
   const ml_linear_unit *unit = &t->step->linears->units[u];
-  bool two = unit->n_weights == 1 && form_of(t, &t->in[unit->weights[0]]) == PAIRS;
+  bool two = unit->n_weights == 1 && weight_form(t, &t->in[unit->weights[0]]) == PAIRS;
   return two && p + 1 < ml_min64(end, l->first_panel[u + 1]) ? 2 : 1;
 }
 
@@ -269,7 +236,7 @@ static void multiply_unit(const ml_task *t, int u, int64_t panel, int64_t count,
   const layout *l = t->extra;
   const ml_linear_unit *unit = &t->step->linears->units[u];
   const uint8_t *panels[ML_UNIT_MAX_WEIGHTS];
-  const bool pairs = form_of(t, &t->in[unit->weights[0]]) == PAIRS; /* which they all are: weights of a dtype */
+  const bool pairs = weight_form(t, &t->in[unit->weights[0]]) == PAIRS; /* which they all are: weights of a dtype */
   int n = 0;
   for (int i = 0; i < unit->n_weights; i++) {
     const ml_arg *weight = &t->in[unit->weights[i]];
