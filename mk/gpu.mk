@@ -1,10 +1,11 @@
 # gpu.mk: kernels for NVIDIA's GPUs. With nvcc they are compiled and embedded in the library; without it the library has
 # none, and says so when a GPU is asked for.
 #
-#   NVCC=      builds without them    GPU_ARCHS="80 89 90"    kinds of GPU, newest last, which others run too
+#   NVCC=               builds without them
+#   GPU_ARCHS="80 90"   kinds of GPU (compute capability without its point); newer ones run the last of them
 
 NVCC      ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
-GPU_ARCHS ?= 80 89 90
+GPU_ARCHS ?= 80 90
 GPU_SRC   := $(if $(NVCC),$(sort $(wildcard src/gpu/*.cu)))
 GPU_FLAGS := -std=c++17 -O3 -fmad=false -Isrc $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))

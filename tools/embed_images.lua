@@ -3,7 +3,8 @@
 print '#include "gpu/images.h"\n'
 local rows = {}
 for i, path in ipairs(arg) do
-  print(('__asm__(".pushsection .rodata\\n.balign 16\\nml_gpu_bytes_%d: .incbin \\"%s\\"\\n.popsection\\n");'):format(i, path))
+  print(('__asm__(".pushsection .rodata\\n.balign 16\\nml_gpu_bytes_%d:\\n"'):format(i))
+  print(('        ".incbin \\"%s\\"\\n.popsection\\n");'):format(path))
   print(("extern const char ml_gpu_bytes_%d[];"):format(i))
   rows[i] = ('  {"%s", ml_gpu_bytes_%d},'):format(path:match "([^/]+)%.%w+$", i)
 end

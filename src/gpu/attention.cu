@@ -1,14 +1,14 @@
 // attention.cu: rotary embedding, cache append and attention.
 //
 // attention: bytes: keys and values once for every query row, from the cache but for the first. Flops: 2 (d + dv) for
-// each key that a row sees. A block takes a query row of a head, SEGMENT keys at a time, which begin at fixed places; or,
-// where there are few rows, one segment alone, and another kernel joins them. Eight lanes share a key, so that group g
-// takes keys g, g + GROUPS, ... by their place among all: a running maximum and sum each, merged over lanes by halves,
-// then warp after warp, then segment after segment. So a row's bits depend on its own keys alone.
+// each key that a row sees. A block takes a query row of a head, SEGMENT keys at a time, which begin at fixed places;
+// or, where there are few rows, one segment alone, and another kernel joins them. Eight lanes share a key, so that
+// group g takes keys g, g + GROUPS, ... by their place among all: a running maximum and sum each, merged over lanes by
+// halves, then warp after warp, then segment after segment. So a row's bits depend on its own keys alone.
 #include "gpu/program.cuh"
 
 enum { WARPS = 8, SHARE = 8, GROUPS = WARPS * WARP / SHARE }; // SHARE: lanes of a key
-enum { SEGMENT = 256, MOST_OWN = 4 }; // MOST_OWN: elements of a result that a thread holds
+enum { SEGMENT = 256, MOST_OWN = 4 };                         // MOST_OWN: elements of a result that a thread holds
 
 // Beyond every position there is.
 #define FAR ((int64_t)1 << 62)
@@ -107,9 +107,7 @@ DEVICE float mask_at(const cu_array &m, int64_t b, int64_t h, int64_t pos, int64
 
 // What a group of lanes has of a row: the largest score, the sum of exponentials below it, and values weighed with
 // those, of which each lane has its own.
-template <int PIECES> struct state {
-  float max, sum, o[PIECES * 4];
-};
+template <int PIECES> struct state { float max, sum, o[PIECES * 4]; };
 
 // How much of what was weighed below `max` counts below `all`. Where there was no key yet nothing is lost.
 DEVICE float share_of(float max, float all) { return max == all ? 1.0f : expf(max - all); }
@@ -193,7 +191,8 @@ struct result {
 };
 
 DEVICE void join_results(result *r, const result &next) {
-  const float max = next.max > r->max ? next.max : r->max, mine = share_of(r->max, max), theirs = share_of(next.max, max);
+  const float max = next.max > r->max ? next.max : r->max, mine = share_of(r->max, max),
+              theirs = share_of(next.max, max);
   r->max = max;
   r->sum = r->sum * mine + next.sum * theirs;
   for (int i = 0; i < MOST_OWN; i++) r->o[i] = r->o[i] * mine + next.o[i] * theirs;
@@ -275,8 +274,7 @@ DEVICE void put_row(const cu_attention_args &t, int64_t b, int64_t h, int64_t po
     o.f = r.any ? r.o[i] * keep / r.sum : 0.0f; // a row that sees nothing gives zeros
     if (t.tail.program) run_tail(t.tail, (b * H + h) * T + pos, e, o);
     else
-      store_slot(t.out.data, t.out.dtype,
-                 b * t.out.strides[0] + h * t.out.strides[1] + pos * t.out.strides[2] + e, o);
+      store_slot(t.out.data, t.out.dtype, b * t.out.strides[0] + h * t.out.strides[1] + pos * t.out.strides[2] + e, o);
   }
 }
 
@@ -305,8 +303,8 @@ template <int PIECES, int FORM> DEVICE void attend(const cu_attention_args &t) {
       int64_t first = r.lo / SEGMENT, last = (r.hi + SEGMENT - 1) / SEGMENT;
       if (t.segments) first = max64(first, blockIdx.y), last = min64(last, blockIdx.y + 1);
       for (int64_t g = first; g < last; g++)
-        join_results(&all, attend_segment<PIECES, FORM>(t, r, max64(r.lo, g * SEGMENT),
-                                                        min64(r.hi, (g + 1) * SEGMENT), qs, &room));
+        join_results(&all, attend_segment<PIECES, FORM>(t, r, max64(r.lo, g * SEGMENT), min64(r.hi, (g + 1) * SEGMENT),
+                                                        qs, &room));
     }
     if (!t.segments) {
       if (found) put_row(t, r.b, r.h, r.pos, all);

@@ -31,8 +31,8 @@ DEVICE void load_inputs(const inputs &in, int64_t row, uint32_t k, uint32_t K, f
   for (int i = 0; i < 8; i++) x[i] = k + i < K ? load_float(from, in.dtype, k + i) : 0.0f;
 }
 
-// Products of rows first_row.. with columns first.. of a weight: each lane's own of them, row lane / COLUMNS, column lane
-// % COLUMNS. Rows and columns past the last are taken again from it.
+// Products of rows first_row.. with columns first.. of a weight: each lane's own of them, row lane / COLUMNS, column
+// lane % COLUMNS. Rows and columns past the last are taken again from it.
 template <int D, int ROWS, int COLUMNS>
 DEVICE float multiply(const cu_linears_args &t, const inputs &in, const char *weight, int64_t N, int64_t first_row,
                       int64_t first) {
@@ -158,8 +158,7 @@ template <int ROWS, int COLUMNS> DEVICE void linears(const cu_linears_args &t, c
   }
   float products[CU_UNIT_WEIGHTS] = {0, 0};
   for (int i = 0; i < unit.n_weights && first < unit.outputs; i++) {
-#define MULTIPLY(D)                                                                                                    \
-  products[i] = multiply<D, ROWS, COLUMNS>(t, in, unit.weights[i], unit.outputs, first_row, first)
+#define MULTIPLY(D) products[i] = multiply<D, ROWS, COLUMNS>(t, in, unit.weights[i], unit.outputs, first_row, first)
     FOR_PACKED(unit.dtypes[i], MULTIPLY)
   }
   __syncthreads();

@@ -1,7 +1,7 @@
 // matmul.cu: products of strided operands, and with the transpose of a packed weight.
 //
-// Bytes: each operand once for every TILE rows or columns of the other. Flops: 2 M N K a product, one multiply-add after
-// another along K, so that a sum's bits depend on K alone.
+// Bytes: each operand once for every TILE rows or columns of the other. Flops: 2 M N K a product, one multiply-add
+// after another along K, so that a sum's bits depend on K alone.
 #include "gpu/program.cuh"
 #include "gpu/weights.cuh"
 
@@ -37,9 +37,11 @@ template <typename T> DEVICE void multiply_tiles(const cu_matmul_args &t, T (*as
       // Neighbouring threads take what lies side by side.
       for (int i = threadIdx.x; i < TILE * DEPTH; i += SIDE * SIDE) {
         const int m = t.a_k == 1 ? i / DEPTH : i % TILE, k = t.a_k == 1 ? i % DEPTH : i / TILE;
-        as[k][m] = m0 + m < t.M && k0 + k < t.K ? load_like(&as[0][0], a, t.a_dtype, (m0 + m) * t.a_m + (k0 + k) * t.a_k) : 0;
+        as[k][m] =
+            m0 + m < t.M && k0 + k < t.K ? load_like(&as[0][0], a, t.a_dtype, (m0 + m) * t.a_m + (k0 + k) * t.a_k) : 0;
         const int n = t.b_k == 1 ? i / DEPTH : i % TILE, l = t.b_k == 1 ? i % DEPTH : i / TILE;
-        bs[l][n] = n0 + n < t.N && k0 + l < t.K ? load_like(&bs[0][0], b, t.b_dtype, (k0 + l) * t.b_k + (n0 + n) * t.b_n) : 0;
+        bs[l][n] =
+            n0 + n < t.N && k0 + l < t.K ? load_like(&bs[0][0], b, t.b_dtype, (k0 + l) * t.b_k + (n0 + n) * t.b_n) : 0;
       }
       __syncthreads();
       const int depth = (int)min64(DEPTH, t.K - k0);

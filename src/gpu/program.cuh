@@ -317,8 +317,7 @@ DEVICE_CALL void run_program(const cu_program *p, slot *regs) {
       else o.i = c.i;
     } else if (c.op == CU_OP_where) o = is_true(x, c.from) ? y : regs[c.c];
     else if (c.op == CU_OP_astype) o = convert(x, c.from, c.dtype);
-    else if (c.dtype == ML_BOOL && c.op != CU_OP_copy &&
-             !(c.op >= CU_OP_bitwise_and && c.op <= CU_OP_right_shift))
+    else if (c.dtype == ML_BOOL && c.op != CU_OP_copy && !(c.op >= CU_OP_bitwise_and && c.op <= CU_OP_right_shift))
       o.i = truth_op(c.op, x, c.from, y, c.other);
     else {
       switch (class_of(c.dtype)) {

@@ -48,9 +48,9 @@ struct ml_program {
   size_t step;          /* that is being lowered */
   bool made;            /* the launch that was asked for last is one */
   uint64_t runs;
-  CUgraph nodes;     /* from the second run on; by them the graph's arguments are changed */
+  CUgraph nodes; /* from the second run on; by them the graph's arguments are changed */
   CUgraphExec graph;
-  bool plain;        /* no graph could be made */
+  bool plain; /* no graph could be made */
 };
 
 /* Threads of a block where elements have one each. */

@@ -92,7 +92,8 @@ DEVICE double quantile(double u, const interval &s) {
   double x;
   if (s.narrow) x = s.low + share * s.width * (1 - 0.5 * s.low * s.width * above);
   else {
-    const double under = s.low < 0 ? s.below + share * s.mass : 1, log_over = s.above + log(s.rest + above * (1 - s.rest));
+    const double under = s.low < 0 ? s.below + share * s.mass : 1,
+                 log_over = s.above + log(s.rest + above * (1 - s.rest));
     x = under < 0.5 ? -tail_quantile(log(under)) : tail_quantile(fmin(log_over, LOG_HALF));
   }
   x = fmin(fmax(x, s.low), s.high);

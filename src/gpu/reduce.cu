@@ -12,8 +12,8 @@ DEVICE slot reduced_element(const cu_reduce_args &t, const int64_t *base, int64_
   }
   slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
   for (int k = 0; k < t.n_in; k++)
-    regs[k] = load_slot(t.in[k].data, t.in[k].dtype,
-                        base[k] + offset_of(t.n_reduced, t.reduced_shape, t.in[k].reduced, i));
+    regs[k] =
+        load_slot(t.in[k].data, t.in[k].dtype, base[k] + offset_of(t.n_reduced, t.reduced_shape, t.in[k].reduced, i));
   run_program(t.program, regs);
   return regs[t.program->outputs[0]];
 }
@@ -24,8 +24,7 @@ KERNEL(cuda_reduce, cu_reduce_args) {
     const int64_t n = min64(t.count - first, CHUNK);
     int64_t base[CU_FUSED_INPUTS];
     for (int k = 0; k < t.n_in; k++) base[k] = offset_of(t.n_kept, t.kept_shape, t.in[k].kept, result);
-    const partial p =
-        reduce_block(t.op, n, first, [&](int64_t i) { return reduced_element(t, base, first + i); });
+    const partial p = reduce_block(t.op, n, first, [&](int64_t i) { return reduced_element(t, base, first + i); });
     if (threadIdx.x == 0) {
       if (t.chunks > 1) ((partial *)t.partials)[unit] = p;
       else store_slot(t.out, t.op.result, result, finish_partial(p, t.op, n));
@@ -38,8 +37,7 @@ KERNEL(cuda_reduce_join, cu_reduce_args) {
   for (int64_t result = thread_index(); result < t.results; result += thread_count()) {
     const partial *all = (const partial *)t.partials + result * t.chunks;
     partial p = all[0];
-    for (int64_t i = 1; i < t.chunks; i++)
-      join_partial(&p, i * CHUNK, all[i], min64(t.count - i * CHUNK, CHUNK), t.op);
+    for (int64_t i = 1; i < t.chunks; i++) join_partial(&p, i * CHUNK, all[i], min64(t.count - i * CHUNK, CHUNK), t.op);
     store_slot(t.out, t.op.result, result, finish_partial(p, t.op, t.count));
   }
 }

@@ -81,8 +81,7 @@ KERNEL(cuda_rows, cu_rows_args) {
   row_run r;
   r.t = &t, r.room = t.scratch + (int64_t)blockIdx.x * t.room, r.narrow = narrow;
   for (int64_t row = blockIdx.x; row < t.rows; row += gridDim.x) {
-    for (int k = 0; k < t.n_inputs + t.n_out; k++)
-      r.at[k] = offset_of(t.lead, t.shape, t.operands[k].strides, row);
+    for (int k = 0; k < t.n_inputs + t.n_out; k++) r.at[k] = offset_of(t.lead, t.shape, t.operands[k].strides, row);
     for (int i = 0; i < t.n_stages; i++) {
       const cu_row_stage &s = t.stages[i];
       if (s.program >= 0) run_stage_program(r, s);

@@ -176,8 +176,7 @@ KERNEL(cuda_sample, cu_sample_args) {
     double before;
     switch (t.op) {
     case CU_OP_top_k_mask: // the k-th largest is where the count of larger ones first exceeds k - 1
-      keep_from(x, o, t.n,
-                t.k > 0 && t.k < t.n ? threshold(x, false, 0, t.n, (double)t.k - 1, &before) : 0);
+      keep_from(x, o, t.n, t.k > 0 && t.k < t.n ? threshold(x, false, 0, t.n, (double)t.k - 1, &before) : 0);
       break;
     case CU_OP_top_p_mask: top_p_row(t, x, o); break;
     case CU_OP_min_p_mask: {

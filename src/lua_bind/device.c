@@ -37,8 +37,9 @@ static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
 }
 
 static int devices(lua_State *L) {
-  const ml_engine *e = lb_engine(L);
+  ml_engine *e = lb_engine(L);
   lb_no_more(L, 0, "devices");
+  ml_engine_find_devices(e);
   lua_createtable(L, e->n_devices, 0);
   for (int i = 0; i < e->n_devices; i++) {
     push_device(L, e, e->devices[i]);

@@ -18,7 +18,7 @@ ml_status lb_open_engine(int threads, const char *isa, ml_engine **out) {
   ml_status status = library ? ml_fail_prefix(ml_engine_load_device(e, library), "MOONLET_DEVICE_LIBRARY") : ML_OK;
   ml_device *d = status == ML_OK && name ? ml_engine_device(e, name) : NULL;
   if (d) e->device = d;
-  else if (status == ML_OK && name) status = ml_fail_prefix(ML_DEVICE, "MOONLET_DEVICE");
+  else if (status == ML_OK && name) status = ml_fail_prefix(ML_NOT_FOUND, "MOONLET_DEVICE");
   if (status == ML_OK) *out = e;
   else ml_engine_free(e);
   return status;

@@ -91,7 +91,6 @@ ml_status ml_engine_set_threads(ml_engine *e, int threads) {
   return ML_OK;
 }
 
-/* GPUs are opened when somebody first asks for them. */
 static ml_device *open_gpu(ml_engine *e, int index, const char *name) {
   ml_device *d;
   if (e->n_devices == ML_MAX_DEVICES)
@@ -111,4 +110,14 @@ ml_device *ml_engine_device(ml_engine *e, const char *name) {
   if (is_gpu) return open_gpu(e, gpu, name);
   ml_fail(ML_NOT_FOUND, "device \"%s\": this process has no such device", name);
   return NULL;
+}
+
+void ml_engine_find_devices(ml_engine *e) {
+  int count = 0;
+  char name[32];
+  if (ml_gpu_count(&count) != ML_OK) ml_error_clear();
+  for (int i = 0; i < count; i++) {
+    snprintf(name, sizeof name, "cuda:%d", i);
+    if (!ml_engine_device(e, name)) ml_error_clear();
+  }
 }

@@ -100,7 +100,9 @@ ml_status ml_engine_load_device(ml_engine *engine, const char *path);
 ml_status ml_engine_check_process(const ml_engine *engine);
 /* Changes the size of the thread team. */
 ml_status ml_engine_set_threads(ml_engine *engine, int threads);
-/* NULL with ML_NOT_FOUND recorded when there is no such device. */
+/* Opens whatever GPUs there are: without it, those that somebody names. */
+void ml_engine_find_devices(ml_engine *engine);
+/* NULL, with the reason recorded, when there is no such device. A GPU is opened when it is first named. */
 ml_device *ml_engine_device(ml_engine *engine, const char *name);
 
 #endif
