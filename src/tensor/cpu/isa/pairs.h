@@ -37,7 +37,7 @@ static inline uint16_t *pair_at(const pair_rows *x, int64_t r, int64_t step) {
 
 static inline bool pairs_known(const ml_isa *isa) { return isa->bf16_dots || isa->bf16_tiles; }
 
-/* A thread's turn: what is between them may be done by any thread once, whatever the number of products. */
+/* Around a thread's products with so many rows: tiles are set up for their number, and given back. */
 void K(pairs_begin)(const ml_isa *isa, int64_t rows);
 void K(pairs_end)(const ml_isa *isa, int64_t rows);
 /* products[i] (rows, 16) = all rows times panel i, of one or two; `scratch` of PAIR_SCRATCH bytes, aligned to 64. */
