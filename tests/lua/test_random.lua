@@ -141,7 +141,11 @@ t.test("numbers of float32 are what they were", function()
   local function hex(x) return (x:tobytes():gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
   local o = {key = random.key(1)}
   t.eq(hex(random.uniform({2}, o)), "06e8633f0e0a653f")
-  t.eq(hex(random.normal({2}, o)), "b8fbe6bf82e102bf")
+  local normal = random.normal({2}, o)
+  if ml.default_device():find "^cuda" then -- whose cosine and logarithm differ in the last place
+    t.close(normal:at(1):item(), -1.80455685, 2e-7, "first")
+    t.close(normal:at(2):item(), -0.511253476, 1e-7, "second")
+  else t.eq(hex(normal), "b8fbe6bf82e102bf") end
   t.eq(random.randint(0, 1 << 31, {2}, o):tolist(), {1257836896, 1527436563})
   t.eq(hex(random.gumbel({2}, o)), "99bb0940dd850c40")
 end)
