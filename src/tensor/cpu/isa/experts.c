@@ -311,6 +311,8 @@ static int64_t product_rows(const gathering *l) {
   return l->form == PAIRS ? pair_room(most) : most + SPARE_ROWS;
 }
 
+static int64_t panels_at_once(const gathering *l) { return l->form == PAIRS ? PAIR_PANELS : 1; }
+
 /* Panels: few enough in a unit that all threads have several. */
 static void cut_panels(ml_task *t, gathering *l) {
   const ml_dtype_info *info = &ml_dtype_infos[t->in[1].dtype];
@@ -327,7 +329,7 @@ static void cut_panels(ml_task *t, gathering *l) {
   l->wide = ml_reserve(&t->scratch, l->form == FLOATS ? (size_t)l->tile * PANEL_ROWS * sizeof(float) : 0);
   l->words = ml_reserve(&t->scratch, l->form == PAIRS ? PAIR_SCRATCH : 0);
   const int64_t rows = product_rows(l);
-  l->products = ml_reserve(&t->scratch, (size_t)(rows * LANES * PAIR_PANELS) * sizeof(float));
+  l->products = ml_reserve(&t->scratch, (size_t)(rows * LANES * panels_at_once(l)) * sizeof(float));
   l->results = ml_reserve(&t->scratch, t->step->fused ? (size_t)(rows * l->width) * sizeof(float) : 0);
 }
 
