@@ -6,7 +6,7 @@
 #include <dlfcn.h>
 
 /* Operations that GPUs lack still. */
-static const char *const missing[] = {"gather_linear", NULL};
+static const char *const missing[] = {NULL};
 
 static bool is_missing(const char *name) {
   for (int i = 0; missing[i]; i++) {

@@ -145,6 +145,31 @@ ml_status ml_cuda_lower_embedding(ml_program *g, const ml_step *s) {
   return ml_cuda_put_faults(g, &a->fault);
 }
 
+ml_status ml_cuda_lower_gather_linear(ml_program *g, const ml_step *s) {
+  const ml_value *x = ml_cuda_value(g, s->inputs[0]), *w = ml_cuda_value(g, s->inputs[1]),
+                 *ids = ml_cuda_value(g, s->inputs[2]), *o = ml_cuda_value(g, s->outputs[0]);
+  const bool packed = w->layout == ML_LAYOUT_PANELS;
+  enum { WARPS = 8 }; /* as gpu/experts.cu has them */
+  const int64_t pairs = ml_cuda_size(ids), all = pairs * (w->shape[1] ? w->shape[1] : 1),
+                blocks = (all + WARPS - 1) / WARPS;
+  cu_gather_args *a = packed ? ml_cuda_launch_add(g, "experts", "cuda_gather_linear", sizeof *a,
+                                                  blocks < INT32_MAX ? (blocks ? blocks : 1) : INT32_MAX, 1, WARPS * 32)
+                             : ml_cuda_launch_elements(g, "experts", "cuda_gather_strided", sizeof *a, all);
+  if (!a) return ML_MEMORY;
+  a->pairs = pairs, a->N = w->shape[1], a->K = w->shape[2], a->experts = w->shape[0];
+  a->a_row = x->ndim == ids->ndim ? ids->shape[ids->ndim - 1] : 1;
+  a->matrix = packed ? (int64_t)ml_cuda_packed_bytes(g->device, w->dtype, w->shape[1], w->shape[2]) : 0;
+  for (int d = 0; d < 3; d++) a->strides[d] = w->strides[d];
+  a->w_dtype = (int32_t)w->dtype;
+  a->out_dtype = (int32_t)(s->fused ? s->fused->input_dtypes[0] : o->dtype);
+  ML_TRY(ml_cuda_array(g, s->inputs[0], &a->x));
+  ML_TRY(ml_cuda_array(g, s->inputs[2], &a->ids));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[1], &a->weight));
+  ML_TRY(ml_cuda_put_address(g, s->outputs[0], &a->out));
+  ML_TRY(ml_cuda_tail(g, s, &a->tail));
+  return ml_cuda_put_faults(g, &a->fault);
+}
+
 /* ---- attention ---- */
 
 ml_status ml_cuda_lower_rope_table(ml_program *g, const ml_step *s) {

@@ -184,6 +184,18 @@ typedef struct cu_embedding_args {
   cu_fault *const *fault;
 } cu_embedding_args;
 
+/* Pairs of an id and a row of x; `a_row` pairs have one row. */
+typedef struct cu_gather_args {
+  int64_t pairs, a_row, N, K, experts;
+  int64_t matrix, strides[3]; /* packed: bytes from an expert to the next; else in elements, of its three axes */
+  cu_array x, ids;
+  const char *weight;
+  char *out;
+  int32_t w_dtype, out_dtype;
+  cu_tail tail;
+  cu_fault *const *fault;
+} cu_gather_args;
+
 typedef struct cu_rope_table_args {
   const char *start;
   int32_t start_dtype;

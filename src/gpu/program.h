@@ -137,6 +137,7 @@ typedef ml_status (*ml_cuda_lowerer)(ml_program *g, const ml_step *s);
   X(ML_OP_matmul, matmul)                                                                                              \
   X(ML_OP_linear, matmul)                                                                                              \
   X(ML_OP_linear_transposed, matmul)                                                                                   \
+  X(ML_OP_gather_linear, gather_linear)                                                                                \
   X(ML_OP_embedding, embedding)                                                                                        \
   X(ML_OP_rope_table, rope_table)                                                                                      \
   X(ML_OP_rope, rope)                                                                                                  \
