@@ -6,6 +6,7 @@
 ---turn. A turn is what a user says and all that follows it. A sampler may read the session whose token it chooses; a
 ---call that would change it, or save or fork it, is a "usage" error there.
 local chat = require "moonlet.templates.chat"
+local core = require "moonlet.core"
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
 local runtime = require "moonlet.runtime"
@@ -309,6 +310,7 @@ local function read_layers(tensors)
 end
 
 local function read_file(self, path)
+  local _ <close> = core.on(self.model.device)
   local tensors, metadata, code = ml.load_safetensors(path)
   if not tensors then util.raise(code, code == "corrupt" and "%s: no saved session" or "%s", metadata) end
   if metadata.format ~= FORMAT then

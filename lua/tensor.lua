@@ -554,7 +554,7 @@ function methods.to(x, what)
   for _, device in ipairs(core.devices()) do
     if what == device.name then return core.to(x, what) end
   end
-  if what:find "^cuda" then core.device(what) end -- raises
+  if what:find "^cuda" then return core.to(x, what) end -- by its short name, or not there, which raises
   return x:astype(what)
 end
 

@@ -1216,7 +1216,8 @@ function ml.rms_norm(x, weight, eps, offset) end
 ---@return moonlet.Tensor
 function ml.layer_norm(x, weight, bias, eps) end
 
----x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32.
+---x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32. Of
+---bfloat16 by bfloat16, numbers smaller than 2^-126 may count as 0.
 ---@param x moonlet.Tensor
 ---@param weight moonlet.Tensor
 ---@return moonlet.Tensor
@@ -1279,7 +1280,8 @@ function ml.rope(x, table, interleaved) end
 ---@return moonlet.Tensor
 function ml.attention(q, k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
 
----Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b].
+---Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b]. Where it fails half way, or what it writes
+---does, some entries may be written: those behind what the cache held before are of no use then.
 ---@param cache moonlet.Tensor
 ---@param x moonlet.Tensor
 ---@param slots moonlet.Tensor
@@ -2551,7 +2553,8 @@ function x:rms_norm(weight, eps, offset) end
 ---@return moonlet.Tensor
 function x:layer_norm(weight, bias, eps) end
 
----x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32.
+---x times the transpose of weight (outputs, inputs), which may be quantised; in the dtype of x, sums in float32. Of
+---bfloat16 by bfloat16, numbers smaller than 2^-126 may count as 0.
 ---@param weight moonlet.Tensor
 ---@return moonlet.Tensor
 function x:linear(weight) end
@@ -2607,7 +2610,8 @@ function x:rope(table, interleaved) end
 ---@return moonlet.Tensor
 function x:attention(k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
 
----Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b].
+---Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b]. Where it fails half way, or what it writes
+---does, some entries may be written: those behind what the cache held before are of no use then.
 ---@param x moonlet.Tensor
 ---@param slots moonlet.Tensor
 ---@param start moonlet.Tensor

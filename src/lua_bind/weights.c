@@ -46,7 +46,7 @@ static int pack(lua_State *L) {
   lua_settop(L, 2);
   ml_tensor *t = lb_check_tensor(L, 1, "pack");
   if (t->ndim != 2 && t->ndim != 3) lb_usage(L, "pack: expected 2 or 3 axes, found %d", t->ndim);
-  if (t->layout == ML_LAYOUT_PANELS) {
+  if (t->layout == ML_LAYOUT_PANELS && t->exact == lua_toboolean(L, 2)) {
     lua_settop(L, 1);
     return 1;
   }

@@ -13,9 +13,9 @@
 
 /* Affine weights (quant/affine.h): F(bits of a code, inputs of a group, dtype of scales, its name, its bytes) each. */
 #define ML_AFFINE_SCALES(F, bits, group)                                                                               \
-  F(bits, group, F32, "f32", 4)                                                                                        \
-  F(bits, group, F16, "f16", 2)                                                                                        \
-  F(bits, group, BF16, "bf16", 2)
+  F(bits, group, F32, "float32", 4)                                                                                    \
+  F(bits, group, F16, "float16", 2)                                                                                    \
+  F(bits, group, BF16, "bfloat16", 2)
 #define ML_AFFINE_GROUPS(F, bits)                                                                                      \
   ML_AFFINE_SCALES(F, bits, 32)                                                                                        \
   ML_AFFINE_SCALES(F, bits, 64)                                                                                        \

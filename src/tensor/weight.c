@@ -14,8 +14,9 @@ static ml_status refuse(ml_device *device, ml_dtype dtype, int ndim, const int64
   char names[256] = "";
   size_t at = 0;
   if (packs(device, dtype))
-    return ml_fail(ML_UNSUPPORTED, "a weight %s of %s is not packed", ml_shape_text(ndim, shape, (char[160]){0}, 160),
-                   ml_dtype_name(dtype));
+    return ml_fail(ML_UNSUPPORTED, "%s %s of %s is not packed",
+                   ml_shape_size(ndim, shape) == 0 ? "an empty weight" : "a weight",
+                   ml_shape_text(ndim, shape, (char[160]){0}, 160), ml_dtype_name(dtype));
   for (int t = 0; t < ML_AFFINE_FIRST && at < sizeof names; t++)
     if (packs(device, (ml_dtype)t))
       at += (size_t)snprintf(names + at, sizeof names - at, "%s, ", ml_dtype_name((ml_dtype)t));

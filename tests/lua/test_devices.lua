@@ -257,11 +257,20 @@ test_pair("two models at once, each on a device of its own", function(a, b)
     t.ok(steps >= 30, steps)
     t.eq(table.concat(texts[1]), table.concat(texts[2]))
     local s, r = here:session(), there:session()
+    local files = {path .. "/here.session", path .. "/there.session"}
     for turn = 1, 3 do
       local say = {temperature = 0, max_tokens = 8}
       local answers = {}
       for i, session in ipairs {s, r} do answers[i] = said(session:send("turn " .. turn, say)) end
       t.eq(answers[1], answers[2])
+    end
+    for i, session in ipairs {s, r} do assert(session:save(files[i])) end
+    for i, m in ipairs {here, there} do -- whatever device they were made on
+      for _, file in ipairs(files) do
+        local again <close> = m:session()
+        t.eq(again:load(file), true)
+        t.eq(again.ids, s.ids, i)
+      end
     end
     t.close(here:logits({1, 2, 3}):sum():item(), there:logits({1, 2, 3}):sum():item(), 1e-3)
     t.eq(ml.default_device(), core.default_device())

@@ -75,4 +75,13 @@ t.test("a loaded model's weights read as what they are, or not at all", function
   t.eq((w:unpack() * 1):astype "float32":tolist(), w:dequantize():tolist())
 end)
 
+t.test("a packed weight is packed again where it is to be of another precision", function()
+  local x = ml.random.normal({3, 64}, {key = ml.random.key(1)})
+  local fast = require "moonlet.core".random_packed("q4_0", 32, 64, 0.3, 1, false)
+  local exact = fast:unpack():pack()
+  t.ok(ml.linear(x, fast):tobytes() ~= ml.linear(x, exact):tobytes())
+  t.eq(ml.linear(x, fast:pack {precision = "exact"}):tobytes(), ml.linear(x, exact):tobytes())
+  t.eq(ml.linear(x, exact:pack {precision = "fast"}):tobytes(), ml.linear(x, fast):tobytes())
+end)
+
 t.done()
