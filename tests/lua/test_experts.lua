@@ -412,7 +412,8 @@ t.test("what does not fit is said", function()
     t.ok(ml.memory.active() < before + 1024, "what is refused is not packed")
   end
   t.raises(function() ml.pack(ml.zeros {1, 2, 3, 4}) end, "pack: expected 2 or 3 axes, found 4", "usage")
-  t.raises(function() ml.pack(ml.zeros {0, 2, 3}) end, "an empty weight %(0, 2, 3%) of float32 is not packed", "unsupported")
+  t.raises(function() ml.pack(ml.zeros {0, 2, 3}) end, "an empty weight %(0, 2, 3%) of float32 is not packed",
+    "unsupported")
 end)
 
 t.done()
