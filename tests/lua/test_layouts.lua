@@ -79,7 +79,8 @@ t.test("a packed weight is packed again where it is to be of another precision",
   local x = ml.random.normal({3, 64}, {key = ml.random.key(1)})
   local fast = require "moonlet.core".random_packed("q4_0", 32, 64, 0.3, 1, false)
   local exact = fast:unpack():pack()
-  t.ok(ml.linear(x, fast):tobytes() ~= ml.linear(x, exact):tobytes())
+  local rounds = not ml.default_device():find "cuda" -- which leaves what it multiplies as it is
+  t.eq(ml.linear(x, fast):tobytes() ~= ml.linear(x, exact):tobytes(), rounds)
   t.eq(ml.linear(x, fast:pack {precision = "exact"}):tobytes(), ml.linear(x, exact):tobytes())
   t.eq(ml.linear(x, exact:pack {precision = "fast"}):tobytes(), ml.linear(x, fast):tobytes())
 end)
