@@ -71,14 +71,6 @@ KERNEL(cuda_cache_append, cu_append_args) {
 
 // ---- attention ----
 
-DEVICE float exchange(float v, int by) {
-#ifdef __CUDACC__
-  return __shfl_xor_sync(FULL, v, by);
-#else
-  return emulated_shuffle(v, by);
-#endif
-}
-
 // How keys and values lie: anyhow; or as float32 at 16 bytes, or float16 at 8, in heads of whole rounds of the lanes.
 enum form { ANYHOW, FLOATS, HALVES };
 
@@ -222,7 +214,7 @@ DEVICE result attend_segment(const cu_attention_args &t, const row_keys &r, int6
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < PIECES * 4; i++) dot = fmaf(qs[i], now.k[i], dot);
-    for (int by = SHARE / 2; by > 0; by /= 2) dot += exchange(dot, by);
+    for (int by = SHARE / 2; by > 0; by /= 2) dot += shuffle(dot, by);
     float score = dot * t.scale;
     if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
     if (now.sees) any = 1, take_key(&s, score + now.add, now.v);
@@ -230,13 +222,13 @@ DEVICE result attend_segment(const cu_attention_args &t, const row_keys &r, int6
     else load_key<PIECES, FORM>(t, r, j, end, key, from, own, &now);
   }
   for (int by = SHARE; by < WARP; by *= 2) {
-    const float other = exchange(s.max, by), other_sum = exchange(s.sum, by), max = other > s.max ? other : s.max;
+    const float other = shuffle(s.max, by), other_sum = shuffle(s.sum, by), max = other > s.max ? other : s.max;
     const float mine = share_of(s.max, max), theirs = share_of(other, max);
     s.max = max;
     s.sum = s.sum * mine + other_sum * theirs;
 #pragma unroll
-    for (int i = 0; i < PIECES * 4; i++) s.o[i] = s.o[i] * mine + exchange(s.o[i], by) * theirs;
-    any |= exchange((float)any, by) != 0;
+    for (int i = 0; i < PIECES * 4; i++) s.o[i] = s.o[i] * mine + shuffle(s.o[i], by) * theirs;
+    any |= shuffle((float)any, by) != 0;
   }
   __syncthreads(); // what was there before has been read
   if (lane == 0) room->maxima[warp] = s.max, room->sums[warp] = s.sum, room->seen[warp] = any;

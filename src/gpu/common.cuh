@@ -43,6 +43,15 @@ DEVICE uint16_t float_f16(float f) { return ml_f32_to_f16(f); }
 DEVICE uint16_t float_bf16(float f) { return ml_f32_to_bf16(f); }
 #endif
 
+// The value of the lane whose number differs by `by`.
+template <typename T> DEVICE T shuffle(T v, int by) {
+#ifdef __CUDACC__
+  return __shfl_xor_sync(FULL, v, by);
+#else
+  return emulated_shuffle(v, by);
+#endif
+}
+
 // An element in a register: float32, float64 or 64-bit integer by the class of its dtype.
 union slot {
   float f;

@@ -19,11 +19,6 @@ DEVICE const char *row_of(const cu_gather_args &t, int64_t pair) {
   return t.x.data + offset_of(t.x.ndim - 1, t.x.shape, t.x.strides, pair / t.a_row) * item_of(t.x.dtype);
 }
 
-DEVICE void put(const cu_gather_args &t, int64_t pair, int64_t column, slot sum) {
-  if (t.tail.program) run_tail(t.tail, pair, column, sum);
-  else store_slot(t.out, t.out_dtype, pair * t.N + column, sum);
-}
-
 // A warp gives an output of a pair.
 KERNEL(cuda_gather_linear, cu_gather_args) {
   const int64_t warp = blockIdx.x * (int64_t)EXPERT_WARPS + threadIdx.x / WARP;
@@ -38,7 +33,7 @@ KERNEL(cuda_gather_linear, cu_gather_args) {
     sum.u = 0;
 #define GATHER(D) sum.f = multiply<D, 1, 1>(t.K, 1, in, weight, t.N, 0, column)
     FOR_PACKED(t.w_dtype, GATHER)
-    if (threadIdx.x % WARP == 0) put(t, pair, column, sum);
+    if (threadIdx.x % WARP == 0) put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
   }
 }
 
@@ -62,6 +57,6 @@ KERNEL(cuda_gather_strided, cu_gather_args) {
       for (int64_t k = 0; k < t.K; k++)
         sum.f = fmaf(load_float(x, t.x.dtype, k), load_float(t.weight, t.w_dtype, at + k * t.strides[2]), sum.f);
     }
-    put(t, pair, column, sum);
+    put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
   }
 }

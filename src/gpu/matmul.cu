@@ -8,9 +8,7 @@
 enum { TILE = 64, DEPTH = 16, SIDE = 16, EACH = TILE / SIDE };
 
 DEVICE void put_product(const cu_matmul_args &t, int64_t of_batch, int64_t m, int64_t n, slot sum) {
-  const int64_t row = of_batch * t.M + m;
-  if (t.tail.program) run_tail(t.tail, row, n, sum);
-  else store_slot(t.out, t.out_dtype, row * t.N + n, sum);
+  put_result(t.tail, t.out, t.out_dtype, of_batch * t.M + m, t.N, n, sum);
 }
 
 // Element i, of the type of *like.

@@ -358,4 +358,10 @@ DEVICE void run_tail(const cu_tail &t, int64_t row, int64_t column, slot result)
   }
 }
 
+// Element `column` of row `row` of a result whose rows have N, through its tail where it has one.
+DEVICE void put_result(const cu_tail &t, char *out, int dtype, int64_t row, int64_t N, int64_t column, slot result) {
+  if (t.program) run_tail(t, row, column, result);
+  else store_slot(out, dtype, row * N + column, result);
+}
+
 #endif

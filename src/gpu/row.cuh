@@ -20,28 +20,6 @@ struct partial {
   int64_t at; // index of the largest; upper half of a sum of 128 bits; sum of squares of bytes
 };
 
-DEVICE double shuffle(double v, int by) {
-#ifdef __CUDACC__
-  return __shfl_xor_sync(FULL, v, by);
-#else
-  return emulated_shuffle(v, by);
-#endif
-}
-DEVICE float shuffle(float v, int by) {
-#ifdef __CUDACC__
-  return __shfl_xor_sync(FULL, v, by);
-#else
-  return emulated_shuffle(v, by);
-#endif
-}
-DEVICE int64_t shuffle(int64_t v, int by) {
-#ifdef __CUDACC__
-  return (int64_t)__shfl_xor_sync(FULL, (long long)v, by);
-#else
-  return emulated_shuffle(v, by);
-#endif
-}
-
 struct add_up {
   template <typename T> DEVICE_MEMBER T operator()(T x, T y) const { return x + y; }
 };
