@@ -56,8 +56,6 @@ local function check_quantize(q, random)
   return {format = format, bits = bits, group_size = group}
 end
 
-local compute_dtypes = {"float32", "float16", "bfloat16"}
-
 local function check_options(opts)
   for name, most in pairs {threads = 1024, max_context = (1 << 31) - 1} do
     opts[name] = opts[name] and util.integer("load: " .. name, opts[name], 1, most)
@@ -66,8 +64,8 @@ local function check_options(opts)
     util.unexpected("load: precision", "\"fast\" or \"exact\"", opts.precision)
   end
   for _, name in ipairs {"dtype", "cache_dtype"} do
-    if opts[name] and not util.contains(compute_dtypes, opts[name]) then
-      util.unexpected("load: " .. name, table.concat(compute_dtypes, ", "), opts[name], "unsupported")
+    if opts[name] and not util.contains(util.compute_dtypes, opts[name]) then
+      util.unexpected("load: " .. name, table.concat(util.compute_dtypes, ", "), opts[name], "unsupported")
     end
   end
   if opts.adapter then util.raise("unsupported", "load: adapter: this version loads none") end

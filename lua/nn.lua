@@ -224,7 +224,7 @@ function Module:is_training() return private[self].training end
 ---Norms, products, rotary embeddings and attention keep the dtype that they are given, whatever that of their weights.
 ---@param dtype string  "float32", "float16" or "bfloat16"
 function Module:compute_in(dtype)
-  one_of("compute_in: dtype", dtype, {"float32", "float16", "bfloat16"})
+  one_of("compute_in: dtype", dtype, util.compute_dtypes)
   for _, entry in ipairs(self:named_modules()) do private[entry[2]].dtype = dtype end
   return self
 end

@@ -551,10 +551,7 @@ end
 function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
   if what == x.device then return util.value_of(x) end
-  for _, device in ipairs(core.devices()) do
-    if what == device.name then return core.to(x, what) end
-  end
-  if what:find "^cuda" then return core.to(x, what) end -- by its short name, or not there, which raises
+  if core.is_open(what) or what:find "^cuda" then return core.to(x, what) end -- raises for a GPU that is not there
   return x:astype(what)
 end
 

@@ -17,6 +17,9 @@ function M.text(value)
   return math.type(value) == "float" and text:gsub("[^%w+-]+", ".") or text
 end
 
+---What models compute in.
+M.compute_dtypes = {"float32", "float16", "bfloat16"}
+
 ---How a message says what it found: a text in quotes, a number, else what kind of value.
 function M.show(value)
   local kind = type(value)

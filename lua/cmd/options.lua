@@ -6,7 +6,7 @@ local M = {}
 ---@field short? string     one letter
 ---@field type? string      "flag" (default), "string", "integer" or "number"
 ---@field value? string     what the help calls its value
----@field help string
+---@field help string|fun(): string
 ---@field key? string       name in the result; the long name with `_` for `-` otherwise
 ---@field default? any
 ---@field list? boolean     the value is a comma-separated list
@@ -216,7 +216,8 @@ function M.usage(command)
     local left = (o.short and "-" .. o.short .. ", " or "    ") .. "--" .. o.name
     if (o.type or "flag") ~= "flag" then left = left .. " " .. o.value end
     width = math.max(width, #left)
-    rows[#rows + 1] = {left, o.help .. default_text(o)}
+    local text = type(o.help) == "function" and o.help() or o.help
+    rows[#rows + 1] = {left, text .. default_text(o)}
   end
   local name = command.name
   local out = {("moonlet %s: %s\n\nusage: moonlet %s %s\n"):format(name, command.summary, name, command.usage)}

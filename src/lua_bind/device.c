@@ -48,6 +48,16 @@ static int devices(lua_State *L) {
   return 1;
 }
 
+/* is_open(name): whether a device of this name is open; opens none. */
+static int is_open(lua_State *L) {
+  const ml_engine *e = lb_engine(L);
+  const char *name = lb_check_text(L, 1, "is_open", NULL);
+  bool found = false;
+  for (int i = 0; i < e->n_devices; i++) found = found || strcmp(e->devices[i]->name, name) == 0;
+  lua_pushboolean(L, found);
+  return 1;
+}
+
 /* The device that the last argument of a function names, the default one where it is not given. */
 static ml_device *check_device(lua_State *L, int index, const char *function) {
   ml_engine *e = lb_engine(L);
@@ -246,6 +256,7 @@ static int clock_now(lua_State *L) {
 int lb_open_device(lua_State *L) {
   static const luaL_Reg functions[] = {{"devices", devices},
                                        {"device", device},
+                                       {"is_open", is_open},
                                        {"default_device", default_device},
                                        {"to", to},
                                        {"threads", threads},
