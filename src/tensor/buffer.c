@@ -177,8 +177,10 @@ static bool keep_block(ml_device *d, ml_buffer *b) {
 
 ml_status ml_buffer_renew(ml_buffer **kept) {
   ml_buffer *old = *kept, *fresh;
-  ml_buffer_set_loss(old, old->references > 1 + old->flights ? old->loss : NULL);
-  if (old->references == 1 + old->flights && !old->fixed) return ML_OK; /* runs that may not be done come before */
+  if (old->references == 1 + old->flights && !old->fixed) { /* runs that may not be done come before */
+    ml_buffer_set_loss(old, NULL);
+    return ML_OK;
+  }
   ML_TRY(ml_buffer_create(old->device, old->bytes, &fresh));
   if (!old->fixed) {
     ml_status status = old->device->table->copy(old->device, fresh->address, old->device, old->address, old->bytes);

@@ -13,8 +13,8 @@ static ml_status check_kernels(const ml_plan *p) {
   for (size_t i = 0; i < p->n_steps; i++) {
     const ml_step *s = &p->steps[i];
     if (!d->table->lacks(d, s->op)) continue;
-    return ml_fail(ML_UNSUPPORTED, "%s%s%s: %s has no kernel for it", s->path ? s->path : "", s->path ? ": " : "",
-                   ml_step_name(s), d->name);
+    const ml_status status = ml_fail(ML_UNSUPPORTED, "%s: %s has no kernel for it", ml_step_name(s), d->name);
+    return s->path ? ml_fail_prefix(status, "%s", s->path) : status;
   }
   return ML_OK;
 }
@@ -167,6 +167,12 @@ static ml_status check_known(ml_engine *e, const ml_roots *r) {
 
 /* ---- evaluating ---- */
 
+/* A tensor's node is of no more use, once the run that computes it is known to have done so. */
+static void settle_node(ml_tensor *t) {
+  if (t->device->asynchronous) ml_queue_hold(t);
+  else ml_tensor_kill(t, ML_FATE_NONE);
+}
+
 /* Gives a tensor the storage of `from`, which is new; its node goes. */
 static void settle(ml_tensor *t, const ml_tensor *from) {
   ml_tensor_keep_window(t); /* out of memory, it is a value and no more */
@@ -175,8 +181,7 @@ static void settle(ml_tensor *t, const ml_tensor *from) {
   t->offset = from->offset;
   memcpy(t->strides, from->strides, sizeof t->strides);
   ml_buffer_release(old);
-  if (t->device->asynchronous) ml_queue_hold(t);
-  else ml_tensor_kill(t, ML_FATE_NONE);
+  settle_node(t);
 }
 
 /* Effects have happened: the last version of each state is what its storage holds. What is before it has storage of its
@@ -192,8 +197,7 @@ static void settle_effects(const ml_roots *r) {
     }
     t->buffer = ml_buffer_retain(cell->buffer);
     ml_strides_dense(t->ndim, t->shape, t->strides);
-    if (t->device->asynchronous) ml_queue_hold(t);
-    else ml_tensor_kill(t, ML_FATE_NONE);
+    settle_node(t);
   }
 }
 
