@@ -2,7 +2,6 @@
 local ml = require "moonlet"
 local console = require "moonlet.console"
 local options = require "moonlet.cmd.options"
-local util = require "moonlet.util"
 
 local M = {}
 
@@ -34,7 +33,7 @@ M.loading = {
   {name = "threads", type = "integer", value = "N", min = 1, help = "threads on the CPU; all cores otherwise"},
   {name = "precision", type = "string", value = "WHICH", choices = {"fast", "exact"},
     help = "fast (default) rounds activations against quantised weights, exact does not"},
-  {name = "dtype", type = "string", value = "TYPE", choices = util.compute_dtypes,
+  {name = "dtype", type = "string", value = "TYPE", choices = {"float32", "float16", "bfloat16"},
     help = "the type to compute in: float32 (default), float16 or bfloat16"},
   {name = "max-context", type = "integer", value = "N", min = 1,
     help = "the longest context, in tokens; the model's own otherwise"},
@@ -134,13 +133,15 @@ function M.quantization_text(q)
   return q.bits and ("%d bits, groups of %d"):format(q.bits, q.group_size)
 end
 
----"cpu" and what `ml.device` knows of it.
+---"cpu" and what `ml.devices()` knows of it.
 ---@param name? any  a device's name; the default device otherwise
 ---@return string name, table facts
 function M.device(name)
   name = tostring(name or ml.default_device())
-  local is_there, facts = pcall(ml.device, name)
-  return name, is_there and facts or {}
+  for _, d in ipairs(ml.devices()) do
+    if type(d) == "table" and d.name == name then return name, d end
+  end
+  return name, {}
 end
 
 ---The most memory that this process has had resident, where the system says so; else the most that tensors have had.
