@@ -89,10 +89,11 @@ static bool all_marked(const uint8_t *marks, size_t from, size_t to) {
   return true;
 }
 
+/* Either thread marks, and what lies side by side has one byte. */
 static void mark(uint8_t *marks, size_t from, size_t to, bool on) {
   for (size_t i = from; i < to; i++) {
-    if (on) marks[i >> 3] |= (uint8_t)(1 << (i & 7));
-    else marks[i >> 3] &= (uint8_t) ~(1 << (i & 7));
+    if (on) __atomic_fetch_or(&marks[i >> 3], (uint8_t)(1 << (i & 7)), __ATOMIC_RELAXED);
+    else __atomic_fetch_and(&marks[i >> 3], (uint8_t) ~(1 << (i & 7)), __ATOMIC_RELAXED);
   }
 }
 
