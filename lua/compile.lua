@@ -210,7 +210,7 @@ end
 ---x, which no gradient passes.
 ---@param x moonlet.Tensor
 ---@return moonlet.Tensor
-function M.stop_gradient(x) return is_tensor(x) and util.value_of(x) or x end
+function M.stop_gradient(x) return is_tensor(x) and x.layout == "strided" and util.value_of(x) or x end
 
 -- Whether an operation has a gradient is declared in its row of the table of operations; none has one yet. The
 -- operation that fn's result comes from is the first that would be asked for its own.

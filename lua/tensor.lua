@@ -550,7 +550,7 @@ end
 ---@return moonlet.Tensor
 function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
-  if what == x.device then return util.value_of(x) end
+  if what == x.device then return x.layout == "strided" and util.value_of(x) or x end
   if core.is_open(what) or what:find "^cuda" then return core.to(x, what) end -- raises for a GPU that is not there
   return x:astype(what)
 end

@@ -405,7 +405,7 @@ function M.close(x)
 end
 
 -- A tensor's value under a handle of its own: what is done to one in place is not done to the other, and of a state it
--- is what it holds now. Weights in other layouts do not change, and are themselves.
-function M.value_of(x) return x.layout == "strided" and x:astype(x.dtype) or x end
+-- is what it holds now. A weight in another layout is refused.
+function M.value_of(x) return x:astype(x.dtype) end
 
 return M
