@@ -137,13 +137,15 @@ local function results_of(entry, tensors, known, ...)
   return entry.build(values)
 end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values
----(4 and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
+---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
+---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2
+---is integers and x * 2.0 float32. A state that it is given, a
 ---function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is
 ---made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan,
 ---with the value that they had when it was made, views of a state and what was still to be computed too: to see a new
 ---value, give them as arguments, or make them state that is written in place. A state that it captures stays for as
----long as the plan does, also when its handle is closed. Of what fn is given or captures it changes states alone in
+---long as the plan does, also when its handle is closed. What else fn reads without being given it (a number, whether a
+---module trains) is what it was when the plan was made. Of what fn is given or captures it changes states alone in
 ---place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it is
 ---recorded leaves all states as they were.
 ---
@@ -160,25 +162,25 @@ function M.compile(fn, opts)
   return function(...)
     if core.recording() then return trace.record_part(fn, ...) end
     calls = calls + 1
-    local ready = plans[core.type_key(...) or false]
+    local ready = plans[core.call_key(...) or false]
     if ready and ready.plain then -- of tensors alone, as most are
       ready.used = calls
       return ready.plan:run(...)
     end
-    local n, args, tensors, key = select("#", ...), {...}, {}, {}
+    local n, args, tensors, key = select("#", ...), {...}, {}, {core.call_key()}
     for i = 1, n do describe(args[i], tensors, key, 0) end
     local name, known = table.concat(key), key.known
     local entry = find_plan(plans, name, known)
     if not entry then
       make_room(plans, most)
-      local plan, build, draws, plain = trace.unscoped(trace.trace, fn, args, n, known, true)
-      entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0, calls = 0}
+      local plan, build, draws, plain, place = trace.unscoped(trace.trace, fn, args, n, known, true)
+      entry = {plan = plan, build = build, draws = draws, draws_on = place, n_known = known and #known or 0, calls = 0}
       entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
     entry.used, entry.calls = calls, entry.calls + 1
-    if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws) end
+    if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws, entry.draws_on) end
     entry.calls = entry.calls - 1 -- the run itself takes care of the plan
     return results_of(entry, tensors, known, entry.plan:run(table.unpack(tensors)))
   end

@@ -89,8 +89,8 @@ local function builder(value, tensors, depth, given)
 end
 
 ---Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
----results, which takes them with the lists `inputs` and `known` of the call, how many draws it makes, and whether the
----results are the plan's as they are. `runs`: it is for a run.
+---results, which takes them with the lists `inputs` and `known` of the call, how many draws it makes, whether the
+---results are the plan's as they are, and the device of the draws. `runs`: it is for a run.
 function M.trace(fn, args, n, known, runs)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
@@ -99,7 +99,7 @@ function M.trace(fn, args, n, known, runs)
   local own = {index = #tensors + 1, draws = 0}
   local _ <close> = setmetatable({}, {__close = function(_, err)
     tracing = nil
-    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
+    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws, own.key.device) end -- as if it were not compiled
   end})
   tracing = own
   return M.record(function()
@@ -120,7 +120,7 @@ function M.trace(fn, args, n, known, runs)
       local out = {}
       for i, part in ipairs(parts) do out[i] = part(values) end
       return table.unpack(out, 1, results.n)
-    end, own.draws, plain
+    end, own.draws, plain, own.key and own.key.device
   end)
 end
 

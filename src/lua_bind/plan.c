@@ -205,9 +205,9 @@ static int module_path(lua_State *L) {
   return 1;
 }
 
-static int device_index(const ml_tensor *t) {
+static int device_index(const ml_engine *e, const ml_device *d) {
   int i = 0;
-  while (t->engine->devices[i] != t->device) i++;
+  while (e->devices[i] != d) i++;
   return i;
 }
 
@@ -220,26 +220,37 @@ static size_t put_type_key(const ml_tensor *t, char *key) {
   size_t bytes = (size_t)t->ndim * sizeof *t->shape;
   key[0] = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
   key[1] = (char)('a' + t->dtype);
-  key[2] = (char)(t->ndim + (ML_MAX_DIMS + 1) * device_index(t));
+  key[2] = (char)(t->ndim + (ML_MAX_DIMS + 1) * device_index(t->engine, t->device));
   memcpy(key + 3, t->shape, bytes);
   return 3 + bytes;
 }
 
-/* type_key(x, ...): the types of tensors that inputs of a plan can stand for, one after another; nil where one is
- * anything else, and of none or more than 16. */
+/* type_key(x): the type of a tensor that an input of a plan can stand for; nil of anything else. */
 static int type_key(lua_State *L) {
+  char key[TYPE_KEY_MOST];
+  if (!luaL_testudata(L, 1, LB_TENSOR)) return 0;
+  const size_t bytes = put_type_key(lb_check_tensor(L, 1, "compile"), key);
+  if (!bytes) return 0;
+  lua_pushlstring(L, key, bytes);
+  return 1;
+}
+
+/* call_key(...): which device is the default one, where a function makes what it makes, and behind that the type_key of
+ * each argument; nil where one has none, and of more than 16. */
+static int call_key(lua_State *L) {
   enum { MOST = 16 };
-  char key[MOST * TYPE_KEY_MOST];
-  size_t length = 0;
+  char key[1 + MOST * TYPE_KEY_MOST];
+  const ml_engine *e = lb_engine(L);
+  size_t length = 1;
   const int n = lua_gettop(L);
   if (n > MOST) return 0;
+  key[0] = (char)('a' + device_index(e, e->device));
   for (int i = 1; i <= n; i++) {
     if (!luaL_testudata(L, i, LB_TENSOR)) return 0;
     size_t bytes = put_type_key(lb_check_tensor(L, i, "compile"), key + length);
     if (!bytes) return 0;
     length += bytes;
   }
-  if (!length) return 0;
   lua_pushlstring(L, key, length);
   return 1;
 }
@@ -279,6 +290,7 @@ int lb_open_plan(lua_State *L) {
                                        {"is_closed", is_closed},
                                        {"op_of", op_of},
                                        {"type_key", type_key},
+                                       {"call_key", call_key},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lb_set_guard(L, "enter", path_enter, path_leave);
