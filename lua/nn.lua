@@ -97,8 +97,7 @@ function M.class(name)
   class.__name = name
   class.__call = function(self, ...)
     local _ <close> = core.enter(private[self].name)
-    local x = ...
-    local _ <close> = ml.is_tensor(x) and core.on(x) or nil -- what it makes on the way lies where x does
+    local _ <close> = core.beside(...) -- what it makes on the way lies where its tensors do
     if not class.forward then util.raise("usage", "class %s has no forward", name) end
     return class.forward(self, ...)
   end
@@ -270,6 +269,7 @@ end
 function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids, private[self].dtype) end
 function Embedding:as_linear(x)
   local _ <close> = core.enter(private[self].name)
+  local _ <close> = core.beside(x)
   return ml.linear(x, value(self, "weight"))
 end
 
@@ -316,6 +316,17 @@ function M.build(fn, ...)
   return table.unpack(results, 2, results.n)
 end
 
+-- Of frequencies that lie on one device, the same on others, where modules came to be used.
+local elsewhere = setmetatable({}, {__mode = "k"})
+
+local function frequencies_beside(x, own, numbers)
+  if x.device == own.device then return own end
+  local known = elsewhere[own] or {}
+  elsewhere[own] = known
+  known[x.device] = known[x.device] or ml.keep(ml.tensor(numbers, {dtype = "float32", device = x.device}))
+  return known[x.device]
+end
+
 local function shared_table(frequencies)
   local key = {}
   for i, f in ipairs(frequencies) do key[i] = ("%a"):format(f) end
@@ -338,6 +349,7 @@ function RoPE:init(size, opts, ...)
   opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false}, "RoPE")
   util.number("RoPE: partial", opts.partial, 0, 1)
   local frequencies, scale = rope.frequencies(size, opts)
+  rawset(self, "numbers", frequencies)
   rawset(self, "frequencies", shared_table(frequencies))
   rawset(self, "scale", scale)
   rawset(self, "interleaved", flag("RoPE: interleaved", opts.interleaved))
@@ -347,7 +359,8 @@ function RoPE:forward(x, cache)
   local shape = x.shape
   if not cache then require("moonlet.cache").missing "RoPE" end
   local start = cache and cache.start or ml.full({shape[1]}, 0, {dtype = "int32"})
-  return ml.rope(x, ml.rope_table(start, self.frequencies, shape[3], self.scale), self.interleaved)
+  local frequencies = frequencies_beside(x, self.frequencies, self.numbers)
+  return ml.rope(x, ml.rope_table(start, frequencies, shape[3], self.scale), self.interleaved)
 end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x as it is.

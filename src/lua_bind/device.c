@@ -88,19 +88,50 @@ static int device_leave(lua_State *L) {
   return 0;
 }
 
-/* on(tensor or name): makes its device the default one until the result is closed; nil where it is. Upvalue 1: that
- * result, the same always. */
-static int on(lua_State *L) {
+/* Makes d the default device until what is pushed is closed; nothing is pushed where it is, or NULL. Upvalue 1: what is
+ * pushed, the same always. */
+static int enter_device(lua_State *L, ml_device *d) {
   lb_host *host = lb_get_host(L);
   ml_engine *e = host->engine;
-  const ml_tensor *t = lua_isstring(L, 1) ? NULL : lb_check_tensor(L, 1, "on");
-  ml_device *d = t ? t->device : check_device(L, 1, "on");
-  if (d == e->device) return 0;
+  if (!d || d == e->device) return 0;
   if (host->n_outer == (int)(sizeof host->outer / sizeof *host->outer)) lb_usage(L, "devices are nested too deep");
   host->outer[host->n_outer++] = e->device;
   e->device = d;
   lua_pushvalue(L, lua_upvalueindex(1));
   return 1;
+}
+
+/* on(name): makes a device the default one until the result is closed; nil where it is. */
+static int on(lua_State *L) { return enter_device(L, check_device(L, 1, "on")); }
+
+static ml_device *device_of(lua_State *L, int index) {
+  const ml_tensor *t = lb_to_tensor(L, index);
+  return t ? t->device : NULL;
+}
+
+/* Of a list that begins with a tensor, or of a tensor among options; NULL where there is none. */
+static ml_device *device_within(lua_State *L, int index) {
+  lua_rawgeti(L, index, 1);
+  ml_device *d = device_of(L, -1);
+  if (!d && lua_isnil(L, -1)) {
+    while (lua_next(L, index)) {
+      d = device_of(L, -1);
+      lua_settop(L, -2 - (d != NULL));
+      if (d) return d;
+    }
+    return NULL;
+  }
+  lua_pop(L, 1);
+  return d;
+}
+
+/* beside(...): the same with the device of the first tensor among the arguments, or in the lists and options among
+ * them; nil where there is none. */
+static int beside(lua_State *L) {
+  ml_device *d = NULL;
+  const int n = lua_gettop(L);
+  for (int i = 1; i <= n && !d; i++) d = lua_istable(L, i) ? device_within(L, i) : device_of(L, i);
+  return enter_device(L, d);
 }
 
 /* to(tensor, name): its values on another device. */
@@ -277,5 +308,6 @@ int lb_open_device(lua_State *L) {
   luaL_newlib(L, memory);
   lua_setfield(L, -2, "memory");
   lb_set_guard(L, "on", on, device_leave);
+  lb_set_guard(L, "beside", beside, device_leave);
   return 1;
 }
