@@ -50,16 +50,22 @@ end
 
 -- ---- scopes ----
 
--- Gives the tensors of a result, whatever tables they lie in, to the scope `to` (nil: to none); with `from`, those of
--- that scope alone.
-local function hand_on(value, to, from, seen)
-  if is_tensor(value) then core.scope_move(value, to, from) end
+-- Takes the tensors of a value, whatever tables they lie in, out of their scopes; with `from`, those of that scope go
+-- to the one around it.
+local function hand_on(value, from, seen)
+  if is_tensor(value) and from then core.scope_give(value, from)
+  elseif is_tensor(value) then core.scope_keep(value) end
   if type(value) ~= "table" or seen[value] then return end
   seen[value] = true
   for k, v in next, value do
-    hand_on(k, to, from, seen)
-    hand_on(v, to, from, seen)
+    hand_on(k, from, seen)
+    hand_on(v, from, seen)
   end
+end
+
+local function run_within(scope, fn, ...)
+  local _ <close> = core.within(scope)
+  return fn(...)
 end
 
 ---Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn
@@ -69,26 +75,15 @@ end
 function M.scope(fn, ...)
   if type(fn) ~= "function" then util.unexpected("scope", "a function", fn) end
   local scope <close> = core.scope_new()
-  local co = coroutine.create(fn)
-  local _ <close> = setmetatable({}, {__close = function() coroutine.close(co) end})
-  local current, values = scope, table.pack(...)
-  while true do
-    local outer = core.scope_use(current)
-    values = table.pack(coroutine.resume(co, table.unpack(values, 1, values.n)))
-    current = core.scope_use(outer)
-    if not values[1] then util.again(values[2]) end
-    if coroutine.status(co) == "dead" then
-      local seen = {}
-      for i = 2, values.n do hand_on(values[i], outer, scope, seen) end
-      return table.unpack(values, 2, values.n)
-    end
-    values = table.pack(coroutine.yield(table.unpack(values, 2, values.n)))
-  end
+  local results = table.pack(run_within(scope, fn, ...))
+  local seen = {}
+  for i = 1, results.n do hand_on(results[i], scope, seen) end
+  return table.unpack(results, 1, results.n)
 end
 
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function M.keep(x)
-  hand_on(x, nil, nil, {})
+  hand_on(x, nil, {})
   return x
 end
 

@@ -96,8 +96,7 @@ function M.class(name)
   class.__newindex = remember
   class.__name = name
   class.__call = function(self, ...)
-    local _ <close> = core.enter(private[self].name)
-    local _ <close> = core.beside(...) -- what it makes on the way lies where its tensors do
+    local _ <close> = core.enter(private[self].name, ...) -- what it makes on the way lies where its tensors do
     if not class.forward then util.raise("usage", "class %s has no forward", name) end
     return class.forward(self, ...)
   end
@@ -268,8 +267,7 @@ function Embedding:init(count, size, ...)
 end
 function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids, private[self].dtype) end
 function Embedding:as_linear(x)
-  local _ <close> = core.enter(private[self].name)
-  local _ <close> = core.beside(x)
+  local _ <close> = core.enter(private[self].name, x)
   return ml.linear(x, value(self, "weight"))
 end
 
@@ -310,7 +308,7 @@ function M.build(fn, ...)
   util.callable("build", fn, "a function or a class")
   local outer = owned
   owned = {}
-  local results = table.pack(pcall(fn, ...))
+  local results = table.pack(core.call(fn, ...)) -- which does not yield: others build models too
   owned = outer
   if not results[1] then error(results[2], 0) end
   return table.unpack(results, 2, results.n)

@@ -12,11 +12,15 @@ end
 
 ---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
 function M.unscoped(fn, ...)
-  local outer = core.scope_use(nil)
-  if not outer then return fn(...) end
-  local results = table.pack(pcall(fn, ...))
-  core.scope_use(outer)
-  return give(results)
+  local _ <close> = core.within(nil)
+  return fn(...)
+end
+
+---Calls a function of the user's from within the library: what it makes is its own, and a default device that it sets
+---is so until it returns.
+function M.callback(fn, ...)
+  local _ <close> = core.on()
+  return M.unscoped(fn, ...)
 end
 
 -- What fn(...) returns, behind whether it does. One that fails leaves no effect behind.

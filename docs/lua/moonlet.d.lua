@@ -1527,7 +1527,9 @@ function ml.devices() end
 ---@return table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), missing: operations without a kernel
 function ml.device(name) end
 
----The device on which tensors are made; with a name, sets it.
+---The device on which tensors are made; with a name, sets it. Within a callback or a module's forward, where it is that
+---of the model or of what the module is given, a name holds until that returns; in a function that is compiled it is an
+---error.
 ---@return string: its name
 function ml.default_device(name) end
 

@@ -171,39 +171,7 @@ static int call(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* ---- module paths ---- */
-
-static int path_leave(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  if (host->depth > 0) host->engine->path[host->path_lengths[--host->depth]] = '\0';
-  return 0;
-}
-
-/* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same
- * always. */
-static int path_enter(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  const char *name = lb_check_text(L, 1, "enter", NULL);
-  char *path = host->engine->path;
-  size_t length = strlen(path), size = strlen(name), used = length + (length > 0) + 1; /* the dot and the zero */
-  size_t room = used < ML_PATH_BYTES ? ML_PATH_BYTES - used : 0;
-  if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths))
-    lb_usage(L, "modules are nested too deep");
-  host->path_lengths[host->depth++] = length;
-  if (size > 0 && room > 0) {
-    if (length) path[length++] = '.';
-    memcpy(path + length, name, size < room ? size : room);
-    path[length + (size < room ? size : room)] = '\0';
-  }
-  lua_pushvalue(L, lua_upvalueindex(1));
-  return 1;
-}
-
-/* module_path(): of the module that runs, "" outside of any. */
-static int module_path(lua_State *L) {
-  lua_pushstring(L, lb_engine(L)->path);
-  return 1;
-}
+/* ---- keys of compiled functions ---- */
 
 static int device_index(const ml_engine *e, const ml_device *d) {
   int i = 0;
@@ -286,13 +254,11 @@ int lb_open_plan(lua_State *L) {
                                        {"record", record},
                                        {"call", call},
                                        {"recording", recording},
-                                       {"module_path", module_path},
                                        {"is_closed", is_closed},
                                        {"op_of", op_of},
                                        {"type_key", type_key},
                                        {"call_key", call_key},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
-  lb_set_guard(L, "enter", path_enter, path_leave);
   return 1;
 }
