@@ -24,6 +24,33 @@ local function plain_key(value)
   return (kind == "boolean" or kind == "nil") and tostring(value) .. ";" or nil
 end
 
+-- Of a module, or what lies in one, all that a plan may have read: what it holds now belongs to the plan, tensors by
+-- their addresses. A parameter without a value gets one when it is first needed, which makes no other module of it:
+-- `key.unset` has the places of such.
+local function describe_module(value, key, seen)
+  local plain = plain_key(value)
+  if plain then
+    key[#key + 1] = plain
+    return
+  end
+  by_address(value, key)
+  if type(value) ~= "table" or seen[value] then return end
+  seen[value] = true
+  if trace.is_parameter(value) then
+    key.unset = key.unset or {}
+    key.unset[#key] = true
+    return
+  end
+  local state, fields = trace.module_state(value) or {}, {}
+  for name, field in next, value do fields[name] = field end
+  key[#key + 1] = plain_key(state.training) .. plain_key(state.dtype)
+  for _, name in ipairs(util.sorted_keys(fields)) do
+    describe_module(name, key, seen)
+    describe_module(fields[name], key, seen)
+  end
+  key[#key + 1] = "}"
+end
+
 -- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. A state is the same
 -- storage inside and outside, and weights in blocks are constants of a plan: they have no type to go by.
 local function describe(value, tensors, key, depth)
@@ -35,8 +62,10 @@ local function describe(value, tensors, key, depth)
   end
   local plain = plain_key(value)
   if plain then key[#key + 1] = plain
+  elseif trace.module_state(value) then describe_module(value, key, {})
   elseif type(value) == "table" then
     trace.check_depth(depth)
+    trace.check_plain(value, "an argument")
     key[#key + 1] = "{"
     for _, name in ipairs(util.sorted_keys(value)) do
       local plain_name = plain_key(name)
@@ -126,6 +155,23 @@ local function find_plan(plans, name, known)
   return entry
 end
 
+-- The key of a call.
+local function key_of(args, n, tensors)
+  local key = {core.call_key()}
+  for i = 1, n do describe(args[i], tensors, key, 0) end
+  return key
+end
+
+-- The key under which the same call finds the plan that was just made: parameters that had no value have one now.
+local function key_after(key, args, n)
+  if not key.unset then return key end
+  local after = key_of(args, n, {})
+  for i = 1, math.max(#key, #after) do
+    if key[i] ~= after[i] and not key.unset[i] then return key end
+  end
+  return after
+end
+
 local function results_of(entry, tensors, known, ...)
   local values = {...}
   values.inputs, values.known = tensors, known
@@ -134,15 +180,18 @@ end
 
 ---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
 ---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2
----is integers and x * 2.0 float32. A state that it is given, a
----function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is
----made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan,
----with the value that they had when it was made, views of a state and what was still to be computed too: to see a new
----value, give them as arguments, or make them state that is written in place. A state that it captures stays for as
----long as the plan does, also when its handle is closed. What else fn reads without being given it (a number, whether a
----module trains) is what it was when the plan was made. Of what fn is given or captures it changes states alone in
----place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it is
----recorded leaves all states as they were.
+---is integers and x * 2.0 float32. A state that it is given, a function, a weight in a file's blocks have a plan each,
+---which is dropped once they are gone and another plan is made. So has a module, for as long as it holds what it held:
+---its parameters are constants of the plan, and where one is another tensor, a field has another value, or training is
+---switched, another plan is made. Other tables with a metatable (objects of whatever class) are an error.
+---
+---Tensors that fn reads without being given them (of a module, upvalues) are constants of the plan, with the value that
+---they had when it was made, views of a state and what was still to be computed too: to see a new value, give them as
+---arguments, or make them state that is written in place. A state that it captures stays for as long as the plan does,
+---also when its handle is closed. What else fn reads without being given it (a number, whether a module trains) is what
+---it was when the plan was made. Of what fn is given or captures it changes states alone in place. What fn draws it
+---draws anew with every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states as
+---they were.
 ---
 ---Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of
 ---its values. The plans that were used last are kept, with the memory that each works in.
@@ -162,13 +211,15 @@ function M.compile(fn, opts)
       ready.used = calls
       return ready.plan:run(...)
     end
-    local n, args, tensors, key = select("#", ...), {...}, {}, {core.call_key()}
-    for i = 1, n do describe(args[i], tensors, key, 0) end
+    local n, args, tensors = select("#", ...), {...}, {}
+    local key = key_of(args, n, tensors)
     local name, known = table.concat(key), key.known
     local entry = find_plan(plans, name, known)
     if not entry then
       make_room(plans, most)
       local plan, build, draws, plain, place = trace.unscoped(trace.trace, fn, args, n, known, true)
+      key = key_after(key, args, n)
+      name, known = table.concat(key), key.known
       entry = {plan = plan, build = build, draws = draws, draws_on = place, n_known = known and #known or 0, calls = 0}
       entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})

@@ -14,6 +14,7 @@ local private = setmetatable({}, {__mode = "k"})
 local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
+function trace.module_state(x) return is_module(x) and private[x] or nil end
 
 -- What a constructor is given beyond what it reads would have no effect in silence.
 local function no_more(what, ...)
@@ -44,6 +45,7 @@ function M.parameter(shape, kind, init, ...)
   }, Parameter)
 end
 local function is_parameter(x) return getmetatable(x) == Parameter end
+trace.is_parameter = is_parameter
 
 -- The value of a parameter field; one that was never loaded is made now, for good, even while a plan is recorded.
 local function value(self, name)

@@ -71,6 +71,20 @@ function M.check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
 end
 
+-- Of a module what is known beside its fields, {training, dtype}, nil of anything else; and whether a field is a
+-- parameter without a value: nn.lua says it, where it is loaded.
+function M.module_state() end
+function M.is_parameter() end
+
+---Raises for a table that is no part of a tree: what its metatable makes of it a copy would not have.
+---@param value any
+---@param what string  "an argument"
+function M.check_plain(value, what)
+  if getmetatable(value) == nil then return end
+  util.raise("usage", "compile: %s: expected tensors, plain values, modules, and tables of these, found %s with a " ..
+    "metatable: give its fields, or let the function read it without being given it", what, util.show(value))
+end
+
 -- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
 -- ones that `tensors` has. `given`, if any: of what the function was given and may give back, where it is found then.
 local function builder(value, tensors, depth, given)
@@ -81,8 +95,9 @@ local function builder(value, tensors, depth, given)
     local index = #tensors
     return function(replacements) return replacements[index] end
   end
-  if type(value) ~= "table" then return function() return value end end
+  if type(value) ~= "table" or M.module_state(value) then return function() return value end end
   M.check_depth(depth)
+  M.check_plain(value, given and "a result" or "an argument")
   local names, parts = util.sorted_keys(value), {}
   for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1, given) end
   return function(replacements)

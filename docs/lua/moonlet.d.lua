@@ -1373,15 +1373,17 @@ function ml.keep(x) end
 ---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
 ---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2 is
 ---integers and x * 2.0 float32. A state that it is given, a function, a weight in a file's blocks have a plan each,
----which is dropped once they are gone and another plan is made. Tensors that fn reads without being given them (a
----module's parameters, upvalues) are constants of the plan, with the value that they had when it was made, views of a
----state and what was still to be computed too: to see a new value, give them as arguments, or make them state that is
----written in place. A state that it captures stays for as long as the plan does, also when its handle is closed. What
----else fn reads without being given it (a number, whether a module trains) is what it was when the plan was made. Of
----what fn is given or captures it changes states alone in place. What fn draws it draws anew with every call, as it
----would uncompiled. An error that fn raises while it is recorded leaves all states as they were. Give what changes from
----call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of its values. The plans that
----were used last are kept, with the memory that each works in.
+---which is dropped once they are gone and another plan is made. So has a module, for as long as it holds what it held:
+---its parameters are constants of the plan, and where one is another tensor, a field has another value, or training is
+---switched, another plan is made. Other tables with a metatable (objects of whatever class) are an error. Tensors that
+---fn reads without being given them (of a module, upvalues) are constants of the plan, with the value that they had when
+---it was made, views of a state and what was still to be computed too: to see a new value, give them as arguments, or
+---make them state that is written in place. A state that it captures stays for as long as the plan does, also when its
+---handle is closed. What else fn reads without being given it (a number, whether a module trains) is what it was when
+---the plan was made. Of what fn is given or captures it changes states alone in place. What fn draws it draws anew with
+---every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states as they were. Give
+---what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of its
+---values. The plans that were used last are kept, with the memory that each works in.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@param opts table|nil  plans: how many are kept (64)
 ---@return function
