@@ -376,7 +376,7 @@ local function close_users(self)
     local answer = user.answer or user -- a session's, or a generation
     if answer.next then generate.abort(answer, "the model was closed while it generates") end
     user:close()
-    if user.running then at_work[user.runtime] = true end
+    if user.running and user.runtime then at_work[user.runtime] = true end -- one that is being collected has none
   end
   for r in pairs(self.busy) do
     if not at_work[r] then r:close() end
