@@ -49,6 +49,7 @@ typedef struct ml_cuda {
   CUcontext context;
   CUstream stream;
   int multiprocessors;
+  bool starts_early; /* a kernel may be started before what it waits for is done, up to where it says so */
   size_t page;
   CUmemAllocationProp kind; /* of memory for spaces */
   ml_cuda_space *spaces;
@@ -63,7 +64,8 @@ typedef struct ml_cuda {
   /* outcomes and faults of runs, by ticket modulo CU_RUNS; faults lie where kernels and the host both reach them */
   ml_cuda_run runs[CU_RUNS];
   cu_fault *faults;
-  CUdeviceptr fault; /* a word: the address of the fault of the run that goes on */
+  CUdeviceptr fault;      /* a word: the address of the fault of the run that goes on */
+  _Atomic uint64_t *gate; /* what runs that are timed wait at (time.c), where the device and the host reach it */
   ml_cuda_chunk *chunks;
   CUdeviceptr scratch; /* of the kernel that runs */
   size_t scratch_bytes;

@@ -38,36 +38,128 @@ static ml_status lower_inner_norm(ml_program *g, const ml_step *s, size_t bytes)
   return ml_cuda_put_scratch(g, bytes, &a->out.data);
 }
 
+/* What the kernels of a dtype do: as gpu/product.cuh and gpu/linears.cuh have it. */
+typedef struct linears_form {
+  const char *file;
+  int inputs, streams; /* inputs of a piece; rows of weights that are read at a time for one row of x */
+} linears_form;
+static linears_form form_of(ml_dtype dtype) {
+  switch (dtype) {
+  case ML_F32: return (linears_form){"linears", 8, 4};
+  case ML_F16:
+  case ML_BF16: return (linears_form){"linears", 8, 8};
+  case ML_Q4_0:
+  case ML_Q4_1: return (linears_form){"linears_blocks", 32, 8};
+  case ML_Q8_0: return (linears_form){"linears_blocks", 16, 8};
+  case ML_Q5_0:
+  case ML_Q5_1: return (linears_form){"linears_blocks", 8, 4};
+  default: return (linears_form){"linears_k", 8, 4};
+  }
+}
+
+/* Threads of a block that share a row of K. */
+static int64_t threads_of_row(linears_form f, int64_t K) {
+  const int64_t pieces = (K + f.inputs - 1) / f.inputs;
+  return pieces >= 256 ? 256 : pieces >= 128 ? 128 : pieces >= 64 ? 64 : 32;
+}
+
+static int64_t count_bundles(const cu_unit *units, int n, int64_t streams) {
+  int64_t count = 0;
+  for (int u = 0; u < n; u++) {
+    const int64_t outputs = streams / units[u].n_weights;
+    count += (units[u].outputs + outputs - 1) / outputs;
+  }
+  return count;
+}
+
+/* Streams of a bundle, and blocks: as many as the device holds at once, where there is so much to do. One row goes by
+ * the larger bundles unless that leaves more of the device idle in the last round. */
+static ml_status choose_grid(ml_program *g, const cu_unit *units, int n, linears_form f, int64_t K, int64_t rows,
+                             size_t shared_bytes, char *kernel, size_t kernel_bytes, int64_t *bundles,
+                             int64_t *blocks) {
+  const char *name = ml_dtype_name((ml_dtype)units[0].dtypes[0]);
+  const int64_t groups = CU_THREADS / threads_of_row(f, K);
+  int64_t best = INT64_MAX;
+  for (int halved = rows > 1; halved < 2; halved++) {
+    char own[64];
+    int64_t held;
+    snprintf(own, sizeof own, "cuda_linears_%s_%s", name, rows == 8 ? "8" : rows == 4 ? "4" : halved ? "1_half" : "1");
+    ML_TRY(ml_cuda_blocks_at_once(g, f.file, own, CU_THREADS, shared_bytes, &held));
+    const int64_t streams = f.streams >> halved, count = count_bundles(units, n, streams);
+    const int64_t wanted = (count + groups - 1) / groups, most = wanted < held ? wanted : held;
+    const int64_t time = ((wanted + held - 1) / held) * streams;
+    if (time * 20 > best * 19) continue; /* a twentieth is not worth it */
+    best = time, *bundles = count, *blocks = most;
+    snprintf(kernel, kernel_bytes, "%s", own);
+  }
+  return ML_OK;
+}
+
+/* Products by units of one dtype, in one launch. */
+static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool normed, size_t scratch) {
+  const ml_linears *l = s->linears;
+  const ml_value *x = ml_cuda_value(g, s->inputs[0]);
+  const int64_t M = x->shape[0], K = x->shape[1];
+  cu_linears_args *a;
+  cu_unit units[CU_MOST_UNITS] = {0};
+  char kernel[64] = "cuda_linears_mixed";
+  int64_t bundles = 0, blocks = 0;
+  const ml_linear_unit *u = &l->units[first];
+  bool mixed = false;
+  for (int i = 0; i < n; i++) {
+    const ml_value *w = ml_cuda_value(g, s->inputs[u[i].weights[0]]);
+    units[i].n_weights = u[i].n_weights, units[i].outputs = w->shape[0], units[i].dtypes[0] = (int32_t)w->dtype;
+    mixed |= u[i].n_weights > 1 && ml_cuda_value(g, s->inputs[u[i].weights[1]])->dtype != w->dtype;
+  }
+  const linears_form f = form_of((ml_dtype)units[0].dtypes[0]);
+  const int64_t threads = threads_of_row(f, K), whole = threads * f.inputs;
+  const size_t row_bytes = (size_t)((K + whole - 1) / whole * whole) * sizeof(float);
+  const bool one = M == 1 && row_bytes <= CU_MOST_SHARED && !mixed;
+  const size_t shared = one ? row_bytes : 0;
+  const int64_t rows = mixed || one ? 1 : M > 4 ? 8 : 4;
+  enum { MOST_DOWN = 65535 }; /* of a grid */
+  if (M > MOST_DOWN * rows)
+    return ml_fail(ML_LIMIT, "products of %lld rows: expected %lld at most", (long long)M, (long long)MOST_DOWN * rows);
+  if (mixed) {
+    const int64_t all = M * units[0].outputs, most = (int64_t)ml_cuda_multiprocessors(g) * 8;
+    a = ml_cuda_launch_add(g, "linears", kernel, sizeof *a, all < most ? all : most, 1, CU_THREADS);
+  } else {
+    ML_TRY(choose_grid(g, units, n, f, K, rows, shared, kernel, sizeof kernel, &bundles, &blocks));
+    a = ml_cuda_launch_add(g, f.file, kernel, sizeof *a, blocks, (M + rows - 1) / rows, CU_THREADS);
+  }
+  if (!a) return ML_MEMORY;
+  a->M = M, a->K = K, a->n_units = n, a->bundles = bundles;
+  a->x_dtype = (int32_t)x->dtype, a->x_stride = normed ? K : x->strides[0];
+  ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
+  ml_cuda_launch_shared(g, shared);
+  if (l->norm && !normed) {
+    a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
+    ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+  }
+  for (int i = 0; i < n; i++) ML_TRY(lower_unit(g, s, &u[i], &a->units[i]));
+  return ML_OK;
+}
+
 ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
   const ml_linears *l = s->linears;
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
-  const int64_t M = x->shape[0], rows = M == 1 ? 1 : M <= 4 ? 4 : 8, columns = M == 1 ? 1 : M <= 4 ? 2 : 4;
-  const size_t bytes = (size_t)(M * x->shape[1]) * sizeof(float);
-  enum { WARPS = 8, MOST_DOWN = 65535 }; /* as gpu/linears.cu has them, and a grid */
-  int64_t blocks = 0;
-  for (int u = 0; u < l->n_units; u++)
-    blocks += (ml_cuda_value(g, s->inputs[l->units[u].weights[0]])->shape[0] + WARPS * columns - 1) / (WARPS * columns);
-  if (M > MOST_DOWN * rows)
-    return ml_fail(ML_LIMIT, "products of %lld rows: expected %lld at most", (long long)M, (long long)MOST_DOWN * rows);
-  /* One row is normalised by who multiplies it. */
-  enum { MOST_SHARED = 46 << 10 };
-  const bool inside = l->norm && M == 1 && bytes <= MOST_SHARED, before = l->norm && !inside;
-  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
-  cu_linears_args *a = ml_cuda_launch_add(g, "linears",
-                                          M == 1   ? "cuda_linears_1"
-                                          : M <= 4 ? "cuda_linears_4"
-                                                   : "cuda_linears_8",
-                                          sizeof *a, blocks, (M + rows - 1) / rows, WARPS * 32);
-  if (!a) return ML_MEMORY;
-  a->M = M, a->K = x->shape[1], a->n_units = l->n_units;
-  a->x_dtype = (int32_t)x->dtype, a->x_stride = before ? x->shape[1] : x->strides[0];
-  ML_TRY(before ? ml_cuda_put_scratch(g, bytes, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
-  if (inside) {
-    a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
-    ml_cuda_launch_shared(g, bytes);
-    ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+  const size_t bytes = (size_t)(x->shape[0] * x->shape[1]) * sizeof(float);
+  ml_dtype dtypes[CU_MOST_UNITS];
+  bool mixed[CU_MOST_UNITS], any_mixed = false;
+  for (int u = 0; u < l->n_units; u++) {
+    const ml_linear_unit *unit = &l->units[u];
+    dtypes[u] = ml_cuda_value(g, s->inputs[unit->weights[0]])->dtype;
+    mixed[u] = unit->n_weights > 1 && ml_cuda_value(g, s->inputs[unit->weights[1]])->dtype != dtypes[u];
+    any_mixed |= mixed[u];
   }
-  for (int u = 0; u < l->n_units; u++) ML_TRY(lower_unit(g, s, &l->units[u], &a->units[u]));
+  /* One row is normalised by who multiplies it. */
+  enum { MOST_INSIDE = 16384 };
+  const bool before = l->norm && (x->shape[0] > 1 || any_mixed || x->shape[1] > MOST_INSIDE);
+  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
+  for (int u = 0, n; u < l->n_units; u += n) {
+    for (n = 1; u + n < l->n_units && !mixed[u] && !mixed[u + n] && dtypes[u + n] == dtypes[u]; n++) {}
+    ML_TRY(lower_units(g, s, u, n, before, bytes));
+  }
   return ML_OK;
 }
 
@@ -149,11 +241,10 @@ ml_status ml_cuda_lower_gather_linear(ml_program *g, const ml_step *s) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]), *w = ml_cuda_value(g, s->inputs[1]),
                  *ids = ml_cuda_value(g, s->inputs[2]), *o = ml_cuda_value(g, s->outputs[0]);
   const bool packed = w->layout == ML_LAYOUT_PANELS;
-  enum { WARPS = 8 }; /* as gpu/experts.cu has them */
-  const int64_t pairs = ml_cuda_size(ids), all = pairs * (w->shape[1] ? w->shape[1] : 1),
-                blocks = (all + WARPS - 1) / WARPS;
+  const int64_t pairs = ml_cuda_size(ids), all = pairs * (w->shape[1] ? w->shape[1] : 1);
+  const int64_t most = (int64_t)ml_cuda_multiprocessors(g) * 32;
   cu_gather_args *a = packed ? ml_cuda_launch_add(g, "experts", "cuda_gather_linear", sizeof *a,
-                                                  blocks < INT32_MAX ? (blocks ? blocks : 1) : INT32_MAX, 1, WARPS * 32)
+                                                  all < most ? (all ? all : 1) : most, 1, CU_THREADS)
                              : ml_cuda_launch_elements(g, "experts", "cuda_gather_strided", sizeof *a, all);
   if (!a) return ML_MEMORY;
   a->pairs = pairs, a->N = w->shape[1], a->K = w->shape[2], a->experts = w->shape[0];

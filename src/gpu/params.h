@@ -155,7 +155,7 @@ typedef struct cu_unit {
   cu_operand extra[CU_FUSED_INPUTS], out[CU_MOST_OUTPUTS];
 } cu_unit;
 typedef struct cu_linears_args {
-  int64_t M, K;
+  int64_t M, K, bundles; /* bundles: see gpu/linears.cuh */
   const char *x;
   int32_t x_dtype, n_units, norm; /* norm: x is normalised first, by the block; of one row */
   float eps, offset;

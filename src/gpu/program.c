@@ -34,6 +34,19 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
   return args;
 }
 
+ml_status ml_cuda_blocks_at_once(ml_program *g, const char *file, const char *kernel, int threads, size_t shared_bytes,
+                                 int64_t *out) {
+  enum { FREE_OF_ASKING = 48 << 10 }; /* bytes that every launch may have */
+  CUfunction f;
+  int blocks;
+  ML_TRY(ml_cuda_function(g->device, file, kernel, &f));
+  if (shared_bytes > FREE_OF_ASKING)
+    CU_TRY(g->device, kernel, FuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_MOST_SHARED));
+  CU_TRY(g->device, kernel, BlocksAtOnce(&blocks, f, threads, shared_bytes));
+  *out = (int64_t)(blocks > 0 ? blocks : 1) * ml_cuda_multiprocessors(g);
+  return ML_OK;
+}
+
 void ml_cuda_launch_shared(ml_program *g, size_t bytes) {
   if (g->made) g->launches[g->n_launches - 1].shared_bytes = (unsigned)bytes;
 }

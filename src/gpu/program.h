@@ -55,6 +55,8 @@ struct ml_program {
 
 /* Threads of a block where elements have one each. */
 enum { CU_THREADS = 256 };
+/* Bytes of shared memory of its own that a launch may have, beside some kilobytes that its kernel has anyway. */
+enum { CU_MOST_SHARED = 200 << 10 };
 
 /* Adds a launch and returns its arguments, zeroed; NULL on failure. No units: none is made, and what is returned is for
  * nobody. */
@@ -79,6 +81,9 @@ const ml_value *ml_cuda_value(const ml_program *g, int value); /* NULL of -1 */
 /* Threads of a block that takes a row of n: what gpu/row.cuh adds up depends on n alone then. */
 int ml_cuda_row_threads(int64_t n);
 int ml_cuda_multiprocessors(const ml_program *g);
+/* How many blocks of a kernel the device runs at once, each with so many bytes of shared memory of the launch's own. */
+ml_status ml_cuda_blocks_at_once(ml_program *g, const char *file, const char *kernel, int threads, size_t shared_bytes,
+                                 int64_t *out);
 
 /* Operands in the forms of params.h. */
 ml_status ml_cuda_array(ml_program *g, int value, cu_array *out);
@@ -95,6 +100,10 @@ int ml_cuda_merge(int ndim, int64_t *shape, cu_operand *operands, int n);
 
 /* A launch that moves a value's elements to another of its shape (lower.c). */
 ml_status ml_cuda_move(ml_program *g, int to, int from);
+
+/* A run whose steps are timed: their seconds are added to the plan's (time.c). */
+typedef ml_status (*ml_cuda_launcher)(const ml_program *g, const ml_cuda_launch *l);
+ml_status ml_cuda_time_steps(ml_program *g, ml_cuda_launcher launch, ml_outcome *o);
 
 /* Which launches wait for those before them (run.c). */
 ml_status ml_cuda_find_levels(ml_program *g);

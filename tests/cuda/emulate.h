@@ -36,6 +36,10 @@ struct uint4 {
   extern "C" __attribute__((visibility("default"))) void name(const void *t) { name##_body(*(const args *)t); }        \
   static void name##_body(const args &t)
 
+#define KERNEL_EARLY(name, args, threads, blocks) KERNEL(name, args)
+static inline void let_next_start(void) {}
+static inline void wait_for_all(void) {}
+
 extern "C" void *emulated_shared(void); /* of the launch's own size */
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)emulated_shared()
 
