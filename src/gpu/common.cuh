@@ -27,6 +27,21 @@ static __device__ __forceinline__ void wait_for_all() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+// Bytes on their way to shared memory, 16 or 4 a thread. Those asked for since the last close_copies are one lot; all but
+// the last `left` lots have come to the thread that asked for them behind wait_copies.
+static __device__ __forceinline__ void copy_16(void *to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+static __device__ __forceinline__ void copy_4(void *to, const void *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+static __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;"); }
+template <int LEFT> static __device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+// What a thread has written is there for others before what it writes next; and what others have written.
+static __device__ __forceinline__ void fence() { __threadfence(); }
+static __device__ __forceinline__ float fresh(const float *p) { return __ldcg(p); }
 // A kernel takes one structure, named `t`. One that is EARLY waits by itself, and reads before only what no kernel
 // writes: packed weights, constants.
 #define KERNEL_EARLY(name, args, threads, blocks)                                                                      \

@@ -344,6 +344,12 @@ static void cuda_close(ml_device *d) {
       c->chunks = chunk->next;
       ml_free(chunk);
     }
+    while (c->counts) {
+      ml_cuda_counts *counts = c->counts;
+      v->MemFree(counts->address);
+      c->counts = counts->next;
+      ml_free(counts);
+    }
     if (c->scratch) v->MemFree(c->scratch);
     if (c->staging) v->MemFreeHost(c->staging);
     if (c->faults) v->MemFreeHost(c->faults);

@@ -40,6 +40,12 @@ typedef struct ml_cuda_chunk {
   int holders; /* programs */
 } ml_cuda_chunk;
 
+/* Counts of kernels, which are zero between launches. */
+typedef struct ml_cuda_counts {
+  struct ml_cuda_counts *next;
+  CUdeviceptr address;
+} ml_cuda_counts;
+
 enum { CU_FLIGHTS = 1024, CU_RUNS = 1024, CU_MODULES = 24 };
 
 typedef struct ml_cuda {
@@ -67,6 +73,8 @@ typedef struct ml_cuda {
   CUdeviceptr fault;      /* a word: the address of the fault of the run that goes on */
   _Atomic uint64_t *gate; /* what runs that are timed wait at (time.c), where the device and the host reach it */
   ml_cuda_chunk *chunks;
+  ml_cuda_counts *counts;
+  size_t counts_bytes; /* of the first */
   CUdeviceptr scratch; /* of the kernel that runs */
   size_t scratch_bytes;
   ml_status lost; /* ML_OK, or the device has failed for good */

@@ -17,27 +17,21 @@ DEVICE const char *row_of(const cu_gather_args &t, int64_t pair) {
   return t.x.data + offset_of(t.x.ndim - 1, t.x.shape, t.x.strides, pair / t.a_row) * item_of(t.x.dtype);
 }
 
-template <int D> DEVICE void gather_products(const cu_gather_args &t) {
-  __shared__ float room[PRODUCT_WARPS];
-  const int threads = warps_of_row(count_pieces<D>(t.K)) * WARP, groups = PRODUCT_THREADS / threads;
-  const int64_t all = t.pairs * t.N;
-  for (int64_t first = (int64_t)blockIdx.x * groups; first < all; first += (int64_t)gridDim.x * groups) {
-    const int64_t i = min64(first + threadIdx.x / threads, all - 1);
+// A warp gives an output of a pair.
+KERNEL(cuda_gather_linear, cu_gather_args) {
+  for (int64_t i = thread_index() / WARP; i < t.pairs * t.N; i += thread_count() / WARP) {
     int64_t pair = i;
     const int64_t column = pop(&pair, t.N), expert = expert_of(t, pair);
+    if (expert < 0) continue;
+    const char *weight = t.weight + expert * t.matrix;
     const inputs in = inputs_at(row_of(t, pair), t.x.dtype, 0, t.K);
     slot sum;
     sum.u = 0;
-    sum.f = product<D>(t.weight + max64(expert, 0) * t.matrix, column, in, 0, t.K, room);
-    if (threadIdx.x % threads == 0 && expert >= 0 && i == first + threadIdx.x / threads)
-      put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
+#define GATHER(D) sum.f = product<D>(weight, column, in, 0, t.K)
+    FOR_PACKED(t.w_dtype, GATHER)
+    if (threadIdx.x % WARP == 0) put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
   }
 }
-
-// A group of warps gives an output of a pair.
-KERNEL(cuda_gather_linear, cu_gather_args){
-#define GATHER(D) gather_products<D>(t)
-    FOR_PACKED(t.w_dtype, GATHER)}
 
 // A thread gives an output of a pair, of strided weights. Ids are looked at where there is none.
 KERNEL(cuda_gather_strided, cu_gather_args) {

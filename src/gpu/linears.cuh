@@ -1,16 +1,22 @@
 // linears.cuh: products of rows with packed weights (ML_STEP_LINEARS), and what a program does with them.
 //
-// Bytes: the weights once for every ROWS rows of x, x from the cache; flops: 2 M K N, and a few instructions a weight
-// to expand its code. Up to ROWS rows: the weights alone count.
+// Bytes: the weights once for every ROWS rows of x, x from the cache; flops: 2 M K N, and a few instructions a weight to
+// expand its code. Up to ROWS rows: the weights alone count.
 //
-// A bundle is STREAMS rows of a weight, or half as many of each of two: a group of warps (product.cuh) takes bundle
-// after bundle, and asks for the next piece of each row while it works on one. What a block asks for first it has asked
-// for before it waits for the kernels that make x.
+// A bundle is STREAMS rows of a weight, or half as many of each of two: a warp takes bundle after bundle. Weights come
+// through shared memory, where each warp has a ring of some rounds of them under way; a lane takes what it has asked
+// for itself, so that nobody waits for others. The first rounds are asked for before the kernel waits for those that
+// make x.
 //
 // One row is normalised by each block for itself, which costs less than another launch.
 #include "gpu/product.cuh"
 
-enum { EARLY = 2 }; // operands of programs that are read beforehand
+// What follows the products of most models needs no program to be interpreted: see cu_form.
+DEVICE slot rounded(float f, int dtype) {
+  slot s;
+  s.u = 0, s.f = f;
+  return round_slot(s, dtype);
+}
 
 DEVICE slot load_extra(const cu_unit &u, int i, int64_t row, int64_t column) {
   const cu_operand &x = u.extra[i];
@@ -22,198 +28,232 @@ DEVICE void put(const cu_unit &u, int k, int64_t row, int64_t column, slot s) {
   store_slot(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], s);
 }
 
-DEVICE_CALL void finish(const cu_unit &u, const cu_program *p, int64_t row, int64_t column, const float *products,
-                        const slot *early) {
+DEVICE_CALL void run_unit_program(const cu_unit &u, int64_t row, int64_t column, float first, float second) {
+  const cu_program *p = u.program;
   slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
-  for (int i = 0; i < u.n_weights; i++) {
-    regs[i].u = 0, regs[i].f = products[i];
-    if (p) regs[i] = round_slot(regs[i], p->input_dtypes[i]);
-  }
-  for (int i = 0; i < u.n_extra; i++)
-    regs[u.n_weights + i] = i == 0 ? early[0] : i == 1 ? early[1] : load_extra(u, i, row, column);
-  if (p) run_program(p, regs);
-  for (int k = 0; k < u.n_out; k++) put(u, k, row, column, regs[p ? p->outputs[k] : 0]);
+  for (int i = 0; i < u.n_weights; i++) regs[i] = rounded(i ? second : first, p->input_dtypes[i]);
+  for (int i = 0; i < u.n_extra; i++) regs[u.n_weights + i] = load_extra(u, i, row, column);
+  run_program(p, regs);
+  for (int k = 0; k < u.n_out; k++) put(u, k, row, column, regs[p->outputs[k]]);
 }
 
-// Programs of the units, on their way while products are made.
-struct unit_programs {
-  uint64_t code[CU_MOST_UNITS][sizeof(cu_program) / 8];
-};
-
-DEVICE void fetch_programs(const cu_linears_args &t, unit_programs *to) {
-  for (int u = 0; u < t.n_units; u++) {
-    const uint64_t *from = (const uint64_t *)t.units[u].program;
-    for (unsigned i = threadIdx.x; from && i < sizeof(cu_program) / 8; i += blockDim.x) to->code[u][i] = from[i];
+// The products of a row and a column are there. `added`: the operand of CU_FORM_ADD.
+DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, float first, float second, slot added) {
+  switch (u.form) {
+  case CU_FORM_NONE: put(u, 0, row, column, rounded(first, u.out[0].dtype)); return;
+  case CU_FORM_ADD: put(u, 0, row, column, rounded(rounded(first, u.dtype).f + added.f, u.dtype)); return;
+  case CU_FORM_GATE: {
+    const float gate = rounded(float_op(u.act, rounded(first, u.dtype).f, 0), u.dtype).f;
+    put(u, 0, row, column, rounded(gate * rounded(second, u.dtype).f, u.dtype));
+    return;
+  }
+  default: run_unit_program(u, row, column, first, second);
   }
 }
 
-// Where an eight of one row of x lies in shared memory: what lanes read at one time lies side by side.
-template <int D> DEVICE uint32_t place_of_eight(uint32_t eight, int half, uint32_t threads) {
-  const uint32_t c = eight / pieces<D>::eights, j = eight % pieces<D>::eights;
-  return ((c / threads * pieces<D>::eights + j) * 2 + half) * threads + c % threads;
+// Where input k of the one row of x lies in shared memory: what lanes read at one time lies side by side.
+template <int D> DEVICE uint32_t place_of_four(uint32_t i, uint32_t j) {
+  return (i / WARP * piece<D>::fours + j) * WARP + i % WARP;
 }
 
 // The one row of x, normalised where that is asked for, as float32 in shared memory.
-template <int D> DEVICE void stage_row(const cu_linears_args &t, uint32_t threads, float4 *room) {
-  float *to = (float *)room;
-  const uint32_t K = (uint32_t)t.K;
-  auto put_at = [&](int64_t i, float f) {
-    to[place_of_eight<D>((uint32_t)i / 8, (uint32_t)i / 4 % 2, threads) * 4 + (uint32_t)i % 4] = f;
+template <int D> DEVICE void stage_row(const cu_linears_args &t, float4 *room) {
+  const uint32_t K = (uint32_t)t.K, end = piece<D>::count(t.K) * piece<D>::inputs;
+  auto put_at = [&](int64_t k, float f) {
+    uint32_t j;
+    const uint32_t i = piece<D>::of_input((uint32_t)k, &j);
+    ((float *)room)[place_of_four<D>(i, j) * 4 + (uint32_t)k % 4] = f;
   };
-  for (uint32_t i = K + threadIdx.x; i < (K + 7) / 8 * 8; i += blockDim.x) put_at(i, 0.0f);
+  for (uint32_t i = K + threadIdx.x; i < end; i += blockDim.x) put_at(i, 0.0f);
   if (t.norm) {
     cu_row_op op;
     op.eps = t.eps, op.offset = t.offset;
     rms_norm_row(
         op, t.K, [&](int64_t i) { return load_float(t.x, t.x_dtype, i); }, t.weight.data != NULL,
         [&](int64_t i) { return load_float(t.weight.data, t.weight.dtype, i * t.weight.stride); },
-        [&](int64_t i, float f) {
-          slot s;
-          s.u = 0, s.f = f;
-          put_at(i, round_slot(s, t.x_dtype).f);
-        });
-  } else {
-    const inputs in = inputs_at(t.x, t.x_dtype, 0, t.K);
-    for (uint32_t e = threadIdx.x; e < (K + 7) / 8; e += blockDim.x) {
-      float x[8];
-      load_inputs(in, 0, e * 8, K, x);
-      for (int h = 0; h < 2; h++) {
-        float4 v;
-        v.x = x[4 * h], v.y = x[4 * h + 1], v.z = x[4 * h + 2], v.w = x[4 * h + 3];
-        room[place_of_eight<D>(e, h, threads)] = v;
-      }
-    }
-  }
-}
-
-// A bundle: of which unit, and its first output.
-struct bundle {
-  int unit;
-  int64_t first;
-};
-
-template <int STREAMS> DEVICE bundle bundle_at(const cu_linears_args &t, int64_t i) {
-  bundle b;
-  for (b.unit = 0; b.unit < t.n_units - 1; b.unit++) { // units follow each other
-    const int outputs = STREAMS / t.units[b.unit].n_weights;
-    const int64_t count = (t.units[b.unit].outputs + outputs - 1) / outputs;
-    if (i < count) break;
-    i -= count;
-  }
-  b.first = i * (STREAMS / t.units[b.unit].n_weights);
-  return b;
-}
-
-// One piece of each row of a bundle. Rows behind the last are there: groups of rows are filled up.
-template <int D, int STREAMS>
-DEVICE void load_pieces(const cu_linears_args &t, const bundle &b, uint32_t i, piece<D> *to) {
-  const cu_unit &u = t.units[b.unit];
-  const int64_t outputs = STREAMS / u.n_weights, first = min64(b.first, (u.outputs - 1) / outputs * outputs);
-  const weight_row<D> one(u.weights[0], first, (int)t.K);
-  if (u.n_weights == 1) {
-#pragma unroll
-    for (int s = 0; s < STREAMS; s++) to[s].load(weight_row<D>(one, s, (uint32_t)t.K), i, (uint32_t)t.K);
+        [&](int64_t i, float f) { put_at(i, rounded(f, t.x_dtype).f); });
     return;
   }
-  const weight_row<D> other(u.weights[1], first, (int)t.K);
-#pragma unroll
-  for (int s = 0; s < STREAMS / 2; s++) {
-    to[s].load(weight_row<D>(one, s, (uint32_t)t.K), i, (uint32_t)t.K);
-    to[STREAMS / 2 + s].load(weight_row<D>(other, s, (uint32_t)t.K), i, (uint32_t)t.K);
+  const inputs in = inputs_at(t.x, t.x_dtype, 0, t.K);
+  for (uint32_t k = threadIdx.x * 4; k < K; k += blockDim.x * 4) {
+    uint32_t j;
+    const uint32_t i = piece<D>::of_input(k, &j);
+    room[place_of_four<D>(i, j)] = load_inputs(in, 0, k, K);
   }
+}
+
+// A bundle's unit.
+DEVICE int unit_of(const cu_linears_args &t, int32_t bundle) {
+  int u = 0;
+  while (u + 1 < t.n_units && bundle >= t.units[u + 1].first_bundle) u++;
+  return u;
+}
+
+// A warp's place in what it reads: a round of a bundle. Rows behind the last are there: groups of rows are filled up.
+template <int D, int STREAMS> struct reader {
+  weight_row<D> rows[2]; // of each weight the first of the bundle
+  int32_t bundle;
+  uint32_t i; // the lane's piece
+  bool two;   // weights
+
+  DEVICE_MEMBER reader(const cu_linears_args &t, int32_t from)
+      : rows{weight_row<D>(NULL, 0, 0), weight_row<D>(NULL, 0, 0)}, bundle(from) {
+    begin(t);
+  }
+  DEVICE_MEMBER void begin(const cu_linears_args &t) {
+    i = threadIdx.x % WARP;
+    if (bundle >= t.bundles) return;
+    const cu_unit &u = t.units[unit_of(t, bundle)];
+    const int64_t outputs = STREAMS / u.n_weights, first = (bundle - u.first_bundle) * outputs;
+    two = STREAMS > 1 && u.n_weights > 1;
+    rows[0] = weight_row<D>(u.weights[0], first, (int)t.K);
+    if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K);
+  }
+  // Asks for the lane's pieces of the round, and goes on to the next one.
+  DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
+    typedef piece<D> P;
+    const uint32_t K = (uint32_t)t.K, lane = threadIdx.x % WARP;
+    if (bundle < t.bundles) {
+      if (i < count) {
+#pragma unroll
+        for (int s = 0; s < STREAMS; s++) {
+          const weight_row<D> row(two && s >= STREAMS / 2 ? rows[1] : rows[0],
+                                  two && s >= STREAMS / 2 ? s - STREAMS / 2 : s, K);
+          char *to = room + s * (P::bytes * WARP);
+#pragma unroll
+          for (int p = 0; p < P::wide; p++)
+            copy_16(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
+#pragma unroll
+          for (int p = 0; p < P::words; p++)
+            copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+        }
+      }
+      i += WARP;
+      if (i - lane >= count) bundle += step, begin(t);
+    }
+    close_copies();
+  }
+};
+
+template <int D> DEVICE void take_piece(read_piece<D> *p, const char *room) {
+  typedef piece<D> P;
+  const uint32_t lane = threadIdx.x % WARP;
+#pragma unroll
+  for (int k = 0; k < P::wide; k++) p->take(k, *(const uint4 *)(room + (k * WARP + lane) * 16));
+#pragma unroll
+  for (int k = 0; k < P::words; k++)
+    p->w[4 * P::wide + k] = *(const uint32_t *)(room + P::wide * WARP * 16 + (k * WARP + lane) * 4);
 }
 
 template <int D, int STREAMS, int ROWS>
-DEVICE void multiply_pieces(const piece<D> *w, const float4 *row, const inputs &in, int64_t first_row, int64_t M,
-                            uint32_t i, uint32_t threads, uint32_t K, float *sums) {
+DEVICE void multiply_pieces(const read_piece<D> *w, const float4 *row, const inputs &in, int64_t first_row, int64_t M,
+                            uint32_t i, uint32_t K, float *sums) {
 #pragma unroll
-  for (int j = 0; j < pieces<D>::eights; j++) {
-    const uint32_t eight = i * pieces<D>::eights + j;
-    float x[8], f[STREAMS][8];
-    if constexpr (ROWS == 1) {
-      const float4 a = row[place_of_eight<D>(eight, 0, threads)], b = row[place_of_eight<D>(eight, 1, threads)];
-      x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-    }
+  for (int j = 0; j < piece<D>::fours; j++) {
+    float f[STREAMS][4];
 #pragma unroll
-    for (int s = 0; s < STREAMS; s++) w[s].values(j, f[s]);
+    for (int s = 0; s < STREAMS; s++) w[s].values(i, j, f[s]);
 #pragma unroll
     for (int m = 0; m < ROWS; m++) {
-      if constexpr (ROWS > 1) load_inputs(in, min64(first_row + m, M - 1), eight * 8, K, x);
+      const float4 x = ROWS == 1 ? row[place_of_four<D>(i, j)]
+                                 : load_inputs(in, min64(first_row + m, M - 1), piece<D>::input(i, j), K);
 #pragma unroll
-      for (int s = 0; s < STREAMS; s++) {
-#pragma unroll
-        for (int k = 0; k < 8; k++) sums[s * ROWS + m] = fmaf(x[k], f[s][k], sums[s * ROWS + m]);
-      }
+      for (int s = 0; s < STREAMS; s++) sums[s * ROWS + m] = add_four(sums[s * ROWS + m], x, f[s]);
     }
   }
 }
 
-template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_args &t, float4 *row) {
-  enum { COUNT = STREAMS * ROWS };
-  __shared__ float room[2][PRODUCT_WARPS * COUNT];
-  __shared__ unit_programs programs;
-  const uint32_t K = (uint32_t)t.K, count = count_pieces<D>(t.K);
-  const int share = warps_of_row(count), groups = PRODUCT_WARPS / share;
-  const uint32_t threads = share * WARP, own = threadIdx.x % threads,
-                 rounds = count > threads ? (count + threads - 1) / threads : 1;
-  const int group = threadIdx.x / threads;
-  const int64_t step = (int64_t)gridDim.x * groups, first_row = (int64_t)blockIdx.y * ROWS;
-  int64_t at = (int64_t)blockIdx.x * groups + group;
-  bundle now = bundle_at<STREAMS>(t, at), next = now;
-  piece<D> w[STREAMS], w_next[STREAMS];
+// A warp's ring: as the host has it.
+template <int D, int STREAMS> struct ring {
+  static constexpr int depth = piece<D>::bytes * STREAMS > 48 ? 4 : 8, round = piece<D>::bytes * WARP * STREAMS;
+  static constexpr int all = round * depth;
+};
+
+// The sums of a bundle are the lanes': each ends those that it has.
+template <int STREAMS, int ROWS>
+DEVICE void end_bundle(const cu_linears_args &t, const cu_unit &u, int32_t bundle, int64_t first_row, slot added,
+                       float *sums) {
+  enum { COUNT = STREAMS * ROWS, EACH = WARP / COUNT };
+  const int lane = threadIdx.x % WARP, own = lane / EACH, outputs = STREAMS / u.n_weights;
+  const float sum = add_lanes<COUNT>(sums), other = shuffle(sum, WARP / 2); // of the second weight
+  const int64_t column = (int64_t)(bundle - u.first_bundle) * outputs + own / ROWS, row = first_row + own % ROWS;
+  if (lane % EACH == 0 && own < outputs * ROWS && column < u.outputs && row < t.M)
+    finish(u, row, column, sum, other, added);
+}
+
+// The operand that is added to what the lane will end.
+template <int STREAMS, int ROWS>
+DEVICE slot load_added(const cu_linears_args &t, const cu_unit &u, int32_t bundle, int64_t first_row) {
+  enum { COUNT = STREAMS * ROWS, EACH = WARP / COUNT };
+  const int own = threadIdx.x % WARP / EACH, outputs = STREAMS / u.n_weights;
+  const int64_t column = (int64_t)(bundle - u.first_bundle) * outputs + own / ROWS, row = first_row + own % ROWS;
+  slot s;
+  s.u = 0;
+  if (u.form == CU_FORM_ADD && own < outputs * ROWS && column < u.outputs && row < t.M) s = load_extra(u, 0, row, column);
+  return s;
+}
+
+template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_args &t, float4 *row, char *rings) {
+  typedef ring<D, STREAMS> R;
+  constexpr int DEPTH = R::depth;
+  const uint32_t K = (uint32_t)t.K, count = piece<D>::count(t.K), rounds = (count + WARP - 1) / WARP;
+  const int32_t step = (int32_t)(gridDim.x * PRODUCT_WARPS);
+  int32_t bundle = (int32_t)(blockIdx.x * PRODUCT_WARPS + threadIdx.x / WARP);
+  const int64_t first_row = (int64_t)blockIdx.y * ROWS;
+  const bool staged = !format<D>::floats || K % piece<D>::inputs == 0; // else pieces do not lie at 16 bytes
+  char *own = rings + threadIdx.x / WARP * R::all;
+  reader<D, STREAMS> next(t, bundle);
   let_next_start();
-  if (count) load_pieces<D, STREAMS>(t, now, own < count ? own : 0, w_next);
-  fetch_programs(t, &programs);
+  for (int i = 0; i < DEPTH - 1; i++) {
+    if (staged) next.ask(t, count, step, own + i * R::round);
+  }
   wait_for_all();
-  if constexpr (ROWS == 1) stage_row<D>(t, threads, row);
-  __syncthreads();
-  const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
-  for (int turn = 0; at - group < t.bundles; turn = !turn) {
-    // The thread's own product, of those that the group makes.
-    const int outputs = STREAMS / t.units[now.unit].n_weights;
-    const int64_t column = now.first + own / ROWS, r = first_row + own % ROWS;
-    const cu_unit &unit = t.units[now.unit];
-    const bool ends = (int)own < outputs * ROWS && column < unit.outputs && r < t.M && at < t.bundles;
-    slot early[EARLY];
-    for (int i = 0; i < EARLY; i++) {
-      early[i].u = 0;
-      if (ends && i < unit.n_extra) early[i] = load_extra(unit, i, r, column);
-    }
-    float sums[COUNT];
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) sums[i] = 0;
-    for (uint32_t round = 0, i = own; round < rounds; round++, i += threads) {
-#pragma unroll
-      for (int s = 0; s < STREAMS; s++) w[s] = w_next[s];
-      const uint32_t then = i + threads;
-      if (round + 1 == rounds) {
-        next = bundle_at<STREAMS>(t, min64(at + step, t.bundles - 1));
-        if (count && at - group + step < t.bundles) load_pieces<D, STREAMS>(t, next, own < count ? own : 0, w_next);
-      } else load_pieces<D, STREAMS>(t, now, then < count ? then : 0, w_next);
-      if (i < count) multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, threads, K, sums);
-    }
-    put_lanes<COUNT>(sums, room[turn]);
+  if (ROWS == 1) {
+    stage_row<D>(t, row);
     __syncthreads();
-    if (ends) {
-      float products[CU_UNIT_WEIGHTS];
-      products[0] = group_sum<COUNT>(room[turn], share, (int)own);
-      products[1] = unit.n_weights > 1 ? group_sum<COUNT>(room[turn], share, outputs * ROWS + (int)own) : 0;
-      const cu_program *p = unit.program ? (const cu_program *)programs.code[now.unit] : NULL;
-      finish(unit, p, r, column, products, early);
+  }
+  const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
+  int at = 0, to = DEPTH - 1; // in the ring
+  for (; bundle < t.bundles; bundle += step) {
+    const cu_unit &u = t.units[unit_of(t, bundle)];
+    const slot added = load_added<STREAMS, ROWS>(t, u, bundle, first_row);
+    float sums[STREAMS * ROWS];
+#pragma unroll
+    for (int i = 0; i < STREAMS * ROWS; i++) sums[i] = 0;
+    for (uint32_t round = 0, i = threadIdx.x % WARP; round < rounds; round++, i += WARP) {
+      read_piece<D> w[STREAMS];
+      if (staged) {
+        next.ask(t, count, step, own + to * R::round);
+        wait_copies<DEPTH - 1>();
+      }
+      if (i < count) {
+        const int64_t outputs = STREAMS / u.n_weights, first = (bundle - u.first_bundle) * outputs;
+#pragma unroll
+        for (int s = 0; s < STREAMS; s++) {
+          const bool other = s >= outputs;
+          if (staged) take_piece<D>(&w[s], own + at * R::round + s * (piece<D>::bytes * WARP));
+          if (!staged || piece<D>::words) {
+            const weight_row<D> from(u.weights[other], first + s - (other ? outputs : 0), (int)K);
+            if (!staged) w[s].load(from, i, K);
+            else w[s].odd = read_piece<D>::is_odd(from, i);
+          }
+        }
+        multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
+      }
+      at = at + 1 == DEPTH ? 0 : at + 1, to = to + 1 == DEPTH ? 0 : to + 1;
     }
-    at += step, now = next;
+    end_bundle<STREAMS, ROWS>(t, u, bundle, first_row, added, sums);
   }
 }
 
-// Kernels of a dtype: one row, by MOST streams or half as many; four rows, and eight.
-#define LINEARS(name, D, MOST)                                                                                         \
-  KERNEL_EARLY(cuda_linears_##name##_1, cu_linears_args, PRODUCT_THREADS, 2) {                                         \
-    DYNAMIC_SHARED(float4, row);                                                                                       \
-    linears<D, MOST, 1>(t, row);                                                                                       \
-  }                                                                                                                    \
-  KERNEL_EARLY(cuda_linears_##name##_1_half, cu_linears_args, PRODUCT_THREADS, 2) {                                    \
-    DYNAMIC_SHARED(float4, row);                                                                                       \
-    linears<D, MOST / 2, 1>(t, row);                                                                                   \
-  }                                                                                                                    \
-  KERNEL_EARLY(cuda_linears_##name##_4, cu_linears_args, PRODUCT_THREADS, 2) { linears<D, MOST / 2, 4>(t, NULL); }     \
-  KERNEL_EARLY(cuda_linears_##name##_8, cu_linears_args, PRODUCT_THREADS, 2) { linears<D, MOST / 2, 8>(t, NULL); }
+// Kernels of a dtype: one row by single rows of weights, or by two; four rows, and eight.
+#define LINEARS_KERNEL(name, D, STREAMS, ROWS)                                                                         \
+  KERNEL_EARLY(cuda_linears_##name, cu_linears_args, PRODUCT_THREADS, 2) {                                             \
+    DYNAMIC_SHARED(float4, room);                                                                                      \
+    linears<D, STREAMS, ROWS>(t, room, (char *)room + t.row_bytes);                                                    \
+  }
+#define LINEARS(name, D)                                                                                               \
+  LINEARS_KERNEL(name##_1_1, D, 1, 1)                                                                                  \
+  LINEARS_KERNEL(name##_1_2, D, 2, 1)                                                                                  \
+  LINEARS_KERNEL(name##_4, D, 4, 4)                                                                                    \
+  LINEARS_KERNEL(name##_8, D, 4, 8)

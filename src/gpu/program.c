@@ -114,6 +114,28 @@ ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where) {
   return add_spot(g, (ml_cuda_spot){.where = (char **)(uintptr_t)where, .kind = ML_SPOT_SCRATCH});
 }
 
+ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where) {
+  ml_cuda *c = ml_cuda_of(g->device);
+  const size_t bytes = (size_t)count * sizeof(int32_t);
+  if (bytes > c->counts_bytes) {
+    CUdeviceptr address;
+    ml_cuda_counts *own = ml_calloc(1, sizeof *own);
+    if (!own) return ML_MEMORY;
+    const size_t whole = bytes < 4096 ? 4096 : 2 * bytes;
+    ml_status status = ml_cuda_result(g->device, "memory for counts", c->driver.MemAlloc(&address, whole));
+    if (status == ML_OK)
+      status = ml_cuda_result(g->device, "clearing memory", c->driver.MemsetD8Async(address, 0, whole, c->stream));
+    if (status != ML_OK) {
+      ml_free(own);
+      return status;
+    }
+    *own = (ml_cuda_counts){c->counts, address}; /* programs keep the addresses of smaller ones */
+    c->counts = own, c->counts_bytes = whole;
+  }
+  *(CUdeviceptr *)(uintptr_t)where = c->counts->address;
+  return ML_OK;
+}
+
 ml_status ml_cuda_put_faults(ml_program *g, const void *where) {
   g->faults = true;
   *(CUdeviceptr *)(uintptr_t)where = ml_cuda_of(g->device)->fault;
@@ -284,6 +306,7 @@ ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   ml_program *g = ml_bump_alloc(&memory, 1, sizeof *g);
   if (!g) return ML_MEMORY;
   g->memory = memory, g->device = d, g->plan = plan;
+  for (size_t i = 0; i < plan->n_values; i++) g->fast |= plan->values[i].layout == ML_LAYOUT_PANELS && !plan->values[i].exact;
   const ml_status status = lower_all(g);
   ml_free(g->bytes);
   g->bytes = NULL;

@@ -45,6 +45,7 @@ struct ml_program {
   size_t n_bytes, bytes_capacity;
   ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
   bool faults;          /* a kernel may find some */
+  bool fast;            /* weights in it need not be multiplied exactly */
   size_t step;          /* that is being lowered */
   bool made;            /* the launch that was asked for last is one */
   uint64_t runs;
@@ -74,6 +75,9 @@ ml_status ml_cuda_put_offset(ml_program *g, int value, int64_t offset, const voi
 ml_status ml_cuda_put_constant(ml_program *g, const void *bytes, size_t count, const void *where);
 /* Puts the address of `bytes` of scratch there; they are the launch's alone. */
 ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where);
+/* Puts there the address of counts that are zero, and that the launch leaves so. No other launch may run beside it that
+ * counts: both have scratch. */
+ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where);
 /* Puts there where faults of the run go. */
 ml_status ml_cuda_put_faults(ml_program *g, const void *where);
 

@@ -40,6 +40,13 @@ struct uint4 {
 static inline void let_next_start(void) {}
 static inline void wait_for_all(void) {}
 
+static inline void fence(void) {}
+static inline float fresh(const float *p) { return *p; }
+static inline void copy_16(void *to, const void *from) { __builtin_memcpy(to, from, 16); }
+static inline void copy_4(void *to, const void *from) { __builtin_memcpy(to, from, 4); }
+static inline void close_copies(void) {}
+template <int LEFT> static inline void wait_copies(void) {}
+
 extern "C" void *emulated_shared(void); /* of the launch's own size */
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)emulated_shared()
 
@@ -54,6 +61,11 @@ template <typename T> static inline T emulated_shuffle(T v, int by) {
 static inline int32_t atomicCAS(int32_t *at, int32_t expected, int32_t value) {
   const int32_t old = *at;
   if (old == expected) *at = value;
+  return old;
+}
+static inline int32_t atomicAdd(int32_t *at, int32_t value) {
+  const int32_t old = *at;
+  *at += value;
   return old;
 }
 static inline uint64_t atomicAdd(uint64_t *at, uint64_t value) {

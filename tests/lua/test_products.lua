@@ -73,4 +73,37 @@ t.test("what follows products is done as if it came after them", function()
   end
 end)
 
+-- Attention of a model whose weights are not multiplied exactly may be another kernel: it is in a plan with such a weight.
+local function attend(q, k, v, opts, slots, start, count)
+  local w = ml.pack(ml.random.normal({32, q.shape[4]}, {key = ml.random.key(1)}), {precision = "fast"})
+  local found = ml.compile(function(a)
+    return ml.attention(a, k, v, slots, start, count, opts), ml.linear(a:reshape {-1, a.shape[4]}, w)
+  end)(q)
+  local wanted = ml.attention(q, k, v, slots, start, count, opts)
+  return ((found:astype "float64" - wanted:astype "float64"):abs()):max():item()
+end
+
+t.test("attention of one query in a fast model is that of an exact one, nearly", function()
+  local function int(list) return ml.tensor(list, {dtype = "int32"}) end
+  for _, case in ipairs {
+    {dtype = "bfloat16", size = 64, heads = 8, kv = 2, keys = 200}, {dtype = "float16", size = 128, heads = 3, kv = 1, keys = 64},
+    {dtype = "float32", size = 256, heads = 10, kv = 1, keys = 130}, {dtype = "float32", size = 64, heads = 4, kv = 4, keys = 1},
+  } do
+    local function random(seed, h, n)
+      return ml.random.normal({2, h, n, case.size}, {key = ml.random.key(seed)}):astype(case.dtype)
+    end
+    local q, k, v = random(1, case.heads, 1), random(2, case.kv, case.keys), random(3, case.kv, case.keys)
+    ml.eval(k, v)
+    local limit = case.dtype == "float32" and 1e-5 or case.dtype == "float16" and 2e-3 or 2e-2
+    for _, opts in ipairs {{scale = 0.1}, {scale = 0.1, window = 70}, {scale = 0.3, softcap = 2.0}} do
+      t.ok(attend(q, k, v, opts) < limit, case.dtype .. " whole")
+      local ends = int {case.keys // 2, case.keys - 1}
+      t.ok(attend(q, k, v, opts, int {1, 0}, ends, int {1, 1}) < limit, case.dtype .. " slots")
+      t.ok(attend(q, k, v, opts, int {1, 0}, ends, int {0, 1}) < limit, case.dtype .. " an idle one")
+    end
+    local sinks = ml.random.normal({case.heads}, {key = ml.random.key(9)})
+    t.ok(attend(q, k, v, {scale = 0.1, sinks = sinks}) < limit, case.dtype .. " sinks")
+  end
+end)
+
 t.done()
