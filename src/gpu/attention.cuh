@@ -7,11 +7,20 @@
 // Beyond every position there is.
 #define FAR ((int64_t)1 << 62)
 
-// The keys that a query sees: lo..hi-1; and where a slot's keys and values of a head lie.
+// The keys that a query sees: lo..hi-1; and where a slot's keys and values of a head lie. `offset`: the first query's
+// position; `keys`, `queries`: so many there are.
 struct row_keys {
-  int64_t b, h, pos, lo, hi;
+  int64_t b, h, pos, lo, hi, offset, keys, queries;
   const char *k, *v;
 };
+
+// Of another query of the same head.
+DEVICE void see(const cu_attention_args &t, const row_keys &r, int64_t pos, int64_t *lo, int64_t *hi) {
+  const int64_t at = r.offset + pos;
+  *hi = t.causal ? max64(0, min64(r.keys, at + 1)) : r.keys;
+  *lo = t.window > 0 && at >= t.window ? at + 1 - t.window : 0;
+  if (pos >= r.queries) *hi = 0; // no query: zeros
+}
 
 DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
   const cu_array &q = t.q, &k = t.k, &v = t.v;
@@ -31,10 +40,8 @@ DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
     offset = min64(FAR, vector_at(t.start, r->b));
     keys = max64(0, min64(keys, offset + max64(0, min64(count, T))));
   }
-  const int64_t at = offset + r->pos;
-  r->hi = t.causal ? max64(0, min64(keys, at + 1)) : keys;
-  r->lo = t.window > 0 && at >= t.window ? at + 1 - t.window : 0;
-  if (r->pos >= count) r->hi = 0; // no query: zeros
+  r->offset = offset, r->keys = keys, r->queries = count;
+  see(t, *r, r->pos, &r->lo, &r->hi);
   r->k = k.data + (slot_ * k.strides[0] + kv * k.strides[1]) * item_of(k.dtype);
   r->v = v.data + (slot_ * v.strides[0] + kv * v.strides[1]) * item_of(v.dtype);
   return true;

@@ -1,3 +1,6 @@
+#ifndef ML_GPU_LINEARS_CUH
+#define ML_GPU_LINEARS_CUH
+
 // linears.cuh: products of rows with packed weights (ML_STEP_LINEARS), and what a program does with them.
 //
 // Bytes: the weights once for every ROWS rows of x, x from the cache; flops: 2 M K N, and a few instructions a weight to
@@ -82,6 +85,11 @@ template <int D> DEVICE void stage_row(const cu_linears_args &t, float4 *room) {
   }
 }
 
+// Outputs of a unit in a bundle.
+template <int STREAMS> DEVICE int outputs_of(const cu_unit &u) {
+  return STREAMS > 1 && u.n_weights > 1 ? STREAMS / 2 : STREAMS;
+}
+
 // A bundle's unit.
 DEVICE int unit_of(const cu_linears_args &t, int32_t bundle) {
   int u = 0;
@@ -104,7 +112,7 @@ template <int D, int STREAMS> struct reader {
     i = threadIdx.x % WARP;
     if (bundle >= t.bundles) return;
     const cu_unit &u = t.units[unit_of(t, bundle)];
-    const int64_t outputs = STREAMS / u.n_weights, first = (bundle - u.first_bundle) * outputs;
+    const int64_t first = (int64_t)(bundle - u.first_bundle) * outputs_of<STREAMS>(u);
     two = STREAMS > 1 && u.n_weights > 1;
     rows[0] = weight_row<D>(u.weights[0], first, (int)t.K);
     if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K);
@@ -174,7 +182,7 @@ template <int STREAMS, int ROWS>
 DEVICE void end_bundle(const cu_linears_args &t, const cu_unit &u, int32_t bundle, int64_t first_row, slot added,
                        float *sums) {
   enum { COUNT = STREAMS * ROWS, EACH = WARP / COUNT };
-  const int lane = threadIdx.x % WARP, own = lane / EACH, outputs = STREAMS / u.n_weights;
+  const int lane = threadIdx.x % WARP, own = lane / EACH, outputs = outputs_of<STREAMS>(u);
   const float sum = add_lanes<COUNT>(sums), other = shuffle(sum, WARP / 2); // of the second weight
   const int64_t column = (int64_t)(bundle - u.first_bundle) * outputs + own / ROWS, row = first_row + own % ROWS;
   if (lane % EACH == 0 && own < outputs * ROWS && column < u.outputs && row < t.M)
@@ -185,12 +193,33 @@ DEVICE void end_bundle(const cu_linears_args &t, const cu_unit &u, int32_t bundl
 template <int STREAMS, int ROWS>
 DEVICE slot load_added(const cu_linears_args &t, const cu_unit &u, int32_t bundle, int64_t first_row) {
   enum { COUNT = STREAMS * ROWS, EACH = WARP / COUNT };
-  const int own = threadIdx.x % WARP / EACH, outputs = STREAMS / u.n_weights;
+  const int own = threadIdx.x % WARP / EACH, outputs = outputs_of<STREAMS>(u);
   const int64_t column = (int64_t)(bundle - u.first_bundle) * outputs + own / ROWS, row = first_row + own % ROWS;
   slot s;
   s.u = 0;
   if (u.form == CU_FORM_ADD && own < outputs * ROWS && column < u.outputs && row < t.M) s = load_extra(u, 0, row, column);
   return s;
+}
+
+// The same where pieces do not lie at 16 bytes: bundle after bundle, as it comes.
+template <int D, int STREAMS, int ROWS>
+DEVICE_CALL void linears_unaligned(const cu_linears_args &t, const float4 *row, int64_t first_row) {
+  const uint32_t K = (uint32_t)t.K, count = piece<D>::count(t.K);
+  const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
+  for (int32_t bundle = (int32_t)(thread_index() / WARP); bundle < t.bundles; bundle += (int32_t)(thread_count() / WARP)) {
+    const cu_unit &u = t.units[unit_of(t, bundle)];
+    const int outputs = outputs_of<STREAMS>(u);
+    float sums[STREAMS * ROWS] = {0};
+    for (uint32_t i = threadIdx.x % WARP; i < count; i += WARP) {
+      read_piece<D> w[STREAMS];
+      for (int s = 0; s < STREAMS; s++) {
+        const int64_t first = (int64_t)(bundle - u.first_bundle) * outputs;
+        w[s].load(weight_row<D>(u.weights[s >= outputs], first + s % outputs, (int)K), 0, i, K);
+      }
+      multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
+    }
+    end_bundle<STREAMS, ROWS>(t, u, bundle, first_row, load_added<STREAMS, ROWS>(t, u, bundle, first_row), sums);
+  }
 }
 
 template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_args &t, float4 *row, char *rings) {
@@ -200,43 +229,39 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
   const int32_t step = (int32_t)(gridDim.x * PRODUCT_WARPS);
   int32_t bundle = (int32_t)(blockIdx.x * PRODUCT_WARPS + threadIdx.x / WARP);
   const int64_t first_row = (int64_t)blockIdx.y * ROWS;
-  const bool staged = !format<D>::floats || K % piece<D>::inputs == 0; // else pieces do not lie at 16 bytes
   char *own = rings + threadIdx.x / WARP * R::all;
   reader<D, STREAMS> next(t, bundle);
   let_next_start();
-  for (int i = 0; i < DEPTH - 1; i++) {
-    if (staged) next.ask(t, count, step, own + i * R::round);
-  }
+  const bool aligned = !format<D>::floats || K % piece<D>::inputs == 0;
+  for (int i = 0; i < DEPTH - 1 && aligned; i++) next.ask(t, count, step, own + i * R::round);
   wait_for_all();
   if (ROWS == 1) {
     stage_row<D>(t, row);
     __syncthreads();
   }
+  if (!aligned) {
+    linears_unaligned<D, STREAMS, ROWS>(t, row, first_row);
+    return;
+  }
   const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
   int at = 0, to = DEPTH - 1; // in the ring
   for (; bundle < t.bundles; bundle += step) {
     const cu_unit &u = t.units[unit_of(t, bundle)];
+    const int outputs = outputs_of<STREAMS>(u);
+    const int64_t first = (int64_t)(bundle - u.first_bundle) * outputs;
     const slot added = load_added<STREAMS, ROWS>(t, u, bundle, first_row);
     float sums[STREAMS * ROWS];
 #pragma unroll
     for (int i = 0; i < STREAMS * ROWS; i++) sums[i] = 0;
     for (uint32_t round = 0, i = threadIdx.x % WARP; round < rounds; round++, i += WARP) {
-      read_piece<D> w[STREAMS];
-      if (staged) {
-        next.ask(t, count, step, own + to * R::round);
-        wait_copies<DEPTH - 1>();
-      }
+      next.ask(t, count, step, own + to * R::round);
+      wait_copies<DEPTH - 1>();
       if (i < count) {
-        const int64_t outputs = STREAMS / u.n_weights, first = (bundle - u.first_bundle) * outputs;
+        read_piece<D> w[STREAMS];
 #pragma unroll
         for (int s = 0; s < STREAMS; s++) {
-          const bool other = s >= outputs;
-          if (staged) take_piece<D>(&w[s], own + at * R::round + s * (piece<D>::bytes * WARP));
-          if (!staged || piece<D>::words) {
-            const weight_row<D> from(u.weights[other], first + s - (other ? outputs : 0), (int)K);
-            if (!staged) w[s].load(from, i, K);
-            else w[s].odd = read_piece<D>::is_odd(from, i);
-          }
+          take_piece<D>(&w[s], own + at * R::round + s * (piece<D>::bytes * WARP));
+          w[s].odd = read_piece<D>::is_odd((uint32_t)first + (s >= outputs ? s - outputs : s), i, K);
         }
         multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
       }
@@ -257,3 +282,5 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
   LINEARS_KERNEL(name##_1_2, D, 2, 1)                                                                                  \
   LINEARS_KERNEL(name##_4, D, 4, 4)                                                                                    \
   LINEARS_KERNEL(name##_8, D, 4, 8)
+
+#endif

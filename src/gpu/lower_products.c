@@ -133,6 +133,46 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   return ML_OK;
 }
 
+/* Whether products go by tiles (gpu/tiles.cuh): of many rows, with weights that need not be multiplied exactly. */
+static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int n, bool normed) {
+  const ml_value *x = ml_cuda_value(g, s->inputs[0]);
+  const ml_storage *place = &g->plan->storages[x->storage];
+  enum { FEW_ROWS = 8, INPUTS = 64 };
+  if (x->shape[0] <= FEW_ROWS || x->shape[1] % INPUTS || (x->dtype != ML_BF16 && x->dtype != ML_F16)) return false;
+  if (!normed && (place->place == ML_PLACE_INPUT || (x->offset + (int64_t)place->offset) % 16 || x->strides[0] % 8 ||
+                  x->strides[1] != 1))
+    return false;
+  for (int u = first; u < first + n; u++) {
+    const ml_linear_unit *unit = &s->linears->units[u];
+    for (int i = 0; i < unit->n_weights; i++) {
+      const ml_value *w = ml_cuda_value(g, s->inputs[unit->weights[i]]);
+      if (w->exact || (w->dtype != x->dtype && (x->dtype != ML_BF16 || w->dtype <= ML_BF16))) return false;
+    }
+  }
+  return true;
+}
+
+/* In one launch: blocks of 128 rows, and of as many outputs as leave no multiprocessor idle. */
+static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
+  enum { ROWS = 128, WIDE = 128, NARROW = 64, INPUTS = 64, STAGES = 3 }; /* as gpu/tiles.cuh has them */
+  const ml_dtype dtype = (ml_dtype)units[0].dtypes[0], x = (ml_dtype)a->x_dtype;
+  const int64_t down = (a->M + ROWS - 1) / ROWS;
+  int columns = dtype == x ? WIDE : NARROW;
+  char kernel[64];
+  int64_t held, across = lay_bundles(units, n, columns);
+  if (columns == WIDE && across * down < 2 * (int64_t)ml_cuda_multiprocessors(g))
+    columns = NARROW, across = lay_bundles(units, n, columns);
+  const size_t shared = (size_t)STAGES * (size_t)(ROWS + columns) * INPUTS * 2;
+  snprintf(kernel, sizeof kernel, "cuda_tiles_%s_%s_%d", ml_dtype_name(dtype), ml_dtype_name(x), columns);
+  const char *file = dtype == x ? "tiles" : "tiles_blocks";
+  ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
+  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, down, across, CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  ml_cuda_launch_shared(g, shared);
+  return ML_OK;
+}
+
 static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool normed, size_t scratch) {
   const ml_linears *l = s->linears;
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
@@ -153,7 +193,8 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     a = ml_cuda_launch_elements(g, "linears", "cuda_linears_mixed", sizeof *a, own.M * units[0].outputs * 32);
     if (!a) return ML_MEMORY;
     *a = own;
-  } else ML_TRY(launch_units(g, units, n, &own, &a));
+  } else if (goes_by_tiles(g, s, first, n, normed)) ML_TRY(launch_tiles(g, units, n, &own, &a));
+  else ML_TRY(launch_units(g, units, n, &own, &a));
   ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
   if (l->norm && !normed) {
     a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
@@ -379,8 +420,36 @@ static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
   return ml_cuda_put_scratch(g, (size_t)(B * H * segments * (BEFORE_VALUES + size)) * sizeof(float), &a->parts);
 }
 
+/* Many queries of bfloat16 or float16. */
+static bool takes_many(const ml_program *g, const ml_step *s) {
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
+                 *v = ml_cuda_value(g, s->inputs[2]);
+  const int64_t size = q->shape[3];
+  enum { FEW = 8, MOST_HEADS = 65535 };
+  return g->fast && q->shape[2] > FEW && s->inputs[6] < 0 && (q->dtype == ML_BF16 || q->dtype == ML_F16) &&
+         k->dtype == q->dtype && v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
+         q->shape[0] * q->shape[1] <= MOST_HEADS && lies_whole(g, s, 0, 8, 8) && lies_whole(g, s, 1, 8, 8) &&
+         lies_whole(g, s, 2, 8, 8);
+}
+
+static ml_status lower_attention_many(ml_program *g, const ml_step *s) {
+  enum { ROWS = 64, THREADS = 128, TILES = 5 }; /* as gpu/attention_many.cu has them */
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]);
+  const size_t shared = (size_t)TILES * ROWS * (size_t)q->shape[3] * 2;
+  char kernel[48];
+  int64_t held;
+  snprintf(kernel, sizeof kernel, "cuda_attention_many_%s_%d", ml_dtype_name(q->dtype), (int)q->shape[3]);
+  ML_TRY(ml_cuda_blocks_at_once(g, "attention_many", kernel, THREADS, shared, &held));
+  cu_attention_args *a = ml_cuda_launch_add(g, "attention_many", kernel, sizeof *a, (q->shape[2] + ROWS - 1) / ROWS,
+                                            q->shape[0] * q->shape[1], THREADS);
+  if (!a) return ML_MEMORY;
+  ml_cuda_launch_shared(g, shared);
+  return attention_args(g, s, a);
+}
+
 ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   if (takes_one(g, s)) return lower_attention_one(g, s);
+  if (takes_many(g, s)) return lower_attention_many(g, s);
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t widest = q->shape[3] > v->shape[3] ? q->shape[3] : v->shape[3], each = (widest + 31) / 32;

@@ -77,12 +77,13 @@ template <int D> struct read_piece {
     else return aligned(row.d + (D == ML_Q8_0 ? i / 2 : i) * 2);
   }
   static DEVICE_MEMBER const uint8_t *aligned(const uint8_t *p) { return (const uint8_t *)((uintptr_t)p & ~(uintptr_t)3); }
-  static DEVICE_MEMBER bool is_odd(const weight_row<D> &row, uint32_t i) {
-    const uint32_t block = D == ML_Q8_0 ? i / 2 : P::F::block == 256 ? i / 8 : i;
-    return ((uintptr_t)row.d + block * 2) & 2;
+  // Of scales of two bytes. Those of a group begin at a whole word, and a group has an even number of them.
+  static DEVICE_MEMBER bool is_odd(uint32_t row, uint32_t i, uint32_t K) {
+    if constexpr (P::F::d == 2) return (row * (K / P::F::block) + (D == ML_Q8_0 ? i / 2 : D == ML_Q6_K ? i / 8 : i)) & 1;
+    else return false;
   }
 
-  DEVICE_MEMBER void load(const weight_row<D> &row, uint32_t i, uint32_t K) {
+  DEVICE_MEMBER void load(const weight_row<D> &row, uint32_t of_row, uint32_t i, uint32_t K) {
     if constexpr (P::F::floats) {
       if (K % P::inputs) { // rows begin anywhere
         load_ends(row, i, K);
@@ -93,7 +94,7 @@ template <int D> struct read_piece {
     for (int p = 0; p < P::wide; p++) take(p, *(const uint4 *)part(row, i, p));
 #pragma unroll
     for (int p = 0; p < P::words; p++) w[4 * P::wide + p] = *(const uint32_t *)word(row, i, p);
-    odd = is_odd(row, i);
+    odd = is_odd(of_row, i, K);
   }
   // A piece that may end before it is full.
   DEVICE_MEMBER void load_ends(const weight_row<D> &row, uint32_t i, uint32_t K) {
@@ -233,7 +234,7 @@ DEVICE float product(const char *weight, int64_t row, const inputs &in, int64_t 
 #pragma unroll 4
   for (uint32_t i = threadIdx.x % WARP; i < count; i += WARP) {
     read_piece<D> p;
-    p.load(w, i, K);
+    p.load(w, (uint32_t)row, i, K);
 #pragma unroll
     for (int j = 0; j < piece<D>::fours; j++) {
       float f[4];

@@ -66,6 +66,13 @@ extern "C" uint64_t emulated_exchange(uint64_t value, int by) {
   return fibers[other].value[(f->shuffles - 1) % 2];
 }
 
+extern "C" void emulated_gather(uint64_t value, uint64_t *all) {
+  fiber *f = &fibers[current];
+  const unsigned first = current / WARP * WARP;
+  emulated_exchange(value, 0);
+  for (unsigned i = 0; i < WARP; i++) all[i] = fibers[first + i].value[(f->shuffles - 1) % 2];
+}
+
 static void run_fiber(void) {
   body(arguments);
   fibers[current].done = true;

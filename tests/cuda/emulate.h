@@ -15,6 +15,7 @@ struct emulated_dim {
 extern emulated_dim threadIdx, blockIdx, blockDim, gridDim;
 extern "C" void emulated_barrier(void);
 extern "C" uint64_t emulated_exchange(uint64_t value, int by); /* that of the lane whose number differs by `by` */
+extern "C" void emulated_gather(uint64_t value, uint64_t *all); /* those of all lanes */
 
 struct float4 {
   float x, y, z, w;
