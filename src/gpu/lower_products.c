@@ -87,10 +87,13 @@ static linears_form form_of(ml_dtype dtype) {
 }
 
 enum { PRODUCT_WARPS = 8 }; /* as gpu/product.cuh has them */
+enum { LONG_STREAM = 4 };   /* bundles of each warp */
 
 /* Bytes of the rings of a block, as gpu/linears.cuh has them. */
 static size_t ring_bytes(linears_form f, int streams) {
-  return (size_t)(f.bytes * 32 * streams * (f.bytes * streams > 48 ? 4 : 8) * PRODUCT_WARPS);
+  enum { DEPTH = 4 };
+  const int most = f.bytes > 24 ? 2 : 4, rounds = most > streams ? most / streams : 1;
+  return (size_t)(f.bytes * 32 * streams * rounds * DEPTH * PRODUCT_WARPS);
 }
 
 /* Bundles of all units, each of which learns where its own begin. */
@@ -124,6 +127,8 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   ML_TRY(ml_cuda_blocks_at_once(g, f.file, kernel, CU_THREADS, shared, &held));
   const int64_t bundles = lay_bundles(units, n, streams), wanted = (bundles + PRODUCT_WARPS - 1) / PRODUCT_WARPS;
   if (bundles >= INT32_MAX / 2) return ml_fail(ML_LIMIT, "products of %lld rows of weights", (long long)bundles);
+  /* Long streams of weights come faster to one block a multiprocessor: more of them read at more distant places. */
+  if (rows == 1 && wanted >= LONG_STREAM * (int64_t)ml_cuda_multiprocessors(g)) held = ml_cuda_multiprocessors(g);
   *out = ml_cuda_launch_add(g, f.file, kernel, sizeof **out, wanted < held ? wanted : held, (a->M + rows - 1) / rows,
                             CU_THREADS);
   if (!*out) return ML_MEMORY;
@@ -459,7 +464,8 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   if (each > 32)
     return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
   const int pieces = each <= 1 ? 1 : each <= 2 ? 2 : each <= 4 ? 4 : each <= 8 ? 8 : 32;
-  const bool whole = pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1, 4, 32) && lies_whole(g, s, 2, 4, 32);
+  const bool whole =
+      pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1, 4, 32) && lies_whole(g, s, 2, 4, 32);
   snprintf(kernel, sizeof kernel, "cuda_attention_%d%s", pieces,
            whole && k->dtype == ML_F32   ? "_f32"
            : whole && k->dtype == ML_F16 ? "_f16"
