@@ -75,7 +75,8 @@ end)
 
 t.test("many rows by weights that are not multiplied exactly", function()
   for _, case in ipairs {
-    {"bfloat16", 40, 128, 0}, {"bfloat16", 150, 192, 1}, {"float16", 17, 64, 2}, {"q4_0", 20, 128, 3}, {"q8_0", 33, 64, 4},
+    {"bfloat16", 40, 128, 0}, {"bfloat16", 150, 192, 1}, {"float16", 17, 64, 2}, {"q4_0", 20, 128, 3},
+    {"q8_0", 33, 64, 4},
     {"q4_k", 12, 256, 5}, {"q6_k", 12, 512, 6}, {"q5_k", 9, 256, 7}, {"q5_1", 9, 64, 8}, {"q4_1", 9, 192, 9},
     {"q5_0", 9, 64, 10},
   } do
@@ -106,7 +107,8 @@ t.test("many rows by weights that are not multiplied exactly", function()
   end
 end)
 
--- Attention of a model whose weights are not multiplied exactly may be another kernel: it is in a plan with such a weight.
+-- Attention of a model whose weights are not multiplied exactly may be another kernel: it is in a plan with such a
+-- weight.
 local function attend(q, k, v, opts, slots, start, count)
   local w = ml.pack(ml.random.normal({32, q.shape[4]}, {key = ml.random.key(1)}), {precision = "fast"})
   local found = ml.compile(function(a)
@@ -119,8 +121,10 @@ end
 t.test("attention of one query in a fast model is that of an exact one, nearly", function()
   local function int(list) return ml.tensor(list, {dtype = "int32"}) end
   for _, case in ipairs {
-    {dtype = "bfloat16", size = 64, heads = 8, kv = 2, keys = 200}, {dtype = "float16", size = 128, heads = 3, kv = 1, keys = 64},
-    {dtype = "float32", size = 256, heads = 10, kv = 1, keys = 130}, {dtype = "float32", size = 64, heads = 4, kv = 4, keys = 1},
+    {dtype = "bfloat16", size = 64, heads = 8, kv = 2, keys = 200},
+    {dtype = "float16", size = 128, heads = 3, kv = 1, keys = 64},
+    {dtype = "float32", size = 256, heads = 10, kv = 1, keys = 130},
+    {dtype = "float32", size = 64, heads = 4, kv = 4, keys = 1},
   } do
     local function random(seed, h, n)
       return ml.random.normal({2, h, n, case.size}, {key = ml.random.key(seed)}):astype(case.dtype)
@@ -142,7 +146,8 @@ end)
 t.test("attention of many queries in a fast model is that of an exact one, nearly", function()
   local function int(list) return ml.tensor(list, {dtype = "int32"}) end
   for _, case in ipairs {
-    {dtype = "bfloat16", size = 64, heads = 4, kv = 2, rows = 70, keys = 200}, {dtype = "float16", size = 128, heads = 3, kv = 1, rows = 9, keys = 64},
+    {dtype = "bfloat16", size = 64, heads = 4, kv = 2, rows = 70, keys = 200},
+    {dtype = "float16", size = 128, heads = 3, kv = 1, rows = 9, keys = 64},
     {dtype = "bfloat16", size = 128, heads = 2, kv = 1, rows = 64, keys = 130},
   } do
     local function random(seed, h, n)
@@ -151,7 +156,9 @@ t.test("attention of many queries in a fast model is that of an exact one, nearl
     local q, k, v = random(1, case.heads, case.rows), random(2, case.kv, case.keys), random(3, case.kv, case.keys)
     ml.eval(k, v)
     local limit = case.dtype == "float16" and 4e-3 or 3e-2
-    for _, opts in ipairs {{scale = 0.1}, {scale = 0.1, window = 30}, {scale = 0.3, softcap = 2.0}, {scale = 0.1, causal = false}} do
+    for _, opts in ipairs {
+      {scale = 0.1}, {scale = 0.1, window = 30}, {scale = 0.3, softcap = 2.0}, {scale = 0.1, causal = false},
+    } do
       t.ok(attend(q, k, v, opts) < limit, case.dtype .. " whole")
       local start = int {5, case.keys - case.rows}
       t.ok(attend(q, k, v, opts, int {1, 0}, start, int {case.rows, case.rows - 3}) < limit, case.dtype .. " slots")
