@@ -87,7 +87,6 @@ static linears_form form_of(ml_dtype dtype) {
 }
 
 enum { PRODUCT_WARPS = 8 }; /* as gpu/product.cuh has them */
-enum { LONG_STREAM = 4 };   /* bundles of each warp */
 
 /* Bytes of the rings of a block, as gpu/linears.cuh has them. */
 static size_t ring_bytes(linears_form f, int streams) {
@@ -127,8 +126,6 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   ML_TRY(ml_cuda_blocks_at_once(g, f.file, kernel, CU_THREADS, shared, &held));
   const int64_t bundles = lay_bundles(units, n, streams), wanted = (bundles + PRODUCT_WARPS - 1) / PRODUCT_WARPS;
   if (bundles >= INT32_MAX / 2) return ml_fail(ML_LIMIT, "products of %lld rows of weights", (long long)bundles);
-  /* Long streams of weights come faster to one block a multiprocessor: more of them read at more distant places. */
-  if (rows == 1 && wanted >= LONG_STREAM * (int64_t)ml_cuda_multiprocessors(g)) held = ml_cuda_multiprocessors(g);
   *out = ml_cuda_launch_add(g, f.file, kernel, sizeof **out, wanted < held ? wanted : held, (a->M + rows - 1) / rows,
                             CU_THREADS);
   if (!*out) return ML_MEMORY;

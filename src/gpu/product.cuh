@@ -191,7 +191,7 @@ DEVICE inputs inputs_at(const char *x, int dtype, int64_t stride, int64_t K) {
 DEVICE float4 load_inputs(const inputs &in, int64_t row, uint32_t k, uint32_t K) {
   const char *from = in.x + row * in.stride * item_of(in.dtype);
   float4 f;
-  if (!in.whole) {
+  if (!in.whole || k >= K) { // a last piece may have fewer inputs than it has room for
     f.x = k < K ? load_float(from, in.dtype, k) : 0.0f, f.y = k + 1 < K ? load_float(from, in.dtype, k + 1) : 0.0f;
     f.z = k + 2 < K ? load_float(from, in.dtype, k + 2) : 0.0f,
     f.w = k + 3 < K ? load_float(from, in.dtype, k + 3) : 0.0f;

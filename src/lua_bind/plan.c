@@ -133,9 +133,11 @@ static int plan_explain(lua_State *L) {
 
 /* profile("begin") begins to time the steps of plans; profile("end") ends that, and gives what was found as text. */
 static int profile(lua_State *L) {
-  static const char *const calls[] = {"begin", "end", NULL};
   ml_engine *e = lb_engine(L);
-  if (luaL_checkoption(L, 1, NULL, calls) == 0) {
+  const char *call = lua_type(L, 1) == LUA_TSTRING ? lua_tostring(L, 1) : "";
+  const bool begins = strcmp(call, "begin") == 0;
+  if (!begins && strcmp(call, "end") != 0) lb_usage(L, "profile: expected \"begin\" or \"end\"");
+  if (begins) {
     lb_check(L, ml_profile_begin(e));
     return 0;
   }
