@@ -178,8 +178,8 @@ case("random.split", keyed(function(k) return {k.key}, {k.key, 3} end))
 local without = {}
 for name in ([[
   arange checkpoint close compile custom_vjp default_device device devices eval explain eye from_bytes grad is_tensor
-  item jvp keep linspace no_grad ones scope stats stop_gradient threads tobytes tolist tri value_and_grad vjp zeros
-  random.key random.seed fn.activation load discover tokenizer register_backend backends load_safetensors
+  item jvp keep linspace no_grad ones profile scope stats stop_gradient threads tobytes tolist tri value_and_grad vjp
+  zeros random.key random.seed fn.activation load discover tokenizer register_backend backends load_safetensors
   save_safetensors load_gguf load_npy save_npy cancel_token
 ]]):gmatch "%S+" do without[name] = true end
 
