@@ -1,10 +1,10 @@
----KV caches: state of fixed address and shape, appended in place.
+---What layers keep of the tokens before: keys and values, or a state of fixed size, in pages (see pages.lua).
 ---
----A store holds the keys and values of every layer for a number of slots. A view says which slots the rows of a batch
----use, where each begins and how many of its tokens are real; it is what a family's forward gets as `caches`, one entry
----a layer.
+---A store has what all layers keep of all slots. A view says which slots the rows of a batch are, where each begins and
+---how many of its tokens are real; it is what a family's forward gets as `caches`, one entry a layer.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local pages = require "moonlet.pages"
 local util = require "moonlet.util"
 
 local M = {}
@@ -14,47 +14,104 @@ local M = {}
 local watched
 
 ---@class moonlet.CacheStore
+---@field layers table[]  by layer, the parts that it keeps: {state, pool} by name
+---@field pools moonlet.PagePool[]
+---@field slots table<moonlet.Slot, boolean>
 local Store = {}
 Store.__index = Store
 
----@param slots integer
 ---@param capacity integer  tokens a slot
----@param dtype string  "float32", "float16" or "bfloat16"
-function M.store(slots, capacity, dtype)
-  dtype = dtype or "float32"
-  local self = {slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0, tokens = 0}
-  return setmetatable(self, Store)
+---@param dtype string  of keys and values: "float32", "float16" or "bfloat16"
+function M.store(capacity, dtype)
+  return setmetatable({
+    capacity = capacity, dtype = dtype, layers = {}, pools = {}, by_window = {}, slots = {}, rows = 0, free_rows = {},
+  }, Store)
 end
 
--- Address space for the whole context; it gets memory as it fills (Store:commit).
-local function reserve(self, layer, k, v)
-  local ks, vs = k.shape, v.shape
-  local item = self.dtype == "float32" and 4 or 2
-  self.layers[layer] = ml.keep {
-    k = core.reserve_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
-    v = core.reserve_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
-  }
-  for _, x in pairs(self.layers[layer]) do core.state_commit(x, 3, self.tokens) end
-  self.row_bytes = self.row_bytes + (ks[2] * ks[4] + vs[2] * vs[4]) * item
+---A row of the pools' tables for a slot, from 0.
+function Store:take_row()
+  local row = table.remove(self.free_rows)
+  if row then return row end
+  if self.rows >= pages.SLOTS then util.raise("limit", "no more than %d sequences at once", pages.SLOTS) end
+  self.rows = self.rows + 1
+  return self.rows - 1
 end
+function Store:give_row(row) table.insert(self.free_rows, row) end
 
----Has memory for `tokens` tokens in each slot of what layers there are, and of those to come; "limit" when the device's
----limit forbids it.
-function Store:commit(tokens)
-  for _, layer in pairs(self.layers) do
-    for _, x in pairs(layer) do core.state_commit(x, 3, tokens) end
+-- The pool of layers that look back so far; 0: on all.
+local function pool_of(self, window)
+  if window >= self.capacity then window = 0 end
+  local pool = self.by_window[window]
+  if not pool then
+    pool = pages.pool(self.capacity, window)
+    self.by_window[window] = pool
+    table.insert(self.pools, pool)
   end
-  self.tokens = tokens
+  return pool
+end
+
+local function keep(self, layer, name, pool, heads, size, dtype)
+  self.layers[layer] = self.layers[layer] or {}
+  self.layers[layer][name] = {pool = pool, state = pool:add(heads, size, dtype)}
+end
+
+---Whether saved contents (Slot:contents) of n tokens have the shapes of this store's.
+function Store:fits(contents, n)
+  if #contents ~= #self.layers or n > self.capacity then return false end
+  local lengths = {}
+  for i, layer in ipairs(self.layers) do
+    for name, part in pairs(layer) do
+      local x, shape, pool = contents[i][name], part.state.shape, part.pool
+      if not x or x.ndim ~= 3 or x.dtype ~= part.state.dtype then return false end
+      local has = x.shape
+      if has[1] ~= shape[2] or has[3] ~= shape[4] then return false end
+      if lengths[pool] and lengths[pool] ~= has[2] then return false end
+      lengths[pool] = has[2]
+      local least = pool.record and 1 or pool.window > 0 and math.min(n, pool.window - 1) or n
+      if has[2] < least or has[2] > (pool.record and 1 or n) or not pool.record and (n - has[2]) % pool.page ~= 0 then
+        return false
+      end
+    end
+  end
+  return true
+end
+
+---How many positions of a pool contents hold.
+function Store:positions(contents, pool)
+  for i, layer in ipairs(self.layers) do
+    for name, part in pairs(layer) do
+      if part.pool == pool then return contents[i][name].shape[2] end
+    end
+  end
+end
+
+---Writes contents of n tokens to the pages of a slot.
+function Store:write(slot, contents, n)
+  ml.scope(function()
+    local done, row = {}, ml.tensor({slot.row}, {dtype = "int32"})
+    for i, layer in ipairs(self.layers) do
+      for name, part in pairs(layer) do
+        local x = contents[i][name]
+        local start = ml.tensor({part.pool.record and 0 or n - x.shape[2]}, {dtype = "int32"})
+        done[#done + 1] = ml.cache_append(part.state, x:expand_dims(1), part.pool.table, row, start)
+      end
+    end
+    ml.eval(table.unpack(done))
+  end)
 end
 
 function Store:close()
-  for _, layer in pairs(self.layers) do
-    layer.k:close()
-    layer.v:close()
-  end
-  self.layers = {}
+  for _, pool in ipairs(self.pools) do pool:close() end
+  self.layers, self.pools, self.by_window, self.slots = {}, {}, {}, {}
 end
 
+---@class moonlet.Cache
+---@field positions moonlet.Tensor  (B, T) int32: of each token in its sequence
+---@field pages moonlet.Tensor|nil  the table of what was appended last
+---@field slots moonlet.Tensor|nil  (B) int32: row of the table of each sequence
+---@field start moonlet.Tensor|nil  (B) int32: tokens that the slot holds before
+---@field count moonlet.Tensor|nil  (B) int32: how many of the T new tokens are real
+---@field offsets moonlet.Tensor|nil  (n + 1) int32: where each of n sequences that lie end to end begins
 local View = {}
 View.__index = View
 
@@ -68,29 +125,54 @@ local function note_append(layer)
   watched.appended[layer] = core.module_path()
 end
 
----Appends k and v (B, KV heads, T, d) and returns the whole keys and values of the slots.
-function View:append(k, v)
+---Appends k and v (B, KV heads, T, d) and returns the pools that hold the keys and values of the slots, for
+---`ml.attention` with this cache's pages, slots, start, count and offsets. `window`: how many positions the layer looks
+---back on, itself included.
+---@param window integer|nil
+function View:append(k, v, window)
   if watched then note_append(self.layer) end
-  if not self.store.layers[self.layer] then reserve(self.store, self.layer, k, v) end
-  local layer = self.store.layers[self.layer]
-  local slots, start, count = self.slots, self.start, self.count
-  return ml.cache_append(layer.k, k, slots, start, count), ml.cache_append(layer.v, v, slots, start, count)
+  local store, layer = self.store, self.layer
+  if not store then return k, v end
+  if not store.layers[layer] then
+    local pool, ks, vs = pool_of(store, window or 0), k.shape, v.shape
+    keep(store, layer, "k", pool, ks[2], ks[4], store.dtype)
+    keep(store, layer, "v", pool, vs[2], vs[4], store.dtype)
+  end
+  local parts = store.layers[layer]
+  local function put(part, x)
+    return ml.cache_append(part.state, x, self.pages, self.slots, self.start, self.count, self.offsets)
+  end
+  self.pages = parts.k.pool.table
+  return put(parts.k, k), put(parts.v, v)
 end
 
----One entry a layer, made when it is asked for.
----@param slots moonlet.Tensor  (B) int32: 0-based slot of each row
----@param start moonlet.Tensor  (B) int32: tokens that the slot holds before
----@param count moonlet.Tensor  (B) int32: how many of the T new tokens are real
-function Store:view(slots, start, count)
+-- One entry a layer, made when it is asked for.
+local function by_layer(fields)
   return setmetatable({}, {__index = function(t, layer)
     if math.type(layer) ~= "integer" or layer < 1 then
       util.raise("usage", "caches[%s]: expected the number of a layer, from 1", util.text(layer))
     end
-    local view = setmetatable({store = self, layer = layer, slots = slots, start = start, count = count}, View)
-    rawset(t, layer, view)
+    local view = {layer = layer}
+    for name, value in pairs(fields) do view[name] = value end
+    rawset(t, layer, setmetatable(view, View))
     return view
   end})
 end
+
+---@param slots moonlet.Tensor  (B) int32
+---@param start moonlet.Tensor  (B) int32
+---@param count moonlet.Tensor  (B) int32
+---@param T integer  tokens a sequence
+function Store:view(slots, start, count, T)
+  local positions = start:reshape {start.shape[1], 1}
+  if T > 1 then positions = positions + ml.arange(T):astype "int32" end
+  return by_layer {store = self, slots = slots, start = start, count = count, positions = positions}
+end
+
+---Of sequences that lie end to end and begin with nothing before them.
+---@param offsets moonlet.Tensor  (n + 1) int32
+---@param positions moonlet.Tensor  (1, N) int32
+function M.packed(offsets, positions) return by_layer {offsets = offsets, positions = positions} end
 
 ---Called where a module works out something causal without a cache: an error at the user's line while generation is
 ---recorded, where it would see nothing of what came before. Positions are found out at the end, so that attention

@@ -23,14 +23,10 @@ function M.attention(q, k, v, opts)
   check_heads("q", q)
   check_heads("k", k)
   check_heads("v", v)
-  local cache, slots, start, count = opts.cache, nil, nil, nil
-  if cache then
-    k, v = cache:append(k, v)
-    slots, start, count = cache.slots, cache.start, cache.count
-  elseif opts.causal then
-    caches.missing "attention"
-  end
-  return ml.attention(q, k, v, slots, start, count, opts.mask, opts.sinks, {
+  local cache = opts.cache or {}
+  if opts.cache then k, v = cache:append(k, v, opts.window)
+  elseif opts.causal then caches.missing "attention" end
+  return ml.attention(q, k, v, cache.pages, cache.slots, cache.start, cache.count, cache.offsets, opts.mask, opts.sinks, {
     scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
     window = opts.window or 0, softcap = opts.softcap or 0,
   })

@@ -79,7 +79,7 @@ function M.new(parts)
     info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = cache_dtype(parts, info),
-    scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
+    scope = parts.scope, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end
 
@@ -153,30 +153,22 @@ function Model:generation_defaults(opts)
   return generation_config.options(self.generation_config, given, self.info.context)
 end
 
--- ---- runtimes: kept for the next call ----
+-- ---- slots ----
 
-local KEPT_RUNTIMES = 2
-
-local function acquire(self)
-  local r = table.remove(self.free) or runtime.new(self, 1)
-  self.busy[r] = true -- so that it outlives a generation that was dropped, whose finaliser gives it back
-  r:trim(1, 0)
-  return r
-end
-
-local function give_back(self, r)
-  self.busy[r] = nil
-  if self.net and #self.free < KEPT_RUNTIMES then self.free[#self.free + 1] = r else r:close() end
+---What all that generate share, made when it is first asked for.
+---@return moonlet.Runtime
+function Model:runtime()
+  self.shared = self.shared or runtime.new(self)
+  return self.shared
 end
 
 local function start(self, ids, o)
-  local r = acquire(self)
-  local ok, g = pcall(function()
-    r:check_prompt(ids)
-    return generate.start(self, r, ids, o, function() give_back(self, r) end)
-  end)
+  local r = self:runtime()
+  r:check_prompt(ids)
+  local slot = r:slot()
+  local ok, g = pcall(generate.start, self, slot, ids, o, function() slot:close() end)
   if not ok then
-    give_back(self, r)
+    slot:close()
     error(g, 0)
   end
   self.users[g] = true
@@ -295,14 +287,15 @@ function Model:perplexity(text, opts)
   local context = math.min(o.context, self.info.context)
   local stride = util.integer("perplexity: stride", o.stride or context, 1, context)
   if #ids < 2 then util.raise("usage", "perplexity: expected at least 2 tokens, found %d", #ids) end
-  local r = acquire(self)
+  local r = self:runtime()
+  local slot = r:slot()
   local sum, count, held, from = 0.0, 0, 0, 1 -- windows so far held ids up to `held`
   local limit = o.limit or math.huge
   local ok, err = pcall(function()
     while held < #ids and count < limit do
       local to = math.min(from + context - 1, #ids)
       if to > from then
-        local nll = r:score(1, table.move(ids, from, to, 1, {}))
+        local nll = r:score(slot, table.move(ids, from, to, 1, {}))
         for i = math.max(1, held + 1 - from), #nll do -- nll[i] is of ids[from + i]
           if count < limit then sum, count = sum + nll[i], count + 1 end
         end
@@ -310,7 +303,7 @@ function Model:perplexity(text, opts)
       held, from = to, from + stride
     end
   end)
-  give_back(self, r)
+  slot:close()
   if not ok then error(err, 0) end
   return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count}
 end
@@ -367,19 +360,14 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions: what is on its way fails. One that makes a token now, and closes the model from a
--- callback, frees its runtime when that returns.
+-- Ends generations and sessions: what is on its way fails.
 local function close_users(self)
-  local users, at_work = {}, {}
+  local users = {}
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
     local answer = user.answer or user -- a session's, or a generation
     if answer.next then generate.abort(answer, "the model was closed while it generates") end
     user:close()
-    if user.running then at_work[user.runtime] = true end
-  end
-  for r in pairs(self.busy) do
-    if not at_work[r] then r:close() end
   end
 end
 
@@ -390,14 +378,14 @@ function Model:close()
   if not net then return end
   self.net = nil
   close_users(self)
-  for _, r in ipairs(self.free) do r:close() end
+  if self.shared then self.shared:close() end
   net:each_parameter(function(owner, key, tensor)
     if ml.is_tensor(tensor) then tensor:close() end
     owner[key] = nil
   end)
   if self.scope then util.close(self.scope) end
   if self.tokenizer then self.tokenizer:close() end
-  self.free, self.users = {}, {}
+  self.users = {}
 end
 util.guard(Model, "model:", true)
 Model.__close = Model.close
