@@ -262,11 +262,12 @@ case("states", function() -- reads forwarded, writes that nobody sees, windows, 
 end)
 
 case("caches", function()
-  local k, ring = ml.state(ml.zeros {2, 2, 6, 4}), ml.state(ml.zeros({1, 3}, {dtype = "int32"}))
+  local k, pages = ml.state(ml.zeros {4, 2, 3, 4}), ml.tensor {{2, 1}, {3, 0}}
+  local ring = ml.state(ml.zeros({1, 3}, {dtype = "int32"}))
   return explained(function(x, slots, start)
     local q = x:reshape({1, 3, 2, 4}):transpose {1, 3, 2, 4}
-    ml.cache_append(k, q, slots, start, indices(3))
-    local y = ml.attention(q, k, k, {slots = slots, start = start, scale = 0.5})
+    ml.cache_append(k, q, pages, slots, start, indices(3))
+    local y = ml.attention(q, k, k, {pages = pages, slots = slots, start = start, scale = 0.5})
     ml.ring_push(ring, slots, start)
     return y:transpose({1, 3, 2, 4}):reshape({1, 3, 8}) + x:reshape {1, 3, 8}, ring * 1
   end, numbers(3, 8), indices(1), indices(2))

@@ -34,7 +34,7 @@ static sequence_args args_of(const ml_task *t) {
 /* Keys that a sequence has room for. */
 static int64_t most_keys(const ml_task *t) {
   const ml_arg *k = &t->in[1], *pages = &t->in[3];
-  return pages->data ? pages->shape[1] * k->shape[2] : k->shape[2];
+  return pages->ndim ? pages->shape[1] * k->shape[2] : k->shape[2];
 }
 
 static void reserve_rooms(ml_task *t, attention_plan *p) {
@@ -57,7 +57,7 @@ ml_status K(attention_prepare)(ml_task *t) {
   p->splits = (most_keys(t) + SPLIT - 1) / SPLIT;
   p->pitch = (t->in[2].shape[3] + 2 + LANES - 1) / LANES * LANES;
   const int64_t units = q->shape[0] * k->shape[1] * p->blocks, rows = q->shape[0] * q->shape[1] * q->shape[2];
-  p->shared = !a.offsets->data && q->shape[2] <= FEW_TOKENS && p->splits > 1 && units > 0 && t->threads > 1 &&
+  p->shared = !a.offsets->ndim && q->shape[2] <= FEW_TOKENS && p->splits > 1 && units > 0 && t->threads > 1 &&
               units < SHARES * t->threads;
   if (p->shared) t->shared = (size_t)(rows * p->splits * p->pitch) * sizeof(float);
   t->units = p->shared ? SHARES * t->threads : units;

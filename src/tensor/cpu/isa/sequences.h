@@ -8,7 +8,7 @@
 
 #include "tensor/cpu/isa/simd.h"
 
-/* Operands; any may be absent. */
+/* Operands; any may be absent, which their axes tell before addresses are known. */
 typedef struct sequence_args {
   const ml_arg *pages, *slots, *start, *count, *offsets;
 } sequence_args;
@@ -22,7 +22,7 @@ typedef struct sequence {
 } sequence;
 
 ALWAYS_INLINE int64_t sequence_count(const sequence_args *a, const ml_arg *x) {
-  return a->offsets->data ? a->offsets->shape[0] - 1 : x->shape[0];
+  return a->offsets->ndim ? a->offsets->shape[0] - 1 : x->shape[0];
 }
 
 /* Entry r of an operand that must be in 0..most; `none` where it is absent; -1, and a fault, where it is not in range.
