@@ -284,6 +284,9 @@ ml_status ml_apply(ml_engine *e, ml_op op, ml_tensor *const *inputs, int n_input
   int weight;
   ML_TRY(prefix_path(e, op, check_layouts(op, inputs, n_inputs, &weight)));
   bool effect = ml_op_is_effect(op), plain = weight < 0 && !effect;
+  for (int k = 0; k < n_inputs; k++) { /* of what has no value any more nothing can be made */
+    if (inputs[k] && inputs[k]->fate != ML_FATE_NONE) return prefix_path(e, op, ml_tensor_fate_error(inputs[k]));
+  }
   for (int k = effect ? 1 : 0; e->recording && k < n_inputs; k++) {
     if (inputs[k]) ML_TRY(prefix_path(e, op, ml_capture(e, inputs[k])));
   }

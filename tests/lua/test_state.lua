@@ -245,6 +245,53 @@ t.test("what reads a state behind an append that failed has no value", function(
   t.eq(cache:tolist()[1][1][2], {1.0, 1.0})
 end)
 
+t.test("what can never be computed takes nothing else along", function()
+  local function broken()
+    local s = ml.state(ml.zeros {2})
+    ml.assign(s, s + 1)
+    t.raises(function() ml.eval(ml.zeros({3}):take(ml.tensor {7}, 1)) ml.eval() end, "out of range", "usage")
+    return s
+  end
+  local function pending()
+    local s, a, b = broken(), ml.state(ml.ones {2}), ml.state(ml.ones {2})
+    ml.assign(a, s + 1)
+    ml.assign(b, b + 1)
+    return s, a, b
+  end
+  for _, fails in ipairs {
+    function() ml.eval() end,
+    function() ml.eval(ml.ones {2} * 3) end, -- what has nothing to do with any of them
+  } do
+    local s, a, b = pending()
+    t.raises(fails, "no values since", "usage")
+    t.raises(function() a:tolist() end, "no values since", "usage") -- what it was to hold does not exist
+    t.eq(b:tolist(), {2.0, 2.0})
+    ml.eval()
+    ml.assign(s, ml.ones {2})
+    ml.assign(a, s * 5)
+    t.eq(a:tolist(), {5.0, 5.0})
+  end
+  local leaked
+  local f = ml.compile(function(x)
+    leaked = x + 1
+    return x * 2
+  end)
+  ml.eval(f(ml.ones {2}))
+  local c, d = ml.state(ml.ones {2}), ml.state(ml.ones {2})
+  ml.assign(c, leaked)
+  ml.assign(d, d + 1)
+  t.raises(function() ml.eval() end, "used outside it", "usage")
+  t.eq(d:tolist(), {2.0, 2.0})
+  local s = broken()
+  local function again()
+    s:add_(1)
+    ml.eval()
+  end
+  local first = select(2, pcall(again))
+  for _ = 1, 20 do pcall(again) end
+  t.ok(#select(2, pcall(again)).message <= #first.message, "the reason does not grow")
+end)
+
 t.test("a run that fails leaves the states that it replaces without values", function()
   local s, other = ml.state(ml.zeros {2}), ml.state(ml.ones {2})
   local id = ml.tensor({7}, {dtype = "int32"})

@@ -3,6 +3,7 @@
 #include "tensor/queue.h"
 #include "tensor/weight.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---- making ---- */
@@ -207,7 +208,8 @@ static void lose_effects(const ml_roots *r, ml_status status) {
   for (size_t i = r->n_effects; i-- > 0;) {
     ml_tensor *t = r->effects[i], *before = ml_effect_before(t);
     ml_cell *cell = t->cell;
-    if (ml_op_infos[t->node->op].kind != ML_KIND_APPEND) ml_buffer_set_loss(cell->buffer, loss);
+    const bool replaces = ml_op_infos[t->node->op].kind != ML_KIND_APPEND;
+    if (replaces && !ml_buffer_loss(cell->buffer)) ml_buffer_set_loss(cell->buffer, loss);
     if (!before->node) ml_tensor_kill(before, ML_FATE_FAILED);
     if (cell->latest == t) {
       cell->latest = NULL;
@@ -230,7 +232,8 @@ static void forget_effects(ml_engine *e, size_t n) {
   memmove(e->effects, e->effects + n, e->n_effects * sizeof *e->effects);
 }
 
-/* Effects are the first of those that are pending: those that happened, or never will, are so no more. */
+/* Effects are the first of those that are pending: those that happened are so no more, nor is one that is alone and
+ * never can. */
 static ml_status run_once(ml_engine *e, const ml_roots *r) {
   ml_plan *plan = NULL;
   ml_tensor **results = NULL;
@@ -244,7 +247,8 @@ static ml_status run_once(ml_engine *e, const ml_roots *r) {
   for (size_t i = 0; status == ML_OK && i < kept.n; i++) settle(kept.list[i].tensor, results[kept.list[i].output]);
   for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) ml_tensor_release(results[i]);
   ml_plan_release(plan);
-  if (!r->n_effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status)))) return status;
+  const bool alone = r->n_outputs == 0 && r->n_effects == 1;
+  if (!r->n_effects || (status != ML_OK && !began && (!alone || is_put_off(status)))) return status;
   if (status == ML_OK) settle_effects(r);
   else lose_effects(r, status);
   forget_effects(e, r->n_effects);
@@ -303,6 +307,18 @@ static ml_status bring_forward(ml_tensor **list, size_t count, const ml_device *
   return ML_OK;
 }
 
+/* Of a run that could not begin (`status` and the error record say why), the first n effects, one after the other: what
+ * cannot be is no reason that others wait, and those that cannot be either are lost. */
+static ml_status evaluate_each(ml_engine *e, size_t n, ml_status status) {
+  char why[2048];
+  snprintf(why, sizeof why, "%s", ml_error_message());
+  for (size_t i = 0; i < n; i++) {
+    ml_roots one = {.effects = e->effects, .n_effects = 1, .once = true};
+    if (is_put_off(run_once(e, &one))) break;
+  }
+  return ml_fail(status, "%s", why);
+}
+
 /* Evaluates those tensors of the list, and of the effects those that are pending, that are of one device. */
 static ml_status evaluate_on(ml_engine *e, ml_device *d, ml_tensor **lazy, size_t n, size_t n_effects) {
   ml_roots r = {.outputs = lazy, .effects = e->effects, .once = true};
@@ -310,10 +326,8 @@ static ml_status evaluate_on(ml_engine *e, ml_device *d, ml_tensor **lazy, size_
   ML_TRY(bring_forward(e->effects, n_effects, d, &r.n_effects));
   if (e->recording && r.n_outputs) ML_TRY(check_known(e, &r));
   ml_status status = r.n_outputs + r.n_effects ? run_once(e, &r) : ML_OK;
-  if (status == ML_OK || !r.n_outputs || !r.n_effects || e->n_effects < n_effects || is_put_off(status)) return status;
-  r.n_outputs = 0; /* what cannot be evaluated is no reason that effects wait; those that cannot be either are lost */
-  run_once(e, &r);
-  return status;
+  if (status == ML_OK || !r.n_effects || e->n_effects < n_effects || is_put_off(status)) return status;
+  return evaluate_each(e, r.n_effects, status);
 }
 
 ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {
