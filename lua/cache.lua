@@ -9,8 +9,8 @@ local util = require "moonlet.util"
 
 local M = {}
 
--- The forward that a runtime records now: by layer, the module that appended to its cache; `unturned`, the first
--- module that took positions from no cache.
+-- The forward that a runtime records now: which layers wrote to their caches, and by part the module that did;
+-- `unturned`, the first module that took positions from no cache.
 local watched
 
 ---@class moonlet.CacheStore
@@ -38,12 +38,13 @@ function Store:take_row()
 end
 function Store:give_row(row) table.insert(self.free_rows, row) end
 
--- The pool of layers that look back so far; 0: on all.
+-- The pool of layers that look back so far (0: on all), or of states of fixed size ("record").
 local function pool_of(self, window)
-  if window >= self.capacity then window = 0 end
+  local record = window == "record"
+  if record then window = -1 elseif window >= self.capacity then window = 0 end
   local pool = self.by_window[window]
   if not pool then
-    pool = pages.pool(self.capacity, window)
+    pool = pages.pool(self.capacity, math.max(0, window), record)
     self.by_window[window] = pool
     table.insert(self.pools, pool)
   end
@@ -116,13 +117,19 @@ local View = {}
 View.__index = View
 
 -- Two layers in one cache: the second would write over the first.
-local function note_append(layer)
-  local first = watched.appended[layer]
+local function note(layer, name)
+  if not watched then return end
+  local key = ("%d %s"):format(layer, name)
+  local first = watched.written[key]
   if first then
     util.raise("usage", "the cache of layer %s is appended to a second time, first by %s: each layer has its own",
       tostring(layer), first)
   end
-  watched.appended[layer] = core.module_path()
+  watched.written[key], watched.appended[layer] = core.module_path(), true
+end
+
+local function put(self, part, x)
+  return ml.cache_append(part.state, x, self.pages, self.slots, self.start, self.count, self.offsets)
 end
 
 ---Appends k and v (B, KV heads, T, d) and returns the pools that hold the keys and values of the slots, for
@@ -130,20 +137,91 @@ end
 ---back on, itself included.
 ---@param window integer|nil
 function View:append(k, v, window)
-  if watched then note_append(self.layer) end
+  note(self.layer, "k")
   local store, layer = self.store, self.layer
   if not store then return k, v end
-  if not store.layers[layer] then
+  local parts = store.layers[layer]
+  if not parts or not parts.k then
     local pool, ks, vs = pool_of(store, window or 0), k.shape, v.shape
     keep(store, layer, "k", pool, ks[2], ks[4], store.dtype)
     keep(store, layer, "v", pool, vs[2], vs[4], store.dtype)
-  end
-  local parts = store.layers[layer]
-  local function put(part, x)
-    return ml.cache_append(part.state, x, self.pages, self.slots, self.start, self.count, self.offsets)
+    parts = store.layers[layer]
   end
   self.pages = parts.k.pool.table
-  return put(parts.k, k), put(parts.v, v)
+  return put(self, parts.k, k), put(self, parts.v, v)
+end
+
+---Appends x (B, 1, T, d), which keys and values are made of or are themselves, and returns the pool that holds it for
+---the slots.
+---@param x moonlet.Tensor
+---@param window integer|nil
+function View:append_latent(x, window)
+  note(self.layer, "latent")
+  local store, layer = self.store, self.layer
+  if not store then return x end
+  local parts = store.layers[layer]
+  if not parts or not parts.latent then
+    keep(store, layer, "latent", pool_of(store, window or 0), x.shape[2], x.shape[4], store.dtype)
+    parts = store.layers[layer]
+  end
+  self.pages = parts.latent.pool.table
+  return put(self, parts.latent, x)
+end
+
+---A state of fixed size that the layer keeps of each sequence: (B, ...), zeros before the first token.
+---@param name string
+---@param shape integer[]  of one sequence's
+---@param dtype string|nil  "float32" unless given
+---@return moonlet.Tensor
+function View:state(name, shape, dtype)
+  local store, layer = self.store, self.layer
+  local size, whole = 1, {}
+  for i, n in ipairs(shape) do size, whole[i + 1] = size * n, n end
+  if not store then util.raise("unsupported", "state: sequences lie end to end here, without states of their own") end
+  local parts = store.layers[layer]
+  if not parts or not parts[name] then keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32") end
+  local part = store.layers[layer][name]
+  whole[1] = self.slots.shape[1]
+  local rows = ml.take(part.pool.table, self.slots, 1):reshape {whole[1]}
+  return ml.take(part.state, rows, 1):reshape(whole)
+end
+
+---Replaces such a state by that behind the last real token; sequences of which no token is real keep theirs.
+---@param name string
+---@param value moonlet.Tensor  (B, ...)
+function View:update(name, value)
+  note(self.layer, name)
+  local part, B = self.store.layers[self.layer][name], value.shape[1]
+  local zeros = ml.zeros({B}, {dtype = "int32"})
+  ml.cache_append(part.state, value:reshape {B, 1, 1, part.state.shape[4]}, part.pool.table, self.slots, zeros,
+    ml.minimum(self.count, 1))
+end
+
+---Of `longer` (B, n + T, D), which begins n tokens earlier: what came 1, 2 ... n tokens before each of T.
+function M.earlier(longer, n, T)
+  local out = {}
+  for j = 1, n do out[j] = longer:slice {{}, {n - j + 1, n - j + T}, {}} end
+  return out
+end
+
+---What came 1, 2 ... n tokens before each: a list of n tensors like x (B, T, D), zeros before a sequence begins.
+---@param x moonlet.Tensor
+---@param n integer
+---@return moonlet.Tensor[]
+function View:before(x, n)
+  local B, T, D = table.unpack(x.shape)
+  if not self.store then
+    note(self.layer, "before")
+    local out = M.earlier(ml.concat({ml.zeros({B, n, D}, {dtype = x.dtype}), x}, 2), n, T)
+    for j = 1, n do out[j] = ml.where(self.positions:ge(j):reshape {B, T, 1}, out[j], 0) end
+    return out
+  end
+  local held = self:state("before", {n, D}):astype(x.dtype)
+  local longer = ml.concat({held, x}, 2) -- of which the last n real ones are the next to be held
+  local first = ml.arange(B) * (n + T) + self.count
+  local rows = first:reshape {B, 1} + ml.arange(n)
+  self:update("before", ml.take(longer:reshape {B * (n + T), D}, rows, 1):astype "float32")
+  return M.earlier(longer, n, T)
 end
 
 -- One entry a layer, made when it is asked for.
@@ -177,7 +255,7 @@ function M.packed(offsets, positions) return by_layer {offsets = offsets, positi
 ---Called where a module works out something causal without a cache: an error at the user's line while generation is
 ---recorded, where it would see nothing of what came before. Positions are found out at the end, so that attention
 ---speaks first.
----@param what string  "attention", or "RoPE"
+---@param what string  "attention", "before", or "RoPE"
 function M.missing(what)
   if not watched then return end
   if what == "RoPE" then
@@ -226,7 +304,7 @@ end
 ---@param store moonlet.CacheStore
 function M.forward(net, tokens, caches, store)
   local outer = watched
-  watched = {appended = {}}
+  watched = {appended = {}, written = {}}
   local ok, result = pcall(function()
     local logits = net(tokens, caches)
     check_layers(store, caches)

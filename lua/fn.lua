@@ -32,6 +32,22 @@ function M.attention(q, k, v, opts)
   })
 end
 
+---What came 1, 2 ... n tokens before each: a list of n tensors like x (B, T, D), zeros before a sequence begins. With
+---`cache` the layer keeps the last n of each sequence for the tokens to come.
+---@param x moonlet.Tensor
+---@param n integer
+---@param opts table|nil  {cache}
+---@return moonlet.Tensor[]
+function M.before(x, n, opts)
+  opts = util.options(opts, {cache = false}, "before")
+  if not ml.is_tensor(x) or x.ndim ~= 3 then util.unexpected("before: x", "a tensor (B, T, D)", x) end
+  n = util.integer("before: n", n, 0)
+  if opts.cache then return opts.cache:before(x, n) end
+  caches.missing "before"
+  local B, T, D = table.unpack(x.shape)
+  return caches.earlier(ml.concat({ml.zeros({B, n, D}, {dtype = x.dtype}), x}, 2), n, T)
+end
+
 ---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
 ---@param opts table|nil  {eps = 1e-5, offset = 0}
 function M.rms_norm(x, weight, opts)

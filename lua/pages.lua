@@ -1,9 +1,9 @@
 ---Pools of pages: memory of fixed addresses for what layers keep of sequences.
 ---
----A pool serves all layers that keep the same positions of a sequence: those that see all of it, those of one window, those
----whose state has a fixed size. Each layer's share is a state (pages, heads, positions, size) that gets memory as pages are
----taken; a page has the same number in all of them. Which pages a slot has is a row of a table on the device, beside what
----Lua knows here. Pages are counted: one that two slots hold is copied before either writes to it.
+---A pool serves all layers that keep the same positions of a sequence: those that see all of it, those of one window,
+---those whose state has a fixed size. Each layer's share is a state (pages, heads, positions, size) that gets memory as
+---pages are taken; a page has the same number in all of them. Which pages a slot has is a row of a table on the device,
+---beside what Lua knows here. Pages are counted: one that two slots hold is copied before either writes to it.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local util = require "moonlet.util"
@@ -32,8 +32,8 @@ function M.pool(capacity, window, record)
   local page = record and 1 or M.PAGE
   local entries = record and 1 or (capacity + page - 1) // page
   return setmetatable({
-    page = page, window = window, record = record or false, entries = entries, most = math.max(CONTEXTS * entries, LEAST),
-    states = {}, counts = {}, free = {}, used = 0, committed = 0, rows = 0,
+    page = page, window = window, record = record or false, entries = entries,
+    most = math.max(CONTEXTS * entries, LEAST), states = {}, counts = {}, free = {}, used = 0, committed = 0, rows = 0,
     table = ml.keep(core.reserve_state({M.SLOTS, entries}, "int32")),
   }, Pool)
 end

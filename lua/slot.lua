@@ -1,7 +1,8 @@
 ---A slot: what the caches of all layers hold of one sequence.
 ---
----A layer that sees all that came before keeps every position; one with a window the last ones, and a page more; a state
----of fixed size is that behind the last token, of which snapshots are kept. So not every length can be gone back to.
+---A layer that sees all that came before keeps every position; one with a window the last ones, and a page more; a
+---state of fixed size is that behind the last token, of which snapshots are kept. So not every length can be gone back
+---to.
 local M = {}
 
 local SNAPSHOTS = 3 -- that a slot keeps
@@ -32,7 +33,8 @@ end
 -- Positions before this one are seen by no token behind `length` that come.
 local function needed_from(pool, length) return pool.window > 0 and math.max(0, length + 1 - pool.window) or 0 end
 
----Has memory for the tokens behind those that are held, up to `length` of them in all. Nothing has changed when it raises.
+---Has memory for the tokens behind those that are held, up to `length` of them in all. Nothing has changed when it
+---raises.
 ---@param length integer
 function Slot:reserve(length)
   local held = #self.ids

@@ -60,7 +60,7 @@ local function in_slots(m, lists)
     for k = 1, longest do rows[i][k] = k < #ids and ids[k] or 0 end
     counts[i], last[i], ones[i] = #ids - 1, {ids[#ids]}, 1
   end
-  for i = 1, #slots // 2 do slots[i], slots[#slots + 1 - i] = slots[#slots + 1 - i], slots[i] end -- another order than rows
+  slots[1], slots[#slots] = slots[#slots], slots[1] -- another order than rows
   return feed(m, slots, rows, counts), feed(m, slots, last, ones)
 end
 
