@@ -202,20 +202,27 @@ static void settle_effects(const ml_roots *r) {
   }
 }
 
-/* Effects have failed half way, or never can happen. */
+/* Whether an effect leaves nothing of what others have written. */
+static bool replaces(const ml_tensor *t) { return ml_op_infos[t->node->op].kind != ML_KIND_APPEND; }
+
+/* An effect has not happened, and never will. */
+static void give_up(ml_tensor *t) {
+  if (t->cell->latest == t) {
+    t->cell->latest = NULL;
+    ml_tensor_release(t);
+  }
+  ml_tensor_kill(t, ML_FATE_FAILED);
+}
+
+/* Effects have failed half way. */
 static void lose_effects(const ml_roots *r, ml_status status) {
   ml_loss *loss = ml_loss_create(status, ml_error_message());
   for (size_t i = r->n_effects; i-- > 0;) {
     ml_tensor *t = r->effects[i], *before = ml_effect_before(t);
     ml_cell *cell = t->cell;
-    const bool replaces = ml_op_infos[t->node->op].kind != ML_KIND_APPEND;
-    if (replaces && !ml_buffer_loss(cell->buffer)) ml_buffer_set_loss(cell->buffer, loss);
+    if (replaces(t)) ml_buffer_set_loss(cell->buffer, loss);
     if (!before->node) ml_tensor_kill(before, ML_FATE_FAILED);
-    if (cell->latest == t) {
-      cell->latest = NULL;
-      ml_tensor_release(t);
-    }
-    ml_tensor_kill(t, ML_FATE_FAILED);
+    give_up(t);
   }
   ml_loss_release(loss);
 }
@@ -232,8 +239,7 @@ static void forget_effects(ml_engine *e, size_t n) {
   memmove(e->effects, e->effects + n, e->n_effects * sizeof *e->effects);
 }
 
-/* Effects are the first of those that are pending: those that happened are so no more, nor is one that is alone and
- * never can. */
+/* Effects are the first of those that are pending: once the run has begun they are so no more. */
 static ml_status run_once(ml_engine *e, const ml_roots *r) {
   ml_plan *plan = NULL;
   ml_tensor **results = NULL;
@@ -247,8 +253,7 @@ static ml_status run_once(ml_engine *e, const ml_roots *r) {
   for (size_t i = 0; status == ML_OK && i < kept.n; i++) settle(kept.list[i].tensor, results[kept.list[i].output]);
   for (size_t i = 0; status == ML_OK && i < (size_t)plan->n_outputs; i++) ml_tensor_release(results[i]);
   ml_plan_release(plan);
-  const bool alone = r->n_outputs == 0 && r->n_effects == 1;
-  if (!r->n_effects || (status != ML_OK && !began && (!alone || is_put_off(status)))) return status;
+  if (!r->n_effects || (status != ML_OK && !began)) return status;
   if (status == ML_OK) settle_effects(r);
   else lose_effects(r, status);
   forget_effects(e, r->n_effects);
@@ -307,15 +312,58 @@ static ml_status bring_forward(ml_tensor **list, size_t count, const ml_device *
   return ML_OK;
 }
 
-/* Of a run that could not begin (`status` and the error record say why), the first n effects, one after the other: what
- * cannot be is no reason that others wait, and those that cannot be either are lost. */
-static ml_status evaluate_each(ml_engine *e, size_t n, ml_status status) {
-  char why[2048];
-  snprintf(why, sizeof why, "%s", ml_error_message());
-  for (size_t i = 0; i < n; i++) {
-    ml_roots one = {.effects = e->effects, .n_effects = 1, .once = true};
-    if (is_put_off(run_once(e, &one))) break;
+/* Whether a run could begin, memory aside. */
+static ml_status try_plan(ml_engine *e, const ml_roots *r) {
+  ml_plan *plan = NULL;
+  ml_status status = create(e, NULL, 0, r, &plan, NULL);
+  if (status == ML_OK) status = ml_plan_check_states(plan);
+  ml_plan_release(plan);
+  return status;
+}
+
+/* A state that an effect was to replace which never can happen, and why. */
+typedef struct lost_state {
+  ml_cell *cell;
+  ml_loss *loss;
+} lost_state;
+
+/* Takes those that never can happen out of the first n effects, of which *kept are left. */
+static ml_status drop_hopeless(ml_engine *e, size_t n, size_t *kept, lost_state *lost, size_t *n_lost) {
+  for (*kept = 0; n > 0; n--) {
+    ml_roots r = {.effects = e->effects, .n_effects = *kept + 1, .once = true};
+    ml_tensor *t = e->effects[*kept];
+    const ml_status status = try_plan(e, &r);
+    if (is_put_off(status)) return status;
+    if (status == ML_OK) {
+      ++*kept;
+      continue;
+    }
+    if (replaces(t))
+      lost[(*n_lost)++] = (lost_state){ml_cell_retain(t->cell), ml_loss_create(status, ml_error_message())};
+    memmove(e->effects + *kept, e->effects + *kept + 1, (--e->n_effects - *kept) * sizeof *e->effects);
+    give_up(t);
+    ml_tensor_release(t);
   }
+  return ML_OK;
+}
+
+/* Of a run that could not begin (`status` and the error record say why), the first n effects: what cannot be evaluated
+ * is no reason that others wait, and those that cannot be either leave their states without values. */
+static ml_status evaluate_rest(ml_engine *e, size_t n, ml_status status) {
+  char why[2048];
+  size_t kept = 0, n_lost = 0;
+  snprintf(why, sizeof why, "%s", ml_error_message());
+  lost_state *lost = ml_calloc(n, sizeof *lost);
+  if (!lost) return ML_MEMORY;
+  const ml_status hope = drop_hopeless(e, n, &kept, lost, &n_lost);
+  ml_roots r = {.effects = e->effects, .n_effects = kept, .once = true};
+  if (hope == ML_OK && kept) run_once(e, &r);
+  for (size_t i = 0; i < n_lost; i++) {
+    if (!ml_buffer_loss(lost[i].cell->buffer)) ml_buffer_set_loss(lost[i].cell->buffer, lost[i].loss);
+    ml_loss_release(lost[i].loss);
+    ml_cell_release(lost[i].cell);
+  }
+  ml_free(lost);
   return ml_fail(status, "%s", why);
 }
 
@@ -327,7 +375,7 @@ static ml_status evaluate_on(ml_engine *e, ml_device *d, ml_tensor **lazy, size_
   if (e->recording && r.n_outputs) ML_TRY(check_known(e, &r));
   ml_status status = r.n_outputs + r.n_effects ? run_once(e, &r) : ML_OK;
   if (status == ML_OK || !r.n_effects || e->n_effects < n_effects || is_put_off(status)) return status;
-  return evaluate_each(e, r.n_effects, status);
+  return evaluate_rest(e, r.n_effects, status);
 }
 
 ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, bool effects) {

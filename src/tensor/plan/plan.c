@@ -155,7 +155,7 @@ static ml_status make_output(ml_plan *p, int i, ml_tensor **out) {
   return ML_OK;
 }
 
-static ml_status check_cells(const ml_plan *p) {
+ml_status ml_plan_check_states(const ml_plan *p) {
   for (size_t i = 0; i < p->n_cells; i++) {
     if (p->cells[i].needed) ML_TRY(ml_cell_check(p->cells[i].cell));
   }
@@ -172,7 +172,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
   ml_status status = held && addresses ? ML_OK : ML_MEMORY;
   *began = false;
   ml_queue_look(p->device);
-  if (status == ML_OK) status = check_cells(p);
+  if (status == ML_OK) status = ml_plan_check_states(p);
   for (; taken < n_in && status == ML_OK; taken++) {
     status = check_input(p, (int)taken, inputs[taken]);
     if (status == ML_OK) status = dense_input(p, inputs[taken], &held[taken]);
@@ -199,7 +199,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
 
 ml_status ml_plan_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outputs) {
   if (p->engine->n_effects && !p->engine->recording) ML_TRY(ml_eval(p->engine, NULL, 0));
-  ML_TRY(check_cells(p));
+  ML_TRY(ml_plan_check_states(p));
   for (size_t i = 0; i < p->n_cells; i++) {
     if (p->cells[i].written) ML_TRY(ml_cell_detach(p->cells[i].cell));
   }

@@ -185,6 +185,8 @@ void ml_plan_release(ml_plan *plan); /* NULL is allowed */
  * writes. outputs[i] are fresh tensors. What was written to its states before is seen, and later versions of them are
  * what they hold afterwards; a run that fails once it has begun leaves those that it replaces without values. */
 ml_status ml_plan_run(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs);
+/* The states that the plan reads have values. */
+ml_status ml_plan_check_states(const ml_plan *plan);
 /* The plan's steps alone: pending effects and versions of its states are the caller's business. *began: some of them
  * may have run. */
 ml_status ml_plan_execute(ml_plan *plan, ml_tensor *const *inputs, ml_tensor **outputs, bool *began);

@@ -182,6 +182,7 @@ function G:pool(heads, d)
   local n = pool.slots * pool.each
   local pages = self:call("arange", random:chance(0.5) and {n - 1, -1, -1} or {0, n})
   pages = pages and self:call("reshape", {pages, {pool.slots, pool.each}})
+  if pages then pages.bound = n end
   return pages and pool, pages, pool.dims[3] * pool.each
 end
 

@@ -284,7 +284,9 @@ end
 
 -- Offsets of n sequences of at most `most` tokens each, and how many tokens there are, some of them nobody's.
 local function offsets(g, n, most)
-  return g:call("cumsum", {g:index({n + 1}, most + 1), 1}), (n + 1) * most
+  local list, tokens = g:call("cumsum", {g:index({n + 1}, most + 1), 1}), (n + 1) * most
+  if list then list.bound = tokens + 1 end
+  return list, tokens
 end
 
 function rows.attention(g)
