@@ -1,9 +1,9 @@
 ---Decoding: choosing a token from the model's logits, and running the model on it.
 ---
----A lane runs up to `rows` sequences side by side: it has the state that its plans read and write, for each row the last
----token, the slot, how many tokens that holds, the key of its random numbers and a ring of recent ids. What a row is can
----change from run to run, since all of that is data: `load` writes what is not there yet. So lanes are few, and whoever
----makes a token takes one that is free.
+---A lane runs up to `rows` sequences side by side: it has the state that its plans read and write, for each row the
+---last token, the slot, how many tokens that holds, the key of its random numbers and a ring of recent ids. What a row
+---is can change from run to run, since all of that is data: `load` writes what is not there yet. So lanes are few, and
+---whoever makes a token takes one that is free.
 ---
 ---A chain of built-in steps is part of the plan that runs the model, so that a token is one replay. Where functions of
 ---the user's stand in the chain, the plan ends with the model's logits as state, and the chain follows in parts: steps
@@ -32,7 +32,7 @@ local KEPT = 8 -- decoders of different sampling chains
 
 ---@class moonlet.Lane
 ---@field rows integer
----@field logits moonlet.Tensor|nil  (rows, V) float32 state: those after a prefill, or of steps that Lua functions follow
+---@field logits moonlet.Tensor|nil  (rows, V) float32 state: those after a prefill, or of steps that functions follow
 ---@field loaded moonlet.Sequence[]  what the rows are
 ---@field ends_at number|nil  core.clock() at which runs end with "deadline"
 local Lane = {}
@@ -234,7 +234,7 @@ local function decoder(self, s)
   if entry then return entry end
   entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
-  for _, s in ipairs(chain.steps) do entry.forces = entry.forces or s.forces end
+  for _, step in ipairs(chain.steps) do entry.forces = entry.forces or step.forces end
   plans.record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
@@ -317,8 +317,8 @@ end
 
 -- Raises for an id that is none; -1 may be one that a function gave (`given`). `stale` says that `logits` are not those
 -- that it came from: these are computed again, so that a plan need not keep them.
-local function refuse(self, id, stale, given)
-  local slot, V = self.loaded[1].slot, self.logits.shape[2]
+local function refuse(self, slot, id, stale, given)
+  local V = self.logits.shape[2]
   local held = slot.ids
   local function no_id() util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end
   if id ~= -1 then no_id() end
@@ -352,7 +352,7 @@ end
 
 -- Runs a chain in its parts.
 local function pick_in_parts(self, entry)
-  if entry.chain.custom and core.read_int(self.usable, 1) == 0 then refuse(self, -1) end
+  if entry.chain.custom and core.read_int(self.usable, 1) == 0 then refuse(self, self.loaded[1].slot, -1) end
   for i, part in ipairs(entry.parts) do
     local id = part.fn and call(self, part, i == 1, part.at == #entry.chain.steps)
     if id then
@@ -368,8 +368,11 @@ end
 local function chosen(self, entry, stepped)
   if entry.parts then pick_in_parts(self, entry) end
   local id = core.read_int(self.tokens, 1)
-  if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts, entry.gives_ids) end
-  self.loaded[1].last = id
+  local s = self.loaded[1]
+  if id < 0 or id >= self.logits.shape[2] then
+    refuse(self, s.slot, id, stepped and not entry.parts, entry.gives_ids)
+  end
+  s.last = id
   return id
 end
 
@@ -426,20 +429,24 @@ function Lane:step_all(sequences)
   return ids
 end
 
+---Raises for what stands in the place of an id, of a sequence whose last token `step_all` has fed.
+---@param s moonlet.Sequence
+---@param id integer
+function Lane:refuse(s, id) refuse(self, s.slot, id, true) end
+
 ---Of the token picked last in a row: its log probability under the model itself, and the n likeliest {id, logprob}.
 ---Nothing is recorded.
 ---@param row integer
 ---@param id integer
 ---@param n integer
 function Lane:logprobs(row, id, n)
-  local log_p = self.rows == 1 and self.log_p or self.log_p[row]:expand_dims(1)
-  local ids, values, own = core.top(log_p, n, id)
+  local ids, values, own = core.top(self.log_p, row, n, id)
   local top = {}
   for i, other in ipairs(ids) do top[i] = {id = other, logprob = values[i]} end
   return own, top
 end
 
-Lane.prefill = prefill.run
+Lane.prefill, Lane.prefill_chunk = prefill.run, prefill.chunk
 
 -- ---- making and closing ----
 

@@ -140,8 +140,8 @@ function M.start(model, slot, ids, o, release)
   if core.recording() then util.raise("usage", "generate: a compiled function cannot make tokens: call it outside") end
   local chain, key = chain_of(o)
   local self = setmetatable({
-    model = model, runtime = model:runtime(), slot = slot, prompt = ids, options = o, chain = chain, key = key, release = release,
-    text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
+    model = model, runtime = model:runtime(), slot = slot, prompt = ids, options = o, chain = chain, key = key,
+    release = release, text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
     text_ends = {}, text_size = 0,
     metrics = {
       prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0,
@@ -292,17 +292,23 @@ end
 
 -- ---- tokens ----
 
--- The first token; nil where the prompt was not taken to its end.
-local function begin_sequence(lane, self)
-  local o, m, stopped = self.options, self.metrics, nil
-  m.cached_tokens, stopped = lane:prefill(self.slot, self.prompt, function() return interrupted(self) ~= nil end)
-  if stopped then return nil end
+-- What the lanes need to know of it.
+local function make_sequence(self)
+  local o = self.options
   self.sequence = {
     slot = self.slot, key = self.key, chain = self.chain, wanted = o.logprobs ~= nil, drawn = 0,
     seed = o.seed or (os.time() << 20 ~ math.floor(core.clock() * 1e6)),
   }
-  local id = lane:first(self.sequence)
-  m.prefill_seconds = core.clock() - self.began
+  return self.sequence
+end
+
+-- The first token; nil where the prompt was not taken to its end.
+local function begin_sequence(lane, self)
+  local cached, stopped = lane:prefill(self.slot, self.prompt, function() return interrupted(self) ~= nil end)
+  self.metrics.cached_tokens = cached
+  if stopped then return nil end
+  local id = lane:first(make_sequence(self))
+  self.metrics.prefill_seconds = core.clock() - self.began
   return id
 end
 
@@ -327,15 +333,9 @@ local function begin(self)
   if self.options.deadline then self.ends_at = self.began + self.options.deadline end
 end
 
-local function advance(self)
-  local o, m = self.options, self.metrics
-  if o.max_tokens == 0 then return finish(self, "length") end
-  begin(self)
-  local reason = interrupted(self)
-  if reason then return finish(self, reason) end
-  local runtime = self.runtime
-  local id, logprob, top = runtime:with_lane(1, self.ends_at, next_id, self)
-  if not id then return finish(self, interrupted(self)) end
+-- What becomes of the next id: a token, or nil where it only ends the text.
+local function accept(self, id, logprob, top)
+  local o, m, capacity = self.options, self.metrics, self.runtime.capacity
   local index = m.generated_tokens + 1
   m.generated_tokens = index
   if self.ends[id] then
@@ -345,7 +345,7 @@ local function advance(self)
     return text ~= "" and {id = id, text = text, index = index} or nil
   end
   self.ids[index] = id
-  local full = #self.prompt + index > runtime.capacity -- a token behind a full context cannot be fed
+  local full = #self.prompt + index > capacity -- a token behind a full context cannot be fed
   local last = index >= o.max_tokens or full
   local text, stopped = take_text(self, id, last)
   local token = {id = id, text = text, index = index}
@@ -357,6 +357,19 @@ local function advance(self)
   if stopped then finish(self, "stop") elseif last then finish(self, "length") end
   return token
 end
+
+local function advance(self)
+  if self.options.max_tokens == 0 then return finish(self, "length") end
+  begin(self)
+  local reason = interrupted(self)
+  if reason then return finish(self, reason) end
+  local id, logprob, top = self.runtime:with_lane(1, self.ends_at, next_id, self)
+  if not id then return finish(self, interrupted(self)) end
+  return accept(self, id, logprob, top)
+end
+
+-- Of those that others advance (batch.lua).
+M.begin, M.interrupted, M.finish, M.accept, M.make_sequence = begin, interrupted, finish, accept, make_sequence
 
 local function raise_failure(self)
   local message = self.failure
@@ -409,14 +422,22 @@ end
 Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
+---Seconds since it began.
+function Generation:elapsed() return core.clock() - self.began end
+
+---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.
+function Generation:result()
+  return {
+    text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics,
+    logprobs = self.logprobs,
+  }
+end
+
 ---Runs to the end; the whole result.
 ---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
 function Generation:complete()
   while self:next() do end -- luacheck: ignore 542
-  return self.text, {
-    text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics,
-    logprobs = self.logprobs,
-  }
+  return self.text, self:result()
 end
 util.know(Generation, "generation:")
 

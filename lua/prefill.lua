@@ -1,5 +1,5 @@
----Prefill: a prompt into a slot, chunk after chunk. Sizes of chunks come from a short list, and how many tokens of one are
----real is data, so prompts of any length share a few plans.
+---Prefill: a prompt into a slot, chunk after chunk. Sizes of chunks come from a short list, and how many tokens of one
+---are real is data, so prompts of any length share a few plans.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local cache = require "moonlet.cache"
@@ -84,6 +84,29 @@ function M.learn(self)
   if next(self.runtime.store.layers) == nil then chunk_plan(self, CHUNKS[1], false) end
 end
 
+---One chunk of ids behind what a slot holds of them. Returns whether it was the last: then `logits` holds those after it.
+---@param self moonlet.Lane  of one row
+---@param slot moonlet.Slot
+---@param ids integer[]
+---@return boolean
+function M.chunk(self, slot, ids)
+  local at, held = #slot.ids, slot.ids
+  local T = M.chunk_for(#ids - at)
+  local count = math.min(T, #ids - at)
+  local entry = chunk_plan(self, T, at + count == #ids)
+  slot:reserve(at + count)
+  M.fill(entry, slot, ids, at, count, T)
+  local ok, err = pcall(plans.run, self, entry.plan)
+  if not ok then
+    slot:fail()
+    error(err, 0)
+  end
+  table.move(ids, at + 1, at + count, at + 1, held)
+  if #held < #ids then return false end
+  slot:snapshot()
+  return true
+end
+
 ---Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns how
 ---many tokens were found in the cache, and whether `check` stopped it.
 ---@param self moonlet.Lane  of one row
@@ -93,23 +116,9 @@ end
 function M.run(self, slot, ids, check)
   self.runtime:check_prompt(ids)
   local same = slot:trim(slot:shared(ids))
-  local at, held = same, slot.ids
-  while at < #ids do
+  repeat
     if check and check() then return same, true end
-    local T = M.chunk_for(#ids - at)
-    local count = math.min(T, #ids - at)
-    local entry = chunk_plan(self, T, at + count == #ids)
-    slot:reserve(at + count)
-    M.fill(entry, slot, ids, at, count, T)
-    local ok, err = pcall(plans.run, self, entry.plan)
-    if not ok then
-      slot:fail()
-      error(err, 0)
-    end
-    table.move(ids, at + 1, at + count, at + 1, held)
-    at = at + count
-  end
-  slot:snapshot()
+  until M.chunk(self, slot, ids)
   return same, false
 end
 
