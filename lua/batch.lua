@@ -199,9 +199,9 @@ local function decode(self)
   self.rows = {}
   for _, row in ipairs(rows) do
     local s = row.g.sequence
-    if not goes_on(self, row) then -- it has ended
-    elseif s.chain.custom or s.chain.traced then step_alone(self, row)
-    else
+    local stays = goes_on(self, row)
+    if stays and (s.chain.custom or s.chain.traced) then step_alone(self, row)
+    elseif stays then
       local key = s.key .. (s.wanted and "+" or "")
       if not groups[key] then
         groups[key] = {}

@@ -179,7 +179,9 @@ function View:state(name, shape, dtype)
   for i, n in ipairs(shape) do size, whole[i + 1] = size * n, n end
   if not store then util.raise("unsupported", "state: sequences lie end to end here, without states of their own") end
   local parts = store.layers[layer]
-  if not parts or not parts[name] then keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32") end
+  if not parts or not parts[name] then
+    keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32")
+  end
   local part = store.layers[layer][name]
   whole[1] = self.slots.shape[1]
   local rows = ml.take(part.pool.table, self.slots, 1):reshape {whole[1]}

@@ -222,13 +222,13 @@ function Model:complete(prompt, opts)
   return g:complete()
 end
 
----Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`; where
----a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what the
----prompt gives alone.
----@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's
----  options for this one}
----@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)), iterate = true
----  (results as they end: `for index, result in m:batch_generate(...)`)}
+---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
+---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
+---the prompt gives alone.
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and
+---  generate's options for this one}
+---@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)),
+---  iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
 ---@return table results
 function Model:batch_generate(prompts, opts)
   check_open(self, "batch_generate")

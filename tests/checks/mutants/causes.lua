@@ -47,7 +47,7 @@ return {
   }},
   {name = "effects are forgotten where memory runs out", edits = {
     {"src/tensor/plan/evaluate.c",
-      "if (!r->n_effects || (status != ML_OK && !began && (r->n_outputs || is_put_off(status))))",
+      "if (!r->n_effects || (status != ML_OK && !began))",
       "if (!r->n_effects)"},
   }},
   {name = "a state that is an argument is read where it is written", edits = {
