@@ -377,14 +377,11 @@ local function raise_failure(self)
   util.raise("usage", "%s", message)
 end
 
----Ends a generation with an error, which the next call raises, or the one that runs when it returns. One that has
----ended stays as it is.
----@param g moonlet.Generation
----@param message string
-function M.abort(g, message)
-  if g.finish_reason then return end
-  g.failure = message
-  if not g.running then finish(g, "error") end
+-- Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
+function Generation:abort(message)
+  if self.finish_reason then return end
+  self.failure = message
+  if not self.running then finish(self, "error") end
 end
 
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
@@ -422,7 +419,7 @@ end
 Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
----Seconds since it began.
+-- Seconds since it began.
 function Generation:elapsed() return core.clock() - self.began end
 
 ---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.

@@ -155,8 +155,7 @@ end
 
 -- ---- slots ----
 
----What all that generate share, made when it is first asked for.
----@return moonlet.Runtime
+-- What all that generate share, made when it is first asked for.
 function Model:runtime()
   self.shared = self.shared or runtime.new(self)
   return self.shared
@@ -284,6 +283,29 @@ function Model:logits(ids)
   end)
 end
 
+---What each text is, by the model's next token: per text {label, index (position in `labels`), probability (among the
+---labels), logits (with `logits`: one a label, of several tokens the sum of their log probabilities)}. Without labels
+---the likeliest next token: {label (its piece), id, probability}.
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {labels = texts, template = a text with {text} in it, or a function of the text that gives a
+---  prompt, batch_size = how many texts at most run together, logits = true, truncate = true (what is too long loses
+---  its beginning), progress = function(done, all)}
+---@return table
+function Model:classify(texts, opts)
+  check_open(self, "classify")
+  return require("moonlet.classify").classify(self, texts, opts)
+end
+
+---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---@param prefix string|table  text, ids or messages
+---@param continuations table  texts, or lists of ids
+---@return table
+function Model:score(prefix, continuations)
+  check_open(self, "score")
+  return require("moonlet.classify").score(self, prefix, continuations)
+end
+
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
 ---hold a NaN, or nothing but -inf, is an error of code "corrupt".
@@ -379,7 +401,7 @@ local function close_users(self)
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
     local answer = user.answer or user -- a session's, or a generation
-    if answer.next then generate.abort(answer, "the model was closed while it generates") end
+    if answer.abort then answer:abort "the model was closed while it generates" end
     user:close()
   end
 end
