@@ -156,9 +156,6 @@ function g:next() end
 ---Ends the generation early; harmless afterwards. From within a callback it takes effect when that returns.
 function g:close() end
 
----Seconds since it began.
-function g:elapsed() end
-
 ---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.
 function g:result() end
 
@@ -219,10 +216,6 @@ function m:chat_ids(messages, o) end
 ---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
 function m:generation_defaults(opts) end
 
----What all that generate share, made when it is first asked for.
----@return moonlet.Runtime
-function m:runtime() end
-
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids
 ---@param opts table|nil  {max_tokens = 256, temperature = 0 (the likeliest token), top_k, top_p, min_p, xtc_probability, xtc_threshold, repeat_penalty, repeat_last_n = 64 (the prompt counts; at most the context), presence_penalty, frequency_penalty, logit_bias ({[id] = number}), seed, stop (strings), stop_tokens (ids of the model's), logprobs (how many of the likeliest; of the model's own probabilities, before temperature and penalties), sampler (a chain or a function: see sampling), cancel (ml.cancel_token()), deadline (seconds), ignore_eos}. top_p = 1 and 0 of the other sampling options change nothing; top_p = 0 leaves the likeliest token. Without a temperature top_k, top_p, min_p and xtc do nothing, and `metrics.warnings`, a list of texts, says so
@@ -260,6 +253,21 @@ function m:session(opts) end
 ---@param ids integer[]|integer[][]
 ---@return moonlet.Tensor
 function m:logits(ids) end
+
+---What each text is, by the model's next token: per text {label, index (position in `labels`), probability (among the
+---labels), logits (with `logits`: one a label, of several tokens the sum of their log probabilities)}. Without labels
+---the likeliest next token: {label (its piece), id, probability}.
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {labels = texts, template = a text with {text} in it, or a function of the text that gives a prompt, batch_size = how many texts at most run together, logits = true, truncate = true (what is too long loses its beginning), progress = function(done, all)}
+---@return table
+function m:classify(texts, opts) end
+
+---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---@param prefix string|table  text, ids or messages
+---@param continuations table  texts, or lists of ids
+---@return table
+function m:score(prefix, continuations) end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
