@@ -50,10 +50,10 @@ local function prompt_of(model, text, o, what)
 end
 
 -- Ids of each text, with room behind for the longest label.
-local function ids_of(model, texts, o, room)
+local function ids_of(model, texts, o, room, call)
   local lists = {}
-  for i, text in ipairs(util.list("classify: texts", texts, "a list")) do
-    local what = ("classify: text %d"):format(i)
+  for i, text in ipairs(util.list(call .. ": texts", texts, "a list")) do
+    local what = ("%s: text %d"):format(call, i)
     local ids = prompt_of(model, text, o, what)
     local most = model.info.context - room
     if #ids == 0 then util.raise("usage", "%s: it has no tokens, and the tokenizer adds none", what) end
@@ -222,7 +222,7 @@ end
 function M.classify(model, texts, opts)
   local o, results = options_of(opts), {}
   local labels, longest = label_ids(model, o.labels)
-  local lists = ids_of(model, texts, o, math.max(0, longest - 1))
+  local lists = ids_of(model, texts, o, math.max(0, longest - 1), "classify")
   local _ <close> = core.on(model.device)
   local function give(index, values)
     check_numbers(values, index)
@@ -235,6 +235,36 @@ function M.classify(model, texts, opts)
   elseif longest == 1 then by_logits(model, lists, labels, o, give)
   else by_continuations(model, lists, labels, longest, o, give) end
   return results
+end
+
+---See moonlet.Model:embed.
+function M.embed(model, texts, opts)
+  local o = util.options(opts, {pooling = "mean", normalize = false, batch_size = false, truncate = false}, "embed")
+  local poolings = {mean = true, last = true, cls = true}
+  if not poolings[o.pooling] then util.unexpected("embed: pooling", '"mean", "last" or "cls"', o.pooling) end
+  util.flag("embed: normalize", o.normalize)
+  local _ <close> = core.on(model.device)
+  local lists, order, parts, places = ids_of(model, texts, {truncate = o.truncate}, 0, "embed"), {}, {}, {}
+  for i = 1, #lists do order[i] = i end
+  table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
+  local rows, at = {}, 1
+  for i, index in ipairs(order) do rows[i] = {ids = lists[index], index = index} end
+  return ml.scope(function()
+    while at <= #rows do
+      local n = packed.fitting(rows, at, o.batch_size or nil)
+      local some = table.move(rows, at, at + n - 1, 1, {})
+      local vectors = packed.embed(model:runtime(), some, o.pooling):slice({{1, n}, {}}):copy()
+      ml.eval(vectors)
+      parts[#parts + 1] = vectors
+      for i, row in ipairs(some) do places[row.index] = at + i - 2 end
+      at = at + n
+    end
+    if #parts == 0 then return ml.zeros {0, model.info.hidden_size} end
+    local x = ml.take(ml.concat(parts, 1), ml.tensor(places, {dtype = "int32"}), 1)
+    if o.normalize then x = x / ml.maximum(x:square():sum(-1, true):sqrt(), 1e-12) end
+    ml.eval(x)
+    return x
+  end)
 end
 
 ---See moonlet.Model:score.

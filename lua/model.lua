@@ -296,6 +296,16 @@ function Model:classify(texts, opts)
   return require("moonlet.classify").classify(self, texts, opts)
 end
 
+---What stands for each text among the states that the model's head is applied to: float32 (n, D).
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length
+---  1), batch_size, truncate}
+---@return moonlet.Tensor
+function Model:embed(texts, opts)
+  check_open(self, "embed")
+  return require("moonlet.classify").embed(self, texts, opts)
+end
+
 ---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
 ---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
 ---@param prefix string|table  text, ids or messages

@@ -6,7 +6,9 @@ local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local cache = require "moonlet.cache"
 local decode = require "moonlet.decode"
+local nn = require "moonlet.nn"
 local plans = require "moonlet.plans"
+local util = require "moonlet.util"
 
 local M = {}
 
@@ -19,8 +21,33 @@ local TOKENS_A_ROW = 4
 ---@field slot moonlet.Slot|nil  that holds what comes before
 ---@field targets integer[]|nil  what should follow each of the ids, of the last ones of them
 
+-- The hidden states (1, N, D) that a family's head is applied to.
+local function hidden_of(runtime, tokens, caches)
+  local net = runtime.model.net
+  local body = net.hidden and function(...) return net:hidden(...) end or nn.is_module(net.model) and net.model
+  if not body then
+    util.raise("unsupported", "embed: family %s has neither a module `model` nor a method `hidden`",
+      runtime.model.info.family)
+  end
+  local x = cache.forward(body, tokens, caches, runtime.store)
+  if ml.is_tensor(x) and x.ndim == 3 and x.shape[2] == tokens.shape[2] then return x end
+  util.unexpected(("family %s: hidden"):format(runtime.model.info.family), "a tensor (B, T, D)", x, "mismatch")
+end
+
+-- Records what stands for each sequence: what a token of it has, or the mean of all of them.
+local function pool(entry, x, how)
+  local N, rows = entry.size, entry.rows
+  x = x:reshape {N, x.shape[3]}:astype "float32"
+  if how == "last" then return ml.take(x, entry.last, 1) end
+  local first = entry.offsets:slice {{1, rows}}:reshape {rows, 1}
+  if how == "cls" then return ml.take(x, ml.minimum(first:reshape {rows}, N - 1), 1) end
+  local behind, at = entry.offsets:slice {{2, rows + 1}}:reshape {rows, 1}, ml.arange(N):reshape {1, N}
+  local own = ml.logical_and(ml.ge(at, first), ml.lt(at, behind)):astype "float32"
+  return ml.matmul(own, x) / ml.maximum(behind - first, 1):astype "float32"
+end
+
 -- Records a plan of N tokens. `kind`: "last" gives logits (rows, V) behind each sequence, "targets" the log probability
--- of a target a token, and the likeliest id in its place.
+-- of a target a token, and the likeliest id in its place; others are poolings of `embed`, (rows, D).
 local function record(runtime, N, kind, in_slots)
   local rows, entry = N // TOKENS_A_ROW, nil
   plans.record(function()
@@ -31,10 +58,18 @@ local function record(runtime, N, kind, in_slots)
     local positions = entry.positions:reshape {1, N}
     local caches = in_slots and runtime.store:packed(entry.slots, entry.start, entry.offsets, positions)
       or cache.packed(entry.offsets, positions)
+    local how = kind:match "^embed (%a+)$"
+    if kind ~= "targets" then entry.last = plans.int_state(rows, 0) end
+    if how then
+      local x = pool(entry, hidden_of(runtime, entry.tokens:reshape {1, N}, caches), how)
+      entry.vectors = core.make_state(x.shape, "float32")
+      ml.assign(entry.vectors, x)
+      entry.plan = core.plan({}, {})
+      return entry
+    end
     local logits = runtime:forward(entry.tokens:reshape {1, N}, caches)
     logits = logits:reshape {N, logits.shape[3]}
     if kind == "last" then
-      entry.last = plans.int_state(rows, 0)
       logits = ml.take(logits, entry.last, 1):astype "float32"
       entry.logits = core.make_state(logits.shape, "float32")
       ml.assign(entry.logits, logits)
@@ -58,11 +93,14 @@ local function plan_for(runtime, N, kind, in_slots)
   return runtime.packed[key]
 end
 
----The smallest size that holds so many tokens and sequences.
+---The smallest size that holds so many tokens and sequences; of one that is longer than all, a power of two.
 function M.size_for(tokens, rows)
   for _, N in ipairs(M.SIZES) do
     if tokens <= N and rows <= N // TOKENS_A_ROW then return N end
   end
+  local N = M.SIZES[#M.SIZES]
+  while N < tokens do N = 2 * N end
+  return N
 end
 
 ---How many of the rows from position `at` on go into one forward: at least one.
@@ -128,6 +166,15 @@ function M.last(runtime, rows)
   entry.plan:run()
   advance_slots(rows)
   return entry.logits
+end
+
+---What stands for each of a few rows that fit one forward, (rows, D): a state, to be read before the next call.
+---@param pooling string  "mean", "last" or "cls"
+---@return moonlet.Tensor
+function M.embed(runtime, rows, pooling)
+  local entry = run(runtime, rows, "embed " .. pooling)
+  entry.plan:run()
+  return entry.vectors
 end
 
 ---Of rows that fit one forward, for each target: its log probability, and the id that is likeliest in its place.

@@ -110,6 +110,31 @@ t.test("one token, a whole context, what is longer than a forward", function()
   t.eq(next(m:runtime().store.slots), nil, "slots in use")
 end)
 
+t.test("embeddings are those of each text alone", function()
+  for _, name in ipairs {"full", "sliding"} do
+    local model = models[name]
+    local texts = texts_of(new_random(6), 30, 50)
+    texts[31] = ("long "):rep(500)
+    for _, pooling in ipairs {"mean", "last", "cls"} do
+      local got = model:embed(texts, {pooling = pooling})
+      t.eq(got.shape, {31, 32})
+      for i, text in ipairs(texts) do
+        local ids = model:prompt_ids(text, "text")
+        local x = model.net.model(ml.tensor {ids})[1]
+        local want = pooling == "mean" and x:mean(1) or pooling == "last" and x[#ids] or x[1]
+        local off = (got[i] - want):abs():max():item()
+        local allowed = (pooling == "mean" and 5e-5 or 1e-5) * want:abs():max():item()
+        t.ok(off <= allowed, ("%s of text %d: off by %g"):format(pooling, i, off))
+      end
+    end
+    local unit = model:embed(texts, {normalize = true})
+    t.ok((unit:square():sum(-1) - 1):abs():max():item() < 1e-5, "length 1")
+  end
+  t.eq(m:embed({}).shape, {0, 32})
+  t.raises(function() m:embed({"a"}, {pooling = "max"}) end, "pooling", "usage")
+  t.raises(function() models.recurrent:embed {"a"} end, "hidden", "unsupported")
+end)
+
 t.test("what is too long is named, or loses its beginning", function()
   local long = ("x"):rep(4200)
   t.raises(function() m:classify({"a", long}, {labels = {"p"}}) end, "text 2 has 4200 tokens", "limit")
