@@ -384,6 +384,9 @@ function Generation:abort(message)
   if not self.running then finish(self, "error") end
 end
 
+-- A coroutine that is closed while a callback waits in it makes the token no more.
+local Running = {__close = function(r) r[1].running = nil end}
+
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
 function Generation:next()
@@ -391,6 +394,7 @@ function Generation:next()
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
   self.running = true
+  local _ <close> = setmetatable({self}, Running)
   local ok, token = pcall(trace.unscoped, advance, self)
   self.running = nil
   if self.failure then

@@ -1420,16 +1420,20 @@ function ml.scope(fn, ...) end
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function ml.keep(x) end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values (4
----and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
----function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is made.
----Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan, with the
----value that they had when it was made, views of a state and what was still to be computed too: to see a new value, give
----them as arguments, or make them state that is written in place. A state that it captures stays for as long as the plan
----does, also when its handle is closed. Of what fn is given or captures it changes states alone in place. What fn draws
----it draws anew with every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states
----as they were. Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan
----for each of its values. The plans that were used last are kept, with the memory that each works in.
+---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
+---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2 is
+---integers and x * 2.0 float32. A state that it is given, a function, a weight in a file's blocks have a plan each,
+---which is dropped once they are gone and another plan is made. So has a module, for as long as it holds what it held:
+---its parameters are constants of the plan, and where one is another tensor, a field has another value, or training is
+---switched, another plan is made. Other tables with a metatable (objects of whatever class) are an error. Tensors that
+---fn reads without being given them (of a module, upvalues) are constants of the plan, with the value that they had when
+---it was made, views of a state and what was still to be computed too: to see a new value, give them as arguments, or
+---make them state that is written in place. A state that it captures stays for as long as the plan does, also when its
+---handle is closed. What else fn reads without being given it (a number, whether a module trains) is what it was when
+---the plan was made. Of what fn is given or captures it changes states alone in place. What fn draws it draws anew with
+---every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states as they were. Give
+---what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of its
+---values. The plans that were used last are kept, with the memory that each works in.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@param opts table|nil  plans: how many are kept (64)
 ---@return function
@@ -1575,7 +1579,9 @@ function ml.devices() end
 ---@return table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), missing: operations without a kernel
 function ml.device(name) end
 
----The device on which tensors are made; with a name, sets it.
+---The device on which tensors are made; with a name, sets it. Within a callback or a module's forward, where it is that
+---of the model or of what the module is given, a name holds until that returns; in a function that is compiled it is an
+---error.
 ---@return string: its name
 function ml.default_device(name) end
 
