@@ -1,6 +1,7 @@
 /* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are
  * Lua's business (lua/compile.lua); here is one plan as a handle. */
 #include "lua_bind/lua_bind.h"
+#include "tensor/plan/profile.h"
 #include "tensor/queue.h"
 
 #include <string.h>
@@ -130,6 +131,23 @@ static int plan_explain(lua_State *L) {
   return 1;
 }
 
+/* profile("begin") begins to time the steps of plans; profile("end") ends that, and gives what was found as text. */
+static int profile(lua_State *L) {
+  ml_engine *e = lb_engine(L);
+  const char *call = lua_type(L, 1) == LUA_TSTRING ? lua_tostring(L, 1) : "";
+  const bool begins = strcmp(call, "begin") == 0;
+  if (!begins && strcmp(call, "end") != 0) lb_usage(L, "profile: expected \"begin\" or \"end\"");
+  if (begins) {
+    lb_check(L, ml_profile_begin(e));
+    return 0;
+  }
+  char *text;
+  lb_check(L, ml_profile_end(e, &text));
+  lua_pushstring(L, text);
+  ml_free(text);
+  return 1;
+}
+
 /* effects(): how many are pending; drop_effects(keep) forgets the rest. */
 static int effects(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)lb_engine(L)->n_effects);
@@ -246,19 +264,11 @@ int lb_open_plan(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_createtable(L, 0, 8);
-  static const luaL_Reg functions[] = {{"eval", eval},
-                                       {"input", input},
-                                       {"plan", make_plan},
-                                       {"effects", effects},
-                                       {"drop_effects", drop_effects},
-                                       {"record", record},
-                                       {"call", call},
-                                       {"recording", recording},
-                                       {"is_closed", is_closed},
-                                       {"op_of", op_of},
-                                       {"type_key", type_key},
-                                       {"call_key", call_key},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"eval", eval},           {"input", input},     {"plan", make_plan},
+                                       {"profile", profile},     {"effects", effects}, {"drop_effects", drop_effects},
+                                       {"record", record},       {"call", call},       {"recording", recording},
+                                       {"is_closed", is_closed}, {"op_of", op_of},     {"type_key", type_key},
+                                       {"call_key", call_key},   {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   return 1;
 }
