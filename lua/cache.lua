@@ -1,101 +1,274 @@
----KV caches: state of fixed address and shape, appended in place.
+---What layers keep of the tokens before: keys and values, or a state of fixed size, in pages (see pages.lua).
 ---
----A store holds the keys and values of every layer for a number of slots. A view says which slots the rows of a batch
----use, where each begins and how many of its tokens are real; it is what a family's forward gets as `caches`, one entry
----a layer.
+---A store has what all layers keep of all slots. A view says which slots the rows of a batch are, where each begins and
+---how many of its tokens are real; it is what a family's forward gets as `caches`, one entry a layer.
 local core = require "moonlet.core"
 local ml = require "moonlet.init"
+local pages = require "moonlet.pages"
 local util = require "moonlet.util"
 
 local M = {}
 
--- The forward that a runtime records now: by layer, the module that appended to its cache; `unturned`, the first
--- module that took positions from no cache.
+-- The forward that a runtime records now: which layers wrote to their caches, and by part the module that did;
+-- `unturned`, the first module that took positions from no cache.
 local watched
 
 ---@class moonlet.CacheStore
+---@field layers table[]  by layer, the parts that it keeps: {state, pool} by name
+---@field pools moonlet.PagePool[]
+---@field slots table<moonlet.Slot, boolean>
 local Store = {}
 Store.__index = Store
 
----@param slots integer
 ---@param capacity integer  tokens a slot
----@param dtype string  "float32", "float16" or "bfloat16"
-function M.store(slots, capacity, dtype)
-  dtype = dtype or "float32"
-  local self = {slots = slots, capacity = capacity, dtype = dtype, layers = {}, row_bytes = 0, tokens = 0}
-  return setmetatable(self, Store)
+---@param dtype string  of keys and values: "float32", "float16" or "bfloat16"
+function M.store(capacity, dtype)
+  return setmetatable({
+    capacity = capacity, dtype = dtype, layers = {}, pools = {}, by_window = {}, slots = {}, rows = 0, free_rows = {},
+  }, Store)
 end
 
--- Address space for the whole context; it gets memory as it fills (Store:commit).
-local function reserve(self, layer, k, v)
-  local ks, vs = k.shape, v.shape
-  local item = self.dtype == "float32" and 4 or 2
-  self.layers[layer] = ml.keep {
-    k = core.reserve_state({self.slots, ks[2], self.capacity, ks[4]}, self.dtype),
-    v = core.reserve_state({self.slots, vs[2], self.capacity, vs[4]}, self.dtype),
-  }
-  for _, x in pairs(self.layers[layer]) do core.state_commit(x, 3, self.tokens) end
-  self.row_bytes = self.row_bytes + (ks[2] * ks[4] + vs[2] * vs[4]) * item
+---A row of the pools' tables for a slot, from 0.
+function Store:take_row()
+  local row = table.remove(self.free_rows)
+  if row then return row end
+  if self.rows >= pages.SLOTS then util.raise("limit", "no more than %d sequences at once", pages.SLOTS) end
+  self.rows = self.rows + 1
+  return self.rows - 1
 end
+function Store:give_row(row) table.insert(self.free_rows, row) end
 
----Has memory for `tokens` tokens in each slot of what layers there are, and of those to come; "limit" when the device's
----limit forbids it.
-function Store:commit(tokens)
-  for _, layer in pairs(self.layers) do
-    for _, x in pairs(layer) do core.state_commit(x, 3, tokens) end
+-- The pool of layers that look back so far (0: on all), or of states of fixed size ("record").
+local function pool_of(self, window)
+  local record = window == "record"
+  if record then window = -1 elseif window >= self.capacity then window = 0 end
+  local pool = self.by_window[window]
+  if not pool then
+    pool = pages.pool(self.capacity, math.max(0, window), record)
+    self.by_window[window] = pool
+    table.insert(self.pools, pool)
   end
-  self.tokens = tokens
+  return pool
+end
+
+local function keep(self, layer, name, pool, heads, size, dtype)
+  self.layers[layer] = self.layers[layer] or {}
+  self.layers[layer][name] = {pool = pool, state = pool:add(heads, size, dtype)}
+end
+
+---Whether saved contents (Slot:contents) of n tokens have the shapes of this store's.
+function Store:fits(contents, n)
+  if #contents ~= #self.layers or n > self.capacity then return false end
+  local lengths = {}
+  for i, layer in ipairs(self.layers) do
+    for name, part in pairs(layer) do
+      local x, shape, pool = contents[i][name], part.state.shape, part.pool
+      if not x or x.ndim ~= 3 or x.dtype ~= part.state.dtype then return false end
+      local has = x.shape
+      if has[1] ~= shape[2] or has[3] ~= shape[4] then return false end
+      if lengths[pool] and lengths[pool] ~= has[2] then return false end
+      lengths[pool] = has[2]
+      local least = pool.record and 1 or pool.window > 0 and math.min(n, pool.window - 1) or n
+      if has[2] < least or has[2] > (pool.record and 1 or n) or not pool.record and (n - has[2]) % pool.page ~= 0 then
+        return false
+      end
+    end
+  end
+  return true
+end
+
+---How many positions of a pool contents hold.
+function Store:positions(contents, pool)
+  for i, layer in ipairs(self.layers) do
+    for name, part in pairs(layer) do
+      if part.pool == pool then return contents[i][name].shape[2] end
+    end
+  end
+end
+
+---Writes contents of n tokens to the pages of a slot.
+function Store:write(slot, contents, n)
+  ml.scope(function()
+    local done, row = {}, ml.tensor({slot.row}, {dtype = "int32"})
+    for i, layer in ipairs(self.layers) do
+      for name, part in pairs(layer) do
+        local x = contents[i][name]
+        local start = ml.tensor({part.pool.record and 0 or n - x.shape[2]}, {dtype = "int32"})
+        done[#done + 1] = ml.cache_append(part.state, x:expand_dims(1), part.pool.table, row, start)
+      end
+    end
+    ml.eval(table.unpack(done))
+  end)
 end
 
 function Store:close()
-  for _, layer in pairs(self.layers) do
-    layer.k:close()
-    layer.v:close()
-  end
-  self.layers = {}
+  for _, pool in ipairs(self.pools) do pool:close() end
+  self.layers, self.pools, self.by_window, self.slots = {}, {}, {}, {}
 end
 
+---@class moonlet.Cache
+---@field positions moonlet.Tensor  (B, T) int32: of each token in its sequence
+---@field pages moonlet.Tensor|nil  the table of what was appended last
+---@field slots moonlet.Tensor|nil  (B) int32: row of the table of each sequence
+---@field start moonlet.Tensor|nil  (B) int32: tokens that the slot holds before
+---@field count moonlet.Tensor|nil  (B) int32: how many of the T new tokens are real
+---@field offsets moonlet.Tensor|nil  (n + 1) int32: where each of n sequences that lie end to end begins
 local View = {}
 View.__index = View
 
 -- Two layers in one cache: the second would write over the first.
-local function note_append(layer)
-  local first = watched.appended[layer]
+local function note(layer, name)
+  if not watched then return end
+  local key = ("%d %s"):format(layer, name)
+  local first = watched.written[key]
   if first then
     util.raise("usage", "the cache of layer %s is appended to a second time, first by %s: each layer has its own",
       tostring(layer), first)
   end
-  watched.appended[layer] = core.module_path()
+  watched.written[key], watched.appended[layer] = core.module_path(), true
 end
 
----Appends k and v (B, KV heads, T, d) and returns the whole keys and values of the slots.
-function View:append(k, v)
-  if watched then note_append(self.layer) end
-  if not self.store.layers[self.layer] then reserve(self.store, self.layer, k, v) end
-  local layer = self.store.layers[self.layer]
-  local slots, start, count = self.slots, self.start, self.count
-  return ml.cache_append(layer.k, k, slots, start, count), ml.cache_append(layer.v, v, slots, start, count)
+local function put(self, part, x)
+  return ml.cache_append(part.state, x, self.pages, self.slots, self.start, self.count, self.offsets)
 end
 
----One entry a layer, made when it is asked for.
----@param slots moonlet.Tensor  (B) int32: 0-based slot of each row
----@param start moonlet.Tensor  (B) int32: tokens that the slot holds before
----@param count moonlet.Tensor  (B) int32: how many of the T new tokens are real
-function Store:view(slots, start, count)
+---Appends k and v (B, KV heads, T, d) and returns the pools that hold the keys and values of the slots, for
+---`ml.attention` with this cache's pages, slots, start, count and offsets. `window`: how many positions the layer looks
+---back on, itself included.
+---@param window integer|nil
+function View:append(k, v, window)
+  note(self.layer, "k")
+  local store, layer = self.store, self.layer
+  if not store then return k, v end
+  local parts = store.layers[layer]
+  if not parts or not parts.k then
+    local pool, ks, vs = pool_of(store, window or 0), k.shape, v.shape
+    keep(store, layer, "k", pool, ks[2], ks[4], store.dtype)
+    keep(store, layer, "v", pool, vs[2], vs[4], store.dtype)
+    parts = store.layers[layer]
+  end
+  self.pages = parts.k.pool.table
+  return put(self, parts.k, k), put(self, parts.v, v)
+end
+
+---Appends x (B, 1, T, d), which keys and values are made of or are themselves, and returns the pool that holds it for
+---the slots.
+---@param x moonlet.Tensor
+---@param window integer|nil
+function View:append_latent(x, window)
+  note(self.layer, "latent")
+  local store, layer = self.store, self.layer
+  if not store then return x end
+  local parts = store.layers[layer]
+  if not parts or not parts.latent then
+    keep(store, layer, "latent", pool_of(store, window or 0), x.shape[2], x.shape[4], store.dtype)
+    parts = store.layers[layer]
+  end
+  self.pages = parts.latent.pool.table
+  return put(self, parts.latent, x)
+end
+
+---A state of fixed size that the layer keeps of each sequence: (B, ...), zeros before the first token.
+---@param name string
+---@param shape integer[]  of one sequence's
+---@param dtype string|nil  "float32" unless given
+---@return moonlet.Tensor
+function View:state(name, shape, dtype)
+  local store, layer = self.store, self.layer
+  local size, whole = 1, {}
+  for i, n in ipairs(shape) do size, whole[i + 1] = size * n, n end
+  if not store or self.offsets then
+    util.raise("unsupported", "state: sequences lie end to end here, without states of their own")
+  end
+  local parts = store.layers[layer]
+  if not parts or not parts[name] then
+    keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32")
+  end
+  local part = store.layers[layer][name]
+  whole[1] = self.slots.shape[1]
+  local rows = ml.take(part.pool.table, self.slots, 1):reshape {whole[1]}
+  return ml.take(part.state, rows, 1):reshape(whole)
+end
+
+---Replaces such a state by that behind the last real token; sequences of which no token is real keep theirs.
+---@param name string
+---@param value moonlet.Tensor  (B, ...)
+function View:update(name, value)
+  note(self.layer, name)
+  local part, B = self.store.layers[self.layer][name], value.shape[1]
+  local zeros = ml.zeros({B}, {dtype = "int32"})
+  ml.cache_append(part.state, value:reshape {B, 1, 1, part.state.shape[4]}, part.pool.table, self.slots, zeros,
+    ml.minimum(self.count, 1))
+end
+
+---Of `longer` (B, n + T, D), which begins n tokens earlier: what came 1, 2 ... n tokens before each of T.
+function M.earlier(longer, n, T)
+  local out = {}
+  for j = 1, n do out[j] = longer:slice {{}, {n - j + 1, n - j + T}, {}} end
+  return out
+end
+
+---What came 1, 2 ... n tokens before each: a list of n tensors like x (B, T, D), zeros before a sequence begins.
+---@param x moonlet.Tensor
+---@param n integer
+---@return moonlet.Tensor[]
+function View:before(x, n)
+  local B, T, D = table.unpack(x.shape)
+  if not self.store or self.offsets then
+    note(self.layer, "before")
+    local out = M.earlier(ml.concat({ml.zeros({B, n, D}, {dtype = x.dtype}), x}, 2), n, T)
+    for j = 1, n do out[j] = ml.where(self.positions:ge(j):reshape {B, T, 1}, out[j], 0) end
+    return out
+  end
+  local held = self:state("before", {n, D}):astype(x.dtype)
+  local longer = ml.concat({held, x}, 2) -- of which the last n real ones are the next to be held
+  local first = ml.arange(B) * (n + T) + self.count
+  local rows = first:reshape {B, 1} + ml.arange(n)
+  self:update("before", ml.take(longer:reshape {B * (n + T), D}, rows, 1):astype "float32")
+  return M.earlier(longer, n, T)
+end
+
+-- One entry a layer, made when it is asked for.
+local function by_layer(fields)
   return setmetatable({}, {__index = function(t, layer)
     if math.type(layer) ~= "integer" or layer < 1 then
       util.raise("usage", "caches[%s]: expected the number of a layer, from 1", util.text(layer))
     end
-    local view = setmetatable({store = self, layer = layer, slots = slots, start = start, count = count}, View)
-    rawset(t, layer, view)
+    local view = {layer = layer}
+    for name, value in pairs(fields) do view[name] = value end
+    rawset(t, layer, setmetatable(view, View))
     return view
   end})
 end
 
+---@param slots moonlet.Tensor  (B) int32
+---@param start moonlet.Tensor  (B) int32
+---@param count moonlet.Tensor  (B) int32
+---@param T integer  tokens a sequence
+function Store:view(slots, start, count, T)
+  local positions = start:reshape {start.shape[1], 1}
+  if T > 1 then positions = positions + ml.arange(T):astype "int32" end
+  return by_layer {store = self, slots = slots, start = start, count = count, positions = positions}
+end
+
+---Of sequences that lie end to end, in slots.
+---@param slots moonlet.Tensor  (n) int32
+---@param start moonlet.Tensor  (n) int32
+---@param offsets moonlet.Tensor  (n + 1) int32
+---@param positions moonlet.Tensor  (1, N) int32
+function Store:packed(slots, start, offsets, positions)
+  return by_layer {store = self, slots = slots, start = start, offsets = offsets, positions = positions}
+end
+
+---Of sequences that lie end to end and begin with nothing before them.
+---@param offsets moonlet.Tensor  (n + 1) int32
+---@param positions moonlet.Tensor  (1, N) int32
+function M.packed(offsets, positions) return by_layer {offsets = offsets, positions = positions} end
+
 ---Called where a module works out something causal without a cache: an error at the user's line while generation is
 ---recorded, where it would see nothing of what came before. Positions are found out at the end, so that attention
 ---speaks first.
----@param what string  "attention", or "RoPE"
+---@param what string  "attention", "before", or "RoPE"
 function M.missing(what)
   if not watched then return end
   if what == "RoPE" then
@@ -144,7 +317,7 @@ end
 ---@param store moonlet.CacheStore
 function M.forward(net, tokens, caches, store)
   local outer = watched
-  watched = {appended = {}}
+  watched = {appended = {}, written = {}}
   local ok, result = pcall(function()
     local logits = net(tokens, caches)
     check_layers(store, caches)

@@ -1,5 +1,10 @@
 ---Decoding: choosing a token from the model's logits, and running the model on it.
 ---
+---A lane runs up to `rows` sequences side by side: it has the state that its plans read and write, for each row the
+---last token, the slot, how many tokens that holds, the key of its random numbers and a ring of recent ids. What a row
+---is can change from run to run, since all of that is data: `load` writes what is not there yet. So lanes are few, and
+---whoever makes a token takes one that is free.
+---
 ---A chain of built-in steps is part of the plan that runs the model, so that a token is one replay. Where functions of
 ---the user's stand in the chain, the plan ends with the model's logits as state, and the chain follows in parts: steps
 ---that can be recorded are plans of their own, recorded once, and between them the functions run in Lua.
@@ -9,20 +14,38 @@ local core = require "moonlet.core"
 local ml = require "moonlet.init"
 local compile = require "moonlet.compile"
 local plans = require "moonlet.plans"
+local prefill = require "moonlet.prefill"
 local util = require "moonlet.util"
 
 local M = {}
 
 local KEPT = 8 -- decoders of different sampling chains
 
+---@class moonlet.Sequence
+---@field slot moonlet.Slot
+---@field chain moonlet.SampleChain
+---@field key string  equal for equal chains
+---@field wanted boolean  log probabilities are asked for
+---@field seed integer
+---@field drawn integer  how many random numbers it has used, as far as no lane knows better
+---@field last integer|nil  the token that was picked, and is not fed yet
+
+---@class moonlet.Lane
+---@field rows integer
+---@field logits moonlet.Tensor|nil  (rows, V) float32 state: those after a prefill, or of steps that functions follow
+---@field loaded moonlet.Sequence[]  what the rows are
+---@field ends_at number|nil  core.clock() at which runs end with "deadline"
+local Lane = {}
+Lane.__index = Lane
+
 -- ---- what steps see ----
 
 -- How many recent ids a step sees: there are never more than the context holds.
-local function window_of(self, s) return s.last_n and math.min(s.last_n, self.capacity) end
+local function window_of(self, s) return s.last_n and math.min(s.last_n, self.runtime.capacity) end
 
 -- Fresh random numbers (B) in [0, 1). Every call moves the random state on.
 local function uniform(self)
-  local bits = ml.random_bits(self.rng, {self.slots})
+  local bits = ml.random_bits(self.rng, {self.rows, 1}):reshape {self.rows}
   ml.assign(self.rng, self.rng + ml.tensor({0, 0, 1}, {dtype = "uint32"}))
   return ml.right_shift(bits, 8):astype "float32" * 2.0 ^ -24
 end
@@ -30,7 +53,7 @@ end
 -- The ids of a ring (B, n), newest last: the id at position p lies in column p mod n, the next one's is `start`.
 local function in_order(self, ring)
   local n = ring.shape[2]
-  local columns = (self.start:reshape {self.slots, 1} + ml.arange(n)) % n
+  local columns = (self.start:reshape {self.rows, 1} + ml.arange(n)) % n
   return ml.take_along_axis(ring, columns, -1)
 end
 
@@ -48,7 +71,7 @@ end
 
 -- Of a function that runs in Lua.
 local function lua_state(self, n)
-  local held = self.ids[1]
+  local held = self.loaded[1].slot.ids
   return setmetatable({uniform = function()
     local u = uniform(self)
     ml.eval(u)
@@ -69,7 +92,7 @@ end
 
 -- What a function gave: logits (B, V) float32; or nil and ids (B), or an id as a number, which the last step may give.
 local function outcome(self, s, given, last)
-  local B, V = self.slots, self.logits.shape[2]
+  local B, V = self.rows, self.logits.shape[2]
   local shape = ml.is_tensor(given) and table.concat(given.shape, ", ")
   if shape == B .. ", " .. V then return given:astype "float32" end
   if last and shape == tostring(B) and given.dtype:match "int" then return nil, given end
@@ -100,7 +123,7 @@ end
 local function draw(self, entry, logits)
   if not entry.chain.greedy then return ml.categorical(logits, uniform(self)) end
   local ids = logits:argmax(-1) -- of a NaN where there is one
-  local best = ml.take_along_axis(logits, ids:reshape {self.slots, 1}, -1):reshape {self.slots}
+  local best = ml.take_along_axis(logits, ids:reshape {self.rows, 1}, -1):reshape {self.rows}
   return ml.where(best:gt(-math.huge), ids, -1):astype "int32"
 end
 
@@ -174,14 +197,16 @@ end
 -- Plans of one sampling chain: `first` begins with the prefill's logits, `step` runs the model on the last token.
 local function record_decoder(self, entry)
   local steps = entry.chain.steps
-  for _, n in ipairs(entry.sizes) do entry.rings[n] = plans.int_state(n, -1, self.slots) end
-  if entry.parts then self.usable = self.usable or compile.keep(plans.int_state(self.slots, 1)) end
-  tell(self, entry, self.logits)
-  if not entry.parts then pick(self, entry, 1, #steps, self.logits) end
-  entry.first = core.plan({}, {})
-  local logits = self:net_logits(self.tokens:reshape {self.slots, 1}, self.every, self.start, self.one)
-  ml.assign(self.start, self.start + 1)
-  logits = logits:reshape {self.slots, logits.shape[3]}:astype "float32"
+  for _, n in ipairs(entry.sizes) do entry.rings[n] = plans.int_state(n, -1, self.rows) end
+  if entry.parts then self.usable = self.usable or compile.keep(plans.int_state(self.rows, 1)) end
+  if self.logits then
+    tell(self, entry, self.logits)
+    if not entry.parts then pick(self, entry, 1, #steps, self.logits) end
+    entry.first = core.plan({}, {})
+  end
+  local logits = self.runtime:net_logits(self.tokens:reshape {self.rows, 1}, self.slots, self.start, self.count)
+  ml.assign(self.start, self.start + self.count)
+  logits = logits:reshape {self.rows, logits.shape[3]}:astype "float32"
   tell(self, entry, logits)
   if entry.parts then ml.assign(self.logits, logits) else pick(self, entry, 1, #steps, logits) end
   entry.step = core.plan({}, {})
@@ -203,13 +228,13 @@ local function close_entry(entry)
   for _, t in ipairs {entry, entry.rings} do plans.close_fields(t) end
 end
 
-local function decoder(self, key, chain, wanted)
-  key = key .. (wanted and "+logprobs" or "")
+local function decoder(self, s)
+  local key, chain, wanted = s.key .. (s.wanted and "+logprobs" or ""), s.chain, s.wanted
   local entry = self.decoders[key]
   if entry then return entry end
   entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
-  for _, s in ipairs(chain.steps) do entry.forces = entry.forces or s.forces end
+  for _, step in ipairs(chain.steps) do entry.forces = entry.forces or step.forces end
   plans.record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
@@ -221,36 +246,83 @@ local function decoder(self, key, chain, wanted)
   return entry
 end
 
----Begins to decode slot 1 behind what prefill left: seeds the random state, fills the rings of recent ids.
----@param self moonlet.Runtime
----@param key string  equal for equal chains
----@param chain moonlet.SampleChain
----@param wanted boolean  log probabilities are asked for
----@param seed integer
----@param prompt integer[]
----@return table  to hand to `first` and `step`
-function M.begin(self, key, chain, wanted, seed, prompt)
-  local entry = decoder(self, key, chain, wanted)
+-- ---- what the rows are ----
+
+-- Writes the state of rows: what is no sequence stands still at the beginning of slot 0.
+local function write_rows(self)
+  local tokens, start, slots, count, rng = {}, {}, {}, {}, {}
+  for i = 1, self.rows do
+    local s = self.loaded[i]
+    tokens[i], start[i] = s and s.last or 0, s and #s.slot.ids or 0
+    slots[i], count[i] = s and s.slot.row or 0, s and 1 or 0
+    local seed = s and s.seed or 0
+    table.move({seed & 0xffffffff, seed >> 32 & 0xffffffff, s and s.drawn or 0}, 1, 3, #rng + 1, rng)
+  end
+  core.state_write(self.tokens, tokens)
+  core.state_write(self.start, start)
+  core.state_write(self.slots, slots)
+  core.state_write(self.count, count)
+  core.state_write(self.rng, rng)
+end
+
+-- The rings of recent ids, of those that are held and the one that was picked: the first of all has position 0.
+local function write_rings(self, entry)
   for _, n in ipairs(entry.sizes) do
     local ring = {}
-    for k = 1, n do ring[k] = -1 end
-    for p = math.max(0, #prompt - n), #prompt - 1 do ring[p % n + 1] = prompt[p + 1] end -- the first has position 0
+    for i = 1, self.rows do
+      local s, at = self.loaded[i], #ring
+      for k = 1, n do ring[at + k] = -1 end
+      local length = s and #s.slot.ids + (s.last and 1 or 0) or 0
+      for p = math.max(0, length - n), length - 1 do ring[at + p % n + 1] = s.slot.ids[p + 1] or s.last end
+    end
     core.state_write(entry.rings[n], ring)
   end
-  core.state_write(self.start, {#prompt})
-  core.state_write(self.rng, {seed & 0xffffffff, seed >> 32 & 0xffffffff, 0})
-  return entry
+  entry.written = self.load_count
+end
+
+-- What only the device knows of the rows: how many random numbers they have used.
+local function unload(self)
+  if #self.loaded == 0 then return end
+  local rng = self.rng:tolist()
+  for i, s in ipairs(self.loaded) do
+    if s.lane == self then s.drawn, s.lane = rng[i][3], nil end
+  end
+  self.loaded = {}
+end
+
+-- Has the rows be these sequences.
+local function load(self, sequences, entry)
+  local same = #self.loaded == #sequences
+  for i, s in ipairs(sequences) do same = same and self.loaded[i] == s and s.lane == self end
+  if not same then
+    unload(self)
+    for i, s in ipairs(sequences) do
+      if s.lane then unload(s.lane) end
+      self.loaded[i] = s
+    end
+    write_rows(self)
+    for _, s in ipairs(sequences) do s.lane = self end
+    self.load_count = self.load_count + 1
+  end
+  if entry.written ~= self.load_count then write_rings(self, entry) end
+end
+
+---Forgets what a lane knows of a sequence, so that the next run begins with what the sequence says.
+---@param s moonlet.Sequence
+function M.leave(s)
+  if s.lane then unload(s.lane) end
 end
 
 -- ---- tokens ----
 
 -- Raises for an id that is none; -1 may be one that a function gave (`given`). `stale` says that `logits` are not those
 -- that it came from: these are computed again, so that a plan need not keep them.
-local function refuse(self, id, stale, given)
-  local held, V = self.ids[1], self.logits.shape[2]
+local function refuse(self, slot, id, stale, given)
+  local V = self.logits.shape[2]
+  local held = slot.ids
   local function no_id() util.unexpected("sampler: an id", ("an integer from 0 to %d"):format(V - 1), id) end
   if id ~= -1 then no_id() end
-  if stale then self:prefill(1, table.move(held, 1, #held, 1, {})) end
+  if stale then self:prefill(slot, table.move(held, 1, #held, 1, {})) end
   local nans, most = compile.scope(function() return self.logits:isnan():sum():item(), self.logits:max():item() end)
   local behind = ("behind %d token%s"):format(#held, #held == 1 and "" or "s")
   if nans > 0 or most == -math.huge then
@@ -262,9 +334,9 @@ local function refuse(self, id, stale, given)
 end
 
 -- Runs a function of the user's on a copy of the logits, which it may keep as they are. What it gives is the work of
--- the next part, or an id, which is returned.
+-- the next part, or an id, which is returned. The lane is the caller's until it returns: the function may generate too.
 local function call(self, part, first, last)
-  local _ <close> = core.on(self.model.device) -- its own, as the scope is
+  local _ <close> = core.on(self.runtime.model.device) -- its own, as the scope is
   return compile.scope(function()
     local logits = (first and self.logits or self.work):copy()
     ml.eval(logits)
@@ -281,7 +353,7 @@ end
 
 -- Runs a chain in its parts.
 local function pick_in_parts(self, entry)
-  if entry.chain.custom and core.read_int(self.usable, 1) == 0 then refuse(self, -1) end
+  if entry.chain.custom and core.read_int(self.usable, 1) == 0 then refuse(self, self.loaded[1].slot, -1) end
   for i, part in ipairs(entry.parts) do
     local id = part.fn and call(self, part, i == 1, part.at == #entry.chain.steps)
     if id then
@@ -297,44 +369,114 @@ end
 local function chosen(self, entry, stepped)
   if entry.parts then pick_in_parts(self, entry) end
   local id = core.read_int(self.tokens, 1)
-  if id < 0 or id >= self.logits.shape[2] then refuse(self, id, stepped and not entry.parts, entry.gives_ids) end
+  local s = self.loaded[1]
+  if id < 0 or id >= self.logits.shape[2] then
+    refuse(self, s.slot, id, stepped and not entry.parts, entry.gives_ids)
+  end
+  s.last = id
   return id
 end
 
----The first token after the prompt.
----@param self moonlet.Runtime
-function M.first(self, entry)
+---The first token of a sequence behind what a prefill of its slot left here.
+---@param s moonlet.Sequence
+---@return integer
+function Lane:first(s)
+  local entry = decoder(self, s)
+  load(self, {s}, entry)
   plans.run(self, entry.first)
   return chosen(self, entry, false)
 end
 
----Feeds the last token and picks the next.
----@param self moonlet.Runtime
-function M.step(self, entry)
-  local held = self.ids[1]
-  if #held >= self.capacity then util.raise("limit", "the context of %d tokens is full", self.capacity) end
-  plans.commit(self, #held + 1)
-  local fed = core.read_int(self.tokens, 1)
-  plans.run(self, entry.step)
-  held[#held + 1] = fed
-  return chosen(self, entry, true)
+-- Feeds the last tokens.
+local function feed(self, sequences)
+  for _, s in ipairs(sequences) do
+    if #s.slot.ids >= self.runtime.capacity then
+      util.raise("limit", "the context of %d tokens is full", self.runtime.capacity)
+    end
+    s.slot:reserve(#s.slot.ids + 1)
+  end
+  local entry = decoder(self, sequences[1])
+  load(self, sequences, entry)
+  local ok, err = pcall(plans.run, self, entry.step)
+  if not ok then
+    for _, s in ipairs(sequences) do
+      M.leave(s)
+      s.slot:fail()
+    end
+    error(err, 0)
+  end
+  for _, s in ipairs(sequences) do
+    table.insert(s.slot.ids, s.last)
+    s.last = nil
+  end
+  return entry
 end
 
----Of the token picked last: its log probability under the model itself, and the n likeliest {id, logprob}. Nothing is
----recorded.
----@param self moonlet.Runtime
-function M.logprobs(self, id, n)
-  local ids, values, own = core.top(self.log_p, n, id)
+---Feeds a sequence's last token and picks the next.
+---@param s moonlet.Sequence
+---@return integer
+function Lane:step(s) return chosen(self, feed(self, {s}), true) end
+
+---Feeds the last token of each sequence, all of which have equal chains of built-in steps, and picks the next: the ids,
+---in their order; where none can be picked the sequence's `last` is nil, and the id is what stands in its place.
+---@param sequences moonlet.Sequence[]
+---@return integer[]
+function Lane:step_all(sequences)
+  feed(self, sequences)
+  local ids, V = self.tokens:tolist(), self.runtime.model.info.vocab_size
+  for i, s in ipairs(sequences) do
+    if ids[i] >= 0 and ids[i] < V then s.last = ids[i] end
+  end
+  return ids
+end
+
+---Raises for what stands in the place of an id, of a sequence whose last token `step_all` has fed.
+---@param s moonlet.Sequence
+---@param id integer
+function Lane:refuse(s, id) refuse(self, s.slot, id, true) end
+
+---Of the token picked last in a row: its log probability under the model itself, and the n likeliest {id, logprob}.
+---Nothing is recorded.
+---@param row integer
+---@param id integer
+---@param n integer
+function Lane:logprobs(row, id, n)
+  local ids, values, own = core.top(self.log_p, row, n, id)
   local top = {}
   for i, other in ipairs(ids) do top[i] = {id = other, logprob = values[i]} end
   return own, top
 end
 
----Frees the decoders.
----@param self moonlet.Runtime
-function M.close(self)
+Lane.prefill, Lane.prefill_chunk = prefill.run, prefill.chunk
+
+-- ---- making and closing ----
+
+-- The state that all plans of a lane share.
+local function states(rows)
+  return {
+    tokens = plans.int_state(rows, 0), start = plans.int_state(rows, 0), slots = plans.int_state(rows, 0),
+    count = plans.int_state(rows, 1), rng = core.make_state(ml.zeros({rows, 3}, {dtype = "uint32"})),
+  }
+end
+
+---@param runtime moonlet.Runtime
+---@param rows integer
+---@return moonlet.Lane
+function M.lane(runtime, rows)
+  local self = setmetatable({
+    runtime = runtime, rows = rows, loaded = {}, load_count = 0, decoders = {}, order = {}, prefills = {},
+  }, Lane)
+  for name, x in pairs(compile.scope(states, rows)) do self[name] = x end
+  return self
+end
+
+---Frees the plans and states.
+function Lane:close()
   for _, entry in pairs(self.decoders) do close_entry(entry) end
-  self.decoders, self.order = {}, {}
+  for _, entry in pairs(self.prefills) do plans.close_fields(entry) end
+  for _, s in ipairs(self.loaded) do s.lane = nil end
+  self.decoders, self.order, self.prefills, self.loaded = {}, {}, {}, {}
+  plans.close_fields(self)
 end
 
 return M

@@ -23,17 +23,30 @@ function M.attention(q, k, v, opts)
   check_heads("q", q)
   check_heads("k", k)
   check_heads("v", v)
-  local cache, slots, start, count = opts.cache, nil, nil, nil
-  if cache then
-    k, v = cache:append(k, v)
-    slots, start, count = cache.slots, cache.start, cache.count
-  elseif opts.causal then
-    caches.missing "attention"
-  end
-  return ml.attention(q, k, v, slots, start, count, opts.mask, opts.sinks, {
-    scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
+  local cache = opts.cache or {}
+  if opts.cache then k, v = cache:append(k, v, opts.window)
+  elseif opts.causal then caches.missing "attention" end
+  return ml.attention(q, k, v, {
+    pages = cache.pages, slots = cache.slots, start = cache.start, count = cache.count, offsets = cache.offsets,
+    mask = opts.mask, sinks = opts.sinks, scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
     window = opts.window or 0, softcap = opts.softcap or 0,
   })
+end
+
+---What came 1, 2 ... n tokens before each: a list of n tensors like x (B, T, D), zeros before a sequence begins. With
+---`cache` the layer keeps the last n of each sequence for the tokens to come.
+---@param x moonlet.Tensor
+---@param n integer
+---@param opts table|nil  {cache}
+---@return moonlet.Tensor[]
+function M.before(x, n, opts)
+  opts = util.options(opts, {cache = false}, "before")
+  if not ml.is_tensor(x) or x.ndim ~= 3 then util.unexpected("before: x", "a tensor (B, T, D)", x) end
+  n = util.integer("before: n", n, 0)
+  if opts.cache then return opts.cache:before(x, n) end
+  caches.missing "before"
+  local B, T, D = table.unpack(x.shape)
+  return caches.earlier(ml.concat({ml.zeros({B, n, D}, {dtype = x.dtype}), x}, 2), n, T)
 end
 
 ---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.

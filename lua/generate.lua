@@ -1,6 +1,7 @@
 ---The token iterator behind generate, chat and sessions: stop conditions, text, metrics.
 local cancel = require "moonlet.cancel"
 local core = require "moonlet.core"
+local decode = require "moonlet.decode"
 local sample = require "moonlet.sample"
 local trace = require "moonlet.trace"
 local util = require "moonlet.util"
@@ -131,16 +132,16 @@ function Generation:__tostring()
 end
 
 ---@param model moonlet.Model
----@param runtime moonlet.Runtime
+---@param slot moonlet.Slot
 ---@param ids integer[]  the prompt
 ---@param o table  of M.options
 ---@param release function|nil  called once at the end with this generation, and true when nobody held it any more
-function M.start(model, runtime, ids, o, release)
+function M.start(model, slot, ids, o, release)
   if core.recording() then util.raise("usage", "generate: a compiled function cannot make tokens: call it outside") end
   local chain, key = chain_of(o)
   local self = setmetatable({
-    model = model, runtime = runtime, prompt = ids, options = o, chain = chain, key = key, release = release,
-    text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
+    model = model, runtime = model:runtime(), slot = slot, prompt = ids, options = o, chain = chain, key = key,
+    release = release, text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
     text_ends = {}, text_size = 0,
     metrics = {
       prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0,
@@ -182,9 +183,10 @@ local function finish(self, reason, collected)
   m.decode_tokens_per_second = m.decode_seconds > 0 and (m.generated_tokens - 1) / m.decode_seconds or 0.0
   m.peak_bytes, m.active_bytes = core.memory.peak(), core.memory.active()
   if self.stream then self.stream:close() end
-  local release, runtime = self.release, self.runtime
-  self.release, self.runtime, self.entry = nil, nil, nil
-  if runtime then runtime.ends_at = nil end
+  local release, slot, sequence, runtime = self.release, self.slot, self.sequence, self.runtime
+  self.release, self.slot, self.sequence, self.runtime = nil, nil, nil, nil
+  if sequence then decode.leave(sequence) end
+  if not runtime.closed then slot:settle() end
   if release then release(self, collected) end
 end
 
@@ -290,24 +292,38 @@ end
 
 -- ---- tokens ----
 
-local function prefill(self)
-  local m, r = self.metrics, self.runtime
-  local stopped
-  r.ends_at = self.ends_at
-  m.cached_tokens, stopped = r:prefill(1, self.prompt, function() return interrupted(self) ~= nil end)
+-- What the lanes need to know of it.
+local function make_sequence(self)
+  local o = self.options
+  self.sequence = {
+    slot = self.slot, key = self.key, chain = self.chain, wanted = o.logprobs ~= nil, drawn = 0,
+    seed = o.seed or (os.time() << 20 ~ math.floor(core.clock() * 1e6)),
+  }
+  return self.sequence
+end
+
+-- The first token; nil where the prompt was not taken to its end.
+local function begin_sequence(lane, self)
+  local cached, stopped = lane:prefill(self.slot, self.prompt, function() return interrupted(self) ~= nil end)
+  self.metrics.cached_tokens = cached
   if stopped then return nil end
-  local seed = self.options.seed or (os.time() << 20 ~ math.floor(core.clock() * 1e6))
-  self.entry = r:begin(self.key, self.chain, self.options.logprobs ~= nil, seed, self.prompt)
-  local id = r:first(self.entry)
-  m.prefill_seconds = core.clock() - self.began
+  local id = lane:first(make_sequence(self))
+  self.metrics.prefill_seconds = core.clock() - self.began
   return id
 end
 
-local function decode(self)
+local function go_on(lane, self)
   local from = core.clock()
-  local id = self.runtime:step(self.entry)
+  local id = lane:step(self.sequence)
   self.metrics.decode_seconds = self.metrics.decode_seconds + core.clock() - from
   return id
+end
+
+-- The next id, and where log probabilities are asked for its own and the likeliest.
+local function next_id(lane, self)
+  local id = (self.sequence and go_on or begin_sequence)(lane, self)
+  if not id or not self.options.logprobs then return id end
+  return id, lane:logprobs(1, id, self.options.logprobs)
 end
 
 -- The first call begins the clock.
@@ -317,15 +333,9 @@ local function begin(self)
   if self.options.deadline then self.ends_at = self.began + self.options.deadline end
 end
 
-local function advance(self)
-  local o, m = self.options, self.metrics
-  if o.max_tokens == 0 then return finish(self, "length") end
-  begin(self)
-  local reason = interrupted(self)
-  if reason then return finish(self, reason) end
-  local id
-  if not self.entry then id = prefill(self) else id = decode(self) end
-  if not id then return finish(self, interrupted(self)) end
+-- What becomes of the next id: a token, or nil where it only ends the text.
+local function accept(self, id, logprob, top)
+  local o, m, capacity = self.options, self.metrics, self.runtime.capacity
   local index = m.generated_tokens + 1
   m.generated_tokens = index
   if self.ends[id] then
@@ -335,12 +345,12 @@ local function advance(self)
     return text ~= "" and {id = id, text = text, index = index} or nil
   end
   self.ids[index] = id
-  local full = #self.prompt + index > self.runtime.capacity -- a token behind a full context cannot be fed
+  local full = #self.prompt + index > capacity -- a token behind a full context cannot be fed
   local last = index >= o.max_tokens or full
   local text, stopped = take_text(self, id, last)
   local token = {id = id, text = text, index = index}
   if o.logprobs then
-    token.logprob, token.top_logprobs = self.runtime:logprobs(id, o.logprobs)
+    token.logprob, token.top_logprobs = logprob, top
     self.logprobs[index] = {id = id, logprob = token.logprob, top_logprobs = token.top_logprobs}
   end
   if text then self.text = self.text .. text end
@@ -348,20 +358,30 @@ local function advance(self)
   return token
 end
 
+local function advance(self)
+  if self.options.max_tokens == 0 then return finish(self, "length") end
+  begin(self)
+  local reason = interrupted(self)
+  if reason then return finish(self, reason) end
+  local id, logprob, top = self.runtime:with_lane(1, self.ends_at, next_id, self)
+  if not id then return finish(self, interrupted(self)) end
+  return accept(self, id, logprob, top)
+end
+
+-- Of those that others advance (batch.lua).
+M.begin, M.interrupted, M.finish, M.accept, M.make_sequence = begin, interrupted, finish, accept, make_sequence
+
 local function raise_failure(self)
   local message = self.failure
   self.failure = nil
   util.raise("usage", "%s", message)
 end
 
----Ends a generation with an error, which the next call raises, or the one that runs when it returns. One that has
----ended stays as it is.
----@param g moonlet.Generation
----@param message string
-function M.abort(g, message)
-  if g.finish_reason then return end
-  g.failure = message
-  if not g.running then finish(g, "error") end
+-- Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
+function Generation:abort(message)
+  if self.finish_reason then return end
+  self.failure = message
+  if not self.running then finish(self, "error") end
 end
 
 -- A coroutine that is closed while a callback waits in it makes the token no more.
@@ -403,14 +423,22 @@ end
 Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
+-- Seconds since it began.
+function Generation:elapsed() return core.clock() - self.began end
+
+---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.
+function Generation:result()
+  return {
+    text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics,
+    logprobs = self.logprobs,
+  }
+end
+
 ---Runs to the end; the whole result.
 ---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
 function Generation:complete()
   while self:next() do end -- luacheck: ignore 542
-  return self.text, {
-    text = self.text, ids = self.ids, finish_reason = self.finish_reason, metrics = self.metrics,
-    logprobs = self.logprobs,
-  }
+  return self.text, self:result()
 end
 util.know(Generation, "generation:")
 

@@ -79,7 +79,7 @@ function M.new(parts)
     info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = cache_dtype(parts, info),
-    scope = parts.scope, free = {}, busy = {}, users = setmetatable({}, {__mode = "k"}),
+    scope = parts.scope, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end
 
@@ -153,30 +153,21 @@ function Model:generation_defaults(opts)
   return generation_config.options(self.generation_config, given, self.info.context)
 end
 
--- ---- runtimes: kept for the next call ----
+-- ---- slots ----
 
-local KEPT_RUNTIMES = 2
-
-local function acquire(self)
-  local r = table.remove(self.free) or runtime.new(self, 1)
-  self.busy[r] = true -- so that it outlives a generation that was dropped, whose finaliser gives it back
-  r:trim(1, 0)
-  return r
-end
-
-local function give_back(self, r)
-  self.busy[r] = nil
-  if self.net and #self.free < KEPT_RUNTIMES then self.free[#self.free + 1] = r else r:close() end
+-- What all that generate share, made when it is first asked for.
+function Model:runtime()
+  self.shared = self.shared or runtime.new(self)
+  return self.shared
 end
 
 local function start(self, ids, o)
-  local r = acquire(self)
-  local ok, g = pcall(function()
-    r:check_prompt(ids)
-    return generate.start(self, r, ids, o, function() give_back(self, r) end)
-  end)
+  local r = self:runtime()
+  r:check_prompt(ids)
+  local slot = r:slot()
+  local ok, g = pcall(generate.start, self, slot, ids, o, function() slot:close() end)
   if not ok then
-    give_back(self, r)
+    slot:close()
     error(g, 0)
   end
   self.users[g] = true
@@ -230,6 +221,19 @@ function Model:complete(prompt, opts)
   return g:complete()
 end
 
+---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
+---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
+---the prompt gives alone.
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and
+---  generate's options for this one}
+---@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)),
+---  iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
+---@return table results
+function Model:batch_generate(prompts, opts)
+  check_open(self, "batch_generate")
+  return require("moonlet.batch").new(self, prompts, opts)
+end
+
 ---A conversation that keeps its cache: see sessions.
 ---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now,
 ---  forget = true (a conversation that the context no longer holds loses its oldest turns instead of raising "limit";
@@ -279,6 +283,39 @@ function Model:logits(ids)
   end)
 end
 
+---What each text is, by the model's next token: per text {label, index (position in `labels`), probability (among the
+---labels), logits (with `logits`: one a label, of several tokens the sum of their log probabilities)}. Without labels
+---the likeliest next token: {label (its piece), id, probability}.
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {labels = texts, template = a text with {text} in it, or a function of the text that gives a
+---  prompt, batch_size = how many texts at most run together, logits = true, truncate = true (what is too long loses
+---  its beginning), progress = function(done, all)}
+---@return table
+function Model:classify(texts, opts)
+  check_open(self, "classify")
+  return require("moonlet.classify").classify(self, texts, opts)
+end
+
+---What stands for each text among the states that the model's head is applied to: float32 (n, D).
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length
+---  1), batch_size, truncate}
+---@return moonlet.Tensor
+function Model:embed(texts, opts)
+  check_open(self, "embed")
+  return require("moonlet.classify").embed(self, texts, opts)
+end
+
+---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---@param prefix string|table  text, ids or messages
+---@param continuations table  texts, or lists of ids
+---@return table
+function Model:score(prefix, continuations)
+  check_open(self, "score")
+  return require("moonlet.classify").score(self, prefix, continuations)
+end
+
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
 ---hold a NaN, or nothing but -inf, is an error of code "corrupt".
@@ -295,14 +332,15 @@ function Model:perplexity(text, opts)
   local context = math.min(o.context, self.info.context)
   local stride = util.integer("perplexity: stride", o.stride or context, 1, context)
   if #ids < 2 then util.raise("usage", "perplexity: expected at least 2 tokens, found %d", #ids) end
-  local r = acquire(self)
+  local r = self:runtime()
+  local slot = r:slot()
   local sum, count, held, from = 0.0, 0, 0, 1 -- windows so far held ids up to `held`
   local limit = o.limit or math.huge
   local ok, err = pcall(function()
     while held < #ids and count < limit do
       local to = math.min(from + context - 1, #ids)
       if to > from then
-        local nll = r:score(1, table.move(ids, from, to, 1, {}))
+        local nll = r:score(slot, table.move(ids, from, to, 1, {}))
         for i = math.max(1, held + 1 - from), #nll do -- nll[i] is of ids[from + i]
           if count < limit then sum, count = sum + nll[i], count + 1 end
         end
@@ -310,7 +348,7 @@ function Model:perplexity(text, opts)
       held, from = to, from + stride
     end
   end)
-  give_back(self, r)
+  slot:close()
   if not ok then error(err, 0) end
   return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count}
 end
@@ -367,19 +405,14 @@ end
 
 -- ---- closing ----
 
--- Ends generations and sessions: what is on its way fails. One that makes a token now, and closes the model from a
--- callback, frees its runtime when that returns.
+-- Ends generations and sessions: what is on its way fails.
 local function close_users(self)
-  local users, at_work = {}, {}
+  local users = {}
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
     local answer = user.answer or user -- a session's, or a generation
-    if answer.next then generate.abort(answer, "the model was closed while it generates") end
+    if answer.abort then answer:abort "the model was closed while it generates" end
     user:close()
-    if user.running and user.runtime then at_work[user.runtime] = true end -- one that is being collected has none
-  end
-  for r in pairs(self.busy) do
-    if not at_work[r] then r:close() end
   end
 end
 
@@ -390,14 +423,14 @@ function Model:close()
   if not net then return end
   self.net = nil
   close_users(self)
-  for _, r in ipairs(self.free) do r:close() end
+  if self.shared then self.shared:close() end
   net:each_parameter(function(owner, key, tensor)
     if ml.is_tensor(tensor) then tensor:close() end
     owner[key] = nil
   end)
   if self.scope then util.close(self.scope) end
   if self.tokenizer then self.tokenizer:close() end
-  self.free, self.users = {}, {}
+  self.users = {}
 end
 util.guard(Model, "model:", true)
 Model.__close = Model.close

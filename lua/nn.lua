@@ -358,9 +358,10 @@ end
 function RoPE:forward(x, cache)
   local shape = x.shape
   if not cache then require("moonlet.cache").missing "RoPE" end
-  local start = cache and cache.start or ml.full({shape[1]}, 0, {dtype = "int32"})
-  local frequencies = frequencies_beside(x, self.frequencies, self.numbers)
-  return ml.rope(x, ml.rope_table(start, frequencies, shape[3], self.scale), self.interleaved)
+  local positions = cache and cache.positions or ml.arange(shape[3]):reshape {1, shape[3]}
+  local table_ = ml.rope_table(positions, frequencies_beside(x, self.frequencies, self.numbers), self.scale)
+  if not cache and shape[1] ~= 1 then table_ = ml.broadcast_to(table_, {shape[1], shape[3], table_.shape[3]}) end
+  return ml.rope(x, table_, self.interleaved)
 end
 
 ---While training, sets elements to 0 with probability p (0.5) and scales the rest by 1 / (1 - p); else x as it is.

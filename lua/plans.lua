@@ -19,11 +19,11 @@ end
 ---@param fn function
 function M.record(fn) trace.record(trace.unscoped, compile.scope, fn) end
 
----Runs a plan; the deadline, which belongs to the engine, stands for that long only.
----@param runtime moonlet.Runtime
-function M.run(runtime, plan)
-  if not runtime.ends_at then return plan:run() end
-  core.deadline(runtime.ends_at - core.clock())
+---Runs a plan of a lane; the deadline, which belongs to the engine, stands for that long only.
+---@param lane moonlet.Lane
+function M.run(lane, plan)
+  if not lane.ends_at then return plan:run() end
+  core.deadline(lane.ends_at - core.clock())
   local ok, err = pcall(plan.run, plan)
   core.deadline(nil)
   if not ok then error(err, 0) end
@@ -35,16 +35,6 @@ function M.close_fields(t)
   for _, value in pairs(t or {}) do
     if type(value) == "userdata" then value:close() end
   end
-end
-
----Has memory for so many tokens a slot.
----@param runtime moonlet.Runtime
----@param tokens integer
-function M.commit(runtime, tokens)
-  if tokens <= runtime.committed then return end
-  local rounded = tokens + 255 & ~255
-  runtime.store:commit(math.min(runtime.capacity, rounded))
-  runtime.committed = rounded
 end
 
 return M

@@ -9,7 +9,6 @@ local chat = require "moonlet.templates.chat"
 local core = require "moonlet.core"
 local generate = require "moonlet.generate"
 local ml = require "moonlet.init"
-local runtime = require "moonlet.runtime"
 local util = require "moonlet.util"
 
 local M = {}
@@ -43,7 +42,8 @@ function M.new(model, opts)
   if o.system then messages[1] = {role = "system", content = o.system} end
   for _, message in ipairs(o.messages or {}) do messages[#messages + 1] = message end
   local self = {
-    model = model, options = o, messages = messages, ids = {}, forgotten = 0, runtime = runtime.new(model, 1),
+    model = model, options = o, messages = messages, ids = {}, forgotten = 0, runtime = model:runtime(),
+    slot = model:runtime():slot(),
   }
   model.users[self] = true
   return setmetatable(self, Session)
@@ -64,10 +64,10 @@ end
 -- Starts an answer to ids; nothing of the session has changed when this raises.
 local function start(self, ids, o, release)
   self.runtime:check_prompt(ids)
-  local g = generate.start(self.model, self.runtime, ids, o, function(g, collected)
+  local g = generate.start(self.model, self.slot, ids, o, function(g, collected)
     self.answer = nil
     if not collected then release(g) end -- else the session, which holds g, is garbage too
-    if self.closed then self.runtime:close() end
+    if self.closed then self.slot:close() end
   end)
   self.answer = g
   return g, nil, nil, g
@@ -185,7 +185,7 @@ function Session:trim(n)
   local whole = util.integer("trim", n, 0)
   whole = math.min(whole, #self.ids)
   for i = #self.ids, whole + 1, -1 do self.ids[i] = nil end
-  self.runtime:trim(1, whole)
+  self.slot:trim(whole)
 end
 
 ---Takes back the last turn, and gives what the user said in it; nil where there is none. The tokens of those before it
@@ -209,28 +209,25 @@ end
 
 -- How many of the session's tokens the cache holds.
 local function cached(self)
-  local held, n = self.runtime.ids[1], 0
+  local held, n = self.slot.ids, 0
   while n < #held and held[n + 1] == self.ids[n + 1] do n = n + 1 end
   return n
 end
 
----A session that goes on from here on its own, with a copy of the cache.
+---A session that goes on from here on its own. Nothing of the cache is copied until one of the two writes to it.
 function Session:fork()
   begin(self, "fork")
   local copy = M.new(self.model, {})
-  copy.options, copy.forgotten = self.options, self.forgotten
+  copy.slot:close()
+  copy.options, copy.forgotten, copy.slot = self.options, self.forgotten, self.slot:fork()
   table.move(self.messages, 1, #self.messages, 1, copy.messages)
   copy.ids = self.tokens
-  local n = cached(self)
-  if n > 0 then
-    ml.scope(function() copy.runtime:set_cache(self.runtime:cache_contents(n), table.move(self.ids, 1, n, 1, {})) end)
-  end
   return copy
 end
 
 -- ---- files ----
 
-local FORMAT = "moonlet session 1"
+local FORMAT = "moonlet session 2"
 
 -- Cache contents mean something to a model of the same weights, in the same precision.
 local function cache_name(model) return model.precision .. " " .. model.cache_dtype end
@@ -242,9 +239,8 @@ local function content(self, n)
     order[#order + 1] = name
   end
   if #self.ids > 0 then put("tokens", ml.tensor(self.ids, {dtype = "int32"})) end
-  for i, layer in ipairs(n > 0 and self.runtime:cache_contents(n) or {}) do
-    put(("layers.%d.k"):format(i - 1), layer.k)
-    put(("layers.%d.v"):format(i - 1), layer.v)
+  for i, layer in ipairs(n > 0 and self.slot:contents(n) or {}) do
+    for _, name in ipairs(util.sorted_keys(layer)) do put(("layers.%d.%s"):format(i - 1, name), layer[name]) end
   end
   return tensors, order
 end
@@ -256,6 +252,7 @@ function Session:save(path)
   begin(self, "save")
   util.path("save: path", path)
   local n = cached(self)
+  if n < #self.slot.ids then n = self.slot:trim(n) end
   return util.soft(function()
     return ml.scope(function()
       local tensors, order = content(self, n)
@@ -299,14 +296,18 @@ local function read_messages(path, text)
   return list
 end
 
--- Keys and values of a file, by layer; nil where one is missing.
+-- What a file holds of each layer, by name.
 local function read_layers(tensors)
   local layers = {}
-  for i = 1, math.maxinteger do
-    local k, v = tensors[("layers.%d.k"):format(i - 1)], tensors[("layers.%d.v"):format(i - 1)]
-    if not k or not v then return layers end
-    layers[i] = {k = k, v = v}
+  for name, x in pairs(tensors) do
+    local index, part = name:match "^layers%.(%d+)%.(.+)$"
+    local i = index and math.tointeger(index) + 1
+    if i then
+      layers[i] = layers[i] or {}
+      layers[i][part] = x
+    end
   end
+  return layers
 end
 
 local function read_file(self, path)
@@ -331,9 +332,10 @@ local function read_file(self, path)
   if #ids > capacity + 1 then
     util.raise("limit", "%s: the session has %d tokens, the context holds %d", path, #ids, capacity)
   end
-  self.runtime:trim(1, 0)
+  self.slot:trim(0)
   if n > 0 and metadata.cache == cache_name(self.model) then
-    local fits = self.runtime:set_cache(read_layers(tensors), table.move(ids, 1, n, 1, {}))
+    self.runtime:learn()
+    local fits = self.slot:restore(read_layers(tensors), table.move(ids, 1, n, 1, {}))
     if not fits then util.raise("corrupt", "%s: the layers do not have the shapes of this model's cache", path) end
   end
   self.ids, self.messages, self.forgotten = ids, messages, 0
@@ -374,7 +376,7 @@ function Session:close()
   if self.closed then return end
   if self.answer then self.answer:close() end
   self.closed = true
-  if not self.answer then self.runtime:close() end
+  if not self.answer then self.slot:close() end
 end
 local index = Session.__index
 Session.__index = nil -- no method
@@ -386,7 +388,7 @@ function Session:__tostring()
     self.closed and " (closed)" or "")
 end
 Session.__gc = function(self)
-  if not self.closed then self.runtime:close() end
+  if not self.closed then self.slot:close() end
 end
 
 return M

@@ -43,7 +43,7 @@ static ml_tensor *add_input(graph *g, ml_tensor *t) {
 static ml_tensor *add_op(graph *g, ml_op op, ml_attrs attrs, int n, ml_tensor *const *inputs) {
   ml_tensor *t;
   for (int i = 0; i < n; i++) {
-    if (!inputs[i] && op != ML_OP_rms_norm && op != ML_OP_attention) return NULL; /* refused before */
+    if (!inputs[i] && op != ML_OP_rms_norm && op != ML_OP_attention && op != ML_OP_cache_append) return NULL; /* refused before */
   }
   if (ml_apply(g->e, op, inputs, n, &attrs, &t) != ML_OK) return NULL;
   return add_node(g, keep(t));
@@ -354,11 +354,12 @@ static void effects(graph *g, int variant) {
 
 static void test_cache(graph *g, int variant) {
   int64_t B = 2, T = variant % 2 ? 1 : 3;
-  ml_tensor *k = random_tensor(g->e, variant % 3 ? ML_F16 : ML_F32, SHAPE(3, 2, 20, 16), 0, 0),
-            *v = random_tensor(g->e, k->dtype, SHAPE(3, 2, 20, 16), 0, 0);
+  ml_tensor *k = random_tensor(g->e, variant % 3 ? ML_F16 : ML_F32, SHAPE(9, 2, 8, 16), 0, 0),
+            *v = random_tensor(g->e, k->dtype, SHAPE(9, 2, 8, 16), 0, 0);
   must(ml_tensor_make_state(k), "a state");
   must(ml_tensor_make_state(v), "a state");
   g->writes = true;
+  ml_tensor *pages = tensor(g->e, ML_I32, SHAPE(3, 3), (double[]){4, 0, 7, 1, 8, 3, 5, 2, 6});
   ml_tensor *slots = INDICES(g->e, 2, 0), *x = add_input(g, random_tensor(g->e, ML_F32, SHAPE(B, T, WIDTH), -1, 1));
   ml_tensor *w[4];
   for (int i = 0; i < 4; i++) w[i] = packed(g->e, ML_F32, i == 0 || i == 3 ? WIDTH : 32, WIDTH, true);
@@ -369,13 +370,15 @@ static void test_cache(graph *g, int variant) {
       heads[i] = OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)),
                            OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, i ? 2 : 4, 16)), F(linear, x, w[i])));
     }
+    ml_tensor *steps = OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, 1)), start);
+    ml_tensor *positions = F(add, steps, tensor(g->e, ML_I32, SHAPE(T), (double[]){0, 1, 2}));
     ml_tensor *table =
-        OPERATION(g, ML_OP_rope_table, INTS({.i = T}, {.f = 1}), start, random_tensor(g->e, ML_F32, SHAPE(8), 0, 1));
+        OPERATION(g, ML_OP_rope_table, INTS({.f = 1}), positions, random_tensor(g->e, ML_F32, SHAPE(8), 0, 1));
     for (int i = 0; i < 2; i++) heads[i] = OPERATION(g, ML_OP_rope, INTS({.i = 0}), heads[i], table);
-    ml_tensor *keys = F(cache_append, k, heads[1], slots, start, count),
-              *values = F(cache_append, v, heads[2], slots, start, count);
+    ml_tensor *keys = F(cache_append, k, heads[1], pages, slots, start, count, NULL),
+              *values = F(cache_append, v, heads[2], pages, slots, start, count, NULL);
     ml_tensor *o = OPERATION(g, ML_OP_attention, INTS({.f = 0.25}, {.i = 1}, {.i = 0}, {.f = 0}), heads[0], keys,
-                             values, slots, start, count, NULL, NULL);
+                             values, pages, slots, start, count, NULL, NULL, NULL);
     o = OPERATION(g, ML_OP_reshape, list_attrs(SHAPE(B, T, WIDTH)),
                   OPERATION(g, ML_OP_transpose, list_attrs(SHAPE(0, 2, 1, 3)), o));
     x = F(add, x, F(linear, o, w[3]));

@@ -182,21 +182,26 @@ static int make_state(lua_State *L) {
   return 1;
 }
 
-/* state_write(x, values): writes numbers (a flat list) over a state of any dtype but the half floats; returns x. */
+/* state_write(x, values, from): writes numbers (a flat list) over a state of any dtype but the half floats: all of it,
+ * or as many entries from the one at position `from` on, row-major; returns x. */
 static int state_write(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "state_write");
   if (!x->state) lb_usage(L, "state_write: the tensor is no state");
   int64_t n = lb_length(L, 2, "state_write"), size = ml_tensor_size(x);
-  if (n != size) lb_usage(L, "state_write: expected %lld values, found %lld", (long long)size, (long long)n);
+  const int64_t at = lua_isnoneornil(L, 3) ? 0 : lb_check_integer(L, 3, "state_write: from") - 1;
+  if (lua_isnoneornil(L, 3) ? n != size : at < 0 || at > size || n > size - at)
+    lb_usage(L, "state_write: expected %lld values, found %lld", (long long)(at < 0 || at > size ? 0 : size - at),
+             (long long)n);
   if (x->dtype == ML_F16 || x->dtype == ML_BF16)
     lb_usage(L, "state_write: no values of dtype %s can be written here; assign takes a tensor of them",
              ml_dtype_name(x->dtype));
   nest values = {.ndim = 1, .shape = {n}, .size = n, .dtype = x->dtype};
-  values.data = lua_newuserdatauv(L, ml_tensor_nbytes(x) + 8, 0);
+  const size_t item = (size_t)ml_dtype_infos[x->dtype].bytes;
+  values.data = lua_newuserdatauv(L, (size_t)n * item + 8, 0);
   lua_pushvalue(L, 2);
   measure(L, &values, 0);
   fill(L, &values, 0);
-  lb_check(L, ml_state_write(x, values.data, ml_tensor_nbytes(x)));
+  lb_check(L, ml_state_write(x, (size_t)at * item, values.data, (size_t)n * item));
   lua_settop(L, 1);
   return 1;
 }

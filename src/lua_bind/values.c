@@ -15,17 +15,19 @@ static void push_entries(lua_State *L, const ml_ranked *best, int64_t n) {
   }
 }
 
-/* top(x, n, id): 0-based indices of the n largest values of x (all, where it has fewer) and those values, best first,
- * and the value at id. x is float32 with dense storage; nothing is recorded. */
+/* top(x, row, n, id): 0-based indices of the n largest values of a row of x, from 1 (all, where it has fewer), and
+ * those values, best first, and the value at id. x is float32 with dense storage; nothing is recorded. */
 static int top(lua_State *L) {
   ml_tensor *x = lb_check_tensor(L, 1, "top");
-  int64_t n = lb_check_integer(L, 2, "n"), id = lb_check_integer(L, 3, "id"), size = ml_tensor_size(x);
+  const int64_t row = lb_check_integer(L, 2, "row"), id = lb_check_integer(L, 4, "id"),
+                size = x->ndim ? x->shape[x->ndim - 1] : 1;
+  int64_t n = lb_check_integer(L, 3, "n");
   if (n < 0) lb_usage(L, "top: expected 0 or more entries, found %lld", (long long)n);
   if (n > size) n = size;
   if (x->state) lb_eval(L, &x, 1);
   ml_ranked *best = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *best, 0);
   float own;
-  lb_check(L, ml_fail_prefix(ml_tensor_top(x, n, id, best, &own), "top"));
+  lb_check(L, ml_fail_prefix(ml_tensor_top(x, row - 1, n, id, best, &own), "top"));
   push_entries(L, best, n);
   lua_pushnumber(L, own);
   return 3;

@@ -37,7 +37,6 @@ typedef struct ml_shape_query {
   ml_dtype input_dtype; /* dtype that elementwise inputs are cast to first; ML_DTYPE_COUNT: as they are */
 } ml_shape_query;
 typedef ml_status (*ml_shape_rule)(ml_shape_query *q);
-ml_status ml_shape_gather_linear(ml_shape_query *q); /* shape_gather.c */
 
 typedef struct ml_op_info {
   const char *name, *signature, *doc; /* signature: `name:type=default` of each parameter */

@@ -263,11 +263,11 @@ ml_status ml_queue_run(ml_plan *p, ml_tensor *const *inputs, ml_tensor *const *o
 /* ---- copies ---- */
 
 /* A state is what the host wrote, whatever comes of runs before. */
-static ml_status write_state(ml_buffer *b, const void *from, size_t bytes) {
+static ml_status write_state(ml_buffer *b, size_t offset, const void *from, size_t bytes) {
   ml_device *d = b->device;
   ml_flight *f;
   ML_TRY(make_flight(1, &f));
-  ml_status status = d->table->upload(d, b->address, from, bytes, &f->ticket);
+  ml_status status = d->table->upload(d, (char *)b->address + offset, from, bytes, &f->ticket);
   if (status != ML_OK) {
     free_flight(f);
     return status;
@@ -282,7 +282,7 @@ ml_status ml_buffer_write(ml_buffer *b, size_t offset, const void *from, size_t 
   ml_ticket ticket;
   d->engine->stats.bytes_moved += bytes;
   if (!bytes) return ML_OK;
-  if (b->of_state && d->first) return write_state(b, from, bytes);
+  if (b->of_state && d->first) return write_state(b, offset, from, bytes);
   return d->table->upload(d, (char *)b->address + offset, from, bytes, &ticket);
 }
 

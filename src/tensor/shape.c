@@ -2,24 +2,22 @@
  *
  * A rule reads inputs and attributes, checks them, and fills dtype and shape. Axes arrive 0-based and may be negative.
  */
-#include "tensor/ops.h"
+#include "tensor/shape.h"
 
 #include <stdio.h>
 #include <string.h>
 
 typedef ml_shape_query query;
 
-#define SHAPE_TEXT(t) ml_shape_text((t)->ndim, (t)->shape, (char[160]){0}, 160)
-
-static ml_status set_shape(query *q, int ndim, const int64_t *shape) {
+ml_status ml_shape_set(query *q, int ndim, const int64_t *shape) {
   q->ndim = ndim;
   memmove(q->shape, shape, (size_t)ndim * sizeof *shape);
   return ML_OK;
 }
 
-static ml_status like(query *q, const ml_tensor *t) {
+ml_status ml_shape_like(query *q, const ml_tensor *t) {
   q->dtype = t->dtype;
-  return set_shape(q, t->ndim, t->shape);
+  return ml_shape_set(q, t->ndim, t->shape);
 }
 
 static ml_status want_plain(const ml_tensor *t, const char *name) {
@@ -29,18 +27,18 @@ static ml_status want_plain(const ml_tensor *t, const char *name) {
                  ml_dtype_name(t->dtype));
 }
 
-static ml_status want_integers(const ml_tensor *t, const char *name) {
+ml_status ml_want_integers(const ml_tensor *t, const char *name) {
   if (ml_dtype_class_of(t->dtype) == ML_CLASS_INT) return ML_OK;
   return ml_fail(ML_USAGE, "%s: expected an integer dtype, found %s", name, ml_dtype_name(t->dtype));
 }
 
 /* float32, float16 or bfloat16: what kernels that compute in float32 read. */
-static ml_status want_floats(const ml_tensor *t, const char *name) {
+ml_status ml_want_floats(const ml_tensor *t, const char *name) {
   if (!t || ml_dtype_class_of(t->dtype) == ML_CLASS_FLOAT) return ML_OK;
   return ml_fail(ML_USAGE, "%s: expected float32, float16 or bfloat16, found %s", name, ml_dtype_name(t->dtype));
 }
 
-static ml_status want_ndim(const ml_tensor *t, const char *name, int ndim) {
+ml_status ml_want_ndim(const ml_tensor *t, const char *name, int ndim) {
   if (t->ndim == ndim) return ML_OK;
   return ml_fail(ML_MISMATCH, "%s: expected %d axes, found shape %s", name, ndim, SHAPE_TEXT(t));
 }
@@ -90,7 +88,7 @@ static ml_dtype meet(const ml_tensor *a, const ml_tensor *b) {
 
 /* ---- elementwise ---- */
 
-static ml_status broadcast(query *q, const ml_tensor *a, const ml_tensor *b) {
+ml_status ml_shape_broadcast(query *q, const ml_tensor *a, const ml_tensor *b) {
   int64_t shape[ML_MAX_DIMS];
   int ndim = a->ndim > b->ndim ? a->ndim : b->ndim;
   for (int i = 0; i < ndim; i++) {
@@ -101,7 +99,7 @@ static ml_status broadcast(query *q, const ml_tensor *a, const ml_tensor *b) {
     }
     shape[i] = da == 1 ? db : da;
   }
-  return set_shape(q, ndim, shape);
+  return ml_shape_set(q, ndim, shape);
 }
 
 /* One of the results of an operation that has several. */
@@ -115,7 +113,7 @@ static ml_status shape_result(query *q) {
                .input_dtype = ML_DTYPE_COUNT};
   ML_TRY(ml_op_infos[all->op].shape(&own));
   q->dtype = own.dtype;
-  return set_shape(q, own.ndim, own.shape);
+  return ml_shape_set(q, own.ndim, own.shape);
 }
 
 static ml_status shape_none(query *q) {
@@ -125,12 +123,12 @@ static ml_status shape_none(query *q) {
 
 static ml_status shape_same(query *q) {
   ML_TRY(want_plain(q->inputs[0], "x"));
-  ML_TRY(like(q, q->inputs[0]));
+  ML_TRY(ml_shape_like(q, q->inputs[0]));
   return ML_OK;
 }
 
 static ml_status shape_cast(query *q) {
-  ML_TRY(like(q, q->inputs[0]));
+  ML_TRY(ml_shape_like(q, q->inputs[0]));
   ml_dtype to = (ml_dtype)q->attrs->astype.dtype;
   bool from_ok = ml_dtype_class_of(q->dtype) <= ML_CLASS_STORED, to_ok = ml_dtype_class_of(to) <= ML_CLASS_BOOL;
   if (!from_ok || !to_ok) {
@@ -170,7 +168,7 @@ static ml_status two_operands(query *q) {
   ML_TRY(want_plain(q->inputs[0], "a"));
   ML_TRY(want_plain(q->inputs[1], "b"));
   q->dtype = q->input_dtype = meet(q->inputs[0], q->inputs[1]);
-  return broadcast(q, q->inputs[0], q->inputs[1]);
+  return ml_shape_broadcast(q, q->inputs[0], q->inputs[1]);
 }
 
 static ml_status shape_arithmetic(query *q) {
@@ -209,10 +207,10 @@ static ml_status shape_where(query *q) {
   ML_TRY(want_plain(c, "condition"));
   ML_TRY(want_plain(a, "a"));
   ML_TRY(want_plain(b, "b"));
-  ML_TRY(broadcast(q, a, b));
+  ML_TRY(ml_shape_broadcast(q, a, b));
   ml_tensor both = {.ndim = q->ndim};
   memcpy(both.shape, q->shape, sizeof both.shape);
-  ML_TRY(broadcast(q, c, &both));
+  ML_TRY(ml_shape_broadcast(q, c, &both));
   q->dtype = q->input_dtype = meet(a, b); /* ml_apply leaves the condition as it is */
   return ML_OK;
 }
@@ -258,7 +256,7 @@ static ml_status shape_reshape(query *q) {
                    ml_shape_text(ndim, shape, (char[160]){0}, 160));
   }
   q->dtype = x->dtype;
-  return set_shape(q, ndim, shape);
+  return ml_shape_set(q, ndim, shape);
 }
 
 static ml_status shape_transpose(query *q) {
@@ -271,7 +269,7 @@ static ml_status shape_transpose(query *q) {
   int64_t shape[ML_MAX_DIMS];
   for (int i = 0; i < x->ndim; i++) shape[i] = x->shape[axes[i]];
   q->dtype = x->dtype;
-  return set_shape(q, x->ndim, shape);
+  return ml_shape_set(q, x->ndim, shape);
 }
 
 static ml_status shape_broadcast_to(query *q) {
@@ -289,7 +287,7 @@ static ml_status shape_broadcast_to(query *q) {
     }
   }
   q->dtype = x->dtype;
-  return set_shape(q, ndim, shape);
+  return ml_shape_set(q, ndim, shape);
 }
 
 /* Whether `count` indices from `start` on, `step` apart, all lie in 0..size-1; an empty range may begin anywhere. */
@@ -316,7 +314,7 @@ static ml_status shape_slice(query *q) {
     shape[i] = r[1];
   }
   q->dtype = x->dtype;
-  return set_shape(q, x->ndim, shape);
+  return ml_shape_set(q, x->ndim, shape);
 }
 
 /* ---- reductions ---- */
@@ -335,7 +333,7 @@ static ml_status reduce_axes(query *q) {
     else if (q->attrs->sum.keepdims) shape[ndim++] = 1;
   }
   q->dtype = x->dtype;
-  return set_shape(q, ndim, shape);
+  return ml_shape_set(q, ndim, shape);
 }
 
 /* What sums and products of a dtype are kept in. */
@@ -409,13 +407,13 @@ static ml_status shape_arange(query *q) {
   __int128 last = start + (__int128)(count - 1) * step;
   if (count > 0 && last != (int64_t)last) return ml_fail(ML_USAGE, "the last number does not fit dtype int64");
   for (int i = 0; count > 0 && i < 2; i++) ML_TRY(ml_dtype_want(q->dtype, i ? (int64_t)last : start));
-  return set_shape(q, 1, &count);
+  return ml_shape_set(q, 1, &count);
 }
 
 static ml_status shape_concat(query *q) {
   if (q->n_inputs == 0) return ml_fail(ML_USAGE, "no tensors to join");
   const ml_tensor *first = q->inputs[0];
-  ML_TRY(like(q, first));
+  ML_TRY(ml_shape_like(q, first));
   ML_TRY(norm_axis(&q->attrs->concat.axis, q->ndim));
   int axis = (int)q->attrs->concat.axis;
   for (int n = 0; n < q->n_inputs; n++) {
@@ -436,7 +434,7 @@ static ml_status shape_concat(query *q) {
 static ml_status shape_take(query *q) {
   const ml_tensor *x = q->inputs[0], *index = q->inputs[1];
   ML_TRY(want_plain(x, "x"));
-  ML_TRY(want_integers(index, "index"));
+  ML_TRY(ml_want_integers(index, "index"));
   ML_TRY(norm_axis(&q->attrs->take.axis, x->ndim));
   int axis = (int)q->attrs->take.axis, ndim = x->ndim - 1 + index->ndim;
   if (ndim > ML_MAX_DIMS) return ml_fail(ML_USAGE, "the result would have %d axes, more than %d", ndim, ML_MAX_DIMS);
@@ -445,13 +443,13 @@ static ml_status shape_take(query *q) {
   memcpy(shape + axis, index->shape, (size_t)index->ndim * sizeof *shape);
   memcpy(shape + axis + index->ndim, x->shape + axis + 1, (size_t)(x->ndim - 1 - axis) * sizeof *shape);
   q->dtype = x->dtype;
-  return set_shape(q, ndim, shape);
+  return ml_shape_set(q, ndim, shape);
 }
 
 static ml_status along(query *q, const ml_tensor *x, const ml_tensor *index) {
   ML_TRY(want_plain(x, "x"));
-  ML_TRY(want_integers(index, "index"));
-  ML_TRY(want_ndim(index, "index", x->ndim));
+  ML_TRY(ml_want_integers(index, "index"));
+  ML_TRY(ml_want_ndim(index, "index", x->ndim));
   ML_TRY(norm_axis(&q->attrs->take_along_axis.axis, x->ndim));
   for (int i = 0; i < x->ndim; i++) {
     if (i != q->attrs->take_along_axis.axis && index->shape[i] != x->shape[i]) {
@@ -465,7 +463,7 @@ static ml_status along(query *q, const ml_tensor *x, const ml_tensor *index) {
 static ml_status shape_take_along(query *q) {
   ML_TRY(along(q, q->inputs[0], q->inputs[1]));
   q->dtype = q->inputs[0]->dtype;
-  return set_shape(q, q->inputs[1]->ndim, q->inputs[1]->shape);
+  return ml_shape_set(q, q->inputs[1]->ndim, q->inputs[1]->shape);
 }
 
 static ml_status shape_put_along(query *q) {
@@ -477,7 +475,7 @@ static ml_status shape_put_along(query *q) {
   if (values->dtype != x->dtype)
     return ml_fail(ML_MISMATCH, "values: expected dtype %s, found %s", ml_dtype_name(x->dtype),
                    ml_dtype_name(values->dtype));
-  return like(q, x);
+  return ml_shape_like(q, x);
 }
 
 static ml_status shape_sort(query *q) {
@@ -512,27 +510,27 @@ static ml_status shape_floating_last(query *q) {
   return ML_OK;
 }
 
-static ml_status want_vector(const ml_tensor *t, const char *name, int64_t size) {
+ml_status ml_want_vector(const ml_tensor *t, const char *name, int64_t size) {
   if (!t || (t->ndim == 1 && t->shape[0] == size)) return ML_OK;
   return ml_fail(ML_MISMATCH, "%s: expected shape (%lld), found %s", name, (long long)size, SHAPE_TEXT(t));
 }
 
 /* One whole number a sequence of the batch. */
-static ml_status want_slot_vector(const ml_tensor *t, const char *name, int64_t size) {
+ml_status ml_want_numbers(const ml_tensor *t, const char *name, int64_t size) {
   if (!t) return ML_OK;
-  ML_TRY(want_vector(t, name, size));
-  return want_integers(t, name);
+  ML_TRY(ml_want_vector(t, name, size));
+  return ml_want_integers(t, name);
 }
 
 static ml_status shape_norm(query *q) {
   ML_TRY(shape_floating(q));
   if (q->ndim < 1) return ml_fail(ML_USAGE, "x: expected at least one axis");
   for (int i = 1; i < q->n_inputs; i++) {
-    ML_TRY(want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));
-    ML_TRY(want_floats(q->inputs[i], i == 1 ? "weight" : "bias"));
+    ML_TRY(ml_want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));
+    ML_TRY(ml_want_floats(q->inputs[i], i == 1 ? "weight" : "bias"));
   }
   q->input_dtype = ML_DTYPE_COUNT;
-  return want_floats(q->inputs[0], "x");
+  return ml_want_floats(q->inputs[0], "x");
 }
 
 static ml_status shape_matmul(query *q) {
@@ -548,7 +546,7 @@ static ml_status shape_matmul(query *q) {
   ml_tensor la = *a, lb = *b;
   la.ndim -= 2;
   lb.ndim -= 2;
-  ML_TRY(broadcast(q, &la, &lb));
+  ML_TRY(ml_shape_broadcast(q, &la, &lb));
   q->dtype = q->input_dtype = meet(a, b);
   if (!is_float_class(q->dtype)) return ml_fail(ML_USAGE, "expected floats, found %s", ml_dtype_name(q->dtype));
   q->shape[q->ndim++] = a->shape[a->ndim - 2];
@@ -558,13 +556,13 @@ static ml_status shape_matmul(query *q) {
 
 /* A weight that products and look-ups can read: packed, or plain floats. */
 static ml_status want_weight(const ml_tensor *w, bool wide) {
-  ML_TRY(want_ndim(w, "weight", 2));
+  ML_TRY(ml_want_ndim(w, "weight", 2));
   if (w->layout == ML_LAYOUT_PANELS) return ML_OK;
   if (w->layout == ML_LAYOUT_BLOCKS)
     return ml_fail(ML_UNSUPPORTED, "weight: %s blocks in the order of the file; pack it first",
                    ml_dtype_name(w->dtype));
   if (wide && w->dtype == ML_F64) return ML_OK;
-  return want_floats(w, "weight");
+  return ml_want_floats(w, "weight");
 }
 
 static ml_status shape_linear(query *q) {
@@ -580,7 +578,7 @@ static ml_status shape_linear(query *q) {
     return ml_fail(ML_MISMATCH, "last axis %lld, weight wants %lld", x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL,
                    (long long)w->shape[1]);
   }
-  ML_TRY(like(q, x));
+  ML_TRY(ml_shape_like(q, x));
   q->shape[q->ndim - 1] = w->shape[0];
   return ML_OK;
 }
@@ -588,12 +586,12 @@ static ml_status shape_linear(query *q) {
 static ml_status shape_linear_transposed(query *q) {
   const ml_tensor *y = q->inputs[0], *w = q->inputs[1];
   ML_TRY(want_weight(w, false));
-  ML_TRY(want_floats(y, "y"));
+  ML_TRY(ml_want_floats(y, "y"));
   if (y->ndim < 1 || y->shape[y->ndim - 1] != w->shape[0]) {
     return ml_fail(ML_MISMATCH, "last axis %lld, weight has %lld outputs",
                    y->ndim ? (long long)y->shape[y->ndim - 1] : 0LL, (long long)w->shape[0]);
   }
-  ML_TRY(like(q, y));
+  ML_TRY(ml_shape_like(q, y));
   q->shape[q->ndim - 1] = w->shape[1];
   return ML_OK;
 }
@@ -601,94 +599,23 @@ static ml_status shape_linear_transposed(query *q) {
 static ml_status shape_embedding(query *q) {
   const ml_tensor *w = q->inputs[0], *ids = q->inputs[1];
   ML_TRY(want_weight(w, false));
-  ML_TRY(want_integers(ids, "ids"));
+  ML_TRY(ml_want_integers(ids, "ids"));
   if (ids->ndim + 1 > ML_MAX_DIMS) return ml_fail(ML_USAGE, "ids: too many axes");
-  ML_TRY(like(q, ids));
+  ML_TRY(ml_shape_like(q, ids));
   q->shape[q->ndim++] = w->shape[1];
   q->dtype = (ml_dtype)q->attrs->embedding.dtype;
   if (ml_dtype_class_of(q->dtype) == ML_CLASS_FLOAT) return ML_OK;
   return ml_fail(ML_USAGE, "dtype: expected float32, float16 or bfloat16, found %s", ml_dtype_name(q->dtype));
 }
 
-static ml_status shape_gather_linear(query *q) { return ml_shape_gather_linear(q); }
-
-static ml_status shape_rope_table(query *q) {
-  const ml_tensor *start = q->inputs[0], *f = q->inputs[1];
-  ML_TRY(want_integers(start, "start"));
-  ML_TRY(want_ndim(start, "start", 1));
-  ML_TRY(want_ndim(f, "frequencies", 1));
-  if (f->dtype != ML_F32) return ml_fail(ML_USAGE, "frequencies: expected float32, found %s", ml_dtype_name(f->dtype));
-  q->dtype = ML_F32;
-  return set_shape(q, 3, (int64_t[]){start->shape[0], q->attrs->rope_table.length, 2 * f->shape[0]});
-}
-
-static ml_status shape_rope(query *q) {
-  const ml_tensor *x = q->inputs[0], *table = q->inputs[1];
-  ML_TRY(want_ndim(x, "x", 4));
-  ML_TRY(want_ndim(table, "table", 3));
-  ML_TRY(want_floats(x, "x"));
-  if (table->dtype != ML_F32)
-    return ml_fail(ML_USAGE, "table: expected float32, found %s", ml_dtype_name(table->dtype));
-  if (table->shape[0] != x->shape[0] || table->shape[1] != x->shape[2] || table->shape[2] > x->shape[3]) {
-    return ml_fail(ML_MISMATCH, "table of shape %s does not fit x of shape %s", SHAPE_TEXT(table), SHAPE_TEXT(x));
-  }
-  return like(q, x);
-}
-
-static ml_status shape_attention(query *q) {
-  const ml_tensor *x = q->inputs[0], *k = q->inputs[1], *v = q->inputs[2];
-  const ml_tensor *slots = q->inputs[3], *start = q->inputs[4], *count = q->inputs[5], *mask = q->inputs[6],
-                  *sinks = q->inputs[7];
-  ML_TRY(want_ndim(x, "q", 4));
-  ML_TRY(want_ndim(k, "k", 4));
-  ML_TRY(want_ndim(v, "v", 4));
-  bool fits = k->shape[1] == v->shape[1] && k->shape[2] == v->shape[2] && (slots || k->shape[0] == x->shape[0]) &&
-              k->shape[0] == v->shape[0];
-  if (!fits)
-    return ml_fail(ML_MISMATCH, "k of shape %s and v of shape %s do not fit q of shape %s", SHAPE_TEXT(k),
-                   SHAPE_TEXT(v), SHAPE_TEXT(x));
-  if (k->shape[3] != x->shape[3])
-    return ml_fail(ML_MISMATCH, "heads of q have %lld elements, of k %lld", (long long)x->shape[3],
-                   (long long)k->shape[3]);
-  if (k->shape[1] == 0 || x->shape[1] % k->shape[1] != 0)
-    return ml_fail(ML_MISMATCH, "%lld heads of q do not share %lld of k evenly", (long long)x->shape[1],
-                   (long long)k->shape[1]);
-  ML_TRY(want_floats(x, "q"));
-  ML_TRY(want_floats(k, "k"));
-  if (k->dtype != v->dtype)
-    return ml_fail(ML_UNSUPPORTED, "k and v: expected one dtype, found %s and %s", ml_dtype_name(k->dtype),
-                   ml_dtype_name(v->dtype));
-  ML_TRY(want_slot_vector(slots, "slots", x->shape[0]));
-  ML_TRY(want_slot_vector(start, "start", x->shape[0]));
-  ML_TRY(want_slot_vector(count, "count", x->shape[0]));
-  ML_TRY(want_vector(sinks, "sinks", x->shape[1]));
-  ML_TRY(want_floats(sinks, "sinks"));
-  if (mask) {
-    if (mask->dtype != ML_BOOL) ML_TRY(want_floats(mask, "mask"));
-    ml_tensor full = {.ndim = 4, .shape = {x->shape[0], x->shape[1], x->shape[2], k->shape[2]}};
-    ML_TRY(broadcast(q, mask, &full));
-    if (!ml_same_shape(q->ndim, q->shape, 4, full.shape))
-      return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
-  }
-  ML_TRY(like(q, x));
-  q->shape[3] = v->shape[3];
-  return ML_OK;
-}
+/* Of files of their own. */
+#define shape_gather_linear ml_shape_gather_linear
+#define shape_rope_table ml_shape_rope_table
+#define shape_rope ml_shape_rope
+#define shape_attention ml_shape_attention
+#define shape_cache_append ml_shape_cache_append
 
 /* ---- state ---- */
-
-static ml_status shape_cache_append(query *q) {
-  const ml_tensor *cache = q->inputs[0], *x = q->inputs[1];
-  ML_TRY(want_ndim(cache, "cache", 4));
-  ML_TRY(want_ndim(x, "x", 4));
-  if (cache->shape[1] != x->shape[1] || cache->shape[3] != x->shape[3])
-    return ml_fail(ML_MISMATCH, "x of shape %s does not fit a cache of shape %s", SHAPE_TEXT(x), SHAPE_TEXT(cache));
-  ML_TRY(want_floats(cache, "cache"));
-  ML_TRY(want_floats(x, "x"));
-  for (int i = 2; i < 5; i++)
-    ML_TRY(want_slot_vector(q->inputs[i], i == 2 ? "slots" : i == 3 ? "start" : "count", x->shape[0]));
-  return like(q, cache);
-}
 
 static ml_status shape_assign(query *q) {
   const ml_tensor *to = q->inputs[0], *from = q->inputs[1];
@@ -696,22 +623,22 @@ static ml_status shape_assign(query *q) {
     return ml_fail(ML_MISMATCH, "values %s %s do not fit target %s %s", ml_dtype_name(from->dtype), SHAPE_TEXT(from),
                    ml_dtype_name(to->dtype), SHAPE_TEXT(to));
   }
-  return like(q, to);
+  return ml_shape_like(q, to);
 }
 
 static ml_status shape_ring_push(query *q) {
   const ml_tensor *ring = q->inputs[0];
-  ML_TRY(want_ndim(ring, "ring", 2));
+  ML_TRY(ml_want_ndim(ring, "ring", 2));
   if (ring->dtype != ML_I32) return ml_fail(ML_USAGE, "ring: expected int32, found %s", ml_dtype_name(ring->dtype));
-  ML_TRY(want_slot_vector(q->inputs[1], "ids", ring->shape[0]));
-  ML_TRY(want_slot_vector(q->inputs[2], "position", ring->shape[0]));
-  return like(q, ring);
+  ML_TRY(ml_want_numbers(q->inputs[1], "ids", ring->shape[0]));
+  ML_TRY(ml_want_numbers(q->inputs[2], "position", ring->shape[0]));
+  return ml_shape_like(q, ring);
 }
 
 /* ---- sampling ---- */
 
 static ml_status want_logits(const ml_tensor *t) {
-  ML_TRY(want_ndim(t, "logits", 2));
+  ML_TRY(ml_want_ndim(t, "logits", 2));
   if (t->dtype != ML_F32) return ml_fail(ML_USAGE, "logits: expected float32, found %s", ml_dtype_name(t->dtype));
   return ML_OK;
 }
@@ -719,16 +646,16 @@ static ml_status want_logits(const ml_tensor *t) {
 static ml_status shape_penalty(query *q) {
   const ml_tensor *logits = q->inputs[0], *recent = q->inputs[1];
   ML_TRY(want_logits(logits));
-  ML_TRY(want_ndim(recent, "recent", 2));
-  ML_TRY(want_integers(recent, "recent"));
+  ML_TRY(ml_want_ndim(recent, "recent", 2));
+  ML_TRY(ml_want_integers(recent, "recent"));
   if (recent->shape[0] != logits->shape[0])
     return ml_fail(ML_MISMATCH, "recent of shape %s, logits of shape %s", SHAPE_TEXT(recent), SHAPE_TEXT(logits));
-  return like(q, logits);
+  return ml_shape_like(q, logits);
 }
 
 static ml_status shape_sample_mask(query *q) {
   ML_TRY(want_logits(q->inputs[0]));
-  return like(q, q->inputs[0]);
+  return ml_shape_like(q, q->inputs[0]);
 }
 
 static ml_status shape_temperature(query *q) {
@@ -739,20 +666,24 @@ static ml_status shape_temperature(query *q) {
 
 static ml_status shape_random_bits(query *q) {
   const ml_tensor *key = q->inputs[0];
-  if (key->dtype != ML_U32 || key->ndim != 1 || key->shape[0] < 2 || key->shape[0] > 3)
-    return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, found %s %s", ml_dtype_name(key->dtype),
-                   SHAPE_TEXT(key));
+  const ml_list shape = q->attrs->random_bits.shape;
+  const int64_t *wanted = ml_attrs_list(q->attrs, shape), words = key->ndim ? key->shape[key->ndim - 1] : 0;
+  if (key->dtype != ML_U32 || key->ndim < 1 || key->ndim > 2 || words < 2 || words > 3)
+    return ml_fail(ML_USAGE, "key: expected 2 or 3 uint32 words, or rows of them, found %s %s",
+                   ml_dtype_name(key->dtype), SHAPE_TEXT(key));
+  if (key->ndim == 2 && (shape.count < 1 || wanted[0] != key->shape[0]))
+    return ml_fail(ML_MISMATCH, "key of shape %s: expected one for each entry of the first axis of %s", SHAPE_TEXT(key),
+                   ml_shape_text(shape.count, wanted, (char[160]){0}, 160));
   q->dtype = ML_U32;
-  ml_list shape = q->attrs->random_bits.shape;
-  return set_shape(q, shape.count, ml_attrs_list(q->attrs, shape));
+  return ml_shape_set(q, shape.count, wanted);
 }
 
 static ml_status shape_categorical(query *q) {
   ML_TRY(want_logits(q->inputs[0]));
-  ML_TRY(want_vector(q->inputs[1], "uniform", q->inputs[0]->shape[0]));
-  ML_TRY(want_floats(q->inputs[1], "uniform"));
+  ML_TRY(ml_want_vector(q->inputs[1], "uniform", q->inputs[0]->shape[0]));
+  ML_TRY(ml_want_floats(q->inputs[1], "uniform"));
   q->dtype = ML_I32;
-  return set_shape(q, 1, q->inputs[0]->shape);
+  return ml_shape_set(q, 1, q->inputs[0]->shape);
 }
 
 enum {

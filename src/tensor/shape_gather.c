@@ -1,12 +1,11 @@
 /* shape_gather.c: the shape rule of gather_linear. */
-#include "tensor/ops.h"
+#include "tensor/shape.h"
 
-#define SHAPE_TEXT(t) ml_shape_text((t)->ndim, (t)->shape, (char[160]){0}, 160)
+#include <string.h>
 
 /* Each entry of ids has the row of x at its own place, or all of them along ids' last axis have one. */
 static ml_status want_entries(const ml_tensor *x, const ml_tensor *ids) {
-  if (ml_dtype_class_of(ids->dtype) != ML_CLASS_INT)
-    return ml_fail(ML_USAGE, "ids: expected an integer dtype, found %s", ml_dtype_name(ids->dtype));
+  ML_TRY(ml_want_integers(ids, "ids"));
   const bool own = x->ndim == ids->ndim + 1, shared = x->ndim == ids->ndim && x->ndim > 0;
   if ((own || shared) && ml_same_shape(x->ndim - 1, x->shape, x->ndim - 1, ids->shape)) return ML_OK;
   return ml_fail(ML_MISMATCH,

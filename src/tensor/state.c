@@ -228,16 +228,23 @@ ml_status ml_state_commit(ml_tensor *handle, int axis, int64_t count) {
   const size_t item = (size_t)ml_dtype_infos[handle->dtype].bytes;
   const size_t entry = (size_t)ml_shape_size(ndim - axis - 1, shape + axis + 1) * item;
   const size_t parts = (size_t)ml_shape_size(axis, shape), step = entry * (size_t)shape[axis];
-  ML_TRY(ml_buffer_charge(b, parts * entry * (size_t)count));
+  const size_t before = b->charged, now = parts * entry * (size_t)count;
+  ML_TRY(ml_buffer_charge(b, now));
+  if (now < before && parts == 1) {
+    b->device->table->decommit(b->device, (char *)b->address + now, before - now);
+    return ML_OK;
+  }
   return ml_buffer_commit(b, step, parts, entry * (size_t)count);
 }
 
-ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes) {
-  if (bytes != ml_tensor_nbytes(handle))
-    return ml_fail(ML_MISMATCH, "expected %zu bytes, found %zu", ml_tensor_nbytes(handle), bytes);
+ml_status ml_state_write(ml_tensor *handle, size_t at, const void *from, size_t bytes) {
+  const size_t whole = ml_tensor_nbytes(handle);
+  if (at > whole || bytes > whole - at)
+    return ml_fail(ML_MISMATCH, "expected at most %zu bytes, found %zu", at > whole ? 0 : whole - at, bytes);
+  if (bytes < whole) ML_TRY(ml_cell_check(handle->cell));
   ML_TRY(ml_cell_detach(handle->cell));
-  ML_TRY(ml_buffer_write(handle->buffer, handle->offset, from, bytes));
-  ml_buffer_set_loss(handle->buffer, NULL);
+  ML_TRY(ml_buffer_write(handle->buffer, handle->offset + at, from, bytes));
+  if (bytes == whole) ml_buffer_set_loss(handle->buffer, NULL);
   return ML_OK;
 }
 

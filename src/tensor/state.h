@@ -49,11 +49,11 @@ ml_status ml_cell_check(const ml_cell *cell);
 ml_status ml_cell_detach(ml_cell *cell);
 /* A state of zeros whose storage is address space without memory, of which none counts until it is committed. */
 ml_status ml_state_reserve(ml_device *device, ml_dtype dtype, int ndim, const int64_t *shape, ml_tensor **out);
-/* Memory for the first `count` entries along an axis of a reserved state; that of entries behind them stays where they
- * have some. ML_LIMIT where so much may not count. */
+/* Memory for the first `count` entries along an axis of a reserved state; what is behind them counts no more, and along
+ * the first axis loses what it has. ML_LIMIT where so much may not count. */
 ml_status ml_state_commit(ml_tensor *handle, int axis, int64_t count);
-/* Writes row-major bytes over the whole state. */
-ml_status ml_state_write(ml_tensor *handle, const void *from, size_t bytes);
+/* Writes row-major bytes over the state, from byte `at` on. */
+ml_status ml_state_write(ml_tensor *handle, size_t at, const void *from, size_t bytes);
 
 /* Views from a version on to a tensor that was computed since, and so lies elsewhere: what it takes to name the same
  * part of a later version. */

@@ -24,18 +24,22 @@ static void largest(const float *values, int64_t size, ml_ranked *best, int64_t 
   }
 }
 
-ml_status ml_tensor_top(const ml_tensor *x, int64_t n, int64_t id, ml_ranked *best, float *own) {
+ml_status ml_tensor_top(const ml_tensor *x, int64_t row, int64_t n, int64_t id, ml_ranked *best, float *own) {
   ML_TRY(check_dense(x, ML_F32));
-  ML_TRY(check_position(x, id));
-  if (n < 0 || n > ml_tensor_size(x))
-    return ml_fail(ML_USAGE, "expected a count from 0 to %lld, found %lld", (long long)ml_tensor_size(x), (long long)n);
-  size_t bytes = ml_tensor_nbytes(x);
+  const int64_t size = x->ndim ? x->shape[x->ndim - 1] : 1, rows = size ? ml_tensor_size(x) / size : 0;
+  if (row < 0 || row >= rows)
+    return ml_fail(ML_USAGE, "row %lld is out of range for %lld", (long long)row + 1, (long long)rows);
+  if (id < 0 || id >= size)
+    return ml_fail(ML_USAGE, "index %lld is out of range for size %lld", (long long)id, (long long)size);
+  if (n < 0 || n > size)
+    return ml_fail(ML_USAGE, "expected a count from 0 to %lld, found %lld", (long long)size, (long long)n);
+  const size_t bytes = (size_t)size * sizeof(float);
   float *values = ml_alloc(bytes);
   if (!values) return ML_MEMORY;
-  ml_status status = ml_buffer_read(x->buffer, x->offset, values, bytes);
+  ml_status status = ml_buffer_read(x->buffer, x->offset + bytes * (size_t)row, values, bytes);
   if (status == ML_OK) {
     *own = values[id];
-    largest(values, ml_tensor_size(x), best, n);
+    largest(values, size, best, n);
   }
   ml_free(values);
   return status;

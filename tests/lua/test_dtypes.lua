@@ -1,7 +1,6 @@
 -- Computing in float16 and bfloat16: what is rounded is rounded after each operation, however it is run.
 local core = require "moonlet.core"
 local ml = require "moonlet"
-local cache = require "moonlet.cache"
 local fn = require "moonlet.fn"
 local nn = require "moonlet.nn"
 local t = require "tests.lua.harness"
@@ -108,14 +107,15 @@ end
 
 -- `step` is given each value on the way: what it does to it must not be seen in the bits.
 local function block(w, keys, values, x, slots, start, count, step)
-  local T = x.shape[2]
+  local T, pages = x.shape[2], ml.arange(8):reshape {1, 8}
   local y = step(ml.rms_norm(x, w.norm, 1e-5, 1))
   local q, k = step(ml.linear(y, w.q)), step(ml.linear(y, w.k))
   local v = step(ml.linear(y, w.v)):split_heads(HEADS)
-  local table_ = ml.rope_table(start, w.frequencies, T)
+  local table_ = ml.rope_table(start:reshape {1, 1} + ml.arange(T), w.frequencies)
   q, k = step(ml.rope(q:split_heads(HEADS), table_)), step(ml.rope(k:split_heads(HEADS), table_))
-  local held, kept = ml.cache_append(keys, k, slots, start, count), ml.cache_append(values, v, slots, start, count)
-  local seen = step(ml.attention(q, held, kept, slots, start, count, nil, nil, {scale = 0.4}))
+  local where = {slots = slots, start = start, count = count}
+  local held, kept = ml.cache_append(keys, k, pages, where), ml.cache_append(values, v, pages, where)
+  local seen = step(ml.attention(q, held, kept, pages, slots, start, count, {scale = 0.4}))
   x = step(x + step(ml.linear(seen:merge_heads(), w.o)))
   y = step(ml.rms_norm(x, w.norm, 1e-5, 0))
   local gate, up = step(ml.silu(step(ml.linear(y, w.gate)))), step(ml.linear(y, w.up))
@@ -128,7 +128,7 @@ local function now(x)
 end
 local function later(x) return x end
 
-local function caches(dtype) return ml.state({1, HEADS, 32, SIZE}, dtype), ml.state({1, HEADS, 32, SIZE}, dtype) end
+local function caches(dtype) return ml.state({8, HEADS, 4, SIZE}, dtype), ml.state({8, HEADS, 4, SIZE}, dtype) end
 
 t.test("op by op, lazily and compiled: the same bits", function()
   for _, matrix in ipairs {"bfloat16", "float16"} do
@@ -215,12 +215,16 @@ local examples = {qwen2 = "examples/models/qwen2.lua"}
 local allowed = {float16 = 0.02, bfloat16 = 0.12}
 
 local function token_by_token(m, ids)
-  local store, out = cache.store(1, m.info.context, m.cache_dtype), {}
-  store:commit(m.info.context)
+  local runtime, out = m:runtime(), {}
+  runtime:learn()
+  local slot = runtime:slot()
   for i, id in ipairs(ids) do
-    out[i] = now(m.net(ml.tensor {{id}}, store:view(ml.tensor {0}, ml.tensor {i - 1}, ml.tensor {1})))
+    slot:reserve(i)
+    local view = runtime.store:view(ml.tensor {slot.row}, ml.tensor {i - 1}, ml.tensor {1}, 1)
+    out[i] = now(m.net(ml.tensor {{id}}, view))
+    slot.ids[i] = id
   end
-  store:close()
+  slot:close()
   return ml.concat(out, 2)
 end
 

@@ -14,18 +14,37 @@ local names = assert(core.list_directory(root:sub(1, -2)))
 
 local function largest_difference(a, b) return (a - b):abs():max():item() end
 
--- Logits of ids fed in pieces of the given sizes (the last repeats) into a slot of a store.
+-- So many slots of a model's caches, and what gives them back.
+local function slots_of(m, n)
+  local runtime, slots = m:runtime(), {}
+  runtime:learn()
+  for i = 1, n do slots[i] = runtime:slot() end
+  return slots, setmetatable({}, {__close = function()
+    for _, slot in ipairs(slots) do slot:close() end
+  end})
+end
+
+-- Logits (B, T, V) of rows of ids, each in a slot, of which `counts` are real.
+local function feed(m, slots, rows, counts)
+  local places, starts, T = {}, {}, #rows[1]
+  for i, slot in ipairs(slots) do
+    places[i], starts[i] = slot.row, #slot.ids
+    slot:reserve(#slot.ids + counts[i])
+  end
+  local view = m:runtime().store:view(ml.tensor(places), ml.tensor(starts), ml.tensor(counts), T)
+  local logits = m.net(ml.tensor(rows), view)
+  ml.eval(logits)
+  for i, slot in ipairs(slots) do table.move(rows[i], 1, counts[i], #slot.ids + 1, slot.ids) end
+  return logits
+end
+
+-- Logits of ids fed in pieces of the given sizes (the last repeats) into a slot.
 local function in_pieces(m, ids, sizes)
-  local store = cache.store(3, m.info.context, "float32")
-  store:commit(m.info.context)
+  local slots, _ <close> = slots_of(m, 2)
   local out, at, piece = {}, 0, 1
   while at < #ids do
     local n = math.min(sizes[piece] or sizes[#sizes], #ids - at)
-    local part = table.move(ids, at + 1, at + n, 1, {})
-    local view = store:view(ml.tensor({1}), ml.tensor({at}), ml.tensor({n}))
-    local logits = m.net(ml.tensor({part}), view)
-    ml.eval(logits)
-    out[#out + 1] = logits
+    out[#out + 1] = feed(m, {slots[2]}, {table.move(ids, at + 1, at + n, 1, {})}, {n})
     at, piece = at + n, piece + 1
   end
   return ml.concat(out, 2)
@@ -33,23 +52,31 @@ end
 
 -- Three sequences at once, each in a slot of its own: prompts right-padded, then one more token each by decode.
 local function in_slots(m, lists)
-  local store = cache.store(#lists, m.info.context, "float32")
-  store:commit(m.info.context)
-  local longest, rows, counts, starts, slots = 0, {}, {}, {}, {}
+  local slots, _ <close> = slots_of(m, #lists)
+  local longest, rows, counts, last, ones = 0, {}, {}, {}, {}
   for _, ids in ipairs(lists) do longest = math.max(longest, #ids - 1) end
   for i, ids in ipairs(lists) do
     rows[i] = {}
     for k = 1, longest do rows[i][k] = k < #ids and ids[k] or 0 end
-    counts[i], starts[i], slots[i] = #ids - 1, 0, #lists - i -- slots in another order than rows
+    counts[i], last[i], ones[i] = #ids - 1, {ids[#ids]}, 1
   end
-  slots = ml.tensor(slots)
-  local whole = m.net(ml.tensor(rows), store:view(slots, ml.tensor(starts), ml.tensor(counts)))
-  ml.eval(whole)
-  local last, ones = {}, {}
-  for i, ids in ipairs(lists) do last[i], ones[i] = {ids[#ids]}, 1 end
-  local step = m.net(ml.tensor(last), store:view(slots, ml.tensor(counts), ml.tensor(ones)))
-  ml.eval(step)
-  return whole, step
+  slots[1], slots[#slots] = slots[#slots], slots[1] -- another order than rows
+  return feed(m, slots, rows, counts), feed(m, slots, last, ones)
+end
+
+-- Sequences end to end, without a cache: logits (1, N, V), and where each begins.
+local function packed(m, lists)
+  local tokens, offsets, positions = {}, {0}, {}
+  for i, ids in ipairs(lists) do
+    for k, id in ipairs(ids) do
+      tokens[#tokens + 1], positions[#positions + 1] = id, k - 1
+    end
+    offsets[i + 1] = #tokens
+  end
+  local view = cache.packed(ml.tensor(offsets), ml.tensor({positions}))
+  local logits = m.net(ml.tensor({tokens}), view)
+  ml.eval(logits)
+  return logits, offsets
 end
 
 for _, name in ipairs(names) do
@@ -80,12 +107,13 @@ for _, name in ipairs(names) do
       local lists = {}
       for i, k in ipairs(facts.batch) do lists[i] = expected["ids." .. k]:tolist() end
       local whole, step = in_slots(m, lists)
-      local padded = m:logits(lists)
+      local padded, joined, offsets = m:logits(lists), packed(m, lists)
       for i, k in ipairs(facts.batch) do
         local want, n = expected["logits." .. k], #lists[i]
         if n > 1 then check("prefill " .. i, whole[i]:slice {{1, n - 1}}, want:slice {{1, n - 1}}) end
         check("decode " .. i, step[i], want:slice {{n, n}})
         check("padded " .. i, padded[i]:slice {{1, n}}, want)
+        check("end to end " .. i, joined[1]:slice {{offsets[i] + 1, offsets[i + 1]}}, want)
       end
     end)
     t.test(name .. ": greedy text", function()

@@ -96,12 +96,12 @@ end
 local function step(name, n)
   return function()
     local m <close> = assert(ml.load("tests/goldens/tiny/" .. name, {precision = "exact"}))
-    local store <close> = setmetatable({store = cache.store(1, 64, "float32")},
+    local store <close> = setmetatable({store = cache.store(64, "float32")},
       {__close = function(s) s.store:close() end})
     local row = {}
     for i = 1, n do row[i] = i end
     return explained(function(ids, start)
-      local view = store.store:view(indices(0), start, indices(n))
+      local view = store.store:view(indices(0), start, indices(n), n)
       local logits = m.net(ids, view)
       return logits:reshape({n, logits.shape[3]}):take(indices(n - 1), 1):argmax(-1)
     end, ml.tensor({row}, {dtype = "int32"}), indices(0))
@@ -262,11 +262,12 @@ case("states", function() -- reads forwarded, writes that nobody sees, windows, 
 end)
 
 case("caches", function()
-  local k, ring = ml.state(ml.zeros {2, 2, 6, 4}), ml.state(ml.zeros({1, 3}, {dtype = "int32"}))
+  local k, pages = ml.state(ml.zeros {4, 2, 3, 4}), ml.tensor {{2, 1}, {3, 0}}
+  local ring = ml.state(ml.zeros({1, 3}, {dtype = "int32"}))
   return explained(function(x, slots, start)
     local q = x:reshape({1, 3, 2, 4}):transpose {1, 3, 2, 4}
-    ml.cache_append(k, q, slots, start, indices(3))
-    local y = ml.attention(q, k, k, {slots = slots, start = start, scale = 0.5})
+    ml.cache_append(k, q, pages, slots, start, indices(3))
+    local y = ml.attention(q, k, k, {pages = pages, slots = slots, start = start, scale = 0.5})
     ml.ring_push(ring, slots, start)
     return y:transpose({1, 3, 2, 4}):reshape({1, 3, 8}) + x:reshape {1, 3, 8}, ring * 1
   end, numbers(3, 8), indices(1), indices(2))

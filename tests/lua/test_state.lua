@@ -231,7 +231,8 @@ end)
 t.test("what reads a state behind an append that failed has no value", function()
   local cache <close> = core.make_state(ml.zeros {1, 1, 4, 2})
   local function number(n) return ml.tensor({n}, {dtype = "int32"}) end
-  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, number(0), number(1), number(1))
+  local page = ml.tensor({{0}}, {dtype = "int32"})
+  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, page, number(0), number(1))
   local y <close> = cache * 2
   local none <close> = ml.zeros({2}):take(number(7), 1)
   t.raises(function()
@@ -240,7 +241,7 @@ t.test("what reads a state behind an append that failed has no value", function(
   end, "out of range", "usage")
   t.raises(function() y:tolist() end, "lost", "usage")
   t.eq(cache:tolist()[1][1][1], {0.0, 0.0}) -- what was there is
-  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, number(0), number(1), number(1))
+  ml.cache_append(cache, ml.ones {1, 1, 1, 2}, page, number(0), number(1))
   t.eq(cache:tolist()[1][1][2], {1.0, 1.0})
 end)
 

@@ -211,7 +211,19 @@ static void test_random_bits(ml_engine *e) {
     expect_values(apply(e, ML_OP_random_bits, list_attrs(SHAPE(n)), tensor(e, ML_U32, SHAPE(words), values)), SHAPE(n), wanted, 0, 0, "%lld numbers", (long long)n);
     drop_all();
   }
+  for (int64_t n = 0; n < 11; n++) { /* keys of their own */
+    double keys[9], wanted[3 * 11];
+    for (int i = 0; i < 9; i++) keys[i] = (uint32_t)random_u64();
+    for (int64_t i = 0; i < 3 * n; i++) {
+      uint32_t own[2] = {(uint32_t)keys[i / n * 3], (uint32_t)keys[i / n * 3 + 1]}, counter[4] = {(uint32_t)(i % n / 4), 0, (uint32_t)keys[i / n * 3 + 2], 0};
+      philox_reference(own, counter, four);
+      wanted[i] = four[i % n % 4];
+    }
+    expect_values(apply(e, ML_OP_random_bits, list_attrs(SHAPE(3, n)), tensor(e, ML_U32, SHAPE(3, 3), keys)), SHAPE(3, n), wanted, 0, 0, "%lld numbers of each of three keys", (long long)n);
+    drop_all();
+  }
   ml_tensor *key = tensor(e, ML_U32, SHAPE(2), (double[]){1, 2});
+  expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE(3, 4)), tensor(e, ML_U32, SHAPE(2, 2), (double[]){1, 2, 3, 4})) == ML_MISMATCH, "two keys for three entries");
   expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE(2)), INDICES(e, 1, 2)) == ML_USAGE, "an int32 key");
   expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE(2, -3)), key) == ML_USAGE, "a negative size");
   expect(attempt(e, ML_OP_random_bits, list_attrs(SHAPE((int64_t)1 << 40, (int64_t)1 << 40)), key) != ML_OK, "more numbers than memory holds");

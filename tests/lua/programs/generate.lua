@@ -166,6 +166,26 @@ function G:find_state(wanted)
   return #found > 0 and self.random:pick(found) or nil
 end
 
+---A pool of pages (pages, heads, positions, d), the table that says which of its `slots` slots has which of them, none
+---two slots', and how many positions a slot has.
+function G:pool(heads, d)
+  local random = self.random
+  local pool = self:find_state(function(s)
+    return s.slots and (not heads or s.dims[2] == heads) and (not d or s.dims[4] == d)
+  end)
+  if not pool then
+    local slots, each = random:int(1, 3), random:int(1, 3)
+    pool = self:new_state({slots * each, heads or random:int(1, 2), random:int(2, 5), d or random:pick {2, 4, 8, 16}},
+      random:pick {"float32", "float32", "float16", "bfloat16"})
+    pool.slots, pool.each = slots, each
+  end
+  local n = pool.slots * pool.each
+  local pages = self:call("arange", random:chance(0.5) and {n - 1, -1, -1} or {0, n})
+  pages = pages and self:call("reshape", {pages, {pool.slots, pool.each}})
+  if pages then pages.bound = n end
+  return pages and pool, pages, pool.dims[3] * pool.each
+end
+
 function G:find_weight(wanted)
   local found = self:find_value(function(x) return x.weight and wanted(x) end)
   return found and self.random:chance(0.7) and found or nil

@@ -269,7 +269,7 @@ end
 
 function rows.rope_table(g)
   local random = g.random
-  return {g:index({random:int(1, 2)}, 20), g:leaf({random:int(1, 3)}, "float32", "unit"), random:int(1, 5),
+  return {g:index({random:int(1, 2), random:int(1, 5)}, 20), g:leaf({random:int(1, 3)}, "float32", "unit"),
     random:pick {1, 0.5}}
 end
 
@@ -282,31 +282,42 @@ function rows.rope(g)
   return {g:of(shape, dtype), table, g.random:chance(0.3) or nil}
 end
 
+-- Offsets of n sequences of at most `most` tokens each, and how many tokens there are, some of them nobody's.
+local function offsets(g, n, most)
+  local list, tokens = g:call("cumsum", {g:index({n + 1}, most + 1), 1}), (n + 1) * most
+  if list then list.bound = tokens + 1 end
+  return list, tokens
+end
+
 function rows.attention(g)
   local random = g.random
   local b, kv, t, d = random:int(1, 2), random:int(1, 2), random:int(1, 3), random:pick {2, 4, 8, 16}
-  local cache = g:find_state(function(s) return s.cache end)
   local opts = {scale = random:pick {0.5, 0.25, 1.0}, causal = random:chance(0.7), window = random:pick {0, 0, 2, 3},
     softcap = random:pick {0, 0, 5.0}}
-  local k, v
-  local s = t + random:int(0, 6)
-  if cache and random:chance(0.6) then
-    k, v = cache, cache
-    kv, s, d = cache.shape[2], cache.shape[3], cache.shape[4]
-    opts.slots = g:index({b}, cache.shape[1])
-    if s < t then return end
+  local k, v, packed
+  local s, n = t + random:int(0, 6), t
+  if random:chance(0.2) then packed, n = offsets(g, b, t) end
+  if n == 0 then return end
+  if random:chance(0.4) then
+    local pool, pages, positions = g:pool()
+    if not pool or positions < t then return end
+    k, v, opts.pages, s = pool, pool, pages, positions
+    kv, d = pool.dims[2], pool.dims[4]
+    opts.slots, opts.start = g:index({b}, pool.slots), g:index({b}, s - t + 1)
+    if not packed and random:chance(0.3) then opts.count = g:call("minimum", {g:index({b}, t + 1), t}) end
   else
     local dtype = random:pick(narrow)
-    k, v = g:of({b, kv, s, d}, dtype), g:of({b, kv, s, random:chance(0.8) and d or d * 2}, dtype)
+    local tokens, batch = packed and n or s, packed and 1 or b
+    k = g:of({batch, kv, tokens, d}, dtype)
+    v = g:of({batch, kv, tokens, random:chance(0.8) and d or d * 2}, dtype)
   end
+  opts.offsets = packed
   local h = kv * random:int(1, 2)
-  if random:chance(0.5) then opts.start = g:index({b}, s - t + 1) end
-  if random:chance(0.3) and opts.start then opts.count = g:call("minimum", {g:index({b}, t + 1), t}) end
-  if random:chance(0.3) then
+  if random:chance(0.3) and not packed then
     opts.mask = random:chance(0.5) and g:leaf({b, 1, t, s}, "bool") or g:leaf({t, s}, "float32")
   end
   if random:chance(0.2) then opts.sinks = g:leaf({h}, "float32") end
-  return {g:of({b, h, t, d}, random:pick(narrow)), k, v, opts}
+  return {g:of({packed and 1 or b, h, n, d}, random:pick(narrow)), k, v, opts}
 end
 
 -- ---- sampling ----
@@ -353,17 +364,18 @@ end
 
 function rows.cache_append(g)
   local random = g.random
-  local cache = g:find_state(function(s) return s.cache end)
-    or g:new_state({random:int(1, 3), random:int(1, 2), random:int(3, 8), random:pick {2, 4, 8, 16}},
-      random:pick(narrow))
-  cache.cache = true
-  local s = cache.shape
-  local b, t = random:int(1, s[1]), random:int(1, s[3])
+  local pool, pages, positions = g:pool()
+  if not pool then return end
+  local b, t = random:int(1, pool.slots), random:int(1, positions)
   local slots = g:call("arange", {0, b}) -- no two sequences in one slot
   if not slots then return end
   slots.bound = b
-  return {cache, g:of({b, s[2], t, s[4]}, random:pick(narrow)), slots,
-    g:index({b}, s[3] - t + 1), g:index({b}, t + 1)}
+  local packed, n
+  if random:chance(0.3) then packed, n = offsets(g, b, t) end
+  if n == 0 then return end
+  local x = g:of({packed and 1 or b, pool.dims[2], n or t, pool.dims[4]}, random:pick(narrow))
+  return {pool, x, pages, slots, g:index({b}, positions - t + 1),
+    {count = not packed and g:index({b}, t + 1) or nil, offsets = packed}}
 end
 
 function rows.ring_push(g)

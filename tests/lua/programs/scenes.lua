@@ -211,13 +211,11 @@ function M.heads(g)
   q = q and g:call("reshape", {q, {1, t, 2, d}})
   q = q and g:call("transpose", {q, {1, 3, 2, 4}})
   if not q then return end
-  local cache = g:find_state(function(s) return s.cache and s.dims[2] == 2 and s.dims[4] == d end)
-    or g:new_state({2, 2, 6, d}, random:pick {"float32", "float16", "bfloat16"})
-  cache.cache = true
-  if cache.dims[3] < t then return end
-  local slots, start = g:index({1}, cache.dims[1]), g:index({1}, cache.dims[3] - t + 1)
-  g:call("cache_append", {cache, q, slots, start, g:index({1}, t + 1)})
-  local y = g:call("attention", {q, cache, cache, {slots = slots, start = start, scale = 0.5}})
+  local cache, pages, positions = g:pool(2, d)
+  if not cache or positions < t then return end
+  local slots, start = g:index({1}, cache.slots), g:index({1}, positions - t + 1)
+  g:call("cache_append", {cache, q, pages, slots, start, g:index({1}, t + 1)})
+  local y = g:call("attention", {q, cache, cache, {pages = pages, slots = slots, start = start, scale = 0.5}})
   y = y and g:call("transpose", {y, {1, 3, 2, 4}})
   y = y and g:call("reshape", {y, {1, t, 2 * d}})
   if y then g:call("linear", {y, packed(g, g.width, 2 * d)}) end

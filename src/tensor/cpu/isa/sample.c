@@ -206,8 +206,14 @@ static void philox(uint32_t key0, uint32_t key1, const uint32_t counter[4], uint
   memcpy(out, c, sizeof c);
 }
 
+/* Keys; each has a share of the numbers, in units of four. */
+static int64_t keys_of(const ml_task *t) { return t->in[0].ndim == 2 ? t->in[0].shape[0] : 1; }
+static int64_t share_of(const ml_task *t) {
+  return ml_shape_size(t->out[0].ndim, t->out[0].shape) / ml_max64(1, keys_of(t));
+}
+
 ml_status K(random_prepare)(ml_task *t) {
-  t->units = (ml_shape_size(t->out[0].ndim, t->out[0].shape) + 3) / 4;
+  t->units = keys_of(t) * ((share_of(t) + 3) / 4);
   t->grain = 1024;
   t->cost = (double)t->units * 40;
   return ML_OK;
@@ -215,13 +221,14 @@ ml_status K(random_prepare)(ml_task *t) {
 
 void K(random_bits)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
-  const uint32_t *key = (const uint32_t *)t->in[0].data;
-  uint32_t stream = t->in[0].shape[0] > 2 ? key[2] : 0, *o = (uint32_t *)t->out[0].data;
-  int64_t size = ml_shape_size(t->out[0].ndim, t->out[0].shape);
+  const int64_t size = share_of(t), each = (size + 3) / 4, words = t->in[0].shape[t->in[0].ndim - 1];
   for (int64_t u = begin; u < end; u++) {
-    uint32_t counter[4] = {(uint32_t)u, (uint32_t)((uint64_t)u >> 32), stream, 0}, four[4];
+    const int64_t k = u / each, at = u % each;
+    const uint32_t *key = (const uint32_t *)t->in[0].data + k * words;
+    uint32_t *o = (uint32_t *)t->out[0].data + k * size;
+    uint32_t counter[4] = {(uint32_t)at, (uint32_t)((uint64_t)at >> 32), words > 2 ? key[2] : 0, 0}, four[4];
     philox(key[0], key[1], counter, four);
-    for (int64_t i = 0; i < 4 && 4 * u + i < size; i++) o[4 * u + i] = four[i];
+    for (int64_t i = 0; i < 4 && 4 * at + i < size; i++) o[4 * at + i] = four[i];
   }
 }
 

@@ -1,0 +1,299 @@
+---Continuous batching: many prompts through a few rows. A row whose text has ended leaves at once; the next prompt is
+---prefilled in chunks between the steps of the others, and joins them.
+local generate = require "moonlet.generate"
+local trace = require "moonlet.trace"
+local util = require "moonlet.util"
+
+local M = {}
+
+local ROWS = {1, 2, 4, 8, 16, 32} -- of lanes
+
+local known = {slots = 8, on_token = false, iterate = false}
+
+---@class moonlet.Batch
+---@field results table[]  by prompt, those that have ended: as of `complete`, or {error, finish_reason = "error", ...}
+local Batch = {}
+Batch.__index = Batch
+Batch.__name = "moonlet.Batch"
+
+-- ---- prompts ----
+
+local per_prompt = {prompt = true}
+for name in pairs(generate.known) do per_prompt[name] = true end
+
+-- A prompt's own options over those of all.
+local function options_of(prompt, shared, what)
+  local own, o = type(prompt) == "table" and prompt.prompt ~= nil and prompt or {prompt = prompt}, {}
+  for name, value in pairs(shared) do o[name] = value end
+  if own ~= prompt then return own.prompt, o end
+  for name, value in pairs(own) do
+    if not per_prompt[name] then util.raise("usage", "%s: no option %s", what, util.show(name)) end
+    if name ~= "prompt" then o[name] = value end
+  end
+  return own.prompt, o
+end
+
+local function start_one(self, index)
+  local model = self.model
+  local what = ("batch_generate: prompt %d"):format(index)
+  local prompt, given = options_of(self.prompts[index], self.shared, what)
+  local o = generate.options(given, what)
+  local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
+  local ids = messages and model:chat_ids(prompt, {}) or model:prompt_ids(prompt, what)
+  if messages then o.ends = model.tokenizer:ends() end
+  local runtime = model:runtime()
+  runtime:check_prompt(ids)
+  local slot = runtime:slot()
+  local ok, g = pcall(generate.start, model, slot, ids, o, function() slot:close() end)
+  if not ok then
+    slot:close()
+    error(g, 0)
+  end
+  generate.begin(g)
+  local row = {index = index, g = g}
+  self.live[row] = true
+  return row
+end
+
+-- ---- rows ----
+
+local function settle(self, row)
+  self.live[row] = nil
+  self.results[row.index] = row.g:result()
+  table.insert(self.finished, row.index)
+end
+
+local function settle_error(self, index, row, err)
+  local result = {text = "", ids = {}, metrics = {}}
+  if row then
+    self.live[row] = nil
+    generate.finish(row.g, "error")
+    result = row.g:result()
+  end
+  result.error, result.finish_reason = err, "error"
+  self.results[index] = result
+  table.insert(self.finished, index)
+end
+
+-- Hands a row its next id; whether it goes on.
+local function hand(self, row, id, logprob, top)
+  local token = generate.accept(row.g, id, logprob, top)
+  if token and self.on_token then self.on_token(row.index, token) end
+  if not row.g.finish_reason then return true end
+  settle(self, row)
+  return false
+end
+
+-- Whether nobody has asked that the row ends.
+local function goes_on(self, row)
+  local reason = generate.interrupted(row.g)
+  if not reason then return true end
+  generate.finish(row.g, reason)
+  settle(self, row)
+  return false
+end
+
+-- What is of the engine, not of a row: the whole batch ends with it.
+local function is_everybodys(err) return type(err) == "table" and (err.code == "cancelled" or err.code == "device") end
+
+-- Calls fn for one row; an error of its own ends it alone.
+local function try(self, row, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if results[1] then return table.unpack(results, 1, results.n) end
+  if is_everybodys(results[2]) then error(results[2], 0) end
+  settle_error(self, row.index, row, results[2])
+  return false
+end
+
+-- ---- prefill ----
+
+local function first_of(lane, g)
+  local id = lane:first(generate.make_sequence(g))
+  if not g.options.logprobs then return id end
+  return id, lane:logprobs(1, id, g.options.logprobs)
+end
+
+-- One chunk, and behind the last the first token.
+local function prefill_some(lane, g)
+  if not lane:prefill_chunk(g.slot, g.prompt) then return nil end
+  g.metrics.prefill_seconds = g:elapsed()
+  return first_of(lane, g)
+end
+
+-- Goes on with the prompt that is on its way, or begins the next.
+local function prefill(self)
+  local row = self.filling
+  if not row then
+    local index = self.coming
+    self.coming = index + 1
+    local ok, started = pcall(start_one, self, index)
+    if not ok then
+      if is_everybodys(started) then error(started, 0) end
+      return settle_error(self, index, nil, started)
+    end
+    row = started
+    if row.g.options.max_tokens == 0 then
+      generate.finish(row.g, "length")
+      return settle(self, row)
+    end
+    self.filling = row
+  end
+  self.filling = nil
+  if not goes_on(self, row) then return end
+  local runtime = self.model:runtime()
+  local ok, id, logprob, top = try(self, row, runtime.with_lane, runtime, 1, row.g.ends_at, prefill_some, row.g)
+  if not ok then return end
+  if not id then self.filling = row
+  elseif hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
+end
+
+-- ---- decode ----
+
+local function step_rows(lane, sequences, rows)
+  local ids, own, top = lane:step_all(sequences), {}, {}
+  for i, row in ipairs(rows) do
+    local n = row.g.options.logprobs
+    if n and sequences[i].last then own[i], top[i] = lane:logprobs(i, ids[i], n) end
+  end
+  return ids, own, top
+end
+
+-- Rows of equal chains of built-in steps, side by side.
+local function step_together(self, rows)
+  local runtime, sequences, size = self.model:runtime(), {}, ROWS[#ROWS]
+  for i = #ROWS, 1, -1 do
+    if ROWS[i] >= #rows then size = ROWS[i] end
+  end
+  local ready = {}
+  for _, row in ipairs(rows) do
+    local s = row.g.sequence
+    if try(self, row, s.slot.reserve, s.slot, #s.slot.ids + 1) then
+      table.insert(ready, row)
+      table.insert(sequences, s)
+    end
+  end
+  if #ready == 0 then return end
+  local from = ready[1].g:elapsed()
+  local ids, own, top = runtime:with_lane(size, nil, step_rows, sequences, ready)
+  local seconds = ready[1].g:elapsed() - from
+  for i, row in ipairs(ready) do
+    row.g.metrics.decode_seconds = row.g.metrics.decode_seconds + seconds
+    local fine = sequences[i].last or try(self, row, runtime.with_lane, runtime, 1, nil, function(lane)
+      lane:refuse(sequences[i], ids[i])
+    end)
+    if fine and hand(self, row, ids[i], own[i], top[i]) then table.insert(self.rows, row) end
+  end
+end
+
+-- A row in whose chain functions of the user's stand.
+local function step_alone(self, row)
+  local runtime, g = self.model:runtime(), row.g
+  local ok, id, logprob, top = try(self, row, runtime.with_lane, runtime, 1, g.ends_at, function(lane)
+    local from = g:elapsed()
+    local id = lane:step(g.sequence)
+    g.metrics.decode_seconds = g.metrics.decode_seconds + g:elapsed() - from
+    if not g.options.logprobs then return id end
+    return id, lane:logprobs(1, id, g.options.logprobs)
+  end)
+  if ok and hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
+end
+
+local function decode(self)
+  local rows, groups, order = self.rows, {}, {}
+  self.rows = {}
+  for _, row in ipairs(rows) do
+    local s = row.g.sequence
+    local stays = goes_on(self, row)
+    if stays and (s.chain.custom or s.chain.traced) then step_alone(self, row)
+    elseif stays then
+      local key = s.key .. (s.wanted and "+" or "")
+      if not groups[key] then
+        groups[key] = {}
+        order[#order + 1] = groups[key]
+      end
+      table.insert(groups[key], row)
+    end
+  end
+  for _, group in ipairs(order) do
+    for at = 1, #group, ROWS[#ROWS] do
+      step_together(self, table.move(group, at, math.min(#group, at + ROWS[#ROWS] - 1), 1, {}))
+    end
+  end
+end
+
+-- ---- the whole ----
+
+-- Until another result is there; false when all are.
+local function advance(self)
+  while #self.finished == 0 do
+    local room = #self.rows + (self.filling and 1 or 0) < self.slots
+    local more = self.filling or room and self.coming <= #self.prompts
+    if not more and #self.rows == 0 then return false end
+    if more then prefill(self) end
+    if #self.rows > 0 then decode(self) end
+  end
+  return true
+end
+
+---The next result in the order in which they end: the prompt's position, and the result; nil behind the last.
+function Batch:next()
+  if self.failure then util.raise("usage", "%s", self.failure) end
+  if self.closed then return nil end
+  if self.running then util.raise("usage", "the batch is asked for a result while it makes one") end
+  self.running = true
+  local ok, more = pcall(trace.unscoped, advance, self)
+  self.running = nil
+  if not ok then
+    self:close("error")
+    error(more, 0)
+  end
+  if not more then
+    self:close()
+    return nil
+  end
+  local index = table.remove(self.finished, 1)
+  return index, self.results[index]
+end
+Batch.__call = Batch.next
+
+---Ends all that have not ended; harmless afterwards.
+function Batch:close(reason)
+  if self.closed then return end
+  self.closed = true
+  for row in pairs(self.live) do generate.finish(row.g, reason or "cancelled") end
+  self.rows, self.live, self.filling = {}, {}, nil
+end
+
+-- Its model is closed.
+function Batch:abort(message)
+  if self.closed then return end
+  self.failure = message
+  self:close "error"
+end
+Batch.__close = function(self) self:close() end
+Batch.__gc = Batch.__close
+function Batch:__tostring() return ("batch of %d prompts, at number %d"):format(#self.prompts, self.coming) end
+util.know(Batch, "batch:")
+
+---See moonlet.Model:batch_generate.
+function M.new(model, prompts, opts)
+  if type(prompts) ~= "table" then util.unexpected("batch_generate: prompts", "a list", prompts) end
+  local shared, own = {}, {}
+  if opts ~= nil and type(opts) ~= "table" then util.unexpected("batch_generate", "a table of options", opts) end
+  for name, value in pairs(opts or {}) do
+    if known[name] ~= nil then own[name] = value else shared[name] = value end
+  end
+  generate.options(shared, "batch_generate") -- errors of all come before anything is done
+  if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
+  if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
+  local self = setmetatable({
+    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, live = {},
+    results = {}, finished = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
+  }, Batch)
+  model.users[self] = true
+  if own.iterate then return self, nil, nil, self end
+  while self:next() do end -- luacheck: ignore 542
+  return self.results
+end
+
+return M
