@@ -200,6 +200,27 @@ function M.explain(fn, ...)
   return text
 end
 
+---Runs fn(...), and gives as text how long the steps of each plan took that ran meanwhile, compiled or not: the plans
+---by the time that they took, and of each the ten kinds of step that took longest (steps that compute the same on the
+---same shapes are one kind), with their time in a run, how many there are, the bytes a second that they read and
+---write (beside what attention reads from caches), the share that this is of what the device's memory gives, where that
+---is known, and operations a second of products. Steps run one after another then, with clocks between them, so that a
+---run takes longer than it does otherwise.
+---@param fn function
+---@return string
+function M.profile(fn, ...)
+  util.callable("profile", fn)
+  if core.recording() then util.raise("usage", "profile: a plan is being recorded") end
+  core.eval()
+  core.profile(true)
+  local results = table.pack(pcall(fn, ...))
+  local waited, err = pcall(core.eval)
+  local text = core.profile(false)
+  if not results[1] then error(results[2], 0) end
+  if not waited then error(err, 0) end
+  return text
+end
+
 ---Runs fn(...). Nothing is recorded for gradients in this version.
 ---@param fn function
 function M.no_grad(fn, ...)

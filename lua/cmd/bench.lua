@@ -27,6 +27,7 @@ M.options = common.options({
     help = "tokens in the context before decoding"},
   {name = "repeat", short = "r", type = "integer", value = "N", min = 1, default = 5,
     help = "runs of each measurement"},
+  {name = "profile", help = "then show which steps of the plans take how long"},
   {name = "seed", type = "integer", value = "N", default = 0, help = "of the random ids, and weights"},
 }, common.loading)
 
@@ -88,6 +89,19 @@ local function decode(m, ids, depth, tokens, repeats)
   return result
 end
 
+-- Runs of the longest prompt, and of a few tokens at the largest depth, whose plans are there already.
+local function profile(m, ids, opts, r)
+  local function measure(what, tokens, new)
+    common.note(opts, "profile of %s ...", what)
+    local text = ml.profile(run, m, ids(tokens), new)
+    table.insert(r.profiles, {name = what, text = text})
+  end
+  r.profiles = ml.json.array {}
+  local longest, deepest = math.max(1, table.unpack(opts.prompt)), math.max(1, table.unpack(opts.depth))
+  measure(("prefill %d"):format(longest), longest, 1)
+  if opts.tokens > 0 then measure(("decode after %d"):format(deepest), deepest, math.min(opts.tokens, 8) + 1) end
+end
+
 local function load(opts)
   if (opts.model == nil) == (opts.random == nil) then options.wrong_usage("give either -m MODEL or --random DIR") end
   if opts.quantize and not opts.random then options.wrong_usage("--quantize needs --random") end
@@ -113,6 +127,7 @@ local function print_table(r)
   for _, x in ipairs(r.decode) do
     row(("decode %d%s"):format(x.tokens, x.depth > 0 and " after " .. x.depth or ""), x)
   end
+  for _, x in ipairs(r.profiles or {}) do common.write(("\n%s: plans by their time\n%s"):format(x.name, x.text)) end
 end
 
 function M.run(opts)
@@ -139,6 +154,7 @@ function M.run(opts)
     common.note(opts, "decode %d%s ...", opts.tokens, depth > 0 and " after " .. depth or "")
     table.insert(r.decode, decode(m, ids, depth, opts.tokens, opts["repeat"]))
   end
+  if opts.profile then profile(m, ids, opts, r) end
   r.peak_bytes = common.peak_bytes()
   if opts.json then common.print_json(r) else print_table(r) end
 end

@@ -5,13 +5,10 @@
 // or, where there are few rows, one segment alone, and another kernel joins them. Eight lanes share a key, so that
 // group g takes keys g, g + GROUPS, ... by their place among all: a running maximum and sum each, merged over lanes by
 // halves, then warp after warp, then segment after segment. So a row's bits depend on its own keys alone.
-#include "gpu/program.cuh"
+#include "gpu/attention.cuh"
 
 enum { WARPS = 8, SHARE = 8, GROUPS = WARPS * WARP / SHARE }; // SHARE: lanes of a key
 enum { SEGMENT = 256, MOST_OWN = 4 };                         // MOST_OWN: elements of a result that a thread holds
-
-// Beyond every position there is.
-#define FAR ((int64_t)1 << 62)
 
 // ---- rope ----
 
@@ -111,39 +108,6 @@ template <int PIECES> DEVICE void take_key(state<PIECES> *s, float score, const 
   s->sum = s->sum * keep + p;
 #pragma unroll
   for (int i = 0; i < PIECES * 4; i++) s->o[i] = fmaf(p, value[i], s->o[i] * keep);
-}
-
-// The keys that a query sees: lo..hi-1; and where a slot's keys and values of a head lie.
-struct row_keys {
-  int64_t b, h, pos, lo, hi;
-  const char *k, *v;
-};
-
-DEVICE bool find_keys(const cu_attention_args &t, int64_t unit, row_keys *r) {
-  const cu_array &q = t.q, &k = t.k, &v = t.v;
-  const int64_t H = q.shape[1], T = q.shape[2];
-  r->b = unit, r->pos = pop(&r->b, T), r->h = pop(&r->b, H);
-  int64_t kv = r->h, group = H;
-  pop(&group, k.shape[1]); // query heads a KV head
-  pop(&kv, group);
-  const int64_t slot_ = t.slots.data ? vector_at(t.slots, r->b) : r->b;
-  if (slot_ < 0 || slot_ >= k.shape[0]) {
-    if (threadIdx.x == 0) raise_fault(t.fault, CU_OP_attention, t.slots.dtype, slot_, k.shape[0]);
-    return false;
-  }
-  int64_t keys = k.shape[2], offset = k.shape[2] - T, count = T;
-  if (t.count.data) count = vector_at(t.count, r->b);
-  if (t.start.data) {
-    offset = min64(FAR, vector_at(t.start, r->b));
-    keys = max64(0, min64(keys, offset + max64(0, min64(count, T))));
-  }
-  const int64_t at = offset + r->pos;
-  r->hi = t.causal ? max64(0, min64(keys, at + 1)) : keys;
-  r->lo = t.window > 0 && at >= t.window ? at + 1 - t.window : 0;
-  if (r->pos >= count) r->hi = 0; // no query: zeros
-  r->k = k.data + (slot_ * k.strides[0] + kv * k.strides[1]) * item_of(k.dtype);
-  r->v = v.data + (slot_ * v.strides[0] + kv * v.strides[1]) * item_of(v.dtype);
-  return true;
 }
 
 // A lane's part of a key and its value, and what the mask adds to the score.

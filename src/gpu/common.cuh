@@ -15,8 +15,45 @@
 #include <cuda_fp16.h>
 #define DEVICE static __device__ __forceinline__
 #define DEVICE_CALL static __device__ __noinline__
-// A kernel takes one structure, named `t`.
-#define KERNEL(name, args) extern "C" __global__ void name(const __grid_constant__ args t)
+// Kernels may be started before those that they wait for are done (run.c): what these write is there after
+// wait_for_all, to which each thread comes. What runs after this one may be started once all its blocks run.
+static __device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void wait_for_all() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Bytes on their way to shared memory, 16 or 4 a thread. Those asked for since the last close_copies are one lot; all but
+// the last `left` lots have come to the thread that asked for them behind wait_copies.
+static __device__ __forceinline__ void copy_16(void *to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+static __device__ __forceinline__ void copy_4(void *to, const void *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+static __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;"); }
+template <int LEFT> static __device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+// What a thread has written is there for others before what it writes next; and what others have written.
+static __device__ __forceinline__ void fence() { __threadfence(); }
+static __device__ __forceinline__ float fresh(const float *p) { return __ldcg(p); }
+// A kernel takes one structure, named `t`. One that is EARLY waits by itself, and reads before only what no kernel
+// writes: packed weights, constants.
+#define KERNEL_EARLY(name, args, threads, blocks)                                                                      \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args t)
+#define KERNEL(name, args)                                                                                             \
+  static __device__ __forceinline__ void name##_body(const args &t);                                                   \
+  extern "C" __global__ void name(const __grid_constant__ args t) {                                                    \
+    let_next_start();                                                                                                  \
+    wait_for_all();                                                                                                    \
+    name##_body(t);                                                                                                    \
+  }                                                                                                                    \
+  static __device__ __forceinline__ void name##_body(const args &t)
 #define DEVICE_MEMBER __device__ __forceinline__
 // Shared memory of the size that the launch asks for.
 #define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
@@ -42,6 +79,26 @@ DEVICE float bf16_float(uint16_t h) { return ml_bf16_to_f32(h); }
 DEVICE uint16_t float_f16(float f) { return ml_f32_to_f16(f); }
 DEVICE uint16_t float_bf16(float f) { return ml_f32_to_bf16(f); }
 #endif
+
+#ifdef __CUDACC__
+DEVICE float bits_float(uint32_t u) { return __uint_as_float(u); }
+DEVICE uint32_t float_bits(float f) { return __float_as_uint(f); }
+#else
+DEVICE float bits_float(uint32_t u) {
+  float f;
+  memcpy(&f, &u, sizeof f);
+  return f;
+}
+DEVICE uint32_t float_bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, sizeof u);
+  return u;
+}
+#endif
+// The upper of two bfloat16 in a word.
+DEVICE float high_bf16(uint32_t pair) { return bits_float(pair & 0xffff0000u); }
+// An integer below 2^23, by its place in a float's fraction: conversions run at a quarter of the rate of additions.
+DEVICE float small_float(uint32_t i) { return bits_float(i | 0x4b000000u) - 8388608.0f; }
 
 // The value of the lane whose number differs by `by`.
 template <typename T> DEVICE T shuffle(T v, int by) {

@@ -344,10 +344,17 @@ static void cuda_close(ml_device *d) {
       c->chunks = chunk->next;
       ml_free(chunk);
     }
+    while (c->counts) {
+      ml_cuda_counts *counts = c->counts;
+      v->MemFree(counts->address);
+      c->counts = counts->next;
+      ml_free(counts);
+    }
     if (c->scratch) v->MemFree(c->scratch);
     if (c->staging) v->MemFreeHost(c->staging);
     if (c->faults) v->MemFreeHost(c->faults);
     if (c->fault) v->MemFree(c->fault);
+    if (c->gate) v->MemFreeHost(c->gate);
     if (c->stream) v->StreamDestroy(c->stream);
     v->DevicePrimaryCtxRelease(c->device);
   }
@@ -402,7 +409,7 @@ ml_status ml_gpu_count(int *out) {
 
 static ml_status open_context(ml_device *d) {
   ml_cuda *c = ml_cuda_of(d);
-  int count, major, minor, maps;
+  int count, major, minor, maps, clock, width;
   char name[64] = "";
   ML_TRY(ml_cuda_driver_open(&c->driver));
   ML_TRY(count_devices(&c->driver, &count));
@@ -416,6 +423,11 @@ static ml_status open_context(ml_device *d) {
          DeviceGetAttribute(&c->multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, c->device));
   CU_TRY(d, "its attributes",
          DeviceGetAttribute(&maps, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, c->device));
+  CU_TRY(d, "its attributes", DeviceGetAttribute(&clock, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, c->device));
+  CU_TRY(d, "its attributes", DeviceGetAttribute(&width, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, c->device));
+  d->read_rate = 2e3 * (double)clock * (double)width / 8; /* two transfers a cycle */
+  enum { FIRST_EARLY = 9 };                               /* compute capability */
+  c->starts_early = major >= FIRST_EARLY && c->driver.GraphAddDependencies;
   if (!maps) return ml_fail(ML_UNSUPPORTED, "%s: %s maps no memory into reservations", d->name, name);
   snprintf(d->description, sizeof d->description, "%s, sm_%d%d", name, major, minor);
   CU_TRY(d, "a context", DevicePrimaryCtxRetain(&c->context, c->device));

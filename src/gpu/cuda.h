@@ -40,6 +40,12 @@ typedef struct ml_cuda_chunk {
   int holders; /* programs */
 } ml_cuda_chunk;
 
+/* Counts of kernels, which are zero between launches. */
+typedef struct ml_cuda_counts {
+  struct ml_cuda_counts *next;
+  CUdeviceptr address;
+} ml_cuda_counts;
+
 enum { CU_FLIGHTS = 1024, CU_RUNS = 1024, CU_MODULES = 24 };
 
 typedef struct ml_cuda {
@@ -49,6 +55,7 @@ typedef struct ml_cuda {
   CUcontext context;
   CUstream stream;
   int multiprocessors;
+  bool starts_early; /* a kernel may be started before what it waits for is done, up to where it says so */
   size_t page;
   CUmemAllocationProp kind; /* of memory for spaces */
   ml_cuda_space *spaces;
@@ -63,8 +70,11 @@ typedef struct ml_cuda {
   /* outcomes and faults of runs, by ticket modulo CU_RUNS; faults lie where kernels and the host both reach them */
   ml_cuda_run runs[CU_RUNS];
   cu_fault *faults;
-  CUdeviceptr fault; /* a word: the address of the fault of the run that goes on */
+  CUdeviceptr fault;      /* a word: the address of the fault of the run that goes on */
+  _Atomic uint64_t *gate; /* what runs that are timed wait at (time.c), where the device and the host reach it */
   ml_cuda_chunk *chunks;
+  ml_cuda_counts *counts;
+  size_t counts_bytes; /* of the first */
   CUdeviceptr scratch; /* of the kernel that runs */
   size_t scratch_bytes;
   ml_status lost; /* ML_OK, or the device has failed for good */

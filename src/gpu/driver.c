@@ -23,6 +23,9 @@ ml_status ml_cuda_driver_open(ml_cuda_driver *d) {
   if (!d->name) return ml_fail(ML_DEVICE, "cuda: the NVIDIA driver is too old: it has no %s", #symbol);
   ML_CUDA_ENTRIES(X)
 #undef X
+#define X(name, symbol, parameters) *(void **)&d->name = dlsym(d->library, #symbol);
+  ML_CUDA_NEWER(X)
+#undef X
   const CUresult started = d->Init(0);
   if (started == CUDA_ERROR_NO_DEVICE) return ml_fail(ML_DEVICE, "cuda: the NVIDIA driver finds no GPU");
   return ml_cuda_check(d, "cuda", "starting the NVIDIA driver", started);

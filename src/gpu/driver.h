@@ -23,10 +23,13 @@ typedef struct CUgraphExec_st *CUgraphExec;
 enum { CUDA_SUCCESS = 0, CUDA_ERROR_OUT_OF_MEMORY = 2, CUDA_ERROR_NO_DEVICE = 100, CUDA_ERROR_NOT_READY = 600 };
 enum {
   CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+  CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE = 36,       /* kHz */
+  CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH = 37, /* bits */
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
   CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED = 102
 };
+enum { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, CU_STREAM_WAIT_VALUE_GEQ = 0 };
 enum { CU_STREAM_NON_BLOCKING = 1, CU_EVENT_DISABLE_TIMING = 2, CU_MEMHOSTALLOC_PORTABLE = 1 };
 enum { CU_MEM_ALLOCATION_TYPE_PINNED = 1, CU_MEM_LOCATION_TYPE_DEVICE = 1, CU_MEM_ACCESS_FLAGS_PROT_READWRITE = 3 };
 
@@ -56,6 +59,12 @@ typedef struct CUDA_KERNEL_NODE_PARAMS {
   CUcontext ctx;
 } CUDA_KERNEL_NODE_PARAMS;
 
+/* How a node waits for another. */
+typedef struct CUgraphEdgeData {
+  unsigned char from_port, to_port, type, reserved[5];
+} CUgraphEdgeData;
+enum { CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC = 1, CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC = 1 };
+
 /* X(name without cu, symbol, parameters) */
 #define ML_CUDA_ENTRIES(X)                                                                                             \
   X(Init, cuInit, (unsigned flags))                                                                                    \
@@ -76,6 +85,7 @@ typedef struct CUDA_KERNEL_NODE_PARAMS {
   X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                                      \
   X(EventQuery, cuEventQuery, (CUevent event))                                                                         \
   X(EventSynchronize, cuEventSynchronize, (CUevent event))                                                             \
+  X(EventElapsedTime, cuEventElapsedTime, (float *milliseconds, CUevent from, CUevent to))                             \
   X(GetErrorName, cuGetErrorName, (CUresult error, const char **name))                                                 \
   X(GetErrorString, cuGetErrorString, (CUresult error, const char **text))                                             \
   X(MemGetInfo, cuMemGetInfo_v2, (size_t * available, size_t * total))                                                 \
@@ -107,6 +117,10 @@ typedef struct CUDA_KERNEL_NODE_PARAMS {
     (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,       \
      unsigned block_z, unsigned shared_bytes, CUstream stream, void **params, void **extra))                           \
   X(StreamWriteValue64, cuStreamWriteValue64_v2, (CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags))    \
+  X(StreamWaitValue64, cuStreamWaitValue64_v2, (CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags))      \
+  X(FuncSetAttribute, cuFuncSetAttribute, (CUfunction function, int attribute, int value))                             \
+  X(BlocksAtOnce, cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                         \
+    (int *blocks, CUfunction function, int threads, size_t shared_bytes))                                              \
   X(GraphCreate, cuGraphCreate, (CUgraph * graph, unsigned flags))                                                     \
   X(GraphAddKernelNode, cuGraphAddKernelNode_v2,                                                                       \
     (CUgraphNode * node, CUgraph graph, const CUgraphNode *before, size_t count,                                       \
@@ -118,10 +132,16 @@ typedef struct CUDA_KERNEL_NODE_PARAMS {
   X(GraphExecDestroy, cuGraphExecDestroy, (CUgraphExec exec))                                                          \
   X(GraphDestroy, cuGraphDestroy, (CUgraph graph))
 
+/* What older drivers have not: NULL then. */
+#define ML_CUDA_NEWER(X)                                                                                               \
+  X(GraphAddDependencies, cuGraphAddDependencies_v2,                                                                   \
+    (CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *data, size_t count))
+
 typedef struct ml_cuda_driver {
   void *library;
 #define X(name, symbol, parameters) CUresult(*name) parameters;
   ML_CUDA_ENTRIES(X)
+  ML_CUDA_NEWER(X)
 #undef X
 } ml_cuda_driver;
 

@@ -1,11 +1,9 @@
 // experts.cu: gather_linear: rows of x times the matrices of experts that ids name.
 //
-// Bytes: a matrix for each pair of an id and its row (from the cache where it comes again). Flops: 2 K N a pair. Sums are
-// those of linear, packed or strided.
+// Bytes: a matrix for each pair of an id and its row (from the cache where it comes again). Flops: 2 K N a pair. Sums
+// are those of linear, packed or strided.
 #include "gpu/product.cuh"
 #include "gpu/program.cuh"
-
-enum { EXPERT_WARPS = 8 };
 
 // The expert of a pair; -1: none, which the run is told of once.
 DEVICE int64_t expert_of(const cu_gather_args &t, int64_t pair) {
@@ -21,9 +19,7 @@ DEVICE const char *row_of(const cu_gather_args &t, int64_t pair) {
 
 // A warp gives an output of a pair.
 KERNEL(cuda_gather_linear, cu_gather_args) {
-  const int64_t warp = blockIdx.x * (int64_t)EXPERT_WARPS + threadIdx.x / WARP;
-  const int64_t warps = gridDim.x * (int64_t)EXPERT_WARPS;
-  for (int64_t i = warp; i < t.pairs * t.N; i += warps) {
+  for (int64_t i = thread_index() / WARP; i < t.pairs * t.N; i += thread_count() / WARP) {
     int64_t pair = i;
     const int64_t column = pop(&pair, t.N), expert = expert_of(t, pair);
     if (expert < 0) continue;
@@ -31,7 +27,7 @@ KERNEL(cuda_gather_linear, cu_gather_args) {
     const inputs in = inputs_at(row_of(t, pair), t.x.dtype, 0, t.K);
     slot sum;
     sum.u = 0;
-#define GATHER(D) sum.f = multiply<D, 1, 1>(t.K, 1, in, weight, t.N, 0, column)
+#define GATHER(D) sum.f = product<D>(weight, column, in, 0, t.K)
     FOR_PACKED(t.w_dtype, GATHER)
     if (threadIdx.x % WARP == 0) put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
   }

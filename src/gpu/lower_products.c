@@ -6,6 +6,31 @@
 
 /* ---- products with packed weights ---- */
 
+/* Whether an instruction takes these two registers, in either order. */
+static bool takes(const cu_code *c, int op, int a, int b) {
+  return c->op == op && ((c->a == a && c->b == b) || (c->a == b && c->b == a));
+}
+
+/* The form of a program, in one narrow float dtype or float32 alone. */
+static void find_form(const cu_program *p, const ml_linear_unit *u, cu_unit *o) {
+  const cu_code *c = p->code;
+  o->form = CU_FORM_PROGRAM, o->dtype = c->dtype;
+  bool floats = p->n_outputs == 1 && p->outputs[0] == p->n_inputs + p->n_code - 1 && o->dtype <= ML_BF16;
+  for (int i = 0; i < p->n_inputs; i++) floats = floats && p->input_dtypes[i] == o->dtype;
+  for (int i = 0; i < p->n_code; i++) floats = floats && c[i].dtype == o->dtype;
+  if (!floats) return;
+  if (u->n_weights == 1 && p->n_inputs == 2 && p->n_code == 1 && takes(c, ML_OP_add, 0, 1)) o->form = CU_FORM_ADD;
+  if (u->n_weights != 2 || p->n_inputs != 2 || p->n_code != 2 || !takes(&c[1], ML_OP_mul, 1, 2) || c[0].a != 0) return;
+  switch (c[0].op) {
+  case ML_OP_silu:
+  case ML_OP_gelu:
+  case ML_OP_gelu_tanh:
+  case ML_OP_relu:
+  case ML_OP_sigmoid: o->form = CU_FORM_GATE, o->act = c[0].op; return;
+  default: return;
+  }
+}
+
 static ml_status lower_unit(ml_program *g, const ml_step *s, const ml_linear_unit *u, cu_unit *o) {
   cu_program program;
   o->n_weights = u->n_weights, o->n_extra = u->n_extra, o->n_out = u->n_outputs;
@@ -16,8 +41,10 @@ static ml_status lower_unit(ml_program *g, const ml_step *s, const ml_linear_uni
   }
   for (int i = 0; i < u->n_extra; i++) ML_TRY(ml_cuda_operand(g, s->inputs[u->extra[i]], &o->extra[i]));
   for (int i = 0; i < u->n_outputs; i++) ML_TRY(ml_cuda_operand(g, s->outputs[u->first_output + i], &o->out[i]));
+  o->form = CU_FORM_NONE;
   if (!u->epilogue) return ML_OK;
   ml_cuda_program_of(u->epilogue, &program);
+  find_form(&program, u, o);
   return ml_cuda_put_constant(g, &program, sizeof program, &o->program);
 }
 
@@ -38,36 +65,168 @@ static ml_status lower_inner_norm(ml_program *g, const ml_step *s, size_t bytes)
   return ml_cuda_put_scratch(g, bytes, &a->out.data);
 }
 
+/* Bytes of a piece of a row, and its inputs, as gpu/product.cuh has them. */
+typedef struct linears_form {
+  const char *file;
+  int inputs, bytes;
+} linears_form;
+static linears_form form_of(ml_dtype dtype) {
+  switch (dtype) {
+  case ML_F32: return (linears_form){"linears", 4, 16};
+  case ML_F16:
+  case ML_BF16: return (linears_form){"linears", 8, 16};
+  case ML_Q4_0:
+  case ML_Q4_1: return (linears_form){"linears_blocks", 32, 20};
+  case ML_Q5_0:
+  case ML_Q5_1: return (linears_form){"linears_blocks", 32, 24};
+  case ML_Q8_0: return (linears_form){"linears_blocks", 16, 20};
+  case ML_Q4_K: return (linears_form){"linears_k", 32, 32};
+  case ML_Q5_K: return (linears_form){"linears_k", 32, 48};
+  default: return (linears_form){"linears_k", 32, 44};
+  }
+}
+
+enum { PRODUCT_WARPS = 8 }; /* as gpu/product.cuh has them */
+
+/* Bytes of the rings of a block, as gpu/linears.cuh has them. */
+static size_t ring_bytes(linears_form f, int streams) {
+  return (size_t)(f.bytes * 32 * streams * (f.bytes * streams > 48 ? 4 : 8) * PRODUCT_WARPS);
+}
+
+/* Bundles of all units, each of which learns where its own begin. */
+static int64_t lay_bundles(cu_unit *units, int n, int streams) {
+  int64_t count = 0;
+  for (int u = 0; u < n; u++) {
+    const int64_t outputs = streams / units[u].n_weights;
+    units[u].first_bundle = (int32_t)(count < INT32_MAX ? count : INT32_MAX);
+    count += (units[u].outputs + outputs - 1) / outputs;
+  }
+  return count;
+}
+
+/* Products by units of one dtype, in one launch: `a` has what they multiply. */
+static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
+  const linears_form f = form_of((ml_dtype)units[0].dtypes[0]);
+  const int64_t whole = (int64_t)f.inputs * 32, row_bytes = (a->K + whole - 1) / whole * whole * 4;
+  const int64_t rows = a->M > 4 ? 8 : a->M > 1 || row_bytes > CU_MOST_SHARED / 2 ? 4 : 1;
+  int64_t held, most = 0;
+  int streams = rows > 1 ? 4 : 1;
+  char kernel[64];
+  for (int u = 0; u < n && rows == 1; u++) most += units[u].outputs, streams = units[u].n_weights > 1 ? 2 : streams;
+  /* Two rows at a time spare half of what is read of x, where there are enough of them. */
+  if (most > (int64_t)ml_cuda_multiprocessors(g) * PRODUCT_WARPS * 8) streams = 2;
+  const size_t shared = (size_t)(rows == 1 ? row_bytes : 0) + ring_bytes(f, streams);
+  snprintf(kernel, sizeof kernel, "cuda_linears_%s_%s", ml_dtype_name((ml_dtype)units[0].dtypes[0]),
+           rows == 8     ? "8"
+           : rows == 4   ? "4"
+           : streams > 1 ? "1_2"
+                         : "1_1");
+  ML_TRY(ml_cuda_blocks_at_once(g, f.file, kernel, CU_THREADS, shared, &held));
+  const int64_t bundles = lay_bundles(units, n, streams), wanted = (bundles + PRODUCT_WARPS - 1) / PRODUCT_WARPS;
+  if (bundles >= INT32_MAX / 2) return ml_fail(ML_LIMIT, "products of %lld rows of weights", (long long)bundles);
+  *out = ml_cuda_launch_add(g, f.file, kernel, sizeof **out, wanted < held ? wanted : held, (a->M + rows - 1) / rows,
+                            CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  (*out)->bundles = (int32_t)bundles, (*out)->row_bytes = rows == 1 ? (int32_t)row_bytes : 0;
+  ml_cuda_launch_shared(g, shared);
+  return ML_OK;
+}
+
+/* Whether products go by tiles (gpu/tiles.cuh): of many rows, with weights that need not be multiplied exactly. */
+static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int n, bool normed) {
+  const ml_value *x = ml_cuda_value(g, s->inputs[0]);
+  const ml_storage *place = &g->plan->storages[x->storage];
+  enum { FEW_ROWS = 8, INPUTS = 64 };
+  if (x->shape[0] <= FEW_ROWS || x->shape[1] % INPUTS || (x->dtype != ML_BF16 && x->dtype != ML_F16)) return false;
+  if (!normed && (place->place == ML_PLACE_INPUT || (x->offset + (int64_t)place->offset) % 16 || x->strides[0] % 8 ||
+                  x->strides[1] != 1))
+    return false;
+  for (int u = first; u < first + n; u++) {
+    const ml_linear_unit *unit = &s->linears->units[u];
+    for (int i = 0; i < unit->n_weights; i++) {
+      const ml_value *w = ml_cuda_value(g, s->inputs[unit->weights[i]]);
+      if (w->exact || (w->dtype != x->dtype && (x->dtype != ML_BF16 || w->dtype <= ML_BF16))) return false;
+    }
+  }
+  return true;
+}
+
+/* In one launch: blocks of 128 rows, and of as many outputs as leave no multiprocessor idle. */
+static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
+  enum { ROWS = 128, WIDE = 128, NARROW = 64, INPUTS = 64, STAGES = 3 }; /* as gpu/tiles.cuh has them */
+  const ml_dtype dtype = (ml_dtype)units[0].dtypes[0], x = (ml_dtype)a->x_dtype;
+  const int64_t down = (a->M + ROWS - 1) / ROWS;
+  int columns = dtype == x ? WIDE : NARROW;
+  char kernel[64];
+  int64_t held, across = lay_bundles(units, n, columns);
+  if (columns == WIDE && across * down < 2 * (int64_t)ml_cuda_multiprocessors(g))
+    columns = NARROW, across = lay_bundles(units, n, columns);
+  const size_t shared = (size_t)STAGES * (size_t)(ROWS + columns) * INPUTS * 2;
+  snprintf(kernel, sizeof kernel, "cuda_tiles_%s_%s_%d", ml_dtype_name(dtype), ml_dtype_name(x), columns);
+  const char *file = dtype == x ? "tiles" : "tiles_blocks";
+  ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
+  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, down, across, CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  ml_cuda_launch_shared(g, shared);
+  return ML_OK;
+}
+
+static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool normed, size_t scratch) {
+  const ml_linears *l = s->linears;
+  const ml_value *x = ml_cuda_value(g, s->inputs[0]);
+  const ml_linear_unit *u = &l->units[first];
+  cu_linears_args *a = NULL, own = {.M = x->shape[0], .K = x->shape[1], .n_units = n, .x_dtype = (int32_t)x->dtype};
+  cu_unit units[CU_MOST_UNITS] = {0};
+  bool mixed = false;
+  own.x_stride = normed ? own.K : x->strides[0];
+  for (int i = 0; i < n; i++) {
+    const ml_value *w = ml_cuda_value(g, s->inputs[u[i].weights[0]]);
+    units[i].n_weights = u[i].n_weights, units[i].outputs = w->shape[0], units[i].dtypes[0] = (int32_t)w->dtype;
+    mixed |= u[i].n_weights > 1 && ml_cuda_value(g, s->inputs[u[i].weights[1]])->dtype != w->dtype;
+  }
+  enum { MOST_ROWS = 65535 * 8 };
+  if (own.M > MOST_ROWS)
+    return ml_fail(ML_LIMIT, "products of %lld rows: expected %d at most", (long long)own.M, MOST_ROWS);
+  if (mixed) {
+    a = ml_cuda_launch_elements(g, "linears", "cuda_linears_mixed", sizeof *a, own.M * units[0].outputs * 32);
+    if (!a) return ML_MEMORY;
+    *a = own;
+  } else if (goes_by_tiles(g, s, first, n, normed)) ML_TRY(launch_tiles(g, units, n, &own, &a));
+  else ML_TRY(launch_units(g, units, n, &own, &a));
+  ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
+  if (l->norm && !normed) {
+    a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
+    ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+  }
+  for (int i = 0; i < n; i++) {
+    a->units[i].first_bundle = units[i].first_bundle;
+    ML_TRY(lower_unit(g, s, &u[i], &a->units[i]));
+  }
+  return ML_OK;
+}
+
 ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
   const ml_linears *l = s->linears;
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
-  const int64_t M = x->shape[0], rows = M == 1 ? 1 : M <= 4 ? 4 : 8, columns = M == 1 ? 1 : M <= 4 ? 2 : 4;
-  const size_t bytes = (size_t)(M * x->shape[1]) * sizeof(float);
-  enum { WARPS = 8, MOST_DOWN = 65535 }; /* as gpu/linears.cu has them, and a grid */
-  int64_t blocks = 0;
-  for (int u = 0; u < l->n_units; u++)
-    blocks += (ml_cuda_value(g, s->inputs[l->units[u].weights[0]])->shape[0] + WARPS * columns - 1) / (WARPS * columns);
-  if (M > MOST_DOWN * rows)
-    return ml_fail(ML_LIMIT, "products of %lld rows: expected %lld at most", (long long)M, (long long)MOST_DOWN * rows);
-  /* One row is normalised by who multiplies it. */
-  enum { MOST_SHARED = 46 << 10 };
-  const bool inside = l->norm && M == 1 && bytes <= MOST_SHARED, before = l->norm && !inside;
-  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
-  cu_linears_args *a = ml_cuda_launch_add(g, "linears",
-                                          M == 1   ? "cuda_linears_1"
-                                          : M <= 4 ? "cuda_linears_4"
-                                                   : "cuda_linears_8",
-                                          sizeof *a, blocks, (M + rows - 1) / rows, WARPS * 32);
-  if (!a) return ML_MEMORY;
-  a->M = M, a->K = x->shape[1], a->n_units = l->n_units;
-  a->x_dtype = (int32_t)x->dtype, a->x_stride = before ? x->shape[1] : x->strides[0];
-  ML_TRY(before ? ml_cuda_put_scratch(g, bytes, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
-  if (inside) {
-    a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
-    ml_cuda_launch_shared(g, bytes);
-    ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+  const size_t bytes = (size_t)(x->shape[0] * x->shape[1]) * sizeof(float);
+  ml_dtype dtypes[CU_MOST_UNITS];
+  bool mixed[CU_MOST_UNITS], any_mixed = false;
+  for (int u = 0; u < l->n_units; u++) {
+    const ml_linear_unit *unit = &l->units[u];
+    dtypes[u] = ml_cuda_value(g, s->inputs[unit->weights[0]])->dtype;
+    mixed[u] = unit->n_weights > 1 && ml_cuda_value(g, s->inputs[unit->weights[1]])->dtype != dtypes[u];
+    any_mixed |= mixed[u];
   }
-  for (int u = 0; u < l->n_units; u++) ML_TRY(lower_unit(g, s, &l->units[u], &a->units[u]));
+  /* One row is normalised by who multiplies it. */
+  enum { MOST_INSIDE = 16384 };
+  const bool before = l->norm && (x->shape[0] > 1 || any_mixed || x->shape[1] > MOST_INSIDE);
+  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
+  for (int u = 0, n; u < l->n_units; u += n) {
+    for (n = 1; u + n < l->n_units && !mixed[u] && !mixed[u + n] && dtypes[u + n] == dtypes[u]; n++) {}
+    ML_TRY(lower_units(g, s, u, n, before, bytes));
+  }
   return ML_OK;
 }
 
@@ -149,11 +308,10 @@ ml_status ml_cuda_lower_gather_linear(ml_program *g, const ml_step *s) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]), *w = ml_cuda_value(g, s->inputs[1]),
                  *ids = ml_cuda_value(g, s->inputs[2]), *o = ml_cuda_value(g, s->outputs[0]);
   const bool packed = w->layout == ML_LAYOUT_PANELS;
-  enum { WARPS = 8 }; /* as gpu/experts.cu has them */
-  const int64_t pairs = ml_cuda_size(ids), all = pairs * (w->shape[1] ? w->shape[1] : 1),
-                blocks = (all + WARPS - 1) / WARPS;
+  const int64_t pairs = ml_cuda_size(ids), all = pairs * (w->shape[1] ? w->shape[1] : 1);
+  const int64_t most = (int64_t)ml_cuda_multiprocessors(g) * 32;
   cu_gather_args *a = packed ? ml_cuda_launch_add(g, "experts", "cuda_gather_linear", sizeof *a,
-                                                  blocks < INT32_MAX ? (blocks ? blocks : 1) : INT32_MAX, 1, WARPS * 32)
+                                                  all < most ? (all ? all : 1) : most, 1, CU_THREADS)
                              : ml_cuda_launch_elements(g, "experts", "cuda_gather_strided", sizeof *a, all);
   if (!a) return ML_MEMORY;
   a->pairs = pairs, a->N = w->shape[1], a->K = w->shape[2], a->experts = w->shape[0];
@@ -209,13 +367,13 @@ ml_status ml_cuda_lower_cache_append(ml_program *g, const ml_step *s) {
   return ml_cuda_put_faults(g, &a->fault);
 }
 
-/* Whether all heads of keys or values lie at whole groups of four elements, and fill the lanes that share them. */
-static bool lies_whole(const ml_program *g, const ml_step *s, int input) {
+/* Whether all heads of keys or values lie at whole groups of elements, and are whole rounds of them. */
+static bool lies_whole(const ml_program *g, const ml_step *s, int input, int elements, int round) {
   const ml_value *v = ml_cuda_value(g, s->inputs[input]);
   const ml_storage *place = &g->plan->storages[v->storage];
   const bool known = place->place == ML_PLACE_ARENA || place->place == ML_PLACE_TENSOR; /* others begin anywhere */
-  bool whole = known && v->shape[3] % 32 == 0 && (v->offset + (int64_t)place->offset) % 16 == 0;
-  for (int d = 0; d < 3; d++) whole = whole && v->strides[d] % 4 == 0;
+  bool whole = known && v->shape[3] % round == 0 && (v->offset + (int64_t)place->offset) % 16 == 0;
+  for (int d = 0; d < 3; d++) whole = whole && v->strides[d] % elements == 0;
   return whole;
 }
 
@@ -235,7 +393,63 @@ static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_ar
   return ml_cuda_put_faults(g, &a->fault);
 }
 
+/* One query a sequence, of a model whose weights are not to be multiplied exactly. */
+static bool takes_one(const ml_program *g, const ml_step *s) {
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
+                 *v = ml_cuda_value(g, s->inputs[2]);
+  const int64_t size = q->shape[3];
+  return g->fast && q->shape[2] == 1 && s->inputs[6] < 0 && size == v->shape[3] && k->dtype == v->dtype &&
+         k->dtype != ML_F64 && (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) &&
+         lies_whole(g, s, 2, 8, 8);
+}
+
+static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
+  enum { THREADS = 256, SEGMENT = 64, MOST_HEADS = 8, BEFORE_VALUES = 2 }; /* as gpu/attention_one.cu has them */
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]);
+  const int64_t B = q->shape[0], H = q->shape[1], size = q->shape[3], KV = k->shape[1], group = KV ? H / KV : 0;
+  const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS), segments = (k->shape[2] + SEGMENT - 1) / SEGMENT;
+  const int64_t rows = B * chunks, wanted = rows > 0 ? (2 * (int64_t)ml_cuda_multiprocessors(g) + rows - 1) / rows : 1;
+  char kernel[32];
+  snprintf(kernel, sizeof kernel, "cuda_attention_one_%d", (int)size);
+  cu_attention_args *a = ml_cuda_launch_add(g, "attention_one", kernel, sizeof *a, rows,
+                                            segments < wanted ? (segments ? segments : 1) : wanted, THREADS);
+  if (!a) return ML_MEMORY;
+  ML_TRY(attention_args(g, s, a));
+  a->segments = segments, a->chunks = chunks;
+  ML_TRY(ml_cuda_put_counts(g, rows, &a->counts));
+  return ml_cuda_put_scratch(g, (size_t)(B * H * segments * (BEFORE_VALUES + size)) * sizeof(float), &a->parts);
+}
+
+/* Many queries of bfloat16 or float16. */
+static bool takes_many(const ml_program *g, const ml_step *s) {
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
+                 *v = ml_cuda_value(g, s->inputs[2]);
+  const int64_t size = q->shape[3];
+  enum { FEW = 8, MOST_HEADS = 65535 };
+  return g->fast && q->shape[2] > FEW && s->inputs[6] < 0 && (q->dtype == ML_BF16 || q->dtype == ML_F16) &&
+         k->dtype == q->dtype && v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
+         q->shape[0] * q->shape[1] <= MOST_HEADS && lies_whole(g, s, 0, 8, 8) && lies_whole(g, s, 1, 8, 8) &&
+         lies_whole(g, s, 2, 8, 8);
+}
+
+static ml_status lower_attention_many(ml_program *g, const ml_step *s) {
+  enum { ROWS = 64, THREADS = 128, TILES = 5 }; /* as gpu/attention_many.cu has them */
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]);
+  const size_t shared = (size_t)TILES * ROWS * (size_t)q->shape[3] * 2;
+  char kernel[48];
+  int64_t held;
+  snprintf(kernel, sizeof kernel, "cuda_attention_many_%s_%d", ml_dtype_name(q->dtype), (int)q->shape[3]);
+  ML_TRY(ml_cuda_blocks_at_once(g, "attention_many", kernel, THREADS, shared, &held));
+  cu_attention_args *a = ml_cuda_launch_add(g, "attention_many", kernel, sizeof *a, (q->shape[2] + ROWS - 1) / ROWS,
+                                            q->shape[0] * q->shape[1], THREADS);
+  if (!a) return ML_MEMORY;
+  ml_cuda_launch_shared(g, shared);
+  return attention_args(g, s, a);
+}
+
 ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
+  if (takes_one(g, s)) return lower_attention_one(g, s);
+  if (takes_many(g, s)) return lower_attention_many(g, s);
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t widest = q->shape[3] > v->shape[3] ? q->shape[3] : v->shape[3], each = (widest + 31) / 32;
@@ -245,7 +459,7 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   if (each > 32)
     return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
   const int pieces = each <= 1 ? 1 : each <= 2 ? 2 : each <= 4 ? 4 : each <= 8 ? 8 : 32;
-  const bool whole = pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1) && lies_whole(g, s, 2);
+  const bool whole = pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1, 4, 32) && lies_whole(g, s, 2, 4, 32);
   snprintf(kernel, sizeof kernel, "cuda_attention_%d%s", pieces,
            whole && k->dtype == ML_F32   ? "_f32"
            : whole && k->dtype == ML_F16 ? "_f16"

@@ -146,10 +146,15 @@ typedef struct cu_reduce_args {
 
 /* Products of x with packed or strided weights. */
 enum { CU_MOST_UNITS = 4, CU_UNIT_WEIGHTS = 2 };
+/* What follows products: nothing; an operand that is added; an elementwise function of the first times the second; or a
+ * program. */
+typedef enum cu_form { CU_FORM_NONE, CU_FORM_ADD, CU_FORM_GATE, CU_FORM_PROGRAM } cu_form;
 typedef struct cu_unit {
   const char *weights[CU_UNIT_WEIGHTS];
   int32_t dtypes[CU_UNIT_WEIGHTS];
-  int32_t n_weights, n_extra, n_out, pad;
+  int32_t n_weights, n_extra, n_out;
+  int32_t first_bundle;     /* see gpu/linears.cuh */
+  int32_t form, act, dtype; /* act: of CU_FORM_GATE, an elementwise operation; dtype: that forms compute in */
   int64_t outputs;           /* of each weight */
   const cu_program *program; /* NULL: the output is the product */
   cu_operand extra[CU_FUSED_INPUTS], out[CU_MOST_OUTPUTS];
@@ -157,6 +162,7 @@ typedef struct cu_unit {
 typedef struct cu_linears_args {
   int64_t M, K;
   const char *x;
+  int32_t bundles, row_bytes;     /* row_bytes: of shared memory, for the one row of x */
   int32_t x_dtype, n_units, norm; /* norm: x is normalised first, by the block; of one row */
   float eps, offset;
   int64_t x_stride;
@@ -223,6 +229,8 @@ typedef struct cu_attention_args {
   int32_t causal, pad;
   int64_t window, segments; /* segments: 0, or so many parts of a row's keys are taken apart and joined later */
   float *parts;
+  int64_t chunks;  /* attention_one.cu: of a sequence's query heads */
+  int32_t *counts; /* blocks of a chunk that have come to their end */
   cu_tail tail;
   cu_fault *const *fault;
 } cu_attention_args;

@@ -34,6 +34,19 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
   return args;
 }
 
+ml_status ml_cuda_blocks_at_once(ml_program *g, const char *file, const char *kernel, int threads, size_t shared_bytes,
+                                 int64_t *out) {
+  enum { FREE_OF_ASKING = 48 << 10 }; /* bytes that every launch may have */
+  CUfunction f;
+  int blocks;
+  ML_TRY(ml_cuda_function(g->device, file, kernel, &f));
+  if (shared_bytes > FREE_OF_ASKING)
+    CU_TRY(g->device, kernel, FuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_MOST_SHARED));
+  CU_TRY(g->device, kernel, BlocksAtOnce(&blocks, f, threads, shared_bytes));
+  *out = (int64_t)(blocks > 0 ? blocks : 1) * ml_cuda_multiprocessors(g);
+  return ML_OK;
+}
+
 void ml_cuda_launch_shared(ml_program *g, size_t bytes) {
   if (g->made) g->launches[g->n_launches - 1].shared_bytes = (unsigned)bytes;
 }
@@ -99,6 +112,28 @@ ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where) {
     c->scratch = address, c->scratch_bytes = bytes;
   }
   return add_spot(g, (ml_cuda_spot){.where = (char **)(uintptr_t)where, .kind = ML_SPOT_SCRATCH});
+}
+
+ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where) {
+  ml_cuda *c = ml_cuda_of(g->device);
+  const size_t bytes = (size_t)count * sizeof(int32_t);
+  if (bytes > c->counts_bytes) {
+    CUdeviceptr address;
+    ml_cuda_counts *own = ml_calloc(1, sizeof *own);
+    if (!own) return ML_MEMORY;
+    const size_t whole = bytes < 4096 ? 4096 : 2 * bytes;
+    ml_status status = ml_cuda_result(g->device, "memory for counts", c->driver.MemAlloc(&address, whole));
+    if (status == ML_OK)
+      status = ml_cuda_result(g->device, "clearing memory", c->driver.MemsetD8Async(address, 0, whole, c->stream));
+    if (status != ML_OK) {
+      ml_free(own);
+      return status;
+    }
+    *own = (ml_cuda_counts){c->counts, address}; /* programs keep the addresses of smaller ones */
+    c->counts = own, c->counts_bytes = whole;
+  }
+  *(CUdeviceptr *)(uintptr_t)where = c->counts->address;
+  return ML_OK;
 }
 
 ml_status ml_cuda_put_faults(ml_program *g, const void *where) {
@@ -271,6 +306,7 @@ ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   ml_program *g = ml_bump_alloc(&memory, 1, sizeof *g);
   if (!g) return ML_MEMORY;
   g->memory = memory, g->device = d, g->plan = plan;
+  for (size_t i = 0; i < plan->n_values; i++) g->fast |= plan->values[i].layout == ML_LAYOUT_PANELS && !plan->values[i].exact;
   const ml_status status = lower_all(g);
   ml_free(g->bytes);
   g->bytes = NULL;

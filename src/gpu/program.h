@@ -45,6 +45,7 @@ struct ml_program {
   size_t n_bytes, bytes_capacity;
   ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
   bool faults;          /* a kernel may find some */
+  bool fast;            /* weights in it need not be multiplied exactly */
   size_t step;          /* that is being lowered */
   bool made;            /* the launch that was asked for last is one */
   uint64_t runs;
@@ -55,6 +56,8 @@ struct ml_program {
 
 /* Threads of a block where elements have one each. */
 enum { CU_THREADS = 256 };
+/* Bytes of shared memory of its own that a launch may have, beside some kilobytes that its kernel has anyway. */
+enum { CU_MOST_SHARED = 200 << 10 };
 
 /* Adds a launch and returns its arguments, zeroed; NULL on failure. No units: none is made, and what is returned is for
  * nobody. */
@@ -72,6 +75,9 @@ ml_status ml_cuda_put_offset(ml_program *g, int value, int64_t offset, const voi
 ml_status ml_cuda_put_constant(ml_program *g, const void *bytes, size_t count, const void *where);
 /* Puts the address of `bytes` of scratch there; they are the launch's alone. */
 ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where);
+/* Puts there the address of counts that are zero, and that the launch leaves so. No other launch may run beside it that
+ * counts: both have scratch. */
+ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where);
 /* Puts there where faults of the run go. */
 ml_status ml_cuda_put_faults(ml_program *g, const void *where);
 
@@ -79,6 +85,9 @@ const ml_value *ml_cuda_value(const ml_program *g, int value); /* NULL of -1 */
 /* Threads of a block that takes a row of n: what gpu/row.cuh adds up depends on n alone then. */
 int ml_cuda_row_threads(int64_t n);
 int ml_cuda_multiprocessors(const ml_program *g);
+/* How many blocks of a kernel the device runs at once, each with so many bytes of shared memory of the launch's own. */
+ml_status ml_cuda_blocks_at_once(ml_program *g, const char *file, const char *kernel, int threads, size_t shared_bytes,
+                                 int64_t *out);
 
 /* Operands in the forms of params.h. */
 ml_status ml_cuda_array(ml_program *g, int value, cu_array *out);
@@ -95,6 +104,10 @@ int ml_cuda_merge(int ndim, int64_t *shape, cu_operand *operands, int n);
 
 /* A launch that moves a value's elements to another of its shape (lower.c). */
 ml_status ml_cuda_move(ml_program *g, int to, int from);
+
+/* A run whose steps are timed: their seconds are added to the plan's (time.c). */
+typedef ml_status (*ml_cuda_launcher)(const ml_program *g, const ml_cuda_launch *l);
+ml_status ml_cuda_time_steps(ml_program *g, ml_cuda_launcher launch, ml_outcome *o);
 
 /* Which launches wait for those before them (run.c). */
 ml_status ml_cuda_find_levels(ml_program *g);

@@ -103,6 +103,15 @@ static CUDA_KERNEL_NODE_PARAMS node_of(const ml_cuda_launch *l, void **params) {
                                    .kernelParams = params};
 }
 
+/* A node waits for `count` others. For one alone it may be started early, up to where its kernel says that it waits
+ * (common.cuh), which every kernel does. */
+static ml_status add_edges(ml_program *g, CUgraph graph, CUgraphNode node, const CUgraphNode *before, size_t count) {
+  const CUgraphEdgeData early = {.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC,
+                                 .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+  CU_TRY(g->device, "a graph's order", GraphAddDependencies(graph, before, &node, &early, count));
+  return ML_OK;
+}
+
 /* Launches of one step follow each other; the first of a step waits for the last ones of the level before. `ends` has
  * room for all nodes, twice. */
 static ml_status add_nodes(ml_program *g, CUgraph graph, CUgraphNode *ends) {
@@ -118,8 +127,11 @@ static ml_status add_nodes(ml_program *g, CUgraph graph, CUgraphNode *ends) {
       before = now, now = swap;
       n_before = n_now, n_now = 0;
     }
-    CU_TRY(g->device, "a graph",
-           GraphAddKernelNode(&l->node, graph, follows ? &now[n_now - 1] : before, follows ? 1 : n_before, &p));
+    const CUgraphNode *waits_for = follows ? &now[n_now - 1] : before;
+    const size_t count = follows ? 1 : n_before;
+    const bool early = count == 1 && ml_cuda_of(g->device)->starts_early;
+    CU_TRY(g->device, "a graph", GraphAddKernelNode(&l->node, graph, waits_for, early ? 0 : count, &p));
+    if (early) ML_TRY(add_edges(g, graph, l->node, waits_for, count));
     if (follows) n_now--;
     now[n_now++] = l->node;
     l->moved = false;
@@ -127,14 +139,27 @@ static ml_status add_nodes(ml_program *g, CUgraph graph, CUgraphNode *ends) {
   return ML_OK;
 }
 
-static ml_status make_graph(ml_program *g) {
+static ml_status try_graph(ml_program *g, CUgraphNode *ends) {
   const ml_cuda_driver *v = &ml_cuda_of(g->device)->driver;
-  CUgraphNode *ends = ml_calloc(2 * g->n_launches, sizeof *ends);
-  if (!ends) return ML_MEMORY;
-  ml_status status = ml_cuda_result(g->device, "a graph", v->GraphCreate(&g->nodes, 0));
-  if (status == ML_OK) status = add_nodes(g, g->nodes, ends);
+  CU_TRY(g->device, "a graph", GraphCreate(&g->nodes, 0));
+  ml_status status = add_nodes(g, g->nodes, ends);
   if (status == ML_OK)
     status = ml_cuda_result(g->device, "a graph's making", v->GraphInstantiate(&g->graph, g->nodes, 0));
+  if (status == ML_OK) return ML_OK;
+  v->GraphDestroy(g->nodes);
+  g->nodes = NULL, g->graph = NULL;
+  return status;
+}
+
+static ml_status make_graph(ml_program *g) {
+  ml_cuda *c = ml_cuda_of(g->device);
+  CUgraphNode *ends = ml_calloc(2 * g->n_launches, sizeof *ends);
+  if (!ends) return ML_MEMORY;
+  ml_status status = try_graph(g, ends);
+  if (status == ML_DEVICE && c->lost == ML_OK && c->starts_early) { /* a driver that takes no such edges */
+    c->starts_early = false;
+    status = try_graph(g, ends);
+  }
   ml_free(ends);
   return status;
 }
@@ -174,19 +199,24 @@ static bool is_stopped(const ml_program *g, ml_outcome *o) {
   return true;
 }
 
-static ml_status launch_all(ml_program *g, ml_outcome *o) {
+static ml_status launch(const ml_program *g, const ml_cuda_launch *l) {
   ml_cuda *c = ml_cuda_of(g->device);
+  void *params[] = {l->args};
+  CU_TRY(
+      g->device, "a launch",
+      LaunchKernel(l->function, l->grid_x, l->grid_y, 1, l->threads, 1, 1, l->shared_bytes, c->stream, params, NULL));
+  return ML_OK;
+}
+
+static ml_status launch_all(ml_program *g, ml_outcome *o) {
+  if (g->plan->seconds) return ml_cuda_time_steps(g, launch, o);
   if (g->graph) {
     o->began = !is_stopped(g, o);
     return o->began ? launch_graph(g) : ML_OK;
   }
   for (size_t i = 0; i < g->n_launches && !is_stopped(g, o); i++) {
-    const ml_cuda_launch *l = &g->launches[i];
-    void *params[] = {l->args};
     o->began = true;
-    CU_TRY(
-        g->device, "a launch",
-        LaunchKernel(l->function, l->grid_x, l->grid_y, 1, l->threads, 1, 1, l->shared_bytes, c->stream, params, NULL));
+    ML_TRY(launch(g, &g->launches[i]));
   }
   return ML_OK;
 }

@@ -20,7 +20,11 @@ template <int D> struct format {
                                : D == ML_Q4_K ? 144
                                : D == ML_Q5_K ? 176
                                               : 210;
-  static constexpr int codes = D == ML_Q8_0 ? 32 : block == 32 ? 16 : 128; // bytes of the first field
+  // Bytes of a block's fields, as gpu/weights.c has them.
+  static constexpr int high = D == ML_Q5_0 || D == ML_Q5_1 ? 4 : D == ML_Q5_K ? 32 : D == ML_Q6_K ? 64 : 0;
+  static constexpr int scales = D == ML_Q4_K || D == ML_Q5_K ? 12 : D == ML_Q6_K ? 16 : 0;
+  static constexpr int d = floats ? 0 : D == ML_Q4_0 || D == ML_Q5_0 || D == ML_Q8_0 || D == ML_Q6_K ? 2 : 4;
+  static constexpr int codes = D == ML_Q8_0 ? 32 : block == 32 ? 16 : 128;
 };
 
 // One row of a packed weight.
@@ -39,12 +43,18 @@ template <int D> struct weight_row {
     }
     codes = group + r * blocks * F::codes;
     const uint8_t *next = group + of_field * F::codes;
-    constexpr int high_bytes = D == ML_Q5_0 || D == ML_Q5_1 ? 4 : D == ML_Q5_K ? 32 : D == ML_Q6_K ? 64 : 0;
-    constexpr int scale_bytes = D == ML_Q4_K || D == ML_Q5_K ? 12 : D == ML_Q6_K ? 16 : 0;
-    constexpr int d_bytes = D == ML_Q4_0 || D == ML_Q5_0 || D == ML_Q8_0 || D == ML_Q6_K ? 2 : 4;
-    high = next + r * blocks * high_bytes, next += of_field * high_bytes;
-    scales = next + r * blocks * scale_bytes, next += of_field * scale_bytes;
-    d = next + r * blocks * d_bytes;
+    high = next + r * blocks * F::high, next += of_field * F::high;
+    scales = next + r * blocks * F::scales, next += of_field * F::scales;
+    d = next + r * blocks * F::d;
+  }
+
+  // The row i rows further on, of the same group.
+  DEVICE_MEMBER weight_row(const weight_row &first, uint32_t i, uint32_t K) {
+    typedef format<D> F;
+    const uint32_t blocks = K / F::block;
+    codes = first.codes + i * blocks * (F::floats ? F::bytes : F::codes);
+    high = first.high + i * blocks * F::high, scales = first.scales + i * blocks * F::scales;
+    d = first.d + i * blocks * F::d;
   }
 
   // Inputs k..k+7, k a multiple of 8; of floats those before K.

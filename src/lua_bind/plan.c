@@ -1,6 +1,7 @@
 /* plan.c: evaluating, tracing and replaying. The shapes of a compiled function's arguments and its cache of plans are
  * Lua's business (lua/compile.lua); here is one plan as a handle. */
 #include "lua_bind/lua_bind.h"
+#include "tensor/plan/profile.h"
 #include "tensor/queue.h"
 
 #include <string.h>
@@ -126,6 +127,20 @@ static int plan_explain(lua_State *L) {
   char *text;
   lb_check(L, ml_plan_explain(check_plan(L)->plan, &text));
   lua_pushstring(L, text); /* a refusal here leaks a text once, out of memory as we are */
+  ml_free(text);
+  return 1;
+}
+
+/* profile(true) begins to time the steps of plans; profile(false) ends that, and gives what was found as text. */
+static int profile(lua_State *L) {
+  char *text;
+  ml_engine *e = lb_engine(L);
+  if (lua_toboolean(L, 1)) {
+    lb_check(L, ml_profile_begin(e));
+    return 0;
+  }
+  lb_check(L, ml_profile_end(e, &text));
+  lua_pushstring(L, text);
   ml_free(text);
   return 1;
 }
@@ -267,19 +282,13 @@ int lb_open_plan(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_createtable(L, 0, 8);
-  static const luaL_Reg functions[] = {{"eval", eval},
-                                       {"input", input},
-                                       {"plan", make_plan},
-                                       {"effects", effects},
-                                       {"drop_effects", drop_effects},
-                                       {"record", record},
-                                       {"call", call},
-                                       {"recording", recording},
-                                       {"module_path", module_path},
-                                       {"is_closed", is_closed},
-                                       {"op_of", op_of},
-                                       {"type_key", type_key},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"eval", eval},           {"input", input},
+                                       {"plan", make_plan},      {"profile", profile},
+                                       {"effects", effects},     {"drop_effects", drop_effects},
+                                       {"record", record},       {"call", call},
+                                       {"recording", recording}, {"module_path", module_path},
+                                       {"is_closed", is_closed}, {"op_of", op_of},
+                                       {"type_key", type_key},   {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   lb_set_guard(L, "enter", path_enter, path_leave);
   return 1;

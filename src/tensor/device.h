@@ -71,7 +71,7 @@ typedef struct ml_device_table {
   /* How often in a run what works at a time waits for all others, or is launched anew. */
   size_t (*barriers)(const ml_program *program);
   /* Gives the device a run on these input and output addresses. The engine's cancel flag is polled as it goes. Nothing
-   * was given unless it returns ML_OK. */
+   * was given unless it returns ML_OK. Of a plan with `seconds` it adds to these what each step took. */
   ml_status (*submit)(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs, ml_ticket *out);
   void (*drop)(ml_device *d, ml_program *program); /* all its runs are done */
   bool (*done)(ml_device *d, ml_ticket ticket);
@@ -102,6 +102,7 @@ struct ml_device {
   bool asynchronous;    /* a submission returns before it is done */
   bool captures;        /* programs keep the addresses that they ran at: to run at the same again costs less */
   int group;            /* rows of a weight that are packed together */
+  double read_rate;     /* bytes a second that its memory gives at the most, by its clock; 0: not known */
   ml_memory memory;
   struct ml_block *cache[ML_CACHE_CLASSES]; /* free blocks, a list a size class (buffer.c) */
   struct ml_block *oldest, *newest;         /* of all of them */

@@ -4,6 +4,7 @@
 #include "gpu/gpu.h"
 #include "tensor/arena.h"
 #include "tensor/ops.h"
+#include "tensor/plan/profile.h"
 #include "tensor/queue.h"
 #include "tensor/state.h"
 
@@ -59,6 +60,7 @@ ml_status ml_engine_load_device(ml_engine *e, const char *path) {
 
 void ml_engine_free(ml_engine *e) {
   if (!e) return;
+  ml_profile_drop(e);
   ml_effects_drop(e, 0);
   ml_free(e->effects);
   for (int i = 0; i < e->n_devices; i++) {

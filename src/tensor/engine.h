@@ -81,6 +81,9 @@ struct ml_engine {
   /* Bytes of values that an evaluation keeps because somebody holds them, beside those asked for: so many did the last
    * one, and more than so many are ML_LIMIT, and nothing has happened. 0: there is no limit. */
   size_t kept, most_kept;
+  bool profiles;            /* steps of plans are timed (plan/profile.h): of these */
+  struct ml_plan **profile; /* retained */
+  size_t n_profile, profile_capacity;
   bool checks_places;     /* plans are refused in which two storages that live at one time share memory: for tests */
   ml_spare spare;         /* memory of planning */
   struct ml_cell *traced; /* states that the recording uses */

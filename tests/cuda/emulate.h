@@ -15,6 +15,7 @@ struct emulated_dim {
 extern emulated_dim threadIdx, blockIdx, blockDim, gridDim;
 extern "C" void emulated_barrier(void);
 extern "C" uint64_t emulated_exchange(uint64_t value, int by); /* that of the lane whose number differs by `by` */
+extern "C" void emulated_gather(uint64_t value, uint64_t *all); /* those of all lanes */
 
 struct float4 {
   float x, y, z, w;
@@ -36,6 +37,17 @@ struct uint4 {
   extern "C" __attribute__((visibility("default"))) void name(const void *t) { name##_body(*(const args *)t); }        \
   static void name##_body(const args &t)
 
+#define KERNEL_EARLY(name, args, threads, blocks) KERNEL(name, args)
+static inline void let_next_start(void) {}
+static inline void wait_for_all(void) {}
+
+static inline void fence(void) {}
+static inline float fresh(const float *p) { return *p; }
+static inline void copy_16(void *to, const void *from) { __builtin_memcpy(to, from, 16); }
+static inline void copy_4(void *to, const void *from) { __builtin_memcpy(to, from, 4); }
+static inline void close_copies(void) {}
+template <int LEFT> static inline void wait_copies(void) {}
+
 extern "C" void *emulated_shared(void); /* of the launch's own size */
 #define DYNAMIC_SHARED(type, name) type *const name = (type *)emulated_shared()
 
@@ -50,6 +62,11 @@ template <typename T> static inline T emulated_shuffle(T v, int by) {
 static inline int32_t atomicCAS(int32_t *at, int32_t expected, int32_t value) {
   const int32_t old = *at;
   if (old == expected) *at = value;
+  return old;
+}
+static inline int32_t atomicAdd(int32_t *at, int32_t value) {
+  const int32_t old = *at;
+  *at += value;
   return old;
 }
 static inline uint64_t atomicAdd(uint64_t *at, uint64_t value) {

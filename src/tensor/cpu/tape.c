@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* ---- lowering ---- */
 
@@ -280,29 +281,50 @@ static void run_share(ml_program *g, size_t at, int member, ml_worker *w) {
   }
 }
 
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The task before `at` has ended, if one was timed. *since: when it began. */
+static void note_time(ml_program *g, size_t at, double *since) {
+  const double now = seconds_now();
+  if (at > 0) g->plan->seconds[g->tasks[at - 1].step - g->plan->steps] += now - *since;
+  *since = now;
+}
+
 static void walk(void *context, int member) {
   ml_program *g = context;
   ml_worker w = {g->scratch_data + (size_t)member * g->scratch, &g->fault};
+  double since = 0;
   for (size_t i = 0; i < g->n_tasks; i++) {
-    if (g->barrier_before[i]) {
+    if (g->barrier_before[i] || g->plan->seconds) {
       if (member == 0 && is_stopped(g, member)) atomic_store(&g->stop_at, i);
       ml_pool_barrier(*g->cpu->pool);
       /* A member that is late here may already see the stop of a later barrier, where the others wait for it. */
       if (atomic_load_explicit(&g->stop_at, memory_order_relaxed) == i) return;
+      if (member == 0 && g->plan->seconds) note_time(g, i, &since);
     }
     if (member == 0 || !g->solo[i]) run_share(g, i, member, &w);
   }
+  if (!g->plan->seconds) return;
+  ml_pool_barrier(*g->cpu->pool);
+  if (member == 0) note_time(g, g->n_tasks, &since);
 }
 
 /* A program of cheap tasks wakes nobody. */
 static void walk_alone(ml_program *g) {
   ml_worker w = {g->scratch_data, &g->fault};
+  double since = 0;
   for (size_t i = 0; i < g->n_tasks; i++) {
     const ml_task *t = &g->tasks[i];
+    if (g->plan->seconds) note_time(g, i, &since);
     if (i % 64 == 63 && is_stopped(g, 0)) return;
     if (t->units > 0 && t->prologue) t->prologue(t, 0, 0, &w);
     for (int64_t at = 0; at < t->units; at += t->grain) t->run(t, at, ml_min64(at + t->grain, t->units), &w);
   }
+  if (g->plan->seconds) note_time(g, g->n_tasks, &since);
 }
 
 /* One program runs at a time: they share what they need beside their operands. */

@@ -2,6 +2,7 @@
 #include "tensor/plan/plan.h"
 
 #include "tensor/arena.h"
+#include "tensor/plan/profile.h"
 #include "tensor/queue.h"
 
 #include <stdio.h>
@@ -189,6 +190,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     else addresses[i] = ml_tensor_data(held[i]); /* which making room for outputs may have changed */
   }
   p->turn = !p->turn;
+  if (status == ML_OK) status = ml_profile_note(p);
   if (status == ML_OK) status = ml_queue_run(p, held, outputs, addresses, began);
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
   for (size_t i = 0; i < made && status != ML_OK; i++) ml_tensor_release(outputs[i]);
@@ -298,21 +300,25 @@ static size_t input_bytes(const ml_plan *p, const ml_step *s, int k) {
   return read_bytes(v);
 }
 
-static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
-  const ml_step *s = &p->steps[i];
+size_t ml_step_bytes(const ml_plan *p, const ml_step *s) {
   size_t bytes = 0;
   for (int k = 0; k < s->n_inputs; k++) {
     if (s->inputs[k] >= 0) bytes += input_bytes(p, s, k);
   }
-  int first = 0;
-  while (s->outputs[first] < 0) first++; /* of several results */
-  for (int k = first; k < s->n_outputs; k++) {
+  for (int k = 0; k < s->n_outputs; k++) {
     if (s->outputs[k] >= 0 && s->op != ML_OP_cache_append) bytes += ml_value_bytes(&p->values[s->outputs[k]]);
   }
-  *total += bytes;
-  const ml_value *o = &p->values[s->outputs[first]];
-  say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
-      ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
+  return bytes;
+}
+
+static const ml_value *first_output(const ml_plan *p, const ml_step *s) {
+  int first = 0;
+  while (s->outputs[first] < 0) first++; /* of several results */
+  return &p->values[s->outputs[first]];
+}
+
+/* What it computes. */
+static void say_work(text *t, const ml_plan *p, const ml_step *s) {
   if (s->fused || s->rows) {
     say(t, "  ");
     if (s->rows) say_rows(t, s->rows);
@@ -321,26 +327,45 @@ static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
   }
   bool plain = !s->fused && !s->rows && !s->linears && s->op < ML_OP_COUNT;
   if (plain && !ml_op_is_effect((ml_op)s->op) && s->n_outputs == 1) say_outputs(t, p, s, 0, 1);
-  if (s->linears) {
-    say(t, "  %s%d units", s->linears->norm ? "norm -> " : "", s->linears->n_units);
-    for (int u = 0; u < s->linears->n_units; u++) {
-      const ml_linear_unit *unit = &s->linears->units[u];
-      const ml_value *w = &p->values[s->inputs[unit->weights[0]]];
-      say(t, "; %d x %s %s", unit->n_weights, ml_dtype_name(w->dtype),
-          ml_shape_text(w->ndim, w->shape, (char[160]){0}, 160));
-      if (unit->epilogue) {
-        say(t, " -> ");
-        say_program(t, unit->epilogue);
-      }
-      say_outputs(t, p, s, unit->first_output, unit->n_outputs);
+  if (!s->linears) return;
+  say(t, "  %s%d units", s->linears->norm ? "norm -> " : "", s->linears->n_units);
+  for (int u = 0; u < s->linears->n_units; u++) {
+    const ml_linear_unit *unit = &s->linears->units[u];
+    const ml_value *w = &p->values[s->inputs[unit->weights[0]]];
+    say(t, "; %d x %s %s", unit->n_weights, ml_dtype_name(w->dtype),
+        ml_shape_text(w->ndim, w->shape, (char[160]){0}, 160));
+    if (unit->epilogue) {
+      say(t, " -> ");
+      say_program(t, unit->epilogue);
     }
+    say_outputs(t, p, s, unit->first_output, unit->n_outputs);
   }
+}
+
+static void say_step(text *t, const ml_plan *p, size_t i, size_t *total) {
+  const ml_step *s = &p->steps[i];
+  const size_t bytes = ml_step_bytes(p, s);
+  *total += bytes;
+  const ml_value *o = first_output(p, s);
+  say(t, "%4zu  %-16s %-9s %-20s %10zu B", i + 1, ml_step_name(s), ml_dtype_name(o->dtype),
+      ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160), bytes);
+  say_work(t, p, s);
   if (s->saved.steps) {
     say(t, "  saves ");
     say_saving(t, &s->saved);
   }
   if (s->path) say(t, "  %s", s->path);
   say(t, "\n");
+}
+
+ml_status ml_step_explain(const ml_plan *p, const ml_step *s, char **out) {
+  text t = {0};
+  const ml_value *o = first_output(p, s);
+  say(&t, "%s %s %s", ml_step_name(s), ml_dtype_name(o->dtype), ml_shape_text(o->ndim, o->shape, (char[160]){0}, 160));
+  say_work(&t, p, s);
+  if (t.status != ML_OK) ml_free(t.bytes);
+  else *out = t.bytes;
+  return t.status;
 }
 
 /* "collect 2 steps, 96 B; place 4096 B": of the passes that saved something. */

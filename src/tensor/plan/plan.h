@@ -172,6 +172,8 @@ struct ml_plan {
   size_t arena_bytes;
   ml_buffer *arena;         /* the device's; NULL: it uses none */
   ml_plan *next, *previous; /* of those that use it */
+  double *seconds;          /* that each step took, in `timed` runs, while they are measured (profile.h); or NULL */
+  uint64_t timed;
   ml_program *program;
 };
 
@@ -195,6 +197,10 @@ ml_status ml_evaluate(ml_engine *e, ml_tensor *const *tensors, size_t count, boo
 /* The plan as text, a line a step, with the bytes that it moves. From ml_alloc. */
 ml_status ml_plan_explain(const ml_plan *plan, char **text);
 const char *ml_step_name(const ml_step *step);
+/* Bytes that a step reads and writes, beside what attention reads from caches. */
+size_t ml_step_bytes(const ml_plan *plan, const ml_step *step);
+/* What a step is, but for its bytes and its place in a model. From ml_alloc. */
+ml_status ml_step_explain(const ml_plan *plan, const ml_step *step, char **text);
 
 /* For the files of the planner. */
 ml_status ml_plan_expect(ml_plan *p, size_t nodes); /* room for what a graph of so many nodes gives */
