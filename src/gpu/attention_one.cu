@@ -41,11 +41,15 @@ template <int SIZE> DEVICE void attend_segment(const cu_attention_args &t, const
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
   float k[EACH][8], v[EACH][8];
   bool sees[EACH];
+  key_place place = first_place(t, r);
 #pragma unroll
   for (int n = 0; n < EACH; n++) {
     const int64_t j = segment * SEGMENT + (n * WARPS + warp) * ABREAST + lane / LANES;
-    sees[n] = j >= r.lo && j < r.hi;
-    if (sees[n]) load_eight(key_at(t, r, j), t.k.dtype, own, k[n]), load_eight(value_at(t, r, j), t.v.dtype, own, v[n]);
+    sees[n] = j >= r.lo && j < r.hi && find_place(t, r, j, &place);
+    if (sees[n]) {
+      load_eight(key_at(t, place, j), t.k.dtype, own, k[n]);
+      load_eight(value_at(t, place, j), t.v.dtype, own, v[n]);
+    }
 #pragma unroll
     for (int i = 0; i < 8 && !sees[n]; i++) k[n][i] = v[n][i] = 0;
   }
