@@ -212,10 +212,10 @@ function M.profile(fn, ...)
   util.callable("profile", fn)
   if core.recording() then util.raise("usage", "profile: a plan is being recorded") end
   core.eval()
-  core.profile(true)
+  core.profile "begin"
   local results = table.pack(pcall(fn, ...))
   local waited, err = pcall(core.eval)
-  local text = core.profile(false)
+  local text = core.profile "end"
   if not results[1] then error(results[2], 0) end
   if not waited then error(err, 0) end
   return text

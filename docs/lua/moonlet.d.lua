@@ -1394,6 +1394,16 @@ function ml.compile(fn, opts) end
 ---@return string
 function ml.explain(fn, ...) end
 
+---Runs fn(...), and gives as text how long the steps of each plan took that ran meanwhile, compiled or not: the plans by
+---the time that they took, and of each the ten kinds of step that took longest (steps that compute the same on the same
+---shapes are one kind), with their time in a run, how many there are, the bytes a second that they read and write
+---(beside what attention reads from caches), the share that this is of what the device's memory gives, where that is
+---known, and operations a second of products. Steps run one after another then, with clocks between them, so that a run
+---takes longer than it does otherwise.
+---@param fn function
+---@return string
+function ml.profile(fn, ...) end
+
 ---Runs fn(...). Nothing is recorded for gradients in this version.
 ---@param fn function
 function ml.no_grad(fn, ...) end

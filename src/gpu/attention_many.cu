@@ -1,9 +1,11 @@
-// attention_many.cu: attention of many queries on tensor cores, where it need not have the bits that one alone would give.
+// attention_many.cu: attention of many queries on tensor cores, where it need not have the bits that one alone would
+// give.
 //
-// Bytes: keys and values once for every ROWS queries of a head, mostly from the cache; flops: 4 d for each key that a row
-// sees. A block takes ROWS queries of a head, a warp 16 of them, and KEYS keys at a time, which begin at fixed places: a
-// running maximum and sum a row, what was summed before counting less where a larger score comes. What a row does not see
-// adds nothing to it, so that its bits depend on its own keys alone. Weights of the values are rounded to their dtype.
+// Bytes: keys and values once for every ROWS queries of a head, mostly from the cache; flops: 4 d for each key that a
+// row sees. A block takes ROWS queries of a head, a warp 16 of them, and KEYS keys at a time, which begin at fixed
+// places: a running maximum and sum a row, what was summed before counting less where a larger score comes. What a row
+// does not see adds nothing to it, so that its bits depend on its own keys alone. Weights of the values are rounded to
+// their dtype.
 #include "gpu/attention.cuh"
 #include "gpu/tensor_cores.cuh"
 
@@ -14,10 +16,9 @@ template <int SIZE> DEVICE char *line_of(char *tile, int row, int line) {
   return tile + row * (SIZE * 2) + ((line ^ row % 8) << 4);
 }
 
-// Rows first.. of KEYS or ROWS rows, of which those from begin to end - 1 are read, where `at` says that they lie; others
-// are zero.
-template <int SIZE, typename AT>
-DEVICE void load_tile(char *to, int64_t first, int64_t begin, int64_t end, AT at) {
+// Rows first.. of KEYS or ROWS rows, of which those from begin to end - 1 are read, where `at` says that they lie;
+// others are zero.
+template <int SIZE, typename AT> DEVICE void load_tile(char *to, int64_t first, int64_t begin, int64_t end, AT at) {
 #pragma unroll
   for (int i = 0; i < 64 * SIZE / 8 / THREADS; i++) {
     const int n = i * THREADS + threadIdx.x, r = n / (SIZE / 8), line = n % (SIZE / 8);
@@ -40,7 +41,8 @@ template <int X, int SIZE> struct many {
   int64_t first_row, lo[2], hi[2]; // of the lane's two rows
   float max[2], sum[2], o[SIZE / 8][4];
 
-  DEVICE_MEMBER many(const cu_attention_args &args, const row_keys &keys, int64_t first) : t(args), r(keys), first_row(first) {
+  DEVICE_MEMBER many(const cu_attention_args &args, const row_keys &keys, int64_t first)
+      : t(args), r(keys), first_row(first) {
     for (int i = 0; i < 2; i++) {
       see(t, r, min64(row(i), t.q.shape[2] - 1), &lo[i], &hi[i]);
       max[i] = -INFINITY, sum[i] = 0;
@@ -48,7 +50,9 @@ template <int X, int SIZE> struct many {
 #pragma unroll
     for (int i = 0; i < SIZE / 8; i++) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
   }
-  DEVICE_MEMBER int64_t row(int i) const { return first_row + threadIdx.x / WARP * 16 + i * 8 + threadIdx.x % WARP / 4; }
+  DEVICE_MEMBER int64_t row(int i) const {
+    return first_row + threadIdx.x / WARP * 16 + i * 8 + threadIdx.x % WARP / 4;
+  }
 
   // Takes KEYS keys from `first` on.
   DEVICE_MEMBER void take(const uint32_t (*q)[4], char *keys, char *values, int64_t first) {
@@ -70,7 +74,8 @@ template <int X, int SIZE> struct many {
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k++) {
       const uint32_t a[4] = {pack_pair<X>(s[2 * k][0], s[2 * k][1]), pack_pair<X>(s[2 * k][2], s[2 * k][3]),
-                             pack_pair<X>(s[2 * k + 1][0], s[2 * k + 1][1]), pack_pair<X>(s[2 * k + 1][2], s[2 * k + 1][3])};
+                             pack_pair<X>(s[2 * k + 1][0], s[2 * k + 1][1]),
+                             pack_pair<X>(s[2 * k + 1][2], s[2 * k + 1][3])};
 #pragma unroll
       for (int n = 0; n < SIZE / 16; n++) {
         uint32_t b[4];
@@ -152,9 +157,11 @@ template <int X, int SIZE> struct many {
 
 template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, char *room) {
   enum { OF_TILE = 64 * SIZE * 2 };
-  char *queries = room, *keys[2] = {room + OF_TILE, room + 2 * OF_TILE}, *values[2] = {room + 3 * OF_TILE, room + 4 * OF_TILE};
+  char *queries = room, *keys[2] = {room + OF_TILE, room + 2 * OF_TILE},
+       *values[2] = {room + 3 * OF_TILE, room + 4 * OF_TILE};
   const cu_array &q = t.q;
-  const int64_t T = q.shape[2], first_row = (gridDim.x - 1 - blockIdx.x) * (int64_t)ROWS; // those that see most come first
+  const int64_t T = q.shape[2],
+                first_row = (gridDim.x - 1 - blockIdx.x) * (int64_t)ROWS; // those that see most come first
   row_keys r;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   if (!find_keys(t, blockIdx.y * T + first_row, &r)) return;
@@ -182,7 +189,8 @@ template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, c
     __syncthreads();
     if (j == first) {
 #pragma unroll
-      for (int k = 0; k < SIZE / 16; k++) load_matrices(qs[k], line_of<SIZE>(queries, warp * 16 + lane % 16, k * 2 + lane / 16));
+      for (int k = 0; k < SIZE / 16; k++)
+        load_matrices(qs[k], line_of<SIZE>(queries, warp * 16 + lane % 16, k * 2 + lane / 16));
     }
     if (j + KEYS < hi) load_keys(j + KEYS, !turn);
     close_copies();

@@ -35,8 +35,9 @@ DEVICE float *part_at(const cu_attention_args &t, int64_t head, int64_t segment)
 }
 
 // SIZE elements of a head lie in SIZE / 8 lanes; a warp takes so many positions at once.
-template <int SIZE> DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int heads, int64_t first_head,
-                                               int64_t segment, one_room &room) {
+template <int SIZE>
+DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int heads, int64_t first_head,
+                           int64_t segment, one_room &room) {
   enum { LANES = SIZE / 8, ABREAST = WARP / LANES, EACH = SEGMENT / (WARPS * ABREAST) };
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
   float k[EACH][8], v[EACH][8];
@@ -112,8 +113,8 @@ template <int SIZE> DEVICE void attend_segment(const cu_attention_args &t, const
 }
 
 // Parts of a head, in the order of the positions.
-DEVICE void join_parts(const cu_attention_args &t, const row_keys &r, int64_t head, int64_t h, int64_t first, int64_t last,
-                       int e) {
+DEVICE void join_parts(const cu_attention_args &t, const row_keys &r, int64_t head, int64_t h, int64_t first,
+                       int64_t last, int e) {
   float max = -INFINITY, sum = 0, o = 0;
   for (int64_t g = first; g < last; g++) {
     const float m = fresh(part_at(t, head, g));

@@ -27,8 +27,8 @@ static __device__ __forceinline__ void wait_for_all() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Bytes on their way to shared memory, 16 or 4 a thread. Those asked for since the last close_copies are one lot; all but
-// the last `left` lots have come to the thread that asked for them behind wait_copies.
+// Bytes on their way to shared memory, 16 or 4 a thread. Those asked for since the last close_copies are one lot; all
+// but the last `left` lots have come to the thread that asked for them behind wait_copies.
 static __device__ __forceinline__ void copy_16(void *to, const void *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
 }

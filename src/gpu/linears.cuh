@@ -1,10 +1,7 @@
-#ifndef ML_GPU_LINEARS_CUH
-#define ML_GPU_LINEARS_CUH
-
 // linears.cuh: products of rows with packed weights (ML_STEP_LINEARS), and what a program does with them.
 //
-// Bytes: the weights once for every ROWS rows of x, x from the cache; flops: 2 M K N, and a few instructions a weight to
-// expand its code. Up to ROWS rows: the weights alone count.
+// Bytes: the weights once for every ROWS rows of x, x from the cache; flops: 2 M K N, and a few instructions a weight
+// to expand its code. Up to ROWS rows: the weights alone count.
 //
 // A bundle is STREAMS rows of a weight, or half as many of each of two: a warp takes bundle after bundle. Weights come
 // through shared memory, where each warp has a ring of some rounds of them under way; a lane takes what it has asked
@@ -12,6 +9,9 @@
 // make x.
 //
 // One row is normalised by each block for itself, which costs less than another launch.
+#ifndef ML_GPU_LINEARS_CUH
+#define ML_GPU_LINEARS_CUH
+
 #include "gpu/product.cuh"
 
 // What follows the products of most models needs no program to be interpreted: see cu_form.
@@ -43,7 +43,9 @@ DEVICE_CALL void run_unit_program(const cu_unit &u, int64_t row, int64_t column,
 // The products of a row and a column are there. `added`: the operand of CU_FORM_ADD.
 DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, float first, float second, slot added) {
   switch (u.form) {
-  case CU_FORM_NONE: put(u, 0, row, column, rounded(first, u.out[0].dtype)); return;
+  case CU_FORM_NONE:
+    for (int k = 0; k < u.n_out; k++) put(u, k, row, column, rounded(first, u.out[k].dtype));
+    return;
   case CU_FORM_ADD: put(u, 0, row, column, rounded(rounded(first, u.dtype).f + added.f, u.dtype)); return;
   case CU_FORM_GATE: {
     const float gate = rounded(float_op(u.act, rounded(first, u.dtype).f, 0), u.dtype).f;
@@ -117,26 +119,28 @@ template <int D, int STREAMS> struct reader {
     rows[0] = weight_row<D>(u.weights[0], first, (int)t.K);
     if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K);
   }
-  // Asks for the lane's pieces of the round, and goes on to the next one.
-  DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
+  // Asks for the lane's pieces of ROUNDS rounds, and goes on to the next ones.
+  template <int ROUNDS> DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
     typedef piece<D> P;
     const uint32_t K = (uint32_t)t.K, lane = threadIdx.x % WARP;
     if (bundle < t.bundles) {
-      if (i < count) {
 #pragma unroll
-        for (int s = 0; s < STREAMS; s++) {
-          const weight_row<D> row(two && s >= STREAMS / 2 ? rows[1] : rows[0],
-                                  two && s >= STREAMS / 2 ? s - STREAMS / 2 : s, K);
-          char *to = room + s * (P::bytes * WARP);
+      for (int s = 0; s < STREAMS; s++) {
+        const weight_row<D> row(two && s >= STREAMS / 2 ? rows[1] : rows[0],
+                                two && s >= STREAMS / 2 ? s - STREAMS / 2 : s, K);
+#pragma unroll
+        for (int n = 0; n < ROUNDS; n++) {
+          char *to = room + (n * STREAMS + s) * (P::bytes * WARP);
+          if (i + n * WARP >= count) break;
 #pragma unroll
           for (int p = 0; p < P::wide; p++)
-            copy_16(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
+            copy_16(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i + n * WARP, p));
 #pragma unroll
           for (int p = 0; p < P::words; p++)
-            copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+            copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i + n * WARP, p));
         }
       }
-      i += WARP;
+      i += ROUNDS * WARP;
       if (i - lane >= count) bundle += step, begin(t);
     }
     close_copies();
@@ -171,10 +175,10 @@ DEVICE void multiply_pieces(const read_piece<D> *w, const float4 *row, const inp
   }
 }
 
-// A warp's ring: as the host has it.
+// A warp's ring, as the host has it: DEPTH parts of so many rounds each.
 template <int D, int STREAMS> struct ring {
-  static constexpr int depth = piece<D>::bytes * STREAMS > 48 ? 4 : 8, round = piece<D>::bytes * WARP * STREAMS;
-  static constexpr int all = round * depth;
+  static constexpr int most = piece<D>::bytes > 24 ? 2 : 4, rounds = most > STREAMS ? most / STREAMS : 1, depth = 4;
+  static constexpr int round = piece<D>::bytes * WARP * STREAMS, part = round * rounds, all = part * depth;
 };
 
 // The sums of a bundle are the lanes': each ends those that it has.
@@ -197,7 +201,8 @@ DEVICE slot load_added(const cu_linears_args &t, const cu_unit &u, int32_t bundl
   const int64_t column = (int64_t)(bundle - u.first_bundle) * outputs + own / ROWS, row = first_row + own % ROWS;
   slot s;
   s.u = 0;
-  if (u.form == CU_FORM_ADD && own < outputs * ROWS && column < u.outputs && row < t.M) s = load_extra(u, 0, row, column);
+  if (u.form == CU_FORM_ADD && own < outputs * ROWS && column < u.outputs && row < t.M)
+    s = load_extra(u, 0, row, column);
   return s;
 }
 
@@ -206,7 +211,8 @@ template <int D, int STREAMS, int ROWS>
 DEVICE_CALL void linears_unaligned(const cu_linears_args &t, const float4 *row, int64_t first_row) {
   const uint32_t K = (uint32_t)t.K, count = piece<D>::count(t.K);
   const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
-  for (int32_t bundle = (int32_t)(thread_index() / WARP); bundle < t.bundles; bundle += (int32_t)(thread_count() / WARP)) {
+  for (int32_t bundle = (int32_t)(thread_index() / WARP); bundle < t.bundles;
+       bundle += (int32_t)(thread_count() / WARP)) {
     const cu_unit &u = t.units[unit_of(t, bundle)];
     const int outputs = outputs_of<STREAMS>(u);
     float sums[STREAMS * ROWS] = {0};
@@ -225,7 +231,7 @@ DEVICE_CALL void linears_unaligned(const cu_linears_args &t, const float4 *row, 
 template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_args &t, float4 *row, char *rings) {
   typedef ring<D, STREAMS> R;
   constexpr int DEPTH = R::depth;
-  const uint32_t K = (uint32_t)t.K, count = piece<D>::count(t.K), rounds = (count + WARP - 1) / WARP;
+  const uint32_t K = (uint32_t)t.K, count = piece<D>::count(t.K);
   const int32_t step = (int32_t)(gridDim.x * PRODUCT_WARPS);
   int32_t bundle = (int32_t)(blockIdx.x * PRODUCT_WARPS + threadIdx.x / WARP);
   const int64_t first_row = (int64_t)blockIdx.y * ROWS;
@@ -233,7 +239,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
   reader<D, STREAMS> next(t, bundle);
   let_next_start();
   const bool aligned = !format<D>::floats || K % piece<D>::inputs == 0;
-  for (int i = 0; i < DEPTH - 1 && aligned; i++) next.ask(t, count, step, own + i * R::round);
+  for (int i = 0; i < DEPTH - 1 && aligned; i++) next.template ask<R::rounds>(t, count, step, own + i * R::part);
   wait_for_all();
   if (ROWS == 1) {
     stage_row<D>(t, row);
@@ -253,19 +259,23 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
     float sums[STREAMS * ROWS];
 #pragma unroll
     for (int i = 0; i < STREAMS * ROWS; i++) sums[i] = 0;
-    for (uint32_t round = 0, i = threadIdx.x % WARP; round < rounds; round++, i += WARP) {
-      next.ask(t, count, step, own + to * R::round);
+    for (uint32_t first_piece = threadIdx.x % WARP; first_piece - threadIdx.x % WARP < count;
+         first_piece += R::rounds * WARP) {
+      next.template ask<R::rounds>(t, count, step, own + to * R::part);
       wait_copies<DEPTH - 1>();
-      if (i < count) {
+#pragma unroll
+      for (int n = 0; n < R::rounds; n++) {
+        const uint32_t i = first_piece + n * WARP;
         read_piece<D> w[STREAMS];
+        if (i >= count) break;
 #pragma unroll
         for (int s = 0; s < STREAMS; s++) {
-          take_piece<D>(&w[s], own + at * R::round + s * (piece<D>::bytes * WARP));
+          take_piece<D>(&w[s], own + at * R::part + (n * STREAMS + s) * (piece<D>::bytes * WARP));
           w[s].odd = read_piece<D>::is_odd((uint32_t)first + (s >= outputs ? s - outputs : s), i, K);
         }
         multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
       }
-      at = at + 1 == DEPTH ? 0 : at + 1, to = to + 1 == DEPTH ? 0 : to + 1;
+      at = (at + 1) % DEPTH, to = (to + 1) % DEPTH;
     }
     end_bundle<STREAMS, ROWS>(t, u, bundle, first_row, added, sums);
   }

@@ -90,7 +90,9 @@ enum { PRODUCT_WARPS = 8 }; /* as gpu/product.cuh has them */
 
 /* Bytes of the rings of a block, as gpu/linears.cuh has them. */
 static size_t ring_bytes(linears_form f, int streams) {
-  return (size_t)(f.bytes * 32 * streams * (f.bytes * streams > 48 ? 4 : 8) * PRODUCT_WARPS);
+  enum { DEPTH = 4 };
+  const int most = f.bytes > 24 ? 2 : 4, rounds = most > streams ? most / streams : 1;
+  return (size_t)(f.bytes * 32 * streams * rounds * DEPTH * PRODUCT_WARPS);
 }
 
 /* Bundles of all units, each of which learns where its own begin. */
@@ -477,7 +479,8 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
   if (each > 32)
     return ml_fail(ML_UNSUPPORTED, "attention: heads of %lld elements: expected 1024 at most", (long long)widest);
   const int pieces = each <= 1 ? 1 : each <= 2 ? 2 : each <= 4 ? 4 : each <= 8 ? 8 : 32;
-  const bool whole = pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1, 4, 32) && lies_whole(g, s, 2, 4, 32);
+  const bool whole =
+      pieces > 1 && pieces <= 8 && k->dtype == v->dtype && lies_whole(g, s, 1, 4, 32) && lies_whole(g, s, 2, 4, 32);
   snprintf(kernel, sizeof kernel, "cuda_attention_%d%s", pieces,
            whole && k->dtype == ML_F32   ? "_f32"
            : whole && k->dtype == ML_F16 ? "_f16"

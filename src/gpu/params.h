@@ -153,8 +153,8 @@ typedef struct cu_unit {
   const char *weights[CU_UNIT_WEIGHTS];
   int32_t dtypes[CU_UNIT_WEIGHTS];
   int32_t n_weights, n_extra, n_out;
-  int32_t first_bundle;     /* see gpu/linears.cuh */
-  int32_t form, act, dtype; /* act: of CU_FORM_GATE, an elementwise operation; dtype: that forms compute in */
+  int32_t first_bundle;      /* see gpu/linears.cuh */
+  int32_t form, act, dtype;  /* act: of CU_FORM_GATE, an elementwise operation; dtype: that forms compute in */
   int64_t outputs;           /* of each weight */
   const cu_program *program; /* NULL: the output is the product */
   cu_operand extra[CU_FUSED_INPUTS], out[CU_MOST_OUTPUTS];

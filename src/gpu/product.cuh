@@ -1,9 +1,9 @@
 // product.cuh: rows times rows of a packed weight, by warps.
 //
-// A row is cut in pieces of 16 bytes of codes, which the lanes of a warp take in turn: lane l pieces l, l + 32, ... Each
-// adds up what it has, one multiply-add after another, a piece's inputs in the order of `fours`; then lanes are added by
-// halves. So a product's bits depend on the weight's dtype and the inner length alone, not on how many rows and columns
-// are made at once, nor by which kernel.
+// A row is cut in pieces of 16 bytes of codes, which the lanes of a warp take in turn: lane l pieces l, l + 32, ...
+// Each adds up what it has, one multiply-add after another, a piece's inputs in the order of `fours`; then lanes are
+// added by halves. So a product's bits depend on the weight's dtype and the inner length alone, not on how many rows
+// and columns are made at once, nor by which kernel.
 #ifndef ML_GPU_PRODUCT_CUH
 #define ML_GPU_PRODUCT_CUH
 
@@ -76,10 +76,13 @@ template <int D> struct read_piece {
     } else if constexpr (D == ML_Q4_1) return row.d + i * 4;
     else return aligned(row.d + (D == ML_Q8_0 ? i / 2 : i) * 2);
   }
-  static DEVICE_MEMBER const uint8_t *aligned(const uint8_t *p) { return (const uint8_t *)((uintptr_t)p & ~(uintptr_t)3); }
+  static DEVICE_MEMBER const uint8_t *aligned(const uint8_t *p) {
+    return (const uint8_t *)((uintptr_t)p & ~(uintptr_t)3);
+  }
   // Of scales of two bytes. Those of a group begin at a whole word, and a group has an even number of them.
   static DEVICE_MEMBER bool is_odd(uint32_t row, uint32_t i, uint32_t K) {
-    if constexpr (P::F::d == 2) return (row * (K / P::F::block) + (D == ML_Q8_0 ? i / 2 : D == ML_Q6_K ? i / 8 : i)) & 1;
+    if constexpr (P::F::d == 2)
+      return (row * (K / P::F::block) + (D == ML_Q8_0 ? i / 2 : D == ML_Q6_K ? i / 8 : i)) & 1;
     else return false;
   }
 
@@ -111,7 +114,9 @@ template <int D> struct read_piece {
       }
     }
   }
-  DEVICE_MEMBER void take(int p, const uint4 &v) { w[4 * p] = v.x, w[4 * p + 1] = v.y, w[4 * p + 2] = v.z, w[4 * p + 3] = v.w; }
+  DEVICE_MEMBER void take(int p, const uint4 &v) {
+    w[4 * p] = v.x, w[4 * p + 1] = v.y, w[4 * p + 2] = v.z, w[4 * p + 3] = v.w;
+  }
 
   DEVICE_MEMBER uint32_t byte(int part, int n) const { return w[4 * part + n / 4] >> 8 * (n % 4); }
   DEVICE_MEMBER float half_of(int word) const { return f16_float((uint16_t)(w[4 * P::wide + word] >> (odd ? 16 : 0))); }
@@ -186,9 +191,10 @@ DEVICE inputs inputs_at(const char *x, int dtype, int64_t stride, int64_t K) {
 DEVICE float4 load_inputs(const inputs &in, int64_t row, uint32_t k, uint32_t K) {
   const char *from = in.x + row * in.stride * item_of(in.dtype);
   float4 f;
-  if (!in.whole) {
+  if (!in.whole || k >= K) { // a last piece may have fewer inputs than it has room for
     f.x = k < K ? load_float(from, in.dtype, k) : 0.0f, f.y = k + 1 < K ? load_float(from, in.dtype, k + 1) : 0.0f;
-    f.z = k + 2 < K ? load_float(from, in.dtype, k + 2) : 0.0f, f.w = k + 3 < K ? load_float(from, in.dtype, k + 3) : 0.0f;
+    f.z = k + 2 < K ? load_float(from, in.dtype, k + 2) : 0.0f,
+    f.w = k + 3 < K ? load_float(from, in.dtype, k + 3) : 0.0f;
   } else if (in.dtype == ML_F32) f = *(const float4 *)(from + k * 4);
   else {
     const uint64_t pairs = *(const uint64_t *)(from + k * 2);

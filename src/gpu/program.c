@@ -306,7 +306,8 @@ ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out) {
   ml_program *g = ml_bump_alloc(&memory, 1, sizeof *g);
   if (!g) return ML_MEMORY;
   g->memory = memory, g->device = d, g->plan = plan;
-  for (size_t i = 0; i < plan->n_values; i++) g->fast |= plan->values[i].layout == ML_LAYOUT_PANELS && !plan->values[i].exact;
+  for (size_t i = 0; i < plan->n_values; i++)
+    g->fast |= plan->values[i].layout == ML_LAYOUT_PANELS && !plan->values[i].exact;
   const ml_status status = lower_all(g);
   ml_free(g->bytes);
   g->bytes = NULL;

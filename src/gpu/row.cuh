@@ -54,6 +54,7 @@ template <typename T, typename JOIN> DEVICE T block_join(T v, JOIN join) {
 
 template <typename GET> DEVICE double mean_square(GET get, int64_t n) {
   double sum = 0;
+#pragma unroll 8
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
     const double x = (double)get(i);
     sum += x * x;
@@ -61,12 +62,24 @@ template <typename GET> DEVICE double mean_square(GET get, int64_t n) {
   return block_join(sum, add_up()) / (double)n;
 }
 
+enum { AT_ONCE = 8 }; // elements that a thread asks for before it uses the first
+
 template <typename GET, typename WEIGHT, typename PUT>
 DEVICE void rms_norm_row(const cu_row_op &op, int64_t n, GET get, bool weighted, WEIGHT weight, PUT put) {
   const double scale = 1 / sqrt(mean_square(get, n) + (double)op.eps);
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const float x = (float)((double)get(i) * scale);
-    put(i, weighted ? x * (op.offset == 0 ? weight(i) : op.offset + weight(i)) : x);
+  for (int64_t first = threadIdx.x; first < n; first += AT_ONCE * blockDim.x) {
+    float x[AT_ONCE], w[AT_ONCE];
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int64_t i = first + k * (int64_t)blockDim.x;
+      x[k] = i < n ? get(i) : 0.0f, w[k] = i < n && weighted ? weight(i) : 1.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int64_t i = first + k * (int64_t)blockDim.x;
+      const float f = (float)((double)x[k] * scale);
+      if (i < n) put(i, weighted ? f * (op.offset == 0 ? w[k] : op.offset + w[k]) : f);
+    }
   }
 }
 

@@ -1,12 +1,12 @@
 // tiles.cuh: products of many rows with packed weights on tensor cores, where weights need not be multiplied exactly.
 //
-// Bytes: weights once for every ROWS rows, x once for every COLUMNS columns, mostly from the cache; flops: 2 M K N. Sums
-// are float32, over the inputs in their order, 16 at a time: a row's bits do not depend on those beside it. Quantised
-// weights become x's dtype on their way to shared memory.
+// Bytes: weights once for every ROWS rows, x once for every COLUMNS columns, mostly from the cache; flops: 2 M K N.
+// Sums are float32, over the inputs in their order, 16 at a time: a row's bits do not depend on those beside it.
+// Quantised weights become x's dtype on their way to shared memory.
 //
 // A tile of COLUMNS columns is split among WARPS_N warps; of a unit of two weights a warp takes half of its columns of
-// each, so that a thread has both products of an output. In shared memory a row of 64 inputs is eight lines of 16 bytes,
-// line i of row r at i ^ r % 8: no two of those that are read at a time lie in the same banks.
+// each, so that a thread has both products of an output. In shared memory a row of 64 inputs is eight lines of 16
+// bytes, line i of row r at i ^ r % 8: no two of those that are read at a time lie in the same banks.
 #ifndef ML_GPU_TILES_CUH
 #define ML_GPU_TILES_CUH
 
@@ -37,21 +37,28 @@ template <int D, int X, int COLUMNS> struct tile {
     return u.weights[two && in_warp >= 16];
   }
 
+  // A thread copies a line of 16 bytes of every 32nd row: the same line, so that its place differs by whole rows.
   DEVICE_MEMBER void copy_x(int k, char *to) const {
+    const int r = threadIdx.x / 8, line = threadIdx.x % 8;
+    const char *from = t.x + (k * TILE_K + line * 8) * 2;
+    const uint32_t first = (uint32_t)first_row + r, last = (uint32_t)t.M - 1, stride = (uint32_t)t.x_stride * 2;
+    char *own = line_at(to, r, line);
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS * 8 / TILE_THREADS; i++) {
-      const int at = i * TILE_THREADS + threadIdx.x, r = at / 8, line = at % 8;
-      const int64_t row = min64(first_row + r, t.M - 1);
-      copy_16(line_at(to, r, line), t.x + (row * t.x_stride + k * TILE_K + line * 8) * 2);
+    for (int i = 0; i < TILE_ROWS / 32; i++) {
+      const uint32_t row = first + i * 32 < last ? first + i * 32 : last;
+      copy_16(own + i * 32 * TILE_K * 2, from + (uint64_t)row * stride);
     }
   }
   DEVICE_MEMBER void copy_weights(int k, char *to) const {
+    const int r = threadIdx.x / 8, line = threadIdx.x % 8;
+    const char *from = u.weights[two && r >= 16] + (k * TILE_K + line * 8) * 2;
+    const uint32_t first = (uint32_t)first_column + (two ? r % 16 : r), last = (uint32_t)u.outputs - 1;
+    const uint32_t step = two ? 16 : 32, stride = (uint32_t)t.K * 2;
+    char *own = line_at(to, r, line);
 #pragma unroll
-    for (int i = 0; i < COLUMNS * 8 / TILE_THREADS; i++) {
-      const int at = i * TILE_THREADS + threadIdx.x, n = at / 8, line = at % 8;
-      int64_t row;
-      const char *w = weight_of(n, &row);
-      copy_16(line_at(to, n, line), w + (row * t.K + k * TILE_K + line * 8) * 2);
+    for (int i = 0; i < COLUMNS / 32; i++) {
+      const uint32_t row = first + i * step < last ? first + i * step : last;
+      copy_16(own + i * 32 * TILE_K * 2, from + (uint64_t)row * stride);
     }
   }
   // Runs of 16 inputs of quantised weights, a thread's own.
@@ -95,8 +102,7 @@ template <int D, int X, int COLUMNS> struct tile {
     for (int k = 0; k < TILE_K / 16; k++) {
       uint32_t a[MT][4], b[NT / 2][4];
 #pragma unroll
-      for (int m = 0; m < MT; m++)
-        load_matrices(a[m], line_at(x, (wm * MT + m) * 16 + lane % 16, k * 2 + lane / 16));
+      for (int m = 0; m < MT; m++) load_matrices(a[m], line_at(x, (wm * MT + m) * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
       for (int n = 0; n < NT / 2; n++)
         load_matrices(b[n], line_at(w, wn * 32 + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
@@ -112,10 +118,12 @@ template <int D, int X, int COLUMNS> struct tile {
   DEVICE_MEMBER void finish_pair(int64_t row, int64_t column, const float *first, const float *second) const {
     const cu_operand &o = u.out[0], &e = u.extra[0];
     const int64_t to = row * o.strides[0] + column, from = row * e.strides[0] + column;
-    const bool pairs = u.form != CU_FORM_PROGRAM && o.dtype == X && o.strides[1] == 1 && column + 1 < u.outputs &&
-                       ((uintptr_t)o.data + to * 2) % 4 == 0 && (u.form == CU_FORM_NONE || u.dtype == X);
+    const bool pairs = u.form != CU_FORM_PROGRAM && u.n_out == 1 && o.dtype == X && o.strides[1] == 1 &&
+                       column + 1 < u.outputs && ((uintptr_t)o.data + to * 2) % 4 == 0 &&
+                       (u.form == CU_FORM_NONE || u.dtype == X);
     if (pairs && u.form == CU_FORM_NONE) *(uint32_t *)(o.data + to * 2) = pack_pair<X>(first[0], first[1]);
-    else if (pairs && u.form == CU_FORM_ADD && e.dtype == X && e.strides[1] == 1 && ((uintptr_t)e.data + from * 2) % 4 == 0) {
+    else if (pairs && u.form == CU_FORM_ADD && e.dtype == X && e.strides[1] == 1 &&
+             ((uintptr_t)e.data + from * 2) % 4 == 0) {
       float a, b, c, d;
       unpack_pair<X>(*(const uint32_t *)(e.data + from * 2), &a, &b);
       unpack_pair<X>(pack_pair<X>(first[0], first[1]), &c, &d);
@@ -193,9 +201,12 @@ template <int D, int X, int COLUMNS> DEVICE void tiles(const cu_linears_args &t,
   const int u = unit_of(t, (int32_t)blockIdx.y);
   const cu_unit &unit = t.units[u];
   const bool two = unit.n_weights > 1;
-  const tile<D, X, COLUMNS> own = {
-      t, unit, room, (int64_t)blockIdx.x * TILE_ROWS, (int64_t)((int32_t)blockIdx.y - unit.first_bundle) * (two ? COLUMNS / 2 : COLUMNS),
-      two};
+  const tile<D, X, COLUMNS> own = {t,
+                                   unit,
+                                   room,
+                                   (int64_t)blockIdx.x * TILE_ROWS,
+                                   (int64_t)((int32_t)blockIdx.y - unit.first_bundle) * (two ? COLUMNS / 2 : COLUMNS),
+                                   two};
   own.run();
 }
 

@@ -131,14 +131,17 @@ static int plan_explain(lua_State *L) {
   return 1;
 }
 
-/* profile(true) begins to time the steps of plans; profile(false) ends that, and gives what was found as text. */
+/* profile("begin") begins to time the steps of plans; profile("end") ends that, and gives what was found as text. */
 static int profile(lua_State *L) {
-  char *text;
   ml_engine *e = lb_engine(L);
-  if (lua_toboolean(L, 1)) {
+  const char *call = lua_type(L, 1) == LUA_TSTRING ? lua_tostring(L, 1) : "";
+  const bool begins = strcmp(call, "begin") == 0;
+  if (!begins && strcmp(call, "end") != 0) lb_usage(L, "profile: expected \"begin\" or \"end\"");
+  if (begins) {
     lb_check(L, ml_profile_begin(e));
     return 0;
   }
+  char *text;
   lb_check(L, ml_profile_end(e, &text));
   lua_pushstring(L, text);
   ml_free(text);

@@ -19,6 +19,10 @@ local function same(a, b) return a.dtype == b.dtype and a:tobytes() == b:tobytes
 
 local FORMATS = {"float32", "float16", "bfloat16", "q4_0", "q4_1", "q8_0", "q4_k", "q6_k"}
 
+-- Where weights need not be multiplied exactly, a GPU's tensor cores multiply many rows of narrow dtypes, and sum up in
+-- another order than what multiplies few.
+local function in_one_order(exact, dtype) return exact or dtype == "float32" or not ml.default_device():find "cuda" end
+
 t.test("a row's product does not depend on the rows beside it", function()
   for _, format in ipairs(FORMATS) do
     for _, exact in ipairs {true, false} do
@@ -28,7 +32,7 @@ t.test("a row's product does not depend on the rows beside it", function()
         local x = numbers(i, 35, inputs):astype(dtype)
         local all = ml.linear(x, w)
         t.eq(all.dtype, dtype)
-        for _, rows in ipairs {1, 2, 3, 4, 5, 7, 15, 16, 17, 18, 33} do
+        for _, rows in ipairs(in_one_order(exact, dtype) and {1, 2, 3, 4, 5, 7, 15, 16, 17, 18, 33} or {9, 16, 33}) do
           local part = ml.linear(x:slice {{1, rows}}, w)
           t.ok(same(part, all:slice {{1, rows}}), ("%s, %s, %d rows"):format(format, dtype, rows))
           local last = ml.linear(x:slice {{36 - rows, 35}}, w)
