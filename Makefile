@@ -44,8 +44,8 @@ COMPILE   = $(CC) $(ALL_CFLAGS) -MMD -MP
 # A shared library shows its public functions alone. Sanitizers leave their own symbols for the executable to bring.
 SHARED    = $(CC) -shared $(ALL_LDFLAGS) -Wl,--version-script=src/moonlet.map $(if $(SANITIZE),,-Wl,--exclude-libs,ALL)
 
-# Kernels under src/tensor/cpu/isa and src/tensor/quant are compiled once per instruction set, each time with another
-# ISA prefix; processors other than x86-64 have the reference kernels.
+# Kernels under src/tensor/cpu/isa are compiled once per instruction set, each time with another ISA prefix; processors
+# other than x86-64 have the reference kernels.
 ISAS        := ref avx2 avx512
 ISA_ref     := -DML_ISA=ref -O2
 # NaN and infinities keep their meaning; only errno and floating-point traps, which nobody reads, are given up, so that

@@ -50,12 +50,15 @@ local function start_one(self, index)
     error(g, 0)
   end
   generate.begin(g)
-  return {index = index, g = g}
+  local row = {index = index, g = g}
+  self.live[row] = true
+  return row
 end
 
 -- ---- rows ----
 
 local function settle(self, row)
+  self.live[row] = nil
   self.results[row.index] = row.g:result()
   table.insert(self.finished, row.index)
 end
@@ -63,6 +66,7 @@ end
 local function settle_error(self, index, row, err)
   local result = {text = "", ids = {}, metrics = {}}
   if row then
+    self.live[row] = nil
     generate.finish(row.g, "error")
     result = row.g:result()
   end
@@ -90,7 +94,7 @@ local function goes_on(self, row)
 end
 
 -- What is of the engine, not of a row: the whole batch ends with it.
-local function is_everybodys(err) return type(err) ~= "table" or err.code == "cancelled" or err.code == "device" end
+local function is_everybodys(err) return type(err) == "table" and (err.code == "cancelled" or err.code == "device") end
 
 -- Calls fn for one row; an error of its own ends it alone.
 local function try(self, row, fn, ...)
@@ -199,9 +203,9 @@ local function decode(self)
   self.rows = {}
   for _, row in ipairs(rows) do
     local s = row.g.sequence
-    if not goes_on(self, row) then -- it has ended
-    elseif s.chain.custom or s.chain.traced then step_alone(self, row)
-    else
+    local stays = goes_on(self, row)
+    if stays and (s.chain.custom or s.chain.traced) then step_alone(self, row)
+    elseif stays then
       local key = s.key .. (s.wanted and "+" or "")
       if not groups[key] then
         groups[key] = {}
@@ -233,6 +237,7 @@ end
 
 ---The next result in the order in which they end: the prompt's position, and the result; nil behind the last.
 function Batch:next()
+  if self.failure then util.raise("usage", "%s", self.failure) end
   if self.closed then return nil end
   if self.running then util.raise("usage", "the batch is asked for a result while it makes one") end
   self.running = true
@@ -242,7 +247,10 @@ function Batch:next()
     self:close("error")
     error(more, 0)
   end
-  if not more then return self:close() end
+  if not more then
+    self:close()
+    return nil
+  end
   local index = table.remove(self.finished, 1)
   return index, self.results[index]
 end
@@ -252,9 +260,15 @@ Batch.__call = Batch.next
 function Batch:close(reason)
   if self.closed then return end
   self.closed = true
-  for _, row in ipairs(self.rows) do generate.finish(row.g, reason or "cancelled") end
-  if self.filling then generate.finish(self.filling.g, reason or "cancelled") end
-  self.rows, self.filling = {}, nil
+  for row in pairs(self.live) do generate.finish(row.g, reason or "cancelled") end
+  self.rows, self.live, self.filling = {}, {}, nil
+end
+
+-- Its model is closed.
+function Batch:abort(message)
+  if self.closed then return end
+  self.failure = message
+  self:close "error"
 end
 Batch.__close = function(self) self:close() end
 Batch.__gc = Batch.__close
@@ -273,8 +287,8 @@ function M.new(model, prompts, opts)
   if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({
-    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, results = {},
-    finished = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
+    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, live = {},
+    results = {}, finished = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
   }, Batch)
   model.users[self] = true
   if own.iterate then return self, nil, nil, self end

@@ -177,9 +177,13 @@ function View:state(name, shape, dtype)
   local store, layer = self.store, self.layer
   local size, whole = 1, {}
   for i, n in ipairs(shape) do size, whole[i + 1] = size * n, n end
-  if not store then util.raise("unsupported", "state: sequences lie end to end here, without states of their own") end
+  if not store or self.offsets then
+    util.raise("unsupported", "state: sequences lie end to end here, without states of their own")
+  end
   local parts = store.layers[layer]
-  if not parts or not parts[name] then keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32") end
+  if not parts or not parts[name] then
+    keep(store, layer, name, pool_of(store, "record"), 1, size, dtype or "float32")
+  end
   local part = store.layers[layer][name]
   whole[1] = self.slots.shape[1]
   local rows = ml.take(part.pool.table, self.slots, 1):reshape {whole[1]}
@@ -210,7 +214,7 @@ end
 ---@return moonlet.Tensor[]
 function View:before(x, n)
   local B, T, D = table.unpack(x.shape)
-  if not self.store then
+  if not self.store or self.offsets then
     note(self.layer, "before")
     local out = M.earlier(ml.concat({ml.zeros({B, n, D}, {dtype = x.dtype}), x}, 2), n, T)
     for j = 1, n do out[j] = ml.where(self.positions:ge(j):reshape {B, T, 1}, out[j], 0) end
@@ -245,6 +249,15 @@ function Store:view(slots, start, count, T)
   local positions = start:reshape {start.shape[1], 1}
   if T > 1 then positions = positions + ml.arange(T):astype "int32" end
   return by_layer {store = self, slots = slots, start = start, count = count, positions = positions}
+end
+
+---Of sequences that lie end to end, in slots.
+---@param slots moonlet.Tensor  (n) int32
+---@param start moonlet.Tensor  (n) int32
+---@param offsets moonlet.Tensor  (n + 1) int32
+---@param positions moonlet.Tensor  (1, N) int32
+function Store:packed(slots, start, offsets, positions)
+  return by_layer {store = self, slots = slots, start = start, offsets = offsets, positions = positions}
 end
 
 ---Of sequences that lie end to end and begin with nothing before them.

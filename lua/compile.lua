@@ -24,6 +24,33 @@ local function plain_key(value)
   return (kind == "boolean" or kind == "nil") and tostring(value) .. ";" or nil
 end
 
+-- Of a module, or what lies in one, all that a plan may have read: what it holds now belongs to the plan, tensors by
+-- their addresses. A parameter without a value gets one when it is first needed, which makes no other module of it:
+-- `key.unset` has the places of such.
+local function describe_module(value, key, seen)
+  local plain = plain_key(value)
+  if plain then
+    key[#key + 1] = plain
+    return
+  end
+  by_address(value, key)
+  if type(value) ~= "table" or seen[value] then return end
+  seen[value] = true
+  if trace.is_parameter(value) then
+    key.unset = key.unset or {}
+    key.unset[#key] = true
+    return
+  end
+  local state, fields = trace.module_state(value) or {}, {}
+  for name, field in next, value do fields[name] = field end
+  key[#key + 1] = plain_key(state.training) .. plain_key(state.dtype)
+  for _, name in ipairs(util.sorted_keys(fields)) do
+    describe_module(name, key, seen)
+    describe_module(fields[name], key, seen)
+  end
+  key[#key + 1] = "}"
+end
+
 -- Walks a tree of arguments: tensors go to `tensors` in a fixed order, all the rest into the key. A state is the same
 -- storage inside and outside, and weights in blocks are constants of a plan: they have no type to go by.
 local function describe(value, tensors, key, depth)
@@ -35,8 +62,10 @@ local function describe(value, tensors, key, depth)
   end
   local plain = plain_key(value)
   if plain then key[#key + 1] = plain
+  elseif trace.module_state(value) then describe_module(value, key, {})
   elseif type(value) == "table" then
     trace.check_depth(depth)
+    trace.check_plain(value, "an argument")
     key[#key + 1] = "{"
     for _, name in ipairs(util.sorted_keys(value)) do
       local plain_name = plain_key(name)
@@ -50,16 +79,22 @@ end
 
 -- ---- scopes ----
 
--- Gives the tensors of a result, whatever tables they lie in, to the scope `to` (nil: to none); with `from`, those of
--- that scope alone.
-local function hand_on(value, to, from, seen)
-  if is_tensor(value) then core.scope_move(value, to, from) end
+-- Takes the tensors of a value, whatever tables they lie in, out of their scopes; with `from`, those of that scope go
+-- to the one around it.
+local function hand_on(value, from, seen)
+  if is_tensor(value) and from then core.scope_give(value, from)
+  elseif is_tensor(value) then core.scope_keep(value) end
   if type(value) ~= "table" or seen[value] then return end
   seen[value] = true
   for k, v in next, value do
-    hand_on(k, to, from, seen)
-    hand_on(v, to, from, seen)
+    hand_on(k, from, seen)
+    hand_on(v, from, seen)
   end
+end
+
+local function run_within(scope, fn, ...)
+  local _ <close> = core.within(scope)
+  return fn(...)
 end
 
 ---Runs fn(...) and frees every tensor made inside that is not returned (in tables too) or kept, on errors as well. fn
@@ -69,26 +104,15 @@ end
 function M.scope(fn, ...)
   if type(fn) ~= "function" then util.unexpected("scope", "a function", fn) end
   local scope <close> = core.scope_new()
-  local co = coroutine.create(fn)
-  local _ <close> = setmetatable({}, {__close = function() coroutine.close(co) end})
-  local current, values = scope, table.pack(...)
-  while true do
-    local outer = core.scope_use(current)
-    values = table.pack(coroutine.resume(co, table.unpack(values, 1, values.n)))
-    current = core.scope_use(outer)
-    if not values[1] then util.again(values[2]) end
-    if coroutine.status(co) == "dead" then
-      local seen = {}
-      for i = 2, values.n do hand_on(values[i], outer, scope, seen) end
-      return table.unpack(values, 2, values.n)
-    end
-    values = table.pack(coroutine.yield(table.unpack(values, 2, values.n)))
-  end
+  local results = table.pack(run_within(scope, fn, ...))
+  local seen = {}
+  for i = 1, results.n do hand_on(results[i], scope, seen) end
+  return table.unpack(results, 1, results.n)
 end
 
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function M.keep(x)
-  hand_on(x, nil, nil, {})
+  hand_on(x, nil, {})
   return x
 end
 
@@ -131,21 +155,43 @@ local function find_plan(plans, name, known)
   return entry
 end
 
+-- The key of a call.
+local function key_of(args, n, tensors)
+  local key = {core.call_key()}
+  for i = 1, n do describe(args[i], tensors, key, 0) end
+  return key
+end
+
+-- The key under which the same call finds the plan that was just made: parameters that had no value have one now.
+local function key_after(key, args, n)
+  if not key.unset then return key end
+  local after = key_of(args, n, {})
+  for i = 1, math.max(#key, #after) do
+    if key[i] ~= after[i] and not key.unset[i] then return key end
+  end
+  return after
+end
+
 local function results_of(entry, tensors, known, ...)
   local values = {...}
   values.inputs, values.known = tensors, known
   return entry.build(values)
 end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values
----(4 and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
----function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is
----made. Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan,
----with the value that they had when it was made, views of a state and what was still to be computed too: to see a new
----value, give them as arguments, or make them state that is written in place. A state that it captures stays for as
----long as the plan does, also when its handle is closed. Of what fn is given or captures it changes states alone in
----place. What fn draws it draws anew with every call, as it would uncompiled. An error that fn raises while it is
----recorded leaves all states as they were.
+---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
+---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2
+---is integers and x * 2.0 float32. A state that it is given, a function, a weight in a file's blocks have a plan each,
+---which is dropped once they are gone and another plan is made. So has a module, for as long as it holds what it held:
+---its parameters are constants of the plan, and where one is another tensor, a field has another value, or training is
+---switched, another plan is made. Other tables with a metatable (objects of whatever class) are an error.
+---
+---Tensors that fn reads without being given them (of a module, upvalues) are constants of the plan, with the value that
+---they had when it was made, views of a state and what was still to be computed too: to see a new value, give them as
+---arguments, or make them state that is written in place. A state that it captures stays for as long as the plan does,
+---also when its handle is closed. What else fn reads without being given it (a number, whether a module trains) is what
+---it was when the plan was made. Of what fn is given or captures it changes states alone in place. What fn draws it
+---draws anew with every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states as
+---they were.
 ---
 ---Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of
 ---its values. The plans that were used last are kept, with the memory that each works in.
@@ -160,25 +206,27 @@ function M.compile(fn, opts)
   return function(...)
     if core.recording() then return trace.record_part(fn, ...) end
     calls = calls + 1
-    local ready = plans[core.type_key(...) or false]
+    local ready = plans[core.call_key(...) or false]
     if ready and ready.plain then -- of tensors alone, as most are
       ready.used = calls
       return ready.plan:run(...)
     end
-    local n, args, tensors, key = select("#", ...), {...}, {}, {}
-    for i = 1, n do describe(args[i], tensors, key, 0) end
+    local n, args, tensors = select("#", ...), {...}, {}
+    local key = key_of(args, n, tensors)
     local name, known = table.concat(key), key.known
     local entry = find_plan(plans, name, known)
     if not entry then
       make_room(plans, most)
-      local plan, build, draws, plain = trace.unscoped(trace.trace, fn, args, n, known, true)
-      entry = {plan = plan, build = build, draws = draws, n_known = known and #known or 0, calls = 0}
+      local plan, build, draws, plain, place = trace.unscoped(trace.trace, fn, args, n, known, true)
+      key = key_after(key, args, n)
+      name, known = table.concat(key), key.known
+      entry = {plan = plan, build = build, draws = draws, draws_on = place, n_known = known and #known or 0, calls = 0}
       entry.plain = plain and draws == 0
       entry.known = known and setmetatable(table.move(known, 1, #known, 1, {}), {__mode = "v"})
       plans[name] = entry
     end
     entry.used, entry.calls = calls, entry.calls + 1
-    if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws) end
+    if entry.draws > 0 then tensors[#tensors + 1] = trace.advance(entry.draws, entry.draws_on) end
     entry.calls = entry.calls - 1 -- the run itself takes care of the plan
     return results_of(entry, tensors, known, entry.plan:run(table.unpack(tensors)))
   end
@@ -231,7 +279,7 @@ end
 ---x, which no gradient passes.
 ---@param x moonlet.Tensor
 ---@return moonlet.Tensor
-function M.stop_gradient(x) return is_tensor(x) and util.value_of(x) or x end
+function M.stop_gradient(x) return is_tensor(x) and x.layout == "strided" and util.value_of(x) or x end
 
 -- Whether an operation has a gradient is declared in its row of the table of operations; none has one yet. The
 -- operation that fn's result comes from is the first that would be asked for its own.

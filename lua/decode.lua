@@ -336,6 +336,7 @@ end
 -- Runs a function of the user's on a copy of the logits, which it may keep as they are. What it gives is the work of
 -- the next part, or an id, which is returned. The lane is the caller's until it returns: the function may generate too.
 local function call(self, part, first, last)
+  local _ <close> = core.on(self.runtime.model.device) -- its own, as the scope is
   return compile.scope(function()
     local logits = (first and self.logits or self.work):copy()
     ml.eval(logits)

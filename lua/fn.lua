@@ -26,8 +26,9 @@ function M.attention(q, k, v, opts)
   local cache = opts.cache or {}
   if opts.cache then k, v = cache:append(k, v, opts.window)
   elseif opts.causal then caches.missing "attention" end
-  return ml.attention(q, k, v, cache.pages, cache.slots, cache.start, cache.count, cache.offsets, opts.mask, opts.sinks, {
-    scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
+  return ml.attention(q, k, v, {
+    pages = cache.pages, slots = cache.slots, start = cache.start, count = cache.count, offsets = cache.offsets,
+    mask = opts.mask, sinks = opts.sinks, scale = opts.scale or q.shape[4] ^ -0.5, causal = opts.causal,
     window = opts.window or 0, softcap = opts.softcap or 0,
   })
 end

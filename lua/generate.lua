@@ -377,15 +377,15 @@ local function raise_failure(self)
   util.raise("usage", "%s", message)
 end
 
----Ends a generation with an error, which the next call raises, or the one that runs when it returns. One that has
----ended stays as it is.
----@param g moonlet.Generation
----@param message string
-function M.abort(g, message)
-  if g.finish_reason then return end
-  g.failure = message
-  if not g.running then finish(g, "error") end
+-- Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
+function Generation:abort(message)
+  if self.finish_reason then return end
+  self.failure = message
+  if not self.running then finish(self, "error") end
 end
+
+-- A coroutine that is closed while a callback waits in it makes the token no more.
+local Running = {__close = function(r) r[1].running = nil end}
 
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
@@ -394,6 +394,7 @@ function Generation:next()
   if self.finish_reason then return nil end
   if self.running then util.raise("usage", "the generation is asked for a token while it makes one") end
   self.running = true
+  local _ <close> = setmetatable({self}, Running)
   local ok, token = pcall(trace.unscoped, advance, self)
   self.running = nil
   if self.failure then
@@ -422,7 +423,7 @@ end
 Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
----Seconds since it began.
+-- Seconds since it began.
 function Generation:elapsed() return core.clock() - self.began end
 
 ---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.

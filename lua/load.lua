@@ -128,12 +128,16 @@ local function assemble(made, opts, given)
   }
 end
 
+-- All tensors of the model belong to its scope, and lie on its device.
+local function assemble_within(made, opts, path)
+  local _ <close> = core.on(opts.device)
+  local _ <close> = core.within(made.scope)
+  return assemble(made, opts, path)
+end
+
 local function build(path, opts)
-  local _ <close> = opts.device and core.on(opts.device)
-  local made = {scope = core.scope_new()} -- which all tensors of the model belong to
-  local outer = core.scope_use(made.scope)
-  local ok, model = pcall(assemble, made, opts, path)
-  core.scope_use(outer)
+  local made = {scope = core.scope_new()}
+  local ok, model = pcall(assemble_within, made, opts, path)
   drop(made, not ok)
   if ok then return model end
   core.take_cancel() -- one that came beside another failure was meant for this call

@@ -155,8 +155,7 @@ end
 
 -- ---- slots ----
 
----What all that generate share, made when it is first asked for.
----@return moonlet.Runtime
+-- What all that generate share, made when it is first asked for.
 function Model:runtime()
   self.shared = self.shared or runtime.new(self)
   return self.shared
@@ -222,13 +221,13 @@ function Model:complete(prompt, opts)
   return g:complete()
 end
 
----Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`; where
----a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what the
----prompt gives alone.
----@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's
----  options for this one}
----@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)), iterate = true
----  (results as they end: `for index, result in m:batch_generate(...)`)}
+---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
+---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
+---the prompt gives alone.
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and
+---  generate's options for this one}
+---@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)),
+---  iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
 ---@return table results
 function Model:batch_generate(prompts, opts)
   check_open(self, "batch_generate")
@@ -282,6 +281,39 @@ function Model:logits(ids)
     ml.eval(logits)
     return logits
   end)
+end
+
+---What each text is, by the model's next token: per text {label, index (position in `labels`), probability (among the
+---labels), logits (with `logits`: one a label, of several tokens the sum of their log probabilities)}. Without labels
+---the likeliest next token: {label (its piece), id, probability}.
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {labels = texts, template = a text with {text} in it, or a function of the text that gives a
+---  prompt, batch_size = how many texts at most run together, logits = true, truncate = true (what is too long loses
+---  its beginning), progress = function(done, all)}
+---@return table
+function Model:classify(texts, opts)
+  check_open(self, "classify")
+  return require("moonlet.classify").classify(self, texts, opts)
+end
+
+---What stands for each text among the states that the model's head is applied to: float32 (n, D).
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length
+---  1), batch_size, truncate}
+---@return moonlet.Tensor
+function Model:embed(texts, opts)
+  check_open(self, "embed")
+  return require("moonlet.classify").embed(self, texts, opts)
+end
+
+---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---@param prefix string|table  text, ids or messages
+---@param continuations table  texts, or lists of ids
+---@return table
+function Model:score(prefix, continuations)
+  check_open(self, "score")
+  return require("moonlet.classify").score(self, prefix, continuations)
 end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
@@ -379,7 +411,7 @@ local function close_users(self)
   for user in pairs(self.users) do users[#users + 1] = user end
   for _, user in ipairs(users) do
     local answer = user.answer or user -- a session's, or a generation
-    if answer.next then generate.abort(answer, "the model was closed while it generates") end
+    if answer.abort then answer:abort "the model was closed while it generates" end
     user:close()
   end
 end

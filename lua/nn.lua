@@ -14,6 +14,7 @@ local private = setmetatable({}, {__mode = "k"})
 local Module = {}
 
 local function is_module(x) return type(x) == "table" and private[x] ~= nil end
+function trace.module_state(x) return is_module(x) and private[x] or nil end
 
 -- What a constructor is given beyond what it reads would have no effect in silence.
 local function no_more(what, ...)
@@ -44,6 +45,7 @@ function M.parameter(shape, kind, init, ...)
   }, Parameter)
 end
 local function is_parameter(x) return getmetatable(x) == Parameter end
+trace.is_parameter = is_parameter
 
 -- The value of a parameter field; one that was never loaded is made now, for good, even while a plan is recorded.
 local function value(self, name)
@@ -96,9 +98,7 @@ function M.class(name)
   class.__newindex = remember
   class.__name = name
   class.__call = function(self, ...)
-    local _ <close> = core.enter(private[self].name)
-    local x = ...
-    local _ <close> = ml.is_tensor(x) and core.on(x) or nil -- what it makes on the way lies where x does
+    local _ <close> = core.enter(private[self].name, ...) -- what it makes on the way lies where its tensors do
     if not class.forward then util.raise("usage", "class %s has no forward", name) end
     return class.forward(self, ...)
   end
@@ -269,7 +269,7 @@ function Embedding:init(count, size, ...)
 end
 function Embedding:forward(ids) return ml.embedding(value(self, "weight"), ids, private[self].dtype) end
 function Embedding:as_linear(x)
-  local _ <close> = core.enter(private[self].name)
+  local _ <close> = core.enter(private[self].name, x)
   return ml.linear(x, value(self, "weight"))
 end
 
@@ -310,10 +310,21 @@ function M.build(fn, ...)
   util.callable("build", fn, "a function or a class")
   local outer = owned
   owned = {}
-  local results = table.pack(pcall(fn, ...))
+  local results = table.pack(core.call(fn, ...)) -- which does not yield: others build models too
   owned = outer
   if not results[1] then error(results[2], 0) end
   return table.unpack(results, 2, results.n)
+end
+
+-- Of frequencies that lie on one device, the same on others, where modules came to be used.
+local elsewhere = setmetatable({}, {__mode = "k"})
+
+local function frequencies_beside(x, own, numbers)
+  if x.device == own.device then return own end
+  local known = elsewhere[own] or {}
+  elsewhere[own] = known
+  known[x.device] = known[x.device] or ml.keep(ml.tensor(numbers, {dtype = "float32", device = x.device}))
+  return known[x.device]
 end
 
 local function shared_table(frequencies)
@@ -338,6 +349,7 @@ function RoPE:init(size, opts, ...)
   opts = util.options(opts, {theta = 10000.0, scaling = false, partial = 1.0, interleaved = false}, "RoPE")
   util.number("RoPE: partial", opts.partial, 0, 1)
   local frequencies, scale = rope.frequencies(size, opts)
+  rawset(self, "numbers", frequencies)
   rawset(self, "frequencies", shared_table(frequencies))
   rawset(self, "scale", scale)
   rawset(self, "interleaved", flag("RoPE: interleaved", opts.interleaved))
@@ -347,7 +359,7 @@ function RoPE:forward(x, cache)
   local shape = x.shape
   if not cache then require("moonlet.cache").missing "RoPE" end
   local positions = cache and cache.positions or ml.arange(shape[3]):reshape {1, shape[3]}
-  local table_ = ml.rope_table(positions, self.frequencies, self.scale)
+  local table_ = ml.rope_table(positions, frequencies_beside(x, self.frequencies, self.numbers), self.scale)
   if not cache and shape[1] ~= 1 then table_ = ml.broadcast_to(table_, {shape[1], shape[3], table_.shape[3]}) end
   return ml.rope(x, table_, self.interleaved)
 end

@@ -160,9 +160,8 @@ local function copy(self, from, to)
   end)
 end
 
----Makes positions first..last (from 0) of a slot writable: pages that are missing are taken (those of states of fixed size
----begin as zeros), shared ones are copied. Nothing has
----changed when it raises.
+---Makes positions first..last (from 0) of a slot writable: pages that are missing are taken (those of states of fixed
+---size begin as zeros), shared ones are copied. Nothing has changed when it raises.
 ---@param row integer  the slot's row of the table, from 0
 ---@param own table
 function Pool:reserve(row, own, first, last)

@@ -84,7 +84,8 @@ function M.learn(self)
   if next(self.runtime.store.layers) == nil then chunk_plan(self, CHUNKS[1], false) end
 end
 
----One chunk of ids behind what a slot holds of them. Returns whether it was the last: then `logits` holds those after it.
+---One chunk of ids behind what a slot holds of them. Returns whether it was the last: then `logits` holds those after
+---it.
 ---@param self moonlet.Lane  of one row
 ---@param slot moonlet.Slot
 ---@param ids integer[]
@@ -107,8 +108,8 @@ function M.chunk(self, slot, ids)
   return true
 end
 
----Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns how
----many tokens were found in the cache, and whether `check` stopped it.
+---Puts ids into a slot behind what it keeps of them already; afterwards `logits` holds those after the last. Returns
+---how many tokens were found in the cache, and whether `check` stopped it.
 ---@param self moonlet.Lane  of one row
 ---@param slot moonlet.Slot
 ---@param ids integer[]

@@ -50,11 +50,12 @@ function M.split(key, n)
   return out
 end
 
--- The key before the next draw of the sequence, which then goes on behind n draws: those of a compiled function.
-function trace.advance(n)
+-- The key before the next draw of the sequence, which then goes on behind n draws: those of a compiled function, on
+-- the device that they are made on.
+function trace.advance(n, device)
   local w, count = words(state.seed), state.count
   state.count = count + n
-  return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32"})
+  return ml.tensor({w[1], w[2], count & 0xffffffff}, {dtype = "uint32", device = device})
 end
 
 -- The key of the next draw, also while a plan is recorded: of what is drawn once, and a constant of the plan.

@@ -22,7 +22,7 @@ Runtime.__index = Runtime
 ---@param model moonlet.Model
 function M.new(model)
   return setmetatable({
-    model = model, capacity = model.info.context, lanes = {}, scorers = {},
+    model = model, capacity = model.info.context, lanes = {}, scorers = {}, packed = {},
     store = cache.store(model.info.context, model.cache_dtype),
   }, Runtime)
 end
@@ -40,10 +40,14 @@ function M.check_logits(model, tokens, logits)
     ("float logits (B, T, V) of its tokens (B, T), here (%d, %d, %d)"):format(B, T, V), logits, "mismatch")
 end
 
+---Records the model's logits of tokens (B, T) with caches.
+function Runtime:forward(tokens, caches)
+  return M.check_logits(self.model, tokens, cache.forward(self.model.net, tokens, caches, self.store))
+end
+
 ---Records the model's logits of tokens (B, T), which are of slots (B), behind `start` tokens, `count` of them real.
 function Runtime:net_logits(tokens, rows, start, count)
-  local caches = self.store:view(rows, start, count, tokens.shape[2])
-  return M.check_logits(self.model, tokens, cache.forward(self.model.net, tokens, caches, self.store))
+  return self:forward(tokens, self.store:view(rows, start, count, tokens.shape[2]))
 end
 
 ---A prompt that cannot be run: "usage" when it is empty, "limit" when it is longer than the context.
@@ -84,6 +88,15 @@ end
 ---Records what the store keeps of each layer, where nothing has been recorded yet.
 function Runtime:learn() return self:with_lane(1, nil, prefill.learn) end
 
+---Whether layers keep states of fixed size.
+function Runtime:has_records()
+  self:learn()
+  for _, pool in ipairs(self.store.pools) do
+    if pool.record then return true end
+  end
+  return false
+end
+
 ---Minus the log probabilities of ids[2], ids[3] ... given all before.
 ---@param slot moonlet.Slot
 ---@param ids integer[]
@@ -99,8 +112,10 @@ function Runtime:close()
       if not lane.busy then lane:close() end
     end
   end
-  for _, entry in pairs(self.scorers) do plans.close_fields(entry) end
-  self.scorers, self.lanes = {}, {}
+  for _, entries in ipairs {self.scorers, self.packed} do
+    for _, entry in pairs(entries) do plans.close_fields(entry) end
+  end
+  self.scorers, self.packed, self.lanes = {}, {}, {}
 end
 
 -- What a runtime makes lies where its model does.

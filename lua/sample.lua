@@ -38,7 +38,10 @@ M.defaults = {
 local Step = {}
 Step.__index = Step
 Step.__name = "moonlet.SampleStep"
-Step.__call = function(self, logits, state) return self.apply(logits, state) end
+Step.__call = function(self, logits, state)
+  local _ <close> = core.beside(logits)
+  return self.apply(logits, state)
+end
 Step.__tostring = function(self) return self.name end
 
 local function step(name, apply, more)
@@ -148,12 +151,12 @@ function M.logit_bias(bias)
   if type(bias) ~= "table" then util.unexpected("logit_bias", "a table {[id] = number}", bias) end
   local forces = false
   for _, v in pairs(bias) do forces = forces or type(v) == "number" and v > LARGEST end
-  local made, added, forced -- for a vocabulary of `made` ids
+  local made, place, added, forced -- for a vocabulary of `made` ids, on a device
   return step("logit_bias", function(logits)
-    local vocab = logits.shape[2]
-    if made ~= vocab then
+    local vocab, device = logits.shape[2], logits.device
+    if made ~= vocab or place ~= device then
       added, forced = bias_tensors(bias, vocab)
-      made = vocab
+      made, place = vocab, device
     end
     if not forced then return logits + added end
     local known = logits:eq(logits) -- a NaN stays one

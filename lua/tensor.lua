@@ -498,7 +498,7 @@ end
 function methods.clip(x, low, high)
   if low ~= nil then x = ml.maximum(x, operand("clip: low", low)) end
   if high ~= nil then x = ml.minimum(x, operand("clip: high", high)) end
-  return low == nil and high == nil and util.value_of(x) or x
+  return low == nil and high == nil and util.value_of(ml.is_tensor(x) and x or raw_tensor(x)) or x
 end
 
 ---x to the power y.
@@ -550,7 +550,7 @@ end
 ---@return moonlet.Tensor
 function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
-  if what == x.device then return util.value_of(x) end
+  if what == x.device then return x.layout == "strided" and util.value_of(x) or x end
   if core.is_open(what) or what:find "^cuda" then return core.to(x, what) end -- raises for a GPU that is not there
   return x:astype(what)
 end
@@ -649,15 +649,18 @@ end
 -- What takes a list is no method.
 for _, name in ipairs {"concat", "stack", "einsum", "arange"} do methods[name] = nil end
 
--- The tensor that a method is called with.
+-- Methods as functions take a plain number for their tensor; these go by its value, so that the dtype of what it meets
+-- counts, all others by the tensor that `ml.tensor` makes of it.
+local takes_number = {power = true, clip = true}
 for name, fn in pairs(methods) do
   if core.source(fn) then
     local function method(x, ...)
       x = operand(name .. ": x", x)
-      local _ <close> = core.on(x) -- what it makes on the way lies where x does
+      if not takes_number[name] and not ml.is_tensor(x) then x = raw_tensor(x) end
       return fn(x, ...)
     end
     methods[name] = util.hands_to(method, fn)
+    if ml[name] == fn then ml[name] = methods[name] end
   end
 end
 util.guard(methods, "", false, true)

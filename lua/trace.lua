@@ -12,11 +12,15 @@ end
 
 ---Runs fn(...) so that what it makes belongs to no scope: parts of the library that outlive the call.
 function M.unscoped(fn, ...)
-  local outer = core.scope_use(nil)
-  if not outer then return fn(...) end
-  local results = table.pack(pcall(fn, ...))
-  core.scope_use(outer)
-  return give(results)
+  local _ <close> = core.within(nil)
+  return fn(...)
+end
+
+---Calls a function of the user's from within the library: what it makes is its own, and a default device that it sets
+---is so until it returns.
+function M.callback(fn, ...)
+  local _ <close> = core.on()
+  return M.unscoped(fn, ...)
 end
 
 -- What fn(...) returns, behind whether it does. One that fails leaves no effect behind.
@@ -67,6 +71,20 @@ function M.check_depth(depth)
   if depth > 32 then util.raise("usage", "compile: arguments nested deeper than 32 tables") end
 end
 
+-- Of a module what is known beside its fields, {training, dtype}, nil of anything else; and whether a field is a
+-- parameter without a value: nn.lua says it, where it is loaded.
+function M.module_state() end
+function M.is_parameter() end
+
+---Raises for a table that is no part of a tree: what its metatable makes of it a copy would not have.
+---@param value any
+---@param what string  "an argument"
+function M.check_plain(value, what)
+  if getmetatable(value) == nil then return end
+  util.raise("usage", "compile: %s: expected tensors, plain values, modules, and tables of these, found %s with a " ..
+    "metatable: give its fields, or let the function read it without being given it", what, util.show(value))
+end
+
 -- What puts other tensors in the places of those that `describe` finds, in its order; those of this value go behind the
 -- ones that `tensors` has. `given`, if any: of what the function was given and may give back, where it is found then.
 local function builder(value, tensors, depth, given)
@@ -77,8 +95,9 @@ local function builder(value, tensors, depth, given)
     local index = #tensors
     return function(replacements) return replacements[index] end
   end
-  if type(value) ~= "table" then return function() return value end end
+  if type(value) ~= "table" or M.module_state(value) then return function() return value end end
   M.check_depth(depth)
+  M.check_plain(value, given and "a result" or "an argument")
   local names, parts = util.sorted_keys(value), {}
   for i, name in ipairs(names) do parts[i] = builder(value[name], tensors, depth + 1, given) end
   return function(replacements)
@@ -89,8 +108,8 @@ local function builder(value, tensors, depth, given)
 end
 
 ---Records fn over placeholders; `known` are arguments that stand for themselves. Returns the plan, a builder of its
----results, which takes them with the lists `inputs` and `known` of the call, how many draws it makes, and whether the
----results are the plan's as they are. `runs`: it is for a run.
+---results, which takes them with the lists `inputs` and `known` of the call, how many draws it makes, whether the
+---results are the plan's as they are, and the device of the draws. `runs`: it is for a run.
 function M.trace(fn, args, n, known, runs)
   local tensors, build = {}, {}
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
@@ -99,7 +118,7 @@ function M.trace(fn, args, n, known, runs)
   local own = {index = #tensors + 1, draws = 0}
   local _ <close> = setmetatable({}, {__close = function(_, err)
     tracing = nil
-    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws) end -- as if it were not compiled
+    if err ~= nil and runs and own.draws > 0 then M.advance(own.draws, own.key.device) end -- as if it were not compiled
   end})
   tracing = own
   return M.record(function()
@@ -120,7 +139,7 @@ function M.trace(fn, args, n, known, runs)
       local out = {}
       for i, part in ipairs(parts) do out[i] = part(values) end
       return table.unpack(out, 1, results.n)
-    end, own.draws, plain
+    end, own.draws, plain, own.key and own.key.device
   end)
 end
 

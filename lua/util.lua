@@ -278,11 +278,13 @@ local function in_order(what, names, ...)
   return table.unpack(given, 1, most)
 end
 
--- A function whose arguments can be given by name, and that takes no others. What they are called is asked when it is
--- called first: few of all functions are, in one process.
-local function by_name(what, fn)
+-- A function whose arguments can be given by name, and that takes no others; what it makes on the way lies where the
+-- tensors do that it is given. What its arguments are called is asked when it is called first: few of all functions
+-- are, in one process.
+local function operation(what, fn)
   local names, most
   return function(...)
+    local _ <close> = core.beside(...)
     if names == nil then
       names = parameters(fn) or false
       most = names and #names
@@ -310,13 +312,14 @@ end
 ---@param functions table
 ---@param prefix string  "random."; "model:" where they are the methods of the class `functions`
 ---@param callbacks boolean|nil
----@param named boolean|nil  arguments can be given by name in a last table, and there are no others: as of operations
+---@param named boolean|nil  they are operations: arguments can be given by name in a last table, there are no others,
+---  and what is made on the way lies where the tensors do that are given
 function M.guard(functions, prefix, callbacks, named)
   local is_class = prefix:sub(-1) == ":"
   for name, fn in next, functions do
     if type(fn) == "function" and core.source(fn) then
       if is_class then fn = method(functions, prefix, name, fn) end
-      if named then fn = by_name(name, fn) end
+      if named then fn = operation(name, fn) end
       functions[name] = M.interface(prefix .. name, fn, callbacks)
     end
   end
@@ -405,7 +408,7 @@ function M.close(x)
 end
 
 -- A tensor's value under a handle of its own: what is done to one in place is not done to the other, and of a state it
--- is what it holds now. Weights in other layouts do not change, and are themselves.
-function M.value_of(x) return x.layout == "strided" and x:astype(x.dtype) or x end
+-- is what it holds now. A weight in another layout is refused.
+function M.value_of(x) return x:astype(x.dtype) end
 
 return M

@@ -192,7 +192,9 @@ native("memory", "ml", false, "devices", "()", "The devices that this process ca
 native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.",
   "table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), " ..
     "missing: operations without a kernel")
-native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it.",
+native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it. "
+  .. "Within a callback or a module's forward, where it is that of the model or of what the module is given, a name "
+  .. "holds until that returns; in a function that is compiled it is an error.",
   "string: its name")
 native("memory", "ml", false, "threads", "(n)", "How many threads compute; with a number, sets it.", "integer")
 local of_memory = {

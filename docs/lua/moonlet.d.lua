@@ -106,6 +106,14 @@ local fn = {}
 ---@param opts table  {scale, mask, causal = true, window, cache, softcap, sinks}
 function fn.attention(q, k, v, opts) end
 
+---What came 1, 2 ... n tokens before each: a list of n tensors like x (B, T, D), zeros before a sequence begins. With
+---`cache` the layer keeps the last n of each sequence for the tokens to come.
+---@param x moonlet.Tensor
+---@param n integer
+---@param opts table|nil  {cache}
+---@return moonlet.Tensor[]
+function fn.before(x, n, opts) end
+
 ---x / sqrt(mean(x^2) + eps) times (offset + weight), along the last axis.
 ---@param opts table|nil  {eps = 1e-5, offset = 0}
 function fn.rms_norm(x, weight, opts) end
@@ -147,6 +155,9 @@ function g:next() end
 
 ---Ends the generation early; harmless afterwards. From within a callback it takes effect when that returns.
 function g:close() end
+
+---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.
+function g:result() end
 
 ---Runs to the end; the whole result.
 ---@return string text, table result  {text, ids, finish_reason, metrics, logprobs}
@@ -225,6 +236,14 @@ function m:chat(messages, opts) end
 ---@return table result
 function m:complete(prompt, opts) end
 
+---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
+---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
+---the prompt gives alone.
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's options for this one}
+---@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)), iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
+---@return table results
+function m:batch_generate(prompts, opts) end
+
 ---A conversation that keeps its cache: see sessions.
 ---@param opts table|nil  {system (a text), messages, tools, documents, template, template_vars, now, forget = true (a conversation that the context no longer holds loses its oldest turns instead of raising "limit"; never the system text)}
 ---@return moonlet.Session
@@ -234,6 +253,27 @@ function m:session(opts) end
 ---@param ids integer[]|integer[][]
 ---@return moonlet.Tensor
 function m:logits(ids) end
+
+---What each text is, by the model's next token: per text {label, index (position in `labels`), probability (among the
+---labels), logits (with `logits`: one a label, of several tokens the sum of their log probabilities)}. Without labels
+---the likeliest next token: {label (its piece), id, probability}.
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {labels = texts, template = a text with {text} in it, or a function of the text that gives a prompt, batch_size = how many texts at most run together, logits = true, truncate = true (what is too long loses its beginning), progress = function(done, all)}
+---@return table
+function m:classify(texts, opts) end
+
+---What stands for each text among the states that the model's head is applied to: float32 (n, D).
+---@param texts table  a list of texts, lists of ids, or lists of messages
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length 1), batch_size, truncate}
+---@return moonlet.Tensor
+function m:embed(texts, opts) end
+
+---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---@param prefix string|table  text, ids or messages
+---@param continuations table  texts, or lists of ids
+---@return table
+function m:score(prefix, continuations) end
 
 ---{nll, perplexity, tokens} of a text: windows of `context` ids, one every `stride` ids, each begun cold; a window
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
@@ -1247,13 +1287,12 @@ function ml.embedding(weight, ids, dtype) end
 ---@return moonlet.Tensor
 function ml.gather_linear(x, weight, ids) end
 
----Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
----@param start moonlet.Tensor
+---Cosines and sines (B, T, 2 n) of whole positions (B, T) times n frequencies, both times scale.
+---@param positions moonlet.Tensor
 ---@param frequencies moonlet.Tensor
----@param length integer
 ---@param scale number|nil  1 unless given
 ---@return moonlet.Tensor
-function ml.rope_table(start, frequencies, length, scale) end
+function ml.rope_table(positions, frequencies, scale) end
 
 ---Rotates the first 2 n entries of the last axis of x (B, H, T, d) by the table's angles; pairs are (i, i + n), or
 ---neighbours when interleaved.
@@ -1263,14 +1302,19 @@ function ml.rope_table(start, frequencies, length, scale) end
 ---@return moonlet.Tensor
 function ml.rope(x, table, interleaved) end
 
----softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
----+ count[b] (T unless given) on are none, and queries from count[b] on give 0.
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B, KV heads, S, d), the last query beside the last key. With
+---`pages`, a table of whole numbers (rows, n), k and v are pools of pages (pages, KV heads, positions, d), and those of
+---row slots[b] hold a sequence's keys in order (b itself unless given): the first query is at position start[b], and
+---what lies behind the last is none. Queries from count[b] on, where given, are none and give 0. With `offsets` (n + 1),
+---q is (1, H, N, d), and so are k and v without pages: sequence r has tokens offsets[r] to offsets[r + 1] - 1.
 ---@param q moonlet.Tensor
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
+---@param pages moonlet.Tensor|nil
 ---@param slots moonlet.Tensor|nil
 ---@param start moonlet.Tensor|nil
 ---@param count moonlet.Tensor|nil
+---@param offsets moonlet.Tensor|nil
 ---@param mask moonlet.Tensor|nil
 ---@param sinks moonlet.Tensor|nil
 ---@param scale number
@@ -1278,17 +1322,22 @@ function ml.rope(x, table, interleaved) end
 ---@param window integer|nil  0 unless given
 ---@param softcap number|nil  0 unless given
 ---@return moonlet.Tensor
-function ml.attention(q, k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
+function ml.attention(q, k, v, pages, slots, start, count, offsets, mask, sinks, scale, causal, window, softcap) end
 
----Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b]. Where it fails half way, or what it writes
----does, some entries may be written: those behind what the cache held before are of no use then.
----@param cache moonlet.Tensor
+---Writes x (B, KV heads, T, d) to pages of a pool (pages, KV heads, positions, d): token t < count[b] of sequence b to
+---its position start[b] + t, which lies in the page that the table `pages` (rows, n) has in row slots[b] (b itself
+---unless given) for it. With `offsets` x is (1, KV heads, N, d), its sequences end to end, as in `attention`. Where it
+---fails half way, or what it writes does, some entries may be written: those behind what a sequence held before are of
+---no use then.
+---@param pool moonlet.Tensor
 ---@param x moonlet.Tensor
----@param slots moonlet.Tensor
+---@param pages moonlet.Tensor
+---@param slots moonlet.Tensor|nil
 ---@param start moonlet.Tensor
----@param count moonlet.Tensor
+---@param count moonlet.Tensor|nil
+---@param offsets moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.cache_append(cache, x, slots, start, count) end
+function ml.cache_append(pool, x, pages, slots, start, count, offsets) end
 
 ---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
 ---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
@@ -1340,7 +1389,8 @@ function ml.min_p_mask(logits, p) end
 ---@return moonlet.Tensor
 function ml.temperature(logits, t) end
 
----uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
+---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device. Of keys (B, words)
+---each gives the entry of the first axis in its place what it gives alone.
 ---@param key moonlet.Tensor
 ---@param shape integer[]  sizes
 ---@return moonlet.Tensor
@@ -1370,16 +1420,20 @@ function ml.scope(fn, ...) end
 ---Takes a tensor, or the tensors of a table, out of the scope that would free them. Returns its argument.
 function ml.keep(x) end
 
----A function that records fn once for each combination of argument types (shape, dtype, layout) and non-tensor values (4
----and 4.0 are two, since dtypes may depend on it), and from then on replays the plan. A state that it is given, a
----function, a weight in a file's blocks have a plan each, which is dropped once they are gone and another plan is made.
----Tensors that fn reads without being given them (a module's parameters, upvalues) are constants of the plan, with the
----value that they had when it was made, views of a state and what was still to be computed too: to see a new value, give
----them as arguments, or make them state that is written in place. A state that it captures stays for as long as the plan
----does, also when its handle is closed. Of what fn is given or captures it changes states alone in place. What fn draws
----it draws anew with every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states
----as they were. Give what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan
----for each of its values. The plans that were used last are kept, with the memory that each works in.
+---A function that records fn once for each combination of argument types (shape, dtype, layout, device), non-tensor
+---values and default device, and from then on replays the plan. Of the values 2 and 2.0 are two: of integers x, x * 2 is
+---integers and x * 2.0 float32. A state that it is given, a function, a weight in a file's blocks have a plan each,
+---which is dropped once they are gone and another plan is made. So has a module, for as long as it holds what it held:
+---its parameters are constants of the plan, and where one is another tensor, a field has another value, or training is
+---switched, another plan is made. Other tables with a metatable (objects of whatever class) are an error. Tensors that
+---fn reads without being given them (of a module, upvalues) are constants of the plan, with the value that they had when
+---it was made, views of a state and what was still to be computed too: to see a new value, give them as arguments, or
+---make them state that is written in place. A state that it captures stays for as long as the plan does, also when its
+---handle is closed. What else fn reads without being given it (a number, whether a module trains) is what it was when
+---the plan was made. Of what fn is given or captures it changes states alone in place. What fn draws it draws anew with
+---every call, as it would uncompiled. An error that fn raises while it is recorded leaves all states as they were. Give
+---what changes from call to call, such as a learning rate, as a tensor: a plain number makes a plan for each of its
+---values. The plans that were used last are kept, with the memory that each works in.
 ---@param fn function  of tensors, trees of tensors, and plain values
 ---@param opts table|nil  plans: how many are kept (64)
 ---@return function
@@ -1535,7 +1589,9 @@ function ml.devices() end
 ---@return table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), missing: operations without a kernel
 function ml.device(name) end
 
----The device on which tensors are made; with a name, sets it.
+---The device on which tensors are made; with a name, sets it. Within a callback or a module's forward, where it is that
+---of the model or of what the module is given, a name holds until that returns; in a function that is compiled it is an
+---error.
 ---@return string: its name
 function ml.default_device(name) end
 
@@ -1743,7 +1799,7 @@ function s:trim(n) end
 ---@return string|nil
 function s:undo() end
 
----A session that goes on from here on its own, with a copy of the cache.
+---A session that goes on from here on its own. Nothing of the cache is copied until one of the two writes to it.
 function s:fork() end
 
 ---Writes tokens, messages and the cache to a safetensors file, with a fingerprint of model and tokenizer. True, or nil,
@@ -2590,12 +2646,11 @@ function x:embedding(ids, dtype) end
 ---@return moonlet.Tensor
 function x:gather_linear(weight, ids) end
 
----Cosines and sines (B, length, 2 n) of positions start[b] + t times n frequencies, both times scale.
+---Cosines and sines (B, T, 2 n) of whole positions (B, T) times n frequencies, both times scale.
 ---@param frequencies moonlet.Tensor
----@param length integer
 ---@param scale number|nil  1 unless given
 ---@return moonlet.Tensor
-function x:rope_table(frequencies, length, scale) end
+function x:rope_table(frequencies, scale) end
 
 ---Rotates the first 2 n entries of the last axis of x (B, H, T, d) by the table's angles; pairs are (i, i + n), or
 ---neighbours when interleaved.
@@ -2604,13 +2659,18 @@ function x:rope_table(frequencies, length, scale) end
 ---@return moonlet.Tensor
 function x:rope(table, interleaved) end
 
----softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B or slots, KV heads, S, d). With `start`, keys from start[b]
----+ count[b] (T unless given) on are none, and queries from count[b] on give 0.
+---softmax(q k' scale) v by heads: q (B, H, T, d), k and v (B, KV heads, S, d), the last query beside the last key. With
+---`pages`, a table of whole numbers (rows, n), k and v are pools of pages (pages, KV heads, positions, d), and those of
+---row slots[b] hold a sequence's keys in order (b itself unless given): the first query is at position start[b], and
+---what lies behind the last is none. Queries from count[b] on, where given, are none and give 0. With `offsets` (n + 1),
+---q is (1, H, N, d), and so are k and v without pages: sequence r has tokens offsets[r] to offsets[r + 1] - 1.
 ---@param k moonlet.Tensor
 ---@param v moonlet.Tensor
+---@param pages moonlet.Tensor|nil
 ---@param slots moonlet.Tensor|nil
 ---@param start moonlet.Tensor|nil
 ---@param count moonlet.Tensor|nil
+---@param offsets moonlet.Tensor|nil
 ---@param mask moonlet.Tensor|nil
 ---@param sinks moonlet.Tensor|nil
 ---@param scale number
@@ -2618,16 +2678,21 @@ function x:rope(table, interleaved) end
 ---@param window integer|nil  0 unless given
 ---@param softcap number|nil  0 unless given
 ---@return moonlet.Tensor
-function x:attention(k, v, slots, start, count, mask, sinks, scale, causal, window, softcap) end
+function x:attention(k, v, pages, slots, start, count, offsets, mask, sinks, scale, causal, window, softcap) end
 
----Writes x[b, :, t] to cache[slots[b], :, start[b] + t] for t < count[b]. Where it fails half way, or what it writes
----does, some entries may be written: those behind what the cache held before are of no use then.
+---Writes x (B, KV heads, T, d) to pages of a pool (pages, KV heads, positions, d): token t < count[b] of sequence b to
+---its position start[b] + t, which lies in the page that the table `pages` (rows, n) has in row slots[b] (b itself
+---unless given) for it. With `offsets` x is (1, KV heads, N, d), its sequences end to end, as in `attention`. Where it
+---fails half way, or what it writes does, some entries may be written: those behind what a sequence held before are of
+---no use then.
 ---@param x moonlet.Tensor
----@param slots moonlet.Tensor
+---@param pages moonlet.Tensor
+---@param slots moonlet.Tensor|nil
 ---@param start moonlet.Tensor
----@param count moonlet.Tensor
+---@param count moonlet.Tensor|nil
+---@param offsets moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:cache_append(x, slots, start, count) end
+function x:cache_append(x, pages, slots, start, count, offsets) end
 
 ---Writes values, of the same shape and dtype, over the storage of target: a state, or a view of one. It happens when
 ---something is evaluated next, which raises where it fails; the states that were to be written then have no values until
@@ -2672,7 +2737,8 @@ function x:min_p_mask(p) end
 ---@return moonlet.Tensor
 function x:temperature(t) end
 
----uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device.
+---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device. Of keys (B, words)
+---each gives the entry of the first axis in its place what it gives alone.
 ---@param shape integer[]  sizes
 ---@return moonlet.Tensor
 function x:random_bits(shape) end

@@ -9,6 +9,8 @@ local M = {}
 M.commands = {
   {"chat", "talk with a model"},
   {"generate", "continue a text"},
+  {"batch", "answer many prompts at once"},
+  {"classify", "say which of some labels each text is"},
   {"tokenize", "turn text into token ids, or back"},
   {"perplexity", "measure how well a model predicts a text"},
   {"bench", "measure a model's speed"},

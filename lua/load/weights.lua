@@ -160,7 +160,7 @@ function M.load(net, family, source, opts)
   net:each_parameter(function(owner, key, spec, path)
     read_parameter(source, owner, key, spec, path, source.entries[path], opts)
     done = done + 1
-    if opts.progress then trace.unscoped(opts.progress, done / total, path) end
+    if opts.progress then trace.callback(opts.progress, done / total, path) end
     M.poll()
   end)
   return warning

@@ -58,8 +58,7 @@ static int is_open(lua_State *L) {
   return 1;
 }
 
-/* The device that the last argument of a function names, the default one where it is not given. */
-static ml_device *check_device(lua_State *L, int index, const char *function) {
+ml_device *lb_check_device(lua_State *L, int index, const char *function) {
   ml_engine *e = lb_engine(L);
   lb_drop_closed(L);
   lb_no_more(L, index, function);
@@ -70,43 +69,14 @@ static ml_device *check_device(lua_State *L, int index, const char *function) {
 }
 
 static int device(lua_State *L) {
-  push_device(L, lb_engine(L), check_device(L, 1, "device"));
-  return 1;
-}
-
-/* default_device([name]): where new tensors are made; returns the name. */
-static int default_device(lua_State *L) {
-  ml_device *d = check_device(L, 1, "default_device");
-  lb_engine(L)->device = d;
-  lua_pushstring(L, d->name);
-  return 1;
-}
-
-static int device_leave(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  if (host->n_outer > 0) host->engine->device = host->outer[--host->n_outer];
-  return 0;
-}
-
-/* on(tensor or name): makes its device the default one until the result is closed; nil where it is. Upvalue 1: that
- * result, the same always. */
-static int on(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  ml_engine *e = host->engine;
-  const ml_tensor *t = lua_isstring(L, 1) ? NULL : lb_check_tensor(L, 1, "on");
-  ml_device *d = t ? t->device : check_device(L, 1, "on");
-  if (d == e->device) return 0;
-  if (host->n_outer == (int)(sizeof host->outer / sizeof *host->outer)) lb_usage(L, "devices are nested too deep");
-  host->outer[host->n_outer++] = e->device;
-  e->device = d;
-  lua_pushvalue(L, lua_upvalueindex(1));
+  push_device(L, lb_engine(L), lb_check_device(L, 1, "device"));
   return 1;
 }
 
 /* to(tensor, name): its values on another device. */
 static int to(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "to");
-  ml_device *d = check_device(L, 2, "to");
+  ml_device *d = lb_check_device(L, 2, "to");
   ml_tensor **out = lb_new_tensor(L);
   lb_check(L, ml_fail_prefix(ml_tensor_to(t, d, out), "to"));
   lb_charge(L);
@@ -133,7 +103,7 @@ static int push_size(lua_State *L, size_t bytes) {
 
 /* A device's memory, once runs that are under way hold none of it. */
 static ml_memory *check_memory(lua_State *L, int index, const char *function) {
-  ml_device *d = check_device(L, index, function);
+  ml_device *d = lb_check_device(L, index, function);
   ml_queue_land(d);
   return &d->memory;
 }
@@ -156,13 +126,13 @@ static size_t check_bytes(lua_State *L, int index, const char *what) {
 
 /* limit([bytes [, device]]): sets the limit (0: none) and returns it. */
 static int memory_limit(lua_State *L) {
-  ml_device *d = check_device(L, 2, "limit");
+  ml_device *d = lb_check_device(L, 2, "limit");
   if (!lua_isnoneornil(L, 1)) d->memory.limit = check_bytes(L, 1, "limit: bytes");
   return push_size(L, d->memory.limit);
 }
 
 static int memory_cache_limit(lua_State *L) {
-  ml_device *d = check_device(L, 2, "cache_limit");
+  ml_device *d = lb_check_device(L, 2, "cache_limit");
   if (!lua_isnoneornil(L, 1)) {
     d->memory.cache_limit = check_bytes(L, 1, "cache_limit: bytes");
     ml_memory_trim(d, d->memory.cache_limit);
@@ -171,7 +141,7 @@ static int memory_cache_limit(lua_State *L) {
 }
 
 static int memory_clear(lua_State *L) {
-  ml_device *d = check_device(L, 1, "clear");
+  ml_device *d = lb_check_device(L, 1, "clear");
   ml_queue_land(d);
   ml_memory_trim(d, 0);
   return 0;
@@ -254,21 +224,13 @@ static int clock_now(lua_State *L) {
 }
 
 int lb_open_device(lua_State *L) {
-  static const luaL_Reg functions[] = {{"devices", devices},
-                                       {"device", device},
-                                       {"is_open", is_open},
-                                       {"default_device", default_device},
-                                       {"to", to},
-                                       {"threads", threads},
-                                       {"stats", stats},
-                                       {"rewrites", rewrites},
-                                       {"check_places", check_places},
-                                       {"cancel", cancel},
-                                       {"take_cancel", take_cancel},
-                                       {"cancelled", is_cancelled},
-                                       {"deadline", deadline},
-                                       {"clock", clock_now},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"devices", devices},        {"device", device},
+                                       {"is_open", is_open},        {"to", to},
+                                       {"threads", threads},        {"stats", stats},
+                                       {"rewrites", rewrites},      {"check_places", check_places},
+                                       {"cancel", cancel},          {"take_cancel", take_cancel},
+                                       {"cancelled", is_cancelled}, {"deadline", deadline},
+                                       {"clock", clock_now},        {NULL, NULL}};
   static const luaL_Reg memory[] = {{"active", memory_active}, {"peak", memory_peak},
                                     {"cached", memory_cached}, {"reset_peak", memory_reset_peak},
                                     {"limit", memory_limit},   {"cache_limit", memory_cache_limit},
@@ -276,6 +238,5 @@ int lb_open_device(lua_State *L) {
   luaL_newlib(L, functions);
   luaL_newlib(L, memory);
   lua_setfield(L, -2, "memory");
-  lb_set_guard(L, "on", on, device_leave);
   return 1;
 }

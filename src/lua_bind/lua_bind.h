@@ -18,6 +18,8 @@ typedef struct lb_constant {
   uint64_t used;     /* when, counted in uses */
 } lb_constant;
 
+typedef struct lb_ambient lb_ambient;
+
 /* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
 typedef struct lb_host {
   ml_engine *engine;
@@ -25,12 +27,12 @@ typedef struct lb_host {
   size_t seen_bytes; /* device memory when the collector was last told */
   size_t most_kept;  /* bytes of values that handles hold, from which on it is asked whether scripts still have those */
   bool lent;         /* the collector has been lent memory, for as long as a plan is recorded (plan.c) */
-  int depth;         /* of the module path */
-  size_t path_lengths[64];
-  int n_outer; /* devices that are the default again when what is under way ends (device.c) */
-  ml_device *outer[64];
-  lua_State *own;         /* the state that belongs to a C host's engine, or NULL */
-  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by the registry */
+  lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
+  ml_device *device; /* the default one where no call under way has its own (ambient.c) */
+  struct lb_scope *scope; /* that new tensors belong to, or NULL; kept alive by who set it */
+  lb_ambient **ambients;  /* what coroutines have set, those of active ones in the order that they resumed each other */
+  size_t n_ambients, ambients_capacity;
+  lua_Integer ambient_ids; /* so far */
   lb_constant constants[LB_CONSTANTS];
   uint64_t constant_uses; /* so far */
   ml_tensor **closed;     /* by finalizers, which run while their operands may be in use; owned */
@@ -44,7 +46,8 @@ typedef struct lb_link {
 } lb_link;
 
 /* state.c: the engine of a state, errors, the collector */
-lb_host *lb_get_host(lua_State *L);
+lb_host *lb_get_host(lua_State *L); /* what it says of the default device, scope and module path is that of who runs */
+lb_host *lb_host_of(lua_State *L);  /* what it says of those may be somebody else's */
 static inline ml_engine *lb_engine(lua_State *L) { return lb_get_host(L)->engine; }
 lb_host *lb_host_retain(lb_host *host);
 void lb_host_release(lb_host *host);
@@ -89,12 +92,22 @@ int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variab
 int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 
+/* ambient.c */
+void lb_ambient_look(lua_State *L, lb_host *host); /* what holds for who runs now */
+void lb_push_threads(lua_State *L);                /* state.c: coroutines that have set something, by id, weakly */
+void lb_drop_ambients(lb_host *host);
+int lb_open_ambient(lua_State *L);
+
+/* device.c: the device that an argument names, the default one where it is not given; it is the last argument */
+ml_device *lb_check_device(lua_State *L, int index, const char *function);
+
 /* make.c: functions of `ml` */
 int lb_from_bytes(lua_State *L);
 
 /* scope.c: which handles a scope closes (ml.scope) */
 void lb_scope_add(lb_host *host, lb_link *link); /* to the current scope, if there is one */
 void lb_scope_remove(lb_link *link);
+struct lb_scope *lb_check_scope(lua_State *L, int index);
 void lb_close_link(lua_State *L, lb_link *link); /* tensor.c: closes the handle that the link is part of */
 lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, closed or not */
 
@@ -142,8 +155,8 @@ ml_status lb_open_engine(int threads, const char *isa, ml_engine **out);
 const char *lb_environment(const char *name);
 /* Sets a function of the table at the top. */
 void lb_set(lua_State *L, const char *name, lua_CFunction function);
-/* Sets a function that begins something in the table at the top, and whose upvalue 1 ends it where it is closed: that it
- * returns, the same always. */
+/* Sets a function that begins something in the table at the top, and whose upvalue 1 ends it where it is closed: that
+ * it returns, the same always. */
 void lb_set_guard(lua_State *L, const char *name, lua_CFunction begin, lua_CFunction end);
 
 #endif

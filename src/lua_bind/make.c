@@ -90,6 +90,7 @@ static void fill(lua_State *L, nest *n, int depth) {
 /* make_tensor(values, dtype, truncate): from numbers, booleans and nested lists of them. */
 static int make_tensor(lua_State *L) {
   if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
+  lua_settop(L, 3);
   nest n = {.size = 1, .truncate = lua_toboolean(L, 3)};
   lua_pushvalue(L, 1);
   while (lua_istable(L, -1)) { /* the first entries tell the shape */

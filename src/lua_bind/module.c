@@ -123,6 +123,8 @@ static void open_core(lua_State *L) {
   merge(L);
   lb_open_scope(L);
   merge(L);
+  lb_open_ambient(L);
+  merge(L);
   lb_open_values(L);
   merge(L);
   lb_open_make(L);

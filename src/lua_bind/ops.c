@@ -11,7 +11,7 @@ static int call_op(lua_State *L) {
   int n_results = ml_op_infos[op].n_results > 0 ? ml_op_infos[op].n_results : 1;
   ml_tensor **handles[ML_MAX_RESULTS], *results[ML_MAX_RESULTS];
   for (int i = 0; i < n_results; i++) handles[i] = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), op, in.list, in.n, &attrs, results));
+  lb_check(L, ml_apply(lb_host_of(L)->engine, op, in.list, in.n, &attrs, results));
   for (int i = 0; i < n_results; i++) *handles[i] = results[i];
   return n_results;
 }
@@ -25,7 +25,7 @@ static int call_operator(lua_State *L) {
                           unary ? NULL : lb_check_operand(L, 2, ml_op_name(op), "b")};
   ml_attrs attrs = {0};
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_apply(lb_engine(L), op, inputs, unary ? 1 : 2, &attrs, out));
+  lb_check(L, ml_apply(lb_host_of(L)->engine, op, inputs, unary ? 1 : 2, &attrs, out));
   return 1;
 }
 

@@ -189,43 +189,11 @@ static int call(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* ---- module paths ---- */
+/* ---- keys of compiled functions ---- */
 
-static int path_leave(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  if (host->depth > 0) host->engine->path[host->path_lengths[--host->depth]] = '\0';
-  return 0;
-}
-
-/* enter(name): puts ".name" behind the module path; closing the result takes it away. Upvalue 1: that result, the same
- * always. */
-static int path_enter(lua_State *L) {
-  lb_host *host = lb_get_host(L);
-  const char *name = lb_check_text(L, 1, "enter", NULL);
-  char *path = host->engine->path;
-  size_t length = strlen(path), size = strlen(name), used = length + (length > 0) + 1; /* the dot and the zero */
-  size_t room = used < ML_PATH_BYTES ? ML_PATH_BYTES - used : 0;
-  if (host->depth == (int)(sizeof host->path_lengths / sizeof *host->path_lengths))
-    lb_usage(L, "modules are nested too deep");
-  host->path_lengths[host->depth++] = length;
-  if (size > 0 && room > 0) {
-    if (length) path[length++] = '.';
-    memcpy(path + length, name, size < room ? size : room);
-    path[length + (size < room ? size : room)] = '\0';
-  }
-  lua_pushvalue(L, lua_upvalueindex(1));
-  return 1;
-}
-
-/* module_path(): of the module that runs, "" outside of any. */
-static int module_path(lua_State *L) {
-  lua_pushstring(L, lb_engine(L)->path);
-  return 1;
-}
-
-static int device_index(const ml_tensor *t) {
+static int device_index(const ml_engine *e, const ml_device *d) {
   int i = 0;
-  while (t->engine->devices[i] != t->device) i++;
+  while (e->devices[i] != d) i++;
   return i;
 }
 
@@ -238,26 +206,37 @@ static size_t put_type_key(const ml_tensor *t, char *key) {
   size_t bytes = (size_t)t->ndim * sizeof *t->shape;
   key[0] = t->layout == ML_LAYOUT_STRIDED ? 't' : t->exact ? 'p' : 'q';
   key[1] = (char)('a' + t->dtype);
-  key[2] = (char)(t->ndim + (ML_MAX_DIMS + 1) * device_index(t));
+  key[2] = (char)(t->ndim + (ML_MAX_DIMS + 1) * device_index(t->engine, t->device));
   memcpy(key + 3, t->shape, bytes);
   return 3 + bytes;
 }
 
-/* type_key(x, ...): the types of tensors that inputs of a plan can stand for, one after another; nil where one is
- * anything else, and of none or more than 16. */
+/* type_key(x): the type of a tensor that an input of a plan can stand for; nil of anything else. */
 static int type_key(lua_State *L) {
+  char key[TYPE_KEY_MOST];
+  if (!luaL_testudata(L, 1, LB_TENSOR)) return 0;
+  const size_t bytes = put_type_key(lb_check_tensor(L, 1, "compile"), key);
+  if (!bytes) return 0;
+  lua_pushlstring(L, key, bytes);
+  return 1;
+}
+
+/* call_key(...): which device is the default one, where a function makes what it makes, and behind that the type_key of
+ * each argument; nil where one has none, and of more than 16. */
+static int call_key(lua_State *L) {
   enum { MOST = 16 };
-  char key[MOST * TYPE_KEY_MOST];
-  size_t length = 0;
+  char key[1 + MOST * TYPE_KEY_MOST];
+  const ml_engine *e = lb_engine(L);
+  size_t length = 1;
   const int n = lua_gettop(L);
   if (n > MOST) return 0;
+  key[0] = (char)('a' + device_index(e, e->device));
   for (int i = 1; i <= n; i++) {
     if (!luaL_testudata(L, i, LB_TENSOR)) return 0;
     size_t bytes = put_type_key(lb_check_tensor(L, i, "compile"), key + length);
     if (!bytes) return 0;
     length += bytes;
   }
-  if (!length) return 0;
   lua_pushlstring(L, key, length);
   return 1;
 }
@@ -285,14 +264,11 @@ int lb_open_plan(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_createtable(L, 0, 8);
-  static const luaL_Reg functions[] = {{"eval", eval},           {"input", input},
-                                       {"plan", make_plan},      {"profile", profile},
-                                       {"effects", effects},     {"drop_effects", drop_effects},
-                                       {"record", record},       {"call", call},
-                                       {"recording", recording}, {"module_path", module_path},
-                                       {"is_closed", is_closed}, {"op_of", op_of},
-                                       {"type_key", type_key},   {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"eval", eval},           {"input", input},     {"plan", make_plan},
+                                       {"profile", profile},     {"effects", effects}, {"drop_effects", drop_effects},
+                                       {"record", record},       {"call", call},       {"recording", recording},
+                                       {"is_closed", is_closed}, {"op_of", op_of},     {"type_key", type_key},
+                                       {"call_key", call_key},   {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
-  lb_set_guard(L, "enter", path_enter, path_leave);
   return 1;
 }

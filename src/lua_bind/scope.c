@@ -8,8 +8,6 @@ typedef struct lb_scope {
   lb_link *first;
 } lb_scope;
 
-static const char current_key = 0; /* registry: the current scope's userdata */
-
 static void add(lb_scope *scope, lb_link *link) {
   *link = (lb_link){.scope = scope, .next = scope->first};
   if (scope->first) scope->first->previous = link;
@@ -36,25 +34,23 @@ static int scope_new(lua_State *L) {
   return 1;
 }
 
-/* scope_use(scope or nil): new tensors belong to it from here on; returns the one before, or nil. */
-static int scope_use(lua_State *L) {
-  lua_settop(L, 1);
-  lb_scope *scope = lua_isnil(L, 1) ? NULL : lb_check_handle(L, 1, LB_SCOPE);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &current_key);
-  lua_pushvalue(L, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &current_key);
-  lb_get_host(L)->scope = scope;
-  return 1;
+struct lb_scope *lb_check_scope(lua_State *L, int index) {
+  return lb_check_handle(L, index, LB_SCOPE);
 }
 
-/* scope_move(tensor, to [, from]): it belongs to the scope `to` (nil: to none) from here on; with `from`, only if it
- * belonged there. */
-static int scope_move(lua_State *L) {
+/* scope_keep(tensor): no scope closes it. */
+static int scope_keep(lua_State *L) {
+  lb_scope_remove(lb_check_link(L, 1));
+  return 0;
+}
+
+/* scope_give(tensor, from): if it belongs to the scope `from`, it goes to the current one, or to none where there is
+ * none. */
+static int scope_give(lua_State *L) {
   lb_link *link = lb_check_link(L, 1);
-  lb_scope *to = lua_isnoneornil(L, 2) ? NULL : lb_check_handle(L, 2, LB_SCOPE);
-  if (!lua_isnoneornil(L, 3) && link->scope != lb_check_handle(L, 3, LB_SCOPE)) return 0;
+  if (link->scope != lb_check_scope(L, 2)) return 0;
   lb_scope_remove(link);
-  if (to) add(to, link);
+  lb_scope_add(lb_get_host(L), link);
   return 0;
 }
 
@@ -78,7 +74,7 @@ int lb_open_scope(lua_State *L) {
   luaL_setfuncs(L, events, 0);
   lua_pop(L, 1);
   static const luaL_Reg functions[] = {
-      {"scope_new", scope_new}, {"scope_use", scope_use}, {"scope_move", scope_move}, {NULL, NULL}};
+      {"scope_new", scope_new}, {"scope_keep", scope_keep}, {"scope_give", scope_give}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -34,6 +34,7 @@ lb_host *lb_host_retain(lb_host *host) {
 void lb_host_release(lb_host *host) {
   if (!host || --host->references > 0) return;
   lb_drop_owned(host);
+  lb_drop_ambients(host);
   ml_engine_free(host->engine);
   ml_free(host);
 }
@@ -45,7 +46,13 @@ static int host_gc(lua_State *L) {
   return 0;
 }
 
-lb_host *lb_get_host(lua_State *L) {
+void lb_push_threads(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key);
+  lua_getiuservalue(L, -1, 1);
+  lua_replace(L, -2);
+}
+
+lb_host *lb_host_of(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key);
   lb_host **box = lua_touserdata(L, -1);
   lua_pop(L, 1);
@@ -53,15 +60,27 @@ lb_host *lb_get_host(lua_State *L) {
   return *box;
 }
 
+lb_host *lb_get_host(lua_State *L) {
+  lb_host *host = lb_host_of(L);
+  if (host->n_ambients) lb_ambient_look(L, host);
+  return host;
+}
+
 void lb_open_host(lua_State *L, ml_engine **given) {
   bool open = lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key) != LUA_TNIL;
   lua_pop(L, 1);
   if (open) return;
-  lb_host **box = lua_newuserdatauv(L, sizeof *box, 0);
+  lb_host **box = lua_newuserdatauv(L, sizeof *box, 1);
   *box = NULL;
   lua_createtable(L, 0, 1);
   lb_set(L, "__gc", host_gc);
   lua_setmetatable(L, -2);
+  lua_createtable(L, 0, 1);
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "v");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_setiuservalue(L, -2, 1);
   lb_host *host = ml_calloc(1, sizeof *host);
   if (!host) luaL_error(L, "%s", ml_error_message());
   *box = host;
@@ -73,6 +92,7 @@ void lb_open_host(lua_State *L, ml_engine **given) {
     luaL_error(L, "%s", ml_error_message());
   }
   host->engine->host = host;
+  host->device = host->engine->device;
   lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);
 }
 
@@ -188,7 +208,7 @@ static size_t bytes_of_tensors(const ml_engine *e) {
 }
 
 void lb_charge(lua_State *L) {
-  lb_host *host = lb_get_host(L);
+  lb_host *host = lb_host_of(L);
   size_t now = bytes_of_tensors(host->engine);
   if (now < host->seen_bytes) host->seen_bytes = now;
   if (now - host->seen_bytes < BATCH_BYTES) return;

@@ -37,7 +37,7 @@ static void drop_closed(lb_host *host) {
 }
 
 void lb_drop_closed(lua_State *L) {
-  lb_host *host = lb_get_host(L);
+  lb_host *host = lb_host_of(L);
   if (host->n_closed > 0 && !in_finalizer(L)) drop_closed(host);
 }
 
@@ -49,7 +49,7 @@ static void release_later(lb_host *host, ml_tensor *t) {
 
 void lb_give_back(lua_State *L, ml_tensor *t) {
   if (t->references > 1) ml_tensor_release(t);
-  else release_later(lb_get_host(L), t);
+  else release_later(lb_host_of(L), t);
 }
 
 /* Closes a handle that somebody may still have: in a finalizer its tensor goes later. */
@@ -134,7 +134,7 @@ static bool is_constant(const ml_tensor *t, ml_dtype dtype, double f, int64_t i)
 /* Numbers return in loops, where a handle for each time would be the collector's. The one used longest ago makes way,
  * so that none does which the same call has asked for. */
 static ml_tensor *find_constant(lua_State *L, ml_dtype dtype, double f, int64_t i) {
-  lb_host *host = lb_get_host(L);
+  lb_host *host = lb_host_of(L);
   lb_constant *oldest = &host->constants[0];
   for (int k = 0; k < LB_CONSTANTS; k++) {
     lb_constant *c = &host->constants[k];

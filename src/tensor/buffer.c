@@ -103,8 +103,15 @@ static void count(ml_memory *m, size_t bytes) {
   if (m->active > m->peak) m->peak = m->active;
 }
 
+static void reuse(ml_device *d, void *address, size_t capacity) {
+  if (d->table->reuse) d->table->reuse(d, address, capacity);
+}
+
 static ml_status allocate(ml_device *d, size_t capacity, void **out) {
-  if ((*out = take_cached(d, capacity))) return ML_OK;
+  if ((*out = take_cached(d, capacity))) {
+    reuse(d, *out, capacity);
+    return ML_OK;
+  }
   d->memory.allocations++;
   if (d->table->allocate(d, capacity, out) == ML_OK) return ML_OK;
   ml_queue_land(d);
@@ -179,6 +186,7 @@ ml_status ml_buffer_renew(ml_buffer **kept) {
   ml_buffer *old = *kept, *fresh;
   if (old->references == 1 + old->flights && !old->fixed) { /* runs that may not be done come before */
     ml_buffer_set_loss(old, NULL);
+    reuse(old->device, old->address, old->capacity);
     return ML_OK;
   }
   ML_TRY(ml_buffer_create(old->device, old->bytes, &fresh));

@@ -38,6 +38,9 @@ typedef struct ml_device_table {
   ml_status (*allocate)(ml_device *d, size_t bytes, void **out);
   /* Gives back memory or a reservation, once what was given before has been done. */
   void (*release)(ml_device *d, void *address, size_t bytes);
+  /* Memory from `allocate` goes to somebody else, once what was given before has been done: nobody reads what it holds.
+   * NULL: the device does not ask. */
+  void (*reuse)(ml_device *d, void *address, size_t bytes);
   /* Address space without memory. */
   ml_status (*reserve)(ml_device *d, size_t bytes, void **out);
   /* Gives the pages of this part of a reservation memory where they have none, which reads as zero. */

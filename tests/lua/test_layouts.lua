@@ -48,6 +48,27 @@ t.test("every operation but products and look-ups refuses a weight in another la
   t.ok(calls > 300, "calls")
 end)
 
+t.test("what is written in Lua refuses them too, also where it has nothing to do", function()
+  local x = ml.arange(2048):astype "float32":reshape {32, 64}
+  local takes = {close = true, dequantize = true, pack = true, stop_gradient = true, tobytes = true, tolist = true,
+    unpack = true}
+  local arguments = {{}, {nil, nil}, {0}, {0, 1}, {{0, 0}}, {1}, {x}}
+  for _, w in ipairs {ml.pack(x), ml.pack(core.unpack(core.random_packed("q8_0", 32, 64, 0.1, 1, true)))} do
+    for name, f in pairs(core.methods) do
+      for _, args in ipairs(takes[name] and {} or arguments) do
+        local ok, result = pcall(f, w, table.unpack(args))
+        t.ok(not ok or ml.is_tensor(result) and result.layout == "strided", name)
+      end
+    end
+    for _, name in ipairs {"clip", "at", "nan_to_num", "contiguous"} do
+      t.raises(function() w[name](w) end, name .. ": %w: a weight of %S+ packed for products: %w+ it first", "usage")
+    end
+    t.raises(function() w:roll(0, 1) end, "roll: x: a weight", "usage")
+    t.raises(function() w:pad {0, 0} end, "pad: x: a weight", "usage")
+    t.eq({w:to(w.device).layout, ml.stop_gradient(w).layout}, {"packed", "packed"})
+  end
+end)
+
 t.test("packing and unpacking change no value", function()
   for _, dtype in ipairs {"float32", "float16", "bfloat16"} do
     local x = ml.random.normal({33, 20}):astype(dtype)

@@ -96,12 +96,12 @@ end
 local function step(name, n)
   return function()
     local m <close> = assert(ml.load("tests/goldens/tiny/" .. name, {precision = "exact"}))
-    local store <close> = setmetatable({store = cache.store(1, 64, "float32")},
+    local store <close> = setmetatable({store = cache.store(64, "float32")},
       {__close = function(s) s.store:close() end})
     local row = {}
     for i = 1, n do row[i] = i end
     return explained(function(ids, start)
-      local view = store.store:view(indices(0), start, indices(n))
+      local view = store.store:view(indices(0), start, indices(n), n)
       local logits = m.net(ids, view)
       return logits:reshape({n, logits.shape[3]}):take(indices(n - 1), 1):argmax(-1)
     end, ml.tensor({row}, {dtype = "int32"}), indices(0))

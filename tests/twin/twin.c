@@ -3,8 +3,9 @@
  * Its memory is one file that is mapped twice. Addresses of the device lie in a mapping that nobody may touch; a thread
  * of its own works through the other one, a constant distance away. So whoever follows a device's address on the host
  * dies on the spot. What it is given it does later: a run after a delay of 0 to 200 us, one in a hundred some
- * milliseconds. Weights are packed in groups of 32 rows. Fresh memory is poison (NaN); a run that reads what was never
- * written, or touches what has no memory, fails and says so.
+ * milliseconds. Weights are packed in groups of 32 rows. Memory is poison (NaN) when somebody gets it, fresh or used
+ * before, and so is the arena when a run begins; a run that reads what was not written since, or touches what has no
+ * memory, fails and says so.
  *
  * The library has the core inside once more, with an error record of its own: what fails is told to the host's. */
 #include "tensor/cpu/cpu.h"
@@ -26,7 +27,7 @@ typedef ml_status (*fail_function)(ml_status status, const char *format, ...);
 
 /* ---- what it is given ---- */
 
-typedef enum kind { UPLOAD, DOWNLOAD, COPY, COMMIT, DECOMMIT, RELEASE, PACK, UNPACK, RUN } kind;
+typedef enum kind { UPLOAD, DOWNLOAD, COPY, COMMIT, DECOMMIT, RELEASE, REUSE, PACK, UNPACK, RUN } kind;
 
 typedef struct job {
   struct job *next;
@@ -108,6 +109,12 @@ static void mark_written(twin *t, size_t at, size_t bytes, bool on) {
   mark(t->lines, at / LINE, up(at + bytes, LINE), on);
 }
 
+/* From here on nobody has written there. */
+static void poison(twin *t, size_t at, size_t bytes) {
+  memset(t->mine + at, POISON, bytes);
+  mark_written(t, at, bytes, false);
+}
+
 /* ---- what a run reads and writes ---- */
 
 /* The bytes of a value that lie between its first and its last element, and where they begin in the space. */
@@ -156,11 +163,25 @@ static bool is_reserved(const ml_plan *p, int value) {
   return s->place == ML_PLACE_TENSOR && s->buffer->reserved;
 }
 
+/* A step that is the first to touch a place of the arena, or of an output where something else lay before, finds there
+ * what another value was. */
+static void forget_place(twin *t, const job *j, size_t step, int value) {
+  const ml_plan *p = j->plan;
+  const ml_storage *s = &p->storages[p->values[value].storage];
+  if (s->first != (int)step || (s->place != ML_PLACE_ARENA && s->place != ML_PLACE_OUTPUT)) return;
+  const char *at =
+      s->place == ML_PLACE_ARENA ? (char *)p->arena->address + s->offset : (char *)j->addresses[p->n_inputs + s->index];
+  mark_written(t, (size_t)(at - t->device), s->bytes, false);
+}
+
 /* Looks through the steps of a run in their order, before it is made. */
 static bool look_through(twin *t, job *j) {
   const ml_plan *p = j->plan;
   size_t at, bytes;
-  if (p->arena) mark_written(t, (size_t)((char *)p->arena->address - t->device), p->arena_bytes, false);
+  if (p->arena) {
+    at = (size_t)((char *)p->arena->address - t->device);
+    if (all_marked(t->memory, at / PAGE, up(at + p->arena_bytes, PAGE))) poison(t, at, p->arena_bytes);
+  }
   for (size_t n = 0; n < p->n_steps; n++) {
     const ml_step *s = &p->steps[n];
     const bool effect = s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op);
@@ -174,6 +195,11 @@ static bool look_through(twin *t, job *j) {
       if (s->outputs[i] < 0 || is_reserved(p, s->outputs[i]) || !(bytes = extent_of(t, j, s->outputs[i], &at)))
         continue;
       if (!all_marked(t->memory, at / PAGE, up(at + bytes, PAGE))) return refuse(j, n, "output", i, "has no memory");
+      forget_place(t, j, n, s->outputs[i]);
+    }
+    for (int i = 0; i < s->n_outputs; i++) {
+      if (s->outputs[i] < 0 || is_reserved(p, s->outputs[i]) || !(bytes = extent_of(t, j, s->outputs[i], &at)))
+        continue;
       mark_written(t, at, bytes, true);
     }
   }
@@ -230,6 +256,7 @@ static void carry_out(twin *t, job *j) {
     mark_memory(t, at, j->bytes, true);
     return;
   case DECOMMIT: punch(t, up(at, PAGE) * PAGE, ((at + j->bytes) / PAGE - up(at, PAGE)) * PAGE); return;
+  case REUSE: poison(t, at, j->bytes); return;
   case RELEASE: punch(t, at, whole), give_back(t, at, at + whole + PAGE); return;
   case PACK:
     ml_cpu_pack(GROUP, mine, j->dtype, j->inputs, j->first, j->rows, j->host);
@@ -349,6 +376,11 @@ static ml_status twin_reserve(ml_device *d, size_t bytes, void **out) { return t
 static void twin_release(ml_device *d, void *address, size_t bytes) {
   ml_ticket ticket;
   give(d->state, &(job){.kind = RELEASE, .at = address, .bytes = bytes}, &ticket);
+}
+
+static void twin_reuse(ml_device *d, void *address, size_t bytes) {
+  ml_ticket ticket;
+  give(d->state, &(job){.kind = REUSE, .at = address, .bytes = bytes}, &ticket);
 }
 
 static ml_status twin_commit(ml_device *d, void *address, size_t bytes) {
@@ -495,6 +527,7 @@ static void twin_close(ml_device *d) {
 static const ml_device_table table = {
     .allocate = twin_allocate,
     .release = twin_release,
+    .reuse = twin_reuse,
     .reserve = twin_reserve,
     .commit = twin_commit,
     .decommit = twin_decommit,

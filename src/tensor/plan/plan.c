@@ -282,11 +282,12 @@ static void say_outputs(text *t, const ml_plan *p, const ml_step *s, int first, 
   if (states) say(t, " -> %d assigned", states);
 }
 
-/* Bytes that a step reads of its input k: of what it looks up in, the entries that it finds; none of caches, of which
- * the data decides how much, nor of what is written. */
+/* Bytes that a step reads of its input k: of what it looks up in, the entries that it finds; none of caches and of
+ * their tables of pages, of which the data decides how much, nor of what is written. */
 static size_t input_bytes(const ml_plan *p, const ml_step *s, int k) {
   const ml_value *v = &p->values[s->inputs[k]], *other = s->n_inputs > 1 ? &p->values[s->inputs[1]] : NULL;
-  bool cache = s->op == ML_OP_attention && (k == 1 || k == 2), target = k == 0 && s->op < ML_OP_COUNT;
+  const bool cache = (s->op == ML_OP_attention && k >= 1 && k <= 3) || (s->op == ML_OP_cache_append && k == 2),
+             target = k == 0 && s->op < ML_OP_COUNT;
   if (cache || (target && ml_op_is_effect((ml_op)s->op))) return 0;
   if (s->op == ML_OP_embedding && k == 0 && v->shape[0])
     return ml_value_bytes(v) / (size_t)v->shape[0] * (size_t)ml_shape_size(other->ndim, other->shape);

@@ -1,0 +1,174 @@
+-- Continuous batching: each prompt gives what it gives alone, however many run beside it; errors, ends and callbacks
+-- are those of one row.
+local ml = require "moonlet"
+local S = require "moonlet.sample"
+local bytes = require "tests.lua.byte_model"
+local new_random = require "tests.lua.programs.random"
+local t = require "tests.lua.harness"
+local tiny = require "tests.tiny"
+
+local m = assert(ml.load(bytes.make "batch", {random = 5, precision = "exact"}))
+
+local function text_of(random, i) return ("Prompt %d, "):format(i):rep(random:int(1, 30)) end
+
+local function options(random, i)
+  local o = {seed = i, max_tokens = random:int(1, 40), ignore_eos = random:chance(0.7)}
+  if random:chance(0.2) then o.stop = {string.char(random:int(97, 122))} end
+  return o
+end
+
+local function alone(model, prompt, shared)
+  local o = {}
+  for name, value in pairs(shared) do o[name] = value end
+  for name, value in pairs(prompt) do o[name] = value end
+  o.prompt = nil
+  return select(2, model:complete(prompt.prompt, o))
+end
+
+local function same(got, want, what)
+  t.eq(got.ids, want.ids, what)
+  t.eq({got.text, got.finish_reason}, {want.text, want.finish_reason}, what)
+  t.eq(ml.json.encode(got.logprobs or {}), ml.json.encode(want.logprobs or {}), what)
+end
+
+local function hybrid()
+  local path = bytes.make "batch-hybrid"
+  tiny.write(path .. "/config.json", [[{"model_type": "hybrid", "hidden_size": 32, "num_hidden_layers": 3,
+"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 258, "max_position_embeddings": 4096,
+"sliding_window": 100, "conv_kernel": 4}]])
+  return assert(ml.load(path, {random = 7, precision = "exact", family = "tests/lua/families/hybrid.lua"}))
+end
+
+for _, case in ipairs {
+  {"greedy", {}}, {"drawn, with log probabilities", {temperature = 0.9, top_k = 30, logprobs = 2}},
+  {"penalised", {temperature = 1.1, top_p = 0.9, repeat_penalty = 1.3, presence_penalty = 0.2}},
+} do
+  t.test(case[1] .. ": as alone, through 1, 3, 8 and 32 rows", function()
+    local random, prompts, want = new_random(3), {}, {}
+    for i = 1, 40 do
+      prompts[i] = options(random, i)
+      prompts[i].prompt = text_of(random, i)
+      want[i] = alone(m, prompts[i], case[2])
+    end
+    for _, slots in ipairs {1, 3, 8, 32} do
+      local shared = {slots = slots}
+      for name, value in pairs(case[2]) do shared[name] = value end
+      local got = m:batch_generate(prompts, shared)
+      t.eq(#got, #prompts)
+      for i, result in ipairs(got) do same(result, want[i], ("prompt %d of %d rows"):format(i, slots)) end
+    end
+  end)
+end
+
+t.test("states of fixed size and windows", function()
+  local h <close> = hybrid()
+  local random, prompts, want = new_random(4), {}, {}
+  for i = 1, 20 do
+    prompts[i] = options(random, i)
+    prompts[i].prompt = text_of(random, i)
+    want[i] = alone(h, prompts[i], {temperature = 1})
+  end
+  for i, result in ipairs(h:batch_generate(prompts, {temperature = 1, slots = 5})) do
+    same(result, want[i], "prompt " .. i)
+  end
+  for _, pool in ipairs(h:runtime().store.pools) do t.eq(pool:held(), 0, "pages in use") end
+end)
+
+t.test("texts, ids and messages; options of each and of all", function()
+  local conversation = {{role = "user", content = "Hi"}}
+  local got = m:batch_generate({
+    "plain", {72, 105}, conversation, {prompt = conversation, max_tokens = 2}, {prompt = "none", max_tokens = 0},
+  }, {max_tokens = 4, ignore_eos = true})
+  t.eq({#got[1].ids, #got[2].ids, #got[3].ids, #got[4].ids, #got[5].ids}, {4, 4, 4, 2, 0})
+  t.eq(got[5].finish_reason, "length")
+  same(got[2], alone(m, {prompt = {72, 105}}, {max_tokens = 4, ignore_eos = true}))
+  t.eq(got[3].metrics.prompt_tokens, #m:chat_ids(conversation, {}))
+  t.eq(m:batch_generate {}, {})
+end)
+
+t.test("functions of the user's: a state of its own for each sequence", function()
+  local seen = {}
+  local function sampler(logits, state)
+    seen[#state.ids] = (seen[#state.ids] or 0) + 1
+    t.eq({logits.shape[1], state.recent and state.recent.shape[1] or 1}, {1, 1})
+    return state.ids[1] % 26 + 97
+  end
+  local got = m:batch_generate({"abc", "bcd", "cdefgh"}, {sampler = sampler, max_tokens = 3, slots = 2})
+  t.eq({got[1].text, got[2].text, got[3].text}, {"ttt", "uuu", "vvv"})
+  local chain = S.chain {S.traced(function(logits) return logits * 0.5 end), S.temperature(0.8)}
+  for i, result in ipairs(m:batch_generate({"abc", "bcd"}, {sampler = chain, seed = 3, max_tokens = 6})) do
+    same(result, alone(m, {prompt = ({"abc", "bcd"})[i]}, {sampler = chain, seed = 3, max_tokens = 6}))
+  end
+end)
+
+t.test("results as they end, tokens as they come", function()
+  local prompts, order, tokens = {}, {}, {}
+  for i = 1, 6 do prompts[i] = {prompt = "p" .. i, max_tokens = i == 1 and 40 or 2, ignore_eos = true} end
+  local function note(index, token) tokens[index] = (tokens[index] or "") .. token.text end
+  for index, result in m:batch_generate(prompts, {iterate = true, slots = 6, on_token = note}) do
+    order[#order + 1] = index
+    t.eq(result.text, tokens[index])
+  end
+  t.eq(#order, 6)
+  t.eq(order[6], 1)
+  for _ in m:batch_generate(prompts, {iterate = true}) do break end -- luacheck: ignore 512
+  t.eq(next(m:runtime().store.slots), nil, "left early, it frees all")
+end)
+
+t.test("an error is that prompt's", function()
+  local wrong = function(_, state)
+    if #state.ids > 4 then error "mine" end
+    return 97
+  end
+  local got = m:batch_generate({
+    "fine", {prompt = ""}, {prompt = {1, 2, 999}}, {prompt = "x", top_p = 3}, {prompt = "abc", sampler = wrong},
+    {prompt = ("long "):rep(2000)}, {prompt = "also fine", nonsense = 1}, "fine",
+  }, {max_tokens = 5, ignore_eos = true, slots = 3})
+  t.eq({#got[1].ids, #got[8].ids}, {5, 5})
+  local function failed(i, pattern, code)
+    t.eq(got[i].finish_reason, "error")
+    t.ok(tostring(got[i].error):find(pattern), tostring(got[i].error))
+    if code then t.eq(got[i].error.code, code) end
+  end
+  failed(2, "empty", "usage")
+  failed(3, "prompt 3: entry 3", "usage")
+  failed(4, "top_p", "usage")
+  failed(5, "mine")
+  failed(6, "the context holds", "limit")
+  failed(7, "nonsense", "usage")
+  t.raises(function() m:batch_generate({"a"}, {nonsense = 1}) end, "nonsense", "usage")
+  t.raises(function() m:batch_generate({"a"}, {slots = 0}) end, "slots", "usage")
+  t.raises(function() m:batch_generate("a") end, "prompts", "usage")
+end)
+
+t.test("cancelled and overdue rows leave, the others go on", function()
+  local token = ml.cancel_token()
+  local n = 0
+  local got = m:batch_generate({
+    {prompt = "first", cancel = token}, {prompt = "second"}, {prompt = "third", deadline = 1e-6}, "fourth",
+  }, {max_tokens = 12, ignore_eos = true, slots = 4, on_token = function(index)
+    n = n + (index == 1 and 1 or 0)
+    if n == 3 then token:cancel() end
+  end})
+  t.eq({got[1].finish_reason, #got[1].ids}, {"cancelled", 3})
+  t.eq(got[3].finish_reason, "deadline")
+  same(got[2], alone(m, {prompt = "second"}, {max_tokens = 12, ignore_eos = true}))
+  same(got[4], alone(m, {prompt = "fourth"}, {max_tokens = 12, ignore_eos = true}))
+  t.raises(function()
+    m:batch_generate({"a", "b"}, {on_token = function() error "stop all" end})
+  end, "stop all")
+  t.eq(next(m:runtime().store.slots), nil, "slots in use")
+end)
+
+t.test("decode replays plans and makes nothing new", function()
+  local prompts = {}
+  for i = 1, 8 do prompts[i] = {prompt = ("text %d"):format(i), max_tokens = 40, ignore_eos = true} end
+  m:batch_generate(prompts, {slots = 8})
+  local before = ml.stats()
+  m:batch_generate(prompts, {slots = 8})
+  local now = ml.stats()
+  t.eq({now.traces - before.traces, now.plans - before.plans}, {0, 0})
+end)
+
+m:close()
+t.done()
