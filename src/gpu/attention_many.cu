@@ -16,16 +16,14 @@ template <int SIZE> DEVICE char *line_of(char *tile, int row, int line) {
   return tile + row * (SIZE * 2) + ((line ^ row % 8) << 4);
 }
 
-// Rows first.. of KEYS or ROWS rows, of which those from begin to end - 1 are read, where `at` says that they lie;
-// others are zero.
+// Rows first.. of KEYS or ROWS rows, of which those from begin to end - 1 are read; others are zero.
 template <int SIZE, typename AT> DEVICE void load_tile(char *to, int64_t first, int64_t begin, int64_t end, AT at) {
 #pragma unroll
   for (int i = 0; i < 64 * SIZE / 8 / THREADS; i++) {
     const int n = i * THREADS + threadIdx.x, r = n / (SIZE / 8), line = n % (SIZE / 8);
     const int64_t j = first + r;
     char *own = line_of<SIZE>(to, r, line);
-    const char *from = j >= begin && j < end ? at(j) : NULL;
-    if (from) copy_16(own, from + line * 16);
+    if (j >= begin && j < end) copy_16(own, at(j) + line * 16);
     else {
       uint4 zero;
       zero.x = zero.y = zero.z = zero.w = 0;
@@ -173,11 +171,10 @@ template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, c
   });
   const int64_t first = lo / KEYS * KEYS;
   key_place place = first_place(t, r);
-  auto load_keys = [&](int64_t j, int turn) {
-    load_tile<SIZE>(keys[turn], j, lo, hi,
-                    [&](int64_t i) { return find_place(t, r, i, &place) ? key_at(t, place, i) : (const char *)NULL; });
-    load_tile<SIZE>(values[turn], j, lo, hi,
-                    [&](int64_t i) { return find_place(t, r, i, &place) ? value_at(t, place, i) : (const char *)NULL; });
+  auto load_keys = [&](int64_t j, int turn) { // all of one page
+    const int64_t end = lo < hi && find_place(t, r, max64(j, lo), &place) ? hi : lo;
+    load_tile<SIZE>(keys[turn], j, lo, end, [&](int64_t i) { return key_at(t, place, i); });
+    load_tile<SIZE>(values[turn], j, lo, end, [&](int64_t i) { return value_at(t, place, i); });
   };
   load_keys(first, 0);
   close_copies();

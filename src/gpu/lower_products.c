@@ -399,6 +399,11 @@ static int64_t most_keys(const ml_program *g, const ml_step *s) {
   return pages ? pages->shape[1] * k->shape[2] : k->shape[2];
 }
 
+/* Whether keys that are taken together, from a multiple of their number on, lie in one page. */
+static bool lies_in_pages(const ml_program *g, const ml_step *s, int keys) {
+  return s->inputs[PAGES] < 0 || ml_cuda_value(g, s->inputs[1])->shape[2] % keys == 0;
+}
+
 static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_args *a) {
   a->scale = (float)s->attrs->attention.scale, a->softcap = (float)s->attrs->attention.softcap;
   a->causal = s->attrs->attention.causal != 0, a->window = s->attrs->attention.window;
@@ -412,22 +417,24 @@ static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_ar
   return ml_cuda_tail(g, s, &a->tail);
 }
 
+enum { ONE_SEGMENT = 64, MANY_KEYS = 64 }; /* as gpu/attention_one.cu and attention_many.cu have them */
+
 /* One query a sequence, of a model whose weights are not to be multiplied exactly. */
 static bool takes_one(const ml_program *g, const ml_step *s) {
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t size = q->shape[3];
   return g->fast && q->shape[2] == 1 && s->inputs[MASK] < 0 && s->inputs[OFFSETS] < 0 && size == v->shape[3] &&
-         k->dtype == v->dtype && k->dtype != ML_F64 && (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) &&
-         lies_whole(g, s, 2, 8, 8);
+         lies_in_pages(g, s, ONE_SEGMENT) && k->dtype == v->dtype && k->dtype != ML_F64 &&
+         (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) && lies_whole(g, s, 2, 8, 8);
 }
 
 static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
-  enum { THREADS = 256, SEGMENT = 64, MOST_HEADS = 8, BEFORE_VALUES = 2 }; /* as gpu/attention_one.cu has them */
+  enum { THREADS = 256, MOST_HEADS = 8, BEFORE_VALUES = 2 }; /* as gpu/attention_one.cu has them */
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]);
   const int64_t B = q->shape[0], H = q->shape[1], size = q->shape[3], KV = k->shape[1], group = KV ? H / KV : 0;
   const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS);
-  const int64_t segments = (most_keys(g, s) + SEGMENT - 1) / SEGMENT;
+  const int64_t segments = (most_keys(g, s) + ONE_SEGMENT - 1) / ONE_SEGMENT;
   const int64_t rows = B * chunks, wanted = rows > 0 ? (2 * (int64_t)ml_cuda_multiprocessors(g) + rows - 1) / rows : 1;
   char kernel[32];
   snprintf(kernel, sizeof kernel, "cuda_attention_one_%d", (int)size);
@@ -447,7 +454,8 @@ static bool takes_many(const ml_program *g, const ml_step *s) {
   const int64_t size = q->shape[3];
   enum { FEW = 8, MOST_HEADS = 65535 };
   return g->fast && q->shape[2] > FEW && s->inputs[MASK] < 0 && s->inputs[OFFSETS] < 0 &&
-         (q->dtype == ML_BF16 || q->dtype == ML_F16) && k->dtype == q->dtype && v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
+         lies_in_pages(g, s, MANY_KEYS) && (q->dtype == ML_BF16 || q->dtype == ML_F16) && k->dtype == q->dtype &&
+         v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
          q->shape[0] * q->shape[1] <= MOST_HEADS && lies_whole(g, s, 0, 8, 8) && lies_whole(g, s, 1, 8, 8) &&
          lies_whole(g, s, 2, 8, 8);
 }
