@@ -27,12 +27,13 @@ local function shuffled(random, n)
 end
 
 local function make(random)
-  local c = {T = random:pick {1, 1, random:int(2, 8), random:int(9, 40)}, page = random:pick {1, 3, 16, 64, 64, 64, 128},
+  local c = {
+    T = random:pick {1, 1, random:int(2, 8), random:int(9, 40)}, page = random:pick {1, 3, 16, 64, 64, 64, 128},
     kv = random:int(1, 2), d = random:pick {16, 40, 64, 64, 64, 128, 128, 256},
-    window = random:pick {0, 0, random:int(1, 90)},
-    softcap = random:pick {0, 0, 2}, sinks = random:chance(0.3), packed = random:chance(0.25),
-    fast = random:chance(0.8), kept = random:pick {"float32", "float16", "bfloat16"},
-    index = random:pick {"int32", "int64", "uint8", "uint16"}}
+    window = random:pick {0, 0, random:int(1, 90)}, softcap = random:pick {0, 0, 2}, sinks = random:chance(0.3),
+    packed = random:chance(0.25), fast = random:chance(0.8), kept = random:pick {"float32", "float16", "bfloat16"},
+    index = random:pick {"int32", "int64", "uint8", "uint16"},
+  }
   c.asked = random:chance(0.8) and c.kept or random:pick {"float32", "float16", "bfloat16"}
   c.heads = c.kv * random:pick {1, 3, 4, 9}
   c.dv = random:chance(0.85) and c.d or 24
