@@ -7,7 +7,8 @@
 NVCC      ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
 GPU_ARCHS ?= 80 90
 GPU_SRC   := $(if $(NVCC),$(sort $(wildcard src/gpu/*.cu)))
-GPU_FLAGS := -std=c++17 -O3 -fmad=false -Isrc $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+GPU_FLAGS := -std=c++17 -O3 -fmad=false -Isrc --compress-mode=size \
+             $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))
 GPU_IMAGES := $(GPU_SRC:%.cu=$(BUILD)/obj/%.fatbin)
 $(eval $(call stamp,$(BUILD)/gpu_flags,$$(NVCC) : $$(GPU_FLAGS) : $$(GPU_SRC)))

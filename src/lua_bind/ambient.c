@@ -120,12 +120,13 @@ static void remember_thread(lua_State *L, lua_Integer id) {
 
 /* Of the coroutine that runs, which has set nothing so far. */
 static lb_ambient *add_ambient(lua_State *L, lb_host *host) {
+  const lua_Integer id = ++host->ambient_ids;
+  remember_thread(L, id); /* in which finalizers may run, and set something too */
   lb_check(L, ML_GROW(host->ambients, host->ambients_capacity, host->n_ambients + 1));
-  remember_thread(L, ++host->ambient_ids);
   lb_ambient *a = ml_calloc(1, sizeof *a);
   lb_check(L, a ? ML_OK : ML_MEMORY);
   a->thread = L;
-  a->id = host->ambient_ids;
+  a->id = id;
   a->active = true;
   return host->ambients[host->n_ambients++] = a;
 }

@@ -67,7 +67,7 @@ return {
         frame[0] = 0;]]},
   }},
   {name = "a compiled function draws the same numbers in every replay", edits = {
-    {"lua/compile.lua", "tensors[#tensors + 1] = trace.advance(entry.draws)",
+    {"lua/compile.lua", "tensors[#tensors + 1] = trace.advance(entry.draws, entry.draws_on)",
       "entry.first = entry.first or M.keep(trace.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
   }},
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
