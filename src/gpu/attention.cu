@@ -13,11 +13,10 @@ enum { SEGMENT = 256, MOST_OWN = 4 };                         // MOST_OWN: eleme
 // ---- rope ----
 
 KERNEL(cuda_rope_table, cu_rope_table_args) {
-  for (int64_t i = thread_index(); i < t.batch * t.length * t.n; i += thread_count()) {
+  for (int64_t i = thread_index(); i < t.count * t.n; i += thread_count()) {
     int64_t u = i;
     const int64_t k = pop(&u, t.n);
-    const float position = (float)(min64(FAR, load_int(t.start, t.start_dtype, u / t.length)) + u % t.length);
-    const float angle = position * t.frequencies[k];
+    const float angle = (float)load_int(t.positions, t.positions_dtype, u) * t.frequencies[k];
     t.out[u * 2 * t.n + k] = cosf(angle) * t.scale;
     t.out[u * 2 * t.n + t.n + k] = sinf(angle) * t.scale;
   }
@@ -46,23 +45,23 @@ KERNEL(cuda_rope, cu_rope_args) {
 
 // ---- cache append ----
 
+// A warp takes a token of a head.
 KERNEL(cuda_cache_append, cu_append_args) {
-  const cu_array &cache = t.cache, &x = t.x;
-  const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3];
-  for (int64_t i = thread_index(); i < x.shape[0] * H * T * d; i += thread_count()) {
-    int64_t b = i;
-    const int64_t k = pop(&b, d), pos = pop(&b, T), h = pop(&b, H);
-    if (pos >= vector_at(t.count, b)) continue;
-    const int64_t slot = vector_at(t.slots, b), at = min64(FAR, vector_at(t.start, b)) + pos;
-    const bool no_slot = slot < 0 || slot >= cache.shape[0];
-    if (no_slot || at < 0 || at >= cache.shape[2]) {
-      raise_fault(t.fault, CU_OP_cache_append, no_slot ? t.slots.dtype : t.start.dtype, no_slot ? slot : at,
-                  cache.shape[no_slot ? 0 : 2]);
-      continue;
-    }
-    const int64_t from = b * x.strides[0] + h * x.strides[1] + pos * x.strides[2] + k;
-    const int64_t to = slot * cache.strides[0] + h * cache.strides[1] + at * cache.strides[2] + k;
-    store_float(cache.data, cache.dtype, to, load_float(x.data, x.dtype, from));
+  const cu_array &pool = t.pool, &x = t.x;
+  const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3], each = pool.shape[2];
+  if (blockIdx.x == 0) check_offsets(t.sequences, T);
+  for (int64_t u = thread_index() / WARP; u < x.shape[0] * H * T; u += thread_count() / WARP) {
+    int64_t b = u;
+    const int64_t pos = pop(&b, T), h = pop(&b, H);
+    sequence s;
+    if (!find_sequence(t.sequences, T, each, b, pos, &s) || pos - s.first >= s.real) continue;
+    int64_t index = s.start + pos - s.first;
+    const int64_t at = pop(&index, each), page = find_page(t.sequences, s.slot, index, pool.shape[0]);
+    if (page < 0) continue;
+    const int64_t from = b * x.strides[0] + h * x.strides[1] + pos * x.strides[2];
+    const int64_t to = page * pool.strides[0] + h * pool.strides[1] + at * pool.strides[2];
+    for (int64_t k = threadIdx.x % WARP; k < d; k += WARP)
+      store_float(pool.data, pool.dtype, to + k, load_float(x.data, x.dtype, from + k));
   }
 }
 
@@ -110,22 +109,24 @@ template <int PIECES> DEVICE void take_key(state<PIECES> *s, float score, const 
   for (int i = 0; i < PIECES * 4; i++) s->o[i] = fmaf(p, value[i], s->o[i] * keep);
 }
 
-// A lane's part of a key and its value, and what the mask adds to the score.
+// A lane's part of a key and its value, and what the mask adds to the score. `place` is where the last one lay.
 template <int PIECES> struct key_value {
   bool sees;
   float add, k[PIECES * 4], v[PIECES * 4];
 };
 
 template <int PIECES, int FORM>
-DEVICE void load_key(const cu_attention_args &t, const row_keys &r, int64_t j, int64_t end, const char *key,
-                     const char *value, int own, key_value<PIECES> *o) {
+DEVICE void load_key(const cu_attention_args &t, const row_keys &r, int64_t j, int64_t end, key_place *place, int own,
+                     key_value<PIECES> *o) {
   const int d = (int)t.k.shape[3], dv = (int)t.v.shape[3];
   o->sees = j < end;
   o->add = 0;
   if (o->sees && t.mask.data) o->add = mask_at(t.mask, r.b, r.h, r.pos, j), o->sees = o->add != -INFINITY;
 #pragma unroll
   for (int i = 0; i < PIECES * 4; i++) o->k[i] = o->v[i] = 0;
+  o->sees = o->sees && find_place(t, r, j, place);
   if (!o->sees) return;
+  const char *key = key_at(t, *place, j), *value = value_at(t, *place, j);
 #pragma unroll
   for (int i = 0; i < PIECES; i++) {
     const int at = own + i * 4 * SHARE;
@@ -168,13 +169,12 @@ DEVICE result attend_segment(const cu_attention_args &t, const row_keys &r, int6
   // The group's first key, and how far it is to the next. All lanes of a warp go on together: those whose keys have
   // ended take one that counts for nothing.
   int64_t j = begin + (((int64_t)(threadIdx.x / SHARE) - begin) & (GROUPS - 1));
-  const int64_t k_step = t.k.strides[2] * item_of(t.k.dtype), v_step = t.v.strides[2] * item_of(t.v.dtype);
-  const char *key = r.k + j * k_step, *from = r.v + j * v_step;
+  key_place place = first_place(t, r);
   key_value<PIECES> now, next;
-  load_key<PIECES, FORM>(t, r, j, end, key, from, own, &now);
+  load_key<PIECES, FORM>(t, r, j, end, &place, own, &now);
   for (int64_t j0 = begin; j0 < end; j0 += GROUPS) {
-    j += GROUPS, key += GROUPS * k_step, from += GROUPS * v_step;
-    if (PIECES <= 4) load_key<PIECES, FORM>(t, r, j, end, key, from, own, &next); // while this one is worked on
+    j += GROUPS;
+    if (PIECES <= 4) load_key<PIECES, FORM>(t, r, j, end, &place, own, &next); // while this one is worked on
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < PIECES * 4; i++) dot = fmaf(qs[i], now.k[i], dot);
@@ -183,7 +183,7 @@ DEVICE result attend_segment(const cu_attention_args &t, const row_keys &r, int6
     if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
     if (now.sees) any = 1, take_key(&s, score + now.add, now.v);
     if (PIECES <= 4) now = next;
-    else load_key<PIECES, FORM>(t, r, j, end, key, from, own, &now);
+    else load_key<PIECES, FORM>(t, r, j, end, &place, own, &now);
   }
   for (int by = SHARE; by < WARP; by *= 2) {
     const float other = shuffle(s.max, by), other_sum = shuffle(s.sum, by), max = other > s.max ? other : s.max;
@@ -245,6 +245,7 @@ template <int PIECES, int FORM> DEVICE void attend(const cu_attention_args &t) {
   __shared__ exchange_room<PIECES> room;
   const cu_array &q = t.q;
   const int own = threadIdx.x % SHARE * 4;
+  if (blockIdx.x == 0 && blockIdx.y == 0) check_offsets(t.sequences, q.shape[2]);
   for (int64_t unit = blockIdx.x; unit < q.shape[0] * q.shape[1] * q.shape[2]; unit += gridDim.x) {
     row_keys r;
     result all;

@@ -170,9 +170,11 @@ template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, c
     return (const char *)q.data + (r.b * q.strides[0] + r.h * q.strides[1] + j * q.strides[2]) * 2;
   });
   const int64_t first = lo / KEYS * KEYS;
-  auto load_keys = [&](int64_t j, int turn) {
-    load_tile<SIZE>(keys[turn], j, lo, hi, [&](int64_t i) { return key_at(t, r, i); });
-    load_tile<SIZE>(values[turn], j, lo, hi, [&](int64_t i) { return value_at(t, r, i); });
+  key_place place = first_place(t, r);
+  auto load_keys = [&](int64_t j, int turn) { // all of one page
+    const int64_t end = lo < hi && find_place(t, r, max64(j, lo), &place) ? hi : lo;
+    load_tile<SIZE>(keys[turn], j, lo, end, [&](int64_t i) { return key_at(t, place, i); });
+    load_tile<SIZE>(values[turn], j, lo, end, [&](int64_t i) { return value_at(t, place, i); });
   };
   load_keys(first, 0);
   close_copies();

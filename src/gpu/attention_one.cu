@@ -42,11 +42,17 @@ DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int he
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
   float k[EACH][8], v[EACH][8];
   bool sees[EACH];
+  const int64_t begin = max64(r.lo, segment * SEGMENT), end = min64(r.hi, (segment + 1) * SEGMENT);
+  key_place place = first_place(t, r);
+  const bool there = find_place(t, r, begin, &place); // all of one page
 #pragma unroll
   for (int n = 0; n < EACH; n++) {
     const int64_t j = segment * SEGMENT + (n * WARPS + warp) * ABREAST + lane / LANES;
-    sees[n] = j >= r.lo && j < r.hi;
-    if (sees[n]) load_eight(key_at(t, r, j), t.k.dtype, own, k[n]), load_eight(value_at(t, r, j), t.v.dtype, own, v[n]);
+    sees[n] = there && j >= begin && j < end;
+    if (sees[n]) {
+      load_eight(key_at(t, place, j), t.k.dtype, own, k[n]);
+      load_eight(value_at(t, place, j), t.v.dtype, own, v[n]);
+    }
 #pragma unroll
     for (int i = 0; i < 8 && !sees[n]; i++) k[n][i] = v[n][i] = 0;
   }

@@ -117,10 +117,12 @@ ml_status ml_cuda_lower_sample(ml_program *g, const ml_step *s) {
 }
 
 ml_status ml_cuda_lower_random_bits(ml_program *g, const ml_step *s) {
-  const int64_t size = ml_cuda_size(ml_cuda_value(g, s->outputs[0]));
-  cu_random_args *a = ml_cuda_launch_elements(g, "random", "cuda_random_bits", sizeof *a, (size + 3) / 4);
+  const ml_value *key = ml_cuda_value(g, s->inputs[0]);
+  const int64_t keys = key->ndim > 1 ? key->shape[0] : 1;
+  const int64_t size = keys ? ml_cuda_size(ml_cuda_value(g, s->outputs[0])) / keys : 0;
+  cu_random_args *a = ml_cuda_launch_elements(g, "random", "cuda_random_bits", sizeof *a, keys * ((size + 3) / 4));
   if (!a) return ML_MEMORY;
-  a->size = size, a->words = ml_cuda_value(g, s->inputs[0])->shape[0];
+  a->keys = keys, a->size = size, a->words = key->shape[key->ndim - 1];
   ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->key));
   return ml_cuda_put_address(g, s->outputs[0], &a->out);
 }

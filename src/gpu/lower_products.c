@@ -333,14 +333,14 @@ ml_status ml_cuda_lower_gather_linear(ml_program *g, const ml_step *s) {
 /* ---- attention ---- */
 
 ml_status ml_cuda_lower_rope_table(ml_program *g, const ml_step *s) {
-  const ml_value *start = ml_cuda_value(g, s->inputs[0]), *o = ml_cuda_value(g, s->outputs[0]);
+  const ml_value *o = ml_cuda_value(g, s->outputs[0]);
   const int64_t n = o->shape[2] / 2;
   cu_rope_table_args *a =
       ml_cuda_launch_elements(g, "attention", "cuda_rope_table", sizeof *a, o->shape[0] * o->shape[1] * n);
   if (!a) return ML_MEMORY;
-  a->start_dtype = (int32_t)start->dtype, a->scale = (float)s->attrs->rope_table.scale;
-  a->batch = o->shape[0], a->length = o->shape[1], a->n = n;
-  ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->start));
+  a->positions_dtype = (int32_t)ml_cuda_value(g, s->inputs[0])->dtype;
+  a->scale = (float)s->attrs->rope_table.scale, a->count = o->shape[0] * o->shape[1], a->n = n;
+  ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->positions));
   ML_TRY(ml_cuda_put_address(g, s->inputs[1], &a->frequencies));
   return ml_cuda_put_address(g, s->outputs[0], &a->out);
 }
@@ -357,16 +357,27 @@ ml_status ml_cuda_lower_rope(ml_program *g, const ml_step *s) {
   return ml_cuda_array(g, s->outputs[0], &a->out);
 }
 
-ml_status ml_cuda_lower_cache_append(ml_program *g, const ml_step *s) {
-  cu_append_args *a = ml_cuda_launch_elements(g, "attention", "cuda_cache_append", sizeof *a,
-                                              ml_cuda_size(ml_cuda_value(g, s->inputs[1])));
-  if (!a) return ML_MEMORY;
-  ML_TRY(ml_cuda_array(g, s->inputs[0], &a->cache));
-  ML_TRY(ml_cuda_array(g, s->inputs[1], &a->x));
-  ML_TRY(ml_cuda_vector(g, s->inputs[2], &a->slots));
-  ML_TRY(ml_cuda_vector(g, s->inputs[3], &a->start));
-  ML_TRY(ml_cuda_vector(g, s->inputs[4], &a->count));
+/* Pages, slots, start, count and offsets: the inputs from `first` on. */
+static ml_status sequences_of(ml_program *g, const ml_step *s, int first, cu_sequences *a) {
+  const ml_value *offsets = ml_cuda_value(g, s->inputs[first + 4]);
+  a->op = s->op, a->packed = offsets ? offsets->shape[0] - 1 : 0;
+  ML_TRY(ml_cuda_array(g, s->inputs[first], &a->pages));
+  ML_TRY(ml_cuda_vector(g, s->inputs[first + 1], &a->slots));
+  ML_TRY(ml_cuda_vector(g, s->inputs[first + 2], &a->start));
+  ML_TRY(ml_cuda_vector(g, s->inputs[first + 3], &a->count));
+  ML_TRY(ml_cuda_vector(g, s->inputs[first + 4], &a->offsets));
   return ml_cuda_put_faults(g, &a->fault);
+}
+
+ml_status ml_cuda_lower_cache_append(ml_program *g, const ml_step *s) {
+  enum { WARP = 32 }; /* a warp takes a token of a head */
+  const ml_value *x = ml_cuda_value(g, s->inputs[1]);
+  cu_append_args *a = ml_cuda_launch_elements(g, "attention", "cuda_cache_append", sizeof *a,
+                                              x->shape[0] * x->shape[1] * x->shape[2] * WARP);
+  if (!a) return ML_MEMORY;
+  ML_TRY(ml_cuda_array(g, s->inputs[0], &a->pool));
+  ML_TRY(ml_cuda_array(g, s->inputs[1], &a->x));
+  return sequences_of(g, s, 2, &a->sequences);
 }
 
 /* Whether all heads of keys or values lie at whole groups of elements, and are whole rounds of them. */
@@ -379,37 +390,51 @@ static bool lies_whole(const ml_program *g, const ml_step *s, int input, int ele
   return whole;
 }
 
+/* Inputs behind q, k and v. */
+enum { PAGES = 3, OFFSETS = 7, MASK, SINKS };
+
+/* Keys that a sequence has room for. */
+static int64_t most_keys(const ml_program *g, const ml_step *s) {
+  const ml_value *k = ml_cuda_value(g, s->inputs[1]), *pages = ml_cuda_value(g, s->inputs[PAGES]);
+  return pages ? pages->shape[1] * k->shape[2] : k->shape[2];
+}
+
+/* Whether keys that are taken together, from a multiple of their number on, lie in one page. */
+static bool lies_in_pages(const ml_program *g, const ml_step *s, int keys) {
+  return s->inputs[PAGES] < 0 || ml_cuda_value(g, s->inputs[1])->shape[2] % keys == 0;
+}
+
 static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_args *a) {
   a->scale = (float)s->attrs->attention.scale, a->softcap = (float)s->attrs->attention.softcap;
   a->causal = s->attrs->attention.causal != 0, a->window = s->attrs->attention.window;
   ML_TRY(ml_cuda_array(g, s->inputs[0], &a->q));
   ML_TRY(ml_cuda_array(g, s->inputs[1], &a->k));
   ML_TRY(ml_cuda_array(g, s->inputs[2], &a->v));
-  ML_TRY(ml_cuda_vector(g, s->inputs[3], &a->slots));
-  ML_TRY(ml_cuda_vector(g, s->inputs[4], &a->start));
-  ML_TRY(ml_cuda_vector(g, s->inputs[5], &a->count));
-  ML_TRY(ml_cuda_array(g, s->inputs[6], &a->mask));
-  ML_TRY(ml_cuda_vector(g, s->inputs[7], &a->sinks));
+  ML_TRY(sequences_of(g, s, PAGES, &a->sequences));
+  ML_TRY(ml_cuda_array(g, s->inputs[MASK], &a->mask));
+  ML_TRY(ml_cuda_vector(g, s->inputs[SINKS], &a->sinks));
   ML_TRY(ml_cuda_array(g, s->outputs[0], &a->out));
-  ML_TRY(ml_cuda_tail(g, s, &a->tail));
-  return ml_cuda_put_faults(g, &a->fault);
+  return ml_cuda_tail(g, s, &a->tail);
 }
+
+enum { ONE_SEGMENT = 64, MANY_KEYS = 64 }; /* as gpu/attention_one.cu and attention_many.cu have them */
 
 /* One query a sequence, of a model whose weights are not to be multiplied exactly. */
 static bool takes_one(const ml_program *g, const ml_step *s) {
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t size = q->shape[3];
-  return g->fast && q->shape[2] == 1 && s->inputs[6] < 0 && size == v->shape[3] && k->dtype == v->dtype &&
-         k->dtype != ML_F64 && (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) &&
-         lies_whole(g, s, 2, 8, 8);
+  return g->fast && q->shape[2] == 1 && s->inputs[MASK] < 0 && s->inputs[OFFSETS] < 0 && size == v->shape[3] &&
+         lies_in_pages(g, s, ONE_SEGMENT) && k->dtype == v->dtype && k->dtype != ML_F64 &&
+         (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) && lies_whole(g, s, 2, 8, 8);
 }
 
 static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
-  enum { THREADS = 256, SEGMENT = 64, MOST_HEADS = 8, BEFORE_VALUES = 2 }; /* as gpu/attention_one.cu has them */
+  enum { THREADS = 256, MOST_HEADS = 8, BEFORE_VALUES = 2 }; /* as gpu/attention_one.cu has them */
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]);
   const int64_t B = q->shape[0], H = q->shape[1], size = q->shape[3], KV = k->shape[1], group = KV ? H / KV : 0;
-  const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS), segments = (k->shape[2] + SEGMENT - 1) / SEGMENT;
+  const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS);
+  const int64_t segments = (most_keys(g, s) + ONE_SEGMENT - 1) / ONE_SEGMENT;
   const int64_t rows = B * chunks, wanted = rows > 0 ? (2 * (int64_t)ml_cuda_multiprocessors(g) + rows - 1) / rows : 1;
   char kernel[32];
   snprintf(kernel, sizeof kernel, "cuda_attention_one_%d", (int)size);
@@ -428,8 +453,9 @@ static bool takes_many(const ml_program *g, const ml_step *s) {
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t size = q->shape[3];
   enum { FEW = 8, MOST_HEADS = 65535 };
-  return g->fast && q->shape[2] > FEW && s->inputs[6] < 0 && (q->dtype == ML_BF16 || q->dtype == ML_F16) &&
-         k->dtype == q->dtype && v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
+  return g->fast && q->shape[2] > FEW && s->inputs[MASK] < 0 && s->inputs[OFFSETS] < 0 &&
+         lies_in_pages(g, s, MANY_KEYS) && (q->dtype == ML_BF16 || q->dtype == ML_F16) && k->dtype == q->dtype &&
+         v->dtype == q->dtype && (size == 64 || size == 128) && size == v->shape[3] &&
          q->shape[0] * q->shape[1] <= MOST_HEADS && lies_whole(g, s, 0, 8, 8) && lies_whole(g, s, 1, 8, 8) &&
          lies_whole(g, s, 2, 8, 8);
 }
@@ -468,7 +494,7 @@ ml_status ml_cuda_lower_attention(ml_program *g, const ml_step *s) {
            : whole && k->dtype == ML_F16 ? "_f16"
                                          : "");
   /* Few rows of many keys: each block takes a part of them. */
-  int64_t segments = (k->shape[2] + SEGMENT - 1) / SEGMENT;
+  int64_t segments = (most_keys(g, s) + SEGMENT - 1) / SEGMENT;
   if (segments < 2 || rows >= 2 * (int64_t)ml_cuda_multiprocessors(g) || segments > 65535) segments = 0;
   cu_attention_args *a = ml_cuda_launch_add(g, "attention", kernel, sizeof *a, rows, segments ? segments : 1, THREADS);
   if (!a) return ML_MEMORY;

@@ -203,10 +203,10 @@ typedef struct cu_gather_args {
 } cu_gather_args;
 
 typedef struct cu_rope_table_args {
-  const char *start;
-  int32_t start_dtype;
+  const char *positions;
+  int32_t positions_dtype;
   float scale;
-  int64_t batch, length, n;
+  int64_t count, n; /* count: positions */
   const float *frequencies;
   float *out;
 } cu_rope_table_args;
@@ -216,15 +216,24 @@ typedef struct cu_rope_args {
   int32_t interleaved;
 } cu_rope_args;
 
-typedef struct cu_append_args {
-  cu_array cache, x;
-  cu_vector slots, start, count;
+/* Which tokens belong to a sequence, and which pages hold it: see gpu/sequences.cuh. */
+typedef struct cu_sequences {
+  cu_array pages;
+  cu_vector slots, start, count, offsets;
+  int64_t packed;  /* sequences that lie end to end */
+  int32_t op, pad; /* that faults are of */
   cu_fault *const *fault;
+} cu_sequences;
+
+typedef struct cu_append_args {
+  cu_array pool, x;
+  cu_sequences sequences;
 } cu_append_args;
 
 typedef struct cu_attention_args {
   cu_array q, k, v, mask, out;
-  cu_vector slots, start, count, sinks;
+  cu_sequences sequences;
+  cu_vector sinks;
   float scale, softcap;
   int32_t causal, pad;
   int64_t window, segments; /* segments: 0, or so many parts of a row's keys are taken apart and joined later */
@@ -232,7 +241,6 @@ typedef struct cu_attention_args {
   int64_t chunks;  /* attention_one.cu: of a sequence's query heads */
   int32_t *counts; /* blocks of a chunk that have come to their end */
   cu_tail tail;
-  cu_fault *const *fault;
 } cu_attention_args;
 
 /* Steps on lines: outer x length x inner elements, row-major. */
@@ -271,7 +279,7 @@ typedef struct cu_sample_args {
 typedef struct cu_random_args {
   const uint32_t *key;
   uint32_t *out;
-  int64_t size, words;
+  int64_t keys, size, words; /* size: numbers of a key */
 } cu_random_args;
 
 typedef struct cu_quantile_args {

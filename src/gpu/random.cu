@@ -5,9 +5,13 @@
 
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011).
 KERNEL(cuda_random_bits, cu_random_args) {
-  for (int64_t u = thread_index(); u < (t.size + 3) / 4; u += thread_count()) {
-    uint32_t key0 = t.key[0], key1 = t.key[1];
-    uint32_t c[4] = {(uint32_t)u, (uint32_t)((uint64_t)u >> 32), t.words > 2 ? t.key[2] : 0, 0};
+  const int64_t fours = (t.size + 3) / 4;
+  for (int64_t i = thread_index(); i < t.keys * fours; i += thread_count()) {
+    int64_t of = i;
+    const int64_t u = pop(&of, fours);
+    const uint32_t *key = t.key + of * t.words;
+    uint32_t key0 = key[0], key1 = key[1];
+    uint32_t c[4] = {(uint32_t)u, (uint32_t)((uint64_t)u >> 32), t.words > 2 ? key[2] : 0, 0};
     for (int round = 0; round < 10; round++) {
       const uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
       const uint32_t n0 = (uint32_t)(b >> 32) ^ c[1] ^ key0, n2 = (uint32_t)(a >> 32) ^ c[3] ^ key1;
@@ -15,7 +19,7 @@ KERNEL(cuda_random_bits, cu_random_args) {
       key0 += 0x9E3779B9u;
       key1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < 4 && 4 * u + i < t.size; i++) t.out[4 * u + i] = c[i];
+    for (int k = 0; k < 4 && 4 * u + k < t.size; k++) t.out[of * t.size + 4 * u + k] = c[k];
   }
 }
 
