@@ -350,7 +350,6 @@ static void cuda_close(ml_device *d) {
       c->counts = counts->next;
       ml_free(counts);
     }
-    if (c->scratch) v->MemFree(c->scratch);
     if (c->staging) v->MemFreeHost(c->staging);
     if (c->faults) v->MemFreeHost(c->faults);
     if (c->fault) v->MemFree(c->fault);
@@ -378,6 +377,7 @@ static const ml_device_table table = {
     .lacks = ml_cuda_lacks,
     .lower = ml_cuda_lower,
     .barriers = ml_cuda_barriers,
+    .workspace = ml_cuda_workspace,
     .submit = ml_cuda_submit,
     .drop = ml_cuda_drop,
     .done = cuda_done,

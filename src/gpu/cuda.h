@@ -75,9 +75,7 @@ typedef struct ml_cuda {
   ml_cuda_chunk *chunks;
   ml_cuda_counts *counts;
   size_t counts_bytes; /* of the first */
-  CUdeviceptr scratch; /* of the kernel that runs */
-  size_t scratch_bytes;
-  ml_status lost; /* ML_OK, or the device has failed for good */
+  ml_status lost;      /* ML_OK, or the device has failed for good */
   char why[ML_OUTCOME_TEXT];
 } ml_cuda;
 
@@ -108,6 +106,7 @@ ml_status ml_cuda_unpack(ml_device *d, const void *packed, ml_dtype dtype, int64
 bool ml_cuda_lacks(const ml_device *d, int step);
 ml_status ml_cuda_lower(ml_device *d, const ml_plan *plan, ml_program **out);
 size_t ml_cuda_barriers(const ml_program *program);
+size_t ml_cuda_workspace(const ml_program *program);
 ml_status ml_cuda_submit(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs, ml_ticket *out);
 void ml_cuda_drop(ml_device *d, ml_program *program);
 

@@ -44,6 +44,7 @@ struct ml_program {
   char *bytes; /* of constants, on the host while lowering */
   size_t n_bytes, bytes_capacity;
   ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
+  size_t workspace;     /* that the launches take in turn */
   bool faults;          /* a kernel may find some */
   bool fast;            /* weights in it need not be multiplied exactly */
   size_t step;          /* that is being lowered */
@@ -73,7 +74,7 @@ ml_status ml_cuda_put_address(ml_program *g, int value, const void *where);
 ml_status ml_cuda_put_offset(ml_program *g, int value, int64_t offset, const void *where);
 /* Puts the address of a copy of these bytes there, which lies on the device. */
 ml_status ml_cuda_put_constant(ml_program *g, const void *bytes, size_t count, const void *where);
-/* Puts the address of `bytes` of scratch there; they are the launch's alone. */
+/* Puts the address of `bytes` of the workspace there; they are the launch's alone. */
 ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where);
 /* Puts there the address of counts that are zero, and that the launch leaves so. No other launch may run beside it that
  * counts: both have scratch. */

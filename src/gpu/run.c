@@ -88,6 +88,8 @@ size_t ml_cuda_barriers(const ml_program *g) {
   return n;
 }
 
+size_t ml_cuda_workspace(const ml_program *g) { return g->workspace; }
+
 /* ---- graphs ---- */
 
 static CUDA_KERNEL_NODE_PARAMS node_of(const ml_cuda_launch *l, void **params) {
@@ -184,7 +186,7 @@ static void set_addresses(ml_program *g, void *const *inputs, void *const *outpu
     const ml_cuda_spot *s = &g->spots[i];
     char *at = s->kind == ML_SPOT_INPUT    ? (char *)inputs[s->index] + s->offset
                : s->kind == ML_SPOT_OUTPUT ? (char *)outputs[s->index] + s->offset
-                                           : (char *)(uintptr_t)ml_cuda_of(g->device)->scratch;
+                                           : (char *)g->device->workspace.buffer->address;
     if (*s->where == at) continue;
     *s->where = at;
     g->launches[s->launch].moved = true;

@@ -73,6 +73,9 @@ typedef struct ml_device_table {
   ml_status (*lower)(ml_device *d, const ml_plan *plan, ml_program **out);
   /* How often in a run what works at a time waits for all others, or is launched anew. */
   size_t (*barriers)(const ml_program *program);
+  /* Bytes that the kernels of a run put down beside their operands, at the start of `workspace`, which has them by
+   * then. */
+  size_t (*workspace)(const ml_program *program);
   /* Gives the device a run on these input and output addresses. The engine's cancel flag is polled as it goes. Nothing
    * was given unless it returns ML_OK. Of a plan with `seconds` it adds to these what each step took. */
   ml_status (*submit)(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs, ml_ticket *out);
@@ -89,12 +92,11 @@ typedef struct ml_memory {
   uint64_t allocations; /* requests that went to the device itself */
 } ml_memory;
 
-/* What plans compute on the way lies here (arena.c). */
+/* Memory that plans share (arena.c). */
 typedef struct ml_arena {
   struct ml_buffer *buffer; /* a reservation; NULL: no plan has needed it */
   size_t bytes;             /* of it that have memory */
   size_t needed;            /* by the plan that needs most */
-  ml_plan *plans;           /* that use it */
 } ml_arena;
 
 struct ml_device {
@@ -109,7 +111,8 @@ struct ml_device {
   ml_memory memory;
   struct ml_block *cache[ML_CACHE_CLASSES]; /* free blocks, a list a size class (buffer.c) */
   struct ml_block *oldest, *newest;         /* of all of them */
-  ml_arena arena;
+  ml_arena arena, workspace;
+  ml_plan *plans;                 /* that have a part of them */
   struct ml_flight *first, *last; /* what may not be done yet (queue.c) */
   size_t flights;
   struct ml_loss *unheard; /* of the first run that failed since somebody waited for everything; retained */

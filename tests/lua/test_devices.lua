@@ -167,6 +167,26 @@ test_pair("a module's methods work where its tensors are", function(a, b)
   t.eq(ml.default_device(), a) -- also after an error
 end)
 
+t.test("what kernels put down while they work is counted, stands under the limit and is given back", function()
+  local x = ml.random.uniform {1 << 20}
+  ml.eval(x)
+  collectgarbage()
+  collectgarbage()
+  ml.memory.clear()
+  local active = ml.memory.active()
+  ml.memory.limit(active + (9 << 20)) -- the result, and as much again
+  t.raises(function() ml.eval(x:sort()) end, "memory limit of " .. ml.default_device(), "limit")
+  ml.memory.limit(0)
+  ml.memory.reset_peak()
+  t.ok(x:sort()[2]:item() >= x:min():item())
+  t.ok(ml.memory.peak() - active > 16 << 20, ml.memory.peak() - active)
+  collectgarbage()
+  collectgarbage()
+  ml.memory.clear()
+  t.ok(ml.memory.active() - active < 1 << 20, ml.memory.active() - active)
+  t.eq(ml.memory.cached(), 0)
+end)
+
 test_pair("memory is counted on each device apart, and so is its limit", function(a, b)
   collectgarbage()
   collectgarbage()

@@ -479,6 +479,10 @@ static size_t twin_barriers(const ml_program *program) {
   return ml_cpu_barriers(((const twin_program *)program)->program);
 }
 
+static size_t twin_workspace(const ml_program *program) {
+  return ml_cpu_workspace(((const twin_program *)program)->program);
+}
+
 static ml_status twin_submit(ml_device *d, ml_program *program, void *const *inputs, void *const *outputs,
                              ml_ticket *out) {
   twin *t = d->state;
@@ -518,7 +522,6 @@ static void twin_close(ml_device *d) {
   munmap(t->lines, SPACE / LINE / 8);
   close(t->file);
   ml_pool_close(t->pool);
-  free(t->cpu.scratch);
   ml_free(t->gaps);
   free(t);
   ml_free(d);
@@ -541,6 +544,7 @@ static const ml_device_table table = {
     .lacks = twin_lacks,
     .lower = twin_lower,
     .barriers = twin_barriers,
+    .workspace = twin_workspace,
     .submit = twin_submit,
     .drop = twin_drop,
     .done = twin_done,

@@ -164,7 +164,6 @@ static ml_status cpu_wait(ml_device *d, ml_ticket ticket, ml_outcome *out) {
 /* ---- the device ---- */
 
 static void cpu_close(ml_device *d) {
-  free(((cpu_state *)d->state)->cpu.scratch);
   ml_free(d->state);
   ml_free(d);
 }
@@ -185,6 +184,7 @@ static const ml_device_table table = {
     .lacks = cpu_lacks,
     .lower = cpu_lower,
     .barriers = ml_cpu_barriers,
+    .workspace = ml_cpu_workspace,
     .submit = cpu_submit,
     .drop = cpu_drop,
     .done = cpu_done,

@@ -9,8 +9,6 @@ typedef struct ml_cpu {
   const ml_isa *isa;
   ml_pool **pool;  /* the threads that run programs */
   ptrdiff_t shift; /* from an address of the device to where these threads read it */
-  char *scratch;   /* of the program that runs, for every member of the team */
-  size_t scratch_bytes;
 } ml_cpu;
 
 /* "ref", "avx2", "avx512", or NULL for the best that this processor has. */
@@ -21,7 +19,8 @@ void ml_cpu_describe(const ml_isa *isa, char *text, size_t bytes);
 /* tape.c. Programs run one at a time; the caller is the first of the threads. */
 ml_status ml_cpu_lower(const ml_cpu *c, const ml_plan *plan, ml_program **out);
 size_t ml_cpu_barriers(const ml_program *program);
-void ml_cpu_run(ml_cpu *c, ml_program *program, void *const *inputs, void *const *outputs, ml_outcome *out);
+size_t ml_cpu_workspace(const ml_program *program);
+void ml_cpu_run(const ml_cpu *c, ml_program *program, void *const *inputs, void *const *outputs, ml_outcome *out);
 void ml_cpu_drop(ml_program *program);
 
 /* pack.c: weights to panels and back (isa/quant/format.h says what a panel is). `group`: rows that are packed together,

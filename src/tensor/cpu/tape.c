@@ -35,11 +35,11 @@ struct ml_program {
   size_t n_outers, outers_capacity;
   bool alone;     /* all tasks are the first thread's */
   size_t scratch; /* bytes a thread */
-  char *shared;
+  size_t shared;  /* and of all, which come first */
   ml_fault fault;
   atomic_int stop;       /* ml_status that ended the run early */
   atomic_size_t stop_at; /* task at whose barrier every member leaves; n_tasks: none */
-  char *scratch_data;    /* the device's, while it runs */
+  char *scratch_data;    /* of the first thread; NULL: it has not run */
 };
 
 static ml_status make_arg(ml_program *g, int value, ml_arg *a) {
@@ -198,25 +198,21 @@ static ml_status find_barriers(ml_program *g) {
 }
 
 void ml_cpu_drop(ml_program *g) {
-  free(g->shared);
   ml_bump memory = g->memory; /* which holds the program too */
   ml_bump_free(&memory);
 }
 
 static ml_status lower(ml_program *g, const ml_isa *isa) {
-  size_t shared = 0;
   for (size_t i = 0; i < g->plan->n_steps; i++) {
     ml_status status = lower_step(g, &g->plan->steps[i], isa);
     const char *path = g->plan->steps[i].path;
     if (status != ML_OK) return path ? ml_fail_prefix(status, "%s", path) : status;
   }
   for (size_t i = 0; i < g->n_tasks; i++) {
-    if (g->tasks[i].shared > shared) shared = g->tasks[i].shared;
+    if (g->tasks[i].shared > g->shared) g->shared = g->tasks[i].shared;
   }
-  if (shared && !(g->shared = aligned_alloc(64, (shared + 63) & ~(size_t)63)))
-    return ml_fail(ML_MEMORY, "out of memory: %zu bytes", shared);
-  g->scratch = (g->scratch + 127) & ~(size_t)63; /* never 0, and members share no cache line */
-  for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = g->shared;
+  g->shared = (g->shared + 63) & ~(size_t)63; /* members share no cache line */
+  g->scratch = (g->scratch + 63) & ~(size_t)63;
   g->barrier_before = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->barrier_before);
   g->solo = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->solo);
   g->next = ml_bump_alloc(&g->memory, g->n_tasks, sizeof *g->next);
@@ -327,18 +323,16 @@ static void walk_alone(ml_program *g) {
   if (g->plan->seconds) note_time(g, g->n_tasks, &since);
 }
 
-/* One program runs at a time: they share what they need beside their operands. */
-static ml_status get_scratch(ml_cpu *s, ml_program *g, size_t members) {
-  size_t bytes = g->scratch * members;
-  if (bytes > s->scratch_bytes) {
-    free(s->scratch);
-    s->scratch_bytes = 0;
-    s->scratch = aligned_alloc(64, bytes);
-    if (!s->scratch) return ml_fail(ML_MEMORY, "out of memory: %zu bytes of scratch", bytes);
-    s->scratch_bytes = bytes;
-  }
-  g->scratch_data = s->scratch;
-  return ML_OK;
+size_t ml_cpu_workspace(const ml_program *g) {
+  const size_t members = g->alone ? 1 : (size_t)ml_pool_members(*g->cpu->pool);
+  return g->shared + g->scratch * members;
+}
+
+static void set_workspace(const ml_cpu *c, ml_program *g) {
+  if (g->scratch_data || g->shared + g->scratch == 0) return; /* it never moves */
+  char *at = (char *)g->plan->device->workspace.buffer->address + c->shift;
+  for (size_t i = 0; i < g->n_tasks; i++) g->tasks[i].shared_data = at;
+  g->scratch_data = at + g->shared;
 }
 
 static void walk_all(const ml_cpu *c, ml_program *g) {
@@ -365,15 +359,11 @@ static ml_status find_status(const ml_program *g, ml_outcome *o) {
   return ML_USAGE;
 }
 
-void ml_cpu_run(ml_cpu *c, ml_program *g, void *const *inputs, void *const *outputs, ml_outcome *o) {
+void ml_cpu_run(const ml_cpu *c, ml_program *g, void *const *inputs, void *const *outputs, ml_outcome *o) {
   o->began = false;
-  o->status = get_scratch(c, g, g->alone ? 1 : (size_t)ml_pool_members(*c->pool));
-  if (o->status != ML_OK) {
-    snprintf(o->text, sizeof o->text, "%s", ml_error_message());
-    return;
-  }
   atomic_store(&g->stop, ml_flag_poll(&g->plan->engine->cancel));
   if (!atomic_load(&g->stop)) {
+    set_workspace(c, g);
     set_addresses(g, inputs, outputs);
     o->began = true;
     walk_all(c, g);

@@ -190,6 +190,7 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     else addresses[i] = ml_tensor_data(held[i]); /* which making room for outputs may have changed */
   }
   p->turn = !p->turn;
+  if (status == ML_OK) status = ml_arena_work(p, p->device->table->workspace(p->program));
   if (status == ML_OK) status = ml_profile_note(p);
   if (status == ML_OK) status = ml_queue_run(p, held, outputs, addresses, began);
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);

@@ -171,7 +171,9 @@ struct ml_plan {
   ml_saving saved[ML_PASS_COUNT];
   size_t arena_bytes;
   ml_buffer *arena;         /* the device's; NULL: it uses none */
-  ml_plan *next, *previous; /* of those that use it */
+  size_t workspace_bytes;   /* the most that a run has needed */
+  ml_plan *next, *previous; /* of those that use arena or workspace, */
+  bool enlisted;            /* if it is one */
   double *seconds;          /* that each step took, in `timed` runs, while they are measured (profile.h); or NULL */
   uint64_t timed;
   ml_program *program;

@@ -42,7 +42,7 @@ local function text(list)
 end
 
 function M.show(o)
-  if o.dtype:find "^q" then return ("%s (%s)"):format(o.dtype, o.shape) end
+  if o.dtype:find "^q" or o.dtype:find "^affine" then return ("%s (%s)"):format(o.dtype, o.shape) end
   local x <close> = ml.from_bytes(o.bytes, o.dims, o.dtype)
   return ("%s (%s) %s"):format(o.dtype, o.shape, text(x:tolist()))
 end

@@ -28,7 +28,7 @@ end
 
 -- What is in programs beside operations.
 local happenings = {"long rows", "many rows", "views", "wild values", "packed captured", "packed as arguments",
-  "quantised captured", "quantised as arguments", "quantised in blocks", "rounded activations", "states captured",
+  "quantised captured", "quantised as arguments", "quantised in blocks", "affine", "rounded activations", "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
   "lazy ones captured", "scopes", "functions inside", "held", "closed", "another key between", "eval", "read",
   "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",
@@ -45,6 +45,7 @@ local function note_happenings(program, counts)
     note(given and "packed as arguments" or "packed captured", leaf.wrap == "pack")
     note(given and "quantised as arguments" or "quantised captured", leaves.in_blocks(leaf))
     note("quantised in blocks", leaves.in_blocks(leaf) and not leaf.wrap)
+    note("affine", leaf.dtype:find "^affine")
     note("rounded activations", leaf.precision == "fast")
     note(given and "states as arguments" or "states captured", leaf.wrap == "state")
   end

@@ -104,12 +104,28 @@ end
 local formats = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
 local formats_of_256 = {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0"}
 
+-- Affine formats whose groups make whole rows of so many inputs; none where the device does not pack them.
+local packs_affine = {}
+local function affine_format(random, inputs)
+  local device = ml.default_device()
+  if packs_affine[device] == nil then
+    packs_affine[device] = pcall(core.pack_affine, ml.zeros({1, 4}, {dtype = "uint32"}), ml.zeros {1, 1},
+      ml.zeros {1, 1}, 4, 32, true)
+  end
+  local groups = {}
+  for _, group in ipairs {32, 64, 128} do groups[#groups + 1] = inputs % group == 0 and group or nil end
+  return packs_affine[device] and ("affine%d_%d_%s"):format(random:pick {2, 3, 4, 5, 6, 8}, random:pick(groups),
+    random:pick {"float32", "float16", "bfloat16"}) or nil
+end
+
 -- A weight in a block format, where whole blocks make a row; most are packed, for products of either precision.
 local function quantised(g, shape)
   local random, inputs = g.random, shape[#shape]
   if inputs % 32 ~= 0 or inputs == 0 then return nil end
   local packed = random:chance(0.75)
-  return {shape = shape, dtype = random:pick(inputs % 256 == 0 and formats_of_256 or formats),
+  local affine = #shape > 1 and #shape < 4 and shape[#shape - 1] > 0 and random:chance(0.3) and
+    affine_format(random, inputs)
+  return {shape = shape, dtype = affine or random:pick(inputs % 256 == 0 and formats_of_256 or formats),
     wrap = packed and "pack" or nil, precision = packed and random:pick {"exact", "fast"} or nil}
 end
 

@@ -46,16 +46,41 @@ local function quantised(shape, format, seed)
   for i = 1, n do parts[i] = texts[(i ~ i >> 1) % 3 + 1]:sub((i - 1) * size + 1, i * size) end
   return ml.from_bytes(table.concat(parts), shape, format)
 end
+-- An affine weight (codes of so many bits; groups, whose scales are of that dtype).
+local function affine(shape, bits, group, dtype, seed)
+  local words, groups = {table.unpack(shape)}, {table.unpack(shape)}
+  words[#shape], groups[#shape] = shape[#shape] * bits // 32, shape[#shape] // group
+  local scales = fill(groups, dtype, seed, "small") * (1 / (8 << bits))
+  local biases = fill(groups, dtype, seed + 1, "small") / 8
+  local codes, n, x, size = {}, 1, seed, 1
+  for _, d in ipairs(words) do size = size * d end
+  for i = 1, math.min(size, 2053) do
+    x = x * 6364136223846793005 + 1442695040888963407
+    codes[i], n = string.pack("<I4", x >> 32), i
+  end
+  local text = table.concat(codes):rep(size // n + 1):sub(1, 4 * size)
+  local w <close> = core.pack_affine(ml.from_bytes(text, words, "uint32"), scales, biases, bits, group, true)
+  return core.unpack(w)
+end
 ]]
 
-local fill, quantised = load("local ml, core = ...\n" .. M.FILL .. "return fill, quantised", "=fill")(ml, core)
+local fill, quantised, affine = load("local ml, core = ...\n" .. M.FILL .. "return fill, quantised, affine", "=fill")(ml,
+  core)
+
+-- Bits, group and dtype of the scales where the leaf is an affine weight.
+local function affine_of(leaf)
+  local bits, group, dtype = leaf.dtype:match "^affine(%d+)_(%d+)_(%w+)$"
+  if bits then return math.tointeger(bits), math.tointeger(group), dtype end
+end
 
 ---Whether the leaf is a weight in a block format.
-function M.in_blocks(leaf) return leaf.dtype:find "^q%d_" ~= nil end
+function M.in_blocks(leaf) return leaf.dtype:find "^q%d_" ~= nil or affine_of(leaf) ~= nil end
 
 ---The leaf's values as a tensor of storage; another `variant` has others.
 function M.values(leaf, variant)
   local seed = leaf.seed + (variant or 0) * 7919
+  local bits, group, scales = affine_of(leaf)
+  if bits then return affine(leaf.shape, bits, group, scales, seed) end
   if M.in_blocks(leaf) then return quantised(leaf.shape, leaf.dtype, seed) end
   local x = fill(leaf.shape, leaf.dtype, seed, leaf.style, leaf.n)
   ml.eval(x)
@@ -108,7 +133,11 @@ M.arguments = arguments
 function M.text(leaf)
   local text = ("fill(%s, %q, %d, %q%s)"):format(literal(leaf.shape), leaf.dtype, leaf.seed, leaf.style,
     leaf.n and ", " .. leaf.n or "")
-  if M.in_blocks(leaf) then text = ("quantised(%s, %q, %d)"):format(literal(leaf.shape), leaf.dtype, leaf.seed) end
+  local bits, group, scales = affine_of(leaf)
+  if bits then text = ("affine(%s, %d, %d, %q, %d)"):format(literal(leaf.shape), bits, group, scales, leaf.seed)
+  elseif M.in_blocks(leaf) then
+    text = ("quantised(%s, %q, %d)"):format(literal(leaf.shape), leaf.dtype, leaf.seed)
+  end
   for _, view in ipairs(leaf.views or {}) do text = ("%s:%s(%s)"):format(text, view[1], arguments(view, 2)) end
   local option = leaf.precision and (", {precision = %q}"):format(leaf.precision) or ""
   return leaf.wrap and ("ml.%s(%s%s)"):format(leaf.wrap, text, option) or text

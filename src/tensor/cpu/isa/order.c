@@ -2,35 +2,74 @@
 #include "tensor/cpu/isa/kernels.h"
 #include "tensor/cpu/isa/simd.h"
 
-#include <stdlib.h>
+#include <string.h>
 
-/* An entry of the axis, as its place in the order says: by key, or by `whole` for integers; NaN last; equal ones as
- * they stand. */
+/* An entry of the axis: items stand by key, NaN last, and equal keys by index. */
 typedef struct item {
-  double key;
-  int64_t whole, index;
+  uint64_t key;
+  int64_t index;
 } item;
 
-static int compare(const void *a, const void *b) {
-  const item *x = a, *y = b;
-  bool nx = x->key != x->key, ny = y->key != y->key;
-  if (nx != ny) return nx ? 1 : -1;
-  if (!nx && x->key != y->key) return x->key < y->key ? -1 : 1;
-  if (x->whole != y->whole) return x->whole < y->whole ? -1 : 1;
-  return x->index < y->index ? -1 : 1;
+static bool is_before(const item *a, const item *b) {
+  return a->key < b->key || (a->key == b->key && a->index < b->index);
+}
+
+/* Whole numbers that stand as the values do: of a float the bits, the sign turned. */
+static uint64_t key_of_float(double x, bool down) {
+  uint64_t bits;
+  if (x != x) return UINT64_MAX;
+  x += 0.0; /* -0 equals 0 */
+  memcpy(&bits, &x, sizeof bits);
+  bits = bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+  return down ? ~bits : bits;
 }
 
 /* The entry `index` along the axis, which lies at `at`; the largest first where `down`. */
 static item load_item(const ml_arg *x, int64_t at, int64_t index, bool down) {
-  item i = {.index = index};
-  if (ml_dtype_is_float(x->dtype)) {
-    i.key = x->dtype == ML_F64 ? ((const double *)x->data)[at] : (double)load_float(x->data, x->dtype, at);
-    if (down) i.key = -i.key;
-  } else {
-    i.whole = load_index(x->data, x->dtype, at) ^ (x->dtype == ML_U64 ? INT64_MIN : 0);
-    if (down) i.whole = ~i.whole;
+  if (x->dtype == ML_F64) return (item){key_of_float(((const double *)x->data)[at], down), index};
+  if (ml_dtype_is_float(x->dtype)) return (item){key_of_float((double)load_float(x->data, x->dtype, at), down), index};
+  const uint64_t bits = (uint64_t)load_index(x->data, x->dtype, at), top = (uint64_t)1 << 63;
+  const uint64_t key = x->dtype == ML_U64 ? bits : bits ^ top;
+  return (item){down ? ~key : key, index};
+}
+
+static void sort_few(item *items, int64_t n) {
+  for (int64_t i = 1; i < n; i++) {
+    const item own = items[i];
+    int64_t at = i;
+    for (; at > 0 && is_before(&own, &items[at - 1]); at--) items[at] = items[at - 1];
+    items[at] = own;
   }
-  return i;
+}
+
+/* Fewer are sorted by insertion. */
+enum { SHORT = 48 };
+
+/* Sorts items that stand by index, byte by byte of the keys from the lowest, those that are the same in all left out.
+ * `other` has room for as many. */
+static void sort_items(item *items, item *other, int64_t n) {
+  uint64_t varies = 0;
+  item *from = items, *to = other;
+  if (n < SHORT) {
+    sort_few(items, n);
+    return;
+  }
+  for (int64_t i = 1; i < n; i++) varies |= items[i].key ^ items[0].key;
+  for (int shift = 0; shift < 64; shift += 8) {
+    int64_t place[256] = {0}, at = 0;
+    if (!(varies >> shift & 255)) continue;
+    for (int64_t i = 0; i < n; i++) place[from[i].key >> shift & 255]++;
+    for (int d = 0; d < 256; d++) {
+      const int64_t count = place[d];
+      place[d] = at;
+      at += count;
+    }
+    for (int64_t i = 0; i < n; i++) to[place[from[i].key >> shift & 255]++] = from[i];
+    item *const sorted = to;
+    to = from;
+    from = sorted;
+  }
+  if (from != items) memcpy(items, from, (size_t)n * sizeof *items);
 }
 
 static void store_index(const ml_arg *o, int64_t at, int64_t index) {
@@ -49,8 +88,8 @@ ml_status K(sort_prepare)(ml_task *t) {
   const ml_arg *x = &t->in[0];
   int64_t length = x->shape[t->step->attrs->sort.axis];
   t->units = length ? ml_arg_size(x) / length : 0;
-  t->scratch = (size_t)length * sizeof(item);
-  t->cost = (double)ml_arg_size(x) * 50;
+  t->scratch = 2 * (size_t)length * sizeof(item);
+  t->cost = (double)ml_arg_size(x) * 15;
   return ML_OK;
 }
 
@@ -58,11 +97,11 @@ void K(sort)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   const ml_arg *x = &t->in[0], *o = &t->out[0];
   int axis = (int)t->step->attrs->sort.axis;
   int64_t length = x->shape[axis], inner = ml_axes_size(x, axis + 1);
-  item *items = (item *)w->scratch;
+  item *items = (item *)w->scratch, *other = items + length;
   for (int64_t u = begin; u < end; u++) {
     int64_t base = u / inner * inner * length + u % inner;
     for (int64_t i = 0; i < length; i++) items[i] = load_item(x, base + i * inner, i, false);
-    qsort(items, (size_t)length, sizeof *items, compare);
+    sort_items(items, other, length);
     for (int64_t i = 0; i < length; i++) {
       if (t->step->op == ML_OP_argsort) store_index(o, base + i * inner, items[i].index);
       else store_value(o, base + i * inner, x, base + items[i].index * inner);
@@ -81,33 +120,33 @@ ml_status K(topk_prepare)(ml_task *t) {
   return ML_OK;
 }
 
-/* Moves the last of n in its order down from the top of a heap, whose top comes last in the order. */
-static void sift(item *heap, int64_t n) {
-  for (int64_t at = 0, child; (child = 2 * at + 1) < n; at = child) {
-    if (child + 1 < n && compare(&heap[child + 1], &heap[child]) > 0) child++;
-    if (compare(&heap[at], &heap[child]) >= 0) return;
-    item moved = heap[at];
+/* Moves items[at] of n down in a heap, whose top stands last of all. */
+static void sift(item *heap, int64_t at, int64_t n) {
+  for (int64_t child; (child = 2 * at + 1) < n; at = child) {
+    if (child + 1 < n && is_before(&heap[child], &heap[child + 1])) child++;
+    if (!is_before(&heap[at], &heap[child])) return;
+    const item moved = heap[at];
     heap[at] = heap[child];
     heap[child] = moved;
   }
 }
 
-/* The first k of the order, in it: the best so far are a heap, from whose top the worst goes. */
+/* The first k as they stand, in `best`: the best so far are a heap, from whose top the worst goes. */
 static void find_first(const ml_arg *x, int64_t base, int64_t step, int64_t length, item *best, int64_t k) {
   for (int64_t i = 0; i < k; i++) best[i] = load_item(x, base + i * step, i, true);
-  qsort(best, (size_t)k, sizeof *best, compare);
-  for (int64_t i = 0; i < k / 2; i++) { /* the order turned round is a heap */
-    item last = best[k - 1 - i];
-    best[k - 1 - i] = best[i];
-    best[i] = last;
-  }
+  for (int64_t i = k / 2; i-- > 0;) sift(best, i, k);
   for (int64_t i = k; i < length; i++) {
-    item next = load_item(x, base + i * step, i, true);
-    if (compare(&next, &best[0]) >= 0) continue;
+    const item next = load_item(x, base + i * step, i, true);
+    if (!is_before(&next, &best[0])) continue;
     best[0] = next;
-    sift(best, k);
+    sift(best, 0, k);
   }
-  qsort(best, (size_t)k, sizeof *best, compare);
+  for (int64_t n = k; n-- > 1;) {
+    const item worst = best[0];
+    best[0] = best[n];
+    best[n] = worst;
+    sift(best, 0, n);
+  }
 }
 
 void K(topk)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
