@@ -89,11 +89,12 @@ end
 ---Writes contents of n tokens to the pages of a slot.
 function Store:write(slot, contents, n)
   ml.scope(function()
-    local done, row = {}, ml.tensor({slot.row}, {dtype = "int32"})
+    local done = {}
     for i, layer in ipairs(self.layers) do
       for name, part in pairs(layer) do
         local x = contents[i][name]
-        local start = ml.tensor({part.pool.record and 0 or n - x.shape[2]}, {dtype = "int32"})
+        local where = {dtype = "int32", device = part.state.device}
+        local row, start = ml.tensor({slot.row}, where), ml.tensor({part.pool.record and 0 or n - x.shape[2]}, where)
         done[#done + 1] = ml.cache_append(part.state, x:expand_dims(1), part.pool.table, row, start)
       end
     end

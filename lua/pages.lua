@@ -142,18 +142,21 @@ local function write(self, row, own, first, last)
   core.state_write(self.table, table.move(own, first, last, 1, {}), row * self.entries + first + 1)
 end
 
+-- Whole numbers where the pool lies.
+local function integers(self, list) return ml.tensor(list, {dtype = "int32", device = self.table.device}) end
+
 -- Copies pages `from` to pages `to`, or makes these zero.
 local function copy(self, from, to)
   if #to == 0 then return end
   ml.scope(function()
     local n = #to
-    local source = from and ml.tensor(from, {dtype = "int32"})
-    local target, start = ml.tensor(to, {dtype = "int32"}):reshape {n, 1}, ml.zeros({n}, {dtype = "int32"})
+    local source, target = from and integers(self, from), integers(self, to):reshape {n, 1}
+    local start = ml.zeros({n}, {dtype = "int32", device = target.device})
     local done = {}
     for i, state in ipairs(self.states) do
       local shape = state.shape
       local x = source and ml.take(state, source, 1)
-        or ml.zeros({n, shape[2], shape[3], shape[4]}, {dtype = state.dtype})
+        or ml.zeros({n, shape[2], shape[3], shape[4]}, {dtype = state.dtype, device = state.device})
       done[i] = ml.cache_append(state, x, target, {start = start})
     end
     ml.eval(table.unpack(done))
@@ -243,7 +246,7 @@ end
 ---@return moonlet.Tensor
 function Pool:contents(state, own, positions)
   local last = (positions - 1) // self.page
-  local ids = ml.tensor(table.move(own, own.first, last, 1, {}), {dtype = "int32"})
+  local ids = integers(self, table.move(own, own.first, last, 1, {}))
   local x = ml.take(state, ids, 1):transpose {2, 1, 3, 4} -- (heads, pages, positions, size)
   local n = positions - own.first * self.page
   return x:reshape {x.shape[1], x.shape[2] * x.shape[3], x.shape[4]}:slice {{}, {1, n}, {}}

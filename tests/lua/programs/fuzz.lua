@@ -28,7 +28,8 @@ end
 
 -- What is in programs beside operations.
 local happenings = {"long rows", "many rows", "views", "wild values", "packed captured", "packed as arguments",
-  "quantised captured", "quantised as arguments", "quantised in blocks", "affine", "rounded activations", "states captured",
+  "quantised captured", "quantised as arguments", "quantised in blocks", "affine", "rounded activations",
+  "states captured",
   "states as arguments", "states written", "windows written", "written in place", "refused", "draws",
   "lazy ones captured", "scopes", "functions inside", "held", "closed", "another key between", "eval", "read",
   "collect", "clear", "limit", "cancel", "deadline", "doomed", "broken", "limit of a call", "deadline of a call",

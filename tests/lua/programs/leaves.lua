@@ -64,8 +64,8 @@ local function affine(shape, bits, group, dtype, seed)
 end
 ]]
 
-local fill, quantised, affine = load("local ml, core = ...\n" .. M.FILL .. "return fill, quantised, affine", "=fill")(ml,
-  core)
+local makers = "local ml, core = ...\n" .. M.FILL .. "return fill, quantised, affine"
+local fill, quantised, affine = load(makers, "=fill")(ml, core)
 
 -- Bits, group and dtype of the scales where the leaf is an affine weight.
 local function affine_of(leaf)
