@@ -31,6 +31,7 @@ local function check_nll(m, golden, ids, bound)
   t.eq(r.tokens, want.first.tokens)
   t.close(r.nll, want.first.nll, bound, "nll")
   t.close(r.perplexity, math.exp(r.nll), 1e-9)
+  return r.nll
 end
 
 for _, entry in ipairs(models) do
@@ -41,11 +42,16 @@ for _, entry in ipairs(models) do
     for k, want in ipairs(golden.prompts) do check_greedy(m, want, "prompt " .. k) end
     check_nll(m, golden, golden.text.ids, 0.001)
   end)
+  local nll
   t.test(entry.golden .. ": fast: perplexity, the text's ids", function()
     local m <close> = assert(ml.load(t.checkpoint(entry.file)))
     local file <close> = assert(io.open("tests/goldens/real/text.txt", "rb"))
     t.eq(m.tokenizer:encode(file:read "a"), golden.text.ids, "ids of the text")
-    check_nll(m, golden, golden.text.ids, 0.01)
+    nll = check_nll(m, golden, golden.text.ids, 0.01)
+  end)
+  t.test(entry.golden .. ": computed in bfloat16: perplexity within half a percent of float32's", function()
+    local m <close> = assert(ml.load(t.checkpoint(entry.file), {dtype = "bfloat16"}))
+    t.close(check_nll(m, golden, golden.text.ids, 0.01), nll, math.log(1.005))
   end)
 end
 

@@ -331,7 +331,7 @@ function G:refusal()
   local random = self.random
   local w = self:find_weight(function(x) return x.kind == "pack" end) or self:new_weight(self.width, self.width)
   if w.kind ~= "pack" then return end
-  local m, n, dtype = w.dims[1], w.dims[2], w.dtype:find "float" and w.dtype or "float32"
+  local m, n, dtype = w.dims[1], w.dims[2], w.dtype:find "^b?float" and w.dtype or "float32"
   local name, args = table.unpack(random:pick {
     {"add", {w, 1}}, {"mul", {self:leaf({n}, dtype), w}}, {"neg", {w}}, {"silu", {w}}, {"sum", {w, {axis = 1}}},
     {"copy", {w}}, {"astype", {w, "float16"}}, {"take", {w, self:index({1}, m), 1}}, {"concat", {{w, w}, 1}},

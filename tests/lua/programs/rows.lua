@@ -10,7 +10,7 @@ local all = {"float32", "float32", "float32", "float16", "bfloat16", "float64", 
   "int16", "uint16", "uint32", "uint64", "bool"}
 rows.dtypes = all
 
-local function is_float(x) return x.dtype:find "float" ~= nil end
+local function is_float(x) return x.dtype:find "^b?float" ~= nil end
 local function is_integer(x) return x.dtype:find "int" ~= nil end
 
 -- ---- elementwise ----

@@ -5,7 +5,7 @@ local M = {names = {"block", "gated", "selection", "chain", "states", "sampler",
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
 local function rows_of(g)
-  return g:axes(2, function(x) return x.dtype:find "float" and x.dtype ~= "float64" end)
+  return g:axes(2, function(x) return x.dtype:find "^b?float" and x.dtype ~= "float64" end)
 end
 
 local function packed(g, outputs, inputs)
