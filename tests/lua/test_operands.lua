@@ -128,10 +128,11 @@ case("fn.attention", function(on)
   local q, mask = X(on, 1, 2, 3, 4), on(ml.ones({3, 3}, {dtype = "bool"}))
   return {q, q, q, {mask = mask, sinks = X(on, 24):slice {{1, 2}}}}, {q, q, q, {window = 2}}
 end)
-local function rope(on) return {X(on, 1, 2, 3, 4), ml.rope_table(I(on, {0}), on(ml.tensor {1.0, 0.1}), 3)} end
+local function angles(on) return {I(on, {0, 1, 2}):reshape {1, 3}, on(ml.tensor {1.0, 0.1})} end
+local function rope(on) return {X(on, 1, 2, 3, 4), ml.rope_table(table.unpack(angles(on)))} end
 case("rope", rope)
 case("fn.rope", rope)
-case("rope_table", function(on) return {I(on, {0}), on(ml.tensor {1.0, 0.1}), 3} end)
+case("rope_table", angles)
 case("cache_append", function(on)
   local one = {I(on, {0}), I(on, {0}), I(on, {3})}
   return {ml.state(X(on, 1, 2, 3, 4)), X(on, 1, 2, 3, 4), table.unpack(one)}
