@@ -423,7 +423,8 @@ end
 Generation.__close = Generation.close
 Generation.__gc = function(self) finish(self, "cancelled", true) end
 
--- Seconds since it began.
+---Seconds since it began.
+---@return number
 function Generation:elapsed() return core.clock() - self.began end
 
 ---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.

@@ -155,7 +155,9 @@ end
 
 -- ---- slots ----
 
--- What all that generate share, made when it is first asked for.
+---What all sequences of the model share: pools of pages, slots, and what steps are decoded with. Made when it is first
+---asked for, freed with the model; for those who write another way to generate.
+---@return moonlet.Runtime
 function Model:runtime()
   self.shared = self.shared or runtime.new(self)
   return self.shared

@@ -156,6 +156,10 @@ function g:next() end
 ---Ends the generation early; harmless afterwards. From within a callback it takes effect when that returns.
 function g:close() end
 
+---Seconds since it began.
+---@return number
+function g:elapsed() end
+
 ---What there is of it so far: {text, ids, finish_reason, metrics, logprobs}.
 function g:result() end
 
@@ -215,6 +219,11 @@ function m:chat_ids(messages, o) end
 ---@return table options  a table of its own
 ---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
 function m:generation_defaults(opts) end
+
+---What all sequences of the model share: pools of pages, slots, and what steps are decoded with. Made when it is first
+---asked for, freed with the model; for those who write another way to generate.
+---@return moonlet.Runtime
+function m:runtime() end
 
 ---Tokens {id, text, index, logprob, top_logprobs} of a continuation: `for tok in m:generate(prompt, opts) do`.
 ---@param prompt string|integer[]  text, or token ids

@@ -122,7 +122,7 @@ case("rms_norm", function(on) return {X(on, 4, 6), X(on, 4, 6)[1]} end)
 case("layer_norm", function(on) return {X(on, 4, 6), X(on, 4, 6)[1], X(on, 4, 6)[2]} end)
 case("attention", function(on)
   local q, mask = X(on, 1, 2, 3, 4), on(ml.ones({3, 3}, {dtype = "bool"}))
-  return {q, q, q, nil, nil, nil, mask, nil, {scale = 1}}, {q, q, q, {scale = 1, window = 2}}
+  return {q, q, q, nil, nil, nil, nil, nil, mask, nil, {scale = 1}}, {q, q, q, {scale = 1, window = 2}}
 end)
 case("fn.attention", function(on)
   local q, mask = X(on, 1, 2, 3, 4), on(ml.ones({3, 3}, {dtype = "bool"}))
@@ -130,11 +130,12 @@ case("fn.attention", function(on)
 end)
 local function angles(on) return {I(on, {0, 1, 2}):reshape {1, 3}, on(ml.tensor {1.0, 0.1})} end
 local function rope(on) return {X(on, 1, 2, 3, 4), ml.rope_table(table.unpack(angles(on)))} end
+case("fn.before", function(on) return {X(on, 1, 3, 8), 2} end)
 case("rope", rope)
 case("fn.rope", rope)
 case("rope_table", angles)
 case("cache_append", function(on)
-  local one = {I(on, {0}), I(on, {0}), I(on, {3})}
+  local one = {I(on, {{0}}), I(on, {0}), I(on, {0}), I(on, {3})}
   return {ml.state(X(on, 1, 2, 3, 4)), X(on, 1, 2, 3, 4), table.unpack(one)}
 end)
 case("ring_push", function(on) return {ml.state(I(on, {{1, 2}})), I(on, {3}), I(on, {1})} end)
@@ -230,10 +231,10 @@ test_pair("every function works on another device, and gives what lies there", f
     local tried = make and {make(here)} or not without[name] and attempts(here) or {}
     local again = make and {make(there)} or not without[name] and attempts(there) or {}
     for i, args in ipairs(tried) do
-      local ok, why = pcall(f, table.unpack(args, 1, 9))
+      local ok, why = pcall(f, table.unpack(args, 1, 11))
       if make then t.ok(ok, name .. ": " .. tostring(why)) end
       if ok then
-        local results = table.pack(pcall(f, table.unpack(again[i], 1, 9)))
+        local results = table.pack(pcall(f, table.unpack(again[i], 1, 11)))
         t.ok(results[1], ("%s, call %d: %s"):format(name, i, tostring(results[2])))
         for k = 2, results.n do check_places(name, results[k], b) end
         calls = calls + 1
