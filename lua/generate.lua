@@ -377,7 +377,7 @@ local function raise_failure(self)
   util.raise("usage", "%s", message)
 end
 
--- Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
+---Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
 function Generation:abort(message)
   if self.finish_reason then return end
   self.failure = message

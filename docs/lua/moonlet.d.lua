@@ -149,6 +149,9 @@ local g = {}
 ---beginning counts being written anew.
 function g:kept_ids() end
 
+---Its model is closed: the next call raises, or the one that runs when it returns. One that has ended stays as it is.
+function g:abort(message) end
+
 ---The next token, or nil at the end. An error raises and leaves finish_reason = "error"; cancellation and deadline end
 ---normally.
 function g:next() end
