@@ -44,7 +44,7 @@ local function start_one(self, index)
   local runtime = model:runtime()
   runtime:check_prompt(ids)
   local slot = runtime:slot()
-  local ok, g = pcall(generate.start, model, slot, ids, o, function() slot:close() end)
+  local ok, g = pcall(generate.start, model, slot, ids, o, function() slot:close() end, self.steps)
   if not ok then
     slot:close()
     error(g, 0)
@@ -158,7 +158,7 @@ local function step_rows(lane, sequences, rows)
   return ids, own, top
 end
 
--- Rows of equal chains of built-in steps, side by side.
+-- Rows whose chains have the same built-in steps, side by side.
 local function step_together(self, rows)
   local runtime, sequences, size = self.model:runtime(), {}, ROWS[#ROWS]
   for i = #ROWS, 1, -1 do
@@ -288,8 +288,13 @@ function M.new(model, prompts, opts)
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({
     model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, live = {},
-    results = {}, finished = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
+    results = {}, finished = {}, steps = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
   }, Batch)
+  for i = 1, #prompts do -- one with a mistake in it ends alone, later
+    local ok, _, given = pcall(options_of, prompts[i], shared, "prompt")
+    local fine, o = pcall(generate.options, ok and given or nil, "prompt")
+    if fine then generate.note_steps(o, self.steps) end
+  end
   model.users[self] = true
   if own.iterate then return self, nil, nil, self end
   while self:next() do end -- luacheck: ignore 542

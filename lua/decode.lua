@@ -24,7 +24,7 @@ local KEPT = 8 -- decoders of different sampling chains
 ---@class moonlet.Sequence
 ---@field slot moonlet.Slot
 ---@field chain moonlet.SampleChain
----@field key string  equal for equal chains
+---@field key string  equal for chains that differ in their numbers alone
 ---@field wanted boolean  log probabilities are asked for
 ---@field seed integer
 ---@field drawn integer  how many random numbers it has used, as far as no lane knows better
@@ -88,6 +88,14 @@ local function lua_state(self, n)
   end})
 end
 
+-- The numbers of a step for each row, (B) or (B, n): `column` is the first one's place among those of the chain.
+local function by_row(self, entry, s, column)
+  if not s.numbers then return nil end
+  local n = #s.numbers
+  local own = entry.numbers:slice {{column, column + n - 1}, {}}
+  return n == 1 and own:reshape {self.rows} or own:transpose()
+end
+
 -- ---- what steps give ----
 
 -- What a function gave: logits (B, V) float32; or nil and ids (B), or an id as a number, which the last step may give.
@@ -111,7 +119,8 @@ local function follow(self, entry, from, to, logits)
   for i = from, to do
     local s, last = steps[i], i == #steps
     if s.greedy and last then break end -- `draw` takes the likeliest
-    local given, ids = s.apply(logits, recorded_state(self, entry, window_of(self, s))), nil
+    local state, numbers = recorded_state(self, entry, window_of(self, s)), by_row(self, entry, s, entry.columns[i])
+    local given, ids = s.apply(logits, state, numbers), nil
     if s.traced then given, ids = outcome(self, s, given, last) end
     if ids then return nil, ids:astype "int32" end
     logits = given
@@ -198,6 +207,8 @@ end
 local function record_decoder(self, entry)
   local steps = entry.chain.steps
   for _, n in ipairs(entry.sizes) do entry.rings[n] = plans.int_state(n, -1, self.rows) end
+  local count = #entry.chain.numbers
+  if count > 0 then entry.numbers = compile.keep(core.make_state({count, self.rows}, "float64")) end
   if entry.parts then self.usable = self.usable or compile.keep(plans.int_state(self.rows, 1)) end
   if self.logits then
     tell(self, entry, self.logits)
@@ -232,9 +243,14 @@ local function decoder(self, s)
   local key, chain, wanted = s.key .. (s.wanted and "+logprobs" or ""), s.chain, s.wanted
   local entry = self.decoders[key]
   if entry then return entry end
-  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}}
+  entry = {chain = chain, wanted = wanted, sizes = ring_sizes(self, chain), rings = {}, columns = {}}
   if chain.custom or chain.traced then entry.parts = parts_of(chain) end
-  for _, step in ipairs(chain.steps) do entry.forces = entry.forces or step.forces end
+  local column = 1
+  for i, step in ipairs(chain.steps) do
+    entry.forces = entry.forces or step.forces
+    entry.columns[i] = column
+    column = column + #(step.numbers or {})
+  end
   plans.record(function() return record_decoder(self, entry) end)
   self.decoders[key] = entry
   table.insert(self.order, key)
@@ -263,6 +279,15 @@ local function write_rows(self)
   core.state_write(self.slots, slots)
   core.state_write(self.count, count)
   core.state_write(self.rng, rng)
+end
+
+-- The numbers of each row's chain; what is no sequence has the first one's.
+local function write_numbers(self, entry)
+  local list = {}
+  for k = 1, #entry.chain.numbers do
+    for i = 1, self.rows do list[#list + 1] = (self.loaded[i] or self.loaded[1]).chain.numbers[k] + 0.0 end
+  end
+  if entry.numbers then core.state_write(entry.numbers, list) end
 end
 
 -- The rings of recent ids, of those that are held and the one that was picked: the first of all has position 0.
@@ -304,7 +329,9 @@ local function load(self, sequences, entry)
     for _, s in ipairs(sequences) do s.lane = self end
     self.load_count = self.load_count + 1
   end
-  if entry.written ~= self.load_count then write_rings(self, entry) end
+  if entry.written == self.load_count then return end
+  write_numbers(self, entry)
+  write_rings(self, entry)
 end
 
 ---Forgets what a lane knows of a sequence, so that the next run begins with what the sequence says.
@@ -417,8 +444,8 @@ end
 ---@return integer
 function Lane:step(s) return chosen(self, feed(self, {s}), true) end
 
----Feeds the last token of each sequence, all of which have equal chains of built-in steps, and picks the next: the ids,
----in their order; where none can be picked the sequence's `last` is nil, and the id is what stands in its place.
+---Feeds the last token of each sequence, all of which have chains of the same built-in steps, and picks the next: the
+---ids, in their order; where none can be picked the sequence's `last` is nil, and the id is what stands in its place.
 ---@param sequences moonlet.Sequence[]
 ---@return integer[]
 function Lane:step_all(sequences)

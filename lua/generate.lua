@@ -83,28 +83,34 @@ function M.options(given, what, more)
   return o
 end
 
--- The sampling chain, and a text that equal chains share.
-local function chain_of(o)
+-- The options that a chain stands for.
+local function sampling_of(o)
+  local chosen = {}
+  for _, name in ipairs(sampling_names) do chosen[name] = o[name] end
+  return chosen
+end
+
+---Notes the steps of what is sampled by options, so that rows of different options have the same (sample.note_steps).
+---@param o table  of M.options
+---@param steps table
+function M.note_steps(o, steps)
+  if o.sampler == nil then sample.note_steps(sampling_of(o), steps) end
+end
+
+-- The sampling chain, and a text that is equal where chains have the same steps.
+local function chain_of(o, also)
   local s = o.sampler
   if s ~= nil then
     local chain = sample.is_chain(s) and s or sample.chain {s}
     return chain, ("sampler %p"):format(s) -- the plans made for it hold it, so that no other has this address
   end
-  local key = {}
-  local function exactly(v) return math.type(v) == "float" and ("%a"):format(v) or tostring(v) end
-  for i, name in ipairs(sampling_names) do key[i] = exactly(o[name]) end
-  if o.logit_bias then
-    for _, id in ipairs(util.sorted_keys(o.logit_bias)) do key[#key + 1] = id .. "=" .. exactly(o.logit_bias[id]) end
-  end
-  local chosen = {}
-  for _, name in ipairs(sampling_names) do chosen[name] = o[name] end
-  return sample.from_options(chosen), table.concat(key, " ")
+  return sample.from_options(sampling_of(o), also)
 end
 
 -- What choosing the likeliest token leaves without effect.
-local function warnings_of(o, chain)
+local function warnings_of(o)
   local idle = {}
-  if o.sampler ~= nil or not chain.greedy then return nil end
+  if o.sampler ~= nil or not sample.is_greedy(o) then return nil end
   if o.top_p < 1 then idle[1] = "top_p" end
   for _, name in ipairs {"top_k", "min_p", "xtc_probability"} do
     if o[name] > 0 then idle[#idle + 1] = name end
@@ -136,9 +142,10 @@ end
 ---@param ids integer[]  the prompt
 ---@param o table  of M.options
 ---@param release function|nil  called once at the end with this generation, and true when nobody held it any more
-function M.start(model, slot, ids, o, release)
+---@param also table|nil  steps of others, whose rows it may stand beside
+function M.start(model, slot, ids, o, release, also)
   if core.recording() then util.raise("usage", "generate: a compiled function cannot make tokens: call it outside") end
-  local chain, key = chain_of(o)
+  local chain, key = chain_of(o, also)
   local self = setmetatable({
     model = model, runtime = model:runtime(), slot = slot, prompt = ids, options = o, chain = chain, key = key,
     release = release, text = "", ids = {}, logprobs = o.logprobs and {}, pending = "", stops = o.stop or {}, ends = {},
@@ -146,7 +153,7 @@ function M.start(model, slot, ids, o, release)
     metrics = {
       prompt_tokens = #ids, cached_tokens = 0, generated_tokens = 0,
       prefill_seconds = 0.0, decode_seconds = 0.0, total_seconds = 0.0,
-      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0, warnings = warnings_of(o, chain),
+      prefill_tokens_per_second = 0.0, decode_tokens_per_second = 0.0, warnings = warnings_of(o),
     },
   }, Generation)
   for _, id in ipairs(o.stop_tokens or {}) do

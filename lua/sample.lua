@@ -30,6 +30,7 @@ M.defaults = {
 ---@class moonlet.SampleStep
 ---@field name string
 ---@field last_n integer|nil  how many recent ids it looks at
+---@field numbers number[]|nil  what it is made of, if it is numbers alone
 ---@field greedy boolean|nil  it leaves the likeliest alone
 ---@field custom boolean|nil  a function of the user's, which runs in Lua
 ---@field traced boolean|nil  a function of the user's, which is recorded
@@ -50,6 +51,10 @@ local function step(name, apply, more)
   return setmetatable(self, Step)
 end
 
+-- A step that is numbers: where a plan holds it, `apply` has those of each row as a third argument, (B) or (B, n)
+-- float64, in place of its own. A row whose numbers change nothing is as if it had no such step.
+local function numeric(name, numbers, apply, n) return step(name, apply, {numbers = numbers, last_n = n}) end
+
 -- The last ids in whatever order they lie: a ring, where a plan has one.
 local function recent(state) return state.ring or state.recent end
 
@@ -58,12 +63,17 @@ local SMALLEST = 2.0 ^ -126 -- a normal float32
 -- Whether a temperature takes the likeliest: none, 0, and what float32 cannot divide by.
 local function is_zero(t) return not t or t < SMALLEST end
 
+local function temperature(t)
+  return numeric("temperature", {t or 0}, function(logits, _, by_row)
+    return by_row and ml.temperature(logits, 1, by_row) or t == 1 and logits or ml.temperature(logits, t)
+  end)
+end
+
 ---Divides the logits; 0, and less than float32 divides by, takes the likeliest of what remains.
 ---@param t number
 function M.temperature(t)
   util.number("temperature", t, 0)
-  if is_zero(t) then return M.greedy() end
-  return step("temperature", function(logits) return t == 1 and logits or ml.temperature(logits, t) end)
+  return is_zero(t) and M.greedy() or temperature(t)
 end
 
 -- The likeliest keeps its logit; a NaN counts as likeliest.
@@ -72,6 +82,10 @@ local function likeliest(logits)
   return ml.where(ml.arange(logits.shape[2]):eq(best), logits, -math.huge)
 end
 
+---Whether options take the likeliest token.
+---@param o table  options of m:generate
+function M.is_greedy(o) return is_zero(o.temperature) end
+
 ---Takes the likeliest of what remains, of equal ones the first.
 function M.greedy() return step("greedy", likeliest, {greedy = true}) end
 
@@ -79,7 +93,10 @@ function M.greedy() return step("greedy", likeliest, {greedy = true}) end
 ---@param k integer
 function M.top_k(k)
   util.integer("top_k", k, 0)
-  return step("top_k", function(logits) return k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k) or logits end)
+  return numeric("top_k", {k}, function(logits, _, by_row)
+    return by_row and ml.top_k_mask(logits, 0, by_row) or k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k)
+      or logits
+  end)
 end
 
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one. 1 keeps all, 0 the
@@ -87,14 +104,24 @@ end
 ---@param p number
 function M.top_p(p)
   util.number("top_p", p, 0, 1)
-  return step("top_p", function(logits) return p < 1 and ml.top_p_mask(logits, p) or logits end)
+  return numeric("top_p", {p}, function(logits, _, by_row)
+    return by_row and ml.top_p_mask(logits, 1, by_row) or p < 1 and ml.top_p_mask(logits, p) or logits
+  end)
 end
 
 ---Keeps entries at least p times as likely as the likeliest; 0 keeps all.
 ---@param p number
 function M.min_p(p)
   util.number("min_p", p, 0, 1)
-  return step("min_p", function(logits) return p > 0 and ml.min_p_mask(logits, p) or logits end)
+  return numeric("min_p", {p}, function(logits, _, by_row)
+    return by_row and ml.min_p_mask(logits, 0, by_row) or p > 0 and ml.min_p_mask(logits, p) or logits
+  end)
+end
+
+local function penalties(name, factor, presence, frequency, n)
+  return numeric(name, {factor, presence, frequency}, function(logits, state, by_row)
+    return ml.repeat_penalty(logits, recent(state), factor, presence, frequency, by_row)
+  end, n)
 end
 
 ---Ids among the last n, the prompt's too: positive logits divided by, negative ones multiplied by the penalty.
@@ -104,10 +131,7 @@ function M.repeat_penalty(penalty, n)
   if not (type(penalty) == "number" and penalty > 0) then
     util.unexpected("repeat_penalty", "a number above 0", penalty)
   end
-  n = util.integer("repeat_penalty: n", n or 64, 1)
-  return step("repeat_penalty", function(logits, state)
-    return ml.repeat_penalty(logits, recent(state), {penalty = penalty})
-  end, {last_n = n})
+  return penalties("repeat_penalty", penalty, 0, 0, util.integer("repeat_penalty: n", n or 64, 1))
 end
 
 ---Ids among the last n, the prompt's too, lose `presence` once and `frequency` for each time that they occur.
@@ -116,10 +140,7 @@ end
 ---@param n integer|nil  64 unless given
 function M.presence(presence, frequency, n)
   presence, frequency = util.number("presence", presence or 0), util.number("presence: frequency", frequency or 0)
-  n = util.integer("presence: n", n or 64, 1)
-  return step("presence", function(logits, state)
-    return ml.repeat_penalty(logits, recent(state), {presence = presence, frequency = frequency})
-  end, {last_n = n})
+  return penalties("presence", 1, presence, frequency, util.integer("presence: n", n or 64, 1))
 end
 
 local LARGEST = 0x1.fffffep+127 -- float32's
@@ -211,6 +232,7 @@ end
 ---@class moonlet.SampleChain
 ---@field steps moonlet.SampleStep[]
 ---@field last_n integer  how many recent ids its steps look at, at most
+---@field numbers number[]  of all its steps that are numbers
 ---@field greedy boolean  its last step leaves the likeliest alone
 ---@field custom boolean  a function of the user's, which runs in Lua, is among them
 ---@field traced boolean  one that is recorded is among them
@@ -255,11 +277,13 @@ function M.chain(steps)
     if type(key) == "string" and key ~= "last_n" then util.raise("usage", "chain: no option \"%s\"", key) end
   end
   local own_n = util.integer("chain: last_n", steps.last_n or 64, 1)
-  local self = setmetatable({steps = {}, last_n = 1, greedy = false, custom = false, traced = false}, Chain)
+  local self = setmetatable({steps = {}, last_n = 1, numbers = {}, greedy = false, custom = false, traced = false},
+    Chain)
   for i, given in ipairs(steps) do
     for _, s in ipairs(steps_of(given, own_n, ("chain: step %d"):format(i))) do
       self.steps[#self.steps + 1] = s
       self.last_n = math.max(self.last_n, s.last_n or 1)
+      table.move(s.numbers or {}, 1, #(s.numbers or {}), #self.numbers + 1, self.numbers)
       self.custom, self.traced = self.custom or s.custom or false, self.traced or s.traced or false
       self.greedy = s.greedy or false
     end
@@ -271,32 +295,76 @@ end
 ---@return boolean
 function M.is_chain(x) return getmetatable(x) == Chain end
 
+-- How many recent ids a penalty of the options looks at; nil: there is none.
+local function seen_by(o, name)
+  local presence = name == "presence" and (o.presence_penalty or 0) ~= 0 or (o.frequency_penalty or 0) ~= 0
+  local does = name == "presence" and presence or name == "repeat_penalty" and (o.repeat_penalty or 1) ~= 1
+  return does and o.repeat_last_n ~= 0 and o.repeat_last_n or nil
+end
+
+---Notes which steps the chain of some options has that are numbers alone, so that rows of different options can have
+---chains of the same steps: `from_options` takes what was noted of all.
+---@param o table  options as `from_options` has them
+---@param steps table  of other options before: {repeat_penalty = {[n] = true}, presence, top_p, min_p, top_k, ...}
+function M.note_steps(o, steps)
+  o = util.options(o, M.defaults, "note_steps")
+  for _, name in ipairs {"repeat_penalty", "presence"} do
+    local n = seen_by(o, name)
+    steps[name] = steps[name] or {}
+    if n then steps[name][n] = true end
+  end
+  if is_zero(o.temperature) then return end
+  steps.temperature = true
+  steps.top_p = steps.top_p or (o.top_p or 1) < 1
+  steps.min_p, steps.top_k = steps.min_p or (o.min_p or 0) > 0, steps.top_k or (o.top_k or 0) > 0
+end
+
+-- As text, exactly.
+local function exactly(v) return math.type(v) == "float" and ("%a"):format(v) or tostring(v) end
+
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
 ---@param o table|nil  options of m:generate by name, those of sampling alone
+---@param also table|nil  steps that the chain has even where they do nothing (`note_steps`)
 ---@return moonlet.SampleChain
-function M.from_options(o)
-  o = util.options(o, M.defaults, "from_options")
-  local steps = {}
-  local function add(s) steps[#steps + 1] = s end
-  local function on(name) return o[name] and o[name] ~= 0 end
-  if o.logit_bias and next(o.logit_bias) then add(M.logit_bias(o.logit_bias)) end
-  if o.repeat_last_n ~= 0 then
-    if o.repeat_penalty and o.repeat_penalty ~= 1 then add(M.repeat_penalty(o.repeat_penalty, o.repeat_last_n)) end
-    if on "presence_penalty" or on "frequency_penalty" then
-      add(M.presence(o.presence_penalty, o.frequency_penalty, o.repeat_last_n))
+---@return string  equal for chains that differ in `numbers` alone
+function M.from_options(o, also)
+  o, also = util.options(o, M.defaults, "from_options"), also or {}
+  local steps, key = {}, {}
+  local function add(s, ...)
+    steps[#steps + 1] = s
+    key[#key + 1] = table.concat({s.name, s.last_n or "", ...}, " ")
+  end
+  local function result() return M.chain(steps), table.concat(key, ", ") end
+  if o.logit_bias and next(o.logit_bias) then
+    local entries = {}
+    for i, id in ipairs(util.sorted_keys(o.logit_bias)) do entries[i] = id .. "=" .. exactly(o.logit_bias[id]) end
+    add(M.logit_bias(o.logit_bias), table.unpack(entries))
+  end
+  for _, name in ipairs {"repeat_penalty", "presence"} do
+    local own, sizes = seen_by(o, name), {}
+    for n in pairs(also[name] or {}) do sizes[n] = true end
+    if own then sizes[own] = true end
+    for _, n in ipairs(util.sorted_keys(sizes)) do
+      if n ~= own then add(penalties(name, 1, 0, 0, n))
+      elseif name == "presence" then add(M.presence(o.presence_penalty, o.frequency_penalty, n))
+      else add(M.repeat_penalty(o.repeat_penalty, n)) end
     end
   end
-  if is_zero(o.temperature) then
+  local greedy = is_zero(o.temperature)
+  if greedy and not also.temperature then
     add(M.greedy())
-    return M.chain(steps)
+    return result()
   end
-  if o.top_p and o.top_p < 1 then add(M.top_p(o.top_p)) end
-  if on "min_p" then add(M.min_p(o.min_p)) end
-  if on "xtc_probability" then add(M.xtc(o.xtc_probability, o.xtc_threshold)) end
-  if on "top_k" then add(M.top_k(o.top_k)) end
-  if o.temperature ~= 1 then add(M.temperature(o.temperature)) end
-  return M.chain(steps)
+  local function of(name, nothing) return not greedy and o[name] or nothing end
+  if also.top_p or of("top_p", 1) < 1 then add(M.top_p(of("top_p", 1))) end
+  if also.min_p or of("min_p", 0) > 0 then add(M.min_p(of("min_p", 0))) end
+  if of("xtc_probability", 0) > 0 then
+    add(M.xtc(o.xtc_probability, o.xtc_threshold), exactly(o.xtc_probability), exactly(o.xtc_threshold))
+  end
+  if also.top_k or of("top_k", 0) > 0 then add(M.top_k(of("top_k", 0))) end
+  if also.temperature or o.temperature ~= 1 then add(temperature(o.temperature)) end
+  return result()
 end
 
 return util.guard(M, "sample.")

@@ -8,6 +8,10 @@ local S = {}
 ---@param t number
 function S.temperature(t) end
 
+---Whether options take the likeliest token.
+---@param o table  options of m:generate
+function S.is_greedy(o) end
+
 ---Takes the likeliest of what remains, of equal ones the first.
 function S.greedy() end
 
@@ -64,11 +68,19 @@ function S.chain(steps) end
 ---@return boolean
 function S.is_chain(x) end
 
+---Notes which steps the chain of some options has that are numbers alone, so that rows of different options can have
+---chains of the same steps: `from_options` takes what was noted of all.
+---@param o table  options as `from_options` has them
+---@param steps table  of other options before: {repeat_penalty = {[n] = true}, presence, top_p, min_p, top_k, ...}
+function S.note_steps(o, steps) end
+
 ---The chain that the options of m:generate mean: bias and penalties, then top-p, min-p, xtc, top-k, temperature (the
 ---order of mlx-lm). Without a temperature, the likeliest behind bias and penalties.
 ---@param o table|nil  options of m:generate by name, those of sampling alone
+---@param also table|nil  steps that the chain has even where they do nothing (`note_steps`)
 ---@return moonlet.SampleChain
-function S.from_options(o) end
+---@return string  equal for chains that differ in `numbers` alone
+function S.from_options(o, also) end
 
 ---@class moonlet.chat
 local chat = {}
@@ -1367,39 +1379,47 @@ function ml.assign(target, values) end
 function ml.ring_push(ring, ids, position) end
 
 ---Ids in recent (B, n; negative: none) have positive logits divided by and negative ones multiplied by penalty, then
----presence and count times frequency subtracted.
+---presence and count times frequency subtracted. by_row (B, 3) float64 has all three for each row.
 ---@param logits moonlet.Tensor
 ---@param recent moonlet.Tensor
 ---@param penalty number|nil  1 unless given
 ---@param presence number|nil  0 unless given
 ---@param frequency number|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.repeat_penalty(logits, recent, penalty, presence, frequency) end
+function ml.repeat_penalty(logits, recent, penalty, presence, frequency, by_row) end
 
----All but the k largest become -inf (ties with the k-th stay, and NaN).
+---All but the k largest become -inf (ties with the k-th stay, and NaN); 0 keeps all. by_row (B) float64 has k for each
+---row.
 ---@param logits moonlet.Tensor
----@param k integer
+---@param k integer|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.top_k_mask(logits, k) end
+function ml.top_k_mask(logits, k, by_row) end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone.
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone, with 1
+---all. by_row (B) float64 has p for each row.
 ---@param logits moonlet.Tensor
----@param p number
+---@param p number|nil  1 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.top_p_mask(logits, p) end
+function ml.top_p_mask(logits, p, by_row) end
 
----Keeps entries at least p times as likely as the likeliest.
+---Keeps entries at least p times as likely as the likeliest. by_row (B) float64 has p for each row.
 ---@param logits moonlet.Tensor
----@param p number
+---@param p number|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.min_p_mask(logits, p) end
+function ml.min_p_mask(logits, p, by_row) end
 
 ---logits / t. A row that float32 would not hold is moved so that its largest is 0, which leaves the probabilities as
----they are.
+---they are. by_row (B) float64 has t for each row; 0, and less than a normal float32, keeps the likeliest alone, of
+---equal ones the first.
 ---@param logits moonlet.Tensor
----@param t number
+---@param t number|nil  1 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function ml.temperature(logits, t) end
+function ml.temperature(logits, t, by_row) end
 
 ---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device. Of keys (B, words)
 ---each gives the entry of the first axis in its place what it gives alone.
@@ -2720,34 +2740,42 @@ function x:assign(values) end
 function x:ring_push(ids, position) end
 
 ---Ids in recent (B, n; negative: none) have positive logits divided by and negative ones multiplied by penalty, then
----presence and count times frequency subtracted.
+---presence and count times frequency subtracted. by_row (B, 3) float64 has all three for each row.
 ---@param recent moonlet.Tensor
 ---@param penalty number|nil  1 unless given
 ---@param presence number|nil  0 unless given
 ---@param frequency number|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:repeat_penalty(recent, penalty, presence, frequency) end
+function x:repeat_penalty(recent, penalty, presence, frequency, by_row) end
 
----All but the k largest become -inf (ties with the k-th stay, and NaN).
----@param k integer
+---All but the k largest become -inf (ties with the k-th stay, and NaN); 0 keeps all. by_row (B) float64 has k for each
+---row.
+---@param k integer|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:top_k_mask(k) end
+function x:top_k_mask(k, by_row) end
 
----Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone.
----@param p number
+---Keeps the likeliest entries whose exclusive cumulative probability is at most p: with 0 the likeliest alone, with 1
+---all. by_row (B) float64 has p for each row.
+---@param p number|nil  1 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:top_p_mask(p) end
+function x:top_p_mask(p, by_row) end
 
----Keeps entries at least p times as likely as the likeliest.
----@param p number
+---Keeps entries at least p times as likely as the likeliest. by_row (B) float64 has p for each row.
+---@param p number|nil  0 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:min_p_mask(p) end
+function x:min_p_mask(p, by_row) end
 
 ---logits / t. A row that float32 would not hold is moved so that its largest is 0, which leaves the probabilities as
----they are.
----@param t number
+---they are. by_row (B) float64 has t for each row; 0, and less than a normal float32, keeps the likeliest alone, of
+---equal ones the first.
+---@param t number|nil  1 unless given
+---@param by_row moonlet.Tensor|nil
 ---@return moonlet.Tensor
-function x:temperature(t) end
+function x:temperature(t, by_row) end
 
 ---uint32 numbers from a key of two or three uint32 words by Philox 4x32-10: the same on every device. Of keys (B, words)
 ---each gives the entry of the first axis in its place what it gives alone.

@@ -99,10 +99,10 @@ ml_status ml_cuda_lower_sample(ml_program *g, const ml_step *s) {
   a->op = s->op, a->rows = x->shape[0], a->n = x->shape[1];
   ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->x));
   switch (s->op) {
-  case ML_OP_top_k_mask: a->k = t->top_k_mask.k; break;
-  case ML_OP_top_p_mask: a->p = t->top_p_mask.p; break;
-  case ML_OP_min_p_mask: a->p = t->min_p_mask.p; break;
-  case ML_OP_temperature: a->t = t->temperature.t; break;
+  case ML_OP_top_k_mask: a->number = (double)t->top_k_mask.k; break;
+  case ML_OP_top_p_mask: a->number = t->top_p_mask.p; break;
+  case ML_OP_min_p_mask: a->number = t->min_p_mask.p; break;
+  case ML_OP_temperature: a->number = t->temperature.t; break;
   case ML_OP_repeat_penalty: {
     const ml_value *recent = ml_cuda_value(g, s->inputs[1]);
     a->penalty = t->repeat_penalty.penalty, a->presence = t->repeat_penalty.presence;
@@ -113,6 +113,7 @@ ml_status ml_cuda_lower_sample(ml_program *g, const ml_step *s) {
   }
   default: ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->uniform)); return ml_cuda_put_address(g, s->outputs[0], &a->ids);
   }
+  ML_TRY(ml_cuda_put_address(g, s->inputs[s->n_inputs - 1], &a->by_row));
   return ml_cuda_put_address(g, s->outputs[0], &a->out);
 }
 

@@ -267,11 +267,13 @@ typedef struct cu_ring_args {
 
 typedef struct cu_sample_args {
   int32_t op, recent_dtype;
-  int64_t rows, n, k, recent_count;
-  double p, t, penalty, presence, frequency;
+  int64_t rows, n, recent_count;
+  double number; // k, p or t
+  double penalty, presence, frequency;
   const float *x;
   float *out;
   const char *recent;
+  const double *by_row; // numbers of each row in place of those above, or NULL
   cu_vector uniform;
   int32_t *ids;
 } cu_sample_args;

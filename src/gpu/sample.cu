@@ -104,17 +104,17 @@ DEVICE void keep_nucleus(const float *x, float *o, int64_t n, uint32_t least, fl
   }
 }
 
-DEVICE void top_p_row(const cu_sample_args &t, const float *x, float *o) {
+DEVICE void top_p_row(const cu_sample_args &t, double p, const float *x, float *o) {
   double before, sum = 0;
   float max = 0;
-  if (t.p < 1) {
+  if (p < 1) {
     max = largest_of(x, t.n);
     for (int64_t i = threadIdx.x; i < t.n; i += blockDim.x) sum += (double)weight_of(x[i], max);
     sum = block_join(sum, add_up());
   }
   // NaN, and where all are -infinity: everything stays.
-  const uint32_t least = sum > 0 ? threshold(x, true, max, t.n, t.p * sum, &before) : 0;
-  if (least) keep_nucleus(x, o, t.n, least, max, before, t.p * sum);
+  const uint32_t least = sum > 0 ? threshold(x, true, max, t.n, p * sum, &before) : 0;
+  if (least) keep_nucleus(x, o, t.n, least, max, before, p * sum);
   else keep_from(x, o, t.n, 0);
 }
 
@@ -124,8 +124,24 @@ DEVICE float held(double v) {
   return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : (float)v;
 }
 
-DEVICE void temperature_row(const cu_sample_args &t, const float *x, float *o) {
-  const float factor = (float)(1.0 / t.t);
+// The likeliest, a NaN before all, as it is; nothing else.
+DEVICE void keep_likeliest(const float *x, float *o, int64_t n) {
+  __shared__ unsigned long long bests[ROW_THREADS]; // order and, turned round, place: the larger comes first
+  unsigned long long best = 0;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    const unsigned long long own = (unsigned long long)order_of(x[i]) << 32 | (uint32_t)(UINT32_MAX - (uint32_t)i);
+    best = own > best ? own : best;
+  }
+  __syncthreads();
+  bests[threadIdx.x] = best;
+  __syncthreads();
+  for (unsigned i = 0; i < blockDim.x; i++) best = bests[i] > best ? bests[i] : best;
+  const int64_t at = UINT32_MAX - (uint32_t)best;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) o[i] = i == at ? x[i] : -INFINITY;
+}
+
+DEVICE void temperature_row(const cu_sample_args &t, double divisor, const float *x, float *o) {
+  const float factor = (float)(1.0 / divisor);
   float max = -INFINITY;
   for (int64_t i = threadIdx.x; i < t.n; i += blockDim.x) max = take_larger()(max, x[i] * factor);
   max = block_join(max, take_larger());
@@ -137,22 +153,23 @@ DEVICE void temperature_row(const cu_sample_args &t, const float *x, float *o) {
   max = largest_of(x, t.n);
   const double from = max < INFINITY && max > -INFINITY ? (double)max : 0;
   for (int64_t i = threadIdx.x; i < t.n; i += blockDim.x) {
-    const double v = ((double)x[i] - from) / t.t;
+    const double v = ((double)x[i] - from) / divisor;
     o[i] = isinf(x[i]) ? x[i] : max == INFINITY ? held(v) : (float)v;
   }
 }
 
 // A logit whose id was among the recent ones so many times. An infinite penalty bans or demands, whatever the logit.
-DEVICE float penalised(float x, const cu_sample_args &t, int64_t times) {
-  const double down = t.presence + (t.frequency == 0 ? 0 : t.frequency * (double)times);
+DEVICE float penalised(float x, const double *p, int64_t times) {
+  const double down = p[1] + (p[2] == 0 ? 0 : p[2] * (double)times);
   double v = (double)x;
   if (x != x) return x;
   if (isinf(down)) return (float)-down;
-  if (x != 0 && !isinf(x)) v = x > 0 ? v / t.penalty : v * t.penalty;
+  if (x != 0 && !isinf(x)) v = x > 0 ? v / p[0] : v * p[0];
   return held(v - down);
 }
 
 DEVICE void penalty_row(const cu_sample_args &t, int64_t b, const float *x, float *o) {
+  const double all[3] = {t.penalty, t.presence, t.frequency}, *p = t.by_row ? t.by_row + 3 * b : all;
   for (int64_t i = threadIdx.x; i < t.n; i += blockDim.x) o[i] = x[i];
   __syncthreads();
   for (int64_t i = threadIdx.x; i < t.recent_count; i += blockDim.x) {
@@ -160,12 +177,12 @@ DEVICE void penalty_row(const cu_sample_args &t, int64_t b, const float *x, floa
     if (id < 0 || id >= t.n) continue;
     int64_t times = 0;
     bool first = true;
-    for (int64_t j = 0; t.frequency != 0 && j < t.recent_count; j++) { // how often: only frequency asks
+    for (int64_t j = 0; p[2] != 0 && j < t.recent_count; j++) { // how often: only frequency asks
       const bool same = load_int(t.recent, t.recent_dtype, b * t.recent_count + j) == id;
       times += same;
       if (same && j < i) first = false;
     }
-    if (first) o[id] = penalised(x[id], t, times);
+    if (first) o[id] = penalised(x[id], p, times);
   }
 }
 
@@ -173,18 +190,22 @@ KERNEL(cuda_sample, cu_sample_args) {
   for (int64_t b = blockIdx.x; b < t.rows; b += gridDim.x) {
     const float *x = t.x + b * t.n;
     float *o = t.out + b * t.n;
+    const double number = t.by_row && t.op != CU_OP_repeat_penalty ? t.by_row[b] : t.number;
     double before;
     switch (t.op) {
     case CU_OP_top_k_mask: // the k-th largest is where the count of larger ones first exceeds k - 1
-      keep_from(x, o, t.n, t.k > 0 && t.k < t.n ? threshold(x, false, 0, t.n, (double)t.k - 1, &before) : 0);
+      keep_from(x, o, t.n, number > 0 && number < (double)t.n ? threshold(x, false, 0, t.n, number - 1, &before) : 0);
       break;
-    case CU_OP_top_p_mask: top_p_row(t, x, o); break;
+    case CU_OP_top_p_mask: top_p_row(t, number, x, o); break;
     case CU_OP_min_p_mask: {
-      const float least = t.p > 0 ? largest_of(x, t.n) + logf((float)t.p) : -INFINITY;
+      const float least = number > 0 ? largest_of(x, t.n) + logf((float)number) : -INFINITY;
       for (int64_t i = threadIdx.x; i < t.n; i += blockDim.x) o[i] = x[i] < least ? -INFINITY : x[i];
       break;
     }
-    case CU_OP_temperature: temperature_row(t, x, o); break;
+    case CU_OP_temperature:
+      if (t.by_row && !(number >= (double)FLT_MIN)) keep_likeliest(x, o, t.n);
+      else temperature_row(t, number, x, o);
+      break;
     default: penalty_row(t, b, x, o);
     }
     __syncthreads();

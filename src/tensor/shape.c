@@ -643,6 +643,17 @@ static ml_status want_logits(const ml_tensor *t) {
   return ML_OK;
 }
 
+/* Numbers of a step, row by row, if they are given. */
+static ml_status want_by_row(const query *q, int input, int columns) {
+  const ml_tensor *t = q->inputs[input];
+  const int64_t shape[2] = {q->inputs[0]->shape[0], columns};
+  if (!t) return ML_OK;
+  if (t->dtype != ML_F64) return ml_fail(ML_USAGE, "by_row: expected float64, found %s", ml_dtype_name(t->dtype));
+  if (ml_same_shape(t->ndim, t->shape, columns > 1 ? 2 : 1, shape)) return ML_OK;
+  return ml_fail(ML_MISMATCH, "by_row: expected shape %s, found %s",
+                 ml_shape_text(columns > 1 ? 2 : 1, shape, (char[160]){0}, 160), SHAPE_TEXT(t));
+}
+
 static ml_status shape_penalty(query *q) {
   const ml_tensor *logits = q->inputs[0], *recent = q->inputs[1];
   ML_TRY(want_logits(logits));
@@ -650,11 +661,13 @@ static ml_status shape_penalty(query *q) {
   ML_TRY(ml_want_integers(recent, "recent"));
   if (recent->shape[0] != logits->shape[0])
     return ml_fail(ML_MISMATCH, "recent of shape %s, logits of shape %s", SHAPE_TEXT(recent), SHAPE_TEXT(logits));
+  ML_TRY(want_by_row(q, 2, 3));
   return ml_shape_like(q, logits);
 }
 
 static ml_status shape_sample_mask(query *q) {
   ML_TRY(want_logits(q->inputs[0]));
+  ML_TRY(want_by_row(q, 1, 1));
   return ml_shape_like(q, q->inputs[0]);
 }
 

@@ -60,6 +60,29 @@ for _, case in ipairs {
   end)
 end
 
+t.test("rows of different parameters run side by side, as alone", function()
+  local random, prompts, want = new_random(5), {}, {}
+  local own = {
+    {}, {temperature = 0.7}, {temperature = 1.2, top_k = 20}, {temperature = 1, top_p = 0.8, min_p = 0.02},
+    {repeat_penalty = 1.4, repeat_last_n = 16}, {temperature = 0.9, repeat_penalty = 1.2, repeat_last_n = 32},
+    {temperature = 1.1, presence_penalty = 0.5, frequency_penalty = 0.25, logprobs = 1}, {top_p = 0.5, logprobs = 3},
+  }
+  for i = 1, 24 do
+    prompts[i] = {prompt = text_of(random, i), seed = i, max_tokens = 6 + i % 9}
+    for name, value in pairs(own[i % #own + 1]) do prompts[i][name] = value end
+    want[i] = alone(m, prompts[i], {})
+  end
+  for _, slots in ipairs {5, 32} do
+    for i, result in ipairs(m:batch_generate(prompts, {slots = slots})) do same(result, want[i], "prompt " .. i) end
+  end
+  local fresh <close> = assert(ml.load(bytes.make "batch-rows", {random = 5, precision = "exact"}))
+  for i = 1, 24 do prompts[i].logprobs = nil end
+  fresh:batch_generate(prompts, {slots = 32})
+  for rows, lanes in pairs(fresh:runtime().lanes) do
+    for _, lane in ipairs(lanes) do t.eq(#lane.order, 1, ("chains of lanes of %d rows"):format(rows)) end
+  end
+end)
+
 t.test("states of fixed size and windows", function()
   local h <close> = hybrid()
   local random, prompts, want = new_random(4), {}, {}

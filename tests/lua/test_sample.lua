@@ -90,6 +90,80 @@ end)
 t.test("logit_bias", function()
   check(draw(S.chain {S.logit_bias {[0] = -math.huge, [5] = math.log(2)}}), {0, 0.25, 0.15, 0.1, 0.06, 0.08}, "bias")
 end)
+-- Rows by numbers of their own: draws of chains of the same steps, rows of one after rows of the other.
+local function draw_by_row(chains, recent)
+  local n, logits = #chains, {}
+  for i = 1, n * ROWS do logits[i] = values end
+  local x = ml.tensor(logits, {dtype = "float32"})
+  local state = {recent = ml.tensor({recent}):broadcast_to {n * ROWS, #recent}}
+  for i, s in ipairs(chains[1].steps) do
+    local numbers = {}
+    for k, chain in ipairs(chains) do
+      t.eq(chain.steps[i].name, s.name)
+      numbers[k] = #s.numbers > 1 and chain.steps[i].numbers or chain.steps[i].numbers[1]
+    end
+    local own = ml.tensor(numbers, {dtype = "float64"})
+    x = s.apply(x, state, ml.tile(own, #s.numbers > 1 and {ROWS, 1} or {ROWS}))
+  end
+  local ids = ml.categorical(x, ml.random.uniform({n * ROWS}, {key = ml.random.key(44)})):tolist()
+  local counts = {}
+  for k = 1, n do counts[k] = {0, 0, 0, 0, 0, 0} end
+  for r, id in ipairs(ids) do
+    local own = counts[(r - 1) % n + 1]
+    own[id + 1] = own[id + 1] + 1
+  end
+  return counts
+end
+t.test("each row by its own numbers", function()
+  local cases = {
+    {{}, {1, 0, 0, 0, 0, 0}}, {{temperature = 1}, probabilities}, {{temperature = 0.5}, scaled(2)},
+    {{temperature = 2, top_k = 2}, {0.4 ^ 0.5, 0.25 ^ 0.5, 0, 0, 0, 0}},
+    {{temperature = 1, top_p = 0.7}, {0.4, 0.25, 0.15, 0, 0, 0}},
+    {{temperature = 1, min_p = 0.3}, {0.4, 0.25, 0.15, 0, 0, 0}},
+    {{repeat_penalty = 3}, {0, 1, 0, 0, 0, 0}},
+    {{temperature = 1, repeat_penalty = 2}, {0.4 ^ 2, 0.25, 0.15, 0.1 ^ 2, 0.06, 0.04}},
+    {{temperature = 1, presence_penalty = math.log(2), frequency_penalty = math.log(2)},
+      {0.4 / 8, 0.25, 0.15, 0.1 / 4, 0.06, 0.04}},
+  }
+  local steps, chains, keys = {}, {}, {}
+  for _, case in ipairs(cases) do S.note_steps(case[1], steps) end
+  for k, case in ipairs(cases) do
+    local key
+    chains[k], key = S.from_options(case[1], steps)
+    keys[key] = true
+  end
+  t.eq(#chains[1].steps, 6)
+  t.eq(next(keys, next(keys)), nil, "one key")
+  for k, counts in ipairs(draw_by_row(chains, {0, 3, 0, -1})) do check(counts, cases[k][2], "row " .. k) end
+end)
+t.test("numbers by row: as one row alone with each, whatever the logits are", function()
+  local inf, nan = math.huge, 0 / 0
+  local x = ml.tensor {{1, 2, 3, 4, 5.5}, {5, 4, 3, 2, 1}, {-inf, -inf, -inf, -inf, -inf}, {1, nan, 3, 4, nan},
+    {2, 7, 7, 0, -1}, {inf, 1, inf, 2, 3}}
+  local recent = ml.tensor({{0, 1, 1}, {4, 4, 4}, {0, 1, -1}, {1, 2, 3}, {-1, -1, 2}, {0, 0, 3}}, {dtype = "int32"})
+  local function row(y, i) return y:slice {{i, i}, {}} end
+  local function rows(numbers, all, one)
+    local got = all(ml.tensor(numbers, {dtype = "float64"}))
+    for i, n in ipairs(numbers) do
+      t.eq(row(got, i):tobytes(), one(i, table.unpack(type(n) == "table" and n or {n})):tobytes(), i)
+    end
+  end
+  for name, numbers in pairs {
+    top_k_mask = {0, 1, 2, 3, 7, 2}, top_p_mask = {0, 0.3, 0.5, 0.9, 1, 0.7}, min_p_mask = {0, 0.3, 0.5, 0.9, 1, 0.7},
+    temperature = {1, 0.7, 2, 0.5, 1e-30, 1.3},
+  } do
+    rows(numbers, function(by_row) return ml[name](x, 1, by_row) end, function(i, n) return ml[name](row(x, i), n) end)
+  end
+  rows({{1, 0, 0}, {2, 0.5, 0.25}, {1.3, 0, 1}, {1, inf, 0}, {0.5, 0, 0}, {3, 1, 1}},
+    function(by_row) return ml.repeat_penalty(x, recent, {by_row = by_row}) end,
+    function(i, ...) return ml.repeat_penalty(row(x, i), row(recent, i), ...) end)
+  local likeliest = ml.temperature(x, 1, ml.tensor({0, 0, 1e-39, 0, 0, 0}, {dtype = "float64"}))
+  t.eq(likeliest:argmax(-1):tolist(), {4, 0, 0, 1, 1, 0})
+  t.eq(likeliest:ne(-inf):sum(-1):tolist(), {1, 1, 0, 1, 1, 1})
+  t.raises(function() return ml.top_k_mask(x, 0, ml.zeros {6}) end, "top_k_mask: by_row: expected float64", "usage")
+  t.raises(function() return ml.top_k_mask(x, 0, ml.zeros({2}, {dtype = "float64"})) end,
+    "by_row: expected shape %(6%), found %(2%)", "mismatch")
+end)
 t.test("penalties", function()
   local logits = {2.0, -1.0, 0.5, 0.0}
   local function after(chain, recent)

@@ -324,16 +324,27 @@ end
 
 local function logits(g) return g:axes(2, function(x) return x.ndim == 2 and x.dtype == "float32" end, 2) end
 
+-- Numbers of each row, at times.
+local function by_row(g, x, columns)
+  if not g.random:chance(0.3) then return nil end
+  return g:leaf({x.shape[1], columns}, "float64", g.random:pick {"small", "unit"})
+end
+
 function rows.repeat_penalty(g)
   local x, random = logits(g), g.random
   local recent = g:leaf({x.shape[1], random:int(1, 4)}, "int32", "small")
   local opts = {penalty = random:pick {1, 1.5}, presence = random:pick {0, 0.5}, frequency = random:pick {0, 0.25}}
+  opts.by_row = by_row(g, x, 3)
   return {x, recent, opts}
 end
-function rows.top_k_mask(g) return {logits(g), g.random:int(1, 5)} end
-function rows.top_p_mask(g) return {logits(g), g.random:pick {0.0, 0.3, 0.9, 1.0}} end
-function rows.min_p_mask(g) return {logits(g), g.random:pick {0.0, 0.1, 0.5}} end
-function rows.temperature(g) return {logits(g), g.random:pick {0.5, 1.0, 2.0}} end
+local function sampling(numbers)
+  return function(g)
+    local x = logits(g)
+    return {x, g.random:pick(numbers), by_row(g, x)}
+  end
+end
+rows.top_k_mask, rows.top_p_mask = sampling {1, 2, 3, 4, 5}, sampling {0.0, 0.3, 0.9, 1.0}
+rows.min_p_mask, rows.temperature = sampling {0.0, 0.1, 0.5}, sampling {0.5, 1.0, 2.0}
 
 function rows.random_bits(g)
   local key = g:find(function(x) return x.dtype == "uint32" and x.ndim == 1 and (x.size == 2 or x.size == 3) end)

@@ -71,14 +71,20 @@ static void keep_from(const float *x, float *o, int64_t n, uint32_t least) {
   for (int64_t i = 0; i < n; i++) o[i] = order_of(x[i]) >= least ? x[i] : -INFINITY;
 }
 
+/* The step's number for row b: that of all, or the row's own. */
+static double number_of(const ml_arg *by_row, int64_t b, double all) {
+  return by_row->data ? ((const double *)by_row->data)[b] : all;
+}
+
 void K(top_k_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
-  int64_t n = t->in[0].shape[1], k = t->step->attrs->top_k_mask.k;
+  int64_t n = t->in[0].shape[1];
   for (int64_t b = begin; b < end; b++) {
+    const double k = number_of(&t->in[1], b, (double)t->step->attrs->top_k_mask.k);
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
     /* the k-th largest is where the count of larger ones first exceeds k - 1 */
     double before;
-    uint32_t least = k > 0 && k < n ? threshold(x, NULL, n, (double)k - 1, (double *)w->scratch, &before) : 0;
+    uint32_t least = k > 0 && k < (double)n ? threshold(x, NULL, n, k - 1, (double *)w->scratch, &before) : 0;
     keep_from(x, o, n, least);
   }
 }
@@ -96,9 +102,10 @@ static void keep_nucleus(const float *x, const float *mass, float *o, int64_t n,
 
 void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   int64_t n = t->in[0].shape[1];
-  double p = t->step->attrs->top_p_mask.p, *bins = (double *)w->scratch;
+  double *bins = (double *)w->scratch;
   float *mass = (float *)(bins + BINS);
   for (int64_t b = begin; b < end; b++) {
+    const double p = number_of(&t->in[1], b, t->step->attrs->top_p_mask.p);
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
     float sum = p < 1 ? weigh(x, n, mass) : NAN;
@@ -112,8 +119,8 @@ void K(top_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
 void K(min_p_mask)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  float p = (float)t->step->attrs->min_p_mask.p;
   for (int64_t b = begin; b < end; b++) {
+    const float p = (float)number_of(&t->in[1], b, t->step->attrs->min_p_mask.p);
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
     float least = p > 0 ? K(max_row)(x, n) + logf(p) : -INFINITY;
@@ -140,14 +147,27 @@ static void divide_wide(const float *x, double t, int64_t n, float *o) {
   }
 }
 
+/* The likeliest, a NaN before all, as it is; nothing else. */
+static void keep_likeliest(const float *x, int64_t n, float *o) {
+  int64_t best = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (x[best] == x[best] && (x[i] > x[best] || x[i] != x[i])) best = i;
+  }
+  for (int64_t i = 0; i < n; i++) o[i] = i == best ? x[i] : -INFINITY;
+}
+
 void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) {
   (void)w;
   int64_t n = t->in[0].shape[1];
-  double divisor = t->step->attrs->temperature.t;
-  float factor = (float)(1.0 / divisor);
   for (int64_t b = begin; b < end; b++) {
+    const double divisor = number_of(&t->in[1], b, t->step->attrs->temperature.t);
+    const float factor = (float)(1.0 / divisor);
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
+    if (t->in[1].data && !(divisor >= (double)FLT_MIN)) {
+      keep_likeliest(x, n, o);
+      continue;
+    }
     for (int64_t i = 0; i < n; i++) o[i] = x[i] * factor;
     float max = K(max_row)(o, n);
     if (!(max < INFINITY && max > -INFINITY && factor > 0)) divide_wide(x, divisor, n, o);
@@ -156,14 +176,23 @@ void K(temperature)(const ml_task *t, int64_t begin, int64_t end, ml_worker *w) 
 
 /* ---- penalties ---- */
 
+typedef struct penalty {
+  double factor, presence, frequency;
+} penalty;
+
+static penalty penalty_of(const ml_task *t, int64_t b) {
+  const ml_attrs *a = t->step->attrs;
+  const double *own = (const double *)t->in[2].data + 3 * b;
+  if (t->in[2].data) return (penalty){own[0], own[1], own[2]};
+  return (penalty){a->repeat_penalty.penalty, a->repeat_penalty.presence, a->repeat_penalty.frequency};
+}
+
 /* A logit whose id was among the recent ones so many times. An infinite penalty bans or demands, whatever the logit. */
-static float penalised(float x, const ml_attrs *a, int64_t times) {
-  double down = a->repeat_penalty.presence +
-                (a->repeat_penalty.frequency == 0 ? 0 : a->repeat_penalty.frequency * (double)times),
-         v = x;
+static float penalised(float x, const penalty *p, int64_t times) {
+  double down = p->presence + (p->frequency == 0 ? 0 : p->frequency * (double)times), v = x;
   if (x != x) return x;
   if (isinf(down)) return (float)-down;
-  if (x != 0 && !isinf(x)) v = x > 0 ? v / a->repeat_penalty.penalty : v * a->repeat_penalty.penalty;
+  if (x != 0 && !isinf(x)) v = x > 0 ? v / p->factor : v * p->factor;
   return held(v - down);
 }
 
@@ -174,19 +203,19 @@ void K(repeat_penalty)(const ml_task *t, int64_t begin, int64_t end, ml_worker *
   for (int64_t b = begin; b < end; b++) {
     const float *x = (const float *)t->in[0].data + b * n;
     float *o = (float *)t->out[0].data + b * n;
+    const penalty p = penalty_of(t, b);
     memcpy(o, x, (size_t)n * sizeof *o);
     for (int64_t i = 0; i < count; i++) {
       int64_t id = load_index(recent->data, recent->dtype, b * count + i);
       if (id < 0 || id >= n) continue;
-      int64_t times = 0,
-              counted = t->step->attrs->repeat_penalty.frequency == 0 ? 0 : count; /* how often: only frequency asks */
+      int64_t times = 0, counted = p.frequency == 0 ? 0 : count; /* how often: only frequency asks */
       bool first = true;
       for (int64_t j = 0; j < counted; j++) {
         bool same = load_index(recent->data, recent->dtype, b * count + j) == id;
         times += same;
         if (same && j < i) first = false;
       }
-      if (first) o[id] = penalised(x[id], t->step->attrs, times);
+      if (first) o[id] = penalised(x[id], &p, times);
     }
   }
 }
