@@ -27,7 +27,7 @@ end
 local known = {
   device = false, dtype = false, precision = "fast", backend = "native", adapter = false, family = false,
   max_context = false, quantize = false, python = false, progress = false, threads = false, strict = false,
-  random = false, cache_dtype = false,
+  random = false, cache_dtype = false, share = false,
 }
 
 local formats = {q4_0 = 4, q4_1 = 4, q5_0 = 5, q5_1 = 5, q8_0 = 8, q4_k = 4, q5_k = 5, q6_k = 6}
@@ -108,7 +108,9 @@ local function assemble(made, opts, given)
     warnings[#warnings + 1] = ("%s: tie_word_embeddings: true, but %s differs from the embedding: it is used"):format(
       made.what, untied)
   end
-  if made.source then
+  if opts.share then
+    weights.adopt(made.net, opts.share)
+  elseif made.source then
     warnings[#warnings + 1] = weights.load(made.net, made.family, made.source, opts)
   else
     weights.random(made.net, opts)
@@ -144,6 +146,37 @@ local function build(path, opts)
   error(model, 0)
 end
 
+-- ---- weights of another engine ----
+
+-- What decides how weights are made, so that a model with those of another must have it as that one had.
+local makes = {"device", "dtype", "precision", "family", "quantize", "random"}
+
+---What is said about weights that are shared: where they came from, and the options that made them.
+---@param model moonlet.Model
+---@return string
+function M.about(model)
+  local about, o = {path = model.info.path, options = {}}, model.options
+  for _, name in ipairs(makes) do about.options[name] = type(o[name]) ~= "userdata" and o[name] or nil end
+  about.options.family = type(o.family) == "string" and o.family or nil
+  about.options.device = model.device
+  return core.json.encode(about)
+end
+
+-- Path and options of a load of shared weights.
+local function of_shared(path, given)
+  local about, opts = core.json.decode(util.must(core.shared_about(given.share))), {}
+  for name, value in pairs(given) do opts[name] = value end
+  for _, name in ipairs(makes) do
+    local value = about.options[name]
+    if opts[name] == nil then opts[name] = value
+    elseif name == "quantize" or value ~= nil and opts[name] ~= value then
+      util.raise("mismatch", "load: share: %s: the weights were made with %s, found %s", name, util.text(value),
+        util.text(opts[name]))
+    end
+  end
+  return path or about.path, opts
+end
+
 local backends = {}
 
 ---Another engine behind the same model interface: {load = function(path, opts)}.
@@ -167,9 +200,17 @@ end
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
 ---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random,
----  quantize, backend, cache_dtype}
+---  quantize, backend, cache_dtype, share}. `share` is what `m:share()` of another engine of this process gave: its
+---  weights are used, and the path may be left out: load {share = token}.
 ---@return moonlet.Model|nil, string|nil, string|nil
 function M.load(path, opts)
+  if type(path) == "table" and opts == nil then path, opts = nil, path end
+  if type(opts) == "table" and opts.share then
+    if type(opts.share) ~= "string" then util.unexpected("load: share", "what m:share() gave", opts.share) end
+    local ok, found, options = util.soft(function() return true, of_shared(path, opts) end) -- or nil, message, code
+    if not ok then return nil, found, options end
+    path, opts = found, options
+  end
   opts = util.options(opts, known, "load")
   if opts.backend ~= "native" then
     local backend = backends[opts.backend]

@@ -79,7 +79,7 @@ function M.new(parts)
     info = info, metrics = {},
     precision = parts.precision,
     cache_dtype = cache_dtype(parts, info),
-    scope = parts.scope, users = setmetatable({}, {__mode = "k"}),
+    scope = parts.scope, options = parts.options, users = setmetatable({}, {__mode = "k"}),
   }, Model)
 end
 
@@ -151,6 +151,23 @@ function Model:generation_defaults(opts)
   end
   given.defaults = nil
   return generation_config.options(self.generation_config, given, self.info.context)
+end
+
+-- ---- other engines ----
+
+---Lets other engines of this process use the weights: what it gives is theirs to load with, load {share = token}, in
+---whatever thread, as long as this model is open. The weights count where they were loaded, are freed with the last
+---model that has them, and are never written.
+---@return string token
+function Model:share()
+  check_open(self, "share")
+  if not self.token then
+    local tensors, order = self.net:parameters()
+    local list = {}
+    for i, path in ipairs(order) do list[i] = tensors[path] end
+    self.token = core.share(require("moonlet.load").about(self), order, list)
+  end
+  return self.token
 end
 
 -- ---- slots ----
@@ -424,6 +441,7 @@ function Model:close()
   local net = self.net
   if not net then return end
   self.net = nil
+  if self.token then core.unshare(self.token) end
   close_users(self)
   if self.shared then self.shared:close() end
   net:each_parameter(function(owner, key, tensor)

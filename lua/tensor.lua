@@ -211,7 +211,8 @@ end
 ---@return moonlet.Tensor
 function methods.triu(x, k)
   local n, m = matrix_sizes(x, "triu")
-  return ml.where(below(n, m, util.integer("triu: k", k or 0) - 1), ml.zeros({}, {dtype = x.dtype}), x)
+  k = math.max(util.integer("triu: k", k or 0), -n) -- nothing lies below the lowest
+  return ml.where(below(n, m, k - 1), ml.zeros({}, {dtype = x.dtype}), x)
 end
 
 -- ---- shape ----

@@ -166,6 +166,18 @@ function M.load(net, family, source, opts)
   return warning
 end
 
+---Gives every parameter what another engine has published under a token.
+function M.adopt(net, token)
+  net:each_parameter(function(owner, key, spec, path)
+    local tensor = util.must(core.take_shared(token, path))
+    if not same_shape(tensor.shape, spec.shape) then
+      util.raise("mismatch", "share: %s: expected shape %s, found %s: the weights are another model's", path,
+        shape_text(spec.shape), shape_text(tensor.shape))
+    end
+    rawset(owner, key, tensor)
+  end)
+end
+
 local HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 local COMPARED_ROWS = 4096
 

@@ -142,6 +142,7 @@ int lb_op_list(lua_State *L);
 int lb_open_files(lua_State *L);
 int lb_open_text(lua_State *L);
 int lb_open_weights(lua_State *L);
+int lb_open_share(lua_State *L);
 int lb_open_plan(lua_State *L);
 int lb_open_device(lua_State *L);
 int lb_open_json(lua_State *L);

@@ -121,6 +121,8 @@ static void open_core(lua_State *L) {
   merge(L);
   lb_open_weights(L);
   merge(L);
+  lb_open_share(L);
+  merge(L);
   lb_open_scope(L);
   merge(L);
   lb_open_ambient(L);

@@ -204,11 +204,41 @@ ml_status ml_buffer_renew(ml_buffer **kept) {
   return ML_OK;
 }
 
+ml_status ml_buffer_share(ml_buffer *b) {
+  if (b->owners) return ML_OK;
+  if (b->reserved || b->loss) return ml_fail(ML_USAGE, "storage that is written is not shared");
+  if (!(b->owners = ml_alloc(sizeof *b->owners))) return ML_MEMORY;
+  atomic_init(b->owners, 1);
+  return ML_OK;
+}
+
+ml_status ml_buffer_adopt(ml_device *d, const ml_buffer *shared, ml_buffer **out) {
+  ml_buffer *b = ml_alloc(sizeof *b);
+  if (!b) return ML_MEMORY;
+  *b = (ml_buffer){.references = 1,
+                   .device = d,
+                   .address = shared->address,
+                   .bytes = shared->bytes,
+                   .capacity = shared->capacity,
+                   .owners = shared->owners};
+  atomic_fetch_add(b->owners, 1);
+  *out = b;
+  return ML_OK;
+}
+
+/* Whether another engine goes on with the storage. */
+static bool leave_to_others(ml_buffer *b) {
+  if (!b->owners) return false;
+  if (atomic_fetch_sub(b->owners, 1) > 1) return true;
+  ml_free(b->owners);
+  return false;
+}
+
 void ml_buffer_release(ml_buffer *b) {
   if (!b || --b->references > 0) return;
   ml_device *d = b->device;
   d->memory.active -= b->charged;
-  if (b->reserved || !keep_block(d, b)) d->table->release(d, b->address, b->capacity);
+  if (!leave_to_others(b) && (b->reserved || !keep_block(d, b))) d->table->release(d, b->address, b->capacity);
   ml_loss_release(b->loss);
   ml_free(b);
 }

@@ -31,6 +31,7 @@ typedef struct ml_buffer {
   size_t charged;  /* bytes counted as active */
   ml_loss *loss;   /* why what it holds means nothing; retained, or NULL */
   bool in_part;    /* appending to it has failed, so that the loss counts until somebody knows of it */
+  atomic_int *owners; /* of storage that engines share: how many buffers of all have it; NULL: this one alone */
 } ml_buffer;
 
 /* ML_LIMIT when the device's limit would be passed even with an empty cache. */
@@ -53,6 +54,10 @@ static inline ml_loss *ml_buffer_loss(const ml_buffer *b) {
   const bool told = b->loss && (b->loss->told || b->loss->number <= b->device->told);
   return b->in_part && told ? NULL : b->loss;
 }
+/* From now on other engines may have the same storage (share.h). */
+ml_status ml_buffer_share(ml_buffer *buffer);
+/* A buffer of this device with the storage of one that is shared; it counts there. */
+ml_status ml_buffer_adopt(ml_device *device, const ml_buffer *shared, ml_buffer **out);
 ml_buffer *ml_buffer_retain(ml_buffer *buffer);
 void ml_buffer_release(ml_buffer *buffer); /* NULL is allowed */
 /* What a lost buffer is lost to, as an error, which somebody knows of then. */

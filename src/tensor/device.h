@@ -105,6 +105,7 @@ struct ml_device {
   char name[32];        /* "cpu", "cuda:0" */
   char description[96]; /* processor or board, instruction set */
   bool asynchronous;    /* a submission returns before it is done */
+  bool common;          /* other engines' devices of its name reach its memory, and give it back */
   bool captures;        /* programs keep the addresses that they ran at: to run at the same again costs less */
   int group;            /* rows of a weight that are packed together */
   double read_rate;     /* bytes a second that its memory gives at the most, by its clock; 0: not known */

@@ -271,7 +271,7 @@ ml_status ml_cpu_device_open(ml_engine *engine, const char *isa, ml_device **out
     return ML_MEMORY;
   }
   s->cpu = (ml_cpu){.isa = chosen, .pool = &engine->pool};
-  *d = (ml_device){.table = &table, .engine = engine, .name = "cpu", .group = 16, .state = s};
+  *d = (ml_device){.table = &table, .engine = engine, .name = "cpu", .common = true, .group = 16, .state = s};
   d->memory.cache_limit = (size_t)256 << 20; /* pages fresh from the system cost more than copying to them */
   ml_cpu_describe(chosen, d->description, sizeof d->description);
   *out = d;
