@@ -22,15 +22,15 @@ typedef struct ml_buffer {
   int references;
   ml_device *device;
   void *address;
-  size_t bytes;    /* asked for */
-  size_t capacity; /* held */
-  bool reserved;   /* a reservation: counted by what is committed */
-  bool of_state;   /* effects write it */
-  bool fixed;      /* a plan knows its address, which stays */
-  int flights;     /* of the references: those of runs that may not be done (queue.c) */
-  size_t charged;  /* bytes counted as active */
-  ml_loss *loss;   /* why what it holds means nothing; retained, or NULL */
-  bool in_part;    /* appending to it has failed, so that the loss counts until somebody knows of it */
+  size_t bytes;       /* asked for */
+  size_t capacity;    /* held */
+  bool reserved;      /* a reservation: counted by what is committed */
+  bool of_state;      /* effects write it */
+  bool fixed;         /* a plan knows its address, which stays */
+  int flights;        /* of the references: those of runs that may not be done (queue.c) */
+  size_t charged;     /* bytes counted as active */
+  ml_loss *loss;      /* why what it holds means nothing; retained, or NULL */
+  bool in_part;       /* appending to it has failed, so that the loss counts until somebody knows of it */
   atomic_int *owners; /* of storage that engines share: how many buffers of all have it; NULL: this one alone */
 } ml_buffer;
 
