@@ -18,7 +18,7 @@ Batch.__name = "moonlet.Batch"
 
 -- ---- prompts ----
 
-local per_prompt = {prompt = true}
+local per_prompt = {prompt = true, defaults = true}
 for name in pairs(generate.known) do per_prompt[name] = true end
 
 -- A prompt's own options over those of all.
@@ -37,6 +37,7 @@ local function start_one(self, index)
   local model = self.model
   local what = ("batch_generate: prompt %d"):format(index)
   local prompt, given = options_of(self.prompts[index], self.shared, what)
+  if given.defaults ~= nil then given = model:generation_defaults(given) end
   local o = generate.options(given, what)
   local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
   local ids = messages and model:chat_ids(prompt, {}) or model:prompt_ids(prompt, what)
@@ -58,6 +59,7 @@ end
 -- ---- rows ----
 
 local function settle(self, row)
+  if not self.live[row] then return end -- closing the batch has done it
   self.live[row] = nil
   self.results[row.index] = row.g:result()
   table.insert(self.finished, row.index)
@@ -66,6 +68,7 @@ end
 local function settle_error(self, index, row, err)
   local result = {text = "", ids = {}, metrics = {}}
   if row then
+    if not self.live[row] then return end
     self.live[row] = nil
     generate.finish(row.g, "error")
     result = row.g:result()
@@ -75,10 +78,11 @@ local function settle_error(self, index, row, err)
   table.insert(self.finished, index)
 end
 
--- Hands a row its next id; whether it goes on.
+-- Hands a row its next id; whether it goes on. A callback may have closed the batch since the row was computed.
 local function hand(self, row, id, logprob, top)
+  if row.g.finish_reason then return false end
   local token = generate.accept(row.g, id, logprob, top)
-  if token and self.on_token then self.on_token(row.index, token) end
+  if token and self.on_token and self.on_token(row.index, token) == false then generate.finish(row.g, "cancelled") end
   if not row.g.finish_reason then return true end
   settle(self, row)
   return false
@@ -86,6 +90,7 @@ end
 
 -- Whether nobody has asked that the row ends.
 local function goes_on(self, row)
+  if row.g.finish_reason then return false end
   local reason = generate.interrupted(row.g)
   if not reason then return true end
   generate.finish(row.g, reason)
@@ -167,7 +172,7 @@ local function step_together(self, rows)
   local ready = {}
   for _, row in ipairs(rows) do
     local s = row.g.sequence
-    if try(self, row, s.slot.reserve, s.slot, #s.slot.ids + 1) then
+    if not row.g.finish_reason and try(self, row, s.slot.reserve, s.slot, #s.slot.ids + 1) then
       table.insert(ready, row)
       table.insert(sequences, s)
     end
@@ -225,7 +230,7 @@ end
 
 -- Until another result is there; false when all are.
 local function advance(self)
-  while #self.finished == 0 do
+  while #self.finished == 0 and not self.closed do
     local room = #self.rows + (self.filling and 1 or 0) < self.slots
     local more = self.filling or room and self.coming <= #self.prompts
     if not more and #self.rows == 0 then return false end
@@ -243,11 +248,12 @@ function Batch:next()
   self.running = true
   local ok, more = pcall(trace.unscoped, advance, self)
   self.running = nil
+  if self.failure then util.raise("usage", "%s", self.failure) end
   if not ok then
-    self:close("error")
+    self:close(type(more) == "table" and more.code == "cancelled" and "cancelled" or "error")
     error(more, 0)
   end
-  if not more then
+  if not more or self.closed then
     self:close()
     return nil
   end
@@ -256,11 +262,14 @@ function Batch:next()
 end
 Batch.__call = Batch.next
 
----Ends all that have not ended; harmless afterwards.
+---Ends all that have not ended, with what there is of them in `results`; harmless afterwards.
 function Batch:close(reason)
   if self.closed then return end
   self.closed = true
-  for row in pairs(self.live) do generate.finish(row.g, reason or "cancelled") end
+  for row in pairs(self.live) do
+    generate.finish(row.g, reason or "cancelled")
+    self.results[row.index] = row.g:result()
+  end
   self.rows, self.live, self.filling = {}, {}, nil
 end
 
@@ -283,7 +292,7 @@ function M.new(model, prompts, opts)
   for name, value in pairs(opts or {}) do
     if known[name] ~= nil then own[name] = value else shared[name] = value end
   end
-  generate.options(shared, "batch_generate") -- errors of all come before anything is done
+  generate.options(shared, "batch_generate", {defaults = false}) -- errors of all come before anything is done
   if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({

@@ -160,6 +160,66 @@ t.test("cancelled and overdue rows leave, the others go on", function()
   t.eq(next(m:runtime().store.slots), nil, "slots in use")
 end)
 
+t.test("a callback ends a row, the batch or the model", function()
+  local o = {max_tokens = 12, ignore_eos = true, slots = 4}
+  local prompts = {"first", "second", "third", "fourth", "fifth"}
+  o.on_token = function(index, token) return not (index == 2 and token.index == 4) end
+  local got = m:batch_generate(prompts, o)
+  t.eq({got[2].finish_reason, #got[2].ids}, {"cancelled", 4})
+  for _, i in ipairs {1, 3, 4, 5} do same(got[i], alone(m, {prompt = prompts[i]}, {max_tokens = 12, ignore_eos = true})) end
+  local batch, n
+  o.iterate, n = true, 0
+  o.on_token = function()
+    n = n + 1
+    if n == 20 then batch:close() end
+  end
+  batch = m:batch_generate(prompts, o)
+  t.eq({batch()}, {})
+  t.eq(n, 20, "none comes behind the end")
+  local tokens = 0
+  for i = 1, 4 do
+    t.eq(batch.results[i].finish_reason, "cancelled")
+    tokens = tokens + #batch.results[i].ids
+  end
+  t.eq({tokens, batch.results[5]}, {20, nil})
+  local other <close> = assert(ml.load(bytes.make "batch", {random = 5, precision = "exact"}))
+  o.iterate, n = false, 0
+  o.on_token = function()
+    n = n + 1
+    if n == 7 then other:close() end
+  end
+  t.raises(function() other:batch_generate(prompts, o) end, "the model was closed", "usage")
+  t.eq(n, 7)
+  t.eq(next(m:runtime().store.slots), nil, "slots in use")
+end)
+
+t.test("a cancelled batch keeps what its rows came to", function()
+  local core = require "moonlet.core"
+  local batch = m:batch_generate({"one", "two", "three"}, {
+    max_tokens = 12, ignore_eos = true, slots = 2, iterate = true,
+    on_token = function(index, token)
+      if index == 2 and token.index == 3 then core.cancel() end
+    end,
+  })
+  t.raises(function() return batch() end, "cancelled", "cancelled")
+  t.eq({batch.results[1].finish_reason, batch.results[2].finish_reason}, {"cancelled", "cancelled"})
+  t.eq({#batch.results[2].ids, batch.results[3]}, {3, nil})
+  t.eq(core.take_cancel(), false)
+end)
+
+t.test("defaults of the model's files, of one prompt and of all", function()
+  m.generation_config.do_sample, m.generation_config.temperature, m.generation_config.top_k = true, 0.9, 20
+  local conversation = {{role = "user", content = "Hi"}}
+  local o = {seed = 4, max_tokens = 12, ignore_eos = true}
+  local asked = {seed = 4, max_tokens = 12, ignore_eos = true, defaults = "model"}
+  local _, want = m:complete(conversation, asked)
+  same(m:batch_generate({{prompt = conversation, defaults = "model"}, conversation}, o)[1], want)
+  same(m:batch_generate({conversation}, asked)[1], want)
+  local got = m:batch_generate({{prompt = conversation, defaults = "mine"}}, o)[1]
+  t.ok(tostring(got.error):find "defaults", tostring(got.error))
+  m.generation_config = {}
+end)
+
 t.test("decode replays plans and makes nothing new", function()
   local prompts = {}
   for i = 1, 8 do prompts[i] = {prompt = ("text %d"):format(i), max_tokens = 40, ignore_eos = true} end
