@@ -166,7 +166,9 @@ t.test("a callback ends a row, the batch or the model", function()
   o.on_token = function(index, token) return not (index == 2 and token.index == 4) end
   local got = m:batch_generate(prompts, o)
   t.eq({got[2].finish_reason, #got[2].ids}, {"cancelled", 4})
-  for _, i in ipairs {1, 3, 4, 5} do same(got[i], alone(m, {prompt = prompts[i]}, {max_tokens = 12, ignore_eos = true})) end
+  for _, i in ipairs {1, 3, 4, 5} do
+    same(got[i], alone(m, {prompt = prompts[i]}, {max_tokens = 12, ignore_eos = true}))
+  end
   local batch, n
   o.iterate, n = true, 0
   o.on_token = function()
