@@ -310,8 +310,8 @@ typedef struct ml_session_options {
   bool forget;               /* a conversation that the context no longer holds loses its oldest turns, never what the
                               * system says, where it would be ML_LIMIT otherwise */
   const char *chat_template; /* a template's name or text; NULL: the model's own */
-  const char *tools;         /* JSON: an array, as the template wants it */
-  const char *documents;     /* JSON: an array */
+  const char *tools;         /* JSON: an array of objects, as the template wants them */
+  const char *documents;     /* JSON: an array of objects with title and text */
   const char *template_vars; /* JSON: an object of further variables of the template */
   const char *now;           /* the template's date, ISO 8601; NULL: today */
 } ml_session_options;

@@ -133,10 +133,12 @@ static void test_begun_conversation(ml_model *model) {
   ml_session_options options = {.struct_size = sizeof options,
                                 .messages = said,
                                 .n_messages = 2,
-                                .chat_template = "{% for m in messages %}{{ m.content }}/{% endfor %}{{ mark }}",
+                                .chat_template = "{% for m in messages %}{{ m.content }}/{% endfor %}{{ mark }}"
+                                                 "{{ tools[0].function.name }}{{ documents|length }}"
+                                                 "{{ strftime_now('%Y') }}",
                                 .template_vars = "{\"mark\": \"!\"}",
                                 .tools = "[{\"type\": \"function\", \"function\": {\"name\": \"look\"}}]",
-                                .documents = "[]",
+                                .documents = "[{\"title\": \"a\", \"text\": \"b\"}]",
                                 .now = "2024-07-26T12:00:00"};
   ml_session *s = NULL;
   ml_metrics m = no_metrics();
@@ -144,8 +146,8 @@ static void test_begun_conversation(ml_model *model) {
   CHECK_OK(ml_session_open(model, &options, &s), "a session with all options");
   CHECK_OK(ml_session_send(s, "So", &o, NULL, NULL, &m), "a turn of it");
   size_t count;
-  ml_tokenize(model, "Why?/Because./So/!", 18, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
-  CHECK(m.prompt_tokens == (int64_t)count, "its template is used, with its variables (%lld tokens, %zu)",
+  ml_tokenize(model, "Why?/Because./So/!look12024", 27, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
+  CHECK(m.prompt_tokens == (int64_t)count, "its template is used, with all that it reads (%lld tokens, %zu)",
         (long long)m.prompt_tokens, count);
   ml_session_close(s);
   options.tools = "[1,";

@@ -77,6 +77,9 @@ void lb_push_options(lua_State *L, const ml_generate_options *o);
 
 /* The token at the top of the stack, which keeps what it points to together with what is pushed. */
 ml_token lb_push_token(lua_State *L);
+/* Checks what a call is to fill, and fills it with zeros: so it is left when the call's arguments are wrong. May be
+ * NULL. */
+ml_status lb_begin_metrics(ml_metrics *out);
 /* From the table at the top of the stack. */
 void lb_read_metrics(lua_State *L, ml_metrics *m);
 /* The finish reason in a field of the table at the top of the stack. */

@@ -287,7 +287,7 @@ ml_status ml_batch_generate(ml_model *model, const ml_generate_options *requests
   if (out) *out = NULL;
   if (!model || (!requests && n_requests))
     return ml_fail(ML_USAGE, "ml_batch_generate: %s is NULL", model ? "requests" : "model");
-  if (metrics) ML_TRY(lb_check_struct(metrics, "ml_metrics"));
+  ML_TRY(lb_begin_metrics(metrics));
   batch_call c = {.model = model, .requests = (const char *)requests, .n = n_requests, .began_ns = ml_now_ns()};
   ML_TRY(lb_read_struct(&c.options, sizeof c.options, options, "ml_batch_options"));
   ML_TRY(check_requests(&c));

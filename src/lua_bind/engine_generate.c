@@ -153,6 +153,13 @@ ml_finish lb_finish_field(lua_State *L) {
   return finish;
 }
 
+ml_status lb_begin_metrics(ml_metrics *out) {
+  if (!out) return ML_OK;
+  ML_TRY(lb_check_struct(out, "ml_metrics"));
+  lb_write_struct(out, &(ml_metrics){0}, sizeof *out);
+  return ML_OK;
+}
+
 void lb_read_metrics(lua_State *L, ml_metrics *m) {
   m->finish_reason = lb_finish_field(L);
   m->prompt_tokens = lb_integer_field(L, "prompt_tokens");
@@ -194,7 +201,7 @@ void lb_generate(lua_State *L, lb_generation *g) {
 
 ml_status lb_call_generation(lb_generation *g, lua_CFunction body, const ml_generate_options *options,
                              ml_metrics *out) {
-  if (out) ML_TRY(lb_check_struct(out, "ml_metrics"));
+  ML_TRY(lb_begin_metrics(out));
   ml_engine *engine = g->model ? g->model->engine : g->session->engine;
   ml_status status = lb_read_struct(&g->options, sizeof g->options, options, "ml_generate_options");
   ml_prompt prompt = lb_prompt_of(&g->options);

@@ -50,7 +50,6 @@ static void read_model_metrics(lua_State *L, score_call *c) {
 }
 
 static ml_status call(score_call *c, lua_CFunction body, ml_metrics *metrics) {
-  if (metrics) ML_TRY(lb_check_struct(metrics, "ml_metrics"));
   ml_status status = lb_call(c->model->engine, body, c);
   if (metrics) lb_write_struct(metrics, &c->metrics, sizeof c->metrics);
   return status;
@@ -104,6 +103,7 @@ static int write_logits(lua_State *L) {
 ml_status ml_logits(ml_model *model, const int32_t *ids, size_t n_ids, float *logits, size_t capacity,
                     ml_metrics *metrics) {
   if (!model || !ids || (!logits && capacity)) return ml_fail(ML_USAGE, "ml_logits: model, ids or logits is NULL");
+  ML_TRY(lb_begin_metrics(metrics));
   ml_prompt text = {.ids = ids};
   score_call c = {.model = model, .texts = &text, .n = n_ids, .floats = logits, .capacity = capacity};
   return call(&c, write_logits, metrics);
@@ -133,6 +133,7 @@ ml_status ml_score(ml_model *model, const ml_prompt *prefix, const ml_prompt *co
                    ml_likelihood *likelihoods, ml_metrics *metrics) {
   if (!model || !prefix || ((!continuations || !likelihoods) && n_continuations))
     return ml_fail(ML_USAGE, "ml_score: model, prefix, continuations or likelihoods is NULL");
+  ML_TRY(lb_begin_metrics(metrics));
   ML_TRY(lb_check_prompt(prefix, "prefix", "text"));
   ML_TRY(check_prompts(continuations, n_continuations, "continuations"));
   for (size_t i = 0; i < n_continuations; i++) {
@@ -181,6 +182,7 @@ ml_status ml_perplexity(ml_model *model, const ml_prompt *text, const ml_perplex
                         size_t capacity, ml_perplexity_info *out, ml_metrics *metrics) {
   if (!model || !text || (!logprobs && capacity))
     return ml_fail(ML_USAGE, "ml_perplexity: model, text or logprobs is NULL");
+  ML_TRY(lb_begin_metrics(metrics));
   ml_perplexity_options o;
   if (out) ML_TRY(lb_check_struct(out, "ml_perplexity_info"));
   ML_TRY(lb_read_struct(&o, sizeof o, options, "ml_perplexity_options"));
@@ -254,6 +256,7 @@ ml_status ml_classify(ml_model *model, const ml_prompt *texts, size_t n_texts, c
                       ml_metrics *metrics) {
   if (!model || ((!texts || !classes) && n_texts) || (!labels && n_labels))
     return ml_fail(ML_USAGE, "ml_classify: model, texts, classes or labels is NULL");
+  ML_TRY(lb_begin_metrics(metrics));
   ml_classify_options o;
   ML_TRY(lb_read_struct(&o, sizeof o, options, "ml_classify_options"));
   ML_TRY(check_prompts(texts, n_texts, "texts"));
@@ -291,6 +294,7 @@ ml_status ml_embed(ml_model *model, const ml_prompt *texts, size_t n_texts, cons
                    float *vectors, size_t capacity, ml_metrics *metrics) {
   if (!model || (!texts && n_texts) || (!vectors && capacity))
     return ml_fail(ML_USAGE, "ml_embed: model, texts or vectors is NULL");
+  ML_TRY(lb_begin_metrics(metrics));
   ml_embed_options o;
   ML_TRY(lb_read_struct(&o, sizeof o, options, "ml_embed_options"));
   ML_TRY(check_prompts(texts, n_texts, "texts"));
