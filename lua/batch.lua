@@ -18,8 +18,10 @@ Batch.__name = "moonlet.Batch"
 
 -- ---- prompts ----
 
-local per_prompt = {prompt = true, defaults = true}
-for name in pairs(generate.known) do per_prompt[name] = true end
+local per_prompt = {prompt = true}
+for _, names in ipairs {generate.known, generate.chat_known} do
+  for name in pairs(names) do per_prompt[name] = true end
+end
 
 -- A prompt's own options over those of all.
 local function options_of(prompt, shared, what)
@@ -38,10 +40,10 @@ local function start_one(self, index)
   local what = ("batch_generate: prompt %d"):format(index)
   local prompt, given = options_of(self.prompts[index], self.shared, what)
   if given.defaults ~= nil then given = model:generation_defaults(given) end
-  local o = generate.options(given, what)
   local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
-  local ids = messages and model:chat_ids(prompt, {}) or model:prompt_ids(prompt, what)
-  if messages then o.ends = model.tokenizer:ends() end
+  local o = generate.options(given, what, messages and generate.chat_known or nil)
+  local ids = messages and model:chat_ids(prompt, o) or model:prompt_ids(prompt, what)
+  if messages then o.ends = model.tokenizer:ends(o.template) end
   local runtime = model:runtime()
   runtime:check_prompt(ids)
   local slot = runtime:slot()
@@ -292,7 +294,7 @@ function M.new(model, prompts, opts)
   for name, value in pairs(opts or {}) do
     if known[name] ~= nil then own[name] = value else shared[name] = value end
   end
-  generate.options(shared, "batch_generate", {defaults = false}) -- errors of all come before anything is done
+  generate.options(shared, "batch_generate", generate.chat_known) -- errors of all come before anything is done
   if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({

@@ -117,11 +117,6 @@ function Model:prompt_ids(prompt, what)
   return encoded
 end
 
-local chat_options = {
-  tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false,
-  parse_special = false, continue_final_message = false,
-}
-
 ---Ids of a conversation with the header of the answer behind it.
 function Model:chat_ids(messages, o)
   if not self.tokenizer then util.raise("not_found", "chat: the model has no tokenizer (%s)", self.info.path) end
@@ -202,7 +197,7 @@ end
 function Model:chat(messages, opts)
   check_open(self, "chat")
   local asked = type(opts) == "table" and opts.defaults ~= nil
-  local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", chat_options)
+  local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", generate.chat_known)
   local ids = self:chat_ids(messages, o)
   o.ends = self.tokenizer:ends(o.template)
   local g = start(self, ids, o)
@@ -226,10 +221,10 @@ end
 ---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
 ---the prompt gives alone.
 ---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and
----  generate's options for this one, and {defaults = "model"}}
----@param opts table|nil  generate's for all, and {defaults = "model", slots = 8 (at once), on_token (function(index,
----  token); where it returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as
----  they end: `for index, result in m:batch_generate(...)`)}
+---  generate's options for this one, or chat's}
+---@param opts table|nil  those options for all, and {slots = 8 (at once), on_token (function(index, token); where it
+---  returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as they end: `for
+---  index, result in m:batch_generate(...)`)}
 ---@return table results
 function Model:batch_generate(prompts, opts)
   check_open(self, "batch_generate")

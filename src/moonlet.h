@@ -252,6 +252,14 @@ typedef struct ml_generate_options {
   double xtc_threshold;    /* at least so likely is above it; 0: 0.1 */
   const ml_logit_bias *logit_bias;
   size_t n_logit_bias;
+  /* For messages: */
+  const char *chat_template;   /* a template's name or text; NULL: the model's own */
+  const char *tools;           /* JSON: an array of objects, as the template wants them */
+  const char *documents;       /* JSON: an array of objects with title and text */
+  const char *template_vars;   /* JSON: an object of further variables of the template */
+  const char *now;             /* the template's date, ISO 8601; NULL: today */
+  bool continue_final_message; /* the answer goes on with the last message */
+  bool parse_special;          /* the text of special tokens in a message's content stands for them */
 } ml_generate_options;
 
 /* A token as the callback sees it; valid until the callback returns. */
@@ -322,9 +330,9 @@ ML_API ml_status ml_session_open(ml_model *model, const ml_session_options *opti
  * all other calls are ML_USAGE; the handle is still to be closed, or goes with the engine. */
 ML_API void ml_session_close(ml_session *session);
 
-/* Adds what a user says, and answers through the chat template, as ml_generate does; `options` name no prompt. The
- * answer becomes part of the conversation when it ends, as far as it came; a turn that failed, or was cancelled before
- * any text came, is taken back. */
+/* Adds what a user says, and answers through the chat template, as ml_generate does; `options` name no prompt, and
+ * leave template, tools and the like to the session's. The answer becomes part of the conversation when it ends, as far
+ * as it came; a turn that failed, or was cancelled before any text came, is taken back. */
 ML_API ml_status ml_session_send(ml_session *session, const char *text, const ml_generate_options *options,
                                  ml_token_callback callback, void *context, ml_metrics *metrics);
 

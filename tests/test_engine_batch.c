@@ -170,6 +170,35 @@ static void test_ends(ml_engine *engine, ml_model *model) {
   CHECK(!batch && w.tokens == 7 && all.finish_reason == ML_FINISH_ERROR, "ends the batch with an error, NULL");
 }
 
+/* Generates, and runs a batch of its own, while a batch runs. */
+static bool generate_inside(void *context, size_t index, const ml_token *token) {
+  watched *w = context;
+  ml_generate_options o = greedy(5);
+  if (index == 1 && token->index == 2) {
+    heard h = {.in_order = true};
+    ml_batch *batch = NULL;
+    ml_generate(w->close, &o, hear, &h, NULL);
+    ml_batch_generate(w->close, &o, 1, NULL, &batch, NULL);
+    w->agree = h.count == 5 && memcmp(h.ids, tiny_answer, 5 * sizeof(int32_t)) == 0 && batch &&
+               batch->rows[0]->n_ids == 5 && memcmp(batch->rows[0]->ids, tiny_answer, 5 * sizeof(int32_t)) == 0;
+    ml_batch_close(batch);
+  }
+  return true;
+}
+
+static void test_nested(ml_model *model) {
+  ml_generate_options requests[ROWS];
+  ml_batch *batch = NULL;
+  watched w = {.close = model};
+  for (int i = 0; i < ROWS; i++) requests[i] = greedy(TINY_ANSWER);
+  ml_batch_options options = {.struct_size = sizeof options, .on_token = generate_inside, .context = &w};
+  CHECK_OK(ml_batch_generate(model, requests, ROWS, &options, &batch, NULL), "a callback that generates itself");
+  int right = 0;
+  for (int i = 0; i < ROWS; i++) right += memcmp(batch->rows[i]->ids, tiny_answer, sizeof tiny_answer) == 0;
+  CHECK(w.agree && right == ROWS, "gets what it asked for, and disturbs nothing (%d rows right)", right);
+  ml_batch_close(batch);
+}
+
 static void *cancel_soon(void *engine) {
   nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
   ml_cancel(engine);
@@ -222,6 +251,46 @@ static void test_usage(ml_model *model) {
   CHECK_OK(ml_batch_generate(model, (ml_generate_options *)older, 2, NULL, &batch, NULL), "an older version's array");
   CHECK(batch->rows[1]->n_ids == 5, "is read by its own size");
   ml_batch_close(batch);
+}
+
+/* ---- options of messages ---- */
+
+/* How many tokens the prompt has that the options make, alone and in a batch; -1 when they disagree. */
+static int64_t prompt_tokens(ml_model *model, const ml_generate_options *o) {
+  ml_metrics m = no_metrics();
+  ml_batch *batch = NULL;
+  if (ml_generate(model, o, NULL, NULL, &m) != ML_OK || ml_batch_generate(model, o, 1, NULL, &batch, NULL) != ML_OK)
+    return -1;
+  int64_t n = batch->rows[0]->metrics->prompt_tokens == m.prompt_tokens ? m.prompt_tokens : -1;
+  ml_batch_close(batch);
+  return n;
+}
+
+static void test_messages(ml_model *model) {
+  const ml_message begun[] = {{"user", "Why?"}, {"assistant", "Because"}};
+  ml_generate_options o = {.struct_size = sizeof o, .messages = said, .n_messages = 1, .max_tokens = 2};
+  int64_t plain = prompt_tokens(model, &o);
+  CHECK(plain > 0, "a conversation");
+  o.parse_special = true;
+  CHECK(prompt_tokens(model, &o) == plain - 2, "special tokens in what is said");
+  o = (ml_generate_options){.struct_size = sizeof o, .messages = begun, .n_messages = 2, .max_tokens = 2};
+  plain = prompt_tokens(model, &o);
+  o.continue_final_message = true;
+  CHECK(prompt_tokens(model, &o) == plain - 12, "an answer that goes on with a message (%lld, %lld)",
+        (long long)prompt_tokens(model, &o), (long long)plain);
+  o.continue_final_message = false;
+  o.chat_template = "{{ tools[0].name }}{{ documents[0].text }}{{ mark }}{{ strftime_now('%Y') }}";
+  o.tools = "[{\"name\": \"look\"}]", o.documents = "[{\"title\": \"\", \"text\": \"pq\"}]";
+  o.template_vars = "{\"mark\": \"!\"}", o.now = "2024-07-26T12:00:00";
+  int64_t with_all = prompt_tokens(model, &o);
+  size_t count;
+  ml_tokenize(model, "lookpq!2024", 11, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
+  CHECK(with_all == (int64_t)count, "a template with all that it reads (%lld, %zu)", (long long)with_all, count);
+  o.tools = "[";
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_CORRUPT, "tools", "tools that are no JSON");
+  CHECK_FAILS(ml_batch_generate(model, &o, 1, NULL, NULL, NULL), ML_CORRUPT, "requests[0]: tools", "in a batch too");
+  o = greedy(2), o.now = "2024-07-26";
+  CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_USAGE, "now: expected messages", "a date without messages");
 }
 
 /* ---- whole texts ---- */
@@ -487,6 +556,8 @@ int main(void) {
   test_ends(engine, model);
   test_cancel(engine, model);
   test_usage(model);
+  test_messages(model);
+  test_nested(model);
   test_score(model);
   test_classify(engine, model);
   test_embed(model);

@@ -307,6 +307,8 @@ static void test_usage(ml_engine *engine, ml_model *bare, ml_model *speaking) {
   o.top_p = 2;
   CHECK_FAILS(ml_session_send(s, "x", &o, NULL, NULL, &m), ML_USAGE, "top_p", "a top_p of 2");
   CHECK(describe(s).n_messages == 0, "leaves no turn behind");
+  o.top_p = 0, o.tools = "[]";
+  CHECK_FAILS(ml_session_send(s, "x", &o, NULL, NULL, NULL), ML_USAGE, "tools", "tools of a turn");
   CHECK_OK(ml_session_send(s, "x", NULL, NULL, NULL, NULL), "no options at all");
   ml_session *mute = open_session(bare, NULL);
   CHECK_FAILS(ml_session_send(mute, "x", NULL, NULL, NULL, NULL), ML_NOT_FOUND, "tokenizer", "a model without text");

@@ -239,8 +239,8 @@ function m:complete(prompt, opts) end
 ---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
 ---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
 ---the prompt gives alone.
----@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's options for this one, and {defaults = "model"}}
----@param opts table|nil  generate's for all, and {defaults = "model", slots = 8 (at once), on_token (function(index, token); where it returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's options for this one, or chat's}
+---@param opts table|nil  those options for all, and {slots = 8 (at once), on_token (function(index, token); where it returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
 ---@return table results
 function m:batch_generate(prompts, opts) end
 

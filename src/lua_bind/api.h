@@ -69,6 +69,8 @@ void lb_push_module(lua_State *L);
 ml_status lb_check_prompt(const ml_prompt *prompt, const char *what, const char *text);
 void lb_push_prompt(lua_State *L, const ml_prompt *prompt);
 void lb_push_messages(lua_State *L, const ml_message *messages, size_t count);
+/* Sets a field of the table at the top to what a JSON text says, unless that is NULL. */
+void lb_set_json(lua_State *L, const char *name, const char *text);
 /* What options name as the prompt. */
 ml_prompt lb_prompt_of(const ml_generate_options *o);
 /* Whether the rest of them is sound, of a chat or not. */

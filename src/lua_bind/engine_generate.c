@@ -51,6 +51,24 @@ static void set_bias(lua_State *L, const ml_logit_bias *bias, size_t count) {
   lua_setfield(L, -2, "logit_bias");
 }
 
+void lb_set_json(lua_State *L, const char *name, const char *text) {
+  if (!text) return;
+  int options = lua_gettop(L);
+  lb_push_module(L);
+  lua_getfield(L, -1, "json");
+  lua_getfield(L, -1, "decode");
+  lua_pushstring(L, text);
+  lua_call(L, 1, 3);
+  if (lua_isnil(L, -3)) {
+    lua_pushfstring(L, "%s: %s", name, lua_tostring(L, -2));
+    lua_replace(L, -3);
+  }
+  lb_must(L, lua_gettop(L) - 2);
+  lua_pop(L, 2);
+  lua_setfield(L, options, name);
+  lua_settop(L, options);
+}
+
 void lb_push_options(lua_State *L, const ml_generate_options *o) {
   lua_createtable(L, 0, 16);
   lb_set_integer(L, "max_tokens", o->max_tokens);
@@ -75,6 +93,13 @@ void lb_push_options(lua_State *L, const ml_generate_options *o) {
   }
   set_bias(L, o->logit_bias, o->n_logit_bias);
   if (o->model_defaults) lb_set_text(L, "defaults", "model");
+  lb_set_text(L, "template", o->chat_template);
+  lb_set_json(L, "tools", o->tools);
+  lb_set_json(L, "documents", o->documents);
+  lb_set_json(L, "template_vars", o->template_vars);
+  lb_set_text(L, "now", o->now);
+  lb_set_flag(L, "continue_final_message", o->continue_final_message);
+  lb_set_flag(L, "parse_special", o->parse_special);
   set_zeros(L, o);
 }
 
@@ -108,7 +133,22 @@ ml_status lb_check_prompt(const ml_prompt *prompt, const char *what, const char 
   return ml_fail(ML_USAGE, "%s: expected one of %s, ids and messages, found %d", what, text, given);
 }
 
+/* An option that says how messages become a prompt. */
+static const char *chat_option(const ml_generate_options *o) {
+  return o->chat_template            ? "chat_template"
+         : o->tools                  ? "tools"
+         : o->documents              ? "documents"
+         : o->template_vars          ? "template_vars"
+         : o->now                    ? "now"
+         : o->continue_final_message ? "continue_final_message"
+         : o->parse_special          ? "parse_special"
+                                     : NULL;
+}
+
 ml_status lb_check_options(const ml_generate_options *o, bool chat) {
+  const char *name = chat_option(o);
+  if (name && !o->messages)
+    return ml_fail(ML_USAGE, "%s: expected messages beside it%s", name, chat ? "; a session has its own" : "");
   if (o->model_defaults && !chat) return ml_fail(ML_USAGE, "model_defaults: expected messages beside it");
   if (o->n_stop && !o->stop) return ml_fail(ML_USAGE, "stop: NULL, but n_stop is %zu", o->n_stop);
   if (o->n_stop_tokens && !o->stop_tokens)

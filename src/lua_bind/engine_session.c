@@ -42,25 +42,6 @@ typedef struct open_call {
   ml_session *session; /* the result */
 } open_call;
 
-/* Sets a field of the table at the top to what a JSON text says. */
-static void set_json(lua_State *L, const char *name, const char *text) {
-  if (!text) return;
-  int options = lua_gettop(L);
-  lb_push_module(L);
-  lua_getfield(L, -1, "json");
-  lua_getfield(L, -1, "decode");
-  lua_pushstring(L, text);
-  lua_call(L, 1, 3);
-  if (lua_isnil(L, -3)) {
-    lua_pushfstring(L, "%s: %s", name, lua_tostring(L, -2));
-    lua_replace(L, -3);
-  }
-  lb_must(L, lua_gettop(L) - 2);
-  lua_pop(L, 2);
-  lua_setfield(L, options, name);
-  lua_settop(L, options);
-}
-
 static void push_session_options(lua_State *L, const ml_session_options *o) {
   lua_createtable(L, 0, 8);
   lb_set_text(L, "system", o->system);
@@ -71,9 +52,9 @@ static void push_session_options(lua_State *L, const ml_session_options *o) {
   lb_set_flag(L, "forget", o->forget);
   lb_set_text(L, "template", o->chat_template);
   lb_set_text(L, "now", o->now);
-  set_json(L, "tools", o->tools);
-  set_json(L, "documents", o->documents);
-  set_json(L, "template_vars", o->template_vars);
+  lb_set_json(L, "tools", o->tools);
+  lb_set_json(L, "documents", o->documents);
+  lb_set_json(L, "template_vars", o->template_vars);
 }
 
 static int open_session(lua_State *L) {

@@ -209,6 +209,18 @@ t.test("a cancelled batch keeps what its rows came to", function()
   t.eq(core.take_cancel(), false)
 end)
 
+t.test("chat's options, of one prompt and of all", function()
+  local conversation, template = {{role = "user", content = "Hi"}}, "{{ messages[0].content }}{{ mark }}"
+  local o = {max_tokens = 4, ignore_eos = true}
+  local got = m:batch_generate({
+    conversation, {prompt = conversation, template = template, template_vars = {mark = "!!"}}, {prompt = "x", tools = {}},
+  }, o)
+  t.eq({got[1].metrics.prompt_tokens, got[2].metrics.prompt_tokens}, {#m:chat_ids(conversation, {}), 4})
+  t.ok(tostring(got[3].error):find "tools", tostring(got[3].error))
+  o.template = template
+  t.eq(m:batch_generate({conversation}, o)[1].metrics.prompt_tokens, 2)
+end)
+
 t.test("defaults of the model's files, of one prompt and of all", function()
   m.generation_config.do_sample, m.generation_config.temperature, m.generation_config.top_k = true, 0.9, 20
   local conversation = {{role = "user", content = "Hi"}}
