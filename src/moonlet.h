@@ -337,7 +337,7 @@ ML_API ml_status ml_session_send(ml_session *session, const char *text, const ml
                                  ml_token_callback callback, void *context, ml_metrics *metrics);
 
 /* Goes on behind what the session holds, without a template: `prompt` or `ids` of the options are put there as they are
- * (a text gets special tokens at the session's beginning alone). */
+ * (a text gets special tokens at the session's beginning alone; no ids at all, n_ids 0, let it just go on). */
 ML_API ml_status ml_session_generate(ml_session *session, const ml_generate_options *options,
                                      ml_token_callback callback, void *context, ml_metrics *metrics);
 

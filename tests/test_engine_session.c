@@ -350,6 +350,25 @@ static void test_threads(ml_model *bare) {
   ml_session_close(in.session);
 }
 
+/* A turn that finds no memory for its cache is taken back, and the session is as it was. */
+static void test_limit(void) {
+  ml_engine *engine = NULL;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 1};
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  CHECK_OK(ml_engine_create(&options, &engine), "an engine");
+  load(engine, tiny_with_text());
+  ml_engine_memory(engine, &memory);
+  ml_engine_close(engine);
+  options.memory_limit_bytes = memory.peak_bytes + 4096;
+  CHECK_OK(ml_engine_create(&options, &engine), "one with a limit of what its model needs");
+  ml_session *s = open_session(load(engine, tiny_with_text()), "Be brief.");
+  ml_metrics m = no_metrics();
+  for (int i = 0; i < 2; i++)
+    CHECK_FAILS(ml_session_send(s, "Why?", NULL, NULL, NULL, &m), ML_LIMIT, "limit", "a turn without room");
+  CHECK(m.finish_reason == ML_FINISH_ERROR && describe(s).n_messages == 1, "leaves what the system said");
+  ml_engine_close(engine);
+}
+
 /* ---- log probabilities ---- */
 
 enum { MOST_TOP = 4, VOCABULARY = 131 };
@@ -523,6 +542,7 @@ int main(void) {
   ml_session_close(left);
   begun(bare);
   CHECK_OK(ml_engine_close(engine), "an engine closes, and a session with it");
+  test_limit();
   test_refusals();
   test_real();
   return check_done();

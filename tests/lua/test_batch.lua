@@ -213,7 +213,8 @@ t.test("chat's options, of one prompt and of all", function()
   local conversation, template = {{role = "user", content = "Hi"}}, "{{ messages[0].content }}{{ mark }}"
   local o = {max_tokens = 4, ignore_eos = true}
   local got = m:batch_generate({
-    conversation, {prompt = conversation, template = template, template_vars = {mark = "!!"}}, {prompt = "x", tools = {}},
+    conversation, {prompt = conversation, template = template, template_vars = {mark = "!!"}},
+    {prompt = "x", tools = {}},
   }, o)
   t.eq({got[1].metrics.prompt_tokens, got[2].metrics.prompt_tokens}, {#m:chat_ids(conversation, {}), 4})
   t.ok(tostring(got[3].error):find "tools", tostring(got[3].error))
