@@ -279,12 +279,13 @@ static void test_messages(ml_model *model) {
   CHECK(prompt_tokens(model, &o) == plain - 12, "an answer that goes on with a message (%lld, %lld)",
         (long long)prompt_tokens(model, &o), (long long)plain);
   o.continue_final_message = false;
-  o.chat_template = "{{ tools[0].name }}{{ documents[0].text }}{{ mark }}{{ strftime_now('%Y') }}";
+  o.chat_template =
+      "{{ tools[0].name }}{{ documents[0].text }}{{ mark }}{{ 'x' if strftime_now('%Y') == '2024' else 'another' }}";
   o.tools = "[{\"name\": \"look\"}]", o.documents = "[{\"title\": \"\", \"text\": \"pq\"}]";
   o.template_vars = "{\"mark\": \"!\"}", o.now = "2024-07-26T12:00:00";
   int64_t with_all = prompt_tokens(model, &o);
   size_t count;
-  ml_tokenize(model, "lookpq!2024", 11, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
+  ml_tokenize(model, "lookpq!x", 8, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
   CHECK(with_all == (int64_t)count, "a template with all that it reads (%lld, %zu)", (long long)with_all, count);
   o.tools = "[";
   CHECK_FAILS(ml_generate(model, &o, NULL, NULL, NULL), ML_CORRUPT, "tools", "tools that are no JSON");

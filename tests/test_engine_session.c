@@ -135,7 +135,7 @@ static void test_begun_conversation(ml_model *model) {
                                 .n_messages = 2,
                                 .chat_template = "{% for m in messages %}{{ m.content }}/{% endfor %}{{ mark }}"
                                                  "{{ tools[0].function.name }}{{ documents|length }}"
-                                                 "{{ strftime_now('%Y') }}",
+                                                 "{{ 'x' if strftime_now('%Y') == '2024' else 'another' }}",
                                 .template_vars = "{\"mark\": \"!\"}",
                                 .tools = "[{\"type\": \"function\", \"function\": {\"name\": \"look\"}}]",
                                 .documents = "[{\"title\": \"a\", \"text\": \"b\"}]",
@@ -146,7 +146,7 @@ static void test_begun_conversation(ml_model *model) {
   CHECK_OK(ml_session_open(model, &options, &s), "a session with all options");
   CHECK_OK(ml_session_send(s, "So", &o, NULL, NULL, &m), "a turn of it");
   size_t count;
-  ml_tokenize(model, "Why?/Because./So/!look12024", 27, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
+  ml_tokenize(model, "Why?/Because./So/!look1x", 24, ML_NO_SPECIAL_TOKENS, NULL, 0, &count);
   CHECK(m.prompt_tokens == (int64_t)count, "its template is used, with all that it reads (%lld tokens, %zu)",
         (long long)m.prompt_tokens, count);
   ml_session_close(s);
@@ -308,7 +308,7 @@ static void test_usage(ml_engine *engine, ml_model *bare, ml_model *speaking) {
   CHECK_FAILS(ml_session_send(s, "x", &o, NULL, NULL, &m), ML_USAGE, "top_p", "a top_p of 2");
   CHECK(describe(s).n_messages == 0, "leaves no turn behind");
   o.top_p = 0, o.tools = "[]";
-  CHECK_FAILS(ml_session_send(s, "x", &o, NULL, NULL, NULL), ML_USAGE, "tools", "tools of a turn");
+  CHECK_FAILS(ml_session_send(s, "x", &o, NULL, NULL, NULL), ML_USAGE, "a session has its own", "tools of a turn");
   CHECK_OK(ml_session_send(s, "x", NULL, NULL, NULL, NULL), "no options at all");
   ml_session *mute = open_session(bare, NULL);
   CHECK_FAILS(ml_session_send(mute, "x", NULL, NULL, NULL, NULL), ML_NOT_FOUND, "tokenizer", "a model without text");

@@ -86,8 +86,7 @@ static void keep_ids(lua_State *L, ml_batch_row *row) {
 
 /* Of the entry {id, logprob, top_logprobs} at the top; all entries of a row have equally many of the likeliest. */
 static void keep_top(lua_State *L, ml_batch_row *row, size_t at) {
-  lua_getfield(L, -1, "top_logprobs");
-  size_t n = (size_t)luaL_len(L, -1);
+  size_t n = lua_getfield(L, -1, "top_logprobs") == LUA_TTABLE ? (size_t)luaL_len(L, -1) : 0;
   if (at == 0) {
     row->n_top_logprobs = n;
     row->top_logprobs = n ? owned(L, ml_calloc(row->n_ids, n * sizeof(ml_logprob))) : NULL;
