@@ -1,5 +1,9 @@
 ---Continuous batching: many prompts through a few rows. A row whose text has ended leaves at once; the next prompt is
 ---prefilled in chunks between the steps of the others, and joins them.
+---
+---A row that finds no memory for its cache waits until another ends. Where all wait, the one that began last gives its
+---cache up, and computes it again when there is room: so only a row that finds none while it is alone fails.
+local decode = require "moonlet.decode"
 local generate = require "moonlet.generate"
 local trace = require "moonlet.trace"
 local util = require "moonlet.util"
@@ -60,9 +64,21 @@ end
 
 -- ---- rows ----
 
+-- Those that wait try again.
+local function wake(self)
+  table.move(self.waiting, 1, #self.waiting, #self.rows + 1, self.rows)
+  self.waiting = {}
+end
+
+-- A row has ended, so that there is room.
+local function leave(self, row)
+  self.live[row], self.short = nil, false
+  wake(self)
+end
+
 local function settle(self, row)
   if not self.live[row] then return end -- closing the batch has done it
-  self.live[row] = nil
+  leave(self, row)
   self.results[row.index] = row.g:result()
   table.insert(self.finished, row.index)
 end
@@ -71,7 +87,7 @@ local function settle_error(self, index, row, err)
   local result = {text = "", ids = {}, metrics = {}}
   if row then
     if not self.live[row] then return end
-    self.live[row] = nil
+    leave(self, row)
     generate.finish(row.g, "error")
     result = row.g:result()
   end
@@ -112,6 +128,50 @@ local function try(self, row, fn, ...)
   return false
 end
 
+-- ---- room ----
+
+local function lacks_room(err) return type(err) == "table" and (err.code == "limit" or err.code == "memory") end
+
+-- How many hold a cache and go on, or wait.
+local function going(self) return #self.rows + #self.waiting end
+
+-- A row's cache goes, to be computed again: from the prompt, or of a row that has a token from what it has fed.
+local function give_up_cache(row)
+  local slot, s = row.g.slot, row.g.sequence
+  if s then decode.leave(s) end
+  if s and s.last and not row.again then row.again = table.move(slot.ids, 1, #slot.ids, 1, {}) end
+  slot:trim(0)
+end
+
+-- Whether a row has memory for its next token; if not, it waits.
+local function has_room(self, row)
+  local slot = row.g.slot
+  local ok, err = pcall(slot.reserve, slot, #slot.ids + 1)
+  if ok then return true end
+  if is_everybodys(err) then error(err, 0) end
+  if not lacks_room(err) then return settle_error(self, row.index, row, err) end
+  self.short, row.lack = true, err
+  table.insert(self.waiting, row)
+  return false
+end
+
+-- All wait: one of them makes room.
+local function make_room(self)
+  if self.filling and #self.filling.g.slot.ids > 0 then
+    give_up_cache(self.filling)
+    return wake(self)
+  end
+  local last = 1
+  for i, row in ipairs(self.waiting) do
+    if row.index > self.waiting[last].index then last = i end
+  end
+  local row = table.remove(self.waiting, last)
+  if #self.waiting == 0 then return settle_error(self, row.index, row, row.lack) end
+  give_up_cache(row)
+  table.insert(self.paused, 1, row)
+  wake(self)
+end
+
 -- ---- prefill ----
 
 local function first_of(lane, g)
@@ -120,38 +180,52 @@ local function first_of(lane, g)
   return id, lane:logprobs(1, id, g.options.logprobs)
 end
 
--- One chunk, and behind the last the first token.
-local function prefill_some(lane, g)
-  if not lane:prefill_chunk(g.slot, g.prompt) then return nil end
+-- One chunk, and behind the last the first token. True of a row that has its cache again.
+local function prefill_some(lane, row)
+  local g = row.g
+  if not lane:prefill_chunk(g.slot, row.again or g.prompt) then return nil end
+  if row.again then return true end
   g.metrics.prefill_seconds = g:elapsed()
   return first_of(lane, g)
 end
 
+-- The row whose prompt comes next, or nil where it has ended already.
+local function next_row(self)
+  if self.filling then return self.filling end
+  if #self.paused > 0 then return table.remove(self.paused, 1) end
+  local index = self.coming
+  self.coming = index + 1
+  local ok, row = pcall(start_one, self, index)
+  if not ok then
+    if is_everybodys(row) then error(row, 0) end
+    return settle_error(self, index, nil, row)
+  end
+  if row.g.options.max_tokens > 0 then return row end
+  generate.finish(row.g, "length")
+  settle(self, row)
+end
+
 -- Goes on with the prompt that is on its way, or begins the next.
 local function prefill(self)
-  local row = self.filling
-  if not row then
-    local index = self.coming
-    self.coming = index + 1
-    local ok, started = pcall(start_one, self, index)
-    if not ok then
-      if is_everybodys(started) then error(started, 0) end
-      return settle_error(self, index, nil, started)
-    end
-    row = started
-    if row.g.options.max_tokens == 0 then
-      generate.finish(row.g, "length")
-      return settle(self, row)
-    end
-    self.filling = row
-  end
+  local row = next_row(self)
   self.filling = nil
-  if not goes_on(self, row) then return end
+  if not row or not goes_on(self, row) then return end
   local runtime = self.model:runtime()
-  local ok, id, logprob, top = try(self, row, runtime.with_lane, runtime, 1, row.g.ends_at, prefill_some, row.g)
-  if not ok then return end
-  if not id then self.filling = row
-  elseif hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
+  local ok, id, logprob, top = pcall(runtime.with_lane, runtime, 1, row.g.ends_at, prefill_some, row)
+  if not ok and lacks_room(id) and going(self) > 0 then
+    give_up_cache(row)
+    self.filling, self.short = row, true
+  elseif not ok then
+    if is_everybodys(id) then error(id, 0) end
+    settle_error(self, row.index, row, id)
+  elseif not id then
+    self.filling = row
+  elseif row.again then
+    row.again = nil
+    table.insert(self.rows, row)
+  elseif hand(self, row, id, logprob, top) then
+    table.insert(self.rows, row)
+  end
 end
 
 -- ---- decode ----
@@ -173,10 +247,9 @@ local function step_together(self, rows)
   end
   local ready = {}
   for _, row in ipairs(rows) do
-    local s = row.g.sequence
-    if not row.g.finish_reason and try(self, row, s.slot.reserve, s.slot, #s.slot.ids + 1) then
+    if not row.g.finish_reason then -- nobody has closed the batch since
       table.insert(ready, row)
-      table.insert(sequences, s)
+      table.insert(sequences, row.g.sequence)
     end
   end
   if #ready == 0 then return end
@@ -205,12 +278,18 @@ local function step_alone(self, row)
   if ok and hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
 end
 
-local function decode(self)
+local function decode_rows(self)
   local rows, groups, order = self.rows, {}, {}
   self.rows = {}
+  for _, row in ipairs(self.waiting) do
+    if generate.interrupted(row.g) then
+      wake(self)
+      break
+    end
+  end
   for _, row in ipairs(rows) do
     local s = row.g.sequence
-    local stays = goes_on(self, row)
+    local stays = goes_on(self, row) and has_room(self, row)
     if stays and (s.chain.custom or s.chain.traced) then step_alone(self, row)
     elseif stays then
       local key = s.key .. (s.wanted and "+" or "")
@@ -233,11 +312,11 @@ end
 -- Until another result is there; false when all are.
 local function advance(self)
   while #self.finished == 0 and not self.closed do
-    local room = #self.rows + (self.filling and 1 or 0) < self.slots
-    local more = self.filling or room and self.coming <= #self.prompts
-    if not more and #self.rows == 0 then return false end
-    if more then prefill(self) end
-    if #self.rows > 0 then decode(self) end
+    local room = going(self) < self.slots and self.coming <= #self.prompts
+    local more = self.filling or #self.paused > 0 or room
+    if not more and going(self) == 0 then return false end
+    if more and not (self.short and going(self) > 0) then prefill(self) end
+    if #self.rows > 0 then decode_rows(self) elseif #self.waiting > 0 then make_room(self) end
   end
   return true
 end
@@ -272,7 +351,7 @@ function Batch:close(reason)
     generate.finish(row.g, reason or "cancelled")
     self.results[row.index] = row.g:result()
   end
-  self.rows, self.live, self.filling = {}, {}, nil
+  self.rows, self.waiting, self.paused, self.live, self.filling = {}, {}, {}, {}, nil
 end
 
 -- Its model is closed.
@@ -298,7 +377,8 @@ function M.new(model, prompts, opts)
   if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({
-    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, live = {},
+    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {},
+    waiting = {}, paused = {}, live = {},
     results = {}, finished = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
   }, Batch)
   model.users[self] = true

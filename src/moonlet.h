@@ -376,7 +376,7 @@ typedef struct ml_batch_row {
   size_t index;        /* its place among the requests */
   ml_status status;    /* an error of this row alone: its request is wrong, or its memory has run out */
   const char *message; /* the error's text, or "" */
-  const char *text;    /* the whole answer; NULL when the model has no tokenizer */
+  const char *text;    /* the whole answer; "" when the model has no tokenizer */
   size_t text_bytes;
   const int32_t *ids; /* its tokens */
   size_t n_ids;

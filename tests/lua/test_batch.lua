@@ -195,6 +195,55 @@ t.test("a callback ends a row, the batch or the model", function()
   t.eq(next(m:runtime().store.slots), nil, "slots in use")
 end)
 
+t.test("rows that find no memory wait for others, or give their cache up and compute it again", function()
+  local o, prompts, want, text = {ignore_eos = true, temperature = 0.8, logprobs = 1}, {}, {}, {}
+  local warm = {}
+  for i = 1, 12 do
+    prompts[i] = {prompt = ("Text %d, "):format(i):rep(i), seed = i, max_tokens = 30 + 40 * (i % 5)}
+    want[i] = alone(m, prompts[i], o)
+    warm[i] = {prompt = ("w"):rep(i == 1 and 300 or 3), max_tokens = 20}
+    text[i] = ""
+  end
+  ml.memory.clear()
+  local again <close> = assert(ml.load(bytes.make "batch", {random = 5, precision = "exact"}))
+  for _, slots in ipairs {1, 2, 4, 8, 12} do
+    o.slots = slots
+    again:batch_generate(warm, o)
+  end
+  local _ <close> = setmetatable({}, {__close = function() ml.memory.limit(0) end})
+  o.on_token = function(index, token) text[index] = text[index] .. token.text end
+  local active = ml.memory.active()
+  for _, more in ipairs {300000, 200000, 220000, 240000, 260000} do -- only with the first there is room for each
+    for i = 1, 12 do text[i] = "" end
+    ml.memory.limit(active + more)
+    for i, result in ipairs(again:batch_generate(prompts, o)) do
+      if result.error then t.eq({result.error.code, more < 300000}, {"limit", true}, tostring(result.error))
+      else same(result, want[i], "prompt " .. i) end
+      t.eq(text[i], result.text, "each token once")
+    end
+  end
+  t.eq(next(again:runtime().store.slots), nil, "slots in use")
+  ml.memory.limit(ml.memory.active() + 30000)
+  local alone_too = again:batch_generate({{prompt = ("long "):rep(400), max_tokens = 3}}, {})
+  t.eq(alone_too[1].error.code, "limit")
+end)
+
+t.test("rows that find no memory to compute their cache again fail with that", function()
+  local model <close> = assert(ml.load("tests/goldens/tiny/llama", {precision = "exact"}))
+  local prompts, whole = {}, 0
+  for i = 1, 32 do prompts[i] = {prompt = {90, 14, 79, 59, 97, 59}, max_tokens = 4, ignore_eos = true} end
+  ml.memory.reset_peak()
+  model:batch_generate(prompts, {slots = 32})
+  ml.memory.limit(ml.memory.peak() + 1000)
+  local _ <close> = setmetatable({}, {__close = function() ml.memory.limit(0) end})
+  for i = 1, 32 do prompts[i].max_tokens = 240 end
+  local got = model:batch_generate(prompts, {slots = 32})
+  for _, result in ipairs(got) do
+    if not result.error then whole = whole + 1 else t.eq(result.error.code, "limit", tostring(result.error)) end
+  end
+  t.ok(whole >= 8, ("%d rows came to their end"):format(whole))
+end)
+
 t.test("a cancelled batch keeps what its rows came to", function()
   local core = require "moonlet.core"
   local batch = m:batch_generate({"one", "two", "three"}, {
