@@ -1,5 +1,9 @@
 ---Continuous batching: many prompts through a few rows. A row whose text has ended leaves at once; the next prompt is
 ---prefilled in chunks between the steps of the others, and joins them.
+---
+---A row that finds no memory for its cache waits until another ends. Where all wait, the one that began last gives its
+---cache up, and computes it again when there is room: so only a row that finds none while it is alone fails.
+local decode = require "moonlet.decode"
 local generate = require "moonlet.generate"
 local trace = require "moonlet.trace"
 local util = require "moonlet.util"
@@ -19,7 +23,9 @@ Batch.__name = "moonlet.Batch"
 -- ---- prompts ----
 
 local per_prompt = {prompt = true}
-for name in pairs(generate.known) do per_prompt[name] = true end
+for _, names in ipairs {generate.known, generate.chat_known} do
+  for name in pairs(names) do per_prompt[name] = true end
+end
 
 -- A prompt's own options over those of all.
 local function options_of(prompt, shared, what)
@@ -37,10 +43,11 @@ local function start_one(self, index)
   local model = self.model
   local what = ("batch_generate: prompt %d"):format(index)
   local prompt, given = options_of(self.prompts[index], self.shared, what)
-  local o = generate.options(given, what)
+  if given.defaults ~= nil then given = model:generation_defaults(given) end
   local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
-  local ids = messages and model:chat_ids(prompt, {}) or model:prompt_ids(prompt, what)
-  if messages then o.ends = model.tokenizer:ends() end
+  local o = generate.options(given, what, messages and generate.chat_known or nil)
+  local ids = messages and model:chat_ids(prompt, o) or model:prompt_ids(prompt, what)
+  if messages then o.ends = model.tokenizer:ends(o.template) end
   local runtime = model:runtime()
   runtime:check_prompt(ids)
   local slot = runtime:slot()
@@ -57,8 +64,21 @@ end
 
 -- ---- rows ----
 
+-- Those that wait try again.
+local function wake(self)
+  table.move(self.waiting, 1, #self.waiting, #self.rows + 1, self.rows)
+  self.waiting = {}
+end
+
+-- A row has ended, so that there is room.
+local function leave(self, row)
+  self.live[row], self.short = nil, false
+  wake(self)
+end
+
 local function settle(self, row)
-  self.live[row] = nil
+  if not self.live[row] then return end -- closing the batch has done it
+  leave(self, row)
   self.results[row.index] = row.g:result()
   table.insert(self.finished, row.index)
 end
@@ -66,7 +86,8 @@ end
 local function settle_error(self, index, row, err)
   local result = {text = "", ids = {}, metrics = {}}
   if row then
-    self.live[row] = nil
+    if not self.live[row] then return end
+    leave(self, row)
     generate.finish(row.g, "error")
     result = row.g:result()
   end
@@ -75,10 +96,11 @@ local function settle_error(self, index, row, err)
   table.insert(self.finished, index)
 end
 
--- Hands a row its next id; whether it goes on.
+-- Hands a row its next id; whether it goes on. A callback may have closed the batch since the row was computed.
 local function hand(self, row, id, logprob, top)
+  if row.g.finish_reason then return false end
   local token = generate.accept(row.g, id, logprob, top)
-  if token and self.on_token then self.on_token(row.index, token) end
+  if token and self.on_token and self.on_token(row.index, token) == false then generate.finish(row.g, "cancelled") end
   if not row.g.finish_reason then return true end
   settle(self, row)
   return false
@@ -86,6 +108,7 @@ end
 
 -- Whether nobody has asked that the row ends.
 local function goes_on(self, row)
+  if row.g.finish_reason then return false end
   local reason = generate.interrupted(row.g)
   if not reason then return true end
   generate.finish(row.g, reason)
@@ -105,6 +128,50 @@ local function try(self, row, fn, ...)
   return false
 end
 
+-- ---- room ----
+
+local function lacks_room(err) return type(err) == "table" and (err.code == "limit" or err.code == "memory") end
+
+-- How many hold a cache and go on, or wait.
+local function going(self) return #self.rows + #self.waiting end
+
+-- A row's cache goes, to be computed again: from the prompt, or of a row that has a token from what it has fed.
+local function give_up_cache(row)
+  local slot, s = row.g.slot, row.g.sequence
+  if s then decode.leave(s) end
+  if s and s.last and not row.again then row.again = table.move(slot.ids, 1, #slot.ids, 1, {}) end
+  slot:trim(0)
+end
+
+-- Whether a row has memory for its next token; if not, it waits.
+local function has_room(self, row)
+  local slot = row.g.slot
+  local ok, err = pcall(slot.reserve, slot, #slot.ids + 1)
+  if ok then return true end
+  if is_everybodys(err) then error(err, 0) end
+  if not lacks_room(err) then return settle_error(self, row.index, row, err) end
+  self.short, row.lack = true, err
+  table.insert(self.waiting, row)
+  return false
+end
+
+-- All wait: one of them makes room.
+local function make_room(self)
+  if self.filling and #self.filling.g.slot.ids > 0 then
+    give_up_cache(self.filling)
+    return wake(self)
+  end
+  local last = 1
+  for i, row in ipairs(self.waiting) do
+    if row.index > self.waiting[last].index then last = i end
+  end
+  local row = table.remove(self.waiting, last)
+  if #self.waiting == 0 then return settle_error(self, row.index, row, row.lack) end
+  give_up_cache(row)
+  table.insert(self.paused, 1, row)
+  wake(self)
+end
+
 -- ---- prefill ----
 
 local function first_of(lane, g)
@@ -113,38 +180,52 @@ local function first_of(lane, g)
   return id, lane:logprobs(1, id, g.options.logprobs)
 end
 
--- One chunk, and behind the last the first token.
-local function prefill_some(lane, g)
-  if not lane:prefill_chunk(g.slot, g.prompt) then return nil end
+-- One chunk, and behind the last the first token. True of a row that has its cache again.
+local function prefill_some(lane, row)
+  local g = row.g
+  if not lane:prefill_chunk(g.slot, row.again or g.prompt) then return nil end
+  if row.again then return true end
   g.metrics.prefill_seconds = g:elapsed()
   return first_of(lane, g)
 end
 
+-- The row whose prompt comes next, or nil where it has ended already.
+local function next_row(self)
+  if self.filling then return self.filling end
+  if #self.paused > 0 then return table.remove(self.paused, 1) end
+  local index = self.coming
+  self.coming = index + 1
+  local ok, row = pcall(start_one, self, index)
+  if not ok then
+    if is_everybodys(row) then error(row, 0) end
+    return settle_error(self, index, nil, row)
+  end
+  if row.g.options.max_tokens > 0 then return row end
+  generate.finish(row.g, "length")
+  settle(self, row)
+end
+
 -- Goes on with the prompt that is on its way, or begins the next.
 local function prefill(self)
-  local row = self.filling
-  if not row then
-    local index = self.coming
-    self.coming = index + 1
-    local ok, started = pcall(start_one, self, index)
-    if not ok then
-      if is_everybodys(started) then error(started, 0) end
-      return settle_error(self, index, nil, started)
-    end
-    row = started
-    if row.g.options.max_tokens == 0 then
-      generate.finish(row.g, "length")
-      return settle(self, row)
-    end
-    self.filling = row
-  end
+  local row = next_row(self)
   self.filling = nil
-  if not goes_on(self, row) then return end
+  if not row or not goes_on(self, row) then return end
   local runtime = self.model:runtime()
-  local ok, id, logprob, top = try(self, row, runtime.with_lane, runtime, 1, row.g.ends_at, prefill_some, row.g)
-  if not ok then return end
-  if not id then self.filling = row
-  elseif hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
+  local ok, id, logprob, top = pcall(runtime.with_lane, runtime, 1, row.g.ends_at, prefill_some, row)
+  if not ok and lacks_room(id) and going(self) > 0 then
+    give_up_cache(row)
+    self.filling, self.short = row, true
+  elseif not ok then
+    if is_everybodys(id) then error(id, 0) end
+    settle_error(self, row.index, row, id)
+  elseif not id then
+    self.filling = row
+  elseif row.again then
+    row.again = nil
+    table.insert(self.rows, row)
+  elseif hand(self, row, id, logprob, top) then
+    table.insert(self.rows, row)
+  end
 end
 
 -- ---- decode ----
@@ -166,10 +247,9 @@ local function step_together(self, rows)
   end
   local ready = {}
   for _, row in ipairs(rows) do
-    local s = row.g.sequence
-    if try(self, row, s.slot.reserve, s.slot, #s.slot.ids + 1) then
+    if not row.g.finish_reason then -- nobody has closed the batch since
       table.insert(ready, row)
-      table.insert(sequences, s)
+      table.insert(sequences, row.g.sequence)
     end
   end
   if #ready == 0 then return end
@@ -198,12 +278,18 @@ local function step_alone(self, row)
   if ok and hand(self, row, id, logprob, top) then table.insert(self.rows, row) end
 end
 
-local function decode(self)
+local function decode_rows(self)
   local rows, groups, order = self.rows, {}, {}
   self.rows = {}
+  for _, row in ipairs(self.waiting) do
+    if generate.interrupted(row.g) then
+      wake(self)
+      break
+    end
+  end
   for _, row in ipairs(rows) do
     local s = row.g.sequence
-    local stays = goes_on(self, row)
+    local stays = goes_on(self, row) and has_room(self, row)
     if stays and (s.chain.custom or s.chain.traced) then step_alone(self, row)
     elseif stays then
       local key = s.key .. (s.wanted and "+" or "")
@@ -225,12 +311,12 @@ end
 
 -- Until another result is there; false when all are.
 local function advance(self)
-  while #self.finished == 0 do
-    local room = #self.rows + (self.filling and 1 or 0) < self.slots
-    local more = self.filling or room and self.coming <= #self.prompts
-    if not more and #self.rows == 0 then return false end
-    if more then prefill(self) end
-    if #self.rows > 0 then decode(self) end
+  while #self.finished == 0 and not self.closed do
+    local room = going(self) < self.slots and self.coming <= #self.prompts
+    local more = self.filling or #self.paused > 0 or room
+    if not more and going(self) == 0 then return false end
+    if more and not (self.short and going(self) > 0) then prefill(self) end
+    if #self.rows > 0 then decode_rows(self) elseif #self.waiting > 0 then make_room(self) end
   end
   return true
 end
@@ -243,11 +329,12 @@ function Batch:next()
   self.running = true
   local ok, more = pcall(trace.unscoped, advance, self)
   self.running = nil
+  if self.failure then util.raise("usage", "%s", self.failure) end
   if not ok then
-    self:close("error")
+    self:close(type(more) == "table" and more.code == "cancelled" and "cancelled" or "error")
     error(more, 0)
   end
-  if not more then
+  if not more or self.closed then
     self:close()
     return nil
   end
@@ -256,12 +343,15 @@ function Batch:next()
 end
 Batch.__call = Batch.next
 
----Ends all that have not ended; harmless afterwards.
+---Ends all that have not ended, with what there is of them in `results`; harmless afterwards.
 function Batch:close(reason)
   if self.closed then return end
   self.closed = true
-  for row in pairs(self.live) do generate.finish(row.g, reason or "cancelled") end
-  self.rows, self.live, self.filling = {}, {}, nil
+  for row in pairs(self.live) do
+    generate.finish(row.g, reason or "cancelled")
+    self.results[row.index] = row.g:result()
+  end
+  self.rows, self.waiting, self.paused, self.live, self.filling = {}, {}, {}, {}, nil
 end
 
 -- Its model is closed.
@@ -275,6 +365,19 @@ Batch.__gc = Batch.__close
 function Batch:__tostring() return ("batch of %d prompts, at number %d"):format(#self.prompts, self.coming) end
 util.know(Batch, "batch:")
 
+-- Notes the steps of sampling of all prompts, so that rows of different options run side by side. A prompt with a
+-- mistake in it ends alone, later.
+local function note_steps(self)
+  for i = 1, #self.prompts do
+    local ok, o = pcall(function()
+      local _, given = options_of(self.prompts[i], self.shared, "prompt")
+      if given.defaults ~= nil then given = self.model:generation_defaults(given) end
+      return generate.options(given, "prompt", generate.chat_known)
+    end)
+    if ok then generate.note_steps(o, self.steps) end
+  end
+end
+
 ---See moonlet.Model:batch_generate.
 function M.new(model, prompts, opts)
   if type(prompts) ~= "table" then util.unexpected("batch_generate: prompts", "a list", prompts) end
@@ -283,18 +386,15 @@ function M.new(model, prompts, opts)
   for name, value in pairs(opts or {}) do
     if known[name] ~= nil then own[name] = value else shared[name] = value end
   end
-  generate.options(shared, "batch_generate") -- errors of all come before anything is done
+  generate.options(shared, "batch_generate", generate.chat_known) -- errors of all come before anything is done
   if own.on_token ~= nil then util.callable("batch_generate: on_token", own.on_token, "a function") end
   if own.iterate ~= nil then util.flag("batch_generate: iterate", own.iterate) end
   local self = setmetatable({
-    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {}, live = {},
-    results = {}, finished = {}, steps = {}, slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
+    model = model, prompts = prompts, shared = shared, on_token = own.on_token, coming = 1, rows = {},
+    waiting = {}, paused = {}, live = {}, results = {}, finished = {}, steps = {},
+    slots = util.integer("batch_generate: slots", own.slots or known.slots, 1),
   }, Batch)
-  for i = 1, #prompts do -- one with a mistake in it ends alone, later
-    local ok, _, given = pcall(options_of, prompts[i], shared, "prompt")
-    local fine, o = pcall(generate.options, ok and given or nil, "prompt")
-    if fine then generate.note_steps(o, self.steps) end
-  end
+  note_steps(self)
   model.users[self] = true
   if own.iterate then return self, nil, nil, self end
   while self:next() do end -- luacheck: ignore 542

@@ -1,6 +1,7 @@
 ---Classifying texts and scoring continuations: many sequences in one forward (packed.lua).
 local ml = require "moonlet.init"
 local core = require "moonlet.core"
+local metrics = require "moonlet.metrics"
 local packed = require "moonlet.packed"
 local pages = require "moonlet.pages"
 local util = require "moonlet.util"
@@ -113,7 +114,8 @@ end
 -- computed before, in a slot.
 local function each_forward(model, lists, o, tail, fn)
   local runtime, order, most = model:runtime(), {}, packed.SIZES[#packed.SIZES]
-  for i = 1, #lists do order[i] = i end
+  local begun, asked = core.clock(), 0
+  for i, list in ipairs(lists) do order[i], asked = i, asked + #list end
   table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
   local records = runtime:has_records()
   local prefix, kept <close> = records and 0 or shared_prefix(lists), borrowed()
@@ -139,6 +141,7 @@ local function each_forward(model, lists, o, tail, fn)
     at = at + n
     if o.progress then o.progress(at - 1, #rows) end
   end
+  model.metrics = metrics.of_texts(begun, asked, asked - prefix * math.max(0, #lists - 1))
 end
 
 local function softmax(values)
@@ -245,7 +248,8 @@ function M.embed(model, texts, opts)
   util.flag("embed: normalize", o.normalize)
   local _ <close> = core.on(model.device)
   local lists, order, parts, places = ids_of(model, texts, {truncate = o.truncate}, 0, "embed"), {}, {}, {}
-  for i = 1, #lists do order[i] = i end
+  local begun, asked = core.clock(), 0
+  for i, list in ipairs(lists) do order[i], asked = i, asked + #list end
   table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
   local rows, at = {}, 1
   for i, index in ipairs(order) do rows[i] = {ids = lists[index], index = index} end
@@ -263,6 +267,7 @@ function M.embed(model, texts, opts)
     local x = ml.take(ml.concat(parts, 1), ml.tensor(places, {dtype = "int32"}), 1)
     if o.normalize then x = x / ml.maximum(x:square():sum(-1, true):sqrt(), 1e-12) end
     ml.eval(x)
+    model.metrics = metrics.of_texts(begun, asked, asked)
     return x
   end)
 end

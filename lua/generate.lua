@@ -16,6 +16,12 @@ M.known = {
 }
 for name, default in pairs(sample.defaults) do M.known[name] = default end
 
+---What calls with messages know besides.
+M.chat_known = {
+  tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false,
+  parse_special = false, continue_final_message = false,
+}
+
 -- ---- options ----
 
 -- The largest value of each: numbers, integers from 0.

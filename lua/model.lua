@@ -5,13 +5,14 @@ local util = require "moonlet.util"
 local compile = require "moonlet.compile"
 local generate = require "moonlet.generate"
 local generation_config = require "moonlet.generation_config"
+local metrics = require "moonlet.metrics"
 local runtime = require "moonlet.runtime"
 
 local M = {}
 
 ---@class moonlet.Model
 ---@field info table
----@field metrics table  of the last call that made tokens
+---@field metrics table  of the last call that computed something
 ---@field generation_config table  generation_config.json; empty where the checkpoint has none, as GGUF files
 ---@field tokenizer moonlet.Tokenizer|nil
 local Model = {}
@@ -116,11 +117,6 @@ function Model:prompt_ids(prompt, what)
   return encoded
 end
 
-local chat_options = {
-  tools = false, documents = false, template = false, template_vars = false, defaults = false, now = false,
-  parse_special = false, continue_final_message = false,
-}
-
 ---Ids of a conversation with the header of the answer behind it.
 function Model:chat_ids(messages, o)
   if not self.tokenizer then util.raise("not_found", "chat: the model has no tokenizer (%s)", self.info.path) end
@@ -220,7 +216,7 @@ end
 function Model:chat(messages, opts)
   check_open(self, "chat")
   local asked = type(opts) == "table" and opts.defaults ~= nil
-  local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", chat_options)
+  local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", generate.chat_known)
   local ids = self:chat_ids(messages, o)
   o.ends = self.tokenizer:ends(o.template)
   local g = start(self, ids, o)
@@ -244,9 +240,10 @@ end
 ---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
 ---the prompt gives alone.
 ---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and
----  generate's options for this one}
----@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)),
----  iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
+---  generate's options for this one, or chat's}
+---@param opts table|nil  those options for all, and {slots = 8 (at once), on_token (function(index, token); where it
+---  returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as they end: `for
+---  index, result in m:batch_generate(...)`)}
 ---@return table results
 function Model:batch_generate(prompts, opts)
   check_open(self, "batch_generate")
@@ -294,10 +291,13 @@ function Model:logits(ids)
     end
     check_ids(self, list, "logits")
   end
+  local begun, asked = core.clock(), 0
+  for _, list in ipairs(lists) do asked = asked + #list end
   return compile.scope(function()
     local tokens = ml.tensor(pad(lists), {dtype = "int32"})
     local logits = runtime.check_logits(self, tokens, self.net(tokens)):astype "float32"
     ml.eval(logits)
+    self.metrics = metrics.of_texts(begun, asked, asked)
     return logits
   end)
 end
@@ -340,10 +340,11 @@ end
 ---hold a NaN, or nothing but -inf, is an error of code "corrupt".
 ---@param text string|integer[]
 ---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens
----  to predict at most}
+---  to predict at most, logprobs = true (the result's `logprobs` has the log probability of each predicted token)}
 function Model:perplexity(text, opts)
   check_open(self, "perplexity")
-  local o = util.options(opts, {context = 512, stride = false, limit = false}, "perplexity")
+  local o = util.options(opts, {context = 512, stride = false, limit = false, logprobs = false}, "perplexity")
+  util.flag("perplexity: logprobs", o.logprobs)
   for name, low in pairs {context = 2, stride = 1, limit = 1} do
     o[name] = o[name] and util.integer("perplexity: " .. name, o[name], low)
   end
@@ -354,14 +355,18 @@ function Model:perplexity(text, opts)
   local r = self:runtime()
   local slot = r:slot()
   local sum, count, held, from = 0.0, 0, 0, 1 -- windows so far held ids up to `held`
-  local limit = o.limit or math.huge
+  local limit, logprobs, begun, computed = o.limit or math.huge, o.logprobs and {}, core.clock(), 0
   local ok, err = pcall(function()
     while held < #ids and count < limit do
       local to = math.min(from + context - 1, #ids)
       if to > from then
         local nll = r:score(slot, table.move(ids, from, to, 1, {}))
+        computed = computed + #nll
         for i = math.max(1, held + 1 - from), #nll do -- nll[i] is of ids[from + i]
-          if count < limit then sum, count = sum + nll[i], count + 1 end
+          if count < limit then
+            sum, count = sum + nll[i], count + 1
+            if logprobs then logprobs[count] = -nll[i] end
+          end
         end
       end
       held, from = to, from + stride
@@ -369,7 +374,8 @@ function Model:perplexity(text, opts)
   end)
   slot:close()
   if not ok then error(err, 0) end
-  return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count}
+  self.metrics = metrics.of_texts(begun, computed, computed)
+  return {nll = sum / count, perplexity = math.exp(sum / count), tokens = count, logprobs = logprobs or nil}
 end
 
 -- ---- identity ----

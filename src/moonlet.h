@@ -26,13 +26,15 @@
  * (ml_error_message) says what happened, what the call was to create does not exist, and its out parameter is NULL.
  * Memory that runs out is such a failure.
  *
- * Ownership: a handle is released with its close function, which accepts NULL; closing an engine closes its models.
- * What the library hands out as const belongs to it, for as long as the comment says. What a caller hands in is needed
- * until the call returns. Text is UTF-8.
+ * Ownership: a handle is released with its close function, which accepts NULL; closing an engine closes its models and
+ * sessions. What the library hands out as const belongs to it, for as long as the comment says. What a caller hands in
+ * is needed until the call returns. Text is UTF-8.
  *
  * Options and results are structures whose first member is their size, set by the caller, so that later versions can
  * append members: {.struct_size = sizeof options, ...}. Of every option the value 0 means its default, and no options
- * at all (NULL) mean all defaults. Where 0 is a value as well, the structure has a member that says so.
+ * at all (NULL) mean all defaults. Where 0 is a value as well, the structure has a member that says so. Structures
+ * without a size that the library makes, tokens and rows, may grow too: they come as pointers, and are not to be copied
+ * by size. Indices count from 0; where a message names the place of an entry in a list, it counts from 1.
  *
  * The library never prints, exits, aborts or installs a signal handler. */
 #ifndef MOONLET_H
@@ -140,15 +142,22 @@ typedef struct ml_load_options {
   int64_t random;        /* not 0: a seed; weights are made up at true shapes, and only the configuration is read */
   ml_progress progress;  /* may be NULL */
   void *progress_context;
+  const char *share; /* a token of ml_model_share: the weights of that model are used, which were made with the same
+                      * precision; the path may be NULL, for that model's own; NULL: none */
 } ml_load_options;
 
 /* Loads a model: a directory with config.json, a .gguf file, or a name org/model present in the local Hugging Face
  * cache. Files are not needed afterwards. */
 ML_API ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_options *options, ml_model **out);
 
-/* Frees the model. While it generates, in a callback, the generation then fails, with ML_USAGE and the finish reason
- * "error"; until ml_generate returns, what is asked of the closed model is ML_USAGE too. */
+/* Frees the model, and what its sessions hold. While it generates, in a callback, the call then fails, with ML_USAGE
+ * and the finish reason "error"; until that call returns, what is asked of the closed model is ML_USAGE too. */
 ML_API void ml_model_close(ml_model *model);
+
+/* Lets other engines of this process load models with this one's weights, in whatever thread, as long as this model is
+ * open; the token is valid as long. The weights count where they were loaded, are freed with the last model that has
+ * them, and are never written. */
+ML_API ml_status ml_model_share(ml_model *model, const char **token);
 
 typedef struct ml_model_info {
   size_t struct_size;
@@ -191,6 +200,18 @@ typedef struct ml_message {
   const char *content;
 } ml_message;
 
+/* A token and the natural logarithm of its probability, which is the model's own: before temperature, penalties and
+ * whatever else chooses among tokens. */
+typedef struct ml_logprob {
+  int32_t id;
+  double logprob;
+} ml_logprob;
+
+typedef struct ml_logit_bias {
+  int32_t id;
+  double bias; /* is added to its logit; -INFINITY: never */
+} ml_logit_bias;
+
 /* Options of which 0 can be meant as a value: ml_generate_options.zeros. */
 enum {
   ML_ZERO_MAX_TOKENS = 1,     /* nothing is generated */
@@ -199,7 +220,9 @@ enum {
   ML_ZERO_TOP_P = 8,          /* the likeliest token alone */
   ML_ZERO_MIN_P = 16,         /* all tokens, whatever the model's files recommend */
   ML_ZERO_REPEAT_LAST_N = 32, /* no id counts as recent: no penalties */
-  ML_ZERO_SEED = 64           /* the seed 0 */
+  ML_ZERO_SEED = 64,          /* the seed 0 */
+  ML_ZERO_LOGPROBS = 128,     /* log probabilities of the chosen tokens alone */
+  ML_ZERO_XTC_THRESHOLD = 256 /* every token is likely enough */
 };
 
 typedef struct ml_generate_options {
@@ -230,6 +253,20 @@ typedef struct ml_generate_options {
   bool model_defaults;     /* for messages: sampling options that are 0 are as the model's files recommend, which a
                             * temperature here asks to sample where they would not */
   uint64_t zeros;          /* ML_ZERO_...: of these options 0 is meant, and not their default */
+  int64_t logprobs;        /* log probabilities with each token: its own, and those of the likeliest so many; 0: none,
+                            * unless ML_ZERO_LOGPROBS in `zeros` asks for its own alone */
+  double xtc_probability;  /* how often the tokens above a threshold are left out, all but the least likely of them */
+  double xtc_threshold;    /* at least so likely is above it; 0: 0.1 */
+  const ml_logit_bias *logit_bias;
+  size_t n_logit_bias;
+  /* For messages: */
+  const char *chat_template;   /* a template's name or text; NULL: the model's own */
+  const char *tools;           /* JSON: an array of objects, as the template wants them */
+  const char *documents;       /* JSON: an array of objects with title and text */
+  const char *template_vars;   /* JSON: an object of further variables of the template */
+  const char *now;             /* the template's date, ISO 8601; NULL: today */
+  bool continue_final_message; /* the answer goes on with the last message */
+  bool parse_special;          /* the text of special tokens in a message's content stands for them */
 } ml_generate_options;
 
 /* A token as the callback sees it; valid until the callback returns. */
@@ -237,7 +274,10 @@ typedef struct ml_token {
   const char *text;  /* what it completes, whole characters, perhaps ""; NULL when the model has no tokenizer */
   size_t text_bytes; /* text ends with a 0 besides */
   int32_t id;
-  int64_t index; /* 1 for the first */
+  int64_t index;                  /* 1 for the first */
+  double logprob;                 /* a NaN where it was not asked for, or the token only completes the text at an end */
+  const ml_logprob *top_logprobs; /* of the likeliest, those first */
+  size_t n_top_logprobs;
 } ml_token;
 
 /* Called with each token; false ends the generation. It may call functions of the same engine, ml_generate too, but not
@@ -271,6 +311,199 @@ typedef struct ml_metrics {
  * where the model gives them, ML_USAGE where the sampling options leave them. */
 ML_API ml_status ml_generate(ml_model *model, const ml_generate_options *options, ml_token_callback callback,
                              void *context, ml_metrics *metrics);
+
+/* ---- sessions ---- */
+
+/* A conversation, or a text, that keeps its cache from turn to turn: only what is new is computed. */
+typedef struct ml_session ml_session;
+
+typedef struct ml_session_options {
+  size_t struct_size;
+  const char *system;         /* what the system says to begin with; NULL: nothing */
+  const ml_message *messages; /* a conversation to go on with, behind it */
+  size_t n_messages;
+  bool forget;               /* a conversation that the context no longer holds loses its oldest turns, never what the
+                              * system says, where it would be ML_LIMIT otherwise */
+  const char *chat_template; /* a template's name or text; NULL: the model's own */
+  const char *tools;         /* JSON: an array of objects, as the template wants them */
+  const char *documents;     /* JSON: an array of objects with title and text */
+  const char *template_vars; /* JSON: an object of further variables of the template */
+  const char *now;           /* the template's date, ISO 8601; NULL: today */
+} ml_session_options;
+
+ML_API ml_status ml_session_open(ml_model *model, const ml_session_options *options, ml_session **out);
+
+/* Frees the session. An answer that is on its way, in a callback, ends then, as cancelled. Where the model is closed,
+ * all other calls are ML_USAGE; the handle is still to be closed, or goes with the engine. */
+ML_API void ml_session_close(ml_session *session);
+
+/* Adds what a user says, and answers through the chat template, as ml_generate does; `options` name no prompt, and
+ * leave template, tools and the like to the session's. The answer becomes part of the conversation when it ends, as far
+ * as it came; a turn that failed, or was cancelled before any text came, is taken back. */
+ML_API ml_status ml_session_send(ml_session *session, const char *text, const ml_generate_options *options,
+                                 ml_token_callback callback, void *context, ml_metrics *metrics);
+
+/* Goes on behind what the session holds, without a template: `prompt` or `ids` of the options are put there as they are
+ * (a text gets special tokens at the session's beginning alone; no ids at all, n_ids 0, let it just go on). */
+ML_API ml_status ml_session_generate(ml_session *session, const ml_generate_options *options,
+                                     ml_token_callback callback, void *context, ml_metrics *metrics);
+
+/* These end an answer that is on its way in a callback, as cancelled, and act on what it came to.
+ *
+ * Another session that goes on from here on its own. Nothing is copied until one of the two writes. */
+ML_API ml_status ml_session_fork(ml_session *session, ml_session **out);
+/* Keeps the first so many tokens; the messages stay, and the next ml_session_send computes again what they need. */
+ML_API ml_status ml_session_trim(ml_session *session, int64_t tokens);
+/* Takes back the last turn: what the user said, and all behind it. ML_NOT_FOUND where there is none. */
+ML_API ml_status ml_session_undo(ml_session *session);
+/* Writes tokens, messages and cache to a file, which a session of the same model can go on with. */
+ML_API ml_status ml_session_save(ml_session *session, const char *path);
+/* Goes on with a saved session. ML_MISMATCH where model or tokenizer is another; after a failure the session is as it
+ * was. */
+ML_API ml_status ml_session_load(ml_session *session, const char *path);
+
+typedef struct ml_session_info {
+  size_t struct_size;
+  int64_t length;    /* tokens so far; the cache gets the last with the next turn */
+  size_t n_messages; /* of the conversation as it stands */
+  int64_t forgotten; /* turns that have left it, with the option `forget` */
+} ml_session_info;
+
+ML_API ml_status ml_session_describe(ml_session *session, ml_session_info *out);
+/* The session's tokens, as ml_tokenize gives ids. */
+ML_API ml_status ml_session_tokens(ml_session *session, int32_t *ids, size_t capacity, size_t *count);
+/* A message of the conversation, from 0; content is "" where it is no text. The texts are valid until the session is
+ * used again. */
+ML_API ml_status ml_session_message(ml_session *session, size_t index, ml_message *out);
+
+/* ---- batches ---- */
+
+/* What became of one request. */
+typedef struct ml_batch_row {
+  size_t index;        /* its place among the requests */
+  ml_status status;    /* an error of this row alone: its request is wrong, or its memory has run out */
+  const char *message; /* the error's text, or "" */
+  const char *text;    /* the whole answer; "" when the model has no tokenizer */
+  size_t text_bytes;
+  const int32_t *ids; /* its tokens */
+  size_t n_ids;
+  const double *logprobs;         /* of each, (n_ids), where they were asked for, else NULL */
+  const ml_logprob *top_logprobs; /* of the likeliest in its place, those first, (n_ids, n_top_logprobs) */
+  size_t n_top_logprobs;
+  const ml_metrics *metrics; /* its finish reason, tokens and times, in which other rows' work is contained */
+} ml_batch_row;
+
+typedef struct ml_batch {
+  size_t n_rows;
+  const ml_batch_row *const *rows; /* in the requests' order */
+} ml_batch;
+
+/* Called with each token of each row; false ends the row, as cancelled, and the others go on. What an ml_token_callback
+ * may do, these may. */
+typedef bool (*ml_batch_token_callback)(void *context, size_t index, const ml_token *token);
+/* Called with each row when it ends, in the order in which they do; false ends all others, as cancelled. */
+typedef bool (*ml_batch_row_callback)(void *context, const ml_batch_row *row);
+
+typedef struct ml_batch_options {
+  size_t struct_size;
+  int64_t slots; /* rows at once; when one ends the next request takes its place; 0: 8 */
+  ml_batch_token_callback on_token;
+  ml_batch_row_callback on_row; /* each may be NULL */
+  void *context;
+} ml_batch_options;
+
+/* Continues or answers many prompts at once: an array of options as ml_generate takes them, of one struct_size. Each
+ * gives what it gives alone (with precision "exact", bit for bit). What is wrong with a value of a request, or what its
+ * row meets, ends that row with an error of its own; a request that names no prompt or a NULL is ML_USAGE for all.
+ * Cancellation ends all rows, as cancelled: ML_OK. Rows live until `*out` is closed (`out` NULL: until on_row returns),
+ * whatever becomes of the model. `metrics` (or NULL) has of all rows the tokens' sums, the whole time and the tokens
+ * generated in a second of it; its finish reason is "stop", or "cancelled". */
+ML_API ml_status ml_batch_generate(ml_model *model, const ml_generate_options *requests, size_t n_requests,
+                                   const ml_batch_options *options, ml_batch **out, ml_metrics *metrics);
+ML_API void ml_batch_close(ml_batch *batch);
+
+/* ---- whole texts: how likely, what they are, where they lie ---- */
+
+/* These calls generate nothing: of their metrics, which may be NULL, prompt_tokens is what was asked for, cached_tokens
+ * what of it was computed once for several. */
+
+/* A text, one of the three. */
+typedef struct ml_prompt {
+  const char *text; /* encoded as the tokenizer does it by default */
+  const int32_t *ids;
+  size_t n_ids;
+  const ml_message *messages; /* through the chat template, with the answer's header behind them */
+  size_t n_messages;
+} ml_prompt;
+
+/* The model's logits behind each id: (n_ids, vocab_size). `capacity` is the room in floats; less than that is
+ * ML_USAGE. */
+ML_API ml_status ml_logits(ml_model *model, const int32_t *ids, size_t n_ids, float *logits, size_t capacity,
+                           ml_metrics *metrics);
+
+typedef struct ml_likelihood {
+  double logprob; /* the sum of its tokens' natural log probabilities */
+  int64_t tokens;
+  bool greedy; /* each of them is the likeliest */
+} ml_likelihood;
+
+/* How likely continuations are behind a prefix, which is computed once: likelihoods (n_continuations). Continuations
+ * are texts (without special tokens) or ids. */
+ML_API ml_status ml_score(ml_model *model, const ml_prompt *prefix, const ml_prompt *continuations,
+                          size_t n_continuations, ml_likelihood *likelihoods, ml_metrics *metrics);
+
+typedef struct ml_perplexity_options {
+  size_t struct_size;
+  int64_t context;    /* tokens that are looked at together; 0: 512, at most the model's own */
+  int64_t stride;     /* how far the next such window lies; it predicts what none before it held; 0: context */
+  int64_t max_tokens; /* to predict; 0: all */
+} ml_perplexity_options;
+
+typedef struct ml_perplexity_info {
+  size_t struct_size;
+  double nll;        /* the mean of minus the natural log probabilities */
+  double perplexity; /* exp(nll) */
+  int64_t tokens;    /* that were predicted */
+} ml_perplexity_info;
+
+/* How likely a text is. Log probabilities of its predicted tokens, the second and those behind it, are written to
+ * `logprobs`, at most `capacity` of them; NULL when capacity is 0. */
+ML_API ml_status ml_perplexity(ml_model *model, const ml_prompt *text, const ml_perplexity_options *options,
+                               double *logprobs, size_t capacity, ml_perplexity_info *out, ml_metrics *metrics);
+
+typedef struct ml_classify_options {
+  size_t struct_size;
+  const char *text_template; /* what is asked, with {text} where a text stands; NULL: the text alone */
+  int64_t batch_size;        /* how many texts at most run together; 0: as many as fit */
+  bool truncate;             /* what is too long loses its beginning, where it would be ML_LIMIT otherwise */
+  ml_progress progress;      /* may be NULL */
+  void *progress_context;
+} ml_classify_options;
+
+typedef struct ml_class {
+  int32_t label;      /* the likeliest: its place among the labels; without labels the next token's id */
+  double probability; /* among the labels; without labels, among all tokens */
+} ml_class;
+
+/* What each text is, by how likely each label is to follow it: classes (n_texts). Log probabilities of all labels,
+ * among them, are written to `logprobs` (n_texts, n_labels), which may be NULL. n_labels 0: the likeliest next
+ * token. */
+ML_API ml_status ml_classify(ml_model *model, const ml_prompt *texts, size_t n_texts, const char *const *labels,
+                             size_t n_labels, const ml_classify_options *options, ml_class *classes, double *logprobs,
+                             ml_metrics *metrics);
+
+typedef struct ml_embed_options {
+  size_t struct_size;
+  const char *pooling; /* "mean" of all tokens, "last", or "cls", the first; NULL: "mean" */
+  bool normalize;      /* to length 1 */
+  bool truncate;       /* what is too long loses its beginning, where it would be ML_LIMIT otherwise */
+  int64_t batch_size;  /* how many texts at most run together; 0: as many as fit */
+} ml_embed_options;
+
+/* What stands for each text among the states that the model's head is applied to: vectors (n_texts, hidden_size).
+ * `capacity` is the room in floats; less than that is ML_USAGE. */
+ML_API ml_status ml_embed(ml_model *model, const ml_prompt *texts, size_t n_texts, const ml_embed_options *options,
+                          float *vectors, size_t capacity, ml_metrics *metrics);
 
 /* ---- for hosts that bring their own Lua 5.4 ---- */
 

@@ -1,4 +1,4 @@
-# test_hosts.sh: programs that use moonlet from outside: the two of examples/, and the stock interpreter.
+# test_hosts.sh: programs that use moonlet from outside: those of examples/, and the stock interpreter.
 # SANITIZE comes from the Makefile.
 . tests/check.sh
 work=$(mktemp -d)
@@ -50,6 +50,23 @@ elif [ ! -e "$real" ]; then
 else
   check "embed cancels a real model in time" in_time
 fi
+
+# --- examples/batch.c ---
+
+answers_all() {
+  "$BUILD/examples/batch" "$work" "Why?" "How?" "And then?" > "$work/out" 2> "$work/err" ||
+    { cat "$work/err"; return 1; }
+  [ "$(grep -o '^[123]: .' "$work/out" | sort -u | wc -l)" = 3 ] || { cat "$work/out"; return 1; }
+  grep -q '^[0-9]* tokens in .* s, .* a second' "$work/err" || { cat "$work/err"; return 1; }
+}
+names_the_row() { # whose question is longer than the context
+  long=$(printf '%0400d' 0)
+  "$BUILD/examples/batch" "$work" "$long" "Why?" > "$work/out" 2> "$work/err" || { cat "$work/err"; return 1; }
+  grep -q '^1: .*the context holds.* (limit)$' "$work/out" && grep -q '^2: .' "$work/out" ||
+    { cat "$work/out"; return 1; }
+}
+check "batch answers all, with figures" answers_all
+check "batch says which question is too long" names_the_row
 
 # --- examples/host.c ---
 

@@ -1,5 +1,6 @@
 /* test_threads.c: two engines on two threads at once, each with a team of its own: what each says is what the reference
- * says. Under ThreadSanitizer it also shows that they share nothing that changes. */
+ * says; and four with the weights of one model. Under ThreadSanitizer it also shows that they share nothing that
+ * changes. */
 #include "base/pool.h"
 #include "tiny.h"
 
@@ -91,6 +92,84 @@ static void test_handed_on(void) {
   ml_engine_close(engine);
 }
 
+/* ---- weights that engines share ---- */
+
+enum { SHARERS = 4 };
+
+typedef struct sharer {
+  pthread_t thread;
+  pthread_barrier_t *all;
+  const char *token;
+  int right;
+  size_t bytes; /* in use before anything was computed */
+  char message[256];
+} sharer;
+
+static bool answers(ml_model *model) {
+  heard h = {.count = 0};
+  ml_generate_options o = {
+      .struct_size = sizeof o, .ids = tiny_prompt, .n_ids = TINY_PROMPT, .max_tokens = TINY_ANSWER, .ignore_eos = true};
+  return ml_generate(model, &o, hear, &h, NULL) == ML_OK && memcmp(h.ids, tiny_answer, sizeof tiny_answer) == 0;
+}
+
+/* Loads and closes some models, and has one beyond the end of the model whose weights they are. */
+static void *share_weights(void *argument) {
+  sharer *s = argument;
+  ml_engine *engine = NULL;
+  ml_model *model = NULL;
+  ml_engine_options options = {.struct_size = sizeof options, .threads = 1};
+  ml_load_options load = {.struct_size = sizeof load, .share = s->token};
+  ml_memory_info memory = {.struct_size = sizeof memory};
+  if (ml_engine_create(&options, &engine) == ML_OK) {
+    for (int i = 0; i < ROUNDS; i++) {
+      ml_model_close(model);
+      if (ml_model_load(engine, NULL, &load, &model) != ML_OK) break;
+      if (ml_engine_memory(engine, &memory) == ML_OK && i == 0) s->bytes = memory.active_bytes;
+      s->right += answers(model);
+    }
+  }
+  if (s->right != ROUNDS) snprintf(s->message, sizeof s->message, "%s", ml_error_message());
+  pthread_barrier_wait(s->all);
+  pthread_barrier_wait(s->all); /* in between the owner goes */
+  if (model) s->right += answers(model);
+  ml_engine_close(engine);
+  return NULL;
+}
+
+static void test_shared(void) {
+  ml_engine *engine = NULL;
+  ml_model *model = NULL, *none;
+  ml_model_info info = {.struct_size = sizeof info};
+  const char *token = NULL;
+  char kept[64];
+  sharer sharers[SHARERS] = {{.right = 0}};
+  pthread_barrier_t all;
+  CHECK_OK(ml_engine_create(NULL, &engine), "an engine opens");
+  CHECK_OK(ml_model_load(engine, TINY_MODEL, NULL, &model), "a model loads");
+  CHECK_OK(ml_model_describe(model, &info), "and tells its size");
+  if (!CHECK_OK(ml_model_share(model, &token), "its weights are shared")) return;
+  snprintf(kept, sizeof kept, "%s", token);
+  pthread_barrier_init(&all, NULL, SHARERS + 1);
+  for (int i = 0; i < SHARERS; i++) {
+    sharers[i].all = &all, sharers[i].token = token;
+    if (pthread_create(&sharers[i].thread, NULL, share_weights, &sharers[i]) != 0) exit(100);
+  }
+  CHECK(answers(model), "their owner is right beside them");
+  pthread_barrier_wait(&all);
+  ml_model_close(model);
+  ml_load_options load = {.struct_size = sizeof load, .share = kept};
+  CHECK_FAILS(ml_model_load(engine, NULL, &load, &none), ML_NOT_FOUND, "no open model", "a token of a closed model");
+  CHECK_OK(ml_engine_close(engine), "the owner's engine ends first");
+  pthread_barrier_wait(&all);
+  for (int i = 0; i < SHARERS; i++) {
+    pthread_join(sharers[i].thread, NULL);
+    CHECK(sharers[i].right == ROUNDS + 1, "sharer %d is right each time %s", i + 1, sharers[i].message);
+    CHECK(sharers[i].bytes < info.weight_bytes / 2, "its engine counts no weights: %zu bytes of %zu", sharers[i].bytes,
+          info.weight_bytes);
+  }
+  pthread_barrier_destroy(&all);
+}
+
 static atomic_int handled;
 
 static void on_signal(int number) {
@@ -154,6 +233,7 @@ int main(void) {
     CHECK(workers[i].refused == ROUNDS, "thread %d reads its own errors", i + 1);
   }
   test_handed_on();
+  test_shared();
   test_signals();
   test_processors();
   return check_done();

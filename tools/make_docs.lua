@@ -352,12 +352,12 @@ Gemma 3, has no logits in it, which is an error that says so. What a dtype costs
 `m.info`: `{model_type, family, layers, hidden_size, vocab_size, parameters, quantization, dtype (that of most
 of the weights), compute_dtype, context (tokens), bytes, path, warnings}`; `quantization`, nil of weights in no block
 format, is
-`{format (the one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that made
-tokens (`logits` and `perplexity` leave it as it was): `{prompt_tokens, cached_tokens, generated_tokens,
-prefill_seconds, decode_seconds, total_seconds, prefill_tokens_per_second, decode_tokens_per_second, peak_bytes,
-active_bytes, finish_reason}`; `finish_reason` is "stop", "length", "cancelled", "deadline" or "error". Parts:
-`m.tokenizer`, `m.config`, `m.net`, `m.generation_config` (empty where the checkpoint has none, as GGUF files),
-`m.device`.]]},
+`{format (the one with most bytes), bits, group_size, formats (all of them)}`. `m.metrics`, of the last call that
+computed something: `{prompt_tokens, cached_tokens, generated_tokens, prefill_seconds, decode_seconds, total_seconds,
+prefill_tokens_per_second, decode_tokens_per_second, peak_bytes, active_bytes, finish_reason}`; `finish_reason` is
+"stop", "length", "cancelled", "deadline" or "error", and nil of `logits`, `perplexity`, `score`, `classify` and
+`embed`, whose `cached_tokens` are those computed once for several texts. Parts: `m.tokenizer`, `m.config`, `m.net`,
+`m.generation_config` (empty where the checkpoint has none, as GGUF files), `m.device`.]]},
   {"sessions", "Sessions", [[
 `s = m:session {system = "Be brief."}` keeps its cache from turn to turn: only what is new, or has changed, is
 computed. `s.tokens` are the ids that it holds, `s.length` is how many, `s.messages` the conversation so far. A full

@@ -263,8 +263,8 @@ function m:complete(prompt, opts) end
 ---Many prompts at once, through `slots` rows: a list of results in the order of the prompts, each as of `complete`;
 ---where a prompt failed it has `error` and the finish_reason "error", and the others go on. In exact mode each is what
 ---the prompt gives alone.
----@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's options for this one}
----@param opts table|nil  generate's for all, and {slots = 8 (at once), on_token (function(index, token)), iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
+---@param prompts table  a list of texts, lists of ids, lists of messages, or tables {prompt = one of these, and generate's options for this one, or chat's}
+---@param opts table|nil  those options for all, and {slots = 8 (at once), on_token (function(index, token); where it returns false that prompt ends, as "cancelled", and the others go on), iterate = true (results as they end: `for index, result in m:batch_generate(...)`)}
 ---@return table results
 function m:batch_generate(prompts, opts) end
 
@@ -303,7 +303,7 @@ function m:score(prefix, continuations) end
 ---predicts the ids that none before it held. nll is the mean natural logarithm a predicted token. A model whose logits
 ---hold a NaN, or nothing but -inf, is an error of code "corrupt".
 ---@param text string|integer[]
----@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens to predict at most}
+---@param opts table|nil  {context = 512 (at most the model's own), stride = context, limit = how many tokens to predict at most, logprobs = true (the result's `logprobs` has the log probability of each predicted token)}
 function m:perplexity(text, opts) end
 
 ---A text that tells this model and tokenizer from others: saved sessions carry it. It comes from the configuration, from

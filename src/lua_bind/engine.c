@@ -36,14 +36,25 @@ static ml_status status_of(const char *name) {
   return ML_USAGE;
 }
 
-/* (error) -> status; its text goes into the error record. An error without a code is Lua's own: wrong arguments. */
-static int record_error(lua_State *L) {
+/* An error without a code is Lua's own: wrong arguments. */
+ml_status lb_push_message(lua_State *L) {
   ml_status status = ML_USAGE;
-  if (lua_istable(L, 1)) {
-    if (lua_getfield(L, 1, "code") == LUA_TSTRING) status = status_of(lua_tostring(L, -1));
-    lua_getfield(L, 1, "message");
+  if (lua_istable(L, -1)) {
+    if (lua_getfield(L, -1, "code") == LUA_TSTRING) status = status_of(lua_tostring(L, -1));
+    lua_getfield(L, -2, "message");
+    lua_remove(L, -2);
+  } else {
+    lua_pushvalue(L, -1);
   }
-  ml_fail(status, "%s", luaL_tolstring(L, -1, NULL));
+  luaL_tolstring(L, -1, NULL);
+  lua_remove(L, -2);
+  return status;
+}
+
+/* (error) -> status; its text goes into the error record. */
+static int record_error(lua_State *L) {
+  ml_status status = lb_push_message(L);
+  ml_fail(status, "%s", lua_tostring(L, -1));
   lua_pushinteger(L, status);
   return 1;
 }
@@ -149,6 +160,16 @@ void lb_push_ids(lua_State *L, const int32_t *ids, size_t count) {
   }
 }
 
+size_t lb_read_ids(lua_State *L, int32_t *ids, size_t capacity) {
+  size_t count = (size_t)luaL_len(L, -1);
+  for (size_t i = 0; i < count && i < capacity; i++) {
+    lua_rawgeti(L, -1, (lua_Integer)i + 1);
+    ids[i] = (int32_t)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
+  return count;
+}
+
 int64_t lb_integer_field(lua_State *L, const char *name) {
   lua_getfield(L, -1, name);
   int64_t value = lua_tointeger(L, -1);
@@ -161,6 +182,12 @@ double lb_number_field(lua_State *L, const char *name) {
   double value = lua_tonumber(L, -1);
   lua_pop(L, 1);
   return value;
+}
+
+const char *lb_text_field(lua_State *L, const char *name) {
+  const char *text = lua_getfield(L, -1, name) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  lua_pop(L, 1);
+  return text;
 }
 
 /* ---- engines ---- */

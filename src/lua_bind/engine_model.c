@@ -16,7 +16,7 @@ typedef struct load_call {
 static int report_progress(lua_State *L) {
   const load_call *c = lua_touserdata(L, lua_upvalueindex(1));
   if (c->options.progress(c->options.progress_context, lua_tonumber(L, 1))) return 0;
-  ml_fail(ML_CANCELLED, "%s: loading was cancelled", c->path);
+  ml_fail(ML_CANCELLED, "%s: loading was cancelled", c->path ? c->path : c->options.share);
   lb_raise(L, ML_CANCELLED);
 }
 
@@ -29,6 +29,7 @@ static void push_load_options(lua_State *L, load_call *c) {
   lb_set_flag(L, "strict", o->strict);
   lb_set_text(L, "family", o->family);
   lb_set_integer(L, "random", o->random);
+  lb_set_text(L, "share", o->share);
   if (o->progress) {
     lua_pushlightuserdata(L, c);
     lua_pushcclosure(L, report_progress, 1);
@@ -36,14 +37,13 @@ static void push_load_options(lua_State *L, load_call *c) {
   }
 }
 
-static void push_module(lua_State *L) {
+void lb_push_module(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_getfield(L, -1, "moonlet");
   lua_remove(L, -2);
 }
 
-/* Raises the error that nil, message, code on the stack, from `first` on, stand for. */
-static void must(lua_State *L, int first) {
+void lb_must(lua_State *L, int first) {
   if (!lua_isnil(L, first)) return;
   lua_createtable(L, 0, 2);
   lua_pushvalue(L, first + 1);
@@ -57,12 +57,12 @@ static int load(lua_State *L) {
   load_call *c = lua_touserdata(L, 1);
   ml_model *model = lua_newuserdatauv(L, sizeof *model, 1); /* index 2 */
   *model = (ml_model){.engine = c->engine};
-  push_module(L);
+  lb_push_module(L);
   lua_getfield(L, -1, "load");
   lua_pushstring(L, c->path);
   push_load_options(L, c);
   lua_call(L, 2, 3);
-  must(L, lua_gettop(L) - 2);
+  lb_must(L, lua_gettop(L) - 2);
   lua_pop(L, 2);
   lua_setiuservalue(L, 2, 1);
   lua_settop(L, 2);
@@ -72,10 +72,11 @@ static int load(lua_State *L) {
 }
 
 ml_status ml_model_load(ml_engine *engine, const char *path, const ml_load_options *options, ml_model **out) {
-  if (!engine || !path || !out) return ml_fail(ML_USAGE, "ml_model_load: engine, path or out is NULL");
+  if (!engine || !out) return ml_fail(ML_USAGE, "ml_model_load: engine, path or out is NULL");
   *out = NULL;
   load_call c = {.engine = engine, .path = path};
   ML_TRY(lb_read_struct(&c.options, sizeof c.options, options, "ml_load_options"));
+  if (!path && !c.options.share) return ml_fail(ML_USAGE, "ml_model_load: engine, path or out is NULL");
   ML_TRY(lb_call(engine, load, &c));
   *out = c.model;
   return ML_OK;
@@ -86,6 +87,12 @@ void lb_push_model(lua_State *L, ml_model *model) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, model);
   lua_getiuservalue(L, -1, 1);
   lua_remove(L, -2);
+}
+
+void lb_push_method(lua_State *L, ml_model *model, const char *name) {
+  lb_push_model(L, model);
+  lua_getfield(L, -1, name);
+  lua_insert(L, -2);
 }
 
 /* Lets go of the model first: if closing it should fail, the collector frees it. */
@@ -107,19 +114,37 @@ void ml_model_close(ml_model *model) {
   if (model) lb_call(model->engine, close_model, model);
 }
 
+/* ---- other engines ---- */
+
+typedef struct share_call {
+  ml_model *model;
+  const char *token;
+} share_call;
+
+/* The token stays the model's. */
+static int share(lua_State *L) {
+  share_call *c = lua_touserdata(L, 1);
+  lb_push_method(L, c->model, "share");
+  lua_call(L, 1, 1);
+  c->token = lua_tostring(L, -1);
+  return 0;
+}
+
+ml_status ml_model_share(ml_model *model, const char **token) {
+  if (!model || !token) return ml_fail(ML_USAGE, "ml_model_share: %s is NULL", model ? "token" : "model");
+  *token = NULL;
+  share_call c = {.model = model};
+  ML_TRY(lb_call(model->engine, share, &c));
+  *token = c.token;
+  return ML_OK;
+}
+
 /* ---- what it is ---- */
 
 typedef struct describe_call {
   ml_model *model;
   ml_model_info info;
 } describe_call;
-
-/* A text of the table at the top; the table keeps it. */
-static const char *text_field(lua_State *L, const char *name) {
-  const char *text = lua_getfield(L, -1, name) == LUA_TSTRING ? lua_tostring(L, -1) : "";
-  lua_pop(L, 1);
-  return text;
-}
 
 /* The warnings in one text, which the table at the top keeps too. */
 static const char *joined_warnings(lua_State *L) {
@@ -136,7 +161,7 @@ static const char *joined_warnings(lua_State *L) {
   luaL_pushresult(&b);
   lua_setfield(L, info, "joined_warnings");
   lua_settop(L, info);
-  return text_field(L, "joined_warnings");
+  return lb_text_field(L, "joined_warnings");
 }
 
 static int describe(lua_State *L) {
@@ -145,8 +170,8 @@ static int describe(lua_State *L) {
   lua_getfield(L, -1, "tokenizer");
   c->info.has_tokenizer = !lua_isnil(L, -1);
   lua_getfield(L, -2, "info");
-  c->info.model_type = text_field(L, "model_type");
-  c->info.family = text_field(L, "family");
+  c->info.model_type = lb_text_field(L, "model_type");
+  c->info.family = lb_text_field(L, "family");
   c->info.warnings = joined_warnings(L);
   c->info.layers = lb_integer_field(L, "layers");
   c->info.hidden_size = lb_integer_field(L, "hidden_size");
@@ -154,7 +179,7 @@ static int describe(lua_State *L) {
   c->info.parameters = lb_integer_field(L, "parameters");
   c->info.context = lb_integer_field(L, "context");
   c->info.weight_bytes = (size_t)lb_integer_field(L, "bytes");
-  c->info.quantization = lua_getfield(L, -1, "quantization") == LUA_TTABLE ? text_field(L, "format") : "";
+  c->info.quantization = lua_getfield(L, -1, "quantization") == LUA_TTABLE ? lb_text_field(L, "format") : "";
   return 0;
 }
 
@@ -204,12 +229,7 @@ static int encode(lua_State *L) {
   if (c->flags & ML_NO_SPECIAL_TOKENS) set_false(L, "add_special_tokens");
   if (c->flags & ML_NO_PARSE_SPECIAL) set_false(L, "parse_special");
   lua_call(L, 3, 1);
-  c->count = (size_t)luaL_len(L, -1);
-  for (size_t i = 0; i < c->count && i < c->capacity; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i + 1);
-    c->made[i] = (int32_t)lua_tointeger(L, -1);
-    lua_pop(L, 1);
-  }
+  c->count = lb_read_ids(L, c->made, c->capacity);
   return 0;
 }
 

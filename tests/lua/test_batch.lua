@@ -183,6 +183,130 @@ t.test("cancelled and overdue rows leave, the others go on", function()
   t.eq(next(m:runtime().store.slots), nil, "slots in use")
 end)
 
+t.test("a callback ends a row, the batch or the model", function()
+  local o = {max_tokens = 12, ignore_eos = true, slots = 4}
+  local prompts = {"first", "second", "third", "fourth", "fifth"}
+  o.on_token = function(index, token) return not (index == 2 and token.index == 4) end
+  local got = m:batch_generate(prompts, o)
+  t.eq({got[2].finish_reason, #got[2].ids}, {"cancelled", 4})
+  for _, i in ipairs {1, 3, 4, 5} do
+    same(got[i], alone(m, {prompt = prompts[i]}, {max_tokens = 12, ignore_eos = true}))
+  end
+  local batch, n
+  o.iterate, n = true, 0
+  o.on_token = function()
+    n = n + 1
+    if n == 20 then batch:close() end
+  end
+  batch = m:batch_generate(prompts, o)
+  t.eq({batch()}, {})
+  t.eq(n, 20, "none comes behind the end")
+  local tokens = 0
+  for i = 1, 4 do
+    t.eq(batch.results[i].finish_reason, "cancelled")
+    tokens = tokens + #batch.results[i].ids
+  end
+  t.eq({tokens, batch.results[5]}, {20, nil})
+  local other <close> = assert(ml.load(bytes.make "batch", {random = 5, precision = "exact"}))
+  o.iterate, n = false, 0
+  o.on_token = function()
+    n = n + 1
+    if n == 7 then other:close() end
+  end
+  t.raises(function() other:batch_generate(prompts, o) end, "the model was closed", "usage")
+  t.eq(n, 7)
+  t.eq(next(m:runtime().store.slots), nil, "slots in use")
+end)
+
+t.test("rows that find no memory wait for others, or give their cache up and compute it again", function()
+  local o, prompts, want, text = {ignore_eos = true, temperature = 0.8, logprobs = 1}, {}, {}, {}
+  local warm = {}
+  for i = 1, 12 do
+    prompts[i] = {prompt = ("Text %d, "):format(i):rep(i), seed = i, max_tokens = 30 + 40 * (i % 5)}
+    want[i] = alone(m, prompts[i], o)
+    warm[i] = {prompt = ("w"):rep(i == 1 and 300 or 3), max_tokens = 20}
+    text[i] = ""
+  end
+  ml.memory.clear()
+  local again <close> = assert(ml.load(bytes.make "batch", {random = 5, precision = "exact"}))
+  for _, slots in ipairs {1, 2, 4, 8, 12} do
+    o.slots = slots
+    again:batch_generate(warm, o)
+  end
+  local _ <close> = setmetatable({}, {__close = function() ml.memory.limit(0) end})
+  o.on_token = function(index, token) text[index] = text[index] .. token.text end
+  local active = ml.memory.active()
+  for _, more in ipairs {300000, 200000, 220000, 240000, 260000} do -- only with the first there is room for each
+    for i = 1, 12 do text[i] = "" end
+    ml.memory.limit(active + more)
+    for i, result in ipairs(again:batch_generate(prompts, o)) do
+      if result.error then t.eq({result.error.code, more < 300000}, {"limit", true}, tostring(result.error))
+      else same(result, want[i], "prompt " .. i) end
+      t.eq(text[i], result.text, "each token once")
+    end
+  end
+  t.eq(next(again:runtime().store.slots), nil, "slots in use")
+  ml.memory.limit(ml.memory.active() + 30000)
+  local alone_too = again:batch_generate({{prompt = ("long "):rep(400), max_tokens = 3}}, {})
+  t.eq(alone_too[1].error.code, "limit")
+end)
+
+t.test("rows that find no memory to compute their cache again fail with that", function()
+  local model <close> = assert(ml.load("tests/goldens/tiny/llama", {precision = "exact"}))
+  local prompts, whole = {}, 0
+  for i = 1, 32 do prompts[i] = {prompt = {90, 14, 79, 59, 97, 59}, max_tokens = 4, ignore_eos = true} end
+  ml.memory.reset_peak()
+  model:batch_generate(prompts, {slots = 32})
+  ml.memory.limit(ml.memory.peak() + 1000)
+  local _ <close> = setmetatable({}, {__close = function() ml.memory.limit(0) end})
+  for i = 1, 32 do prompts[i].max_tokens = 240 end
+  local got = model:batch_generate(prompts, {slots = 32})
+  for _, result in ipairs(got) do
+    if not result.error then whole = whole + 1 else t.eq(result.error.code, "limit", tostring(result.error)) end
+  end
+  t.ok(whole >= 8, ("%d rows came to their end"):format(whole))
+end)
+
+t.test("a cancelled batch keeps what its rows came to", function()
+  local core = require "moonlet.core"
+  local batch = m:batch_generate({"one", "two", "three"}, {
+    max_tokens = 12, ignore_eos = true, slots = 2, iterate = true,
+    on_token = function(index, token)
+      if index == 2 and token.index == 3 then core.cancel() end
+    end,
+  })
+  t.raises(function() return batch() end, "cancelled", "cancelled")
+  t.eq({batch.results[1].finish_reason, batch.results[2].finish_reason}, {"cancelled", "cancelled"})
+  t.eq({#batch.results[2].ids, batch.results[3]}, {3, nil})
+  t.eq(core.take_cancel(), false)
+end)
+
+t.test("chat's options, of one prompt and of all", function()
+  local conversation, template = {{role = "user", content = "Hi"}}, "{{ messages[0].content }}{{ mark }}"
+  local o = {max_tokens = 4, ignore_eos = true}
+  local got = m:batch_generate({
+    conversation, {prompt = conversation, template = template, template_vars = {mark = "!!"}},
+    {prompt = "x", tools = {}},
+  }, o)
+  t.eq({got[1].metrics.prompt_tokens, got[2].metrics.prompt_tokens}, {#m:chat_ids(conversation, {}), 4})
+  t.ok(tostring(got[3].error):find "tools", tostring(got[3].error))
+  o.template = template
+  t.eq(m:batch_generate({conversation}, o)[1].metrics.prompt_tokens, 2)
+end)
+
+t.test("defaults of the model's files, of one prompt and of all", function()
+  m.generation_config.do_sample, m.generation_config.temperature, m.generation_config.top_k = true, 0.9, 20
+  local conversation = {{role = "user", content = "Hi"}}
+  local o = {seed = 4, max_tokens = 12, ignore_eos = true}
+  local asked = {seed = 4, max_tokens = 12, ignore_eos = true, defaults = "model"}
+  local _, want = m:complete(conversation, asked)
+  same(m:batch_generate({{prompt = conversation, defaults = "model"}, conversation}, o)[1], want)
+  same(m:batch_generate({conversation}, asked)[1], want)
+  local got = m:batch_generate({{prompt = conversation, defaults = "mine"}}, o)[1]
+  t.ok(tostring(got.error):find "defaults", tostring(got.error))
+  m.generation_config = {}
+end)
+
 t.test("decode replays plans and makes nothing new", function()
   local prompts = {}
   for i = 1, 8 do prompts[i] = {prompt = ("text %d"):format(i), max_tokens = 40, ignore_eos = true} end

@@ -151,6 +151,28 @@ t.test("what is too long is named, or loses its beginning", function()
   t.eq(m:classify({}, {labels = {"p"}}), {})
 end)
 
+t.test("figures, and log probabilities of a text's tokens", function()
+  local long = ("A long beginning that all share, longer than a page of the cache. "):rep(3)
+  m:classify({long .. "one", long .. "two!", long .. "three"}, {labels = {"a", "b"}})
+  local shared = #long // 64 * 64
+  t.eq({m.metrics.prompt_tokens, m.metrics.cached_tokens}, {3 * #long + 12, 2 * shared})
+  t.ok(m.metrics.total_seconds > 0 and m.metrics.peak_bytes > 0 and m.metrics.finish_reason == nil)
+  m:score("abc", {"d", "efg"})
+  t.eq(m.metrics.prompt_tokens, 3 + 5)
+  m:embed {"abc", "de"}
+  t.eq(m.metrics.prompt_tokens, 5)
+  m:logits {1, 2, 3}
+  t.eq(m.metrics.prompt_tokens, 3)
+  local r = m:perplexity(long, {context = 50, stride = 30, limit = 100, logprobs = true})
+  local sum = 0.0
+  for _, v in ipairs(r.logprobs) do sum = sum + v end
+  t.eq({#r.logprobs, r.tokens}, {100, 100})
+  t.close(-sum / 100, r.nll, 1e-9)
+  t.close(r.logprobs[1], m:score({long:byte(1)}, {{long:byte(2)}})[1].logprob, 1e-4)
+  t.eq(m:perplexity(long).logprobs, nil)
+  t.raises(function() m:perplexity(long, {logprobs = 3}) end, "logprobs", "usage")
+end)
+
 t.test("templates that are functions, messages, progress", function()
   local calls = {}
   local got = m:classify({"one", "two"}, {
