@@ -235,6 +235,12 @@ function m:chat_ids(messages, o) end
 ---@return boolean present  whether the file says anything of how tokens are chosen (do_sample, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_h, repetition_penalty)
 function m:generation_defaults(opts) end
 
+---Lets other engines of this process use the weights: what it gives is theirs to load with, load {share = token}, in
+---whatever thread, as long as this model is open. The weights count where they were loaded, are freed with the last
+---model that has them, and are never written.
+---@return string token
+function m:share() end
+
 ---What all sequences of the model share: pools of pages, slots, and what steps are decoded with. Made when it is first
 ---asked for, freed with the model; for those who write another way to generate.
 ---@return moonlet.Runtime
@@ -1553,7 +1559,7 @@ function ml.backends() end
 
 ---A model: its config, family, weights, tokenizer and template. nil, message, code when it cannot be.
 ---@param path string  a directory with config.json, a .gguf file, or a hub name in the local cache
----@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random, quantize, backend, cache_dtype}
+---@param opts table|nil  {device, dtype, precision = "fast", family, max_context, threads, progress, strict, random, quantize, backend, cache_dtype, share}. `share` is what `m:share()` of another engine of this process gave: its weights are used, and the path may be left out: load {share = token}.
 ---@return moonlet.Model|nil, string|nil, string|nil
 function ml.load(path, opts) end
 
