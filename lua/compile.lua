@@ -25,7 +25,7 @@ local function plain_key(value)
 end
 
 -- Of a module, or what lies in one, all that a plan may have read: what it holds now belongs to the plan, tensors by
--- their addresses. A parameter without a value gets one when it is first needed, which makes no other module of it:
+-- their addresses, and how often each has been changed in place. A parameter without a value gets one when it is first needed, which makes no other module of it:
 -- `key.unset` has the places of such.
 local function describe_module(value, key, seen)
   local plain = plain_key(value)
@@ -34,6 +34,7 @@ local function describe_module(value, key, seen)
     return
   end
   by_address(value, key)
+  if is_tensor(value) and not core.is_closed(value) then key[#key] = key[#key] .. core.changes(value) .. ";" end
   if type(value) ~= "table" or seen[value] then return end
   seen[value] = true
   if trace.is_parameter(value) then
@@ -260,13 +261,14 @@ function M.profile(fn, ...)
   util.callable("profile", fn)
   if core.recording() then util.raise("usage", "profile: a plan is being recorded") end
   core.eval()
+  local ending <close> = setmetatable({}, {__close = function(self) -- also where fn yields, and is not gone on with
+    self.text = self.text or core.profile "end"
+  end})
   core.profile "begin"
-  local results = table.pack(pcall(fn, ...))
-  local waited, err = pcall(core.eval)
-  local text = core.profile "end"
-  if not results[1] then error(results[2], 0) end
-  if not waited then error(err, 0) end
-  return text
+  fn(...)
+  core.eval()
+  getmetatable(ending).__close(ending)
+  return ending.text
 end
 
 ---Runs fn(...). Nothing is recorded for gradients in this version.

@@ -404,7 +404,7 @@ function methods.tile(x, counts)
   for i, count in ipairs(counts) do util.integer(("tile: count %d"):format(i), count, 0) end
   while x.ndim < #counts do x = x:expand_dims(1) end
   for d, count in ipairs(counts) do x = repeated(x, d - #counts + x.ndim, count) end
-  return x
+  return #counts > 0 and x or util.value_of(x)
 end
 
 ---Each entry n times in a row along an axis; of the flattened values without one.

@@ -89,6 +89,7 @@ void lb_give_back(lua_State *L, ml_tensor *t);
 void lb_drop_owned(lb_host *host);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
+int lb_changes(lua_State *L);
 int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 

@@ -142,6 +142,7 @@ static void open_core(lua_State *L) {
   lb_set(L, "op_list", lb_op_list);
   lb_set(L, "rebind", lb_rebind);
   lb_set(L, "is_tensor", lb_is_tensor);
+  lb_set(L, "changes", lb_changes);
   lua_pushliteral(L, ML_VERSION);
   lua_setfield(L, -2, "version");
 }

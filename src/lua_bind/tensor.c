@@ -11,7 +11,8 @@ typedef struct handle {
   lb_link link;      /* of the scope that frees it; first, so that a link is its handle */
   ml_tensor *tensor; /* NULL once closed */
   lb_host *host;
-  uint64_t recording; /* in which it was made; 0: in none */
+  uint64_t recording;  /* in which it was made; 0: in none */
+  lua_Integer changes; /* how often it has been given another tensor in place */
 } handle;
 
 /* ---- handles ---- */
@@ -192,10 +193,18 @@ int lb_rebind(lua_State *L) {
     ml_tensor_release(same);
   } else {
     h->tensor = ml_tensor_retain(value);
+    h->changes++;
     if (in_finalizer(L)) release_later(h->host, old);
     else ml_tensor_release(old);
   }
   lua_settop(L, 1);
+  return 1;
+}
+
+/* changes(handle): how often that was; states never are. */
+int lb_changes(lua_State *L) {
+  lb_check_tensor(L, 1, "changes");
+  lua_pushinteger(L, ((const handle *)lua_touserdata(L, 1))->changes);
   return 1;
 }
 

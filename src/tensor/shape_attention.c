@@ -1,6 +1,8 @@
 /* shape_attention.c: the shape rules of what works on sequences: rotary positions, attention, caches. */
 #include "tensor/shape.h"
 
+#include <math.h>
+
 ml_status ml_shape_rope_table(ml_shape_query *q) {
   const ml_tensor *positions = q->inputs[0], *f = q->inputs[1];
   ML_TRY(ml_want_integers(positions, "positions"));
@@ -87,12 +89,22 @@ static ml_status want_mask(ml_shape_query *q, const ml_tensor *mask, int64_t key
   return ml_fail(ML_MISMATCH, "mask of shape %s does not broadcast to %s", SHAPE_TEXT(mask), SHAPE_TEXT(&full));
 }
 
+static ml_status want_numbers_of_attention(const ml_attrs *a) {
+  const double scale = a->attention.scale, softcap = a->attention.softcap;
+  if (!isfinite(scale)) return ml_fail(ML_USAGE, "scale: expected a finite number, found %g", scale);
+  if (!(softcap >= 0) || isinf(softcap)) return ml_fail(ML_USAGE, "softcap: expected 0 or more, found %g", softcap);
+  if (a->attention.window < 0)
+    return ml_fail(ML_USAGE, "window: expected 0 or more, found %lld", (long long)a->attention.window);
+  return ML_OK;
+}
+
 ml_status ml_shape_attention(ml_shape_query *q) {
   const ml_tensor *x = q->inputs[0], *k = q->inputs[1], *v = q->inputs[2], *mask = q->inputs[8], *sinks = q->inputs[9];
   const sequences s = {q->inputs[3], q->inputs[4], q->inputs[5], q->inputs[6], q->inputs[7]};
   ML_TRY(ml_want_ndim(x, "q", 4));
   ML_TRY(ml_want_ndim(k, "k", 4));
   ML_TRY(ml_want_ndim(v, "v", 4));
+  ML_TRY(want_numbers_of_attention(q->attrs));
   ML_TRY(want_heads(x, k, v, s.pages != NULL));
   ML_TRY(ml_want_floats(x, "q"));
   ML_TRY(ml_want_floats(k, "k"));

@@ -156,7 +156,12 @@ ml_status ml_weight_pack(ml_tensor *t, bool exact, ml_tensor **out) {
 }
 
 ml_status ml_weight_expert(ml_tensor *w, int64_t expert, const char *what, ml_tensor **out) {
-  if (!w->buffer || w->ndim != 3) return ml_weight_check_strided(w, what);
+  if (w->ndim != 3) return ml_weight_check_strided(w, what);
+  if (!w->buffer)
+    return ml_fail(ML_UNSUPPORTED,
+                   "%s: one expert's matrix of a weight that a compiled function is given: take it before the call, or "
+                   "let gather_linear choose",
+                   what);
   const size_t bytes = w->layout == ML_LAYOUT_PANELS ? matrix_bytes(w->device, w->dtype, w->ndim, w->shape)
                                                      : ml_tensor_nbytes(w) / (size_t)w->shape[0];
   ML_TRY(ml_tensor_wrap(w->buffer, w->offset + (size_t)expert * bytes, w->dtype, w->layout, 2, w->shape + 1, out));

@@ -105,6 +105,24 @@ t.test("a module is an argument as others are", function()
   t.ok(ml.explain(function(module, v) return module(v) end, net, x):find "layers", "explain")
 end)
 
+t.test("a parameter that was changed in place is another", function()
+  local layer = nn.Linear(1, 1)
+  layer.weight = ml.ones {1, 1}
+  local f, x = ml.compile(function(m, a) return m(a) end), ml.ones {1, 1}
+  for i = 1, 3 do
+    t.eq(f(layer, x):item(), i + 0.0)
+    layer.weight:add_(1)
+  end
+end)
+
+t.test("an expert's matrix of a weight that is an argument is refused by name", function()
+  local w = ml.pack(ml.ones {2, 3, 32})
+  local f = ml.compile(function(a, weight) return ml.linear(a, weight[2]) end)
+  t.raises(function() f(ml.ones {1, 32}, w) end,
+    "x%[i%]: one expert's matrix of a weight that a compiled function is given", "unsupported")
+  t.eq(ml.linear(ml.ones {1, 32}, w[2]):tolist(), {{32.0, 32.0, 32.0}})
+end)
+
 t.test("a module that is gone takes its plans along", function()
   local f = ml.compile(function(module, x) return module(x) end)
   local x = ml.ones {2, 64}

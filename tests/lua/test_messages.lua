@@ -24,6 +24,8 @@ local function group(name, cases)
   end)
 end
 
+local function attend(opts) ml.attention(ml.ones {1, 1, 1, 4}, ml.ones {1, 1, 1, 4}, ml.ones {1, 1, 1, 4}, opts) end
+
 group("making", {
   {function() ml.zeros {-1} end, "zeros: shape: size 1: expected an integer from 0, found -1"},
   {function() ml.zeros "a" end, 'zeros: shape: expected a list of sizes, found "a"'},
@@ -59,6 +61,9 @@ group("operations", {
   {function() ml.grad(function(x) return (x * 2):sum() end)(ml.zeros {2}) end,
     "grad: operation sum has no gradient in this version"},
   {function() fn.attention(3) end, "attention: q: expected a tensor (B, heads, T, d), found 3"},
+  {function() attend {scale = 1, window = -1} end, "attention: window: expected 0 or more, found -1"},
+  {function() attend {scale = 1, softcap = -5} end, "attention: softcap: expected 0 or more, found -5"},
+  {function() attend {scale = 1 / 0} end, "attention: scale: expected a finite number, found inf"},
 })
 
 local T = ml.tensor

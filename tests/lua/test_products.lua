@@ -196,6 +196,11 @@ t.test("a profile names what ran, and lets errors through", function()
   t.ok(text:find("linears float32 (3, 40)", 1, true), text)
   t.eq(select(2, pcall(ml.profile, error, "mine", 0)), "mine")
   t.ok(ml.profile(function() end):find "no plan ran", "nothing")
+  local co = coroutine.create(function() ml.profile(coroutine.yield) end) -- never gone on with
+  coroutine.resume(co)
+  t.raises(function() ml.profile(function() end) end, "one is under way already", "usage")
+  coroutine.close(co)
+  t.ok(ml.profile(function() end):find "no plan ran", "after a coroutine that was closed")
 end)
 
 t.done()

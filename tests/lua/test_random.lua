@@ -254,6 +254,11 @@ t.test("draws, and repetitions, of as many axes as there may be", function()
   t.eq(ml.tensor {{1, 2}, {3, 4}}:repeat_interleave(2, 1):tolist(), {{1, 2}, {1, 2}, {3, 4}, {3, 4}})
   t.eq(ml.tensor {{1, 2}, {3, 4}}:repeat_interleave(2, 2):tolist(), {{1, 1, 2, 2}, {3, 3, 4, 4}})
   t.eq(ml.zeros {2, 0}:repeat_interleave(3, 2).shape, {2, 0})
+  local x = ml.ones {2}
+  local y = x:tile {}
+  y:add_(1)
+  t.eq({x:tolist(), y:tolist()}, {{1.0, 1.0}, {2.0, 2.0}}, "no counts give a value of its own")
+  t.eq(ml.eye(3):triu(math.mininteger):tolist(), ml.eye(3):tolist(), "nothing lies below the lowest diagonal")
   t.eq(ml.zeros {2, 3}:repeat_interleave(0, 1).shape, {0, 3})
 end)
 

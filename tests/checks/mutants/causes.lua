@@ -78,7 +78,8 @@ return {
       "ml_loss *loss = o->status == ML_OK || o->status == ML_USAGE ? NULL :"},
   }},
   {name = "a call that is cancelled loses what was to be written before it", edits = {
-    {"src/tensor/plan/evaluate.c", "|| status == ML_CANCELLED ||", "||"},
+    {"src/tensor/plan/evaluate.c", "(status != ML_OK && !began)) return status;",
+      "(status != ML_OK && !began && status != ML_CANCELLED)) return status;"},
   }},
   {name = "a compiled function runs its plan while another is recorded", edits = {
     {"lua/compile.lua", "if core.recording() then return trace.record_part(fn, ...) end", ""},
