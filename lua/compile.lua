@@ -25,8 +25,8 @@ local function plain_key(value)
 end
 
 -- Of a module, or what lies in one, all that a plan may have read: what it holds now belongs to the plan, tensors by
--- their addresses, and how often each has been changed in place. A parameter without a value gets one when it is first needed, which makes no other module of it:
--- `key.unset` has the places of such.
+-- their addresses, and how often each has been changed in place. A parameter without a value gets one when it is first
+-- needed, which makes no other module of it: `key.unset` has the places of such.
 local function describe_module(value, key, seen)
   local plain = plain_key(value)
   if plain then

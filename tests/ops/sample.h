@@ -14,11 +14,11 @@ static void test_extreme_penalties(ml_engine *e) {
   double x[] = {INFINITY, -INFINITY, 3e38, -3e38, 0, 2, NAN}, recent[] = {0, 1, 2, 3, 4, 5, 6}, low = -INFINITY, top = FLT_MAX;
   for (int i = 2; i < 4; i++) x[i] = rounded(ML_F32, x[i]);
   ml_tensor *logits = tensor(e, ML_F32, SHAPE(1, 7), x), *ids = tensor(e, ML_I32, SHAPE(1, 7), recent);
-  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 2}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, rounded(ML_F32, x[2] / 2), -top, 0, 1, NAN}, 0, 0, "a penalty of 2");
-  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = INFINITY}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, 0, low, 0, 0, NAN}, 0, 0, "an infinite penalty");
-  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1e-60}, {.f = 0}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, low, top, rounded(ML_F32, x[3] * 1e-60), 0, top, NAN}, 0, 0, "a tiny penalty");
-  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = INFINITY}, {.f = 0}), logits, ids), SHAPE(1, 7), (double[]){low, low, low, low, low, low, NAN}, 0, 0, "a ban");
-  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = 0}, {.f = -INFINITY}), logits, ids), SHAPE(1, 7), (double[]){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, NAN}, 0, 0, "a demand");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 2}, {.f = 0}, {.f = 0}), logits, ids, NULL), SHAPE(1, 7), (double[]){INFINITY, low, rounded(ML_F32, x[2] / 2), -top, 0, 1, NAN}, 0, 0, "a penalty of 2");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = INFINITY}, {.f = 0}, {.f = 0}), logits, ids, NULL), SHAPE(1, 7), (double[]){INFINITY, low, 0, low, 0, 0, NAN}, 0, 0, "an infinite penalty");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1e-60}, {.f = 0}, {.f = 0}), logits, ids, NULL), SHAPE(1, 7), (double[]){INFINITY, low, top, rounded(ML_F32, x[3] * 1e-60), 0, top, NAN}, 0, 0, "a tiny penalty");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = INFINITY}, {.f = 0}), logits, ids, NULL), SHAPE(1, 7), (double[]){low, low, low, low, low, low, NAN}, 0, 0, "a ban");
+  expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = 1}, {.f = 0}, {.f = -INFINITY}), logits, ids, NULL), SHAPE(1, 7), (double[]){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY, NAN}, 0, 0, "a demand");
   drop_all();
 }
 
@@ -36,7 +36,7 @@ static void test_repeat_penalty(ml_engine *e) {
       }
     }
     ml_tensor *x = view_tensor(e, ML_F32, SHAPE(B, V), v, trial % 2 ? TRANSPOSED : DENSE), *r = view_tensor(e, ML_I32, SHAPE(B, N), recent, trial % 3 ? DENSE : SLICED);
-    expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = penalty}, {.f = presence}, {.f = frequency}), x, r), SHAPE(B, V), wanted, 3e-7, 3e-7, "trial %d", trial);
+    expect_values(apply(e, ML_OP_repeat_penalty, INTS({.f = penalty}, {.f = presence}, {.f = frequency}), x, r, NULL), SHAPE(B, V), wanted, 3e-7, 3e-7, "trial %d", trial);
     drop_all();
   }
   test_extreme_penalties(e);
@@ -59,15 +59,15 @@ static void test_top_k_mask(ml_engine *e) {
         double least = k > 0 && k < n ? sorted[k - 1] : -INFINITY;
         for (int64_t j = 0; j < n; j++) wanted[b * n + j] = v[b * n + j] >= least ? v[b * n + j] : -INFINITY; /* ties with the k-th stay */
       }
-      expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = k}), tensor(e, ML_F32, SHAPE(2, n), v)), SHAPE(2, n), wanted, 0, 0, "the %lld largest of %lld", (long long)k, (long long)n);
+      expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = k}), tensor(e, ML_F32, SHAPE(2, n), v), NULL), SHAPE(2, n), wanted, 0, 0, "the %lld largest of %lld", (long long)k, (long long)n);
       drop_all();
     }
   }
   double low = -INFINITY, odd[] = {1, INFINITY, low, INFINITY, 3}, broken[] = {1, NAN, 0, 2, 3}, zeros[] = {0.0, -0.0, -1, -2, -0.0};
-  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, low}, 0, 0, "of several +inf all stay");
-  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 3}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, 3}, 0, 0, "+inf and the next");
-  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 2}), tensor(e, ML_F32, SHAPE(1, 5), broken)), SHAPE(1, 5), (double[]){low, NAN, low, low, 3}, 0, 0, "a NaN stays to be seen");
-  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), zeros)), SHAPE(1, 5), (double[]){0, 0, low, low, 0}, 0, 0, "zeros of both signs are equal");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), odd), NULL), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, low}, 0, 0, "of several +inf all stay");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 3}), tensor(e, ML_F32, SHAPE(1, 5), odd), NULL), SHAPE(1, 5), (double[]){low, INFINITY, low, INFINITY, 3}, 0, 0, "+inf and the next");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 2}), tensor(e, ML_F32, SHAPE(1, 5), broken), NULL), SHAPE(1, 5), (double[]){low, NAN, low, low, 3}, 0, 0, "a NaN stays to be seen");
+  expect_values(apply(e, ML_OP_top_k_mask, INTS({.i = 1}), tensor(e, ML_F32, SHAPE(1, 5), zeros), NULL), SHAPE(1, 5), (double[]){0, 0, low, low, 0}, 0, 0, "zeros of both signs are equal");
   drop_all();
 }
 
@@ -90,28 +90,28 @@ static void test_top_p_mask(ml_engine *e) {
         }
         for (int64_t j = 0; j < n; j++) wanted[b * n + j] = v[b * n + j] >= least ? v[b * n + j] : -INFINITY;
       }
-      if (clear) expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = p}), tensor(e, ML_F32, SHAPE(2, n), v)), SHAPE(2, n), wanted, 0, 0, "p %g of %lld", p, (long long)n);
+      if (clear) expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = p}), tensor(e, ML_F32, SHAPE(2, n), v), NULL), SHAPE(2, n), wanted, 0, 0, "p %g of %lld", p, (long long)n);
       drop_all();
     }
   }
   /* Exactly: 1/2, 1/4, 1/8, 1/8. */
   double v[4] = {log(0.5), log(0.25), log(0.125), log(0.125)}, low = -INFINITY;
   for (int i = 0; i < 4; i++) v[i] = rounded(ML_F32, v[i]);
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.49}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], low, low, low}, 0, 0, "0.49 keeps the first");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.51}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], v[1], low, low}, 0, 0, "0.51 keeps two");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.76}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), (double[]){v[0], v[1], v[2], low}, 0, 0, "0.76 keeps the first of two equal ones");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.9}), tensor(e, ML_F32, SHAPE(1, 4), v)), SHAPE(1, 4), v, 0, 0, "0.9 keeps both");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.49}), tensor(e, ML_F32, SHAPE(1, 4), v), NULL), SHAPE(1, 4), (double[]){v[0], low, low, low}, 0, 0, "0.49 keeps the first");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.51}), tensor(e, ML_F32, SHAPE(1, 4), v), NULL), SHAPE(1, 4), (double[]){v[0], v[1], low, low}, 0, 0, "0.51 keeps two");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.76}), tensor(e, ML_F32, SHAPE(1, 4), v), NULL), SHAPE(1, 4), (double[]){v[0], v[1], v[2], low}, 0, 0, "0.76 keeps the first of two equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.9}), tensor(e, ML_F32, SHAPE(1, 4), v), NULL), SHAPE(1, 4), v, 0, 0, "0.9 keeps both");
   double equal[4] = {3, 3, 3, 3}, halves[2] = {1, 1};
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), (double[]){3, low, low, low}, 0, 0, "0 keeps the first of equal ones");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.3}), tensor(e, ML_F32, SHAPE(1, 4), equal)), SHAPE(1, 4), (double[]){3, 3, low, low}, 0, 0, "0.3 keeps two of four equal ones");
-  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), halves)), SHAPE(1, 2), halves, 0, 0, "an exclusive probability of exactly p is kept");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), equal), NULL), SHAPE(1, 4), (double[]){3, low, low, low}, 0, 0, "0 keeps the first of equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.3}), tensor(e, ML_F32, SHAPE(1, 4), equal), NULL), SHAPE(1, 4), (double[]){3, 3, low, low}, 0, 0, "0.3 keeps two of four equal ones");
+  expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), halves), NULL), SHAPE(1, 2), halves, 0, 0, "an exclusive probability of exactly p is kept");
   double odd[] = {1, INFINITY, low, INFINITY, 3}, broken[] = {1, NAN, 0, 2}, none[] = {low, low, low, low}, huge[] = {3e38, -3e38, 2.9e38, 0};
   for (int i = 0; i < 4; i++) huge[i] = rounded(ML_F32, huge[i]);
   for (int i = 0; i < 7; i++) {
-    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 5), odd)), SHAPE(1, 5), (double[]){low, INFINITY, low, ps[i] < 0.5 ? low : INFINITY, low}, 0, 0, "p %g: +inf has all of the probability", ps[i]);
-    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), broken, 0, 0, "p %g: a row with NaN stays", ps[i]);
-    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), none)), SHAPE(1, 4), none, 0, 0, "p %g: so does one of -inf", ps[i]);
-    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), huge)), SHAPE(1, 4), (double[]){huge[0], low, low, low}, 0, 0, "p %g: huge logits", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 5), odd), NULL), SHAPE(1, 5), (double[]){low, INFINITY, low, ps[i] < 0.5 ? low : INFINITY, low}, 0, 0, "p %g: +inf has all of the probability", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken), NULL), SHAPE(1, 4), broken, 0, 0, "p %g: a row with NaN stays", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), none), NULL), SHAPE(1, 4), none, 0, 0, "p %g: so does one of -inf", ps[i]);
+    expect_values(apply(e, ML_OP_top_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), huge), NULL), SHAPE(1, 4), (double[]){huge[0], low, low, low}, 0, 0, "p %g: huge logits", ps[i]);
   }
   drop_all();
 }
@@ -128,15 +128,15 @@ static void test_min_p_mask(ml_engine *e) {
         wanted[b * 200 + j] = fabs(ratio - ps[i]) > 1e-6 * ps[i] ? (ratio >= ps[i] ? v[b * 200 + j] : -INFINITY) : v[b * 200 + j];
       }
     }
-    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(3, 200), v)), SHAPE(3, 200), wanted, 0, 0, "p %g", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(3, 200), v), NULL), SHAPE(3, 200), wanted, 0, 0, "p %g", ps[i]);
     drop_all();
   }
   double low = -INFINITY, odd[] = {1, INFINITY, low, INFINITY}, broken[] = {1, NAN, 0, 200}, none[] = {low, low};
-  expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), odd)), SHAPE(1, 4), odd, 0, 0, "p 0 changes nothing");
+  expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), odd), NULL), SHAPE(1, 4), odd, 0, 0, "p 0 changes nothing");
   for (int i = 1; i < 4; i++) {
-    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), odd)), SHAPE(1, 4), (double[]){low, INFINITY, low, INFINITY}, 0, 0, "p %g: +inf alone stays", ps[i]);
-    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), (double[]){low, NAN, low, 200}, 0, 0, "p %g: a NaN stays to be seen", ps[i]);
-    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 2), none)), SHAPE(1, 2), none, 0, 0, "p %g: all -inf", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), odd), NULL), SHAPE(1, 4), (double[]){low, INFINITY, low, INFINITY}, 0, 0, "p %g: +inf alone stays", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 4), broken), NULL), SHAPE(1, 4), (double[]){low, NAN, low, 200}, 0, 0, "p %g: a NaN stays to be seen", ps[i]);
+    expect_values(apply(e, ML_OP_min_p_mask, INTS({.f = ps[i]}), tensor(e, ML_F32, SHAPE(1, 2), none), NULL), SHAPE(1, 2), none, 0, 0, "p %g: all -inf", ps[i]);
   }
   drop_all();
 }
@@ -155,20 +155,20 @@ static void test_temperature(ml_engine *e) {
         wanted[b * 200 + j] = isinf(x) ? x : rounded(ML_F32, i < 6 ? x / t : (x - most) / t);
       }
     }
-    expect_values(apply(e, ML_OP_temperature, INTS({.f = t}), tensor(e, ML_F32, SHAPE(3, 200), v)), SHAPE(3, 200), wanted, 3e-7, 0, "t %g", t);
+    expect_values(apply(e, ML_OP_temperature, INTS({.f = t}), tensor(e, ML_F32, SHAPE(3, 200), v), NULL), SHAPE(3, 200), wanted, 3e-7, 0, "t %g", t);
     drop_all();
   }
   double wide[] = {3e38, 2.5e38, -3e38, low}, both[] = {INFINITY, 3e38, -3e38, low}, broken[] = {3e38, NAN, INFINITY, 1}, under[] = {-3e38, -2e38};
   for (int i = 0; i < 4; i++) wide[i] = rounded(ML_F32, wide[i]), both[i] = rounded(ML_F32, both[i]);
   broken[0] = wide[0], under[0] = -wide[0], under[1] = rounded(ML_F32, under[1]);
-  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), wide)), SHAPE(1, 4), (double[]){0, rounded(ML_F32, (wide[1] - wide[0]) * 2), low, low}, 0, 0, "logits that would overflow keep their order");
-  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), under)), SHAPE(1, 2), (double[]){rounded(ML_F32, (under[0] - under[1]) * 2), 0}, 0, 0, "below as above");
-  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), both)), SHAPE(1, 4), (double[]){INFINITY, top, -top, low}, 0, 0, "beside +inf nothing becomes +inf");
-  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), broken)), SHAPE(1, 4), (double[]){top, NAN, INFINITY, 2}, 0, 0, "a NaN stays");
-  expect_values(apply(e, ML_OP_temperature, INTS({.f = INFINITY}), tensor(e, ML_F32, SHAPE(1, 4), both)), SHAPE(1, 4), (double[]){INFINITY, 0, 0, low}, 0, 0, "an infinite temperature bans and demands as before");
-  expect(attempt(e, ML_OP_temperature, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a temperature of 0");
-  expect(attempt(e, ML_OP_temperature, INTS({.f = -1}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a negative temperature");
-  expect(attempt(e, ML_OP_temperature, INTS({.f = NAN}), tensor(e, ML_F32, SHAPE(1, 4), both)) == ML_USAGE, "a temperature of NaN");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), wide), NULL), SHAPE(1, 4), (double[]){0, rounded(ML_F32, (wide[1] - wide[0]) * 2), low, low}, 0, 0, "logits that would overflow keep their order");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 2), under), NULL), SHAPE(1, 2), (double[]){rounded(ML_F32, (under[0] - under[1]) * 2), 0}, 0, 0, "below as above");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), both), NULL), SHAPE(1, 4), (double[]){INFINITY, top, -top, low}, 0, 0, "beside +inf nothing becomes +inf");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = 0.5}), tensor(e, ML_F32, SHAPE(1, 4), broken), NULL), SHAPE(1, 4), (double[]){top, NAN, INFINITY, 2}, 0, 0, "a NaN stays");
+  expect_values(apply(e, ML_OP_temperature, INTS({.f = INFINITY}), tensor(e, ML_F32, SHAPE(1, 4), both), NULL), SHAPE(1, 4), (double[]){INFINITY, 0, 0, low}, 0, 0, "an infinite temperature bans and demands as before");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = 0}), tensor(e, ML_F32, SHAPE(1, 4), both), NULL) == ML_USAGE, "a temperature of 0");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = -1}), tensor(e, ML_F32, SHAPE(1, 4), both), NULL) == ML_USAGE, "a negative temperature");
+  expect(attempt(e, ML_OP_temperature, INTS({.f = NAN}), tensor(e, ML_F32, SHAPE(1, 4), both), NULL) == ML_USAGE, "a temperature of NaN");
   drop_all();
 }
 
