@@ -115,9 +115,9 @@ function M.trace(fn, args, n, known, runs)
   for i = 1, n do build[i] = builder(args[i], tensors, 0) end
   local inputs, given, traced = {}, {}, {}
   for i, value in ipairs(known or {}) do given[value] = {list = "known", index = i} end
-  local own = {index = #tensors + 1, draws = 0}
+  local own, outer = {index = #tensors + 1, draws = 0}, tracing
   local _ <close> = setmetatable({}, {__close = function(_, err)
-    tracing = nil
+    tracing = outer
     if err ~= nil and runs and own.draws > 0 then M.advance(own.draws, own.key.device) end -- as if it were not compiled
   end})
   tracing = own

@@ -103,6 +103,23 @@ test_pair("what lies on two devices is not mixed", function(a, b)
   t.eq((x * 2 + 1).device, a) -- numbers lie nowhere
 end)
 
+test_pair("a value whose run fails does not cross: the error is the run's", function(a, b)
+  for from, to in pairs {[a] = b, [b] = a} do
+    for round = 1, 8 do
+      local x = ml.tensor({{1, 2}, {3, 4}}, {device = from}):take(ml.tensor({0, 9}, {device = from}), 1)
+      local y = round % 2 == 0 and x:transpose() or x
+      t.raises(function() y:to(to) end, "take: index 9 is out of range for size 2")
+      local s = ml.state(ml.ones({4, 32}, {device = from}))
+      ml.assign(s, ml.ones({4, 32}, {device = from}):take(ml.tensor({0, 9, 0, 0}, {device = from}), 1))
+      t.raises(function() s:to(to) end, "index 9 is out of range")
+      ml.assign(s, s * 0 + round)
+      t.raises(function() s:to(to) end, "state")
+      ml.assign(s, ml.ones({4, 32}, {device = from}) * round)
+      t.eq(s:to(to)[4][32]:item(), round + 0.0)
+    end
+  end
+end)
+
 test_pair("one evaluation of tensors on two devices", function(a, b)
   local x, y = ml.arange(6, {device = a}) * 2, ml.arange(6, {device = b}) * 3
   local s, r = ml.state(ml.zeros({2}, {device = a})), ml.state(ml.zeros({2}, {device = b}))
