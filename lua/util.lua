@@ -107,6 +107,10 @@ end
 ---@return table
 function M.list(what, value, expected)
   if type(value) ~= "table" then M.unexpected(what, expected or "a list", value) end
+  local meta = getmetatable(value)
+  if type(meta) == "table" and meta.__index ~= nil then -- it may have entries without end
+    M.raise("usage", "%s: expected %s, found a table whose metatable gives it entries", what, expected or "a list")
+  end
   local n = rawlen(value)
   local key = next(value, n > 0 and n or nil) -- behind the last entry
   while key ~= nil do

@@ -26,8 +26,12 @@ end
 
 local function attend(opts) ml.attention(ml.ones {1, 1, 1, 4}, ml.ones {1, 1, 1, 4}, ml.ones {1, 1, 1, 4}, opts) end
 
+local endless = setmetatable({}, {__index = function() return 1 end})
+
 group("making", {
   {function() ml.zeros {-1} end, "zeros: shape: size 1: expected an integer from 0, found -1"},
+  {function() ml.full(endless, 1) end,
+    "full: shape: expected a list of sizes, found a table whose metatable gives it entries"},
   {function() ml.zeros "a" end, 'zeros: shape: expected a list of sizes, found "a"'},
   {function() ml.ones({2}, {dtype = "foo"}) end, 'ones: dtype: expected a name such as "float32", found "foo"'},
   {function() ml.full({2}) end, "full: value: expected a number, a boolean or a tensor, found nothing"},
