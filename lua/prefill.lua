@@ -7,20 +7,27 @@ local plans = require "moonlet.plans"
 
 local M = {}
 
----Sizes of chunks.
-M.CHUNKS = {8, 16, 32, 64, 128, 256, 512}
+---Sizes of chunks. Those on a device that is asynchronous are up to as large as leaves none of it idle.
+M.CHUNKS = {8, 16, 32, 64, 128, 256, 512, 1024, 2048}
 local CHUNKS = M.CHUNKS
+local MOST_AT_ONCE = 7 -- of them on a device that gives its results at once
+
+local function most_chunks(device)
+  return core.device(device).asynchronous and #CHUNKS or MOST_AT_ONCE
+end
 
 -- A chunk costs a pass over the weights, about what this many rows cost.
 local PASS_ROWS = 12
 
 ---The largest chunk that n tokens fill, or the next one, padded, where that saves a pass that costs more.
 ---@param n integer
-function M.chunk_for(n)
-  for i = #CHUNKS, 1, -1 do
+---@param device string
+function M.chunk_for(n, device)
+  local most = most_chunks(device)
+  for i = most, 1, -1 do
     local size = CHUNKS[i]
     if size <= n then
-      local next_size = CHUNKS[i + 1]
+      local next_size = i < most and CHUNKS[i + 1]
       local rest = n - size
       if next_size and rest > 0 and next_size - size <= PASS_ROWS + math.max(rest, CHUNKS[1]) then return next_size end
       return size
@@ -92,7 +99,7 @@ end
 ---@return boolean
 function M.chunk(self, slot, ids)
   local at, held = #slot.ids, slot.ids
-  local T = M.chunk_for(#ids - at)
+  local T = M.chunk_for(#ids - at, self.runtime.model.device)
   local count = math.min(T, #ids - at)
   local entry = chunk_plan(self, T, at + count == #ids)
   slot:reserve(at + count)

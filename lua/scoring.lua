@@ -40,7 +40,7 @@ function M.nll(runtime, slot, ids)
   local most = math.max(least, SCORE_BYTES // (4 * runtime.model.info.vocab_size))
   local at, total, nll = 0, #ids - 1, {}
   while at < total do
-    local T = prefill.chunk_for(total - at)
+    local T = prefill.chunk_for(total - at, runtime.model.device)
     while T > most and T > least do T = T // 2 end
     local count = math.min(T, total - at)
     local entry, targets = score_plan(runtime, T), {}

@@ -10,6 +10,10 @@ GPU_SRC   := $(if $(NVCC),$(sort $(wildcard src/gpu/*.cu)))
 GPU_FLAGS := -std=c++17 -O3 -fmad=false -Isrc --compress-mode=size \
              $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -gencode arch=compute_$(lastword $(GPU_ARCHS)),code=compute_$(lastword $(GPU_ARCHS))
+comma := ,
+# What Hopper alone can do is machine code for it alone.
+$(BUILD)/obj/src/gpu/wide.fatbin: \
+  GPU_FLAGS := $(subst compute_90$(comma)code=sm_90,compute_90a$(comma)code=sm_90a,$(GPU_FLAGS))
 GPU_IMAGES := $(GPU_SRC:%.cu=$(BUILD)/obj/%.fatbin)
 $(eval $(call stamp,$(BUILD)/gpu_flags,$$(NVCC) : $$(GPU_FLAGS) : $$(GPU_SRC)))
 

@@ -48,8 +48,8 @@ $(BUILD)/tests/cuda/libcuda.so.1: $(EMULATED_OBJ)
 $(BUILD)/tests/cuda/images.o: tests/cuda/images.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call run,cc)$(COMPILE) -c $< -o $@
-$(BUILD)/tests/cuda/moonlet: $(BUILD)/obj/repl.o $(BUILD)/tests/cuda/images.o $(LIB_OBJ)
-	$(call run,link)$(CC) $(ALL_LDFLAGS) -o $@ $(filter-out %/gpu_images.o,$^) -lreadline $(LUA_LIBS) $(LIBS)
+$(BUILD)/tests/cuda/moonlet: $(BUILD)/obj/repl.o $(BUILD)/tests/cuda/images.o $(filter-out %/gpu_images.o,$(LIB_OBJ))
+	$(call run,link)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lreadline $(LUA_LIBS) $(LIBS)
 -include $(EMULATED_OBJ:.o=.d)
 
 # Under ThreadSanitizer: what it has to know of Lua.
@@ -90,7 +90,6 @@ check-asan: ready  ## all tests under AddressSanitizer and UndefinedBehaviorSani
 	$(call SANITIZED,asan,address$(comma)undefined)
 check-tsan: ready  ## all tests under ThreadSanitizer, without real models
 	$(call SANITIZED,tsan,thread)
-comma := ,
 SANITIZED = +@MOONLET_TEST_CHECKPOINTS= $(MAKE) --no-print-directory $(PARALLEL) BUILD=$(BUILD)-$(1) SANITIZE=$(2) \
   CFLAGS='-O1 -g' TEST_TIMEOUT=1200 test-run
 

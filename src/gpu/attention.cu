@@ -1,4 +1,4 @@
-// attention.cu: rotary embedding, cache append and attention.
+// attention.cu: tables of rotary embedding, and attention.
 //
 // attention: bytes: keys and values once for every query row, from the cache but for the first. Flops: 2 (d + dv) for
 // each key that a row sees. A block takes a query row of a head, SEGMENT keys at a time, which begin at fixed places;
@@ -10,8 +10,6 @@
 enum { WARPS = 8, SHARE = 8, GROUPS = WARPS * WARP / SHARE }; // SHARE: lanes of a key
 enum { SEGMENT = 256, MOST_OWN = 4 };                         // MOST_OWN: elements of a result that a thread holds
 
-// ---- rope ----
-
 KERNEL(cuda_rope_table, cu_rope_table_args) {
   for (int64_t i = thread_index(); i < t.count * t.n; i += thread_count()) {
     int64_t u = i;
@@ -19,49 +17,6 @@ KERNEL(cuda_rope_table, cu_rope_table_args) {
     const float angle = (float)load_int(t.positions, t.positions_dtype, u) * t.frequencies[k];
     t.out[u * 2 * t.n + k] = cosf(angle) * t.scale;
     t.out[u * 2 * t.n + t.n + k] = sinf(angle) * t.scale;
-  }
-}
-
-KERNEL(cuda_rope, cu_rope_args) {
-  const cu_array &x = t.x, &o = t.out;
-  const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3], n = t.table.shape[2] / 2, each = n + (d - 2 * n);
-  for (int64_t i = thread_index(); i < x.shape[0] * H * T * each; i += thread_count()) {
-    int64_t b = i;
-    const int64_t k = pop(&b, each), pos = pop(&b, T), h = pop(&b, H);
-    const int64_t from = b * x.strides[0] + h * x.strides[1] + pos * x.strides[2],
-                  to = b * o.strides[0] + h * o.strides[1] + pos * o.strides[2];
-    if (k >= n) { // not rotated
-      store_float(o.data, o.dtype, to + n + k, load_float(x.data, x.dtype, from + n + k));
-      continue;
-    }
-    const float *cs = (const float *)t.table.data + b * t.table.strides[0] + pos * t.table.strides[1];
-    const int64_t i1 = t.interleaved ? 2 * k : k, i2 = t.interleaved ? 2 * k + 1 : n + k;
-    const float c = cs[k], s = cs[n + k], a = load_float(x.data, x.dtype, from + i1),
-                e = load_float(x.data, x.dtype, from + i2);
-    store_float(o.data, o.dtype, to + i1, a * c - e * s);
-    store_float(o.data, o.dtype, to + i2, e * c + a * s);
-  }
-}
-
-// ---- cache append ----
-
-// A warp takes a token of a head.
-KERNEL(cuda_cache_append, cu_append_args) {
-  const cu_array &pool = t.pool, &x = t.x;
-  const int64_t H = x.shape[1], T = x.shape[2], d = x.shape[3], each = pool.shape[2];
-  if (blockIdx.x == 0) check_offsets(t.sequences, T);
-  for (int64_t u = thread_index() / WARP; u < x.shape[0] * H * T; u += thread_count() / WARP) {
-    int64_t b = u;
-    const int64_t pos = pop(&b, T), h = pop(&b, H);
-    sequence s;
-    if (!find_sequence(t.sequences, T, each, b, pos, &s) || pos - s.first >= s.real) continue;
-    int64_t index = s.start + pos - s.first;
-    const int64_t at = pop(&index, each), page = find_page(t.sequences, s.slot, index, pool.shape[0]);
-    if (page < 0) continue;
-    const int64_t from = b * x.strides[0] + h * x.strides[1] + pos * x.strides[2];
-    const int64_t to = page * pool.strides[0] + h * pool.strides[1] + at * pool.strides[2];
-    for (int64_t k = threadIdx.x % WARP; k < d; k += WARP)
-      store_float(pool.data, pool.dtype, to + k, load_float(x.data, x.dtype, from + k));
   }
 }
 

@@ -80,4 +80,10 @@ DEVICE const char *value_at(const cu_attention_args &t, const key_place &p, int6
   return p.v + (j - p.first) * t.v.strides[2] * item_of(t.v.dtype);
 }
 
+// Element e of a row of the result, which lies at `to` if nothing follows.
+DEVICE_CALL void put_one(const cu_attention_args &t, int64_t row, int64_t to, int64_t e, slot s) {
+  if (t.tail.program) run_tail(t.tail, row, e, s);
+  else store_slot(t.out.data, t.out.dtype, to, s);
+}
+
 #endif

@@ -16,14 +16,16 @@ template <int SIZE> DEVICE char *line_of(char *tile, int row, int line) {
   return tile + row * (SIZE * 2) + ((line ^ row % 8) << 4);
 }
 
-// Rows first.. of KEYS or ROWS rows, of which those from begin to end - 1 are read; others are zero.
-template <int SIZE, typename AT> DEVICE void load_tile(char *to, int64_t first, int64_t begin, int64_t end, AT at) {
+// Rows first.. of KEYS or ROWS rows, the first of which lies at `from`; those from begin to end - 1 are read, others
+// are zero.
+template <int SIZE>
+DEVICE void load_tile(char *to, const char *from, int64_t step, int64_t first, int64_t begin, int64_t end) {
+  const int lo = (int)max64(begin - first, 0), hi = (int)max64(min64(end - first, 64), 0);
 #pragma unroll
   for (int i = 0; i < 64 * SIZE / 8 / THREADS; i++) {
     const int n = i * THREADS + threadIdx.x, r = n / (SIZE / 8), line = n % (SIZE / 8);
-    const int64_t j = first + r;
     char *own = line_of<SIZE>(to, r, line);
-    if (j >= begin && j < end) copy_16(own, at(j) + line * 16);
+    if (r >= lo && r < hi) copy_16(own, from + r * step + line * 16);
     else {
       uint4 zero;
       zero.x = zero.y = zero.z = zero.w = 0;
@@ -31,6 +33,8 @@ template <int SIZE, typename AT> DEVICE void load_tile(char *to, int64_t first, 
     }
   }
 }
+
+DEVICE_CALL float cap(float f, float most) { return most * tanhf(f / most); }
 
 template <int X, int SIZE> struct many {
   static constexpr int of_tile = 64 * SIZE * 2, DEPTH = SIZE / 16;
@@ -86,18 +90,42 @@ template <int X, int SIZE> struct many {
 
   // From products to what each key counts, below the largest so far.
   DEVICE_MEMBER void score(float (*s)[4], int64_t first) {
-    const int64_t column = first + threadIdx.x % 4 * 2;
     float top[2] = {max[0], max[1]};
+    const float by_two = t.scale * LOG2_E; // exponentials are powers of two
+    const bool capped = t.softcap > 0;
+    if (capped) {
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[n][i] = cap(s[n][i] * t.scale, t.softcap) * LOG2_E;
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; n++) s[n][0] *= by_two, s[n][1] *= by_two, s[n][2] *= by_two, s[n][3] *= by_two;
+    }
+    // Of most tiles every row sees all keys.
+    int begin[2], end[2];
+    bool whole = true;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      begin[i] = (int)max64(lo[i] - first, 0) - threadIdx.x % 4 * 2;
+      end[i] = (int)max64(min64(hi[i] - first, KEYS), 0) - threadIdx.x % 4 * 2;
+      whole = whole && lo[i] <= first && hi[i] >= first + KEYS;
+    }
+    if (!whole) {
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int j = n * 8 + i % 2;
+          if (j < begin[i / 2] || j >= end[i / 2]) s[n][i] = -INFINITY;
+        }
+      }
+    }
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int64_t j = column + n * 8 + i % 2;
-        float f = s[n][i] * t.scale;
-        if (t.softcap > 0) f = t.softcap * tanhf(f / t.softcap);
-        s[n][i] = j >= lo[i / 2] && j < hi[i / 2] ? f * LOG2_E : -INFINITY;
-        top[i / 2] = s[n][i] > top[i / 2] ? s[n][i] : top[i / 2];
-      }
+      for (int i = 0; i < 4; i++) top[i / 2] = s[n][i] > top[i / 2] ? s[n][i] : top[i / 2];
     }
     float base[2];
 #pragma unroll
@@ -107,7 +135,7 @@ template <int X, int SIZE> struct many {
         top[i] = other > top[i] ? other : top[i];
       }
       base[i] = top[i] == -INFINITY ? 0.0f : top[i];
-      const float keep = exp2f(max[i] - base[i]);
+      const float keep = power_of_two(max[i] - base[i]);
       max[i] = top[i], sum[i] *= keep;
 #pragma unroll
       for (int n = 0; n < SIZE / 8; n++) o[n][2 * i] *= keep, o[n][2 * i + 1] *= keep;
@@ -115,7 +143,7 @@ template <int X, int SIZE> struct many {
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) s[n][i] = exp2f(s[n][i] - base[i / 2]), sum[i / 2] += s[n][i];
+      for (int i = 0; i < 4; i++) s[n][i] = power_of_two(s[n][i] - base[i / 2]), sum[i / 2] += s[n][i];
     }
   }
 
@@ -145,8 +173,7 @@ template <int X, int SIZE> struct many {
         for (int k = 0; k < 2; k++) {
           slot s;
           s.u = 0, s.f = o[n][2 * i + k] * share;
-          if (t.tail.program) run_tail(t.tail, (r.b * t.q.shape[1] + r.h) * t.q.shape[2] + pos, e + k, s);
-          else store_slot(out.data, out.dtype, to + k, s);
+          put_one(t, (r.b * t.q.shape[1] + r.h) * t.q.shape[2] + pos, to + k, e + k, s);
         }
       }
     }
@@ -166,15 +193,14 @@ template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, c
   int64_t lo, hi, unused;
   see(t, r, first_row, &lo, &unused);
   see(t, r, max64(first_row, min64(min64(first_row + ROWS, T), r.queries) - 1), &unused, &hi);
-  load_tile<SIZE>(queries, first_row, 0, T, [&](int64_t j) {
-    return (const char *)q.data + (r.b * q.strides[0] + r.h * q.strides[1] + j * q.strides[2]) * 2;
-  });
+  const int64_t q_at = r.b * q.strides[0] + r.h * q.strides[1] + first_row * q.strides[2];
+  load_tile<SIZE>(queries, q.data + q_at * 2, q.strides[2] * 2, first_row, 0, T);
   const int64_t first = lo / KEYS * KEYS;
-  key_place place = first_place(t, r);
   auto load_keys = [&](int64_t j, int turn) { // all of one page
-    const int64_t end = lo < hi && find_place(t, r, max64(j, lo), &place) ? hi : lo;
-    load_tile<SIZE>(keys[turn], j, lo, end, [&](int64_t i) { return key_at(t, place, i); });
-    load_tile<SIZE>(values[turn], j, lo, end, [&](int64_t i) { return value_at(t, place, i); });
+    key_place place = first_place(t, r);
+    const int64_t end = lo < hi && find_place(t, r, j, &place) ? hi : lo;
+    load_tile<SIZE>(keys[turn], key_at(t, place, j), t.k.strides[2] * 2, j, lo, end);
+    load_tile<SIZE>(values[turn], value_at(t, place, j), t.v.strides[2] * 2, j, lo, end);
   };
   load_keys(first, 0);
   close_copies();
@@ -197,7 +223,9 @@ template <int X, int SIZE> DEVICE void attend_many(const cu_attention_args &t, c
 }
 
 #define MANY(name, X, SIZE)                                                                                            \
-  KERNEL(cuda_attention_many_##name, cu_attention_args) {                                                              \
+  KERNEL_EARLY(cuda_attention_many_##name, cu_attention_args, THREADS, 2) {                                            \
+    let_next_start();                                                                                                  \
+    wait_for_all();                                                                                                    \
     DYNAMIC_SHARED(float4, room);                                                                                      \
     attend_many<X, SIZE>(t, (char *)room);                                                                             \
   }

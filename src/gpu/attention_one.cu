@@ -14,15 +14,22 @@ struct one_room {
   int last;
 };
 
-// Eight elements of two bytes, or of float32 two times four.
-DEVICE void load_eight(const char *row, int dtype, int i, float *to) {
+// Eight elements of two bytes, or of float32, as they lie: what they are is looked at when all have been asked for.
+struct eight {
+  uint4 a, b; // b: of float32
+};
+DEVICE void load_eight(const char *row, bool floats, int i, eight *to) {
+  const char *at = row + i * (floats ? 4 : 2);
+  to->a = *(const uint4 *)at;
+  if (floats) to->b = *(const uint4 *)(at + 16);
+}
+DEVICE void floats_of(const eight &from, int dtype, float *to) {
+  const uint32_t w[8] = {from.a.x, from.a.y, from.a.z, from.a.w, from.b.x, from.b.y, from.b.z, from.b.w};
   if (dtype == ML_F32) {
-    const float4 a = *(const float4 *)(row + i * 4), b = *(const float4 *)(row + i * 4 + 16);
-    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w, to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+#pragma unroll
+    for (int k = 0; k < 8; k++) to[k] = bits_float(w[k]);
     return;
   }
-  const uint4 v = *(const uint4 *)(row + i * 2);
-  const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     to[2 * k] = dtype == ML_F16 ? f16_float((uint16_t)w[k]) : bits_float(w[k] << 16);
@@ -40,8 +47,9 @@ DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int he
                            int64_t segment, one_room &room) {
   enum { LANES = SIZE / 8, ABREAST = WARP / LANES, EACH = SEGMENT / (WARPS * ABREAST) };
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
-  float k[EACH][8], v[EACH][8];
+  eight ks[EACH], vs[EACH];
   bool sees[EACH];
+  const bool floats = t.k.dtype == ML_F32;
   const int64_t begin = max64(r.lo, segment * SEGMENT), end = min64(r.hi, (segment + 1) * SEGMENT);
   key_place place = first_place(t, r);
   const bool there = find_place(t, r, begin, &place); // all of one page
@@ -49,19 +57,20 @@ DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int he
   for (int n = 0; n < EACH; n++) {
     const int64_t j = segment * SEGMENT + (n * WARPS + warp) * ABREAST + lane / LANES;
     sees[n] = there && j >= begin && j < end;
-    if (sees[n]) {
-      load_eight(key_at(t, place, j), t.k.dtype, own, k[n]);
-      load_eight(value_at(t, place, j), t.v.dtype, own, v[n]);
-    }
-#pragma unroll
-    for (int i = 0; i < 8 && !sees[n]; i++) k[n][i] = v[n][i] = 0;
+    ks[n].a.x = ks[n].a.y = ks[n].a.z = ks[n].a.w = 0;
+    ks[n].b = vs[n].a = vs[n].b = ks[n].a;
+    if (!sees[n]) continue;
+    load_eight(key_at(t, place, j), floats, own, &ks[n]);
+    load_eight(value_at(t, place, j), floats, own, &vs[n]);
   }
 #pragma unroll
   for (int n = 0; n < EACH; n++) {
+    float k[8];
+    floats_of(ks[n], t.k.dtype, k);
     for (int h = 0; h < heads; h++) {
       float dot = 0;
 #pragma unroll
-      for (int i = 0; i < 8; i++) dot = fmaf(room.q[h][own + i], k[n][i], dot);
+      for (int i = 0; i < 8; i++) dot = fmaf(room.q[h][own + i], k[i], dot);
 #pragma unroll
       for (int by = LANES / 2; by > 0; by /= 2) dot += shuffle(dot, by);
       float score = dot * t.scale;
@@ -84,6 +93,9 @@ DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int he
     if (lane == 0) room.max[warp] = max, room.sum[warp] = sum;
   }
   __syncthreads();
+  float v[EACH][8];
+#pragma unroll
+  for (int n = 0; n < EACH; n++) floats_of(vs[n], t.v.dtype, v[n]);
   for (int h = 0; h < heads; h++) {
     float o[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll
@@ -114,31 +126,63 @@ DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int he
   }
 }
 
-// Parts of a head, in the order of the positions.
-DEVICE void join_parts(const cu_attention_args &t, const row_keys &r, int64_t head, int64_t h, int64_t first,
-                       int64_t last, int e) {
-  float max = -INFINITY, sum = 0, o = 0;
-  for (int64_t g = first; g < last; g++) {
-    const float m = fresh(part_at(t, head, g));
-    max = m > max ? m : max;
+// Parts of the heads of a chunk, in the order of the positions. What each part counts is found first, by a warp a head,
+// MOST_PARTS of them at a time.
+enum { MOST_PARTS = 64 };
+template <int SIZE>
+DEVICE void join_parts(const cu_attention_args &t, const row_keys &r, int heads, int64_t first_head, int64_t first_h,
+                       int64_t first, int64_t last, one_room &room) {
+  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  enum { EACH = MOST_HEADS * SIZE / THREADS };
+  float o[EACH];
+#pragma unroll
+  for (int n = 0; n < EACH; n++) o[n] = 0;
+  float max = -INFINITY, sum = 0, own = 0; // own: a lane's part of the sum
+  if (warp < heads) {
+    for (int64_t g = first + lane; g < last; g += WARP) {
+      const float m = fresh(part_at(t, first_head + warp, g));
+      max = m > max ? m : max;
+    }
+    for (int by = WARP / 2; by > 0; by /= 2) {
+      const float other = shuffle(max, by);
+      max = other > max ? other : max;
+    }
+    if (t.sinks.data) {
+      const float sink = load_float(t.sinks.data, t.sinks.dtype, (first_h + warp) * t.sinks.stride);
+      max = sink > max ? sink : max;
+      sum = expf(sink - max);
+    }
   }
-  if (t.sinks.data) {
-    const float sink = load_float(t.sinks.data, t.sinks.dtype, h * t.sinks.stride);
-    max = sink > max ? sink : max;
-    sum = expf(sink - max);
+  for (int64_t g0 = first; g0 < last; g0 += MOST_PARTS) {
+    const int n = (int)min64(MOST_PARTS, last - g0);
+    __syncthreads();
+    for (int i = lane; i < n && warp < heads; i += WARP) {
+      const float *part = part_at(t, first_head + warp, g0 + i);
+      const float top = fresh(part), share = top == -INFINITY ? 0.0f : expf(top - max);
+      room.p[warp][i] = share, own += fresh(part + 1) * share;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+      const int at = k * THREADS + threadIdx.x, h = at / SIZE;
+      if (h >= heads) continue;
+      const float *part = part_at(t, first_head + h, g0) + BEFORE_VALUES + at % SIZE;
+#pragma unroll 16
+      for (int i = 0; i < n; i++) o[k] += fresh(part + i * (BEFORE_VALUES + SIZE)) * room.p[h][i];
+    }
   }
-#pragma unroll 8
-  for (int64_t g = first; g < last; g++) {
-    const float *part = part_at(t, head, g);
-    const float top = fresh(part), share = top == -INFINITY ? 0.0f : expf(top - max);
-    sum += fresh(part + 1) * share;
-    o += fresh(part + BEFORE_VALUES + e) * share;
+  for (int by = WARP / 2; by > 0; by /= 2) own += shuffle(own, by);
+  if (warp < heads && lane == 0) room.max[warp] = max, room.sum[warp] = sum + own;
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    const int at = k * THREADS + threadIdx.x, h = at / SIZE, e = at % SIZE;
+    if (h >= heads) continue;
+    slot s;
+    s.u = 0;
+    s.f = first < last && room.max[h] > -INFINITY ? o[k] / room.sum[h] : 0.0f; // a row that sees nothing gives zeros
+    put_one(t, r.b * t.q.shape[1] + first_h + h, r.b * t.out.strides[0] + (first_h + h) * t.out.strides[1] + e, e, s);
   }
-  slot s;
-  s.u = 0;
-  s.f = first < last && max > -INFINITY ? o / sum : 0.0f; // a row that sees nothing gives zeros
-  if (t.tail.program) run_tail(t.tail, r.b * t.q.shape[1] + h, e, s);
-  else store_slot(t.out.data, t.out.dtype, r.b * t.out.strides[0] + h * t.out.strides[1] + e, s);
 }
 
 template <int SIZE> DEVICE void attend_one(const cu_attention_args &t) {
@@ -170,8 +214,7 @@ template <int SIZE> DEVICE void attend_one(const cu_attention_args &t) {
   }
   __syncthreads();
   if (!room.last || !found) return;
-  for (int i = threadIdx.x; i < heads * SIZE; i += THREADS)
-    join_parts(t, r, b * H + first_h + i / SIZE, first_h + i / SIZE, first, last, i % SIZE);
+  join_parts<SIZE>(t, r, heads, b * H + first_h, first_h, first, last, room);
 }
 
 KERNEL(cuda_attention_one_64, cu_attention_args) { attend_one<64>(t); }

@@ -426,8 +426,9 @@ static ml_status open_context(ml_device *d) {
   CU_TRY(d, "its attributes", DeviceGetAttribute(&clock, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, c->device));
   CU_TRY(d, "its attributes", DeviceGetAttribute(&width, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, c->device));
   d->read_rate = 2e3 * (double)clock * (double)width / 8; /* two transfers a cycle */
-  enum { FIRST_EARLY = 9 };                               /* compute capability */
-  c->starts_early = major >= FIRST_EARLY && c->driver.GraphAddDependencies;
+  enum { HOPPER = 9 };                                    /* compute capability */
+  c->starts_early = major >= HOPPER && c->driver.GraphAddDependencies;
+  c->multiplies_in_groups = major == HOPPER && minor == 0;
   if (!maps) return ml_fail(ML_UNSUPPORTED, "%s: %s maps no memory into reservations", d->name, name);
   snprintf(d->description, sizeof d->description, "%s, sm_%d%d", name, major, minor);
   CU_TRY(d, "a context", DevicePrimaryCtxRetain(&c->context, c->device));

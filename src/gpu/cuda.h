@@ -55,7 +55,8 @@ typedef struct ml_cuda {
   CUcontext context;
   CUstream stream;
   int multiprocessors;
-  bool starts_early; /* a kernel may be started before what it waits for is done, up to where it says so */
+  bool multiplies_in_groups; /* it runs gpu/wide.cu */
+  bool starts_early;         /* a kernel may be started before what it waits for is done, up to where it says so */
   size_t page;
   CUmemAllocationProp kind; /* of memory for spaces */
   ml_cuda_space *spaces;

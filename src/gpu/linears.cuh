@@ -61,8 +61,16 @@ template <int D> DEVICE uint32_t place_of_four(uint32_t i, uint32_t j) {
   return (i / WARP * piece<D>::fours + j) * WARP + i % WARP;
 }
 
-// The one row of x, normalised where that is asked for, as float32 in shared memory.
-template <int D> DEVICE void stage_row(const cu_linears_args &t, float4 *room) {
+// The weights of the norm that a thread needs first.
+DEVICE void load_norm(const cu_linears_args &t, float *own) {
+#pragma unroll
+  for (int k = 0; k < RUN; k++) own[k] = 1;
+  const int64_t first = RUN * (int64_t)threadIdx.x;
+  if (t.early_norm && first < t.K) load_vector_run(t.weight, first, t.K, 1.0f, own);
+}
+
+// The one row of x, normalised where that is asked for, as float32 in shared memory. `early`: from load_norm.
+template <int D> DEVICE void stage_row(const cu_linears_args &t, const float *early, float4 *room) {
   const uint32_t K = (uint32_t)t.K, end = piece<D>::count(t.K) * piece<D>::inputs;
   auto put_at = [&](int64_t k, float f) {
     uint32_t j;
@@ -74,9 +82,12 @@ template <int D> DEVICE void stage_row(const cu_linears_args &t, float4 *room) {
     cu_row_op op;
     op.eps = t.eps, op.offset = t.offset;
     rms_norm_row(
-        op, t.K, [&](int64_t i) { return load_float(t.x, t.x_dtype, i); }, t.weight.data != NULL,
-        [&](int64_t i) { return load_float(t.weight.data, t.weight.dtype, i * t.weight.stride); },
-        [&](int64_t i, float f) { put_at(i, rounded(f, t.x_dtype).f); });
+        op, t.K, [&](int64_t i, float *f) { load_run(t.x, t.x_dtype, i, t.K, 0.0f, f); }, t.weight.data != NULL,
+        [&](int64_t i, float *f) { load_vector_run(t.weight, i, t.K, 1.0f, f); },
+        [&](int64_t i, const float *f) {
+          for (int k = 0; k < RUN && i + k < t.K; k++) put_at(i + k, rounded(f[k], t.x_dtype).f);
+        },
+        t.early_norm != 0, early);
     return;
   }
   const inputs in = inputs_at(t.x, t.x_dtype, 0, t.K);
@@ -240,9 +251,11 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
   let_next_start();
   const bool aligned = !format<D>::floats || K % piece<D>::inputs == 0;
   for (int i = 0; i < DEPTH - 1 && aligned; i++) next.template ask<R::rounds>(t, count, step, own + i * R::part);
+  float norm[RUN];
+  if (ROWS == 1) load_norm(t, norm);
   wait_for_all();
   if (ROWS == 1) {
-    stage_row<D>(t, row);
+    stage_row<D>(t, norm, row);
     __syncthreads();
   }
   if (!aligned) {
@@ -283,7 +296,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
 
 // Kernels of a dtype: one row by single rows of weights, or by two; four rows, and eight.
 #define LINEARS_KERNEL(name, D, STREAMS, ROWS)                                                                         \
-  KERNEL_EARLY(cuda_linears_##name, cu_linears_args, PRODUCT_THREADS, 2) {                                             \
+  KERNEL_EARLY(cuda_linears_##name, cu_linears_args, PRODUCT_THREADS, ROWS == 1 ? 3 : 2) {                             \
     DYNAMIC_SHARED(float4, room);                                                                                      \
     linears<D, STREAMS, ROWS>(t, room, (char *)room + t.row_bytes);                                                    \
   }

@@ -114,9 +114,11 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   int64_t held, most = 0;
   int streams = rows > 1 ? 4 : 1;
   char kernel[64];
-  for (int u = 0; u < n && rows == 1; u++) most += units[u].outputs, streams = units[u].n_weights > 1 ? 2 : streams;
-  /* Two rows at a time spare half of what is read of x, where there are enough of them. */
-  if (most > (int64_t)ml_cuda_multiprocessors(g) * PRODUCT_WARPS * 8) streams = 2;
+  for (int u = 0; u < n && rows == 1; u++) most += units[u].outputs;
+  /* Rows of weights that a warp takes at a time spare what is read of x and what ends a sum, where there are enough. */
+  enum { ENOUGH = 8 };
+  const int64_t each = most / ((int64_t)ml_cuda_multiprocessors(g) * PRODUCT_WARPS);
+  for (int u = 0; u < n && rows == 1; u++) streams = units[u].n_weights > 1 || each > ENOUGH ? 2 : streams;
   const size_t shared = (size_t)(rows == 1 ? row_bytes : 0) + ring_bytes(f, streams);
   snprintf(kernel, sizeof kernel, "cuda_linears_%s_%s", ml_dtype_name((ml_dtype)units[0].dtypes[0]),
            rows == 8     ? "8"
@@ -131,6 +133,33 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   if (!*out) return ML_MEMORY;
   **out = *a;
   (*out)->bundles = (int32_t)bundles, (*out)->row_bytes = rows == 1 ? (int32_t)row_bytes : 0;
+  ml_cuda_launch_shared(g, shared);
+  return ML_OK;
+}
+
+/* Whether many rows are multiplied by gpu/many.cuh: pieces of rows of weights lie at 16 bytes. */
+static bool goes_by_many(const cu_linears_args *a, ml_dtype dtype) {
+  enum { FEW_ROWS = 8 };
+  const linears_form f = form_of(dtype);
+  return a->M > FEW_ROWS && a->K > 0 && a->K % f.inputs == 0;
+}
+
+static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
+  enum { STREAMS = 8, BUNDLES = 4, ROWS = 32, DEPTH = 3, WARP = 32 }; /* as gpu/many.cuh has them */
+  const ml_dtype dtype = (ml_dtype)units[0].dtypes[0];
+  const linears_form f = form_of(dtype);
+  const int64_t bundles = lay_bundles(units, n, STREAMS);
+  const size_t shared = (size_t)(DEPTH * BUNDLES * STREAMS * WARP * f.bytes + 2 * ROWS * WARP * 16);
+  char file[32], kernel[64];
+  int64_t held;
+  snprintf(file, sizeof file, "many%s", f.file + strlen("linears"));
+  snprintf(kernel, sizeof kernel, "cuda_many_%s", ml_dtype_name(dtype));
+  ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
+  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, (a->M + ROWS - 1) / ROWS, (bundles + BUNDLES - 1) / BUNDLES,
+                            CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  (*out)->bundles = (int32_t)bundles;
   ml_cuda_launch_shared(g, shared);
   return ML_OK;
 }
@@ -154,11 +183,40 @@ static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int 
   return true;
 }
 
+/* How many columns the tiles of gpu/wide.cu have; 0: other kernels are better. A tile of 128 columns takes a little
+ * more than half of the time of one of 256, and all multiprocessors take one at a time. */
+static int wide_columns(const ml_program *g, cu_unit *units, int n, const cu_linears_args *a) {
+  enum { ROWS = 128, HALF_COST = 9, COST = 16 };
+  const int64_t down = (a->M + ROWS - 1) / ROWS, held = ml_cuda_multiprocessors(g);
+  if (a->M < ROWS || units[0].dtypes[0] != a->x_dtype || !ml_cuda_of(g->device)->multiplies_in_groups) return 0;
+  const int64_t half = lay_bundles(units, n, 128) * down, whole = lay_bundles(units, n, 256) * down;
+  const int64_t half_cost = (half + held - 1) / held * HALF_COST, cost = (whole + held - 1) / held * COST;
+  if (half * 4 < held * 3) return 0;
+  return half_cost < cost ? 128 : 256;
+}
+
+static ml_status launch_wide(ml_program *g, int columns, cu_unit *units, int n, const cu_linears_args *a,
+                             cu_linears_args **out) {
+  enum { ROWS = 128, INPUTS = 64, STAGES = 4, LINE = 1024 }; /* as gpu/wide.cu has them */
+  const size_t shared = (size_t)STAGES * (size_t)(ROWS + columns) * INPUTS * 2 + LINE;
+  char kernel[64];
+  int64_t held, across = lay_bundles(units, n, columns);
+  snprintf(kernel, sizeof kernel, "cuda_wide_%s_%d", ml_dtype_name((ml_dtype)a->x_dtype), columns);
+  ML_TRY(ml_cuda_blocks_at_once(g, "wide", kernel, CU_THREADS, shared, &held));
+  *out = ml_cuda_launch_add(g, "wide", kernel, sizeof **out, (a->M + ROWS - 1) / ROWS, across, CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  ml_cuda_launch_shared(g, shared);
+  return ML_OK;
+}
+
 /* In one launch: blocks of 128 rows, and of as many outputs as leave no multiprocessor idle. */
 static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
   enum { ROWS = 128, WIDE = 128, NARROW = 64, INPUTS = 64, STAGES = 3 }; /* as gpu/tiles.cuh has them */
   const ml_dtype dtype = (ml_dtype)units[0].dtypes[0], x = (ml_dtype)a->x_dtype;
   const int64_t down = (a->M + ROWS - 1) / ROWS;
+  const int wide = wide_columns(g, units, n, a);
+  if (wide) return launch_wide(g, wide, units, n, a, out);
   int columns = dtype == x ? WIDE : NARROW;
   char kernel[64];
   int64_t held, across = lay_bundles(units, n, columns);
@@ -196,11 +254,13 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     if (!a) return ML_MEMORY;
     *a = own;
   } else if (goes_by_tiles(g, s, first, n, normed)) ML_TRY(launch_tiles(g, units, n, &own, &a));
+  else if (goes_by_many(&own, (ml_dtype)units[0].dtypes[0])) ML_TRY(launch_many(g, units, n, &own, &a));
   else ML_TRY(launch_units(g, units, n, &own, &a));
   ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
   if (l->norm && !normed) {
     a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
     ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
+    a->early_norm = s->inputs[1] >= 0 && ml_cuda_is_constant(g, s->inputs[1]);
   }
   for (int i = 0; i < n; i++) {
     a->units[i].first_bundle = units[i].first_bundle;
@@ -345,20 +405,7 @@ ml_status ml_cuda_lower_rope_table(ml_program *g, const ml_step *s) {
   return ml_cuda_put_address(g, s->outputs[0], &a->out);
 }
 
-ml_status ml_cuda_lower_rope(ml_program *g, const ml_step *s) {
-  const ml_value *x = ml_cuda_value(g, s->inputs[0]), *table = ml_cuda_value(g, s->inputs[1]);
-  const int64_t each = x->shape[3] - table->shape[2] / 2; /* a thread takes a pair, or what is not rotated */
-  cu_rope_args *a =
-      ml_cuda_launch_elements(g, "attention", "cuda_rope", sizeof *a, x->shape[0] * x->shape[1] * x->shape[2] * each);
-  if (!a) return ML_MEMORY;
-  a->interleaved = s->attrs->rope.interleaved != 0;
-  ML_TRY(ml_cuda_array(g, s->inputs[0], &a->x));
-  ML_TRY(ml_cuda_array(g, s->inputs[1], &a->table));
-  return ml_cuda_array(g, s->outputs[0], &a->out);
-}
-
-/* Pages, slots, start, count and offsets: the inputs from `first` on. */
-static ml_status sequences_of(ml_program *g, const ml_step *s, int first, cu_sequences *a) {
+ml_status ml_cuda_sequences(ml_program *g, const ml_step *s, int first, cu_sequences *a) {
   const ml_value *offsets = ml_cuda_value(g, s->inputs[first + 4]);
   a->op = s->op, a->packed = offsets ? offsets->shape[0] - 1 : 0;
   ML_TRY(ml_cuda_array(g, s->inputs[first], &a->pages));
@@ -367,17 +414,6 @@ static ml_status sequences_of(ml_program *g, const ml_step *s, int first, cu_seq
   ML_TRY(ml_cuda_vector(g, s->inputs[first + 3], &a->count));
   ML_TRY(ml_cuda_vector(g, s->inputs[first + 4], &a->offsets));
   return ml_cuda_put_faults(g, &a->fault);
-}
-
-ml_status ml_cuda_lower_cache_append(ml_program *g, const ml_step *s) {
-  enum { WARP = 32 }; /* a warp takes a token of a head */
-  const ml_value *x = ml_cuda_value(g, s->inputs[1]);
-  cu_append_args *a = ml_cuda_launch_elements(g, "attention", "cuda_cache_append", sizeof *a,
-                                              x->shape[0] * x->shape[1] * x->shape[2] * WARP);
-  if (!a) return ML_MEMORY;
-  ML_TRY(ml_cuda_array(g, s->inputs[0], &a->pool));
-  ML_TRY(ml_cuda_array(g, s->inputs[1], &a->x));
-  return sequences_of(g, s, 2, &a->sequences);
 }
 
 /* Whether all heads of keys or values lie at whole groups of elements, and are whole rounds of them. */
@@ -410,7 +446,7 @@ static ml_status attention_args(ml_program *g, const ml_step *s, cu_attention_ar
   ML_TRY(ml_cuda_array(g, s->inputs[0], &a->q));
   ML_TRY(ml_cuda_array(g, s->inputs[1], &a->k));
   ML_TRY(ml_cuda_array(g, s->inputs[2], &a->v));
-  ML_TRY(sequences_of(g, s, PAGES, &a->sequences));
+  ML_TRY(ml_cuda_sequences(g, s, PAGES, &a->sequences));
   ML_TRY(ml_cuda_array(g, s->inputs[MASK], &a->mask));
   ML_TRY(ml_cuda_vector(g, s->inputs[SINKS], &a->sinks));
   ML_TRY(ml_cuda_array(g, s->outputs[0], &a->out));

@@ -14,8 +14,14 @@ KERNEL(cuda_norm, cu_norm_args) {
     auto put = [&](int64_t i, float f) { store_float(t.out.data, t.out.dtype, to + i, f); };
     auto weight = [&](int64_t i) { return load_float(t.weight.data, t.weight.dtype, i * t.weight.stride); };
     auto bias = [&](int64_t i) { return load_float(t.bias.data, t.bias.dtype, i * t.bias.stride); };
-    if (op.op == CU_OP_rms_norm) rms_norm_row(op, t.n, get, t.weight.data != NULL, weight, put);
-    else if (op.op == CU_OP_layer_norm)
+    if (op.op == CU_OP_rms_norm) {
+      const char *x = t.x.data + from * item_of(t.x.dtype);
+      char *o = t.out.data + to * item_of(t.out.dtype);
+      rms_norm_row(
+          op, t.n, [&](int64_t i, float *f) { load_run(x, t.x.dtype, i, t.n, 0.0f, f); }, t.weight.data != NULL,
+          [&](int64_t i, float *f) { load_vector_run(t.weight, i, t.n, 1.0f, f); },
+          [&](int64_t i, const float *f) { store_run(o, t.out.dtype, i, t.n, f); });
+    } else if (op.op == CU_OP_layer_norm)
       layer_norm_row(op, t.n, get, t.weight.data != NULL, weight, t.bias.data != NULL, bias, put);
     else if (t.x.dtype == ML_F64) {
       const double *x = (const double *)t.x.data + from;

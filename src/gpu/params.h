@@ -164,6 +164,7 @@ typedef struct cu_linears_args {
   const char *x;
   int32_t bundles, row_bytes;     /* row_bytes: of shared memory, for the one row of x */
   int32_t x_dtype, n_units, norm; /* norm: x is normalised first, by the block; of one row */
+  int32_t early_norm, pad;        /* nothing that runs before writes the norm's weight */
   float eps, offset;
   int64_t x_stride;
   cu_vector weight; /* of the norm */
@@ -211,11 +212,6 @@ typedef struct cu_rope_table_args {
   float *out;
 } cu_rope_table_args;
 
-typedef struct cu_rope_args {
-  cu_array x, table, out;
-  int32_t interleaved;
-} cu_rope_args;
-
 /* Which tokens belong to a sequence, and which pages hold it: see gpu/sequences.cuh. */
 typedef struct cu_sequences {
   cu_array pages;
@@ -225,10 +221,17 @@ typedef struct cu_sequences {
   cu_fault *const *fault;
 } cu_sequences;
 
-typedef struct cu_append_args {
-  cu_array pool, x;
-  cu_sequences sequences;
-} cu_append_args;
+/* Heads x of tokens, of which 2 `turns` elements are turned; to `out` and to a pool of pages, where there are such. */
+enum { CU_HEADS_PARTS = 4 };
+typedef struct cu_heads {
+  cu_array x, table, out, pool; /* out: its dtype is there in any case */
+  cu_sequences sequences;       /* of the pool */
+  int64_t turns;
+  int32_t interleaved, pad;
+} cu_heads;
+typedef struct cu_heads_args {
+  cu_heads parts[CU_HEADS_PARTS];
+} cu_heads_args;
 
 typedef struct cu_attention_args {
   cu_array q, k, v, mask, out;

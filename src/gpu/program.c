@@ -12,6 +12,35 @@
 
 int ml_cuda_multiprocessors(const ml_program *g) { return ml_cuda_of(g->device)->multiprocessors; }
 const ml_value *ml_cuda_value(const ml_program *g, int value) { return value < 0 ? NULL : &g->plan->values[value]; }
+
+enum { MOST_WRITTEN = 256 }; /* that are looked through for every operand */
+
+bool ml_cuda_is_constant(const ml_program *g, int value) {
+  const ml_storage *s = &g->plan->storages[g->plan->values[value].storage];
+  if (s->place != ML_PLACE_TENSOR || g->n_written > MOST_WRITTEN) return false;
+  for (size_t i = 0; i < g->n_written; i++) {
+    if (g->written[i] == s->buffer) return false;
+  }
+  return true;
+}
+
+static ml_status add_written(ml_program *g, int value) {
+  const ml_buffer *buffer = value < 0 ? NULL : g->plan->storages[g->plan->values[value].storage].buffer;
+  if (!buffer || g->n_written > MOST_WRITTEN) return ML_OK;
+  ML_TRY(ML_BUMP_GROW(&g->memory, g->written, g->written_capacity, g->n_written + 1));
+  g->written[g->n_written++] = buffer;
+  return ML_OK;
+}
+
+static ml_status find_written(ml_program *g) {
+  for (size_t i = 0; i < g->plan->n_steps; i++) {
+    const ml_step *s = &g->plan->steps[i];
+    if (s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op)) ML_TRY(add_written(g, s->inputs[0]));
+    for (int k = 0; k < s->n_outputs; k++) ML_TRY(add_written(g, s->outputs[k]));
+  }
+  return ML_OK;
+}
+
 int64_t ml_cuda_size(const ml_value *v) { return ml_shape_size(v->ndim, v->shape); }
 
 void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t grid_x,
@@ -28,7 +57,7 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
   *l = (ml_cuda_launch){0};
   if (ml_cuda_function(g->device, file, kernel, &l->function) != ML_OK) return NULL;
   l->grid_x = (unsigned)grid_x, l->grid_y = (unsigned)grid_y, l->threads = (unsigned)threads, l->args = args;
-  l->step = g->step;
+  l->step = g->step, l->steps = 1;
   g->n_launches++;
   g->made = true;
   return args;
@@ -49,6 +78,12 @@ ml_status ml_cuda_blocks_at_once(ml_program *g, const char *file, const char *ke
 
 void ml_cuda_launch_shared(ml_program *g, size_t bytes) {
   if (g->made) g->launches[g->n_launches - 1].shared_bytes = (unsigned)bytes;
+}
+
+void ml_cuda_launch_joined(ml_program *g, int parts, int steps) {
+  g->joined = (size_t)steps - 1;
+  if (!g->made) return;
+  g->launches[g->n_launches - 1].grid_y = (unsigned)parts, g->launches[g->n_launches - 1].steps = (size_t)steps;
 }
 
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units) {
@@ -278,9 +313,10 @@ static ml_status place_constants(ml_program *g) {
 }
 
 static ml_status lower_all(ml_program *g) {
-  for (size_t i = 0; i < g->plan->n_steps; i++) {
+  ML_TRY(find_written(g));
+  for (size_t i = 0; i < g->plan->n_steps; i += 1 + g->joined) {
     const ml_step *s = &g->plan->steps[i];
-    g->step = i;
+    g->step = i, g->joined = 0;
     ml_status status = lowerers[s->op]
                            ? lowerers[s->op](g, s)
                            : ml_fail(ML_UNSUPPORTED, "%s: %s has no kernel for it", ml_step_name(s), g->device->name);

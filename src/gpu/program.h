@@ -10,6 +10,7 @@ typedef struct ml_cuda_launch {
   unsigned grid_x, grid_y, threads, shared_bytes;
   void *args;
   size_t step;      /* that it is a part of */
+  size_t steps;     /* so many from there on are its own */
   bool level;       /* it begins what waits for everything before it */
   bool moved;       /* its arguments have changed since its node was made */
   CUgraphNode node; /* in the program's graph */
@@ -43,12 +44,15 @@ struct ml_program {
   size_t n_constants, constants_capacity;
   char *bytes; /* of constants, on the host while lowering */
   size_t n_bytes, bytes_capacity;
-  ml_cuda_chunk *chunk; /* where they lie; NULL: there are none */
-  size_t workspace;     /* that the launches take in turn */
-  bool faults;          /* a kernel may find some */
-  bool fast;            /* weights in it need not be multiplied exactly */
-  size_t step;          /* that is being lowered */
-  bool made;            /* the launch that was asked for last is one */
+  ml_cuda_chunk *chunk;      /* where they lie; NULL: there are none */
+  const ml_buffer **written; /* by the plan's steps, beside its outputs and the arena */
+  size_t n_written, written_capacity;
+  size_t workspace; /* that the launches take in turn */
+  bool faults;      /* a kernel may find some */
+  bool fast;        /* weights in it need not be multiplied exactly */
+  size_t step;      /* that is being lowered */
+  size_t joined;    /* steps behind it that it takes along */
+  bool made;        /* the launch that was asked for last is one */
   uint64_t runs;
   CUgraph nodes; /* from the second run on; by them the graph's arguments are changed */
   CUgraphExec graph;
@@ -66,6 +70,8 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
                          int64_t grid_y, int threads);
 /* The launch added last has so much shared memory of its own. */
 void ml_cuda_launch_shared(ml_program *g, size_t bytes);
+/* The launch added last is `parts` of such along y, and carries out `steps` of the plan. */
+void ml_cuda_launch_joined(ml_program *g, int parts, int steps);
 /* The same with a thread for each of `units`. */
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units);
 /* Puts the address of a value where kernels read it, in every run; NULL where value is -1. */
@@ -83,6 +89,8 @@ ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where);
 ml_status ml_cuda_put_faults(ml_program *g, const void *where);
 
 const ml_value *ml_cuda_value(const ml_program *g, int value); /* NULL of -1 */
+/* Whether a value is there before the plan runs and stays as it is. */
+bool ml_cuda_is_constant(const ml_program *g, int value);
 /* Threads of a block that takes a row of n: what gpu/row.cuh adds up depends on n alone then. */
 int ml_cuda_row_threads(int64_t n);
 int ml_cuda_multiprocessors(const ml_program *g);
@@ -98,6 +106,8 @@ ml_status ml_cuda_operand(ml_program *g, int value, cu_operand *out);
 void ml_cuda_program_of(const ml_fused *f, cu_program *out);
 /* What a step does with its results, if it does anything. */
 ml_status ml_cuda_tail(ml_program *g, const ml_step *s, cu_tail *out);
+/* Pages, slots, start, count and offsets: the step's inputs from `first` on. */
+ml_status ml_cuda_sequences(ml_program *g, const ml_step *s, int first, cu_sequences *out);
 int64_t ml_cuda_size(const ml_value *v);
 /* Axes in the order of the first operand's memory, without those of size 1; neighbours are one where all operands
  * allow it. The number of axes. */
@@ -110,6 +120,8 @@ ml_status ml_cuda_move(ml_program *g, int to, int from);
 typedef ml_status (*ml_cuda_launcher)(const ml_program *g, const ml_cuda_launch *l);
 ml_status ml_cuda_time_steps(ml_program *g, ml_cuda_launcher launch, ml_outcome *o);
 
+/* Whether two values, of which either may be absent, lie in the same memory (run.c). */
+bool ml_cuda_share(const ml_program *g, int a, int b);
 /* Which launches wait for those before them (run.c). */
 ml_status ml_cuda_find_levels(ml_program *g);
 
@@ -154,9 +166,9 @@ typedef ml_status (*ml_cuda_lowerer)(ml_program *g, const ml_step *s);
   X(ML_OP_gather_linear, gather_linear)                                                                                \
   X(ML_OP_embedding, embedding)                                                                                        \
   X(ML_OP_rope_table, rope_table)                                                                                      \
-  X(ML_OP_rope, rope)                                                                                                  \
+  X(ML_OP_rope, heads)                                                                                                 \
   X(ML_OP_attention, attention)                                                                                        \
-  X(ML_OP_cache_append, cache_append)                                                                                  \
+  X(ML_OP_cache_append, heads)                                                                                         \
   X(ML_OP_assign, assign)                                                                                              \
   X(ML_OP_ring_push, ring_push)                                                                                        \
   X(ML_OP_repeat_penalty, sample)                                                                                      \

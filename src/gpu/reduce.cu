@@ -33,11 +33,22 @@ KERNEL(cuda_reduce, cu_reduce_args) {
   }
 }
 
+// A block joins the chunks of a result one after another: its threads have read them before.
 KERNEL(cuda_reduce_join, cu_reduce_args) {
-  for (int64_t result = thread_index(); result < t.results; result += thread_count()) {
+  enum { ROOM = 128 };
+  __shared__ partial read[ROOM];
+  for (int64_t result = blockIdx.x; result < t.results; result += gridDim.x) {
     const partial *all = (const partial *)t.partials + result * t.chunks;
-    partial p = all[0];
-    for (int64_t i = 1; i < t.chunks; i++) join_partial(&p, i * CHUNK, all[i], min64(t.count - i * CHUNK, CHUNK), t.op);
-    store_slot(t.out, t.op.result, result, finish_partial(p, t.op, t.count));
+    partial p;
+    for (int64_t first = 0; first < t.chunks; first += ROOM) {
+      const int n = (int)min64(ROOM, t.chunks - first);
+      __syncthreads();
+      for (int i = threadIdx.x; i < n; i += blockDim.x) read[i] = all[first + i];
+      __syncthreads();
+      if (first == 0) p = read[0];
+      for (int64_t i = first ? first : 1; threadIdx.x == 0 && i < first + n; i++)
+        join_partial(&p, i * CHUNK, read[i - first], min64(t.count - i * CHUNK, CHUNK), t.op);
+    }
+    if (threadIdx.x == 0) store_slot(t.out, t.op.result, result, finish_partial(p, t.op, t.count));
   }
 }

@@ -1,7 +1,8 @@
 // row.cuh: norms, softmax and reductions of one row, by one block.
 //
-// Thread i of a block takes elements i, i + threads, ...; sums are float64 in that order, then over a warp by halves,
-// then warp after warp. With as many threads as row_threads says, the result depends on the row's length alone.
+// Thread i of a block takes elements i, i + threads, ... (or runs of them); sums are float64 in that order, then over a
+// warp by halves, then warp after warp. With as many threads as row_threads says, the result depends on the row's
+// length alone.
 #ifndef ML_GPU_ROW_CUH
 #define ML_GPU_ROW_CUH
 
@@ -52,34 +53,96 @@ template <typename T, typename JOIN> DEVICE T block_join(T v, JOIN join) {
 
 // ---- norms and softmax: GET gives element i as float, PUT takes it; both may be the same memory ----
 
-template <typename GET> DEVICE double mean_square(GET get, int64_t n) {
-  double sum = 0;
-#pragma unroll 8
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const double x = (double)get(i);
-    sum += x * x;
-  }
-  return block_join(sum, add_up()) / (double)n;
+enum { RUN = 8 }; // neighbours that a thread of a norm takes
+
+// Elements first.. of a row of n, one by one; those behind it are `other`.
+template <typename GET> DEVICE void load_each(int64_t first, int64_t n, GET get, float other, float *to) {
+#pragma unroll
+  for (int k = 0; k < RUN; k++) to[k] = first + k < n ? get(first + k) : other;
 }
 
-enum { AT_ONCE = 8 }; // elements that a thread asks for before it uses the first
+// The same of elements that lie side by side from `data` on.
+DEVICE void load_run(const char *data, int dtype, int64_t first, int64_t n, float other, float *to) {
+  const char *at = data + first * item_of(dtype);
+  if (first + RUN > n || (uintptr_t)at % 16) {
+    load_each(
+        first, n, [&](int64_t i) { return load_float(data, dtype, i); }, other, to);
+    return;
+  }
+  uint32_t w[RUN];
+  const uint4 a = *(const uint4 *)at;
+  w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
+  if (dtype == ML_F32) {
+    const uint4 b = *(const uint4 *)(at + 16);
+    w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+#pragma unroll
+    for (int k = 0; k < RUN; k++) to[k] = bits_float(w[k]);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < RUN; k += 2) {
+    to[k] = dtype == ML_F16 ? f16_float((uint16_t)w[k / 2]) : bits_float(w[k / 2] << 16);
+    to[k + 1] = dtype == ML_F16 ? f16_float((uint16_t)(w[k / 2] >> 16)) : high_bf16(w[k / 2]);
+  }
+}
 
+DEVICE void load_vector_run(const cu_vector &v, int64_t first, int64_t n, float other, float *to) {
+  if (v.stride == 1) load_run(v.data, v.dtype, first, n, other, to);
+  else
+    load_each(
+        first, n, [&](int64_t i) { return load_float(v.data, v.dtype, i * v.stride); }, other, to);
+}
+
+DEVICE void store_run(char *data, int dtype, int64_t first, int64_t n, const float *from) {
+  char *at = data + first * item_of(dtype);
+  if (dtype == ML_F32 || first + RUN > n || (uintptr_t)at % 16) {
+    for (int k = 0; k < RUN && first + k < n; k++) store_float(data, dtype, first + k, from[k]);
+    return;
+  }
+  uint32_t w[RUN / 2];
+#pragma unroll
+  for (int k = 0; k < RUN; k += 2) {
+    const uint16_t low = dtype == ML_F16 ? float_f16(from[k]) : float_bf16(from[k]);
+    const uint16_t high = dtype == ML_F16 ? float_f16(from[k + 1]) : float_bf16(from[k + 1]);
+    w[k / 2] = low | (uint32_t)high << 16;
+  }
+  uint4 v;
+  v.x = w[0], v.y = w[1], v.z = w[2], v.w = w[3];
+  *(uint4 *)at = v;
+}
+
+// Thread i takes the runs i, i + threads, ...: GET(first, to) gives one of x and WEIGHT one of the weight, PUT(first,
+// from) takes one. The first run is read once; `early`: its weights, where they have been read already.
 template <typename GET, typename WEIGHT, typename PUT>
-DEVICE void rms_norm_row(const cu_row_op &op, int64_t n, GET get, bool weighted, WEIGHT weight, PUT put) {
-  const double scale = 1 / sqrt(mean_square(get, n) + (double)op.eps);
-  for (int64_t first = threadIdx.x; first < n; first += AT_ONCE * blockDim.x) {
-    float x[AT_ONCE], w[AT_ONCE];
+DEVICE void rms_norm_row(const cu_row_op &op, int64_t n, GET get, bool weighted, WEIGHT weight, PUT put,
+                         bool is_early = false, const float *early = NULL) {
+  const int64_t step = RUN * (int64_t)blockDim.x, own = RUN * (int64_t)threadIdx.x;
+  float head[RUN];
+  double sum = 0;
 #pragma unroll
-    for (int k = 0; k < AT_ONCE; k++) {
-      const int64_t i = first + k * (int64_t)blockDim.x;
-      x[k] = i < n ? get(i) : 0.0f, w[k] = i < n && weighted ? weight(i) : 1.0f;
-    }
+  for (int k = 0; k < RUN; k++) head[k] = 0;
+  if (own < n) get(own, head);
 #pragma unroll
-    for (int k = 0; k < AT_ONCE; k++) {
-      const int64_t i = first + k * (int64_t)blockDim.x;
+  for (int k = 0; k < RUN; k++) sum += (double)head[k] * (double)head[k];
+  for (int64_t first = own + step; first < n; first += step) {
+    float x[RUN];
+    get(first, x);
+#pragma unroll
+    for (int k = 0; k < RUN; k++) sum += (double)x[k] * (double)x[k];
+  }
+  const double scale = 1 / sqrt(block_join(sum, add_up()) / (double)n + (double)op.eps);
+  for (int64_t first = own; first < n; first += step) {
+    float x[RUN], w[RUN];
+#pragma unroll
+    for (int k = 0; k < RUN; k++) x[k] = head[k], w[k] = is_early ? early[k] : 1.0f;
+    if (first != own) get(first, x);
+    if (weighted && !(is_early && first == own)) weight(first, w);
+#pragma unroll
+    for (int k = 0; k < RUN; k++) {
       const float f = (float)((double)x[k] * scale);
-      if (i < n) put(i, weighted ? f * (op.offset == 0 ? w[k] : op.offset + w[k]) : f);
+      x[k] = weighted ? f * (op.offset == 0 ? w[k] : op.offset + w[k]) : f;
     }
+    put(first, x);
   }
 }
 

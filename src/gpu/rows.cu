@@ -66,7 +66,14 @@ DEVICE void run_row_op(const row_run &r, const cu_row_stage &s) {
     put_register(r, to, i, round_slot(v, dtype));
   };
   switch (s.op.op) {
-  case CU_OP_rms_norm: rms_norm_row(s.op, n, get, weighted, weight, put); return;
+  case CU_OP_rms_norm:
+    rms_norm_row(
+        s.op, n, [&](int64_t first, float *f) { load_each(first, n, get, 0.0f, f); }, weighted,
+        [&](int64_t first, float *f) { load_each(first, n, weight, 1.0f, f); },
+        [&](int64_t first, const float *f) {
+          for (int k = 0; k < RUN && first + k < n; k++) put(first + k, f[k]);
+        });
+    return;
   case CU_OP_layer_norm: layer_norm_row(s.op, n, get, weighted, weight, biased, bias, put); return;
   case CU_OP_softmax:
   case CU_OP_log_softmax: softmax_row<float>(s.op.op == CU_OP_log_softmax, n, get, put); return;

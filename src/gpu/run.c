@@ -37,12 +37,13 @@ static void add_value(regions *r, const ml_plan *p, int value, bool written) {
   else add_region(r, (region){(int)s->place, (uintptr_t)s->index, (uintptr_t)s->index + 1, written});
 }
 
-static void touch(const ml_program *g, size_t step, bool scratch, regions *out) {
-  const ml_step *s = &g->plan->steps[step];
-  const bool effect = s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op);
+static void touch(const ml_program *g, size_t first, size_t steps, bool scratch, regions *out) {
   out->count = 0, out->full = false;
-  for (int i = 0; i < s->n_inputs; i++) add_value(out, g->plan, s->inputs[i], effect && i == 0);
-  for (int i = 0; i < s->n_outputs; i++) add_value(out, g->plan, s->outputs[i], true);
+  for (const ml_step *s = &g->plan->steps[first]; s < &g->plan->steps[first + steps]; s++) {
+    const bool effect = s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op);
+    for (int i = 0; i < s->n_inputs; i++) add_value(out, g->plan, s->inputs[i], effect && i == 0);
+    for (int i = 0; i < s->n_outputs; i++) add_value(out, g->plan, s->outputs[i], true);
+  }
   if (scratch) add_region(out, (region){-1, 0, 1, true});
 }
 
@@ -54,6 +55,13 @@ static bool conflict(const regions *a, const regions *b) {
     }
   }
   return false;
+}
+
+bool ml_cuda_share(const ml_program *g, int a, int b) {
+  regions one = {.count = 0}, other = {.count = 0};
+  add_value(&one, g->plan, a, true);
+  add_value(&other, g->plan, b, true);
+  return conflict(&one, &other);
 }
 
 static bool uses_scratch(const ml_program *g, size_t launch) {
@@ -70,7 +78,7 @@ ml_status ml_cuda_find_levels(ml_program *g) {
     const size_t step = g->launches[i].step;
     bool scratch = false;
     for (n = 0; i + n < g->n_launches && g->launches[i + n].step == step; n++) scratch |= uses_scratch(g, i + n);
-    touch(g, step, scratch, own);
+    touch(g, step, g->launches[i].steps, scratch, own);
     if (i > 0 && (own->full || since->full || since->count + own->count > MOST_REGIONS || conflict(since, own))) {
       g->launches[i].level = true;
       since->count = 0, since->full = false;

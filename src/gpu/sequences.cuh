@@ -12,7 +12,7 @@ struct sequence {
 };
 
 // Entry i of a vector, which must be in 0..limit-1; -1, and a fault, where it is not.
-DEVICE int64_t checked_at(const cu_sequences &s, const cu_vector &v, int64_t i, int64_t limit) {
+DEVICE_CALL int64_t checked_at(const cu_sequences &s, const cu_vector &v, int64_t i, int64_t limit) {
   const int64_t at = vector_at(v, i);
   if (at >= 0 && at < limit) return at;
   raise_fault(s.fault, s.op, v.dtype, at, limit);
@@ -33,8 +33,8 @@ DEVICE void check_offsets(const cu_sequences &s, int64_t T) {
   for (int64_t r = threadIdx.x; s.offsets.data && r < s.packed; r += blockDim.x) find_packed(s, T, r, &o);
 }
 
-// The sequence of the token `at` of entry b of an axis of entries with T tokens each; of no tokens where it is nobody's.
-// False, and a fault, where what says so makes no sense. `page`: positions that one holds.
+// The sequence of the token `at` of entry b of an axis of entries with T tokens each; of no tokens where it is
+// nobody's. False, and a fault, where what says so makes no sense. `page`: positions that one holds.
 DEVICE bool find_sequence(const cu_sequences &s, int64_t T, int64_t page, int64_t b, int64_t at, sequence *o) {
   int64_t r = b;
   o->first = o->start = o->slot = 0, o->tokens = o->real = T;
@@ -60,7 +60,7 @@ DEVICE bool find_sequence(const cu_sequences &s, int64_t T, int64_t page, int64_
 }
 
 // The page of a sequence's positions from `index` pages on, of a pool of `limit`; -1, and a fault, where it has none.
-DEVICE int64_t find_page(const cu_sequences &s, int64_t slot, int64_t index, int64_t limit) {
+DEVICE_CALL int64_t find_page(const cu_sequences &s, int64_t slot, int64_t index, int64_t limit) {
   const int64_t page = load_int(s.pages.data, s.pages.dtype, slot * s.pages.strides[0] + index);
   if (page >= 0 && page < limit) return page;
   raise_fault(s.fault, s.op, s.pages.dtype, page, limit);

@@ -71,6 +71,17 @@ template <int DTYPE> DEVICE void multiply_matrices(float *sums, const uint32_t *
 #endif
 }
 
+// 2^f as the hardware has it: within two units of the last place, those below 2^-126 as zero.
+DEVICE float power_of_two(float f) {
+#ifdef __CUDACC__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(f));
+  return power;
+#else
+  return exp2f(f);
+#endif
+}
+
 // Two floats as a word of two elements.
 template <int DTYPE> DEVICE uint32_t pack_pair(float low, float high) {
 #ifdef __CUDACC__

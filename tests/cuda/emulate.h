@@ -20,6 +20,9 @@ extern "C" void emulated_gather(uint64_t value, uint64_t *all); /* those of all 
 struct float4 {
   float x, y, z, w;
 };
+struct uint2 {
+  uint32_t x, y;
+};
 struct uint4 {
   uint32_t x, y, z, w;
 };

@@ -81,7 +81,7 @@ t.test("many rows by weights that are not multiplied exactly", function()
     {"bfloat16", 40, 128, 0}, {"bfloat16", 150, 192, 1}, {"float16", 17, 64, 2}, {"q4_0", 20, 128, 3},
     {"q8_0", 33, 64, 4},
     {"q4_k", 12, 256, 5}, {"q6_k", 12, 512, 6}, {"q5_k", 9, 256, 7}, {"q5_1", 9, 64, 8}, {"q4_1", 9, 192, 9},
-    {"q5_0", 9, 64, 10},
+    {"q5_0", 9, 64, 10}, {"bfloat16", 520, 128, 11}, {"float16", 390, 64, 12},
   } do
     local dtype, M, K, seed = table.unpack(case)
     local blocks, N = BLOCKS[dtype], 70

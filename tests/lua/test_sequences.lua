@@ -187,6 +187,50 @@ t.test("sequences end to end without pages", function()
   end
 end)
 
+t.test("heads are turned and put into pages together as they are one after another", function()
+  for _, case in ipairs {
+    {6, 3, 2, 16, 4, "float32", "bfloat16"}, {5, 2, 1, 10, 3, "float16", "float32", interleaved = true},
+    {170, 4, 1, 64, 32, "bfloat16", "bfloat16"}, {170, 4, 1, 64, 24, "bfloat16", "float16", kept = true},
+    {20, 2, 2, 64, 32, "bfloat16", "bfloat16", twice = true},
+    {90, 2, 3, 72, 32, "float32", "float32"}, {1, 9, 3, 64, 32, "bfloat16", "bfloat16"},
+  } do
+    local T, H, KV, d, n, asked, kept = table.unpack(case)
+    local q, k, v = normal({2, H, T, d}, asked), normal({2, KV, T, d}, asked), normal({2, KV, T, d}, asked)
+    local places = ml.rope_table(ml.arange(3, 3 + 2 * T):astype "int32":reshape {2, T}, normal {n}, 1)
+    local pages, start = vector({{1, 4, 2}, {0, 3, 5}}, "int32"), vector({7, 2}, "int32")
+    local count = vector({T, math.max(T - 2, 0)}, "int32")
+    local function pool() return ml.state(ml.zeros({6, KV, 64, d}, {dtype = kept})) end
+    local pools = {pool(), pool()}
+    local function all(q_, k_, v_)
+      local turned_q, turned_k = ml.rope(q_, places, case.interleaved), ml.rope(k_, places, case.interleaved)
+      ml.cache_append(pools[1], turned_k, pages, nil, start, count)
+      local other = case.twice and ml.rope(turned_k, places) or v_
+      ml.cache_append(pools[2], other, pages, nil, start, count)
+      return turned_q * 2.0, case.kept and turned_k or turned_q
+    end
+    local a, b = ml.compile(function(...) return all((...) + 0.0, select(2, ...)) end)(q, k, v)
+    ml.eval(a, b)
+    local home_table = places:to "cpu"
+    local function turned(x) return ml.rope(x:to "cpu", home_table, case.interleaved) end
+    local what = ("%d tokens, heads of %d, %d turned"):format(T, d, 2 * n)
+    t.eq(a:to "cpu":tobytes(), (turned(q) * 2.0):tobytes(), what)
+    t.eq(b:to "cpu":tobytes(), turned(case.kept and k or q):tobytes(), what)
+    for i, x in ipairs {turned(k), case.twice and turned(turned(k)) or v:to "cpu"} do
+      local kept_there, written = pools[i]:to "cpu", 0
+      for r, list in ipairs {{1, 4, 2}, {0, 3, 5}} do
+        local first, real = ({7, 2})[r], ({T, math.max(T - 2, 0)})[r]
+        if real > 0 then
+          local found = side_by_side(kept_there, list, first + real):slice {{}, {}, {first + 1, first + real}, {}}
+          local given = x:slice {{r, r}, {}, {1, real}, {}}:astype(kept)
+          t.ok(found:eq(given):all():item(), what .. ": pages")
+          written = written + real
+        end
+      end
+      t.ok(kept_there:ne(0):astype "float32":max(4):max(2):sum():item() <= written, what .. ": written elsewhere")
+    end
+  end
+end)
+
 t.test("what makes no sense is a fault with its value and limit", function()
   local x, list = ml.zeros {2, 1, 3, 8}, {scale = 1}
   local function refused(value, limit, of)
