@@ -210,11 +210,12 @@ ml_status ml_state_reserve(ml_device *device, ml_dtype dtype, int ndim, const in
   if (ml_dtype_is_block(dtype)) return ml_fail(ML_USAGE, "no values of dtype %s", ml_dtype_name(dtype));
   ML_TRY(ml_shape_bytes(dtype, ndim, shape, &bytes));
   ML_TRY(ml_buffer_reserve(device, bytes, &buffer));
-  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, out);
+  ml_tensor *made = NULL;
+  ml_status status = ml_tensor_wrap(buffer, 0, dtype, ML_LAYOUT_STRIDED, ndim, shape, &made);
   ml_buffer_release(buffer);
-  ML_TRY(status);
-  status = ml_tensor_make_state(*out);
-  if (status != ML_OK) ml_tensor_release(*out);
+  if (status == ML_OK) status = ml_tensor_make_state(made);
+  if (status == ML_OK) *out = made;
+  else ml_tensor_release(made);
   return status;
 }
 

@@ -21,10 +21,12 @@ static ml_status weight_to(ml_tensor *t, ml_device *device, ml_tensor **out) {
 static ml_status dense_to(ml_tensor *t, ml_device *device, ml_tensor **out) {
   ml_buffer *from = ml_buffer_retain(t->buffer); /* a run that fails, as may be known only here, takes it from t */
   const size_t offset = t->offset;
-  ml_status status = ml_tensor_create(device, t->dtype, t->ndim, t->shape, out);
-  if (status == ML_OK && (status = ml_buffer_copy((*out)->buffer, 0, from, offset, ml_tensor_nbytes(t))) != ML_OK)
-    ml_tensor_release(*out);
+  ml_tensor *made = NULL;
+  ml_status status = ml_tensor_create(device, t->dtype, t->ndim, t->shape, &made);
+  if (status == ML_OK) status = ml_buffer_copy(made->buffer, 0, from, offset, ml_tensor_nbytes(t));
   ml_buffer_release(from);
+  if (status == ML_OK) *out = made;
+  else ml_tensor_release(made);
   return status;
 }
 
