@@ -153,7 +153,7 @@ end
 
 ---Lets other engines of this process use the weights: what it gives is theirs to load with, load {share = token}, in
 ---whatever thread, as long as this model is open. The weights count where they were loaded, are freed with the last
----model that has them, and are never written.
+---model that has them, and are never written. Weights on the processor alone are shared: others are "unsupported".
 ---@return string token
 function Model:share()
   check_open(self, "share")

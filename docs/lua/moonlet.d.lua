@@ -237,7 +237,7 @@ function m:generation_defaults(opts) end
 
 ---Lets other engines of this process use the weights: what it gives is theirs to load with, load {share = token}, in
 ---whatever thread, as long as this model is open. The weights count where they were loaded, are freed with the last
----model that has them, and are never written.
+---model that has them, and are never written. Weights on the processor alone are shared: others are "unsupported".
 ---@return string token
 function m:share() end
 

@@ -3,7 +3,7 @@ local ml = require "moonlet"
 local bytes = require "tests.lua.byte_model"
 local t = require "tests.lua.harness"
 
-t.leak_check = function() return ml.memory.active() end
+t.leak_check = function() return ml.memory.active "cpu" end
 
 local path = bytes.make "share"
 local function answer(m)
@@ -12,21 +12,22 @@ end
 local function settle()
   collectgarbage()
   collectgarbage()
-  ml.memory.clear()
+  ml.memory.clear "cpu"
 end
 
 t.test("a second model has the weights of the first, which count once, whoever is closed first", function()
   for _, first_goes in ipairs {true, false} do
-    local m = assert(ml.load(path, {random = 5, precision = "exact", dtype = "bfloat16"}))
+    local m = assert(ml.load(path, {device = "cpu", random = 5, precision = "exact", dtype = "bfloat16"}))
     local want = answer(m)
     settle()
-    local before = ml.memory.active()
+    local before = ml.memory.active "cpu"
     local token = m:share()
     t.eq(m:share(), token, "one token a model")
     local n = assert(ml.load {share = token})
     t.eq(n.info.compute_dtype, "bfloat16")
     settle()
-    t.ok(ml.memory.active() - before < m.info.bytes // 4, ml.memory.active() - before)
+    local more = ml.memory.active "cpu" - before
+    t.ok(more < m.info.bytes // 4, more)
     t.eq(answer(n), want)
     local one, other = table.unpack(first_goes and {m, n} or {n, m})
     one:close()
@@ -36,7 +37,7 @@ t.test("a second model has the weights of the first, which count once, whoever i
 end)
 
 t.test("a model that has them gives them on; a token ends with its model", function()
-  local m = assert(ml.load(path, {random = 5}))
+  local m = assert(ml.load(path, {device = "cpu", random = 5}))
   local want, token = answer(m), m:share()
   local n <close> = assert(ml.load(path, {share = token, max_context = 64}))
   m:close()
@@ -47,7 +48,7 @@ t.test("a model that has them gives them on; a token ends with its model", funct
 end)
 
 t.test("errors name what does not fit", function()
-  local m <close> = assert(ml.load(path, {random = 5}))
+  local m <close> = assert(ml.load(path, {device = "cpu", random = 5}))
   local token = m:share()
   local _, message, code = ml.load {share = token, precision = "exact"}
   t.eq({message, code}, {"load: share: precision: the weights were made with fast, found exact", "mismatch"})
