@@ -39,11 +39,17 @@ local function options_of(prompt, shared, what)
   return own.prompt, o
 end
 
+-- The prompt at an index and all its options, those of the model among them where they are asked for.
+local function request(self, index, what)
+  local prompt, given = options_of(self.prompts[index], self.shared, what)
+  if given.defaults ~= nil then given = self.model:generation_defaults(given) end
+  return prompt, given
+end
+
 local function start_one(self, index)
   local model = self.model
   local what = ("batch_generate: prompt %d"):format(index)
-  local prompt, given = options_of(self.prompts[index], self.shared, what)
-  if given.defaults ~= nil then given = model:generation_defaults(given) end
+  local prompt, given = request(self, index, what)
   local messages = type(prompt) == "table" and (type(prompt[1]) == "table" or prompt.role ~= nil)
   local o = generate.options(given, what, messages and generate.chat_known or nil)
   local ids = messages and model:chat_ids(prompt, o) or model:prompt_ids(prompt, what)
@@ -370,8 +376,7 @@ util.know(Batch, "batch:")
 local function note_steps(self)
   for i = 1, #self.prompts do
     local ok, o = pcall(function()
-      local _, given = options_of(self.prompts[i], self.shared, "prompt")
-      if given.defaults ~= nil then given = self.model:generation_defaults(given) end
+      local _, given = request(self, i, "prompt")
       return generate.options(given, "prompt", generate.chat_known)
     end)
     if ok then generate.note_steps(o, self.steps) end

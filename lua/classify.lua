@@ -109,14 +109,20 @@ local function borrowed()
   end})
 end
 
+-- Places of lists of ids, the shortest first, and how many ids they have together.
+local function by_length(lists)
+  local order, ids = {}, 0
+  for i, list in ipairs(lists) do order[i], ids = i, ids + #list end
+  table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
+  return order, ids
+end
+
 -- Calls fn(rows) with rows that fit one forward, the shortest first, until all lists are through; `tail` is how many of
 -- the last ids of each are looked at. What all of them begin with is computed once; what one forward does not hold is
 -- computed before, in a slot.
 local function each_forward(model, lists, o, tail, fn)
-  local runtime, order, most = model:runtime(), {}, packed.SIZES[#packed.SIZES]
-  local begun, asked = core.clock(), 0
-  for i, list in ipairs(lists) do order[i], asked = i, asked + #list end
-  table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
+  local runtime, most, begun = model:runtime(), packed.SIZES[#packed.SIZES], core.clock()
+  local order, asked = by_length(lists)
   local records = runtime:has_records()
   local prefix, kept <close> = records and 0 or shared_prefix(lists), borrowed()
   if prefix > 0 then kept[1] = prefill(runtime, runtime:slot(), table.move(lists[1], 1, prefix, 1, {}), 0) end
@@ -247,10 +253,8 @@ function M.embed(model, texts, opts)
   if not poolings[o.pooling] then util.unexpected("embed: pooling", '"mean", "last" or "cls"', o.pooling) end
   util.flag("embed: normalize", o.normalize)
   local _ <close> = core.on(model.device)
-  local lists, order, parts, places = ids_of(model, texts, {truncate = o.truncate}, 0, "embed"), {}, {}, {}
-  local begun, asked = core.clock(), 0
-  for i, list in ipairs(lists) do order[i], asked = i, asked + #list end
-  table.sort(order, function(a, b) return #lists[a] < #lists[b] or #lists[a] == #lists[b] and a < b end)
+  local lists, parts, places = ids_of(model, texts, {truncate = o.truncate}, 0, "embed"), {}, {}
+  local begun, order, asked = core.clock(), by_length(lists)
   local rows, at = {}, 1
   for i, index in ipairs(order) do rows[i] = {ids = lists[index], index = index} end
   return ml.scope(function()

@@ -261,14 +261,16 @@ function M.profile(fn, ...)
   util.callable("profile", fn)
   if core.recording() then util.raise("usage", "profile: a plan is being recorded") end
   core.eval()
-  local ending <close> = setmetatable({}, {__close = function(self) -- also where fn yields, and is not gone on with
-    self.text = self.text or core.profile "end"
-  end})
   core.profile "begin"
+  local text
+  local function stop()
+    text = text or core.profile "end"
+    return text
+  end
+  local _ <close> = setmetatable({}, {__close = stop}) -- also where fn yields, and is not gone on with
   fn(...)
   core.eval()
-  getmetatable(ending).__close(ending)
-  return ending.text
+  return stop()
 end
 
 ---Runs fn(...). Nothing is recorded for gradients in this version.

@@ -156,7 +156,7 @@ local makes = {"device", "dtype", "precision", "family", "quantize", "random"}
 ---@return string
 function M.about(model)
   local about, o = {path = model.info.path, options = {}}, model.options
-  for _, name in ipairs(makes) do about.options[name] = type(o[name]) ~= "userdata" and o[name] or nil end
+  for _, name in ipairs(makes) do about.options[name] = o[name] or nil end
   about.options.family = type(o.family) == "string" and o.family or nil
   about.options.device = model.device
   return core.json.encode(about)

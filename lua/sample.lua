@@ -63,11 +63,15 @@ local SMALLEST = 2.0 ^ -126 -- a normal float32
 -- Whether a temperature takes the likeliest: none, 0, and what float32 cannot divide by.
 local function is_zero(t) return not t or t < SMALLEST end
 
-local function temperature(t)
-  return numeric("temperature", {t or 0}, function(logits, _, by_row)
-    return by_row and ml.temperature(logits, 1, by_row) or t == 1 and logits or ml.temperature(logits, t)
+-- One that is an operation of one number, which changes nothing where it is `nothing`.
+local function single(name, number, op, nothing)
+  return numeric(name, {number}, function(logits, _, by_row)
+    if by_row then return ml[op](logits, nothing, by_row) end
+    return number == nothing and logits or ml[op](logits, number)
   end)
 end
+
+local function temperature(t) return single("temperature", t or 0, "temperature", 1) end
 
 ---Divides the logits; 0, and less than float32 divides by, takes the likeliest of what remains.
 ---@param t number
@@ -92,30 +96,20 @@ function M.greedy() return step("greedy", likeliest, {greedy = true}) end
 ---Keeps the k likeliest; 0 keeps all.
 ---@param k integer
 function M.top_k(k)
-  util.integer("top_k", k, 0)
-  return numeric("top_k", {k}, function(logits, _, by_row)
-    return by_row and ml.top_k_mask(logits, 0, by_row) or k > 0 and k < logits.shape[2] and ml.top_k_mask(logits, k)
-      or logits
-  end)
+  return single("top_k", util.integer("top_k", k, 0), "top_k_mask", 0)
 end
 
 ---Keeps the likeliest entries whose exclusive cumulative probability is at most p: at least one. 1 keeps all, 0 the
 ---likeliest alone.
 ---@param p number
 function M.top_p(p)
-  util.number("top_p", p, 0, 1)
-  return numeric("top_p", {p}, function(logits, _, by_row)
-    return by_row and ml.top_p_mask(logits, 1, by_row) or p < 1 and ml.top_p_mask(logits, p) or logits
-  end)
+  return single("top_p", util.number("top_p", p, 0, 1), "top_p_mask", 1)
 end
 
 ---Keeps entries at least p times as likely as the likeliest; 0 keeps all.
 ---@param p number
 function M.min_p(p)
-  util.number("min_p", p, 0, 1)
-  return numeric("min_p", {p}, function(logits, _, by_row)
-    return by_row and ml.min_p_mask(logits, 0, by_row) or p > 0 and ml.min_p_mask(logits, p) or logits
-  end)
+  return single("min_p", util.number("min_p", p, 0, 1), "min_p_mask", 0)
 end
 
 local function penalties(name, factor, presence, frequency, n)
@@ -283,7 +277,7 @@ function M.chain(steps)
     for _, s in ipairs(steps_of(given, own_n, ("chain: step %d"):format(i))) do
       self.steps[#self.steps + 1] = s
       self.last_n = math.max(self.last_n, s.last_n or 1)
-      table.move(s.numbers or {}, 1, #(s.numbers or {}), #self.numbers + 1, self.numbers)
+      for _, number in ipairs(s.numbers or {}) do table.insert(self.numbers, number) end
       self.custom, self.traced = self.custom or s.custom or false, self.traced or s.traced or false
       self.greedy = s.greedy or false
     end
@@ -297,8 +291,8 @@ function M.is_chain(x) return getmetatable(x) == Chain end
 
 -- How many recent ids a penalty of the options looks at; nil: there is none.
 local function seen_by(o, name)
-  local presence = name == "presence" and (o.presence_penalty or 0) ~= 0 or (o.frequency_penalty or 0) ~= 0
-  local does = name == "presence" and presence or name == "repeat_penalty" and (o.repeat_penalty or 1) ~= 1
+  local does = (o.repeat_penalty or 1) ~= 1
+  if name == "presence" then does = (o.presence_penalty or 0) ~= 0 or (o.frequency_penalty or 0) ~= 0 end
   return does and o.repeat_last_n ~= 0 and o.repeat_last_n or nil
 end
 

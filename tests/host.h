@@ -51,4 +51,37 @@ CHECK_UNUSED static ml_generate_options greedy(int64_t max_tokens) {
 
 CHECK_UNUSED static ml_metrics no_metrics(void) { return (ml_metrics){.struct_size = sizeof(ml_metrics)}; }
 
+/* A life of an engine, from its making to its end. */
+typedef ml_status (*engine_life)(void *unused);
+CHECK_UNUSED static void run_life(void *life) { (*(engine_life *)life)(NULL); }
+
+CHECK_UNUSED static void check_life_leaks_nothing(engine_life life, const char *name) {
+  check_no_leak(run_life, &life, name);
+}
+
+/* Beside check_refusals: each single refusal of memory is survived by collecting or is a clean failure, and which of
+ * both does not matter, so that the first success is not the end.
+ * Requests are tens of thousands, so that from `dense` on later ones are sampled: a part of `part` further on. */
+CHECK_UNUSED static void check_life_refusals(engine_life life, const char *name, long most, long dense, long step,
+                                             long part) {
+  CHECK_OK(life(NULL), "%s", name);
+  size_t before = check_heap_bytes();
+  long refused = 0;
+  ml_status strange = ML_OK;
+  char message[200] = "";
+  for (long n = 0; n < most; n += n < dense ? step : n / part) {
+    ml_mem_fail_after(n);
+    ml_status status = life(NULL);
+    ml_mem_fail_after(-1);
+    refused += status == ML_MEMORY;
+    if (status == ML_OK || status == ML_MEMORY || strange) continue;
+    strange = status;
+    snprintf(message, sizeof message, "refusal %ld: %.150s", n, ml_error_message());
+  }
+  CHECK(!strange, "every refusal is ML_MEMORY (%s %s)", ml_status_name(strange), message);
+  CHECK(refused > 5, "%ld refusals were reported", refused);
+  CHECK(check_heap_bytes() <= before, "refusals leak nothing (%zu bytes before, %zu after)", before,
+        check_heap_bytes());
+}
+
 #endif

@@ -598,31 +598,6 @@ static ml_status whole_life(void *unused) {
   return status;
 }
 
-static void run_life(void *unused) { whole_life(unused); }
-
-/* Each single refusal is survived by collecting or is a clean failure; which of both does not matter. Requests are tens
- * of thousands, so later ones are sampled. */
-static void test_refusals(void) {
-  CHECK_OK(whole_life(NULL), "an engine's whole life");
-  size_t before = check_heap_bytes();
-  long refused = 0;
-  ml_status status = ML_OK, strange = ML_OK;
-  char message[200] = "";
-  for (long n = 0; n < 40000; n += n < 60 ? 1 : n / 12) {
-    ml_mem_fail_after(n);
-    status = whole_life(NULL);
-    ml_mem_fail_after(-1);
-    refused += status == ML_MEMORY;
-    if (status == ML_OK || status == ML_MEMORY || strange) continue;
-    strange = status;
-    snprintf(message, sizeof message, "refusal %ld: %.150s", n, ml_error_message());
-  }
-  CHECK(!strange, "every refusal is ML_MEMORY (%s %s)", ml_status_name(strange), message);
-  CHECK(refused > 5, "%ld refusals were reported", refused);
-  CHECK(check_heap_bytes() <= before, "refusals leak nothing (%zu bytes before, %zu after)", before,
-        check_heap_bytes());
-}
-
 int main(void) {
   test_options();
   ml_engine *engine = open_engine();
@@ -646,7 +621,7 @@ int main(void) {
   ml_model_close(bare);
   CHECK_OK(ml_engine_close(engine), "an engine closes, and `speaking` with it");
   test_limit();
-  test_refusals();
-  check_no_leak(run_life, NULL, "an engine's whole life");
+  check_life_refusals(whole_life, "an engine's whole life", 40000, 60, 1, 12);
+  check_life_leaks_nothing(whole_life, "an engine's whole life");
   return check_done();
 }

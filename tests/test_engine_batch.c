@@ -463,29 +463,6 @@ static ml_status whole_life(void *unused) {
   return status != ML_OK ? status : row;
 }
 
-static void run_life(void *unused) { whole_life(unused); }
-
-static void test_refusals(void) {
-  CHECK_OK(whole_life(NULL), "an engine's life with a batch");
-  size_t before = check_heap_bytes();
-  long refused = 0;
-  ml_status strange = ML_OK;
-  char message[200] = "";
-  for (long n = 0; n < 80000; n += n < 40 ? 2 : n / 12) {
-    ml_mem_fail_after(n);
-    ml_status status = whole_life(NULL);
-    ml_mem_fail_after(-1);
-    refused += status == ML_MEMORY;
-    if (status == ML_OK || status == ML_MEMORY || strange) continue;
-    strange = status;
-    snprintf(message, sizeof message, "refusal %ld: %.150s", n, ml_error_message());
-  }
-  CHECK(!strange, "every refusal is ML_MEMORY (%s %s)", ml_status_name(strange), message);
-  CHECK(refused > 5, "%ld refusals were reported", refused);
-  CHECK(check_heap_bytes() <= before, "refusals leak nothing");
-  check_no_leak(run_life, NULL, "an engine's life with a batch");
-}
-
 /* A batch of 32 rows with a limit on tensors: how many rows come to their end, and how many to the limit. */
 static void run_limited(size_t limit_bytes, int *whole, int *limited) {
   enum { MANY = 32 };
@@ -573,7 +550,8 @@ int main(void) {
   test_embed(model);
   CHECK_OK(ml_engine_close(engine), "the engine closes");
   test_limit();
-  test_refusals();
+  check_life_refusals(whole_life, "an engine's life with a batch", 80000, 40, 2, 12);
+  check_life_leaks_nothing(whole_life, "an engine's life with a batch");
   test_real();
   return check_done();
 }

@@ -106,6 +106,16 @@ static int64_t lay_bundles(cu_unit *units, int n, int streams) {
   return count;
 }
 
+/* A launch of products, with arguments like `a`. */
+static ml_status add_products(ml_program *g, const char *file, const char *kernel, int64_t grid_x, int64_t grid_y,
+                              size_t shared_bytes, const cu_linears_args *a, cu_linears_args **out) {
+  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, grid_x, grid_y, CU_THREADS);
+  if (!*out) return ML_MEMORY;
+  **out = *a;
+  ml_cuda_launch_shared(g, shared_bytes);
+  return ML_OK;
+}
+
 /* Products by units of one dtype, in one launch: `a` has what they multiply. */
 static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
   const linears_form f = form_of((ml_dtype)units[0].dtypes[0]);
@@ -128,12 +138,8 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   ML_TRY(ml_cuda_blocks_at_once(g, f.file, kernel, CU_THREADS, shared, &held));
   const int64_t bundles = lay_bundles(units, n, streams), wanted = (bundles + PRODUCT_WARPS - 1) / PRODUCT_WARPS;
   if (bundles >= INT32_MAX / 2) return ml_fail(ML_LIMIT, "products of %lld rows of weights", (long long)bundles);
-  *out = ml_cuda_launch_add(g, f.file, kernel, sizeof **out, wanted < held ? wanted : held, (a->M + rows - 1) / rows,
-                            CU_THREADS);
-  if (!*out) return ML_MEMORY;
-  **out = *a;
+  ML_TRY(add_products(g, f.file, kernel, wanted < held ? wanted : held, (a->M + rows - 1) / rows, shared, a, out));
   (*out)->bundles = (int32_t)bundles, (*out)->row_bytes = rows == 1 ? (int32_t)row_bytes : 0;
-  ml_cuda_launch_shared(g, shared);
   return ML_OK;
 }
 
@@ -155,12 +161,8 @@ static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_line
   snprintf(file, sizeof file, "many%s", f.file + strlen("linears"));
   snprintf(kernel, sizeof kernel, "cuda_many_%s", ml_dtype_name(dtype));
   ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
-  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, (a->M + ROWS - 1) / ROWS, (bundles + BUNDLES - 1) / BUNDLES,
-                            CU_THREADS);
-  if (!*out) return ML_MEMORY;
-  **out = *a;
+  ML_TRY(add_products(g, file, kernel, (a->M + ROWS - 1) / ROWS, (bundles + BUNDLES - 1) / BUNDLES, shared, a, out));
   (*out)->bundles = (int32_t)bundles;
-  ml_cuda_launch_shared(g, shared);
   return ML_OK;
 }
 
@@ -203,11 +205,7 @@ static ml_status launch_wide(ml_program *g, int columns, cu_unit *units, int n, 
   int64_t held, across = lay_bundles(units, n, columns);
   snprintf(kernel, sizeof kernel, "cuda_wide_%s_%d", ml_dtype_name((ml_dtype)a->x_dtype), columns);
   ML_TRY(ml_cuda_blocks_at_once(g, "wide", kernel, CU_THREADS, shared, &held));
-  *out = ml_cuda_launch_add(g, "wide", kernel, sizeof **out, (a->M + ROWS - 1) / ROWS, across, CU_THREADS);
-  if (!*out) return ML_MEMORY;
-  **out = *a;
-  ml_cuda_launch_shared(g, shared);
-  return ML_OK;
+  return add_products(g, "wide", kernel, (a->M + ROWS - 1) / ROWS, across, shared, a, out);
 }
 
 /* In one launch: blocks of 128 rows, and of as many outputs as leave no multiprocessor idle. */
@@ -226,11 +224,7 @@ static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_lin
   snprintf(kernel, sizeof kernel, "cuda_tiles_%s_%s_%d", ml_dtype_name(dtype), ml_dtype_name(x), columns);
   const char *file = dtype == x ? "tiles" : "tiles_blocks";
   ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
-  *out = ml_cuda_launch_add(g, file, kernel, sizeof **out, down, across, CU_THREADS);
-  if (!*out) return ML_MEMORY;
-  **out = *a;
-  ml_cuda_launch_shared(g, shared);
-  return ML_OK;
+  return add_products(g, file, kernel, down, across, shared, a, out);
 }
 
 static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool normed, size_t scratch) {

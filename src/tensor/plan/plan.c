@@ -184,13 +184,13 @@ ml_status ml_plan_execute(ml_plan *p, ml_tensor *const *inputs, ml_tensor **outp
     if (status != ML_OK) break;
     addresses[n_in + made] = ml_tensor_data(outputs[made]);
   }
+  if (status == ML_OK) status = ml_arena_work(p, p->device->table->workspace(p->program));
   for (size_t i = 0; i < n_in && status == ML_OK; i++) { /* memory may have been waited for, and a run have failed */
     if (!held[i]->buffer)
       status = ml_fail(ML_DEVICE, "input %zu of a plan was lost with the run that computed it", i + 1);
-    else addresses[i] = ml_tensor_data(held[i]); /* which making room for outputs may have changed */
+    else addresses[i] = ml_tensor_data(held[i]); /* which making room may have changed */
   }
   p->turn = !p->turn;
-  if (status == ML_OK) status = ml_arena_work(p, p->device->table->workspace(p->program));
   if (status == ML_OK) status = ml_profile_note(p);
   if (status == ML_OK) status = ml_queue_run(p, held, outputs, addresses, began);
   for (size_t i = 0; i < taken; i++) ml_tensor_release(held[i]);
