@@ -5,7 +5,8 @@ C_TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test
 MEANING    := $(patsubst %,tests/lua/test_%.lua, \
   affine arithmetic compile dtypes experts fn layouts plans random scope state tensor)
 # And on a device that behaves like a GPU, with what several devices mean.
-ON_TWIN    := $(MEANING) $(foreach f,coroutines devices generate operands session,tests/lua/test_$(f).lua)
+ON_TWIN    := $(MEANING) \
+  $(foreach f,batch classify coroutines devices generate operands session slots,tests/lua/test_$(f).lua)
 TEST_FILES  = $(C_TESTS) $(sort $(wildcard tests/lua/test_*.lua)) $(foreach i,ref avx2 avx512,$(MEANING:%=%@$(i))) \
   $(ON_TWIN:%=%@twin) $(if $(EMULATED),$(ON_EMULATED)) $(sort $(wildcard tests/test_*.sh))
 

@@ -27,6 +27,7 @@ enum { ML_MAX_DEVICES = 16, ML_PATH_BYTES = 256 };
   X(epilogues)                                                                                                         \
   X(pairs)                                                                                                             \
   X(norms_inside)                                                                                                      \
+  X(given)                                                                                                             \
   X(kept)                                                                                                              \
   X(twins)                                                                                                             \
   X(saved)                                                                                                             \

@@ -159,6 +159,34 @@ t.test("in one evaluation, readers of every version see their own", function()
   t.eq(s:tolist(), {{13.0, 34.0}, {23.0, 44.0}})
 end)
 
+t.test("a part that is held of a state that is written costs the part, not a copy of the state", function()
+  local id = ml.tensor({3}, {dtype = "int32"})
+  for i = 1, 20 do
+    local evaluated = i > 1
+    local s = ml.state(ml.arange(100000.0):reshape {1000, 100})
+    local part = s:take(id, 1)
+    ml.eval(s, evaluated and part or s) -- the part may be under way for a while
+    local text = ml.profile(function()
+      ml.scope(function() ml.assign(s:slice {{1, 1}, {}}, part * 2) end)
+      ml.eval()
+    end)
+    t.ok(not text:find("(1000, 100)", 1, true), text)
+    t.eq(part:slice {{}, {1, 3}}:tolist(), {{300.0, 301.0, 302.0}})
+    t.eq(s:slice {{1, 3}, {1, 2}}:tolist(), {{600.0, 602.0}, {100.0, 101.0}, {200.0, 201.0}})
+  end
+end)
+
+t.test("what a state becomes is held, and the state as it was is not copied", function()
+  local s = ml.state(ml.random.normal {1000, 100})
+  local text = ml.profile(function()
+    local doubled = s * 2
+    ml.assign(s, doubled)
+    ml.eval()
+    t.ok(doubled:tobytes() == s:tobytes(), "the same")
+  end)
+  t.ok(text:find "^1 step", text)
+end)
+
 t.test("a selection does not move past a write", function()
   local x, id = ml.random.normal({4, 8}), ml.tensor({2}, {dtype = "int32"})
   local function step(w)

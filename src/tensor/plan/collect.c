@@ -127,60 +127,6 @@ static ml_status find_roots(ml_vgraph *g, const ml_roots *r) {
   return ML_OK;
 }
 
-/* ---- who may still ask ---- */
-
-/* Of a plan that runs once. A tensor with references beside those of the graph may be asked for later: it is kept where
- * it is computed anyway, or what it is a view of. If it is not, its node stays, with all that it is computed from; a
- * version among that, or one that somebody holds, which the plan overwrites, becomes an output, and so a copy. */
-static ml_status find_kept(ml_vgraph *g, const ml_roots *r) {
-  int *known = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *known);
-  bool *stays = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *stays);
-  bool *held = ml_bump_alloc(&g->memory, g->n_nodes, sizeof *held);
-  if (!known || !stays || !held) return ML_MEMORY;
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    for (int k = 0; k < g->nodes[i].n_inputs; k++) {
-      if (g->nodes[i].inputs[k] >= 0) known[g->nodes[i].inputs[k]]++;
-    }
-  }
-  for (size_t i = 0; i < r->n_effects; i++) known[g->roots[r->n_outputs + i]]++;
-  size_t first = g->n_roots;
-  for (size_t i = g->n_nodes; i-- > 0;) {
-    ml_vnode *n = &g->nodes[i];
-    ml_tensor *t = n->tensor;
-    if (n->output >= 0) continue;
-    if (t->cell && t->cell->latest == t) known[i]++;
-    held[i] = held[i] || t->references > known[i];
-    if (held[i] && ml_vnode_is_view(n)) held[n->inputs[0]] = true;
-    n->keep = held[i] && !ml_vnode_is_leaf(n) && !ml_vnode_is_view(n) && !ml_vnode_is_effect(n) &&
-              n->op != ML_OP_constant && !ml_vnode_has_results(n);
-    if (n->keep) g->engine->kept += ml_tensor_nbytes(t);
-    stays[i] = stays[i] || t->references > known[i];
-    for (int k = 0; k < n->n_inputs && stays[i] && !ml_vnode_is_effect(n); k++) {
-      if (n->inputs[k] >= 0) stays[n->inputs[k]] = true;
-    }
-    if (!stays[i] || n->writer < 0) continue;
-    if (ml_vnode_is_leaf(n) && ml_buffer_loss(t->cell->buffer)) {
-      ml_tensor_kill(t, ML_FATE_FAILED); /* there is nothing to keep */
-      continue;
-    }
-    ML_TRY(ML_BUMP_GROW(&g->memory, g->kept, g->kept_capacity, g->n_kept + 1));
-    g->kept[g->n_kept++] = t;
-    g->engine->kept += ml_tensor_nbytes(t);
-  }
-  if (g->engine->most_kept && g->engine->kept > g->engine->most_kept)
-    return ml_fail(ML_LIMIT, "values of %zu bytes are held", g->engine->kept);
-  if (!g->n_kept) return ML_OK;
-  int *roots = ml_bump_alloc(&g->memory, g->n_roots + g->n_kept, sizeof *roots);
-  if (!roots) return ML_MEMORY;
-  memcpy(roots, g->roots, g->n_outputs * sizeof *roots);
-  for (size_t i = 0; i < g->n_kept; i++) roots[g->n_outputs + i] = g->kept[i]->mark - 1;
-  memcpy(roots + g->n_outputs + g->n_kept, g->roots + g->n_outputs, (first - g->n_outputs) * sizeof *roots);
-  g->roots = roots;
-  g->n_outputs += g->n_kept;
-  g->n_roots += g->n_kept;
-  return ML_OK;
-}
-
 /* ---- equal nodes ---- */
 
 static uint64_t mix(uint64_t h, uint64_t v) {
@@ -376,7 +322,7 @@ ml_status ml_vgraph_collect(ml_vgraph *g, ml_device *d, const ml_roots *r) {
   if (status == ML_OK) status = find_roots(g, r);
   if (status == ML_OK && r->once) {
     ml_vgraph_find_versions(g);
-    status = find_kept(g, r);
+    status = ml_vgraph_keep(g, r);
   }
   for (size_t i = 0; i < s.count; i++) s.list[i].tensor->mark = 0;
   return status == ML_OK ? merge_equal(g) : status;

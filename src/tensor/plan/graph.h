@@ -102,6 +102,8 @@ typedef struct ml_roots {
 
 /* collect.c: the nodes that the roots need, equal ones merged. The graph has its memory already, and nothing else. */
 ml_status ml_vgraph_collect(ml_vgraph *g, ml_device *d, const ml_roots *roots);
+/* keep.c: what somebody may still ask for, of a plan that runs once, while the tensors' marks name their nodes. */
+ml_status ml_vgraph_keep(ml_vgraph *g, const ml_roots *roots);
 /* split.c: parts of a product become products with parts of its weight. */
 ml_status ml_vgraph_split(ml_vgraph *g);
 /* Versions, constants, what is dead, users: after the last pass that changes nodes. */

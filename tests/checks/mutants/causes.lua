@@ -32,7 +32,7 @@ return {
     {"src/tensor/plan/emit.c", "ML_TRY(save_readers(m, version, turn, buffer));", ""},
   }},
   {name = "readers after an evaluation see what it wrote", edits = {
-    {"src/tensor/plan/collect.c", "if (!stays[i] || n->writer < 0) continue;", "continue;"},
+    {"src/tensor/plan/keep.c", "if (!k->stays[i] || n->writer < 0) return ML_OK;", "return ML_OK;"},
   }},
   {name = "readers see what a compiled function writes afterwards", edits = {
     {"src/tensor/plan/plan.c", "if (p->cells[i].written) ML_TRY(ml_cell_detach(p->cells[i].cell));", ""},
@@ -71,7 +71,7 @@ return {
       "entry.first = entry.first or M.keep(trace.advance(entry.draws)) tensors[#tensors + 1] = entry.first"},
   }},
   {name = "what somebody holds is computed anew each time", by = "tests/lua/test_state.lua", edits = {
-    {"src/tensor/plan/collect.c", "n->keep = held[i] &&", "n->keep = false &&"},
+    {"src/tensor/plan/keep.c", "n->keep = k->held[i] &&", "n->keep = false &&"},
   }},
   {name = "a state that a fault left half written has values", edits = {
     {"src/tensor/queue.c", "ml_loss *loss = o->status == ML_OK ? NULL :",
