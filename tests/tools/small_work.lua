@@ -53,12 +53,20 @@ for i = 1, LAYERS do
 end
 local tokens, start = ml.ones {1, TOKENS, DIM}, ml.full({1}, 0, {dtype = "int32"})
 local frequencies = ml.ones {SIZE // 2}
-ml.eval(norm, tokens, start, frequencies)
+local positions = ml.zeros({1, TOKENS}, {dtype = "int32"})
+ml.eval(norm, tokens, start, positions, frequencies)
+
+-- Older builds take the first position and how many there are.
+local by_positions = pcall(ml.rope_table, positions, frequencies)
+local function table_of_turns()
+  if by_positions then return ml.rope_table(positions, frequencies) end
+  return ml.rope_table(start, frequencies, TOKENS)
+end
 
 local function heads(x) return x:reshape({1, TOKENS, HEADS, SIZE}):transpose {1, 3, 2, 4} end
 
 local function prefill(x) -- (1, T, D)
-  local turns = ml.rope_table(start, frequencies, TOKENS)
+  local turns = table_of_turns()
   for _, w in ipairs(layers) do
     local h = ml.rms_norm(x, norm, 1e-6)
     local q, k, v = heads(ml.linear(h, w.q)), heads(ml.linear(h, w.k)), heads(ml.linear(h, w.v))

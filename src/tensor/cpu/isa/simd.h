@@ -420,12 +420,29 @@ ALWAYS_INLINE float fast_exp(float x) {
 #endif
 }
 
+#if defined(ML_ISA_AVX512)
+/* The same for the lanes of `some`, from -104 to 89 or NaN; 0 in all others. */
+ALWAYS_INLINE v16f v_exp_some(__mmask16 some, v16f x) {
+  const v16f k = v_sub(v_fma(x, v_set1(1.44269504088896341f), v_set1(ROUNDS)), v_set1(ROUNDS));
+  const v16f r = v_fma(k, v_set1(2.12194440e-4f), v_fma(k, v_set1(-0.693359375f), x)), square = v_mul(r, r);
+  const v16f low = v_fma(v_set1(1.6666665459e-1f), r, v_set1(5.0000001201e-1f));
+  v16f p = v_fma(v_set1(1.9875691500e-4f), r, v_set1(1.3981999507e-3f));
+  p = v_fma(p, square, v_fma(v_set1(8.3334519073e-3f), r, v_set1(4.1665795894e-2f)));
+  p = v_fma(v_fma(p, square, low), square, r);
+  return _mm512_maskz_scalef_ps(some, v_add(p, v_set1(1)), k);
+}
+
+ALWAYS_INLINE v16f v_exp(v16f x) {
+  return v_exp_some(_mm512_cmp_ps_mask(x, v_set1(-104), _CMP_NLE_UQ), v_min(v_set1(89), x));
+}
+#else
 ALWAYS_INLINE v16f v_exp(v16f x) {
   float lanes[LANES];
   v_store(lanes, x);
   for (int i = 0; i < LANES; i++) lanes[i] = fast_exp(lanes[i]);
   return v_load(lanes);
 }
+#endif
 
 #if defined(ML_ISA_AVX2) || defined(ML_ISA_AVX512)
 ALWAYS_INLINE __m256 few_exp(__m256 x) {
