@@ -3,23 +3,65 @@
 // Bytes: the keys and values that are seen, once; flops: 4 d for each of them and each query head. A block takes the
 // query heads of one KV head and SEGMENT positions at a time, which begin at fixed places; the block that comes to its
 // end last joins what all have found, in the order of the positions. So the bits depend on the row's own keys alone.
-#include "gpu/attention.cuh"
+//
+// Of a short sequence most of the time is what stands before and behind the arithmetic, instruction after instruction
+// that nobody has fetched before: hence integers of 32 bits, and as little text as possible.
+#include "gpu/program.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / WARP, SEGMENT = 64, MOST_HEADS = 8, MOST_SIZE = 256 };
+enum { THREADS = 256, WARPS = THREADS / WARP, SEGMENT = 64, MOST_HEADS = 8 };
 enum { BEFORE_VALUES = 2 }; // of a part: the largest score, the sum of exponentials below it
 
-struct one_room {
-  float q[MOST_HEADS][MOST_SIZE], p[MOST_HEADS][SEGMENT], max[MOST_HEADS], sum[MOST_HEADS];
-  float o[WARPS][MOST_SIZE];
+template <int SIZE> struct one_room {
+  static constexpr int abreast = SIZE > 128 ? MOST_HEADS / 2 : MOST_HEADS; // heads whose values are added up at a time
+  float q[MOST_HEADS][SIZE], p[MOST_HEADS][SEGMENT], max[MOST_HEADS], sum[MOST_HEADS];
+  float o[abreast][WARPS][SIZE];
   int last;
 };
+
+// What a block works on: heads first_h.. of sequence b, all of one KV head, which see the positions lo..hi-1.
+struct one_row {
+  uint32_t b, kv, first_h, heads, slot;
+  int32_t lo, hi;
+};
+
+DEVICE_CALL void report(const cu_attention_one_args &t, int64_t value, int64_t limit) {
+  raise_fault(t.fault, t.op, ML_I32, value, limit);
+}
+
+// Its queries, of `size` elements, too. False, and a fault, where what says which tokens there are makes no sense.
+DEVICE bool find_row(const cu_attention_one_args &t, uint32_t size, float *q, one_row *r) {
+  r->b = blockIdx.x / (uint32_t)t.chunks;
+  const uint32_t chunk = blockIdx.x - r->b * (uint32_t)t.chunks;
+  // Asked for together.
+  const int32_t real = t.count ? t.count[r->b] : 1, slot = t.slots ? t.slots[r->b] : (int32_t)r->b;
+  const int32_t start = t.pages ? t.start[r->b] : t.page - 1;
+  uint32_t part = 0;
+  r->kv = chunk;
+  if (t.in_group > 1) r->kv = chunk / (uint32_t)t.in_group, part = chunk - r->kv * (uint32_t)t.in_group;
+  r->first_h = r->kv * (uint32_t)t.group + part * MOST_HEADS;
+  r->heads = (uint32_t)t.group - part * MOST_HEADS;
+  if (r->heads > MOST_HEADS) r->heads = MOST_HEADS;
+  for (uint32_t i = threadIdx.x; i < r->heads * size; i += THREADS)
+    q[i] = load_float(t.q, t.q_dtype,
+                      r->b * t.q_strides[0] + (r->first_h + i / size) * t.q_strides[1] + i % size);
+  r->slot = (uint32_t)slot;
+  r->lo = r->hi = 0;
+  if ((uint32_t)real > 1) return report(t, real, 2), false;
+  if (t.pages) {
+    const int64_t room = (int64_t)t.n_entries * t.page - real + 1;
+    if ((uint32_t)slot >= (uint32_t)t.n_slots) return report(t, slot, t.n_slots), false;
+    if (start < 0 || start >= room) return report(t, start, room), false;
+  }
+  if (real) r->hi = start + 1; // its own token is the last
+  if (t.window > 0 && start >= t.window) r->lo = (int32_t)(start + 1 - t.window);
+  return true;
+}
 
 // Eight elements of two bytes, or of float32, as they lie: what they are is looked at when all have been asked for.
 struct eight {
   uint4 a, b; // b: of float32
 };
-DEVICE void load_eight(const char *row, bool floats, int i, eight *to) {
-  const char *at = row + i * (floats ? 4 : 2);
+DEVICE void load_eight(const char *at, bool floats, eight *to) {
   to->a = *(const uint4 *)at;
   if (floats) to->b = *(const uint4 *)(at + 16);
 }
@@ -37,186 +79,218 @@ DEVICE void floats_of(const eight &from, int dtype, float *to) {
   }
 }
 
-DEVICE float *part_at(const cu_attention_args &t, int64_t head, int64_t segment) {
-  return t.parts + (head * t.segments + segment) * (BEFORE_VALUES + t.v.shape[3]);
+// Of the h-th head of a block.
+template <int SIZE> DEVICE float *part_at(const cu_attention_one_args &t, const one_row &r, uint32_t h, uint32_t segment) {
+  const uint64_t head = (uint64_t)r.b * (uint32_t)t.heads + r.first_h + h;
+  return t.parts + (head * (uint32_t)t.segments + segment) * (BEFORE_VALUES + SIZE);
 }
 
 // SIZE elements of a head lie in SIZE / 8 lanes; a warp takes so many positions at once.
 template <int SIZE>
-DEVICE void attend_segment(const cu_attention_args &t, const row_keys &r, int heads, int64_t first_head,
-                           int64_t segment, one_room &room) {
+DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uint32_t segment, one_room<SIZE> &room) {
   enum { LANES = SIZE / 8, ABREAST = WARP / LANES, EACH = SEGMENT / (WARPS * ABREAST) };
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
   eight ks[EACH], vs[EACH];
   bool sees[EACH];
-  const bool floats = t.k.dtype == ML_F32;
-  const int64_t begin = max64(r.lo, segment * SEGMENT), end = min64(r.hi, (segment + 1) * SEGMENT);
-  key_place place = first_place(t, r);
-  const bool there = find_place(t, r, begin, &place); // all of one page
+  const bool floats = t.kv_dtype == ML_F32;
+  const int item = floats ? 4 : 2;
+  int64_t page = r.b;
+  uint32_t first = segment * SEGMENT; // its place in the page
+  if (t.pages) {
+    const uint32_t each = (uint32_t)t.page / SEGMENT, index = segment / each;
+    page = t.pages[(int64_t)r.slot * t.entries_stride + index];
+    first = (segment - index * each) * SEGMENT;
+    if ((uint64_t)page >= (uint32_t)t.n_pages) report(t, page, t.n_pages), page = -1;
+  }
+  const char *k_at = t.k + (page * t.k_strides[0] + r.kv * t.k_strides[1] + first * t.k_strides[2] + own) * item;
+  const char *v_at = t.v + (page * t.v_strides[0] + r.kv * t.v_strides[1] + first * t.v_strides[2] + own) * item;
 #pragma unroll
   for (int n = 0; n < EACH; n++) {
-    const int64_t j = segment * SEGMENT + (n * WARPS + warp) * ABREAST + lane / LANES;
-    sees[n] = there && j >= begin && j < end;
+    const int at = (n * WARPS + warp) * ABREAST + lane / LANES, j = (int)segment * SEGMENT + at;
+    sees[n] = page >= 0 && j >= r.lo && j < r.hi;
     ks[n].a.x = ks[n].a.y = ks[n].a.z = ks[n].a.w = 0;
     ks[n].b = vs[n].a = vs[n].b = ks[n].a;
     if (!sees[n]) continue;
-    load_eight(key_at(t, place, j), floats, own, &ks[n]);
-    load_eight(value_at(t, place, j), floats, own, &vs[n]);
+    load_eight(k_at + at * t.k_strides[2] * item, floats, &ks[n]);
+    load_eight(v_at + at * t.v_strides[2] * item, floats, &vs[n]);
   }
+  float k[EACH][8];
 #pragma unroll
-  for (int n = 0; n < EACH; n++) {
-    float k[8];
-    floats_of(ks[n], t.k.dtype, k);
-    for (int h = 0; h < heads; h++) {
-      float dot = 0;
+  for (int n = 0; n < EACH; n++) floats_of(ks[n], t.kv_dtype, k[n]);
+#pragma unroll 1
+  for (uint32_t h = 0; h < r.heads; h++) {
+    float q[8], dots[EACH];
 #pragma unroll
-      for (int i = 0; i < 8; i++) dot = fmaf(room.q[h][own + i], k[i], dot);
+    for (int i = 0; i < 8; i++) q[i] = room.q[h][own + i];
 #pragma unroll
-      for (int by = LANES / 2; by > 0; by /= 2) dot += shuffle(dot, by);
-      float score = dot * t.scale;
+    for (int n = 0; n < EACH; n++) {
+      dots[n] = 0;
+#pragma unroll
+      for (int i = 0; i < 8; i++) dots[n] = fmaf(q[i], k[n][i], dots[n]);
+    }
+#pragma unroll
+    for (int by = LANES / 2; by > 0; by /= 2) {
+#pragma unroll
+      for (int n = 0; n < EACH; n++) dots[n] += shuffle(dots[n], by);
+    }
+#pragma unroll
+    for (int n = 0; n < EACH; n++) {
+      float score = dots[n] * t.scale;
       if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
       if (lane % LANES == 0) room.p[h][(n * WARPS + warp) * ABREAST + lane / LANES] = sees[n] ? score : -INFINITY;
     }
   }
   __syncthreads();
-  if (warp < heads) { // a head each
+  if (warp < (int)r.heads) { // a head each
     const float a = room.p[warp][lane], b = room.p[warp][lane + WARP];
     float max = b > a ? b : a;
+#pragma unroll
     for (int by = WARP / 2; by > 0; by /= 2) {
       const float other = shuffle(max, by);
       max = other > max ? other : max;
     }
     const float pa = a == -INFINITY ? 0.0f : expf(a - max), pb = b == -INFINITY ? 0.0f : expf(b - max);
     float sum = pa + pb;
+#pragma unroll
     for (int by = WARP / 2; by > 0; by /= 2) sum += shuffle(sum, by);
     room.p[warp][lane] = pa, room.p[warp][lane + WARP] = pb;
-    if (lane == 0) room.max[warp] = max, room.sum[warp] = sum;
+    float *part = part_at<SIZE>(t, r, (uint32_t)warp, segment);
+    if (lane == 0) part[0] = max, part[1] = sum;
   }
   __syncthreads();
   float v[EACH][8];
 #pragma unroll
-  for (int n = 0; n < EACH; n++) floats_of(vs[n], t.v.dtype, v[n]);
-  for (int h = 0; h < heads; h++) {
-    float o[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  for (int n = 0; n < EACH; n++) floats_of(vs[n], t.kv_dtype, v[n]);
+#pragma unroll 1
+  for (uint32_t first_h = 0; first_h < r.heads; first_h += one_room<SIZE>::abreast) {
+    const uint32_t last_h = r.heads - first_h < one_room<SIZE>::abreast ? r.heads : first_h + one_room<SIZE>::abreast;
+#pragma unroll 1
+    for (uint32_t h = first_h; h < last_h; h++) {
+      float o[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll
-    for (int n = 0; n < EACH; n++) {
-      const float p = room.p[h][(n * WARPS + warp) * ABREAST + lane / LANES];
+      for (int n = 0; n < EACH; n++) {
+        const float p = room.p[h][(n * WARPS + warp) * ABREAST + lane / LANES];
 #pragma unroll
-      for (int i = 0; i < 8; i++) o[i] = fmaf(p, v[n][i], o[i]);
-    }
+        for (int i = 0; i < 8; i++) o[i] = fmaf(p, v[n][i], o[i]);
+      }
 #pragma unroll
-    for (int by = LANES; by < WARP; by *= 2) {
+      for (int by = LANES; by < WARP; by *= 2) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) o[i] += shuffle(o[i], by);
-    }
-    if (lane < LANES) {
+        for (int i = 0; i < 8; i++) o[i] += shuffle(o[i], by);
+      }
+      if (lane < LANES) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) room.o[warp][own + i] = o[i];
+        for (int i = 0; i < 8; i++) room.o[h - first_h][warp][own + i] = o[i];
+      }
     }
     __syncthreads();
-    float *part = part_at(t, first_head + h, segment);
-    if (threadIdx.x == 0) part[0] = room.max[h], part[1] = room.sum[h];
-    for (int e = threadIdx.x; e < SIZE; e += THREADS) {
-      float sum = room.o[0][e];
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < (last_h - first_h) * SIZE; i += THREADS) {
+      const uint32_t h = i / SIZE, e = i % SIZE;
+      float sum = room.o[h][0][e];
 #pragma unroll
-      for (int w = 1; w < WARPS; w++) sum += room.o[w][e];
-      part[BEFORE_VALUES + e] = sum;
+      for (int w = 1; w < WARPS; w++) sum += room.o[h][w][e];
+      part_at<SIZE>(t, r, first_h + h, segment)[BEFORE_VALUES + e] = sum;
     }
     __syncthreads();
   }
 }
 
+// Element e of a head's result.
+DEVICE_CALL void put_one(const cu_attention_one_args &t, uint32_t b, uint32_t h, int e, float f) {
+  slot s;
+  s.u = 0, s.f = f;
+  if (t.tail.program) run_tail(t.tail, (int64_t)b * t.heads + h, e, s);
+  else store_slot(t.out, t.out_dtype, b * t.out_strides[0] + h * t.out_strides[1] + e, s);
+}
+
 // Parts of the heads of a chunk, in the order of the positions. What each part counts is found first, by a warp a head,
 // MOST_PARTS of them at a time.
-enum { MOST_PARTS = 64 };
+enum { MOST_PARTS = SEGMENT };
 template <int SIZE>
-DEVICE void join_parts(const cu_attention_args &t, const row_keys &r, int heads, int64_t first_head, int64_t first_h,
-                       int64_t first, int64_t last, one_room &room) {
-  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  enum { EACH = MOST_HEADS * SIZE / THREADS };
+DEVICE void join_parts(const cu_attention_one_args &t, const one_row &r, uint32_t first, uint32_t last,
+                       one_room<SIZE> &room) {
+  enum { EACH = MOST_HEADS * SIZE / THREADS, STEP = BEFORE_VALUES + SIZE };
+  const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   float o[EACH];
 #pragma unroll
   for (int n = 0; n < EACH; n++) o[n] = 0;
   float max = -INFINITY, sum = 0, own = 0; // own: a lane's part of the sum
-  if (warp < heads) {
-    for (int64_t g = first + lane; g < last; g += WARP) {
-      const float m = fresh(part_at(t, first_head + warp, g));
+  if (warp < r.heads) {
+    const float *parts = part_at<SIZE>(t, r, warp, 0);
+    for (uint32_t g = first + lane; g < last; g += WARP) {
+      const float m = fresh(parts + g * STEP);
       max = m > max ? m : max;
     }
+#pragma unroll
     for (int by = WARP / 2; by > 0; by /= 2) {
       const float other = shuffle(max, by);
       max = other > max ? other : max;
     }
     if (t.sinks.data) {
-      const float sink = load_float(t.sinks.data, t.sinks.dtype, (first_h + warp) * t.sinks.stride);
+      const float sink = load_float(t.sinks.data, t.sinks.dtype, (r.first_h + warp) * t.sinks.stride);
       max = sink > max ? sink : max;
       sum = expf(sink - max);
     }
   }
-  for (int64_t g0 = first; g0 < last; g0 += MOST_PARTS) {
-    const int n = (int)min64(MOST_PARTS, last - g0);
+#pragma unroll 1
+  for (uint32_t g0 = first; g0 < last; g0 += MOST_PARTS) {
+    const uint32_t n = last - g0 < MOST_PARTS ? last - g0 : MOST_PARTS;
     __syncthreads();
-    for (int i = lane; i < n && warp < heads; i += WARP) {
-      const float *part = part_at(t, first_head + warp, g0 + i);
+    for (uint32_t i = lane; i < n && warp < r.heads; i += WARP) {
+      const float *part = part_at<SIZE>(t, r, warp, g0 + i);
       const float top = fresh(part), share = top == -INFINITY ? 0.0f : expf(top - max);
       room.p[warp][i] = share, own += fresh(part + 1) * share;
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
-      const int at = k * THREADS + threadIdx.x, h = at / SIZE;
-      if (h >= heads) continue;
-      const float *part = part_at(t, first_head + h, g0) + BEFORE_VALUES + at % SIZE;
-#pragma unroll 16
-      for (int i = 0; i < n; i++) o[k] += fresh(part + i * (BEFORE_VALUES + SIZE)) * room.p[h][i];
+      const uint32_t at = k * THREADS + threadIdx.x, h = at / SIZE;
+      if (h >= r.heads) continue;
+      const float *part = part_at<SIZE>(t, r, h, g0) + BEFORE_VALUES + at % SIZE;
+#pragma unroll 8
+      for (uint32_t i = 0; i < n; i++) o[k] += fresh(part + i * STEP) * room.p[h][i];
     }
   }
+#pragma unroll
   for (int by = WARP / 2; by > 0; by /= 2) own += shuffle(own, by);
-  if (warp < heads && lane == 0) room.max[warp] = max, room.sum[warp] = sum + own;
+  if (warp < r.heads && lane == 0) room.max[warp] = max, room.sum[warp] = sum + own;
   __syncthreads();
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
-    const int at = k * THREADS + threadIdx.x, h = at / SIZE, e = at % SIZE;
-    if (h >= heads) continue;
-    slot s;
-    s.u = 0;
-    s.f = first < last && room.max[h] > -INFINITY ? o[k] / room.sum[h] : 0.0f; // a row that sees nothing gives zeros
-    put_one(t, r.b * t.q.shape[1] + first_h + h, r.b * t.out.strides[0] + (first_h + h) * t.out.strides[1] + e, e, s);
+    const uint32_t at = k * THREADS + threadIdx.x, h = at / SIZE;
+    if (h >= r.heads) continue;
+    const bool any = first < last && room.max[h] > -INFINITY; // a row that sees nothing gives zeros
+    put_one(t, r.b, r.first_h + h, at % SIZE, any ? o[k] / room.sum[h] : 0.0f);
   }
 }
 
-template <int SIZE> DEVICE void attend_one(const cu_attention_args &t) {
-  __shared__ one_room room;
-  const cu_array &q = t.q;
-  int64_t b = blockIdx.x;
-  const int64_t chunk = pop(&b, t.chunks), H = q.shape[1], group = H / t.k.shape[1];
-  const int64_t in_group = (group + MOST_HEADS - 1) / MOST_HEADS; // chunks of a KV head
-  const int64_t first_h = chunk / in_group * group + chunk % in_group * MOST_HEADS;
-  const int heads = (int)min64(MOST_HEADS, group - chunk % in_group * MOST_HEADS);
-  row_keys r;
-  const bool found = find_keys(t, b * H + first_h, &r);
-  const int64_t first = found ? r.lo / SEGMENT : 0, last = found ? (r.hi + SEGMENT - 1) / SEGMENT : 0;
-  for (int i = threadIdx.x; i < heads * SIZE; i += THREADS)
-    room.q[i / SIZE][i % SIZE] =
-        load_float(q.data, q.dtype, b * q.strides[0] + (first_h + i / SIZE) * q.strides[1] + i % SIZE);
-  __syncthreads();
-  for (int64_t g = first + blockIdx.y; g < last; g += gridDim.y)
-    attend_segment<SIZE>(t, r, heads, b * H + first_h, g, room);
-  fence();
-  __syncthreads();
-  // Of the blocks of a row those that had something to do, and the first.
-  const int64_t parties = max64(1, min64(gridDim.y, last - first));
-  if (blockIdx.y >= parties) return;
-  if (threadIdx.x == 0) {
-    room.last = atomicAdd(&t.counts[blockIdx.x], 1) == parties - 1;
-    if (room.last) t.counts[blockIdx.x] = 0; // for the next launch
+template <int SIZE> DEVICE void attend_one(const cu_attention_one_args &t) {
+  __shared__ one_room<SIZE> room;
+  one_row r;
+  const bool found = find_row(t, SIZE, room.q[0], &r);
+  const uint32_t first = (uint32_t)r.lo / SEGMENT, last = ((uint32_t)r.hi + SEGMENT - 1) / SEGMENT;
+  // Of the blocks of a row those that have something to do, and the first.
+  uint32_t parties = last > first ? last - first : 1;
+  if (parties > gridDim.y) parties = gridDim.y;
+  if (blockIdx.y >= parties || !found) return;
+  __syncthreads(); // the queries are there
+#pragma unroll 1
+  for (uint32_t g = first + blockIdx.y; g < last; g += gridDim.y) attend_segment<SIZE>(t, r, g, room);
+  if (parties > 1) {
     fence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      room.last = atomicAdd(&t.counts[blockIdx.x], 1) == (int)parties - 1;
+      if (room.last) t.counts[blockIdx.x] = 0; // for the next launch
+      fence();
+    }
+    __syncthreads();
+    if (!room.last) return;
   }
-  __syncthreads();
-  if (!room.last || !found) return;
-  join_parts<SIZE>(t, r, heads, b * H + first_h, first_h, first, last, room);
+  join_parts<SIZE>(t, r, first, last, room);
 }
 
-KERNEL(cuda_attention_one_64, cu_attention_args) { attend_one<64>(t); }
-KERNEL(cuda_attention_one_128, cu_attention_args) { attend_one<128>(t); }
-KERNEL(cuda_attention_one_256, cu_attention_args) { attend_one<256>(t); }
+KERNEL(cuda_attention_one_64, cu_attention_one_args) { attend_one<64>(t); }
+KERNEL(cuda_attention_one_128, cu_attention_one_args) { attend_one<128>(t); }
+KERNEL(cuda_attention_one_256, cu_attention_one_args) { attend_one<256>(t); }

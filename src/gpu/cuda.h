@@ -46,7 +46,7 @@ typedef struct ml_cuda_counts {
   CUdeviceptr address;
 } ml_cuda_counts;
 
-enum { CU_FLIGHTS = 1024, CU_RUNS = 1024, CU_MODULES = 24 };
+enum { CU_FLIGHTS = 1024, CU_RUNS = 1024, CU_MODULES = 32 };
 
 typedef struct ml_cuda {
   ml_cuda_driver driver;

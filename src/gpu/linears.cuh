@@ -20,6 +20,17 @@ DEVICE slot rounded(float f, int dtype) {
   s.u = 0, s.f = f;
   return round_slot(s, dtype);
 }
+DEVICE float float_of(float f, int dtype) {
+  if (dtype == ML_F32) return f;
+  return dtype == ML_F16 ? f16_float(float_f16(f)) : bf16_float(float_bf16(f));
+}
+
+// A run of float32 takes the values that its dtype has.
+DEVICE void round_run(float *f, int dtype) {
+  if (dtype == ML_F32) return;
+#pragma unroll
+  for (int k = 0; k < RUN; k++) f[k] = float_of(f[k], dtype);
+}
 
 DEVICE slot load_extra(const cu_unit &u, int i, int64_t row, int64_t column) {
   const cu_operand &x = u.extra[i];
@@ -29,6 +40,11 @@ DEVICE slot load_extra(const cu_unit &u, int i, int64_t row, int64_t column) {
 DEVICE void put(const cu_unit &u, int k, int64_t row, int64_t column, slot s) {
   const cu_operand &o = u.out[k];
   store_slot(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], s);
+}
+
+DEVICE void put_float(const cu_unit &u, int k, int64_t row, int64_t column, float f) {
+  const cu_operand &o = u.out[k];
+  store_float(o.data, o.dtype, row * o.strides[0] + column * o.strides[1], f);
 }
 
 DEVICE_CALL void run_unit_program(const cu_unit &u, int64_t row, int64_t column, float first, float second) {
@@ -44,12 +60,12 @@ DEVICE_CALL void run_unit_program(const cu_unit &u, int64_t row, int64_t column,
 DEVICE void finish(const cu_unit &u, int64_t row, int64_t column, float first, float second, slot added) {
   switch (u.form) {
   case CU_FORM_NONE:
-    for (int k = 0; k < u.n_out; k++) put(u, k, row, column, rounded(first, u.out[k].dtype));
+    for (int k = 0; k < u.n_out; k++) put_float(u, k, row, column, first);
     return;
-  case CU_FORM_ADD: put(u, 0, row, column, rounded(rounded(first, u.dtype).f + added.f, u.dtype)); return;
+  case CU_FORM_ADD: put_float(u, 0, row, column, float_of(float_of(first, u.dtype) + added.f, u.dtype)); return;
   case CU_FORM_GATE: {
-    const float gate = rounded(float_op(u.act, rounded(first, u.dtype).f, 0), u.dtype).f;
-    put(u, 0, row, column, rounded(gate * rounded(second, u.dtype).f, u.dtype));
+    const float gate = float_of(float_op(u.act, float_of(first, u.dtype), 0), u.dtype);
+    put_float(u, 0, row, column, float_of(gate * float_of(second, u.dtype), u.dtype));
     return;
   }
   default: run_unit_program(u, row, column, first, second);
@@ -69,32 +85,39 @@ DEVICE void load_norm(const cu_linears_args &t, float *own) {
   if (t.early_norm && first < t.K) load_vector_run(t.weight, first, t.K, 1.0f, own);
 }
 
+// A run of inputs, those behind the last being zero, from k on: two fours, the second of which may lie behind the last
+// piece.
+template <int D> DEVICE void put_run(const float *f, uint32_t k, uint32_t end, float4 *room) {
+#pragma unroll
+  for (int n = 0; n < RUN; n += 4) {
+    uint32_t j;
+    const uint32_t i = piece<D>::of_input(k + n, &j);
+    float4 four;
+    four.x = f[n], four.y = f[n + 1], four.z = f[n + 2], four.w = f[n + 3];
+    if (k + n < end) room[place_of_four<D>(i, j)] = four;
+  }
+}
+
 // The one row of x, normalised where that is asked for, as float32 in shared memory. `early`: from load_norm.
 template <int D> DEVICE void stage_row(const cu_linears_args &t, const float *early, float4 *room) {
   const uint32_t K = (uint32_t)t.K, end = piece<D>::count(t.K) * piece<D>::inputs;
-  auto put_at = [&](int64_t k, float f) {
-    uint32_t j;
-    const uint32_t i = piece<D>::of_input((uint32_t)k, &j);
-    ((float *)room)[place_of_four<D>(i, j) * 4 + (uint32_t)k % 4] = f;
-  };
-  for (uint32_t i = K + threadIdx.x; i < end; i += blockDim.x) put_at(i, 0.0f);
   if (t.norm) {
     cu_row_op op;
     op.eps = t.eps, op.offset = t.offset;
     rms_norm_row(
         op, t.K, [&](int64_t i, float *f) { load_run(t.x, t.x_dtype, i, t.K, 0.0f, f); }, t.weight.data != NULL,
         [&](int64_t i, float *f) { load_vector_run(t.weight, i, t.K, 1.0f, f); },
-        [&](int64_t i, const float *f) {
-          for (int k = 0; k < RUN && i + k < t.K; k++) put_at(i + k, rounded(f[k], t.x_dtype).f);
+        [&](int64_t i, float *f) {
+          round_run(f, t.x_dtype);
+          put_run<D>(f, (uint32_t)i, end, room);
         },
         t.early_norm != 0, early);
     return;
   }
-  const inputs in = inputs_at(t.x, t.x_dtype, 0, t.K);
-  for (uint32_t k = threadIdx.x * 4; k < K; k += blockDim.x * 4) {
-    uint32_t j;
-    const uint32_t i = piece<D>::of_input(k, &j);
-    room[place_of_four<D>(i, j)] = load_inputs(in, 0, k, K);
+  for (uint32_t k = threadIdx.x * RUN; k < K; k += blockDim.x * RUN) {
+    float f[RUN];
+    load_run(t.x, t.x_dtype, k, K, 0.0f, f);
+    put_run<D>(f, k, end, room);
   }
 }
 
@@ -114,15 +137,15 @@ DEVICE int unit_of(const cu_linears_args &t, int32_t bundle) {
 template <int D, int STREAMS> struct reader {
   weight_row<D> rows[2]; // of each weight the first of the bundle
   int32_t bundle;
-  uint32_t i; // the lane's piece
-  bool two;   // weights
+  uint32_t base; // of a round's pieces the first
+  bool two;      // weights
 
   DEVICE_MEMBER reader(const cu_linears_args &t, int32_t from)
       : rows{weight_row<D>(NULL, 0, 0), weight_row<D>(NULL, 0, 0)}, bundle(from) {
     begin(t);
   }
   DEVICE_MEMBER void begin(const cu_linears_args &t) {
-    i = threadIdx.x % WARP;
+    base = 0;
     if (bundle >= t.bundles) return;
     const cu_unit &u = t.units[unit_of(t, bundle)];
     const int64_t first = (int64_t)(bundle - u.first_bundle) * outputs_of<STREAMS>(u);
@@ -130,29 +153,32 @@ template <int D, int STREAMS> struct reader {
     rows[0] = weight_row<D>(u.weights[0], first, (int)t.K);
     if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K);
   }
+  // Asks for piece i of row s.
+  DEVICE_MEMBER void ask_piece(const weight_row<D> &row, uint32_t i, char *to) const {
+    typedef piece<D> P;
+    const uint32_t lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int p = 0; p < P::wide; p++) copy_16_once(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
+#pragma unroll
+    for (int p = 0; p < P::words; p++)
+      copy_4_once(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+  }
   // Asks for the lane's pieces of ROUNDS rounds, and goes on to the next ones.
   template <int ROUNDS> DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
-    typedef piece<D> P;
-    const uint32_t K = (uint32_t)t.K, lane = threadIdx.x % WARP;
+    const uint32_t K = (uint32_t)t.K, i = base + threadIdx.x % WARP;
+    const bool whole = base + ROUNDS * WARP <= count;
     if (bundle < t.bundles) {
 #pragma unroll
       for (int s = 0; s < STREAMS; s++) {
         const weight_row<D> row(two && s >= STREAMS / 2 ? rows[1] : rows[0],
                                 two && s >= STREAMS / 2 ? s - STREAMS / 2 : s, K);
+        char *to = room + s * (piece<D>::bytes * WARP);
 #pragma unroll
-        for (int n = 0; n < ROUNDS; n++) {
-          char *to = room + (n * STREAMS + s) * (P::bytes * WARP);
-          if (i + n * WARP >= count) break;
-#pragma unroll
-          for (int p = 0; p < P::wide; p++)
-            copy_16(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i + n * WARP, p));
-#pragma unroll
-          for (int p = 0; p < P::words; p++)
-            copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i + n * WARP, p));
-        }
+        for (int n = 0; n < ROUNDS; n++, to += STREAMS * (piece<D>::bytes * WARP))
+          if (whole || i + n * WARP < count) ask_piece(row, i + n * WARP, to);
       }
-      i += ROUNDS * WARP;
-      if (i - lane >= count) bundle += step, begin(t);
+      base += ROUNDS * WARP;
+      if (base >= count) bundle += step, begin(t);
     }
     close_copies();
   }
@@ -272,21 +298,26 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
     float sums[STREAMS * ROWS];
 #pragma unroll
     for (int i = 0; i < STREAMS * ROWS; i++) sums[i] = 0;
-    for (uint32_t first_piece = threadIdx.x % WARP; first_piece - threadIdx.x % WARP < count;
-         first_piece += R::rounds * WARP) {
+    for (uint32_t base = 0; base < count; base += R::rounds * WARP) {
       next.template ask<R::rounds>(t, count, step, own + to * R::part);
       wait_copies<DEPTH - 1>();
-#pragma unroll
-      for (int n = 0; n < R::rounds; n++) {
-        const uint32_t i = first_piece + n * WARP;
+      const char *from = own + at * R::part;
+      auto take_round = [&](int n) {
+        const uint32_t i = base + n * WARP + threadIdx.x % WARP;
         read_piece<D> w[STREAMS];
-        if (i >= count) break;
 #pragma unroll
         for (int s = 0; s < STREAMS; s++) {
-          take_piece<D>(&w[s], own + at * R::part + (n * STREAMS + s) * (piece<D>::bytes * WARP));
+          take_piece<D>(&w[s], from + (n * STREAMS + s) * (piece<D>::bytes * WARP));
           w[s].odd = read_piece<D>::is_odd((uint32_t)first + (s >= outputs ? s - outputs : s), i, K);
         }
         multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
+      };
+      if (base + R::rounds * WARP <= count) {
+#pragma unroll
+        for (int n = 0; n < R::rounds; n++) take_round(n);
+      } else {
+#pragma unroll 1
+        for (int n = 0; n < R::rounds && base + n * WARP + threadIdx.x % WARP < count; n++) take_round(n);
       }
       at = (at + 1) % DEPTH, to = (to + 1) % DEPTH;
     }

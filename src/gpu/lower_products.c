@@ -166,12 +166,13 @@ static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_line
   return ML_OK;
 }
 
-/* Whether products go by tiles (gpu/tiles.cuh): of many rows, with weights that need not be multiplied exactly. */
-static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int n, bool normed) {
+/* Whether tensor cores may multiply: rows of x lie at 16 bytes, and weights need not be multiplied exactly. `same`: they
+ * have x's dtype. */
+static bool goes_by_matrices(const ml_program *g, const ml_step *s, int first, int n, bool normed, bool same) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
   const ml_storage *place = &g->plan->storages[x->storage];
-  enum { FEW_ROWS = 8, INPUTS = 64 };
-  if (x->shape[0] <= FEW_ROWS || x->shape[1] % INPUTS || (x->dtype != ML_BF16 && x->dtype != ML_F16)) return false;
+  enum { INPUTS = 64 };
+  if (x->shape[1] == 0 || x->shape[1] % INPUTS || (x->dtype != ML_BF16 && x->dtype != ML_F16)) return false;
   if (!normed && (place->place == ML_PLACE_INPUT || (x->offset + (int64_t)place->offset) % 16 || x->strides[0] % 8 ||
                   x->strides[1] != 1))
     return false;
@@ -179,10 +180,40 @@ static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int 
     const ml_linear_unit *unit = &s->linears->units[u];
     for (int i = 0; i < unit->n_weights; i++) {
       const ml_value *w = ml_cuda_value(g, s->inputs[unit->weights[i]]);
-      if (w->exact || (w->dtype != x->dtype && (x->dtype != ML_BF16 || w->dtype <= ML_BF16))) return false;
+      if (w->exact || (w->dtype != x->dtype && (same || x->dtype != ML_BF16 || w->dtype <= ML_BF16))) return false;
     }
   }
   return true;
+}
+
+/* How many warps of a block share a bundle's inputs, so that all multiprocessors are busy for as short as may be. */
+static int split_of(const ml_program *g, int64_t bundles, int64_t steps) {
+  enum { BLOCKS = 2 }; /* of a multiprocessor */
+  int best = 1;
+  int64_t least = INT64_MAX;
+  for (int split = 1; split <= PRODUCT_WARPS && split <= steps; split *= 2) {
+    const int64_t abreast = (int64_t)ml_cuda_multiprocessors(g) * BLOCKS * (PRODUCT_WARPS / split);
+    const int64_t cost = (bundles + abreast - 1) / abreast * ((steps + split - 1) / split);
+    if (cost < least) least = cost, best = split;
+  }
+  return best;
+}
+
+static ml_status launch_few(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
+  enum { OUTPUTS = 16, STEP = 64, RING = 5 * 2048, TILE_SUMS = 16 * 8 * 4, TURNS = 2 }; /* as gpu/few.cuh has them */
+  const int rows = a->M <= 8 ? 8 : a->M <= 16 ? 16 : a->M <= 32 ? 32 : 64;
+  const int64_t bundles = lay_bundles(units, n, OUTPUTS), row_bytes = a->M == 1 ? (a->K * 2 + 127) / 128 * 128 : 0;
+  const int split = split_of(g, bundles, a->K / STEP);
+  const int64_t wanted = (bundles * split + PRODUCT_WARPS - 1) / PRODUCT_WARPS;
+  const size_t shared = (size_t)row_bytes + (size_t)PRODUCT_WARPS * RING +
+                        (split > 1 ? (size_t)(TURNS * PRODUCT_WARPS * (rows / 8) * TILE_SUMS) : 0);
+  char kernel[64];
+  int64_t held;
+  snprintf(kernel, sizeof kernel, "cuda_few_%s_%d", ml_dtype_name((ml_dtype)a->x_dtype), rows);
+  ML_TRY(ml_cuda_blocks_at_once(g, "few", kernel, CU_THREADS, shared, &held));
+  ML_TRY(add_products(g, "few", kernel, wanted < held ? wanted : held, 1, shared, a, out));
+  (*out)->bundles = (int32_t)bundles, (*out)->row_bytes = (int32_t)row_bytes, (*out)->split = split;
+  return ML_OK;
 }
 
 /* How many columns the tiles of gpu/wide.cu have; 0: other kernels are better. A tile of 128 columns takes a little
@@ -240,14 +271,16 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     units[i].n_weights = u[i].n_weights, units[i].outputs = w->shape[0], units[i].dtypes[0] = (int32_t)w->dtype;
     mixed |= u[i].n_weights > 1 && ml_cuda_value(g, s->inputs[u[i].weights[1]])->dtype != w->dtype;
   }
-  enum { MOST_ROWS = 65535 * 8 };
+  enum { MOST_ROWS = 65535 * 8, FEW_ROWS = 64 };
   if (own.M > MOST_ROWS)
     return ml_fail(ML_LIMIT, "products of %lld rows: expected %d at most", (long long)own.M, MOST_ROWS);
   if (mixed) {
     a = ml_cuda_launch_elements(g, "linears", "cuda_linears_mixed", sizeof *a, own.M * units[0].outputs * 32);
     if (!a) return ML_MEMORY;
     *a = own;
-  } else if (goes_by_tiles(g, s, first, n, normed)) ML_TRY(launch_tiles(g, units, n, &own, &a));
+  } else if (own.M <= FEW_ROWS && goes_by_matrices(g, s, first, n, normed, true))
+    ML_TRY(launch_few(g, units, n, &own, &a));
+  else if (own.M > 8 && goes_by_matrices(g, s, first, n, normed, false)) ML_TRY(launch_tiles(g, units, n, &own, &a));
   else if (goes_by_many(&own, (ml_dtype)units[0].dtypes[0])) ML_TRY(launch_many(g, units, n, &own, &a));
   else ML_TRY(launch_units(g, units, n, &own, &a));
   ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
@@ -454,9 +487,41 @@ static bool takes_one(const ml_program *g, const ml_step *s) {
   const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
                  *v = ml_cuda_value(g, s->inputs[2]);
   const int64_t size = q->shape[3];
+  for (int i = PAGES; i < OFFSETS; i++) { /* of which the table may have rows that lie apart */
+    const ml_value *x = ml_cuda_value(g, s->inputs[i]);
+    if (x && (x->dtype != ML_I32 || (x->shape[x->ndim - 1] != 1 && x->strides[x->ndim - 1] != 1))) return false;
+  }
   return g->fast && q->shape[2] == 1 && s->inputs[MASK] < 0 && s->inputs[OFFSETS] < 0 && size == v->shape[3] &&
          lies_in_pages(g, s, ONE_SEGMENT) && k->dtype == v->dtype && k->dtype != ML_F64 &&
-         (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) && lies_whole(g, s, 2, 8, 8);
+         (size == 64 || size == 128 || size == 256) && lies_whole(g, s, 1, 8, 8) && lies_whole(g, s, 2, 8, 8) &&
+         q->strides[3] == 1 && most_keys(g, s) < INT32_MAX && k->shape[0] < INT32_MAX && q->shape[1] < INT32_MAX;
+}
+
+static ml_status attention_one_args(ml_program *g, const ml_step *s, cu_attention_one_args *a) {
+  const ml_value *q = ml_cuda_value(g, s->inputs[0]), *k = ml_cuda_value(g, s->inputs[1]),
+                 *v = ml_cuda_value(g, s->inputs[2]), *pages = ml_cuda_value(g, s->inputs[PAGES]),
+                 *o = ml_cuda_value(g, s->outputs[0]);
+  a->op = s->op, a->page = (int32_t)k->shape[2];
+  if (pages) {
+    a->n_slots = (int32_t)pages->shape[0], a->n_entries = (int32_t)pages->shape[1], a->n_pages = (int32_t)k->shape[0];
+    a->entries_stride = (int32_t)pages->strides[0];
+  }
+  a->q_dtype = (int32_t)q->dtype, a->kv_dtype = (int32_t)k->dtype, a->out_dtype = (int32_t)o->dtype;
+  for (int d = 0; d < 2; d++) a->q_strides[d] = q->strides[d], a->out_strides[d] = o->strides[d];
+  for (int d = 0; d < 3; d++) a->k_strides[d] = k->strides[d], a->v_strides[d] = v->strides[d];
+  a->scale = (float)s->attrs->attention.scale, a->softcap = (float)s->attrs->attention.softcap;
+  a->causal = s->attrs->attention.causal != 0, a->window = s->attrs->attention.window;
+  ML_TRY(ml_cuda_put_address(g, s->inputs[0], &a->q));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[1], &a->k));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[2], &a->v));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[PAGES], &a->pages));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[PAGES + 1], &a->slots));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[PAGES + 2], &a->start));
+  ML_TRY(ml_cuda_put_address(g, s->inputs[PAGES + 3], &a->count));
+  ML_TRY(ml_cuda_vector(g, s->inputs[SINKS], &a->sinks));
+  ML_TRY(ml_cuda_put_address(g, s->outputs[0], &a->out));
+  ML_TRY(ml_cuda_put_faults(g, &a->fault));
+  return ml_cuda_tail(g, s, &a->tail);
 }
 
 static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
@@ -468,11 +533,12 @@ static ml_status lower_attention_one(ml_program *g, const ml_step *s) {
   const int64_t rows = B * chunks, wanted = rows > 0 ? (2 * (int64_t)ml_cuda_multiprocessors(g) + rows - 1) / rows : 1;
   char kernel[32];
   snprintf(kernel, sizeof kernel, "cuda_attention_one_%d", (int)size);
-  cu_attention_args *a = ml_cuda_launch_add(g, "attention_one", kernel, sizeof *a, rows,
-                                            segments < wanted ? (segments ? segments : 1) : wanted, THREADS);
+  cu_attention_one_args *a = ml_cuda_launch_add(g, "attention_one", kernel, sizeof *a, rows,
+                                                segments < wanted ? (segments ? segments : 1) : wanted, THREADS);
   if (!a) return ML_MEMORY;
-  ML_TRY(attention_args(g, s, a));
-  a->segments = segments, a->chunks = chunks;
+  ML_TRY(attention_one_args(g, s, a));
+  a->heads = (int32_t)H, a->group = (int32_t)group, a->chunks = (int32_t)chunks;
+  a->in_group = (int32_t)((group + MOST_HEADS - 1) / MOST_HEADS), a->segments = (int32_t)segments;
   ML_TRY(ml_cuda_put_counts(g, rows, &a->counts));
   return ml_cuda_put_scratch(g, (size_t)(B * H * segments * (BEFORE_VALUES + size)) * sizeof(float), &a->parts);
 }

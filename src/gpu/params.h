@@ -164,7 +164,7 @@ typedef struct cu_linears_args {
   const char *x;
   int32_t bundles, row_bytes;     /* row_bytes: of shared memory, for the one row of x */
   int32_t x_dtype, n_units, norm; /* norm: x is normalised first, by the block; of one row */
-  int32_t early_norm, pad;        /* nothing that runs before writes the norm's weight */
+  int32_t early_norm, split;      /* nothing that runs before writes the norm's weight; split: as few.cuh has it */
   float eps, offset;
   int64_t x_stride;
   cu_vector weight; /* of the norm */
@@ -241,10 +241,30 @@ typedef struct cu_attention_args {
   int32_t causal, pad;
   int64_t window, segments; /* segments: 0, or so many parts of a row's keys are taken apart and joined later */
   float *parts;
-  int64_t chunks;  /* attention_one.cu: of a sequence's query heads */
-  int32_t *counts; /* blocks of a chunk that have come to their end */
   cu_tail tail;
 } cu_attention_args;
+
+/* Of one query a sequence: what a block must know first, in few lines. Strides are in elements; vectors, of one entry a
+ * sequence, are dense, and NULL where there is none. */
+typedef struct cu_attention_one_args {
+  const char *q, *k, *v;
+  const int32_t *pages, *slots, *start, *count; /* pages NULL: a sequence's keys lie side by side */
+  int32_t n_slots, n_entries, n_pages, page;    /* of the table: rows, entries a row; pages there are, positions of one */
+  int32_t entries_stride, q_dtype, kv_dtype, op;
+  int64_t q_strides[2], k_strides[3], v_strides[3]; /* q: sequence, head; k, v: page or sequence, head, position */
+  int32_t heads, group, chunks, in_group; /* query heads: all, of a KV head; of what a block takes: all, of a KV head */
+  int32_t causal, segments;
+  int64_t window;
+  float scale, softcap;
+  float *parts;
+  int32_t *counts; /* blocks of a chunk that have come to their end */
+  cu_fault *const *fault;
+  cu_vector sinks;
+  char *out;
+  int64_t out_strides[2];
+  int32_t out_dtype, pad;
+  cu_tail tail;
+} cu_attention_one_args;
 
 /* Steps on lines: outer x length x inner elements, row-major. */
 typedef struct cu_index_args {

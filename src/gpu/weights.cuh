@@ -33,14 +33,14 @@ template <int D> struct weight_row {
 
   DEVICE_MEMBER weight_row(const char *packed, int64_t row, int K) {
     typedef format<D> F;
+    if constexpr (F::floats) { // groups make no difference
+      codes = high = scales = d = (const uint8_t *)packed + (uint64_t)row * (uint32_t)K * F::bytes;
+      return;
+    }
     const int64_t blocks = (uint32_t)K / F::block, r = row % CU_GROUP;
     const uint8_t *group = (const uint8_t *)packed + row / CU_GROUP * CU_GROUP * blocks * F::bytes;
     const int64_t of_field = CU_GROUP * blocks;
     high = scales = d = group;
-    if (F::floats) {
-      codes = group + r * K * F::bytes;
-      return;
-    }
     codes = group + r * blocks * F::codes;
     const uint8_t *next = group + of_field * F::codes;
     high = next + r * blocks * F::high, next += of_field * F::high;
