@@ -206,7 +206,7 @@ DEVICE_CALL void put_one(const cu_attention_one_args &t, uint32_t b, uint32_t h,
 
 // Parts of the heads of a chunk, in the order of the positions. What each part counts is found first, by a warp a head,
 // MOST_PARTS of them at a time.
-enum { MOST_PARTS = SEGMENT };
+static constexpr uint32_t MOST_PARTS = SEGMENT;
 template <int SIZE>
 DEVICE void join_parts(const cu_attention_one_args &t, const one_row &r, uint32_t first, uint32_t last,
                        one_room<SIZE> &room) {

@@ -429,6 +429,7 @@ static ml_status open_context(ml_device *d) {
   enum { HOPPER = 9 };                                    /* compute capability */
   c->starts_early = major >= HOPPER && c->driver.GraphAddDependencies;
   c->multiplies_in_groups = major == HOPPER && minor == 0;
+  c->takes_few = getenv("MOONLET_CUDA_FEW") != NULL;
   if (!maps) return ml_fail(ML_UNSUPPORTED, "%s: %s maps no memory into reservations", d->name, name);
   snprintf(d->description, sizeof d->description, "%s, sm_%d%d", name, major, minor);
   CU_TRY(d, "a context", DevicePrimaryCtxRetain(&c->context, c->device));

@@ -19,6 +19,13 @@ namespace few {
 
 enum { OUTPUTS = 16, STEP = 64, DEPTH = 5, PIECES = 4, STAGE = PIECES * WARP * 16, RING = DEPTH * STAGE };
 
+// The lanes of a warp go on together.
+DEVICE void join_warp() {
+#ifdef __CUDACC__
+  __syncwarp();
+#endif
+}
+
 // A warp's place in what it reads: inputs begin..end-1 of bundle after bundle, in steps of STEP.
 struct reader {
   const char *rows[2]; // the lane's
@@ -26,6 +33,7 @@ struct reader {
 
   // Of outputs behind the last one the last one is read.
   DEVICE_MEMBER void find_rows(const cu_linears_args &t) {
+    step = begin;
     if (bundle >= t.bundles) return;
     const int lane = threadIdx.x % WARP;
     const cu_unit &u = t.units[unit_of(t, bundle)];
@@ -35,7 +43,6 @@ struct reader {
     const uint64_t bytes = (uint64_t)t.K * 2;
     rows[0] = u.weights[0] + (first < last ? first : last) * bytes + lane % 4 * 16;
     rows[1] = u.weights[two] + (second < last ? second : last) * bytes + lane % 4 * 16;
-    step = begin;
   }
   DEVICE_MEMBER void ask(const cu_linears_args &t, int32_t stride, char *room) {
     if (bundle < t.bundles) {
@@ -69,13 +76,12 @@ template <int X> DEVICE void stage_row(const cu_linears_args &t, const float *ea
       [&](int64_t i, float *f) { load_vector_run(t.weight, i, t.K, 1.0f, f); }, put_run, t.early_norm != 0, early);
 }
 
-// Eight inputs of a row, from k on; of rows that there are not, zeros.
+// Eight inputs of a row, from k on. Rows that there are not are as the last: nobody looks at their sums, and lanes that
+// went another way than the rest would not be back when matrices are multiplied.
 template <int TILES> DEVICE uint4 load_inputs_of(const cu_linears_args &t, const char *staged, uint32_t row, uint32_t k) {
-  uint4 v;
-  v.x = v.y = v.z = v.w = 0;
-  if (row >= (uint32_t)t.M) return v;
-  if (TILES == 1 && t.row_bytes) return *(const uint4 *)(staged + k * 2);
-  return *(const uint4 *)(t.x + (row * (uint64_t)t.x_stride + k) * 2);
+  const uint32_t last = (uint32_t)t.M - 1;
+  const bool is_staged = TILES == 1 && t.row_bytes;
+  return *(const uint4 *)(is_staged ? staged + k * 2 : t.x + ((row < last ? row : last) * (uint64_t)t.x_stride + k) * 2);
 }
 
 // Weights and inputs of a step, added to the sums.
@@ -126,7 +132,7 @@ template <int X, int TILES> DEVICE void products(const cu_linears_args &t, char 
   const int32_t abreast = PRODUCT_WARPS / split, stride = (int32_t)gridDim.x * abreast, steps = (int32_t)(t.K / STEP);
   char *staged = room, *ring = room + t.row_bytes + warp * RING;
   tile_sums *exchange = (tile_sums *)(room + t.row_bytes + PRODUCT_WARPS * RING); // of each warp, in turn
-  reader next;
+  reader next = {{NULL, NULL}, 0, 0, 0, 0};
   next.bundle = (int32_t)blockIdx.x * abreast + warp / split;
   next.begin = steps * part / split, next.end = steps * (part + 1) / split;
   next.find_rows(t);
@@ -142,6 +148,7 @@ template <int X, int TILES> DEVICE void products(const cu_linears_args &t, char 
   int at = 0, to = DEPTH - 1, turn = 0; // in the ring, and among the exchanged
   for (int32_t first = (int32_t)blockIdx.x * abreast; first < t.bundles; first += stride) {
     const int32_t bundle = first + warp / split;
+    join_warp();
     float sums[TILES][4];
 #pragma unroll
     for (int i = 0; i < TILES * 4; i++) (&sums[0][0])[i] = 0;

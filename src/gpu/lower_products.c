@@ -166,8 +166,8 @@ static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_line
   return ML_OK;
 }
 
-/* Whether tensor cores may multiply: rows of x lie at 16 bytes, and weights need not be multiplied exactly. `same`: they
- * have x's dtype. */
+/* Whether tensor cores may multiply: rows of x lie at 16 bytes, and weights need not be multiplied exactly. `same`:
+ * they have x's dtype. */
 static bool goes_by_matrices(const ml_program *g, const ml_step *s, int first, int n, bool normed, bool same) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
   const ml_storage *place = &g->plan->storages[x->storage];
@@ -278,7 +278,7 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     a = ml_cuda_launch_elements(g, "linears", "cuda_linears_mixed", sizeof *a, own.M * units[0].outputs * 32);
     if (!a) return ML_MEMORY;
     *a = own;
-  } else if (own.M <= FEW_ROWS && goes_by_matrices(g, s, first, n, normed, true))
+  } else if (ml_cuda_of(g->device)->takes_few && own.M <= FEW_ROWS && goes_by_matrices(g, s, first, n, normed, true))
     ML_TRY(launch_few(g, units, n, &own, &a));
   else if (own.M > 8 && goes_by_matrices(g, s, first, n, normed, false)) ML_TRY(launch_tiles(g, units, n, &own, &a));
   else if (goes_by_many(&own, (ml_dtype)units[0].dtypes[0])) ML_TRY(launch_many(g, units, n, &own, &a));
