@@ -188,10 +188,10 @@ native("evaluation", "ml", false, "stats", "()",
   "Counts since the start, and how many tensors there are now, those included that others are yet to be computed of.",
   "table: {traces, plans, replays, allocations, bytes_moved, tensors}")
 native("memory", "ml", false, "devices", "()", "The devices that this process can use.",
-  "table[]: {name, description, threads, memory, asynchronous, missing} each")
+  "table[]: {name, description, threads, memory, available, asynchronous, missing} each")
 native("memory", "ml", false, "device", "(name)", "What is known of a device; raises \"device\" when it is not there.",
-  "table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), " ..
-    "missing: operations without a kernel")
+  "table: {name, description, threads, memory, available, asynchronous, missing}; memory in bytes, and what of it " ..
+    "is free now (0: unknown), missing: operations without a kernel")
 native("memory", "ml", false, "default_device", "(name)", "The device on which tensors are made; with a name, sets it. "
   .. "Within a callback or a module's forward, where it is that of the model or of what the module is given, a name "
   .. "holds until that returns; in a function that is compiled it is an error.",

@@ -21,9 +21,11 @@ static void push_missing(lua_State *L, const ml_device *d) {
 static void push_device(lua_State *L, const ml_engine *e, const ml_device *d) {
   size_t total, available;
   d->table->report((ml_device *)(uintptr_t)d, &total, &available);
-  lua_createtable(L, 0, 6);
+  lua_createtable(L, 0, 7);
   lua_pushinteger(L, (lua_Integer)total);
   lua_setfield(L, -2, "memory");
+  lua_pushinteger(L, (lua_Integer)available);
+  lua_setfield(L, -2, "available");
   push_missing(L, d);
   lua_setfield(L, -2, "missing");
   lua_pushstring(L, d->name);

@@ -27,7 +27,11 @@ end
 
 t.test("devices have names", function()
   t.eq(first, "cpu")
-  for _, name in ipairs(names) do t.eq(ml.device(name).name, name) end
+  for _, name in ipairs(names) do
+    local device = ml.device(name)
+    t.eq(device.name, name)
+    t.ok(device.available <= device.memory, device.available .. " of " .. device.memory)
+  end
   t.raises(function() ml.device "cpu:7" end, "cpu:7", "device")
   t.raises(function() ml.zeros({2}, {device = "gpu"}) end, "gpu", "device")
   t.raises(function() ml.default_device "gpu" end, "gpu", "device")
