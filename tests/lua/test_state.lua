@@ -187,6 +187,19 @@ t.test("what a state becomes is held, and the state as it was is not copied", fu
   t.ok(text:find "^1 step", text)
 end)
 
+t.test("what is read of a state before an append that fails is that, or an error", function()
+  local function whole(list) return ml.tensor(list, {dtype = "int32"}) end
+  for _ = 1, 10 do -- where the device does it later
+    local s = ml.state(ml.arange(16.0):reshape {4, 1, 2, 2}) -- pages, heads, positions, elements
+    local part = s:take(whole {1}, 1)
+    ml.cache_append(s, part + 5, whole {{1}}, {start = whole {0}})
+    ml.cache_append(s, part, whole {{9}}, {start = whole {0}})
+    t.raises(function() ml.eval() end, "9", "usage")
+    local ok, values = pcall(part.tolist, part)
+    if ok then t.eq(values, {{{{4.0, 5.0}, {6.0, 7.0}}}}) end
+  end
+end)
+
 t.test("a selection does not move past a write", function()
   local x, id = ml.random.normal({4, 8}), ml.tensor({2}, {dtype = "int32"})
   local function step(w)

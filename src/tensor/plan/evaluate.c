@@ -186,12 +186,14 @@ static void settle(ml_tensor *t, const ml_tensor *from) {
 }
 
 /* Effects have happened: the last version of each state is what its storage holds. What is before it has storage of its
- * own, or nobody who asks. */
+ * own, or nobody who asks but nodes that would be computed again should the run fail after all: it has no value then. */
 static void settle_effects(const ml_roots *r) {
   for (size_t i = 0; i < r->n_effects; i++) {
     ml_tensor *t = r->effects[i];
     ml_cell *cell = t->cell;
     if (!t->node) continue;
+    ml_tensor *before = ml_effect_before(t);
+    if (!before->node && before->buffer == cell->buffer) ml_tensor_kill(before, ML_FATE_FAILED);
     if (cell->latest && cell->latest != t) {
       if (t->device->asynchronous) ml_tensor_kill(t, ML_FATE_FAILED); /* who asks is lazy again: the run has failed */
       continue;
