@@ -1620,11 +1620,11 @@ function ml.eval(...) end
 function ml.stats() end
 
 ---The devices that this process can use.
----@return table[]: {name, description, threads, memory, asynchronous, missing} each
+---@return table[]: {name, description, threads, memory, available, asynchronous, missing} each
 function ml.devices() end
 
 ---What is known of a device; raises "device" when it is not there.
----@return table: {name, description, threads, memory, asynchronous, missing}; memory in bytes (0: unknown), missing: operations without a kernel
+---@return table: {name, description, threads, memory, available, asynchronous, missing}; memory in bytes, and what of it is free now (0: unknown), missing: operations without a kernel
 function ml.device(name) end
 
 ---The device on which tensors are made; with a name, sets it. Within a callback or a module's forward, where it is that

@@ -186,7 +186,8 @@ static void settle(ml_tensor *t, const ml_tensor *from) {
 }
 
 /* Effects have happened: the last version of each state is what its storage holds. What is before it has storage of its
- * own, or nobody who asks but nodes that would be computed again should the run fail after all: it has no value then. */
+ * own, or nobody who asks but nodes that would be computed again should the run fail after all: it has no value then.
+ */
 static void settle_effects(const ml_roots *r) {
   for (size_t i = 0; i < r->n_effects; i++) {
     ml_tensor *t = r->effects[i];
