@@ -26,6 +26,9 @@ DEVICE void join_warp() {
 #endif
 }
 
+// Weights are asked for without word that they are read once: the assembler of CUDA 13.0 makes an instruction of that
+// here which no GPU has.
+//
 // A warp's place in what it reads: inputs begin..end-1 of bundle after bundle, in steps of STEP.
 struct reader {
   const char *rows[2]; // the lane's
@@ -49,7 +52,7 @@ struct reader {
       char *own = room + threadIdx.x % WARP * 16;
 #pragma unroll
       for (int p = 0; p < PIECES; p++)
-        copy_16_once(own + p * WARP * 16, rows[p / 2] + (uint32_t)step * (STEP * 2) + p % 2 * STEP);
+        copy_16(own + p * WARP * 16, rows[p / 2] + (uint32_t)step * (STEP * 2) + p % 2 * STEP);
       if (++step == end) bundle += stride, find_rows(t);
     }
     close_copies();
