@@ -26,9 +26,6 @@ DEVICE void join_warp() {
 #endif
 }
 
-// Weights are asked for without word that they are read once: the assembler of CUDA 13.0 makes an instruction of that
-// here which no GPU has.
-//
 // A warp's place in what it reads: inputs begin..end-1 of bundle after bundle, in steps of STEP.
 struct reader {
   const char *rows[2]; // the lane's
@@ -50,6 +47,7 @@ struct reader {
   DEVICE_MEMBER void ask(const cu_linears_args &t, int32_t stride, char *room) {
     if (bundle < t.bundles) {
       char *own = room + threadIdx.x % WARP * 16;
+      // Not copy_16_once, of which CUDA 13.0 makes an instruction here that no GPU has.
 #pragma unroll
       for (int p = 0; p < PIECES; p++)
         copy_16(own + p * WARP * 16, rows[p / 2] + (uint32_t)step * (STEP * 2) + p % 2 * STEP);
