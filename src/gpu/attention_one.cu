@@ -42,8 +42,7 @@ DEVICE bool find_row(const cu_attention_one_args &t, uint32_t size, float *q, on
   r->heads = (uint32_t)t.group - part * MOST_HEADS;
   if (r->heads > MOST_HEADS) r->heads = MOST_HEADS;
   for (uint32_t i = threadIdx.x; i < r->heads * size; i += THREADS)
-    q[i] = load_float(t.q, t.q_dtype,
-                      r->b * t.q_strides[0] + (r->first_h + i / size) * t.q_strides[1] + i % size);
+    q[i] = load_float(t.q, t.q_dtype, r->b * t.q_strides[0] + (r->first_h + i / size) * t.q_strides[1] + i % size);
   r->slot = (uint32_t)slot;
   r->lo = r->hi = 0;
   if ((uint32_t)real > 1) return report(t, real, 2), false;
@@ -80,7 +79,8 @@ DEVICE void floats_of(const eight &from, int dtype, float *to) {
 }
 
 // Of the h-th head of a block.
-template <int SIZE> DEVICE float *part_at(const cu_attention_one_args &t, const one_row &r, uint32_t h, uint32_t segment) {
+template <int SIZE>
+DEVICE float *part_at(const cu_attention_one_args &t, const one_row &r, uint32_t h, uint32_t segment) {
   const uint64_t head = (uint64_t)r.b * (uint32_t)t.heads + r.first_h + h;
   return t.parts + (head * (uint32_t)t.segments + segment) * (BEFORE_VALUES + SIZE);
 }

@@ -1,14 +1,14 @@
-// few.cuh: products of up to 64 rows with packed weights of x's dtype, bfloat16 or float16, on tensor cores, where weights
-// need not be multiplied exactly.
+// few.cuh: products of up to 64 rows with packed weights of x's dtype, bfloat16 or float16, on tensor cores, where
+// weights need not be multiplied exactly.
 //
 // Bytes: the weights once, x from the nearest cache; flops: 2 M K N. What a warp takes at a time, a bundle, is OUTPUTS
 // rows of the weight, or half as many of each of two, so that a thread has both products of an output. `split` warps of
 // a block share a bundle's inputs and add up what they have, in their order: how many do depends on the weight's shape
 // alone, and so a row's bits do not depend on those beside it.
 //
-// A lane takes eight inputs in a row of two rows of weights, which are both of its parts of two matrices of 16 x 16: the
-// inputs of a product may be in any order, if they are so on both sides. So it reads what it has asked for itself, as
-// in linears.cuh.
+// A lane takes eight inputs in a row of two rows of weights, which are both of its parts of two matrices of 16 x 16:
+// the inputs of a product may be in any order, if they are so on both sides. So it reads what it has asked for itself,
+// as in linears.cuh.
 #ifndef ML_GPU_FEW_CUH
 #define ML_GPU_FEW_CUH
 
@@ -38,7 +38,8 @@ struct reader {
     const int lane = threadIdx.x % WARP;
     const cu_unit &u = t.units[unit_of(t, bundle)];
     const bool two = u.n_weights > 1;
-    const int32_t last = (int32_t)u.outputs - 1, first = (bundle - u.first_bundle) * (two ? OUTPUTS / 2 : OUTPUTS) + lane / 4,
+    const int32_t last = (int32_t)u.outputs - 1,
+                  first = (bundle - u.first_bundle) * (two ? OUTPUTS / 2 : OUTPUTS) + lane / 4,
                   second = two ? first : first + OUTPUTS / 2;
     const uint64_t bytes = (uint64_t)t.K * 2;
     rows[0] = u.weights[0] + (first < last ? first : last) * bytes + lane % 4 * 16;
@@ -79,10 +80,12 @@ template <int X> DEVICE void stage_row(const cu_linears_args &t, const float *ea
 
 // Eight inputs of a row, from k on. Rows that there are not are as the last: nobody looks at their sums, and lanes that
 // went another way than the rest would not be back when matrices are multiplied.
-template <int TILES> DEVICE uint4 load_inputs_of(const cu_linears_args &t, const char *staged, uint32_t row, uint32_t k) {
+template <int TILES>
+DEVICE uint4 load_inputs_of(const cu_linears_args &t, const char *staged, uint32_t row, uint32_t k) {
   const uint32_t last = (uint32_t)t.M - 1;
   const bool is_staged = TILES == 1 && t.row_bytes;
-  return *(const uint4 *)(is_staged ? staged + k * 2 : t.x + ((row < last ? row : last) * (uint64_t)t.x_stride + k) * 2);
+  return *(const uint4 *)(is_staged ? staged + k * 2
+                                    : t.x + ((row < last ? row : last) * (uint64_t)t.x_stride + k) * 2);
 }
 
 // Weights and inputs of a step, added to the sums.
