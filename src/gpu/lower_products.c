@@ -86,7 +86,8 @@ static linears_form form_of(ml_dtype dtype) {
   }
 }
 
-enum { PRODUCT_WARPS = 8 }; /* as gpu/product.cuh has them */
+enum { PRODUCT_WARPS = 8 };               /* as gpu/product.cuh has them */
+enum { LINEARS_ROWS = 8, FEW_ROWS = 64 }; /* that gpu/linears.cuh takes at the most, and gpu/few.cuh */
 
 /* Bytes of the rings of a block, as gpu/linears.cuh has them. */
 static size_t ring_bytes(linears_form f, int streams) {
@@ -145,9 +146,8 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
 
 /* Whether many rows are multiplied by gpu/many.cuh: pieces of rows of weights lie at 16 bytes. */
 static bool goes_by_many(const cu_linears_args *a, ml_dtype dtype) {
-  enum { FEW_ROWS = 8 };
   const linears_form f = form_of(dtype);
-  return a->M > FEW_ROWS && a->K > 0 && a->K % f.inputs == 0;
+  return a->M > LINEARS_ROWS && a->K > 0 && a->K % f.inputs == 0;
 }
 
 static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
@@ -271,7 +271,7 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     units[i].n_weights = u[i].n_weights, units[i].outputs = w->shape[0], units[i].dtypes[0] = (int32_t)w->dtype;
     mixed |= u[i].n_weights > 1 && ml_cuda_value(g, s->inputs[u[i].weights[1]])->dtype != w->dtype;
   }
-  enum { MOST_ROWS = 65535 * 8, FEW_ROWS = 64 };
+  enum { MOST_ROWS = 65535 * LINEARS_ROWS };
   if (own.M > MOST_ROWS)
     return ml_fail(ML_LIMIT, "products of %lld rows: expected %d at most", (long long)own.M, MOST_ROWS);
   if (mixed) {
@@ -280,7 +280,8 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     *a = own;
   } else if (ml_cuda_of(g->device)->takes_few && own.M <= FEW_ROWS && goes_by_matrices(g, s, first, n, normed, true))
     ML_TRY(launch_few(g, units, n, &own, &a));
-  else if (own.M > 8 && goes_by_matrices(g, s, first, n, normed, false)) ML_TRY(launch_tiles(g, units, n, &own, &a));
+  else if (own.M > LINEARS_ROWS && goes_by_matrices(g, s, first, n, normed, false))
+    ML_TRY(launch_tiles(g, units, n, &own, &a));
   else if (goes_by_many(&own, (ml_dtype)units[0].dtypes[0])) ML_TRY(launch_many(g, units, n, &own, &a));
   else ML_TRY(launch_units(g, units, n, &own, &a));
   ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
