@@ -25,7 +25,7 @@ end
 local function environment_of(where)
   if where == "cuda" then return "MOONLET_DEVICE=cuda" end
   if where == "emulated" then
-    return ('MOONLET_DEVICE=cuda MOONLET_CUDA_FEW=1 LD_LIBRARY_PATH="$(realpath %s/tests/cuda)"'):format(quote(build))
+    return ('MOONLET_DEVICE=cuda LD_LIBRARY_PATH="$(realpath %s/tests/cuda)"'):format(quote(build))
   end
   if where ~= "twin" then return "MOONLET_ISA=" .. quote(where) end
   return ('MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY="$(realpath %s/tests/twin.so)"'):format(quote(build))

@@ -4,6 +4,10 @@
 // query heads of one KV head and SEGMENT positions at a time, which begin at fixed places; the block that comes to its
 // end last joins what all have found, in the order of the positions. So the bits depend on the row's own keys alone.
 //
+// The own heads of the tokens may come as a product left them (`cuda_attention_own_`): each block turns the queries
+// that it takes, and the block of the last position the key, and puts both into their pages. It asks for keys and
+// values before it waits for the product, where nothing else in the program writes those.
+//
 // Of a short sequence most of the time is what stands before and behind the arithmetic, instruction after instruction
 // that nobody has fetched before: hence integers of 32 bits, and as little text as possible.
 #include "gpu/program.cuh"
@@ -15,12 +19,14 @@ template <int SIZE> struct one_room {
   static constexpr int abreast = SIZE > 128 ? MOST_HEADS / 2 : MOST_HEADS; // heads whose values are added up at a time
   float q[MOST_HEADS][SIZE], p[MOST_HEADS][SEGMENT], max[MOST_HEADS], sum[MOST_HEADS];
   float o[abreast][WARPS][SIZE];
+  uint4 own[2][SIZE / 4]; // key and value of the last position, as in their pages
   int last;
 };
 
-// What a block works on: heads first_h.. of sequence b, all of one KV head, which see the positions lo..hi-1.
+// What a block works on: heads first_h.. of sequence b, all of one KV head, of which these are the part-th, which see
+// the positions lo..hi-1.
 struct one_row {
-  uint32_t b, kv, first_h, heads, slot;
+  uint32_t b, kv, first_h, heads, slot, part;
   int32_t lo, hi;
 };
 
@@ -28,21 +34,18 @@ DEVICE_CALL void report(const cu_attention_one_args &t, int64_t value, int64_t l
   raise_fault(t.fault, t.op, ML_I32, value, limit);
 }
 
-// Its queries, of `size` elements, too. False, and a fault, where what says which tokens there are makes no sense.
-DEVICE bool find_row(const cu_attention_one_args &t, uint32_t size, float *q, one_row *r) {
+// False, and a fault, where what says which tokens there are makes no sense.
+DEVICE bool find_row(const cu_attention_one_args &t, one_row *r) {
   r->b = blockIdx.x / (uint32_t)t.chunks;
   const uint32_t chunk = blockIdx.x - r->b * (uint32_t)t.chunks;
   // Asked for together.
   const int32_t real = t.count ? t.count[r->b] : 1, slot = t.slots ? t.slots[r->b] : (int32_t)r->b;
   const int32_t start = t.pages ? t.start[r->b] : t.page - 1;
-  uint32_t part = 0;
-  r->kv = chunk;
-  if (t.in_group > 1) r->kv = chunk / (uint32_t)t.in_group, part = chunk - r->kv * (uint32_t)t.in_group;
-  r->first_h = r->kv * (uint32_t)t.group + part * MOST_HEADS;
-  r->heads = (uint32_t)t.group - part * MOST_HEADS;
+  r->part = 0, r->kv = chunk;
+  if (t.in_group > 1) r->kv = chunk / (uint32_t)t.in_group, r->part = chunk - r->kv * (uint32_t)t.in_group;
+  r->first_h = r->kv * (uint32_t)t.group + r->part * MOST_HEADS;
+  r->heads = (uint32_t)t.group - r->part * MOST_HEADS;
   if (r->heads > MOST_HEADS) r->heads = MOST_HEADS;
-  for (uint32_t i = threadIdx.x; i < r->heads * size; i += THREADS)
-    q[i] = load_float(t.q, t.q_dtype, r->b * t.q_strides[0] + (r->first_h + i / size) * t.q_strides[1] + i % size);
   r->slot = (uint32_t)slot;
   r->lo = r->hi = 0;
   if ((uint32_t)real > 1) return report(t, real, 2), false;
@@ -55,6 +58,76 @@ DEVICE bool find_row(const cu_attention_one_args &t, uint32_t size, float *q, on
   if (t.window > 0 && start >= t.window) r->lo = (int32_t)(start + 1 - t.window);
   return true;
 }
+
+// The page of a position, and its place in there; -1, and a fault, where there is none.
+DEVICE int64_t find_page(const cu_attention_one_args &t, const one_row &r, uint32_t position, uint32_t *place) {
+  *place = position;
+  if (!t.pages) return r.b;
+  const uint32_t index = position / (uint32_t)t.page;
+  const int64_t page = t.pages[(int64_t)r.slot * t.entries_stride + index];
+  *place = position - index * (uint32_t)t.page;
+  if ((uint64_t)page < (uint32_t)t.n_pages) return page;
+  report(t, page, t.n_pages);
+  return -1;
+}
+
+// ---- heads as a product left them ----
+
+// The i-th pair of a head of `size` elements: two that are turned together, or two of the others. In x's dtype.
+struct one_pair {
+  uint32_t at[2];
+  float of[2];
+};
+DEVICE one_pair take_pair(const cu_own_part &p, int dtype, uint32_t size, uint32_t b, uint32_t head, uint32_t i) {
+  const uint32_t n = (uint32_t)p.turns, apart = i < n ? n : size / 2 - n;
+  one_pair o;
+  o.at[0] = i < n ? i : i + n, o.at[1] = o.at[0] + apart;
+  const int64_t from = b * p.strides[0] + head * p.strides[1];
+  const float x = load_float(p.x, dtype, from + o.at[0]), y = load_float(p.x, dtype, from + o.at[1]);
+  o.of[0] = x, o.of[1] = y;
+  if (i >= n) return o;
+  const float *cs = p.table + b * p.table_stride + i;
+  const float c = cs[0], s = cs[n];
+  slot r;
+  r.u = 0, r.f = x * c - y * s;
+  o.of[0] = round_slot(r, dtype).f;
+  r.f = y * c + x * s;
+  o.of[1] = round_slot(r, dtype).f;
+  return o;
+}
+
+// The key and the value of the last position, for the block and into their pages.
+template <int SIZE> DEVICE void take_own(const cu_attention_one_args &t, const one_row &r, one_room<SIZE> &room) {
+  const bool is_value = threadIdx.x >= SIZE / 2;
+  if (threadIdx.x >= SIZE) return;
+  const int64_t *strides = is_value ? t.v_strides : t.k_strides;
+  const one_pair o = take_pair(is_value ? t.own_v : t.own_k, t.q_dtype, SIZE, r.b, r.kv, threadIdx.x % (SIZE / 2));
+  uint32_t place;
+  const int64_t page = find_page(t, r, (uint32_t)r.hi - 1, &place);
+  const int64_t to = page * strides[0] + r.kv * strides[1] + place * strides[2];
+#pragma unroll
+  for (int k = 0; k < 2; k++) {
+    store_float((char *)room.own[is_value], t.kv_dtype, o.at[k], o.of[k]);
+    if (page >= 0 && r.part == 0) store_float((char *)(is_value ? t.v : t.k), t.kv_dtype, to + o.at[k], o.of[k]);
+  }
+}
+
+template <int SIZE, bool OWN>
+DEVICE void load_queries(const cu_attention_one_args &t, const one_row &r, one_room<SIZE> &room) {
+  if (!OWN) {
+    for (uint32_t i = threadIdx.x; i < r.heads * SIZE; i += THREADS)
+      (&room.q[0][0])[i] =
+          load_float(t.q, t.q_dtype, r.b * t.q_strides[0] + (r.first_h + i / SIZE) * t.q_strides[1] + i % SIZE);
+    return;
+  }
+  for (uint32_t i = threadIdx.x; i < r.heads * (SIZE / 2); i += THREADS) {
+    const uint32_t h = i / (SIZE / 2);
+    const one_pair o = take_pair(t.own_q, t.q_dtype, SIZE, r.b, r.first_h + h, i % (SIZE / 2));
+    room.q[h][o.at[0]] = o.of[0], room.q[h][o.at[1]] = o.of[1];
+  }
+}
+
+// ---- a segment ----
 
 // Eight elements of two bytes, or of float32, as they lie: what they are is looked at when all have been asked for.
 struct eight {
@@ -85,38 +158,59 @@ DEVICE float *part_at(const cu_attention_one_args &t, const one_row &r, uint32_t
   return t.parts + (head * (uint32_t)t.segments + segment) * (BEFORE_VALUES + SIZE);
 }
 
-// SIZE elements of a head lie in SIZE / 8 lanes; a warp takes so many positions at once.
-template <int SIZE>
-DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uint32_t segment, one_room<SIZE> &room) {
-  enum { LANES = SIZE / 8, ABREAST = WARP / LANES, EACH = SEGMENT / (WARPS * ABREAST) };
-  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
-  eight ks[EACH], vs[EACH];
-  bool sees[EACH];
+// SIZE elements of a head lie in SIZE / 8 lanes; a warp takes so many positions at once. What a lane has of them.
+template <int SIZE> struct one_segment {
+  static constexpr int lanes = SIZE / 8, abreast = WARP / lanes, each = SEGMENT / (WARPS * abreast);
+  eight ks[each], vs[each];
+  bool sees[each];
+};
+
+// The place in its segment of the n-th position of a lane.
+template <int SIZE> DEVICE int place_of(int n) {
+  return (n * WARPS + (int)threadIdx.x / WARP) * one_segment<SIZE>::abreast +
+         (int)threadIdx.x % WARP / one_segment<SIZE>::lanes;
+}
+
+// Keys and values as they lie in their page; without the last position's, where those come from elsewhere.
+template <int SIZE, bool OWN>
+DEVICE void load_segment(const cu_attention_one_args &t, const one_row &r, uint32_t segment, one_segment<SIZE> *to) {
+  const int own = (int)threadIdx.x % one_segment<SIZE>::lanes * 8;
   const bool floats = t.kv_dtype == ML_F32;
   const int item = floats ? 4 : 2;
-  int64_t page = r.b;
-  uint32_t first = segment * SEGMENT; // its place in the page
-  if (t.pages) {
-    const uint32_t each = (uint32_t)t.page / SEGMENT, index = segment / each;
-    page = t.pages[(int64_t)r.slot * t.entries_stride + index];
-    first = (segment - index * each) * SEGMENT;
-    if ((uint64_t)page >= (uint32_t)t.n_pages) report(t, page, t.n_pages), page = -1;
-  }
+  uint32_t first;
+  const int64_t page = find_page(t, r, segment * SEGMENT, &first);
   const char *k_at = t.k + (page * t.k_strides[0] + r.kv * t.k_strides[1] + first * t.k_strides[2] + own) * item;
   const char *v_at = t.v + (page * t.v_strides[0] + r.kv * t.v_strides[1] + first * t.v_strides[2] + own) * item;
 #pragma unroll
-  for (int n = 0; n < EACH; n++) {
-    const int at = (n * WARPS + warp) * ABREAST + lane / LANES, j = (int)segment * SEGMENT + at;
-    sees[n] = page >= 0 && j >= r.lo && j < r.hi;
-    ks[n].a.x = ks[n].a.y = ks[n].a.z = ks[n].a.w = 0;
-    ks[n].b = vs[n].a = vs[n].b = ks[n].a;
-    if (!sees[n]) continue;
-    load_eight(k_at + at * t.k_strides[2] * item, floats, &ks[n]);
-    load_eight(v_at + at * t.v_strides[2] * item, floats, &vs[n]);
+  for (int n = 0; n < one_segment<SIZE>::each; n++) {
+    const int at = place_of<SIZE>(n), j = (int)segment * SEGMENT + at;
+    to->sees[n] = page >= 0 && j >= r.lo && j < r.hi;
+    to->ks[n].a.x = to->ks[n].a.y = to->ks[n].a.z = to->ks[n].a.w = 0;
+    to->ks[n].b = to->vs[n].a = to->vs[n].b = to->ks[n].a;
+    if (!to->sees[n] || (OWN && j == r.hi - 1)) continue;
+    load_eight(k_at + at * t.k_strides[2] * item, floats, &to->ks[n]);
+    load_eight(v_at + at * t.v_strides[2] * item, floats, &to->vs[n]);
+  }
+}
+
+template <int SIZE, bool OWN>
+DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uint32_t segment, one_segment<SIZE> &of,
+                           one_room<SIZE> &room) {
+  enum { LANES = one_segment<SIZE>::lanes, EACH = one_segment<SIZE>::each };
+  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, own = lane % LANES * 8;
+  const bool floats = t.kv_dtype == ML_F32;
+  const int item = floats ? 4 : 2;
+  if (OWN) {
+#pragma unroll
+    for (int n = 0; n < EACH; n++) {
+      if ((int)segment * SEGMENT + place_of<SIZE>(n) != r.hi - 1) continue;
+      load_eight((const char *)room.own[0] + own * item, floats, &of.ks[n]);
+      load_eight((const char *)room.own[1] + own * item, floats, &of.vs[n]);
+    }
   }
   float k[EACH][8];
 #pragma unroll
-  for (int n = 0; n < EACH; n++) floats_of(ks[n], t.kv_dtype, k[n]);
+  for (int n = 0; n < EACH; n++) floats_of(of.ks[n], t.kv_dtype, k[n]);
 #pragma unroll 1
   for (uint32_t h = 0; h < r.heads; h++) {
     float q[8], dots[EACH];
@@ -137,7 +231,7 @@ DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uin
     for (int n = 0; n < EACH; n++) {
       float score = dots[n] * t.scale;
       if (t.softcap > 0) score = t.softcap * tanhf(score / t.softcap);
-      if (lane % LANES == 0) room.p[h][(n * WARPS + warp) * ABREAST + lane / LANES] = sees[n] ? score : -INFINITY;
+      if (lane % LANES == 0) room.p[h][place_of<SIZE>(n)] = of.sees[n] ? score : -INFINITY;
     }
   }
   __syncthreads();
@@ -160,7 +254,7 @@ DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uin
   __syncthreads();
   float v[EACH][8];
 #pragma unroll
-  for (int n = 0; n < EACH; n++) floats_of(vs[n], t.kv_dtype, v[n]);
+  for (int n = 0; n < EACH; n++) floats_of(of.vs[n], t.kv_dtype, v[n]);
 #pragma unroll 1
   for (uint32_t first_h = 0; first_h < r.heads; first_h += one_room<SIZE>::abreast) {
     const uint32_t last_h = r.heads - first_h < one_room<SIZE>::abreast ? r.heads : first_h + one_room<SIZE>::abreast;
@@ -169,7 +263,7 @@ DEVICE void attend_segment(const cu_attention_one_args &t, const one_row &r, uin
       float o[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll
       for (int n = 0; n < EACH; n++) {
-        const float p = room.p[h][(n * WARPS + warp) * ABREAST + lane / LANES];
+        const float p = room.p[h][place_of<SIZE>(n)];
 #pragma unroll
         for (int i = 0; i < 8; i++) o[i] = fmaf(p, v[n][i], o[i]);
       }
@@ -265,18 +359,30 @@ DEVICE void join_parts(const cu_attention_one_args &t, const one_row &r, uint32_
   }
 }
 
-template <int SIZE> DEVICE void attend_one(const cu_attention_one_args &t) {
+template <int SIZE, bool OWN> DEVICE void attend_one(const cu_attention_one_args &t) {
   __shared__ one_room<SIZE> room;
   one_row r;
-  const bool found = find_row(t, SIZE, room.q[0], &r);
+  one_segment<SIZE> segment;
+  const bool early = OWN && t.early;
+  let_next_start();
+  if (!early) wait_for_all();
+  const bool found = find_row(t, &r);
   const uint32_t first = (uint32_t)r.lo / SEGMENT, last = ((uint32_t)r.hi + SEGMENT - 1) / SEGMENT;
   // Of the blocks of a row those that have something to do, and the first.
   uint32_t parties = last > first ? last - first : 1;
   if (parties > gridDim.y) parties = gridDim.y;
-  if (blockIdx.y >= parties || !found) return;
-  __syncthreads(); // the queries are there
+  const bool works = found && blockIdx.y < parties;
+  if (works && first < last) load_segment<SIZE, OWN>(t, r, first + blockIdx.y, &segment);
+  if (early) wait_for_all();
+  if (!works) return;
+  load_queries<SIZE, OWN>(t, r, room);
+  if (OWN && first < last && (last - 1 - first) % gridDim.y == blockIdx.y) take_own<SIZE>(t, r, room);
+  __syncthreads();
 #pragma unroll 1
-  for (uint32_t g = first + blockIdx.y; g < last; g += gridDim.y) attend_segment<SIZE>(t, r, g, room);
+  for (uint32_t g = first + blockIdx.y; g < last; g += gridDim.y) {
+    if (g >= first + gridDim.y) load_segment<SIZE, OWN>(t, r, g, &segment);
+    attend_segment<SIZE, OWN>(t, r, g, segment, room);
+  }
   if (parties > 1) {
     fence();
     __syncthreads();
@@ -291,6 +397,9 @@ template <int SIZE> DEVICE void attend_one(const cu_attention_one_args &t) {
   join_parts<SIZE>(t, r, first, last, room);
 }
 
-KERNEL(cuda_attention_one_64, cu_attention_one_args) { attend_one<64>(t); }
-KERNEL(cuda_attention_one_128, cu_attention_one_args) { attend_one<128>(t); }
-KERNEL(cuda_attention_one_256, cu_attention_one_args) { attend_one<256>(t); }
+#define ATTENTION_ONE(SIZE)                                                                                            \
+  KERNEL_EARLY(cuda_attention_one_##SIZE, cu_attention_one_args, THREADS, 2) { attend_one<SIZE, false>(t); }           \
+  KERNEL_EARLY(cuda_attention_own_##SIZE, cu_attention_one_args, THREADS, 2) { attend_one<SIZE, true>(t); }
+ATTENTION_ONE(64)
+ATTENTION_ONE(128)
+ATTENTION_ONE(256)

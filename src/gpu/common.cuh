@@ -35,22 +35,22 @@ static __device__ __forceinline__ void copy_16(void *to, const void *from) {
 static __device__ __forceinline__ void copy_4(void *to, const void *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
 }
-// The same of what nobody reads again before the second-level cache would have forgotten it. It makes way first, so that
-// instructions, arguments and what kernels hand on stay there, which would else come from memory with each launch.
+// The same of what nobody reads again before the second-level cache would have forgotten it. It makes way first, so
+// that instructions, arguments and what kernels hand on stay there, which would else come from memory with each launch.
 static __device__ __forceinline__ uint64_t read_once() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 static __device__ __forceinline__ void copy_16_once(void *to, const void *from) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
-                   (uint32_t)__cvta_generic_to_shared(to)),
-               "l"(from), "l"(read_once()));
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+      "l"(from), "l"(read_once()));
 }
 static __device__ __forceinline__ void copy_4_once(void *to, const void *from) {
-  asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2;" ::"r"(
-                   (uint32_t)__cvta_generic_to_shared(to)),
-               "l"(from), "l"(read_once()));
+  asm volatile(
+      "cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+      "l"(from), "l"(read_once()));
 }
 static __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> static __device__ __forceinline__ void wait_copies() {

@@ -114,11 +114,7 @@ static void tell(const ml_cuda *c, const ml_cuda_run *run, ml_outcome *o) {
   *o = run->outcome;
   const cu_fault *f = run->fault < 0 ? NULL : &c->faults[run->fault];
   if (o->status != ML_OK || !f || !f->raised) return;
-  char value[24];
-  snprintf(value, sizeof value, f->is_unsigned ? "%llu" : "%lld", (long long)f->value);
-  o->status = ML_USAGE;
-  snprintf(o->text, sizeof o->text, "%s: index %s is out of range for size %lld", ml_op_name((ml_op)f->raised), value,
-           (long long)f->limit);
+  ml_outcome_index(o, f->raised, f->value, f->is_unsigned != 0, f->limit);
 }
 
 static ml_status cuda_wait(ml_device *d, ml_ticket ticket, ml_outcome *out) {
@@ -429,7 +425,6 @@ static ml_status open_context(ml_device *d) {
   enum { HOPPER = 9 };                                    /* compute capability */
   c->starts_early = major >= HOPPER && c->driver.GraphAddDependencies;
   c->multiplies_in_groups = major == HOPPER && minor == 0;
-  c->takes_few = getenv("MOONLET_CUDA_FEW") != NULL;
   if (!maps) return ml_fail(ML_UNSUPPORTED, "%s: %s maps no memory into reservations", d->name, name);
   snprintf(d->description, sizeof d->description, "%s, sm_%d%d", name, major, minor);
   CU_TRY(d, "a context", DevicePrimaryCtxRetain(&c->context, c->device));

@@ -56,7 +56,6 @@ typedef struct ml_cuda {
   CUstream stream;
   int multiprocessors;
   bool multiplies_in_groups; /* it runs gpu/wide.cu */
-  bool takes_few;            /* gpu/few.cuh is tried: MOONLET_CUDA_FEW is set */
   bool starts_early;         /* a kernel may be started before what it waits for is done, up to where it says so */
   size_t page;
   CUmemAllocationProp kind; /* of memory for spaces */

@@ -15,11 +15,6 @@
 #include "gpu/product.cuh"
 
 // What follows the products of most models needs no program to be interpreted: see cu_form.
-DEVICE slot rounded(float f, int dtype) {
-  slot s;
-  s.u = 0, s.f = f;
-  return round_slot(s, dtype);
-}
 DEVICE float float_of(float f, int dtype) {
   if (dtype == ML_F32) return f;
   return dtype == ML_F16 ? f16_float(float_f16(f)) : bf16_float(float_bf16(f));
@@ -50,7 +45,7 @@ DEVICE void put_float(const cu_unit &u, int k, int64_t row, int64_t column, floa
 DEVICE_CALL void run_unit_program(const cu_unit &u, int64_t row, int64_t column, float first, float second) {
   const cu_program *p = u.program;
   slot regs[CU_FUSED_INPUTS + CU_MOST_CODE];
-  for (int i = 0; i < u.n_weights; i++) regs[i] = rounded(i ? second : first, p->input_dtypes[i]);
+  for (int i = 0; i < u.n_weights; i++) regs[i].u = 0, regs[i].f = float_of(i ? second : first, p->input_dtypes[i]);
   for (int i = 0; i < u.n_extra; i++) regs[u.n_weights + i] = load_extra(u, i, row, column);
   run_program(p, regs);
   for (int k = 0; k < u.n_out; k++) put(u, k, row, column, regs[p->outputs[k]]);

@@ -156,7 +156,7 @@ ml_status ml_cuda_lower_rows(ml_program *g, const ml_step *s) {
 
 /* ---- reductions ---- */
 
-enum { CHUNK = 2048, PARTIAL_BYTES = 32, JOIN_THREADS = 64 }; /* as gpu/row.cuh has them */
+enum { CHUNK = 2048, PARTIAL_BYTES = 32 }; /* as gpu/row.cuh has them */
 
 ml_status ml_cuda_lower_reduce(ml_program *g, const ml_step *s) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]), *o = ml_cuda_value(g, s->outputs[0]);
@@ -192,11 +192,6 @@ ml_status ml_cuda_lower_reduce(ml_program *g, const ml_step *s) {
   }
   ML_TRY(ml_cuda_put_address(g, s->outputs[0], &a->out));
   if (chunks == 1) return ML_OK;
-  ML_TRY(ml_cuda_put_scratch(g, (size_t)(results * chunks) * PARTIAL_BYTES, &a->partials));
-  const int64_t blocks = row_blocks(g, results, JOIN_THREADS);
-  cu_reduce_args *join = ml_cuda_launch_add(g, "reduce", "cuda_reduce_join", sizeof *join, blocks, 1, JOIN_THREADS);
-  if (!join) return ML_MEMORY;
-  *join = *a;
-  ML_TRY(ml_cuda_put_address(g, s->outputs[0], &join->out));
-  return ml_cuda_put_scratch(g, (size_t)(results * chunks) * PARTIAL_BYTES, &join->partials);
+  ML_TRY(ml_cuda_put_counts(g, results, &a->joined));
+  return ml_cuda_put_scratch(g, (size_t)(results * chunks) * PARTIAL_BYTES, &a->partials);
 }

@@ -14,12 +14,14 @@ typedef struct group {
   int n;
 } group;
 
-/* Whether an operand is another step's result. */
-static bool same_place(const ml_value *a, const ml_value *b) {
-  bool same = a->storage == b->storage && a->offset == b->offset && a->dtype == b->dtype && a->ndim == b->ndim;
-  for (int d = 0; d < a->ndim && same; d++)
-    same = a->shape[d] == b->shape[d] && (a->shape[d] == 1 || a->strides[d] == b->strides[d]);
-  return same;
+/* Whether what a step gives is nobody's behind another one: no result of the plan, though it may lie in the memory of
+ * one that is not there yet. */
+static bool passes(const ml_program *g, const ml_step *from, int last) {
+  const ml_plan *p = g->plan;
+  const int storage = p->values[from->outputs[0]].storage;
+  const ml_storage *s = &p->storages[storage];
+  const bool lodges = s->place == ML_PLACE_OUTPUT && p->values[p->outputs[s->index]].storage != storage;
+  return (s->place == ML_PLACE_ARENA || lodges) && s->last <= last;
 }
 
 static bool add_step(const ml_program *g, const ml_step *s, group *o) {
@@ -27,8 +29,7 @@ static bool add_step(const ml_program *g, const ml_step *s, group *o) {
   if (s->op == ML_OP_cache_append) {
     for (int i = 0; i < o->n; i++) {
       part *p = &o->parts[i];
-      if (!p->rope || p->append || !same_place(ml_cuda_value(g, p->rope->outputs[0]), ml_cuda_value(g, s->inputs[1])))
-        continue;
+      if (!p->rope || p->append || !ml_cuda_same_place(g, p->rope->outputs[0], s->inputs[1])) continue;
       p->append = s;
       return true;
     }
@@ -48,9 +49,7 @@ static bool form(const ml_program *g, const ml_step *s, int count, group *o) {
   const int end = (int)(s - g->plan->steps) + count;
   for (int i = 0; i < o->n; i++) {
     part *p = &o->parts[i];
-    if (!p->rope || !p->append) continue;
-    const ml_storage *turned = &g->plan->storages[ml_cuda_value(g, p->rope->outputs[0])->storage];
-    p->passes = turned->place == ML_PLACE_ARENA && turned->last < end;
+    p->passes = p->rope && p->append && passes(g, p->rope, end - 1);
   }
   return true;
 }
@@ -108,6 +107,22 @@ static ml_status lower_part(ml_program *g, const part *p, cu_heads *o) {
   return ml_cuda_sequences(g, p->append, 2, &o->sequences);
 }
 
+/* Attention of one query a sequence takes its heads as they come, where nobody else takes them: true, and how. */
+static bool find_own(const ml_program *g, const group *o, const ml_step *first, int count, ml_cuda_own *own) {
+  const ml_step *attention = first + count;
+  if (o->n != 3 || attention == g->plan->steps + g->plan->n_steps || attention->op != ML_OP_attention) return false;
+  *own = (ml_cuda_own){.first = first};
+  for (int i = 0; i < o->n; i++) {
+    const part *p = &o->parts[i];
+    if (!p->append) {
+      if (passes(g, p->rope, (int)(attention - g->plan->steps))) own->q_rope = p->rope;
+    } else if (ml_cuda_share(g, p->append->inputs[0], attention->inputs[1]) && !(p->rope && !p->passes))
+      own->k_append = p->append, own->k_rope = p->rope;
+    else if (!p->rope) own->v_append = p->append;
+  }
+  return own->q_rope && own->k_append && own->v_append && ml_cuda_attends_own(g, attention, own);
+}
+
 ml_status ml_cuda_lower_heads(ml_program *g, const ml_step *s) {
   const ml_step *end = g->plan->steps + g->plan->n_steps;
   group own;
@@ -118,6 +133,12 @@ ml_status ml_cuda_lower_heads(ml_program *g, const ml_step *s) {
   while (count < MOST_STEPS && s + count < end && (s[count].op == ML_OP_rope || s[count].op == ML_OP_cache_append))
     count++;
   while (!form(g, s, count, &own) || !is_free(g, &own)) count--;
+  ml_cuda_own heads;
+  if (find_own(g, &own, s, count, &heads)) {
+    ML_TRY(ml_cuda_lower_own_attention(g, s + count, &heads));
+    ml_cuda_launch_joined(g, count + 1);
+    return ML_OK;
+  }
   for (int i = 0; i < own.n; i++) {
     const part *p = &own.parts[i];
     const ml_value *x = ml_cuda_value(g, p->rope ? p->rope->inputs[0] : p->append->inputs[1]);
@@ -131,7 +152,8 @@ ml_status ml_cuda_lower_heads(ml_program *g, const ml_step *s) {
   cu_heads_args *a =
       ml_cuda_launch_elements(g, "heads", runs ? "cuda_heads_runs" : "cuda_heads", sizeof *a, runs ? most / RUN : most);
   if (!a) return ML_MEMORY;
-  ml_cuda_launch_joined(g, own.n, count);
+  ml_cuda_launch_parts(g, own.n);
+  ml_cuda_launch_joined(g, count);
   for (int i = 0; i < own.n; i++) ML_TRY(lower_part(g, &own.parts[i], &a->parts[i]));
   return ML_OK;
 }

@@ -50,8 +50,7 @@ typedef struct cu_code {
 } cu_code;
 
 typedef struct cu_program {
-  int32_t n_inputs, n_code, n_outputs;
-  int32_t floats; /* every register is float32, and none is chosen by another */
+  int32_t n_inputs, n_code, n_outputs, pad;
   uint8_t outputs[CU_MOST_OUTPUTS], input_dtypes[CU_MOST_INPUTS];
   cu_code code[CU_MOST_CODE];
 } cu_program;
@@ -140,7 +139,8 @@ typedef struct cu_reduce_args {
     int64_t kept[CU_DIMS], reduced[CU_DIMS];
   } in[CU_FUSED_INPUTS];
   char *out;
-  char *partials; /* of more than one chunk */
+  char *partials;  /* of more than one chunk */
+  int32_t *joined; /* chunks of each result that are there */
   const cu_program *program;
 } cu_reduce_args;
 
@@ -244,16 +244,25 @@ typedef struct cu_attention_args {
   cu_tail tail;
 } cu_attention_args;
 
+/* Heads of tokens of their own, of attention of one query a sequence, before they are turned. */
+typedef struct cu_own_part {
+  const char *x;
+  const float *table; /* NULL: nothing is turned */
+  int64_t strides[2]; /* sequence, head */
+  int64_t table_stride;
+  int32_t turns, pad;
+} cu_own_part;
+
 /* Of one query a sequence: what a block must know first, in few lines. Strides are in elements; vectors, of one entry a
  * sequence, are dense, and NULL where there is none. */
 typedef struct cu_attention_one_args {
   const char *q, *k, *v;
   const int32_t *pages, *slots, *start, *count; /* pages NULL: a sequence's keys lie side by side */
-  int32_t n_slots, n_entries, n_pages, page;    /* of the table: rows, entries a row; pages there are, positions of one */
+  int32_t n_slots, n_entries, n_pages, page; /* of the table: rows, entries a row; pages there are, positions of one */
   int32_t entries_stride, q_dtype, kv_dtype, op;
   int64_t q_strides[2], k_strides[3], v_strides[3]; /* q: sequence, head; k, v: page or sequence, head, position */
   int32_t heads, group, chunks, in_group; /* query heads: all, of a KV head; of what a block takes: all, of a KV head */
-  int32_t causal, segments;
+  int32_t early, segments; /* early: keys, values and what leads to them are not written before the launch */
   int64_t window;
   float scale, softcap;
   float *parts;
@@ -263,6 +272,7 @@ typedef struct cu_attention_one_args {
   char *out;
   int64_t out_strides[2];
   int32_t out_dtype, pad;
+  cu_own_part own_q, own_k, own_v; /* of cuda_attention_own_: in place of q, and of what is not in its page yet */
   cu_tail tail;
 } cu_attention_one_args;
 

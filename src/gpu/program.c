@@ -13,6 +13,15 @@
 int ml_cuda_multiprocessors(const ml_program *g) { return ml_cuda_of(g->device)->multiprocessors; }
 const ml_value *ml_cuda_value(const ml_program *g, int value) { return value < 0 ? NULL : &g->plan->values[value]; }
 
+bool ml_cuda_same_place(const ml_program *g, int a, int b) {
+  if (a < 0 || b < 0) return a < 0 && b < 0;
+  const ml_value *x = ml_cuda_value(g, a), *y = ml_cuda_value(g, b);
+  bool same = x->storage == y->storage && x->offset == y->offset && x->dtype == y->dtype && x->ndim == y->ndim;
+  for (int d = 0; d < x->ndim && same; d++)
+    same = x->shape[d] == y->shape[d] && (x->shape[d] == 1 || x->strides[d] == y->strides[d]);
+  return same;
+}
+
 enum { MOST_WRITTEN = 256 }; /* that are looked through for every operand */
 
 bool ml_cuda_is_constant(const ml_program *g, int value) {
@@ -80,10 +89,13 @@ void ml_cuda_launch_shared(ml_program *g, size_t bytes) {
   if (g->made) g->launches[g->n_launches - 1].shared_bytes = (unsigned)bytes;
 }
 
-void ml_cuda_launch_joined(ml_program *g, int parts, int steps) {
+void ml_cuda_launch_parts(ml_program *g, int parts) {
+  if (g->made) g->launches[g->n_launches - 1].grid_y = (unsigned)parts;
+}
+
+void ml_cuda_launch_joined(ml_program *g, int steps) {
   g->joined = (size_t)steps - 1;
-  if (!g->made) return;
-  g->launches[g->n_launches - 1].grid_y = (unsigned)parts, g->launches[g->n_launches - 1].steps = (size_t)steps;
+  if (g->made) g->launches[g->n_launches - 1].steps = (size_t)steps;
 }
 
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units) {
@@ -205,12 +217,9 @@ void ml_cuda_program_of(const ml_fused *f, cu_program *p) {
   p->n_inputs = f->n_inputs, p->n_code = f->n_code, p->n_outputs = f->n_outputs;
   for (int i = 0; i < f->n_outputs; i++) p->outputs[i] = (uint8_t)f->outputs[i];
   for (int i = 0; i < f->n_inputs; i++) p->input_dtypes[i] = (uint8_t)f->input_dtypes[i];
-  p->floats = true;
-  for (int i = 0; i < f->n_inputs; i++) p->floats &= f->input_dtypes[i] == ML_F32;
   for (int i = 0; i < f->n_code; i++) {
     const ml_fused_op *c = &f->code[i];
     cu_code *o = &p->code[i];
-    p->floats &= c->dtype == ML_F32 && c->op != ML_OP_where;
     *o = (cu_code){.op = (int16_t)c->op, .dtype = (uint8_t)c->dtype};
     if (c->op == ML_OP_constant) {
       if (ml_dtype_is_float(c->dtype)) o->f = c->f;

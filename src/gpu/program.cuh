@@ -331,15 +331,6 @@ DEVICE_CALL void run_program(const cu_program *p, slot *regs) {
   }
 }
 
-// The same of a program of float32 alone (cu_program.floats): with the same bits, by fewer instructions.
-DEVICE_CALL void run_floats(const cu_program *p, float *regs) {
-  const int n = p->n_inputs;
-  for (int at = 0; at < p->n_code; at++) {
-    const cu_code c = p->code[at];
-    regs[n + at] = c.op == CU_OP_constant ? (float)c.f : float_op(c.op, regs[c.a], regs[c.b]);
-  }
-}
-
 // What becomes of element `column` of row `row` (counted row-major over the other axes) of a result.
 DEVICE void run_tail(const cu_tail &t, int64_t row, int64_t column, slot result) {
   const cu_program *p = t.program;

@@ -70,8 +70,10 @@ void *ml_cuda_launch_add(ml_program *g, const char *file, const char *kernel, si
                          int64_t grid_y, int threads);
 /* The launch added last has so much shared memory of its own. */
 void ml_cuda_launch_shared(ml_program *g, size_t bytes);
-/* The launch added last is `parts` of such along y, and carries out `steps` of the plan. */
-void ml_cuda_launch_joined(ml_program *g, int parts, int steps);
+/* The launch added last is `parts` of such along y. */
+void ml_cuda_launch_parts(ml_program *g, int parts);
+/* The launch added last carries out `steps` of the plan. */
+void ml_cuda_launch_joined(ml_program *g, int steps);
 /* The same with a thread for each of `units`. */
 void *ml_cuda_launch_elements(ml_program *g, const char *file, const char *kernel, size_t args_bytes, int64_t units);
 /* Puts the address of a value where kernels read it, in every run; NULL where value is -1. */
@@ -91,6 +93,10 @@ ml_status ml_cuda_put_faults(ml_program *g, const void *where);
 const ml_value *ml_cuda_value(const ml_program *g, int value); /* NULL of -1 */
 /* Whether a value is there before the plan runs and stays as it is. */
 bool ml_cuda_is_constant(const ml_program *g, int value);
+/* Whether one of the plan's first `steps` writes what a value, which may be absent, lies in (run.c). */
+bool ml_cuda_is_written_before(const ml_program *g, int value, size_t steps);
+/* Whether two values, of which either may be absent, are the same elements in the same memory. */
+bool ml_cuda_same_place(const ml_program *g, int a, int b);
 /* Threads of a block that takes a row of n: what gpu/row.cuh adds up depends on n alone then. */
 int ml_cuda_row_threads(int64_t n);
 int ml_cuda_multiprocessors(const ml_program *g);
@@ -115,6 +121,16 @@ int ml_cuda_merge(int ndim, int64_t *shape, cu_operand *operands, int n);
 
 /* A launch that moves a value's elements to another of its shape (lower.c). */
 ml_status ml_cuda_move(ml_program *g, int to, int from);
+
+/* What an attention of one query a sequence takes as it comes: its queries' turning, and the tokens' own keys, turned
+ * or not, and values on their way into the pages that it reads. */
+typedef struct ml_cuda_own {
+  const ml_step *q_rope, *k_rope, *k_append, *v_append; /* k_rope: or NULL */
+  const ml_step *first;                                 /* of them */
+} ml_cuda_own;
+/* Whether one launch does all of that (lower_attention.c). */
+bool ml_cuda_attends_own(const ml_program *g, const ml_step *attention, const ml_cuda_own *own);
+ml_status ml_cuda_lower_own_attention(ml_program *g, const ml_step *attention, const ml_cuda_own *own);
 
 /* A run whose steps are timed: their seconds are added to the plan's (time.c). */
 typedef ml_status (*ml_cuda_launcher)(const ml_program *g, const ml_cuda_launch *l);

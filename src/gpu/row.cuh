@@ -1,8 +1,8 @@
 // row.cuh: norms, softmax and reductions of one row, by one block.
 //
 // Thread i of a block takes elements i, i + threads, ... (or runs of them); sums are float64 in that order, then over a
-// warp by halves, then warp after warp. With as many threads as row_threads says, the result depends on the row's
-// length alone.
+// warp by halves, then warp after warp. With as many threads as ml_cuda_row_threads says, the result depends on the
+// row's length alone.
 #ifndef ML_GPU_ROW_CUH
 #define ML_GPU_ROW_CUH
 
@@ -233,11 +233,9 @@ DEVICE void join_key(int64_t key, int64_t at, int64_t *best, int64_t *best_at) {
   if (at >= 0 && (*best_at < 0 || key > *best || (key == *best && at < *best_at))) *best = key, *best_at = at;
 }
 
-template <typename GET> DEVICE void choose_block(partial *p, int op, int dtype, int64_t n, int64_t first, GET get) {
+// Of what the threads of a block have found; every thread gets it.
+DEVICE void choose_best(partial *p, int64_t key, int64_t at) {
   __shared__ int64_t keys[ROW_WARPS], places[ROW_WARPS];
-  int64_t key = INT64_MIN, at = -1;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    join_key(key_of(get(i), dtype, wants_smallest(op), wants_index(op)), first + i, &key, &at);
   for (int by = WARP / 2; by > 0; by /= 2) {
     const int64_t other = shuffle(key, by), other_at = shuffle(at, by);
     join_key(other, other_at, &key, &at);
@@ -247,6 +245,14 @@ template <typename GET> DEVICE void choose_block(partial *p, int op, int dtype, 
   __syncthreads();
   for (unsigned i = 0; i < blockDim.x / WARP; i++) join_key(keys[i], places[i], &key, &at);
   p->k = key, p->at = at;
+}
+
+template <typename GET> DEVICE void choose_block(partial *p, int op, int dtype, int64_t n, int64_t first, GET get) {
+  int64_t key = INT64_MIN, at = -1;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+    join_key(key_of(get(i), dtype, wants_smallest(op), wants_index(op)), first + i, &key, &at);
+  choose_best(p, key, at);
 }
 
 // Bytes, whose sums and sums of squares are exact.

@@ -64,6 +64,18 @@ bool ml_cuda_share(const ml_program *g, int a, int b) {
   return conflict(&one, &other);
 }
 
+bool ml_cuda_is_written_before(const ml_program *g, int value, size_t steps) {
+  regions own = {.count = 0};
+  add_value(&own, g->plan, value, false);
+  for (const ml_step *s = g->plan->steps; s < &g->plan->steps[steps] && own.count; s++) {
+    regions written = {.count = 0};
+    if (s->op < ML_OP_COUNT && ml_op_is_effect((ml_op)s->op)) add_value(&written, g->plan, s->inputs[0], true);
+    for (int i = 0; i < s->n_outputs; i++) add_value(&written, g->plan, s->outputs[i], true);
+    if (written.full || conflict(&own, &written)) return true;
+  }
+  return false;
+}
+
 static bool uses_scratch(const ml_program *g, size_t launch) {
   for (size_t i = 0; i < g->n_spots; i++) {
     if (g->spots[i].kind == ML_SPOT_SCRATCH && g->spots[i].launch == launch) return true;

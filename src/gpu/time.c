@@ -13,7 +13,7 @@ typedef struct stopwatch {
   int n; /* clocks that were set */
 } stopwatch;
 
-/* What is given from here on waits for open_gate. */
+/* What is given from here on waits until the gate has the number `pass`. */
 static ml_status close_gate(ml_device *d, uint64_t *pass) {
   ml_cuda *c = ml_cuda_of(d);
   if (!c->gate) {

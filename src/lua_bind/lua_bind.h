@@ -19,12 +19,13 @@ typedef struct lb_constant {
 } lb_constant;
 
 typedef struct lb_ambient lb_ambient;
+enum { LB_DEVICES = 16 };
 
 /* One engine of one Lua state. Every handle holds it, so that it outlives them whatever the order of finalisers. */
 typedef struct lb_host {
   ml_engine *engine;
   int references;
-  size_t seen_bytes; /* device memory when the collector was last told */
+  size_t seen_bytes[LB_DEVICES]; /* of each device's memory when the collector was last told; the last is all others' */
   size_t most_kept;  /* bytes of values that handles hold, from which on it is asked whether scripts still have those */
   bool lent;         /* the collector has been lent memory, for as long as a plan is recorded (plan.c) */
   lua_State *own;    /* the state that belongs to a C host's engine, or NULL */
@@ -90,7 +91,7 @@ void lb_drop_owned(lb_host *host);
 int lb_open_tensor(lua_State *L); /* pushes the functions of `ml` and the table of methods */
 int lb_rebind(lua_State *L);      /* rebind(handle, tensor): the handle's variable holds another value from here on */
 int lb_changes(lua_State *L);
-int lb_is_tensor(lua_State *L);   /* is_tensor(x): of `ml` */
+int lb_is_tensor(lua_State *L);      /* is_tensor(x): of `ml` */
 void lb_set_operators(lua_State *L); /* ops.c: arithmetic events of the metatable at the top */
 
 /* ambient.c */

@@ -201,19 +201,18 @@ int lb_open_errors(lua_State *L) {
 /* Told in batches: a step of the collector for small change costs more than the memory. */
 static const size_t BATCH_BYTES = (size_t)4 << 20;
 
-static size_t bytes_of_tensors(const ml_engine *e) {
-  size_t bytes = 0;
-  for (int i = 0; i < e->n_devices; i++) bytes += e->devices[i]->memory.active;
-  return bytes;
-}
-
 void lb_charge(lua_State *L) {
   lb_host *host = lb_host_of(L);
-  size_t now = bytes_of_tensors(host->engine);
-  if (now < host->seen_bytes) host->seen_bytes = now;
-  if (now - host->seen_bytes < BATCH_BYTES) return;
-  size_t kilobytes = (now - host->seen_bytes) / 1024;
-  host->seen_bytes = now;
+  const ml_engine *e = host->engine;
+  size_t now[LB_DEVICES] = {0}, more = 0; /* what one device has gained, whatever others gave back */
+  for (int i = 0; i < e->n_devices; i++) now[i < LB_DEVICES ? i : LB_DEVICES - 1] += e->devices[i]->memory.active;
+  for (int i = 0; i < LB_DEVICES; i++) {
+    if (now[i] < host->seen_bytes[i]) host->seen_bytes[i] = now[i];
+    more += now[i] - host->seen_bytes[i];
+  }
+  if (more < BATCH_BYTES) return;
+  memcpy(host->seen_bytes, now, sizeof now);
+  const size_t kilobytes = more / 1024;
   if (lua_gc(L, LUA_GCISRUNNING)) lua_gc(L, LUA_GCSTEP, kilobytes > 1 << 20 ? 1 << 20 : (int)kilobytes);
 }
 

@@ -31,6 +31,8 @@ typedef struct ml_outcome {
   bool began;                 /* steps may have run, so that what they write is not what it was */
   char text[ML_OUTCOME_TEXT]; /* of a failure, as the error record would have it */
 } ml_outcome;
+/* A run ended at an index that is out of range, in an operation (an ml_op). */
+void ml_outcome_index(ml_outcome *o, int op, int64_t value, bool is_unsigned, int64_t limit);
 
 /* All functions are called by the engine's thread. */
 typedef struct ml_device_table {

@@ -4,6 +4,7 @@
 #include "tensor/ops.h"
 #include "tensor/plan/plan.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 /* A tensor that a run computes, and how else it would be computed. */
@@ -27,6 +28,14 @@ typedef struct ml_flight {
 
 /* So many may be under way; then the host waits for the first of them. */
 enum { MOST_FLIGHTS = 256 };
+
+void ml_outcome_index(ml_outcome *o, int op, int64_t value, bool is_unsigned, int64_t limit) {
+  char text[24];
+  snprintf(text, sizeof text, is_unsigned ? "%" PRIu64 : "%" PRId64, value);
+  o->status = ML_USAGE;
+  snprintf(o->text, sizeof o->text, "%s: index %s is out of range for size %" PRId64, ml_op_name((ml_op)op), text,
+           limit);
+}
 
 /* ---- flights ---- */
 

@@ -230,6 +230,13 @@ test_pair("tensors that nobody has are collected, also on a device that is not t
   local base = ml.memory.active(device)
   for i = 1, 4000 do ml.eval(ml.full({1 << 14}, i + 0.5, {device = device})) end
   t.ok(ml.memory.peak(device) - base < 12 << 20, ml.memory.peak(device) - base)
+  ml.memory.reset_peak(device)
+  for i = 1, 200 do -- also while as much is given back elsewhere
+    ml.eval(ml.full({1 << 18}, i + 0.5, {device = device}))
+    local own <close> = ml.full({1 << 18}, i + 0.5, {device = device == a and b or a})
+    ml.eval(own)
+  end
+  t.ok(ml.memory.peak(device) - base < 48 << 20, ml.memory.peak(device) - base)
 end)
 
 test_pair("draws are the same bits on every device", function(a, b)

@@ -38,7 +38,7 @@ local function make(random)
   c.heads = c.kv * random:pick {1, 3, 4, 9}
   c.dv = random:chance(0.85) and c.d or 24
   if random:chance(0.4) then -- what there are fast kernels for
-    c.T, c.page, c.d = random:pick {1, random:int(9, 40), 100}, random:pick {64, 128}, random:pick {64, 128}
+    c.T, c.page, c.d = random:pick {1, 1, 1, random:int(9, 40), 100}, random:pick {64, 128}, random:pick {64, 128}
     c.kept, c.packed, c.fast = random:pick {"float16", "bfloat16"}, false, true
     c.asked, c.dv = c.kept, c.d
   end
@@ -98,6 +98,20 @@ end
 
 local function vector(list, dtype) return ml.tensor(list, {dtype = dtype}) end
 
+-- Rotary embedding of heads of d elements, of all or the first of them.
+local function turning(random, batch, tokens, d)
+  local places = {}
+  for b = 1, batch do
+    places[b] = {}
+    for i = 1, tokens do places[b][i] = random:int(0, 500) end
+  end
+  local turns = random:chance(0.6) and d // 2 or d // 8
+  local frequencies = ml.random.uniform({turns}, {key = ml.random.key(turns)})
+  local angles, interleaved = ml.rope_table(ml.tensor(places, {dtype = "int32"}), frequencies, 1), random:chance(0.2)
+  ml.eval(angles)
+  return function(x) return ml.rope(x, angles, interleaved) end
+end
+
 local function try(random, trial)
   local c = make(random)
   local whole, part = tables(random, c)
@@ -115,15 +129,23 @@ local function try(random, trial)
   local before = {k = normal({c.pages, c.kv, c.page, c.d}, c.kept), v = normal({c.pages, c.kv, c.page, c.dv}, c.kept)}
   local new = {k = normal({batch, c.kv, c.tokens, c.d}, c.asked), v = normal({batch, c.kv, c.tokens, c.dv}, c.asked)}
   local q, sinks = normal({batch, c.heads, c.tokens, c.d}, c.asked), c.sinks and normal {c.heads} or nil
-  local there, held, home = {}, {}, {}
-  for name, x in pairs(before) do
-    there[name] = ml.state(x:copy())
-    held[name] = ml.cache_append(there[name], new[name], pages, slots, start, count, offsets)
+  local asked, put = q * 2, {k = new.k, v = new.v} -- lie where the plan has put them, as fast kernels want it
+  if random:chance(0.6) then -- heads are turned on their way
+    local by = turning(random, batch, c.tokens, c.d)
+    local turned_q, turned_k = by(q):copy(), random:chance(0.8) and by(new.k):copy() or new.k
+    ml.eval(turned_q, turned_k, new.v) -- so that nothing but heads on their way stands before attention
+    asked, put.k = by(q), turned_k ~= new.k and by(new.k) or new.k
+    q, new.k = turned_q * 0.5, turned_k
   end
-  local twice = q * 2 -- which lies where the plan has put it, as fast kernels want it
-  local got = ml.attention(twice, held.k, held.v, pages, slots, start, count, offsets, nil, sinks,
+  local there, held, home = {}, {}, {}
+  for name, x in pairs(before) do there[name] = ml.state(x:copy()) end
+  for name in pairs(before) do
+    held[name] = ml.cache_append(there[name], put[name], pages, slots, start, count, offsets)
+  end
+  local got = ml.attention(asked, held.k, held.v, pages, slots, start, count, offsets, nil, sinks,
     {scale = c.d ^ -0.5 / 2, window = c.window, softcap = c.softcap})
-  twice:close()
+  asked:close()
+  if put.k ~= new.k then put.k:close() end -- nobody holds it: it need not be anywhere but in its page
   local weight = core.random_packed("q8_0", 4, 32, 0.1, 1, not c.fast)
   ml.eval(got, held.k, held.v, ml.linear(normal {1, 32}, weight)) -- one plan, in which products may be inexact or not
   local what = ("trial %d: T %d page %d of %d, heads %d/%d of %d/%d, %s of %s%s%s"):format(trial, c.T, c.page, c.each,

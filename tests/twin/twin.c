@@ -100,10 +100,13 @@ static void mark(uint8_t *marks, size_t from, size_t to, bool on) {
 
 /* Pages and lines that a part of the space touches. */
 static size_t up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit; }
-static void mark_memory(twin *t, size_t at, size_t bytes, bool on) {
+/* False where the system keeps apart no more pages. */
+static bool mark_memory(twin *t, size_t at, size_t bytes, bool on) {
   const size_t first = at / PAGE, end = up(at + bytes, PAGE);
+  if (mprotect(t->mine + first * PAGE, (end - first) * PAGE, on ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+    return false;
   mark(t->memory, first, end, on);
-  mprotect(t->mine + first * PAGE, (end - first) * PAGE, on ? PROT_READ | PROT_WRITE : PROT_NONE);
+  return true;
 }
 static void mark_written(twin *t, size_t at, size_t bytes, bool on) {
   mark(t->lines, at / LINE, up(at + bytes, LINE), on);
@@ -253,7 +256,7 @@ static void carry_out(twin *t, job *j) {
     for (size_t page = at / PAGE; page < up(at + j->bytes, PAGE); page++) {
       if (!all_marked(t->memory, page, page + 1)) mark_written(t, page * PAGE, PAGE, true);
     }
-    mark_memory(t, at, j->bytes, true);
+    if (!mark_memory(t, at, j->bytes, true)) fputs("twin: too many pieces of memory\n", stderr), abort();
     return;
   case DECOMMIT: punch(t, up(at, PAGE) * PAGE, ((at + j->bytes) / PAGE - up(at, PAGE)) * PAGE); return;
   case REUSE: poison(t, at, j->bytes); return;
@@ -366,7 +369,10 @@ static ml_status twin_allocate(ml_device *d, size_t bytes, void **out) {
   const ml_status status = take(t, bytes, out);
   if (status != ML_OK) return status;
   const size_t at = (size_t)((char *)*out - t->device);
-  mark_memory(t, at, bytes, true);
+  if (!mark_memory(t, at, bytes, true)) {
+    give_back(t, at, at + (up(bytes, PAGE) + 1) * PAGE);
+    return t->fail(ML_MEMORY, "twin: %zu bytes refused: too many pieces", bytes);
+  }
   memset(t->mine + at, POISON, up(bytes, PAGE) * PAGE); /* nobody else has it */
   return ML_OK;
 }

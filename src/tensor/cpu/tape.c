@@ -352,11 +352,8 @@ static ml_status find_status(const ml_program *g, ml_outcome *o) {
   if (status == ML_CANCELLED) snprintf(o->text, sizeof o->text, "cancelled");
   else if (status == ML_DEADLINE) snprintf(o->text, sizeof o->text, "the deadline has passed");
   if (status != ML_OK || !step) return status;
-  char value[24];
-  snprintf(value, sizeof value, g->fault.is_unsigned ? "%llu" : "%lld", (long long)g->fault.value);
-  snprintf(o->text, sizeof o->text, "%s: index %s is out of range for size %lld", ml_op_name((ml_op)step), value,
-           (long long)g->fault.limit);
-  return ML_USAGE;
+  ml_outcome_index(o, step, g->fault.value, g->fault.is_unsigned, g->fault.limit);
+  return o->status;
 }
 
 void ml_cpu_run(const ml_cpu *c, ml_program *g, void *const *inputs, void *const *outputs, ml_outcome *o) {
