@@ -114,16 +114,16 @@ template <int SIZE> DEVICE void take_own(const cu_attention_one_args &t, const o
 
 template <int SIZE, bool OWN>
 DEVICE void load_queries(const cu_attention_one_args &t, const one_row &r, one_room<SIZE> &room) {
-  if (!OWN) {
+  if constexpr (!OWN) {
     for (uint32_t i = threadIdx.x; i < r.heads * SIZE; i += THREADS)
       (&room.q[0][0])[i] =
           load_float(t.q, t.q_dtype, r.b * t.q_strides[0] + (r.first_h + i / SIZE) * t.q_strides[1] + i % SIZE);
-    return;
-  }
-  for (uint32_t i = threadIdx.x; i < r.heads * (SIZE / 2); i += THREADS) {
-    const uint32_t h = i / (SIZE / 2);
-    const one_pair o = take_pair(t.own_q, t.q_dtype, SIZE, r.b, r.first_h + h, i % (SIZE / 2));
-    room.q[h][o.at[0]] = o.of[0], room.q[h][o.at[1]] = o.of[1];
+  } else {
+    for (uint32_t i = threadIdx.x; i < r.heads * (SIZE / 2); i += THREADS) {
+      const uint32_t h = i / (SIZE / 2);
+      const one_pair o = take_pair(t.own_q, t.q_dtype, SIZE, r.b, r.first_h + h, i % (SIZE / 2));
+      room.q[h][o.at[0]] = o.of[0], room.q[h][o.at[1]] = o.of[1];
+    }
   }
 }
 

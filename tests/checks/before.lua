@@ -3,9 +3,11 @@
 -- BEFORE names the other checkout, built. The best of ROUNDS (5) is compared with the best, since noise only ever
 -- slows; what is not there yet is taken up to MORE (15) times again, both in turns. Of small work
 -- (tests/tools/small_work.lua) `bounds` says what part of its time before each case may take; of bench, for each of
--- MODELS, rates are at least 0.97 of those before.
+-- MODELS, rates are at least 0.97 of those before, and where `gains` says so, better by as much. Where the processor
+-- has dot products of bfloat16, models of the shapes in `shapes`, in bfloat16, are set beside float32 before.
 --
---     BEFORE=../moonlet-before [ROUNDS=5] [MORE=15] [MODELS="a.gguf b.gguf"] [DEPTHS=0,2048,7000] make check-before
+--     BEFORE=../moonlet-before [ROUNDS=5] [MORE=15] [MODELS="a.gguf b.gguf"] [DEPTHS=0,2048,7000] [SHAPES=0] \
+--       make check-before
 local ml = require "moonlet"
 
 local before = os.getenv "BEFORE"
@@ -73,35 +75,77 @@ end
 
 -- ---- models ----
 
-local function rates(program, model)
-  local bench = ("bench -m '%s' -p 512 -n 64 -d %s -r 1 --json"):format(model, depths)
-  local found = ml.json.decode(output_of(program, bench))
-  local list = {{"prefill 512", found.prefill[1].median}}
+local function has_flag(name)
+  for line in io.lines "/proc/cpuinfo" do
+    if line:find "^flags" then return (line .. " "):find(" " .. name .. " ", 1, true) ~= nil end
+  end
+end
+
+-- Of lines of bench: what is asked beside 0.97.
+local gains = {}
+if has_flag "avx512f" then gains["prefill 512 of SmolLM2-135M-Instruct.gguf"] = 1.15 end
+
+local function rates(program, rest)
+  local found = ml.json.decode(output_of(program, "bench --json " .. rest))
+  local list = {}
+  for _, p in ipairs(found.prefill) do list[#list + 1] = {("prefill %d"):format(p.tokens), p.median} end
   for _, d in ipairs(found.decode) do list[#list + 1] = {("decode after %d"):format(d.depth), d.median} end
   return list
 end
 
-for model in models:gmatch "%S+" do
+-- Takes bench's rates in turns until each line is there; `rest`: what each program is given.
+local function compare(name, rest, bound_of)
   local most, labels = {[NOW] = {}, [BEFORE] = {}}, {}
   local function ratio(i) return most[NOW][i] / most[BEFORE][i] end
   local function is_done()
-    for i = 1, #labels do
-      if ratio(i) < 0.97 then return false end
+    for i, label in ipairs(labels) do
+      if ratio(i) < bound_of(label) then return false end
     end
     return true
   end
   for round = 1, rounds + more do
     if round > rounds and is_done() then break end
     for _, program in ipairs(round % 2 == 0 and {BEFORE, NOW} or {NOW, BEFORE}) do
-      for i, found in ipairs(rates(program, model)) do
-        labels[i] = found[1]
+      for i, found in ipairs(rates(program, rest[program])) do
+        labels[i] = ("%s of %s"):format(found[1], name)
         most[program][i] = math.max(most[program][i] or 0, found[2])
       end
     end
   end
   for i, label in ipairs(labels) do
-    verdict(ratio(i) >= 0.97, "%s of %s: %.1f, before %.1f: %.2f (at least 0.97)", label, model:match "[^/]*$",
-      most[NOW][i], most[BEFORE][i], ratio(i))
+    verdict(ratio(i) >= bound_of(label), "%s: %.1f, before %.1f: %.2f (at least %.2f)", label, most[NOW][i],
+      most[BEFORE][i], ratio(i), bound_of(label))
   end
+end
+
+for model in models:gmatch "%S+" do
+  local rest = ("-m '%s' -p 512 -n 64 -d %s -r 1"):format(model, depths)
+  compare(model:match "[^/]*$", {[NOW] = rest, [BEFORE] = rest}, function(label) return gains[label] or 0.97 end)
+end
+
+-- ---- bfloat16 beside float32 before ----
+
+local shapes = {
+  ["Llama-3.2-1B"] = [[{"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "max_position_embeddings": 131072, "tie_word_embeddings": true,
+    "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+      "original_max_position_embeddings": 8192}}]],
+}
+local wanted = {["prefill 256"] = 2.3, ["decode after 0"] = 1.15}
+
+if os.getenv "SHAPES" == "0" or not has_flag "avx512_bf16" then
+  print "skip - shapes in bfloat16: asked not to, or this processor has no dot products of it"
+  shapes = {}
+end
+for name, config in pairs(shapes) do
+  local folder = ("%s/shapes/%s"):format(build, name)
+  assert(os.execute(("mkdir -p '%s'"):format(folder)))
+  local file <close> = assert(io.open(folder .. "/config.json", "w"))
+  assert(file:write(config))
+  file:close()
+  local rest = ("--random '%s' -p 256 -n 32 -d 0 -r 1"):format(folder)
+  compare(name, {[NOW] = rest .. " --dtype bfloat16", [BEFORE] = rest},
+    function(label) return wanted[label:match "^(.-) of "] end)
 end
 os.exit(failed == 0, true)
