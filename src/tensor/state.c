@@ -11,8 +11,27 @@ ml_cell *ml_cell_retain(ml_cell *cell) {
   return cell;
 }
 
+/* Versions that the cell has itself, each of which holds it; -1 where somebody else has one of them too. */
+static int count_own(const ml_cell *cell) {
+  const ml_tensor *latest = cell->latest, *outside = cell->outside;
+  if ((latest && latest->references > 1) || (outside && outside->references > 1)) return -1;
+  return (latest != NULL) + (outside != NULL);
+}
+
+void ml_cell_left(ml_cell *cell) {
+  if (cell->has_handle || cell->references != count_own(cell)) return;
+  ml_tensor *latest = cell->latest, *outside = cell->outside;
+  cell->latest = cell->outside = NULL;
+  ml_tensor_release(latest);
+  ml_tensor_release(outside);
+}
+
 void ml_cell_release(ml_cell *cell) {
-  if (!cell || --cell->references > 0) return;
+  if (!cell) return;
+  if (--cell->references > 0) {
+    ml_cell_left(cell);
+    return;
+  }
   ml_buffer_release(cell->buffer);
   ml_free(cell);
 }
@@ -22,7 +41,9 @@ ml_status ml_tensor_make_state(ml_tensor *t) {
     return ml_fail(ML_USAGE, "a state is made of a dense tensor with storage of its own");
   ml_cell *cell = ml_calloc(1, sizeof *cell);
   if (!cell) return ML_MEMORY;
-  *cell = (ml_cell){.references = 1, .engine = t->engine, .buffer = ml_buffer_retain(t->buffer), .handle = t};
+  *cell = (ml_cell){.references = 1, .engine = t->engine, .buffer = ml_buffer_retain(t->buffer), .has_handle = true};
+  cell->dtype = t->dtype, cell->ndim = t->ndim;
+  memcpy(cell->shape, t->shape, sizeof cell->shape);
   t->cell = cell;
   t->state = t->buffer->of_state = true;
   return ML_OK;
@@ -38,9 +59,7 @@ ml_status ml_cell_check(const ml_cell *cell) {
 /* ---- versions ---- */
 
 static ml_status attach(ml_cell *cell, ml_tensor **out) {
-  const ml_tensor *handle = cell->handle;
-  if (!handle) return ml_fail(ML_USAGE, "the state is closed");
-  ML_TRY(ml_tensor_wrap(cell->buffer, 0, handle->dtype, ML_LAYOUT_STRIDED, handle->ndim, handle->shape, out));
+  ML_TRY(ml_tensor_wrap(cell->buffer, 0, cell->dtype, ML_LAYOUT_STRIDED, cell->ndim, cell->shape, out));
   (*out)->cell = ml_cell_retain(cell);
   return ML_OK;
 }
@@ -65,8 +84,9 @@ ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out) {
 void ml_cell_leave(ml_cell *cell, const ml_tensor *version) {
   ml_tensor **held = cell->latest == version ? &cell->latest : cell->outside == version ? &cell->outside : NULL;
   if (!held) return;
-  ml_tensor_release(*held);
+  ml_tensor *own = *held;
   *held = NULL;
+  ml_tensor_release(own);
 }
 
 /* A view that knows no window yet. */
@@ -287,9 +307,10 @@ void ml_effects_drop(ml_engine *e, size_t keep) {
 /* What a recording made of a cell has no value outside of it. */
 static void forget(ml_cell *cell) {
   if (!cell->latest) return;
-  ml_tensor_kill(cell->latest, ML_FATE_TRACED);
-  ml_tensor_release(cell->latest);
+  ml_tensor *latest = cell->latest;
+  ml_tensor_kill(latest, ML_FATE_TRACED);
   cell->latest = NULL;
+  ml_tensor_release(latest);
 }
 
 void ml_effects_planned(ml_engine *e) {

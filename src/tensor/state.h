@@ -14,10 +14,13 @@
 #include "tensor/tensor.h"
 
 struct ml_cell {
-  int references; /* of the handle, of versions, of plans */
+  int references; /* of the handle, of versions and windows, of plans */
   ml_engine *engine;
   ml_buffer *buffer;       /* the storage, dense, from its first byte on; retained */
-  ml_tensor *handle;       /* NULL once it is gone */
+  bool has_handle;         /* else it lives for those that see a part of it, and may write that */
+  ml_dtype dtype;
+  int ndim;
+  int64_t shape[ML_MAX_DIMS];
   ml_tensor *latest;       /* version; retained; NULL where nobody asked for it since the last write */
   ml_tensor *outside;      /* while traced: the latest version of those that are none of the recording's; retained */
   const ml_tensor *begins; /* while traced: the version that the plan begins with; not retained */
@@ -31,6 +34,8 @@ ml_status ml_tensor_make_state(ml_tensor *t);
 
 ml_cell *ml_cell_retain(ml_cell *cell);
 void ml_cell_release(ml_cell *cell); /* NULL is allowed */
+/* Somebody has let go of a version: where only the cell itself has any, and nobody can write it any more, it goes. */
+void ml_cell_left(ml_cell *cell);
 
 /* The version that an operation on the state gets now; borrowed. */
 ml_status ml_cell_latest(ml_cell *cell, ml_tensor **out);

@@ -183,17 +183,11 @@ ml_status ml_tensor_fate_error(const ml_tensor *t) {
   return ml_fail(ML_USAGE, "the value was lost with an evaluation that failed while it wrote a state");
 }
 
-/* A handle that goes takes along what later operations on the state would have begun with. */
 static void drop_cell(ml_tensor *t) {
   ml_cell *cell = t->cell;
   if (!cell) return;
   t->cell = NULL;
-  if (t->state) {
-    ml_tensor *latest = cell->latest, *outside = cell->outside;
-    cell->handle = cell->latest = cell->outside = NULL;
-    ml_tensor_release(latest);
-    ml_tensor_release(outside);
-  }
+  if (t->state) cell->has_handle = false;
   ml_cell_release(cell);
 }
 
@@ -211,7 +205,7 @@ void ml_tensor_release(ml_tensor *t) {
       ml_buffer_release(t->buffer);
       t->buffer = (void *)pending;
       pending = t;
-    }
+    } else if (t->references == 1 && t->cell && !t->state) ml_cell_left(t->cell);
     t = NULL;
     while (pending && !t) {
       ml_node *n = pending->node;

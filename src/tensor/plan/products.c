@@ -158,7 +158,7 @@ static const ml_vgroup *behind_of(const ml_vgraph *g, const ml_vunit *u) {
 static bool is_read_after(const ml_vgraph *g, int v, int at, const ml_vunit *u) {
   for (int i = 0; i < g->nodes[v].n_users; i++) {
     int user = g->users[g->nodes[v].first_user + i];
-    if (user >= 0 && user <= at && g->nodes[user].group != u->root) return false;
+    if (user >= 0 && g->nodes[user].group != u->root && ml_vgraph_turn(g, user) <= at) return false;
   }
   return true;
 }
