@@ -122,12 +122,15 @@ end
 -- ---- a function in the program ----
 
 -- What the inner part of a program is given: of the leaves what the program's function is given too, and most results.
--- Windows that it writes are captured.
+-- Windows that it writes, or writes a part of, are captured.
 local function given_to(part, program)
-  local given, written = {}, {}
+  local given, written, views = {}, {}, {} -- views: what each of the part's own results may be a view of
   for i = part.from, part.to do
     local instr = program.code[i]
-    if instr.effect and not instr.whole then written[instr.args[1].ref] = true end
+    local first = type(instr.args[1]) == "table" and instr.args[1].ref
+    first = views[first] or first
+    views[instr.id] = first
+    if instr.effect and not instr.whole then written[first] = true end
     interpret.refs(instr, function(id)
       local wanted = program.arguments[id] or part.is_result[id] and id % 3 > 0
       if wanted and not part.own[id] then given["x" .. id] = part.registers[id] end
