@@ -40,6 +40,15 @@ function M.check_logits(model, tokens, logits)
     ("float logits (B, T, V) of its tokens (B, T), here (%d, %d, %d)"):format(B, T, V), logits, "mismatch")
 end
 
+---Raises "corrupt", of what the model gives that is no number or no choice; where that was computed in float16, the
+---message says what may help.
+---@param format string
+function Runtime:corrupt(format, ...)
+  local hint = self.model.info.compute_dtype == "float16"
+    and ": it was computed in float16, whose largest number is 65504; float32 and bfloat16 have room for more" or ""
+  util.raise("corrupt", "%s%s", format:format(...), hint)
+end
+
 ---Records the model's logits of tokens (B, T) with caches.
 function Runtime:forward(tokens, caches)
   return M.check_logits(self.model, tokens, cache.forward(self.model.net, tokens, caches, self.store))

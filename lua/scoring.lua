@@ -53,7 +53,7 @@ function M.nll(runtime, slot, ids)
     table.move(entry.nll:tolist(), 1, count, at + 1, nll)
     for i = at + 1, at + count do
       if nll[i] ~= nll[i] then
-        util.raise("corrupt", "the model gives no probabilities: its logits hold a NaN, or nothing but -inf, behind %d "
+        runtime:corrupt("the model gives no probabilities: its logits hold a NaN, or nothing but -inf, behind %d "
           .. "token%s", i, i == 1 and "" or "s")
       end
     end

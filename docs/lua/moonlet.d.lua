@@ -294,12 +294,13 @@ function m:classify(texts, opts) end
 
 ---What stands for each text among the states that the model's head is applied to: float32 (n, D).
 ---@param texts table  a list of texts, lists of ids, or lists of messages
----@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length 1), batch_size, truncate}
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length 1), batch_size, truncate}. A NaN in what a text gives is an error of code "corrupt"
 ---@return moonlet.Tensor
 function m:embed(texts, opts) end
 
 ---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
----tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}. Logits that hold a
+---NaN, or nothing but -inf, are an error of code "corrupt".
 ---@param prefix string|table  text, ids or messages
 ---@param continuations table  texts, or lists of ids
 ---@return table
