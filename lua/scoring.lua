@@ -4,7 +4,6 @@ local ml = require "moonlet.init"
 local decode = require "moonlet.decode"
 local plans = require "moonlet.plans"
 local prefill = require "moonlet.prefill"
-local util = require "moonlet.util"
 
 local M = {}
 

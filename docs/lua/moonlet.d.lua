@@ -1650,13 +1650,16 @@ function module:parameters() end
 ---A list of {path, module}, this one first.
 function module:named_modules() end
 
----Replaces parameters by path: {["layers.0.weight"] = tensor}.
+---Replaces parameters by path: {["layers.0.weight"] = tensor}. All of them, or where one is unknown or does not fit (by
+---its shape, or integers for floats), which is an error, none.
+---@param tree table<string, moonlet.Tensor>
 function module:update(tree) end
 
 ---Calls fn(tensor, path) for every parameter and keeps what it returns.
 function module:apply(fn) end
 
----Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---Replaces parameters by the tensors of a .safetensors file: by all of them, or where one is unknown or does not fit by
+---none. The module, or nil, message, code.
 ---@param path string
 function module:load_weights(path) end
 

@@ -419,6 +419,13 @@ t.test("weights that a module has not name their file", function()
     require("moonlet.nn").Linear(2, 3):load_weights(path))
   t.fails("^[^ ]*w%.safetensors: weight: expected shape", "mismatch",
     require("moonlet.nn").Linear(3, 3):load_weights(path))
+  local layer = require("moonlet.nn").Linear(2, 3, {bias = true})
+  layer:update {weight = ml.ones {3, 2}}
+  t.fails("extra", "not_found", layer:load_weights(path))
+  assert(ml.save_safetensors(path, {weight = ml.zeros {3, 2}, bias = ml.zeros {2}}))
+  t.fails("bias: expected shape", "mismatch", layer:load_weights(path))
+  t.raises(function() layer:update {weight = ml.zeros {3, 2}, bias = 3} end, "bias", "usage")
+  t.eq(layer.weight:tolist(), {{1.0, 1.0}, {1.0, 1.0}, {1.0, 1.0}}, "all of them or none")
 end)
 
 t.test("a family's file that returns no family is named", function()

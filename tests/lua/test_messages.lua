@@ -250,6 +250,27 @@ t.test("a module's path", function()
   says(function() Block()(ml.zeros {1, 2, 3}) end, "Block.norm: rms_norm: weight: expected shape (3), found (4)")
 end)
 
+local layer, gone = nn.Linear(2, 3), ml.ones {3, 2}
+gone:close()
+group("modules", {
+  {function() layer:update() end, "update: expected a table {path = tensor}, found nothing"},
+  {function() layer:update "x" end, 'update: expected a table {path = tensor}, found "x"'},
+  {function() layer:update {weight = 3} end, "update: weight: expected a tensor, found 3"},
+  {function() layer:update {weight = "x"} end, 'update: weight: expected a tensor, found "x"'},
+  {function() layer:update {weight = false} end, "update: weight: expected a tensor, found false"},
+  {function() layer:update {weight = gone} end, "update: weight: expected a tensor, found a closed tensor"},
+  {function() layer:update {weight = ml.arange(6):reshape {3, 2}} end,
+    "update: weight: expected floats, found a tensor (3, 2), int32"},
+  {function() layer:update {weight = ml.ones {2, 3}} end, "update: weight: expected shape (3, 2), found (2, 3)"},
+  {function() layer:update {wait = ml.ones {3, 2}} end, "update: wait: the module has no such parameter"},
+  {function() layer.update {weight = ml.ones {3, 2}} end,
+    "update: expected a module, found a table: methods are called with a colon, module:update(...)"},
+  {function() layer:apply() end, "apply: fn: expected a function, found nothing"},
+  {function() layer:each_parameter() end, "each_parameter: fn: expected a function, found nothing"},
+  {function() ml.cancel_token().cancel() end,
+    "cancel: expected a token, found nothing: methods are called with a colon, token:cancel(...)"},
+})
+
 t.test("models, sessions and tokenizers", function()
   local m <close> = assert(ml.load(tiny.write_directory "messages"))
   local s <close> = m:session {}
