@@ -553,6 +553,7 @@ function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
   if what == x.device then return x.layout == "strided" and util.value_of(x) or x end
   if core.is_open(what) or what:find "^cuda" then return core.to(x, what) end -- raises for a GPU that is not there
+  if not core.is_dtype(what) then util.unexpected("to", "a dtype or a device", what) end
   return x:astype(what)
 end
 

@@ -54,6 +54,7 @@ group("operations", {
   {function() ml.zeros {2}:sum "a" end, 'sum: axis: expected an integer, found "a"'},
   {function() ml.zeros {2}:norm(7) end, "norm: axis 7 is out of range for 1 axes"},
   {function() ml.zeros {2}:to(3) end, "to: expected a dtype or a device, found 3"},
+  {function() ml.zeros {2}:to "gpu" end, 'to: expected a dtype or a device, found "gpu"'},
   {function() ml.zeros {4}:split "a" end, 'split: parts: expected a count or a list of positions, found "a"'},
   {function() ml.zeros {5}:split(2.5) end, "split: parts: expected an integer from 1, found 2.5"},
   {function() ml.tensor {1, 2, [4] = 9} end, "tensor: expected a list, found the key 4 in it"},
@@ -250,23 +251,23 @@ t.test("a module's path", function()
   says(function() Block()(ml.zeros {1, 2, 3}) end, "Block.norm: rms_norm: weight: expected shape (3), found (4)")
 end)
 
-local layer, gone = nn.Linear(2, 3), ml.ones {3, 2}
+local linear, gone = nn.Linear(2, 3), ml.ones {3, 2}
 gone:close()
 group("modules", {
-  {function() layer:update() end, "update: expected a table {path = tensor}, found nothing"},
-  {function() layer:update "x" end, 'update: expected a table {path = tensor}, found "x"'},
-  {function() layer:update {weight = 3} end, "update: weight: expected a tensor, found 3"},
-  {function() layer:update {weight = "x"} end, 'update: weight: expected a tensor, found "x"'},
-  {function() layer:update {weight = false} end, "update: weight: expected a tensor, found false"},
-  {function() layer:update {weight = gone} end, "update: weight: expected a tensor, found a closed tensor"},
-  {function() layer:update {weight = ml.arange(6):reshape {3, 2}} end,
+  {function() linear:update() end, "update: expected a table {path = tensor}, found nothing"},
+  {function() linear:update "x" end, 'update: expected a table {path = tensor}, found "x"'},
+  {function() linear:update {weight = 3} end, "update: weight: expected a tensor, found 3"},
+  {function() linear:update {weight = "x"} end, 'update: weight: expected a tensor, found "x"'},
+  {function() linear:update {weight = false} end, "update: weight: expected a tensor, found false"},
+  {function() linear:update {weight = gone} end, "update: weight: expected a tensor, found a closed tensor"},
+  {function() linear:update {weight = ml.arange(6):reshape {3, 2}} end,
     "update: weight: expected floats, found a tensor (3, 2), int32"},
-  {function() layer:update {weight = ml.ones {2, 3}} end, "update: weight: expected shape (3, 2), found (2, 3)"},
-  {function() layer:update {wait = ml.ones {3, 2}} end, "update: wait: the module has no such parameter"},
-  {function() layer.update {weight = ml.ones {3, 2}} end,
+  {function() linear:update {weight = ml.ones {2, 3}} end, "update: weight: expected shape (3, 2), found (2, 3)"},
+  {function() linear:update {wait = ml.ones {3, 2}} end, "update: wait: the module has no such parameter"},
+  {function() linear.update {weight = ml.ones {3, 2}} end,
     "update: expected a module, found a table: methods are called with a colon, module:update(...)"},
-  {function() layer:apply() end, "apply: fn: expected a function, found nothing"},
-  {function() layer:each_parameter() end, "each_parameter: fn: expected a function, found nothing"},
+  {function() linear:apply() end, "apply: fn: expected a function, found nothing"},
+  {function() linear:each_parameter() end, "each_parameter: fn: expected a function, found nothing"},
   {function() ml.cancel_token().cancel() end,
     "cancel: expected a token, found nothing: methods are called with a colon, token:cancel(...)"},
 })
