@@ -459,6 +459,11 @@ t.test("a family that cannot be built tells its own slips from keys that the fil
     local err = t.fails(case[2], case[3] or "usage", build(case[1]))
     t.ok(tostring(err):find "^[^ ]*slip%.lua:%d+: ", tostring(err))
   end
+  local config = tiny.read(path .. "/config.json"):gsub('"tie_word_embeddings": %a+,', "")
+  tiny.write(path .. "/config.json", config)
+  source = source:gsub("\n *tie_word_embeddings = %a+,", "")
+  t.fails(keys .. "n_embd%)$", "corrupt", build "local _ = c.n_embd * 2") -- not what the loader read
+  t.fails(keys .. "n_embd, tie_word_embeddings%)$", "corrupt", build "local _ = c.tie_word_embeddings, c.n_embd * 2")
 end)
 
 t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
