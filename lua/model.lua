@@ -176,9 +176,9 @@ function Model:runtime()
   return self.shared
 end
 
-local function start(self, ids, o)
+local function start(self, ids, o, what)
   local r = self:runtime()
-  r:check_prompt(ids)
+  r:check_prompt(ids, what)
   local slot = r:slot()
   local ok, g = pcall(generate.start, self, slot, ids, o, function() slot:close() end)
   if not ok then
@@ -204,7 +204,7 @@ end
 function Model:generate(prompt, opts)
   check_open(self, "generate")
   local o = generate.options(opts, "generate")
-  local g = start(self, self:prompt_ids(prompt, "generate"), o)
+  local g = start(self, self:prompt_ids(prompt, "generate"), o, "generate")
   return g, nil, nil, g
 end
 
@@ -219,7 +219,7 @@ function Model:chat(messages, opts)
   local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", generate.chat_known)
   local ids = self:chat_ids(messages, o)
   o.ends = self.tokenizer:ends(o.template)
-  local g = start(self, ids, o)
+  local g = start(self, ids, o, "chat")
   return g, nil, nil, g
 end
 

@@ -60,10 +60,12 @@ function Runtime:net_logits(tokens, rows, start, count)
 end
 
 ---A prompt that cannot be run: "usage" when it is empty, "limit" when it is longer than the context.
-function Runtime:check_prompt(ids)
-  if #ids == 0 then util.raise("usage", "the prompt is empty: expected at least one token") end
+---@param what string|nil  the call, for messages
+function Runtime:check_prompt(ids, what)
+  what = what and what .. ": " or ""
+  if #ids == 0 then util.raise("usage", "%sthe prompt is empty: expected at least one token", what) end
   if #ids > self.capacity then
-    util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity)
+    util.raise("limit", "%sthe prompt has %d tokens, the context holds %d", what, #ids, self.capacity)
   end
 end
 

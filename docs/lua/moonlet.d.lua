@@ -577,10 +577,10 @@ function ml.to(x, what) end
 function ml.dequantize(x) end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
----`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
----`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
----same storage.
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Values
+---of blocks are read from what `dequantize` gives. Of float32, bfloat16 or float16, or of blocks as a file has them. One
+---of (experts, outputs, inputs) is what `gather_linear` reads: `dequantize`, `unpack` and reading take it too, and
+---`w[i]` is the i-th expert's matrix, in the same storage.
 ---@param x moonlet.Tensor
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
@@ -2084,10 +2084,10 @@ function x:to(what) end
 function x:dequantize() end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
----`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
----`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
----same storage.
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Values
+---of blocks are read from what `dequantize` gives. Of float32, bfloat16 or float16, or of blocks as a file has them. One
+---of (experts, outputs, inputs) is what `gather_linear` reads: `dequantize`, `unpack` and reading take it too, and
+---`w[i]` is the i-th expert's matrix, in the same storage.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function x:pack(opts) end

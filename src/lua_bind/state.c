@@ -249,6 +249,11 @@ void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
     for (size_t i = 0; i < count; i++) lb_give_back(L, tensors[i]);
   }
   host->most_kept = next_most_kept(most, e->kept, keeps_much);
+  if (count == 1 && (status == ML_MEMORY || status == ML_LIMIT)) { /* what it was that found no room */
+    const ml_tensor *t = tensors[0];
+    status = ml_fail_prefix(status, "a tensor %s, %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160),
+                            ml_dtype_name(t->dtype));
+  }
   lb_check(L, status);
   lb_charge(L);
 }

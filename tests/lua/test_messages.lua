@@ -39,6 +39,8 @@ group("making", {
   {function() ml.eye(-1) end, "eye: n: expected an integer from 0, found -1"},
   {function() ml.from_bytes("abc", {1}, "float32") end, "from_bytes: expected 4 bytes, found 3"},
   {function() ml.from_bytes(3, {1}, "float32") end, "from_bytes: bytes: expected a string, found 3"},
+  {function() ml.tensor {ml.ones {2}, ml.ones {2}} end,
+    "tensor: expected numbers or booleans, found a tensor; ml.stack joins tensors"},
   {function() ml.random.normal "a" end, 'random.normal: shape: expected a list of sizes, found "a"'},
 })
 
@@ -46,6 +48,10 @@ group("operations", {
   {function() ml.softmax "a" end, 'softmax: x: expected a tensor or a number, found "a"'},
   {function() ml.tril "a" end, 'tril: x: expected a tensor or a number, found "a"'},
   {function() return ml.zeros {2} + {} end, "add: b: expected a tensor or a number, found a table"},
+  {function() ml.ones {3}:matmul(3) end, "matmul: expected one axis or more, found (3) and ()"},
+  {function() ml.ones {3, 4}:unflatten(2, {3, -1}) end, "unflatten: shape (3, 4) does not fit (3, 3, -1)"},
+  {function() ml.rms_norm(ml.ones {2}, nil, -1) end, "rms_norm: eps: expected 0 or more, found -1"},
+  {function() ml.layer_norm(ml.ones {2}, {eps = -1}) end, "layer_norm: eps: expected 0 or more, found -1"},
   {function() ml.zeros {2}:matmul(ml.zeros {3}) end, "matmul: shapes (2) and (3): inner sizes 2 and 3 differ"},
   {function() ml.einsum("ij,jk->ik", ml.zeros {2, 2}, ml.zeros {2, 2}) end,
     "einsum: 1 arguments too many"},
@@ -280,6 +286,9 @@ t.test("models, sessions and tokenizers", function()
     return function() m:complete("x", {max_tokens = 3, sampler = function() return result end}) end
   end
   for _, case in ipairs {
+    {function() m:generate {} end, "generate: the prompt is empty: expected at least one token"},
+    {function() m:complete(("x "):rep(3000)) end, "generate: the prompt has 6000 tokens, the context holds 256"},
+    {function() s:generate {} end, "generate: the prompt is empty: expected at least one token"},
     {function() m.generate "x" end,
       'generate: expected a model, found "x": methods are called with a colon, model:generate(...)'},
     {function() m:generate("x", {max_tokens = "3"}) end,
