@@ -268,10 +268,10 @@ function M.embed(model, texts, opts)
     if #parts == 0 then return ml.zeros {0, model.info.hidden_size} end
     local x = ml.take(ml.concat(parts, 1), ml.tensor(places, {dtype = "int32"}), 1)
     if o.normalize then x = x / ml.maximum(x:square():sum(-1, true):sqrt(), 1e-12) end
+    ml.eval(x)
     for i, holds_nan in ipairs(x:isnan():any(-1):tolist()) do
       if holds_nan then model:runtime():corrupt("embed: text %d: the model gives no vector: it holds a NaN", i) end
     end
-    ml.eval(x)
     model.metrics = metrics.of_texts(begun, asked, asked)
     return x
   end)

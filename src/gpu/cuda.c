@@ -396,11 +396,10 @@ bool ml_gpu_named(const char *name, int *index) {
 /* The driver, where this build has kernels for `name`. */
 static ml_status open_driver(const char *name, ml_cuda_driver *out) {
   if (ml_gpu_images[0].name) return ml_cuda_driver_open(out);
-  return ml_fail(
-      ML_UNSUPPORTED,
-      "%s: this build of moonlet has no kernels for it: there was no nvcc (the CUDA toolkit's compiler) when "
-      "it was made",
-      name);
+  return ml_fail(ML_UNSUPPORTED,
+                 "%s: this build of moonlet has no kernels for it: there was no nvcc (the CUDA "
+                 "toolkit's compiler) when it was made",
+                 name);
 }
 
 static ml_status count_devices(const ml_cuda_driver *driver, int *out) {
