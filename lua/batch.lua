@@ -55,7 +55,7 @@ local function start_one(self, index)
   local ids = messages and model:chat_ids(prompt, o) or model:prompt_ids(prompt, what)
   if messages then o.ends = model.tokenizer:ends(o.template) end
   local runtime = model:runtime()
-  runtime:check_prompt(ids)
+  runtime:check_prompt(ids, what)
   local slot = runtime:slot()
   local ok, g = pcall(generate.start, model, slot, ids, o, function() slot:close() end, self.steps)
   if not ok then

@@ -7,7 +7,7 @@ local Token = {}
 Token.__index = Token
 ---Ends what the token was handed to; `token.cancelled` is true from then on.
 function Token:cancel() self.cancelled = true end
-util.know(Token, "token:")
+util.guard(Token, "token:", true)
 
 ---A flag to hand to generate: token:cancel() ends it.
 ---@return table  {cancelled = false, cancel = function}

@@ -170,11 +170,9 @@ local function best_of(values)
   return best, p[best]
 end
 
-local function check_numbers(values, index)
+local function check_numbers(model, values, index)
   for _, v in ipairs(values) do
-    if v ~= v then
-      util.raise("corrupt", "classify: text %d: the model gives no logits: they hold a NaN", index)
-    end
+    if v ~= v then model:runtime():corrupt("classify: text %d: the model gives no logits: they hold a NaN", index) end
   end
 end
 
@@ -218,7 +216,7 @@ local function next_tokens(model, lists, o, results)
       return logits:argmax(-1):tolist(), logits:max(-1):tolist(), logits:logsumexp(-1):tolist()
     end)
     for i, row in ipairs(rows) do
-      check_numbers({most[i]}, row.index)
+      check_numbers(model, {most[i]}, row.index)
       results[row.index] = {
         id = ids[i], label = model.tokenizer and model.tokenizer:decode {ids[i]}, index = ids[i] + 1,
         probability = math.exp(most[i] - total[i]),
@@ -234,7 +232,7 @@ function M.classify(model, texts, opts)
   local lists = ids_of(model, texts, o, math.max(0, longest - 1), "classify")
   local _ <close> = core.on(model.device)
   local function give(index, values)
-    check_numbers(values, index)
+    check_numbers(model, values, index)
     local best, probability = best_of(values)
     results[index] = {
       label = o.labels[best], index = best, probability = probability, logits = o.logits and values or nil,
@@ -271,6 +269,9 @@ function M.embed(model, texts, opts)
     local x = ml.take(ml.concat(parts, 1), ml.tensor(places, {dtype = "int32"}), 1)
     if o.normalize then x = x / ml.maximum(x:square():sum(-1, true):sqrt(), 1e-12) end
     ml.eval(x)
+    for i, holds_nan in ipairs(x:isnan():any(-1):tolist()) do
+      if holds_nan then model:runtime():corrupt("embed: text %d: the model gives no vector: it holds a NaN", i) end
+    end
     model.metrics = metrics.of_texts(begun, asked, asked)
     return x
   end)
@@ -308,6 +309,10 @@ function M.score(model, prefix, continuations)
       local sum, greedy = 0.0, true
       for k, v in ipairs(log_p[i]) do
         sum, greedy = sum + v, greedy and chosen[i][k] == row.targets[k]
+      end
+      if sum ~= sum then
+        model:runtime():corrupt("score: continuation %d: the model gives no probabilities: its logits hold a NaN, or "
+          .. "nothing but -inf", row.index)
       end
       results[row.index] = {logprob = sum, tokens = #row.targets, greedy = greedy}
     end

@@ -354,7 +354,7 @@ local function refuse(self, slot, id, stale, given)
   local behind = ("behind %d token%s"):format(#held, #held == 1 and "" or "s")
   if nans > 0 or most == -math.huge then
     local what = nans > 0 and ("%d of %d are NaN"):format(nans, V) or ("all %d are -inf"):format(V)
-    util.raise("corrupt", "the model gives no logits to choose a token from: %s, %s", what, behind)
+    self.runtime:corrupt("the model gives no logits to choose a token from: %s, %s", what, behind)
   end
   if given then no_id() end
   util.raise("usage", "the sampler left nothing to choose from, %s: all of the logits are -inf, or one is NaN", behind)

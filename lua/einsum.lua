@@ -5,15 +5,18 @@ local util = require "moonlet.util"
 local ml, methods = core.ops, core.methods
 local raw_matmul, in_dtype, index_of = ml.matmul, util.in_dtype, util.index_of
 
+local function is_operand(x) return ml.is_tensor(x) or type(x) == "number" end
+local function ndim_of(x) return type(x) == "number" and 0 or x.ndim end
+local function axes_of(x) return type(x) == "number" and "" or table.concat(x.shape, ", ") end
+
 ---Matrix product over the last two axes, leading axes broadcast; a vector is a row on the left, a column on the right.
 ---Integers give integers (exact below 2^53), integers with floats floats.
 ---@param b moonlet.Tensor
 ---@return moonlet.Tensor
 function methods.matmul(a, b)
-  if not (ml.is_tensor(a) and ml.is_tensor(b)) then return raw_matmul(a, b) end
-  if a.ndim == 0 or b.ndim == 0 then
-    util.raise("mismatch", "matmul: expected one axis or more, found (%s) and (%s)", table.concat(a.shape, ", "),
-      table.concat(b.shape, ", "))
+  if not (is_operand(a) and is_operand(b)) then return raw_matmul(a, b) end -- which says what it found
+  if ndim_of(a) == 0 or ndim_of(b) == 0 then
+    util.raise("mismatch", "matmul: expected one axis or more, found (%s) and (%s)", axes_of(a), axes_of(b))
   end
   if a.ndim == 1 or b.ndim == 1 then -- while the shapes are the caller's
     local na, nb = a.shape[a.ndim], b.shape[math.max(b.ndim - 1, 1)]

@@ -94,13 +94,11 @@ end
 local function assemble(made, opts, given)
   local path, kind = files.resolve(given)
   configuration.open(made, path, kind, opts)
-  local c, unread, absent = config.wrap(made.raw, made.family, made.what)
-  if made.source then configuration.check_layers(made, c.num_hidden_layers) end
-  local untied = made.source and weights.unties(made.source, c.tie_word_embeddings)
-  if untied then
-    made.raw.tie_word_embeddings = false
-    c, unread, absent = config.wrap(made.raw, made.family, made.what)
-  end
+  local own = config.wrap(made.raw, made.family, made.what)
+  if made.source then configuration.check_layers(made, own.num_hidden_layers) end
+  local untied = made.source and weights.unties(made.source, own.tie_word_embeddings)
+  if untied then made.raw.tie_word_embeddings = false end
+  local c, unread, absent = config.wrap(made.raw, made.family, made.what) -- which notes what the family reads
   made.net = configuration.build(made, c, absent)
   made.net:compute_in(opts.dtype or "float32")
   local warnings = configuration.unread(made, c, unread, opts.strict)

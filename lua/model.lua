@@ -176,9 +176,9 @@ function Model:runtime()
   return self.shared
 end
 
-local function start(self, ids, o)
+local function start(self, ids, o, what)
   local r = self:runtime()
-  r:check_prompt(ids)
+  r:check_prompt(ids, what)
   local slot = r:slot()
   local ok, g = pcall(generate.start, self, slot, ids, o, function() slot:close() end)
   if not ok then
@@ -204,7 +204,7 @@ end
 function Model:generate(prompt, opts)
   check_open(self, "generate")
   local o = generate.options(opts, "generate")
-  local g = start(self, self:prompt_ids(prompt, "generate"), o)
+  local g = start(self, self:prompt_ids(prompt, "generate"), o, "generate")
   return g, nil, nil, g
 end
 
@@ -219,7 +219,7 @@ function Model:chat(messages, opts)
   local o = generate.options(asked and self:generation_defaults(opts) or opts, "chat", generate.chat_known)
   local ids = self:chat_ids(messages, o)
   o.ends = self.tokenizer:ends(o.template)
-  local g = start(self, ids, o)
+  local g = start(self, ids, o, "chat")
   return g, nil, nil, g
 end
 
@@ -318,7 +318,7 @@ end
 ---What stands for each text among the states that the model's head is applied to: float32 (n, D).
 ---@param texts table  a list of texts, lists of ids, or lists of messages
 ---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length
----  1), batch_size, truncate}
+---  1), batch_size, truncate}. A NaN in what a text gives is an error of code "corrupt"
 ---@return moonlet.Tensor
 function Model:embed(texts, opts)
   check_open(self, "embed")
@@ -326,7 +326,8 @@ function Model:embed(texts, opts)
 end
 
 ---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
----tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}. Logits that hold a
+---NaN, or nothing but -inf, are an error of code "corrupt".
 ---@param prefix string|table  text, ids or messages
 ---@param continuations table  texts, or lists of ids
 ---@return table

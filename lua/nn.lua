@@ -138,6 +138,7 @@ end
 
 ---Calls fn(owner, key, value, path) for every parameter, in order of assignment.
 function Module:each_parameter(fn)
+  util.callable("each_parameter: fn", fn)
   walk(self, "", function(owner, key, v, path)
     if not is_module(v) then fn(owner, key, v, path) end
   end)
@@ -162,27 +163,47 @@ function Module:named_modules()
   return out
 end
 
----Replaces parameters by path: {["layers.0.weight"] = tensor}.
-function Module:update(tree)
-  local left = {}
+local function holds_integers(v) return ml.is_tensor(v) and (v.dtype:find "int" or v.dtype == "bool") end
+
+-- Raises unless `new` can stand where `old` does, a tensor or a parameter without a value.
+local function check_new(what, old, new)
+  if not ml.is_tensor(new) or core.is_closed(new) then util.unexpected(what, "a tensor", new) end
+  if ml.is_tensor(old) and core.is_closed(old) then util.raise("usage", "%s: its own tensor is closed", what) end
+  if table.concat(new.shape, ",") ~= table.concat(old.shape, ",") then
+    util.raise("mismatch", "%s: expected shape (%s), found (%s)", what, table.concat(old.shape, ", "),
+      table.concat(new.shape, ", "))
+  end
+  if holds_integers(new) and not holds_integers(old) then util.unexpected(what, "floats", new) end
+end
+
+-- Replaces all of the parameters that a tree has, or none.
+local function replace(self, what, tree)
+  local left, places = {}, {}
   for path in pairs(tree) do left[path] = true end
   self:each_parameter(function(owner, key, v, path)
     local new = tree[path]
     if new == nil then return end
     left[path] = nil
-    if table.concat(new.shape, ",") ~= table.concat(v.shape, ",") then
-      util.raise("mismatch", "%s: expected shape (%s), found (%s)", path, table.concat(v.shape, ", "),
-        table.concat(new.shape, ", "))
-    end
-    rawset(owner, key, new)
+    check_new(("%s: %s"):format(what, path), v, new)
+    places[#places + 1] = {owner, key, new}
   end)
-  local unknown = next(left)
-  if unknown then util.raise("not_found", "%s: the module has no such parameter", unknown) end
+  local unknown = util.sorted_keys(left)[1]
+  if unknown then util.raise("not_found", "%s: %s: the module has no such parameter", what, util.text(unknown)) end
+  for _, place in ipairs(places) do rawset(table.unpack(place)) end
   return self
+end
+
+---Replaces parameters by path: {["layers.0.weight"] = tensor}. All of them, or where one is unknown or does not fit
+---(by its shape, or integers for floats), which is an error, none.
+---@param tree table<string, moonlet.Tensor>
+function Module:update(tree)
+  if type(tree) ~= "table" then util.unexpected("update", "a table {path = tensor}", tree) end
+  return replace(self, "update", tree)
 end
 
 ---Calls fn(tensor, path) for every parameter and keeps what it returns.
 function Module:apply(fn)
+  util.callable("apply: fn", fn)
   self:each_parameter(function(owner, key, _, path)
     local new = fn(value(owner, key), path)
     if new ~= nil then rawset(owner, key, new) end
@@ -190,14 +211,13 @@ function Module:apply(fn)
   return self
 end
 
----Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---Replaces parameters by the tensors of a .safetensors file: by all of them, or where one is unknown or does not fit by
+---none. The module, or nil, message, code.
 ---@param path string
 function Module:load_weights(path)
   local tensors, message, code = ml.load_safetensors(path)
   if not tensors then return nil, message, code end
-  local module, why, kind = util.soft(function() return self:update(tensors) end)
-  if not module then return util.fail(kind, "%s: %s", path, why) end
-  return module
+  return util.soft(replace, self, path, tensors)
 end
 
 ---Writes the parameters to a .safetensors file, each in its own dtype; it holds no block formats. True, or nil,
@@ -231,7 +251,7 @@ end
 ---The name by which plans and messages call the module.
 ---@param name string
 function Module:set_name(name) private[self].name = name end
-util.know(Module, "module:")
+util.guard(Module, "module:", true, false, is_module)
 
 -- ---- the modules themselves ----
 

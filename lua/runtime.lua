@@ -40,6 +40,15 @@ function M.check_logits(model, tokens, logits)
     ("float logits (B, T, V) of its tokens (B, T), here (%d, %d, %d)"):format(B, T, V), logits, "mismatch")
 end
 
+---Raises "corrupt", of what the model gives that is no number or no choice; where that was computed in float16, the
+---message says what may help.
+---@param format string
+function Runtime:corrupt(format, ...)
+  local hint = self.model.info.compute_dtype == "float16"
+    and ": it was computed in float16, whose largest number is 65504; float32 and bfloat16 have room for more" or ""
+  util.raise("corrupt", "%s%s", format:format(...), hint)
+end
+
 ---Records the model's logits of tokens (B, T) with caches.
 function Runtime:forward(tokens, caches)
   return M.check_logits(self.model, tokens, cache.forward(self.model.net, tokens, caches, self.store))
@@ -51,10 +60,12 @@ function Runtime:net_logits(tokens, rows, start, count)
 end
 
 ---A prompt that cannot be run: "usage" when it is empty, "limit" when it is longer than the context.
-function Runtime:check_prompt(ids)
-  if #ids == 0 then util.raise("usage", "the prompt is empty: expected at least one token") end
+---@param what string|nil  the call, for messages
+function Runtime:check_prompt(ids, what)
+  what = what and what .. ": " or ""
+  if #ids == 0 then util.raise("usage", "%sthe prompt is empty: expected at least one token", what) end
   if #ids > self.capacity then
-    util.raise("limit", "the prompt has %d tokens, the context holds %d", #ids, self.capacity)
+    util.raise("limit", "%sthe prompt has %d tokens, the context holds %d", what, #ids, self.capacity)
   end
 end
 

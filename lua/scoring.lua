@@ -4,7 +4,6 @@ local ml = require "moonlet.init"
 local decode = require "moonlet.decode"
 local plans = require "moonlet.plans"
 local prefill = require "moonlet.prefill"
-local util = require "moonlet.util"
 
 local M = {}
 
@@ -53,7 +52,7 @@ function M.nll(runtime, slot, ids)
     table.move(entry.nll:tolist(), 1, count, at + 1, nll)
     for i = at + 1, at + count do
       if nll[i] ~= nll[i] then
-        util.raise("corrupt", "the model gives no probabilities: its logits hold a NaN, or nothing but -inf, behind %d "
+        runtime:corrupt("the model gives no probabilities: its logits hold a NaN, or nothing but -inf, behind %d "
           .. "token%s", i, i == 1 and "" or "s")
       end
     end

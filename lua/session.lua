@@ -62,8 +62,8 @@ local function begin(self, name)
 end
 
 -- Starts an answer to ids; nothing of the session has changed when this raises.
-local function start(self, ids, o, release)
-  self.runtime:check_prompt(ids)
+local function start(self, what, ids, o, release)
+  self.runtime:check_prompt(ids, what)
   local g = generate.start(self.model, self.slot, ids, o, function(g, collected)
     self.answer = nil
     if not collected then release(g) end -- else the session, which holds g, is garbage too
@@ -145,7 +145,7 @@ function Session:send(text, opts)
   local before, forgotten = self.messages, self.forgotten
   local function take_back() self.messages, self.forgotten = before, forgotten end
   self.messages, self.forgotten = messages, forgotten + left
-  local ok, g = pcall(start, self, ids, o, function(g)
+  local ok, g = pcall(start, self, "send", ids, o, function(g)
     local reason = g.finish_reason
     if reason == "error" or g.text == "" and (reason == "cancelled" or reason == "deadline") then return take_back() end
     messages[#messages + 1] = {role = "assistant", content = g.text}
@@ -173,7 +173,7 @@ function Session:generate(prompt, opts)
     more = self.model:prompt_ids(prompt, "generate")
   end
   table.move(more, 1, #more, #ids + 1, ids)
-  return start(self, ids, o, function(g)
+  return start(self, "generate", ids, o, function(g)
     if g.finish_reason ~= "error" then remember(self, g) end
   end)
 end

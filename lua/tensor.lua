@@ -244,7 +244,7 @@ function methods.unflatten(x, axis, shape)
   local known, sizes = 1, table.move(shape, 1, #shape, 1, {})
   for _, n in ipairs(sizes) do known = known * (n == -1 and 1 or n) end
   for i, n in ipairs(sizes) do
-    if n == -1 and known > 0 then sizes[i] = x.shape[axis] // known end
+    if n == -1 and known > 0 and x.shape[axis] % known == 0 then sizes[i] = x.shape[axis] // known end
   end
   local out = {}
   for i, n in ipairs(x.shape) do
@@ -553,6 +553,7 @@ function methods.to(x, what)
   if type(what) ~= "string" then util.unexpected("to", "a dtype or a device", what) end
   if what == x.device then return x.layout == "strided" and util.value_of(x) or x end
   if core.is_open(what) or what:find "^cuda" then return core.to(x, what) end -- raises for a GPU that is not there
+  if not core.is_dtype(what) then util.unexpected("to", "a dtype or a device", what) end
   return x:astype(what)
 end
 
@@ -571,10 +572,10 @@ function methods.dequantize(w)
 end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
----`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
----`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
----same storage.
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it.
+---Values of blocks are read from what `dequantize` gives. Of float32, bfloat16 or float16, or of blocks as a file has
+---them. One of (experts, outputs, inputs) is what `gather_linear` reads: `dequantize`, `unpack` and reading take it
+---too, and `w[i]` is the i-th expert's matrix, in the same storage.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function methods.pack(w, opts)

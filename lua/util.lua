@@ -302,9 +302,9 @@ local function operation(what, fn)
 end
 
 -- A method that says so when it is called without its object: m.generate("x").
-local function method(class, prefix, name, fn)
+local function method(class, prefix, name, fn, is_own)
   return function(self, ...)
-    if getmetatable(self) ~= class then
+    if is_own and not is_own(self) or not is_own and getmetatable(self) ~= class then
       M.raise("usage", "%s: expected a %s, found %s: methods are called with a colon, %s%s(...)", name,
         prefix:sub(1, -2), M.show(self), prefix, name)
     end
@@ -318,11 +318,12 @@ end
 ---@param callbacks boolean|nil
 ---@param named boolean|nil  they are operations: arguments can be given by name in a last table, there are no others,
 ---  and what is made on the way lies where the tensors do that are given
-function M.guard(functions, prefix, callbacks, named)
+---@param is_own (fun(self: any): boolean)|nil  tells the objects of a class that is not their metatable itself
+function M.guard(functions, prefix, callbacks, named, is_own)
   local is_class = prefix:sub(-1) == ":"
   for name, fn in next, functions do
     if type(fn) == "function" and core.source(fn) then
-      if is_class then fn = method(functions, prefix, name, fn) end
+      if is_class then fn = method(functions, prefix, name, fn, is_own) end
       if named then fn = operation(name, fn) end
       functions[name] = M.interface(prefix .. name, fn, callbacks)
     end

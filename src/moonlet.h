@@ -2,7 +2,7 @@
  *
  *   ml_engine *engine;
  *   ml_model *model;
- *   if (ml_engine_create(NULL, &engine) != ML_OK) return puts(ml_error_message());
+ *   if (ml_engine_create(NULL, &engine) != ML_OK) return puts(ml_error_message()), 1;
  *   if (ml_model_load(engine, "model.gguf", NULL, &model) == ML_OK) {
  *     ml_generate_options options = {.struct_size = sizeof options, .prompt = "The moon", .max_tokens = 64};
  *     ml_generate(model, &options, show, NULL, NULL);

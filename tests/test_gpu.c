@@ -59,12 +59,16 @@ static void check_packed(void) {
   CHECK(ml_cuda_packed_bytes(NULL, ML_Q4_0, 32, 33) == 0, "no whole blocks");
 }
 
-/* Where there is no driver, or no kernels, the error says so. */
+/* Where there are no kernels, or no driver, the error says so. */
 static void check_absence(void) {
   int count = -1;
   void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-  if (!driver) CHECK_FAILS(ml_gpu_count(&count), ML_DEVICE, "no NVIDIA driver", "a machine without a GPU");
-  else if (!ml_gpu_images[0].name) CHECK_FAILS(ml_gpu_count(&count), ML_UNSUPPORTED, "nvcc", "a build without nvcc");
+  if (!ml_gpu_images[0].name) {
+    ml_device *d;
+    CHECK_FAILS(ml_gpu_count(&count), ML_UNSUPPORTED, "nvcc", "a build without nvcc");
+    CHECK_FAILS(ml_gpu_device_open(NULL, 1, &d), ML_UNSUPPORTED, "cuda:1: this build of moonlet has no kernels",
+                "its second GPU");
+  } else if (!driver) CHECK_FAILS(ml_gpu_count(&count), ML_DEVICE, "no NVIDIA driver", "a machine without a GPU");
   else check_skip("a machine without a GPU", "this one has a driver");
 }
 

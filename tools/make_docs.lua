@@ -437,6 +437,9 @@ is computed in float32, and rounded to float16 or bfloat16 once.]]},
 What opens, reads or writes a path returns `nil, message, code` when it cannot. `json` is `ml.json`, which has
 `json.null` as well.]]},
   {"memory", "Memory and devices", [[
+Devices are called `cpu`, `cuda:0`, `cuda:1` and so on; `cuda` is the first GPU. A build that was made without nvcc has
+no kernels for GPUs, and says so where it is asked for one.
+
 `memory` is `ml.memory`; its functions take a device's name last, and are about the default device without one.]]},
 }
 

@@ -294,12 +294,13 @@ function m:classify(texts, opts) end
 
 ---What stands for each text among the states that the model's head is applied to: float32 (n, D).
 ---@param texts table  a list of texts, lists of ids, or lists of messages
----@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length 1), batch_size, truncate}
+---@param opts table|nil  {pooling = "mean" (of all tokens), "last" or "cls" (the first), normalize = true (to length 1), batch_size, truncate}. A NaN in what a text gives is an error of code "corrupt"
 ---@return moonlet.Tensor
 function m:embed(texts, opts) end
 
 ---How likely continuations are behind a prefix, which is computed once: per continuation {logprob (the sum of its
----tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}.
+---tokens' natural log probabilities), tokens (how many), greedy (whether each is the likeliest)}. Logits that hold a
+---NaN, or nothing but -inf, are an error of code "corrupt".
 ---@param prefix string|table  text, ids or messages
 ---@param continuations table  texts, or lists of ids
 ---@return table
@@ -576,10 +577,10 @@ function ml.to(x, what) end
 function ml.dequantize(x) end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
----`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
----`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
----same storage.
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Values
+---of blocks are read from what `dequantize` gives. Of float32, bfloat16 or float16, or of blocks as a file has them. One
+---of (experts, outputs, inputs) is what `gather_linear` reads: `dequantize`, `unpack` and reading take it too, and
+---`w[i]` is the i-th expert's matrix, in the same storage.
 ---@param x moonlet.Tensor
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
@@ -1649,13 +1650,16 @@ function module:parameters() end
 ---A list of {path, module}, this one first.
 function module:named_modules() end
 
----Replaces parameters by path: {["layers.0.weight"] = tensor}.
+---Replaces parameters by path: {["layers.0.weight"] = tensor}. All of them, or where one is unknown or does not fit (by
+---its shape, or integers for floats), which is an error, none.
+---@param tree table<string, moonlet.Tensor>
 function module:update(tree) end
 
 ---Calls fn(tensor, path) for every parameter and keeps what it returns.
 function module:apply(fn) end
 
----Replaces parameters by the tensors of a .safetensors file. The module, or nil, message, code.
+---Replaces parameters by the tensors of a .safetensors file: by all of them, or where one is unknown or does not fit by
+---none. The module, or nil, message, code.
 ---@param path string
 function module:load_weights(path) end
 
@@ -2080,10 +2084,10 @@ function x:to(what) end
 function x:dequantize() end
 
 ---A weight (outputs, inputs) in the layout that products on its device read fastest, the same values: `linear`,
----`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Of
----float32, bfloat16 or float16, or of blocks as a file has them. One of (experts, outputs, inputs) is what
----`gather_linear` reads: `dequantize`, `unpack` and reading take it too, and `w[i]` is the i-th expert's matrix, in the
----same storage.
+---`linear_transposed`, `embedding`, `dequantize`, `unpack` and reading take it, every other operation refuses it. Values
+---of blocks are read from what `dequantize` gives. Of float32, bfloat16 or float16, or of blocks as a file has them. One
+---of (experts, outputs, inputs) is what `gather_linear` reads: `dequantize`, `unpack` and reading take it too, and
+---`w[i]` is the i-th expert's matrix, in the same storage.
 ---@param opts table|nil  {precision = "exact"}: "fast" lets products round what they multiply with quantised weights
 ---@return moonlet.Tensor
 function x:pack(opts) end

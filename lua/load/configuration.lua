@@ -115,6 +115,7 @@ end
 ---@return string[]
 function M.unread(made, c, unread, strict)
   local _, _ = c.num_hidden_layers, c.vocab_size -- m.info tells them
+  if made.source then _ = c.tie_word_embeddings end -- which is compared with the weights
   local warnings = {}
   for _, key in ipairs(unread()) do
     local text = ("%s: key \"%s\" is not read by family %s"):format(made.what, key, made.family.model_types[1])

@@ -389,17 +389,22 @@ bool ml_gpu_named(const char *name, int *index) {
   return true;
 }
 
+/* The driver, where this build has kernels for `name`. */
+static ml_status open_driver(const char *name, ml_cuda_driver *out) {
+  if (ml_gpu_images[0].name) return ml_cuda_driver_open(out);
+  return ml_fail(ML_UNSUPPORTED,
+                 "%s: this build of moonlet has no kernels for it: there was no nvcc (the CUDA "
+                 "toolkit's compiler) when it was made",
+                 name);
+}
+
 static ml_status count_devices(const ml_cuda_driver *driver, int *out) {
-  if (!ml_gpu_images[0].name) {
-    return ml_fail(ML_UNSUPPORTED, "cuda: this build of moonlet has no kernels for it: there was no nvcc (the CUDA "
-                                   "toolkit's compiler) when it was made");
-  }
   return ml_cuda_check(driver, "cuda", "counting devices", driver->DeviceGetCount(out));
 }
 
 ml_status ml_gpu_count(int *out) {
   ml_cuda_driver driver;
-  ML_TRY(ml_cuda_driver_open(&driver));
+  ML_TRY(open_driver("cuda", &driver));
   return count_devices(&driver, out);
 }
 
@@ -407,7 +412,7 @@ static ml_status open_context(ml_device *d) {
   ml_cuda *c = ml_cuda_of(d);
   int count, major, minor, maps, clock, width;
   char name[64] = "";
-  ML_TRY(ml_cuda_driver_open(&c->driver));
+  ML_TRY(open_driver(d->name, &c->driver));
   ML_TRY(count_devices(&c->driver, &count));
   if (c->index >= count)
     return ml_fail(ML_NOT_FOUND, "device \"%s\": this machine has %d GPU%s", d->name, count, count == 1 ? "" : "s");

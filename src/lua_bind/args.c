@@ -92,11 +92,10 @@ int64_t lb_check_integer(lua_State *L, int index, const char *what) {
   return i;
 }
 
-int lb_to_axis(lua_State *L, int index, const char *what) {
+int64_t lb_to_axis(lua_State *L, int index, const char *what) {
   int64_t axis = lb_check_integer(L, index, what);
-  if (axis == 0 || axis > ML_MAX_DIMS || axis < -ML_MAX_DIMS)
-    lb_usage(L, "%s: expected an axis from 1, or from -1 at the end, found %lld", what, (long long)axis);
-  return axis > 0 ? (int)axis - 1 : (int)axis;
+  if (axis == 0) lb_usage(L, "%s: expected an axis from 1, or from -1 at the end, found 0", what);
+  return axis > 0 ? axis - 1 : axis; /* whether the operand has such an axis, the operation's shape rule says */
 }
 
 ml_dtype lb_check_dtype(lua_State *L, int index, const char *what) {

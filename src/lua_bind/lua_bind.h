@@ -115,7 +115,7 @@ lb_link *lb_check_link(lua_State *L, int index); /* tensor.c: of a tensor, close
 
 /* args.c: the only place that turns positions of Lua into positions of C, and options into arguments. `what` names the
  * argument in messages: "function: argument", or the function alone where it has one. */
-int lb_to_axis(lua_State *L, int index, const char *what); /* 1-based, negative from the end -> 0-based, negative */
+int64_t lb_to_axis(lua_State *L, int index, const char *what); /* 1-based, negative from the end -> 0-based, negative */
 ml_dtype lb_check_dtype(lua_State *L, int index, const char *what);
 int lb_check_shape(lua_State *L, int index, const char *what, int64_t *shape);      /* a list, or one number */
 int64_t lb_check_integer(lua_State *L, int index, const char *what);                /* floats of integer value too */

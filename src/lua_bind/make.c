@@ -27,7 +27,10 @@ static void measure(lua_State *L, nest *n, int depth) {
       else n->has_float = true;
       return;
     case LUA_TBOOLEAN: n->has_boolean = true; return;
-    default: lb_usage(L, "tensor: expected numbers or booleans, found %s", luaL_typename(L, -1));
+    default:
+      if (lb_to_tensor(L, -1))
+        lb_usage(L, "tensor: expected numbers or booleans, found a tensor; ml.stack joins tensors");
+      lb_usage(L, "tensor: expected numbers or booleans, found %s", luaL_typename(L, -1));
     }
   }
   if (depth >= n->ndim) lb_usage(L, "tensor: the nested lists are not even: a list stands where a number should");

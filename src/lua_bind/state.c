@@ -231,6 +231,12 @@ static size_t next_most_kept(size_t most, size_t kept, bool looked) {
   return kept < most / 4 && most / 2 >= MOST_KEPT ? most / 2 : most;
 }
 
+/* What it is that found no room. */
+static ml_status name_wanted(ml_status status, const ml_tensor *t) {
+  return ml_fail_prefix(status, "a tensor %s, %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160),
+                        ml_dtype_name(t->dtype));
+}
+
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
   lb_host *host = lb_get_host(L);
   ml_engine *e = host->engine;
@@ -245,6 +251,7 @@ void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
     else lua_gc(L, LUA_GCCOLLECT), lb_drop_closed(L);
     ml_error_clear();
     status = ml_eval(e, tensors, count);
+    if (count == 1 && (status == ML_MEMORY || status == ML_LIMIT)) status = name_wanted(status, tensors[0]);
     for (size_t i = 0; i < count; i++) lb_give_back(L, tensors[i]);
   }
   host->most_kept = next_most_kept(most, e->kept, keeps_much);

@@ -225,10 +225,14 @@ static void push_value(lua_State *L, const char *data, ml_dtype t, int64_t i) {
   case ML_I64:
   case ML_U64: lua_pushinteger(L, ((const int64_t *)data)[i]); return;
   case ML_BOOL: lua_pushboolean(L, data[i]); return;
-  default:
-    lb_usage(L, "values of dtype %s cannot be read one by one; %s it first", ml_dtype_name(t),
-             ml_dtype_is_block(t) ? "dequantize" : "cast");
+  default: lua_pushnil(L); /* which check_values has refused */
   }
+}
+
+static void check_values(lua_State *L, const ml_tensor *t, const char *what) {
+  if (ml_dtype_class_of(t->dtype) <= ML_CLASS_BOOL) return;
+  lb_usage(L, "%s: values of dtype %s cannot be read one by one; %s", what, ml_dtype_name(t->dtype),
+           ml_dtype_is_block(t->dtype) ? "dequantize it first, w:dequantize()" : "cast it first");
 }
 
 static ml_tensor *read_argument(lua_State *L, const char *what) {
@@ -249,6 +253,7 @@ static int tensor_item(lua_State *L) {
   ml_tensor *t = read_argument(L, "item");
   if (ml_tensor_size(t) != 1)
     lb_usage(L, "item: expected one element, found shape %s", ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160));
+  check_values(L, t, "item");
   push_value(L, read_bytes(L, t), t->dtype, 0);
   return 1;
 }
@@ -279,6 +284,7 @@ static int tensor_tolist(lua_State *L) {
   if (ml_tensor_size(t) == 0 && entries(t) > 1 << 20)
     lb_check(L, ml_fail(ML_LIMIT, "tolist: shape %s has too many lists without entries",
                         ml_shape_text(t->ndim, t->shape, (char[160]){0}, 160)));
+  check_values(L, t, "tolist");
   push_list(L, t, read_bytes(L, t), 0, 0);
   return 1;
 }

@@ -53,6 +53,13 @@ static int hash(lua_State *L) {
   return 1;
 }
 
+/* is_dtype(name): whether a dtype has this name. */
+static int is_dtype(lua_State *L) {
+  ml_dtype found;
+  lua_pushboolean(L, ml_dtype_find(lb_check_text(L, 1, "is_dtype", NULL), &found));
+  return 1;
+}
+
 /* source(fn): the file of a Lua function as messages name it, nil of a C function. A host's state need not have the
  * debug library. */
 static int source(lua_State *L) {
@@ -85,8 +92,9 @@ static int parameters(lua_State *L) {
 }
 
 int lb_open_values(lua_State *L) {
-  static const luaL_Reg functions[] = {{"top", top},       {"read_int", read_int},     {"hash", hash},
-                                       {"source", source}, {"parameters", parameters}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"is_dtype", is_dtype},     {"top", top}, {"read_int", read_int}, {"hash", hash}, {"source", source},
+      {"parameters", parameters}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

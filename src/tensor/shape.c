@@ -524,6 +524,8 @@ ml_status ml_want_numbers(const ml_tensor *t, const char *name, int64_t size) {
 
 static ml_status shape_norm(query *q) {
   ML_TRY(shape_floating(q));
+  const double eps = q->attrs->rms_norm.eps; /* which layer_norm has in the same place */
+  if (!(eps >= 0)) return ml_fail(ML_USAGE, "eps: expected 0 or more, found %g", eps);
   if (q->ndim < 1) return ml_fail(ML_USAGE, "x: expected at least one axis");
   for (int i = 1; i < q->n_inputs; i++) {
     ML_TRY(ml_want_vector(q->inputs[i], i == 1 ? "weight" : "bias", q->shape[q->ndim - 1]));

@@ -419,6 +419,13 @@ t.test("weights that a module has not name their file", function()
     require("moonlet.nn").Linear(2, 3):load_weights(path))
   t.fails("^[^ ]*w%.safetensors: weight: expected shape", "mismatch",
     require("moonlet.nn").Linear(3, 3):load_weights(path))
+  local layer = require("moonlet.nn").Linear(2, 3, {bias = true})
+  layer:update {weight = ml.ones {3, 2}}
+  t.fails("extra", "not_found", layer:load_weights(path))
+  assert(ml.save_safetensors(path, {weight = ml.zeros {3, 2}, bias = ml.zeros {2}}))
+  t.fails("bias: expected shape", "mismatch", layer:load_weights(path))
+  t.raises(function() layer:update {weight = ml.zeros {3, 2}, bias = 3} end, "bias", "usage")
+  t.eq(layer.weight:tolist(), {{1.0, 1.0}, {1.0, 1.0}, {1.0, 1.0}}, "all of them or none")
 end)
 
 t.test("a family's file that returns no family is named", function()
@@ -452,6 +459,11 @@ t.test("a family that cannot be built tells its own slips from keys that the fil
     local err = t.fails(case[2], case[3] or "usage", build(case[1]))
     t.ok(tostring(err):find "^[^ ]*slip%.lua:%d+: ", tostring(err))
   end
+  local config = tiny.read(path .. "/config.json"):gsub('"tie_word_embeddings": %a+,', "")
+  tiny.write(path .. "/config.json", config)
+  source = source:gsub("\n *tie_word_embeddings = %a+,", "")
+  t.fails(keys .. "n_embd%)$", "corrupt", build "local _ = c.n_embd * 2") -- not what the loader read
+  t.fails(keys .. "n_embd, tie_word_embeddings%)$", "corrupt", build "local _ = c.tie_word_embeddings, c.n_embd * 2")
 end)
 
 t.test("a family without init or forward, or with another spelling of them, is told as it loads", function()
@@ -659,7 +671,7 @@ for format in ("q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k"):gmatch "%S+" do
     local weight = core.pack(ml.from_bytes(bytes, {19, 2 * block}, format))
     t.eq(weight.layout, "packed")
     t.ok(weight:tobytes() == bytes, "the same bytes")
-    t.raises(function() weight:tolist() end, "dequantize it first")
+    t.raises(function() weight:tolist() end, "tolist: .*dequantize it first, w:dequantize%(%)$")
     t.eq(tostring(weight), ("tensor (19, %d) %s on %s"):format(2 * block, format, ml.default_device()))
     t.fails("tensor 'w': safetensors cannot hold " .. format, "unsupported",
       ml.save_safetensors(folder .. "/blocks.safetensors", {w = weight}))

@@ -39,6 +39,8 @@ group("making", {
   {function() ml.eye(-1) end, "eye: n: expected an integer from 0, found -1"},
   {function() ml.from_bytes("abc", {1}, "float32") end, "from_bytes: expected 4 bytes, found 3"},
   {function() ml.from_bytes(3, {1}, "float32") end, "from_bytes: bytes: expected a string, found 3"},
+  {function() ml.tensor {ml.ones {2}, ml.ones {2}} end,
+    "tensor: expected numbers or booleans, found a tensor; ml.stack joins tensors"},
   {function() ml.random.normal "a" end, 'random.normal: shape: expected a list of sizes, found "a"'},
 })
 
@@ -46,6 +48,10 @@ group("operations", {
   {function() ml.softmax "a" end, 'softmax: x: expected a tensor or a number, found "a"'},
   {function() ml.tril "a" end, 'tril: x: expected a tensor or a number, found "a"'},
   {function() return ml.zeros {2} + {} end, "add: b: expected a tensor or a number, found a table"},
+  {function() ml.ones {3}:matmul(3) end, "matmul: expected one axis or more, found (3) and ()"},
+  {function() ml.ones {3, 4}:unflatten(2, {3, -1}) end, "unflatten: shape (3, 4) does not fit (3, 3, -1)"},
+  {function() ml.rms_norm(ml.ones {2}, nil, -1) end, "rms_norm: eps: expected 0 or more, found -1"},
+  {function() ml.layer_norm(ml.ones {2}, {eps = -1}) end, "layer_norm: eps: expected 0 or more, found -1"},
   {function() ml.zeros {2}:matmul(ml.zeros {3}) end, "matmul: shapes (2) and (3): inner sizes 2 and 3 differ"},
   {function() ml.einsum("ij,jk->ik", ml.zeros {2, 2}, ml.zeros {2, 2}) end,
     "einsum: 1 arguments too many"},
@@ -54,6 +60,7 @@ group("operations", {
   {function() ml.zeros {2}:sum "a" end, 'sum: axis: expected an integer, found "a"'},
   {function() ml.zeros {2}:norm(7) end, "norm: axis 7 is out of range for 1 axes"},
   {function() ml.zeros {2}:to(3) end, "to: expected a dtype or a device, found 3"},
+  {function() ml.zeros {2}:to "gpu" end, 'to: expected a dtype or a device, found "gpu"'},
   {function() ml.zeros {4}:split "a" end, 'split: parts: expected a count or a list of positions, found "a"'},
   {function() ml.zeros {5}:split(2.5) end, "split: parts: expected an integer from 1, found 2.5"},
   {function() ml.tensor {1, 2, [4] = 9} end, "tensor: expected a list, found the key 4 in it"},
@@ -250,6 +257,27 @@ t.test("a module's path", function()
   says(function() Block()(ml.zeros {1, 2, 3}) end, "Block.norm: rms_norm: weight: expected shape (3), found (4)")
 end)
 
+local linear, gone = nn.Linear(2, 3), ml.ones {3, 2}
+gone:close()
+group("modules", {
+  {function() linear:update() end, "update: expected a table {path = tensor}, found nothing"},
+  {function() linear:update "x" end, 'update: expected a table {path = tensor}, found "x"'},
+  {function() linear:update {weight = 3} end, "update: weight: expected a tensor, found 3"},
+  {function() linear:update {weight = "x"} end, 'update: weight: expected a tensor, found "x"'},
+  {function() linear:update {weight = false} end, "update: weight: expected a tensor, found false"},
+  {function() linear:update {weight = gone} end, "update: weight: expected a tensor, found a closed tensor"},
+  {function() linear:update {weight = ml.arange(6):reshape {3, 2}} end,
+    "update: weight: expected floats, found a tensor (3, 2), int32"},
+  {function() linear:update {weight = ml.ones {2, 3}} end, "update: weight: expected shape (3, 2), found (2, 3)"},
+  {function() linear:update {wait = ml.ones {3, 2}} end, "update: wait: the module has no such parameter"},
+  {function() linear.update {weight = ml.ones {3, 2}} end,
+    "update: expected a module, found a table: methods are called with a colon, module:update(...)"},
+  {function() linear:apply() end, "apply: fn: expected a function, found nothing"},
+  {function() linear:each_parameter() end, "each_parameter: fn: expected a function, found nothing"},
+  {function() ml.cancel_token().cancel() end,
+    "cancel: expected a token, found nothing: methods are called with a colon, token:cancel(...)"},
+})
+
 t.test("models, sessions and tokenizers", function()
   local m <close> = assert(ml.load(tiny.write_directory "messages"))
   local s <close> = m:session {}
@@ -258,6 +286,9 @@ t.test("models, sessions and tokenizers", function()
     return function() m:complete("x", {max_tokens = 3, sampler = function() return result end}) end
   end
   for _, case in ipairs {
+    {function() m:generate {} end, "generate: the prompt is empty: expected at least one token"},
+    {function() m:complete(("x "):rep(3000)) end, "generate: the prompt has 6000 tokens, the context holds 256"},
+    {function() s:generate {} end, "generate: the prompt is empty: expected at least one token"},
     {function() m.generate "x" end,
       'generate: expected a model, found "x": methods are called with a colon, model:generate(...)'},
     {function() m:generate("x", {max_tokens = "3"}) end,

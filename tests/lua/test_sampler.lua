@@ -23,6 +23,7 @@ local function bigrams(name, rows)
     local Bigrams = nn.model "qwen3"
     function Bigrams:init(c) self.rows = nn.Embedding(c.vocab_size, c.vocab_size) end
     function Bigrams:forward(tokens) return self.rows(tokens) end
+    Bigrams.hidden = Bigrams.forward
     return Bigrams
   ]])
   local values = {}
@@ -35,7 +36,9 @@ local function bigrams(name, rows)
   assert(ml.save_safetensors(path .. "/model.safetensors", {
     ["rows.weight"] = ml.tensor(values, {dtype = "float32"}),
   }))
-  return function() return assert(ml.load(path, {family = path .. "/family.lua", precision = "exact"})) end, path
+  return function(dtype)
+    return assert(ml.load(path, {family = path .. "/family.lua", precision = "exact", dtype = dtype}))
+  end, path
 end
 
 local function id(letter) return letter:byte() end
@@ -113,9 +116,24 @@ t.test("they are errors by every door", function()
   for _, text in ipairs {"aNb", "aZb", "aCb"} do
     t.raises(function() m:perplexity(text) end, "the model gives no probabilities.*behind 2 tokens", "corrupt")
   end
+  for _, more in ipairs {"dNe", "dZe", "dCe"} do
+    t.raises(function() m:score("ab", {"c", more}) end,
+      "score: continuation 2: the model gives no probabilities: .* hold a NaN, or nothing but %-inf$", "corrupt")
+  end
+  t.raises(function() m:embed({"ab", "aN"}, {pooling = "last"}) end, "embed: text 2: .*no vector: it holds a NaN$",
+    "corrupt")
   t.eq({#s.messages, s.length}, {0, 0})
   t.eq((s:generate("ab", {max_tokens = 2}):complete()), "cd")
   t.eq(s.length, 4)
+end)
+
+t.test("what was computed in float16 is an error that says so", function()
+  local m <close> = load "float16"
+  local why = ": it was computed in float16, whose largest number is 65504; float32 and bfloat16 have room for more$"
+  for _, fn in ipairs {
+    function() m:complete "aN" end, function() m:perplexity "aNb" end, function() m:score("a", {"Nb"}) end,
+    function() m:classify {"aN"} end, function() m:embed {"aN"} end,
+  } do t.raises(fn, why, "corrupt") end
 end)
 
 for name, opts in pairs {

@@ -413,7 +413,17 @@ end)
 
 t.test("errors name the operation, what it expected and what it found", function()
   t.raises(function() a:matmul(a) end, "matmul", "mismatch")
-  t.raises(function() a:sum(3) end, "axis 3 is out of range for 2 axes", "usage")
+  local at = a:astype "int32"
+  for _, axis in ipairs {3, 9, -3, -9, 1 << 40, math.maxinteger, math.mininteger} do
+    local message = ("axis %d is out of range for 2 axes"):format(axis):gsub("%-", "%%-")
+    for _, fn in ipairs {
+      function() a:sum(axis) end, function() a:max {1, axis} end, function() a:transpose {1, axis} end,
+      function() a:cumsum(axis) end, function() ml.concat({a, a}, axis) end, function() a:take(0, axis) end,
+      function() a:take_along_axis(at, axis) end, function() a:put_along_axis(at, 1, axis) end,
+      function() a:sort(axis) end, function() a:topk(1, axis) end, function() a:softmax(axis) end,
+      function() a:expand_dims(1):squeeze(1):flip(axis) end, function() a:split(1, axis) end,
+    } do t.raises(fn, message, "usage") end
+  end
   t.raises(function() a:sum {axis = 1, keepdim = true} end, "keepdim", "usage")
   t.raises(function() a:var {dof = 1} end, "var: no option \"dof\"", "usage")
   t.raises(function() ml.zeros({2}, {dtpe = "int32"}) end, "zeros: no option \"dtpe\"", "usage")
