@@ -26,9 +26,11 @@ DEVICE void join_warp() {
 #endif
 }
 
-// A warp's place in what it reads: inputs begin..end-1 of bundle after bundle, in steps of STEP.
+// A warp's place in what it reads: inputs begin..end-1 of bundle after bundle, in steps of STEP; and the lane's place
+// in the ring that it goes to.
 struct reader {
-  const char *rows[2]; // the lane's
+  const char *rows[PIECES];
+  shared_place first_room, room;
   int32_t bundle, step, begin, end;
 
   // Of outputs behind the last one the last one is read.
@@ -42,18 +44,19 @@ struct reader {
                   first = (bundle - u.first_bundle) * (two ? OUTPUTS / 2 : OUTPUTS) + lane / 4,
                   second = two ? first : first + OUTPUTS / 2;
     const uint64_t bytes = (uint64_t)t.K * 2;
-    rows[0] = u.weights[0] + (first < last ? first : last) * bytes + lane % 4 * 16;
-    rows[1] = u.weights[two] + (second < last ? second : last) * bytes + lane % 4 * 16;
+    const uint64_t at = (uint64_t)begin * (STEP * 2) + lane % 4 * 16;
+    rows[0] = u.weights[0] + (first < last ? first : last) * bytes + at;
+    rows[2] = u.weights[two] + (second < last ? second : last) * bytes + at;
+    rows[1] = rows[0] + STEP, rows[3] = rows[2] + STEP;
   }
-  DEVICE_MEMBER void ask(const cu_linears_args &t, int32_t stride, char *room) {
+  DEVICE_MEMBER void ask(const cu_linears_args &t, int32_t stride) {
     if (bundle < t.bundles) {
-      char *own = room + threadIdx.x % WARP * 16;
-      // Not copy_16_once, of which CUDA 13.0 makes an instruction here that no GPU has.
 #pragma unroll
-      for (int p = 0; p < PIECES; p++)
-        copy_16(own + p * WARP * 16, rows[p / 2] + (uint32_t)step * (STEP * 2) + p % 2 * STEP);
+      for (int p = 0; p < PIECES; p++) copy_16_once_to(room + p * WARP * 16, rows[p]), rows[p] += STEP * 2;
       if (++step == end) bundle += stride, find_rows(t);
     }
+    room += STAGE;
+    if (room == first_room + RING) room = first_room;
     close_copies();
   }
 };
@@ -136,12 +139,13 @@ template <int X, int TILES> DEVICE void products(const cu_linears_args &t, char 
   const int32_t abreast = PRODUCT_WARPS / split, stride = (int32_t)gridDim.x * abreast, steps = (int32_t)(t.K / STEP);
   char *staged = room, *ring = room + t.row_bytes + warp * RING;
   tile_sums *exchange = (tile_sums *)(room + t.row_bytes + PRODUCT_WARPS * RING); // of each warp, in turn
-  reader next = {{NULL, NULL}, 0, 0, 0, 0};
+  reader next;
+  next.first_room = next.room = place_of_lane(ring + lane * 16);
   next.bundle = (int32_t)blockIdx.x * abreast + warp / split;
   next.begin = steps * part / split, next.end = steps * (part + 1) / split;
   next.find_rows(t);
   let_next_start();
-  for (int i = 0; i < DEPTH - 1; i++) next.ask(t, stride, ring + i * STAGE);
+  for (int i = 0; i < DEPTH - 1; i++) next.ask(t, stride);
   float norm[RUN];
   if (TILES == 1 && t.row_bytes) load_norm(t, norm);
   wait_for_all();
@@ -149,7 +153,7 @@ template <int X, int TILES> DEVICE void products(const cu_linears_args &t, char 
     stage_row<X>(t, norm, staged);
     __syncthreads();
   }
-  int at = 0, to = DEPTH - 1, turn = 0; // in the ring, and among the exchanged
+  int at = 0, turn = 0; // in the ring, and among the exchanged
   for (int32_t first = (int32_t)blockIdx.x * abreast; first < t.bundles; first += stride) {
     const int32_t bundle = first + warp / split;
     join_warp();
@@ -157,10 +161,10 @@ template <int X, int TILES> DEVICE void products(const cu_linears_args &t, char 
 #pragma unroll
     for (int i = 0; i < TILES * 4; i++) (&sums[0][0])[i] = 0;
     for (int32_t step = next.begin; step < next.end && bundle < t.bundles; step++) {
-      next.ask(t, stride, ring + to * STAGE);
+      next.ask(t, stride);
       wait_copies<DEPTH - 1>();
       take_step<X, TILES>(t, staged, ring + at * STAGE, (uint32_t)step * STEP, sums);
-      at = at + 1 < DEPTH ? at + 1 : 0, to = to + 1 < DEPTH ? to + 1 : 0;
+      at = at + 1 < DEPTH ? at + 1 : 0;
     }
     if (split > 1) {
       tile_sums *of_turn = exchange + turn * PRODUCT_WARPS;

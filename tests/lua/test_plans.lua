@@ -778,4 +778,19 @@ t.test("steps that come earlier than they were written read and write what they 
   t.ok(core.rewrites().scheduled > before, "steps came earlier")
 end)
 
+t.test("what one product's readers give to another's is there when it is read", function()
+  local weights = {}
+  for i = 1, 4 do weights[i] = ml.random.normal({16, 32}, {key = ml.random.key(i)}):pack() end
+  local x = ml.random.normal({2, 32}, {key = ml.random.key(9)})
+  local function f(input)
+    local p = {}
+    for i, w in ipairs(weights) do p[i] = input:linear(w) end
+    local b = p[4]:silu()
+    return p[3] * b, p[1] * 2, p[2] + b
+  end
+  local alone = {f(x)}
+  for i, y in ipairs(alone) do alone[i] = y:tobytes() end -- one after the other
+  for i, y in ipairs {ml.compile(f)(x)} do t.eq(y:tobytes(), alone[i]) end
+end)
+
 t.done()

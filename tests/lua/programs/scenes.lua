@@ -1,6 +1,6 @@
 -- scenes.lua: several instructions that belong together, such as planners look for.
 local M = {names = {"block", "gated", "selection", "chain", "states", "sampler", "heads", "broadcasts", "shift",
-  "lives", "hoard", "along", "parts"}}
+  "lives", "hoard", "along", "parts", "crowd"}}
 
 local activations = {"silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "relu"}
 
@@ -296,6 +296,21 @@ function M.broadcasts(g)
   local y = mean and g:call("sub", {x, mean})
   local z = y and g:call("mul", {y, g:broadcastable(x)})
   if z and random:chance(0.5) then g:call("broadcast_to", {z, {2, table.unpack(z.dims)}}) end
+end
+
+---Several products of one input, and what is computed of them, each of any others.
+function M.crowd(g)
+  local random = g.random
+  local x = rows_of(g)
+  local n, m = x.dims[x.ndim], random:pick(g.sizes)
+  local all = {}
+  for _ = 1, random:int(2, 5) do all[#all + 1] = g:call("linear", {x, packed(g, m, n)}) end
+  for _ = 1, random:int(2, 5) do
+    if #all < 2 then return end
+    local a, b = random:pick(all), random:pick(all)
+    if random:chance(0.4) then all[#all + 1] = g:call(random:pick(activations), {a})
+    else all[#all + 1] = g:call(random:pick {"add", "mul"}, {a, b}) end
+  end
 end
 
 return M
