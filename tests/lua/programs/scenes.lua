@@ -298,18 +298,19 @@ function M.broadcasts(g)
   if z and random:chance(0.5) then g:call("broadcast_to", {z, {2, table.unpack(z.dims)}}) end
 end
 
----Several products of one input, and what is computed of them, each of any others.
+---Several products of one input, and what is computed of them, of which others read one.
 function M.crowd(g)
   local random = g.random
   local x = rows_of(g)
   local n, m = x.dims[x.ndim], random:pick(g.sizes)
   local all = {}
-  for _ = 1, random:int(2, 5) do all[#all + 1] = g:call("linear", {x, packed(g, m, n)}) end
-  for _ = 1, random:int(2, 5) do
-    if #all < 2 then return end
-    local a, b = random:pick(all), random:pick(all)
-    if random:chance(0.4) then all[#all + 1] = g:call(random:pick(activations), {a})
-    else all[#all + 1] = g:call(random:pick {"add", "mul"}, {a, b}) end
+  for _ = 1, random:int(3, 5) do all[#all + 1] = g:call("linear", {x, packed(g, m, n)}) end
+  if #all < 3 then return end
+  local read = g:call(random:pick(activations), {all[#all]}) or all[1]
+  for _ = 1, #all do
+    local own = random:pick(all)
+    if random:chance(0.4) then g:call(random:pick(activations), {own})
+    else g:call(random:pick {"add", "mul"}, random:chance(0.7) and {own, read} or {own, random:pick(all)}) end
   end
 end
 
