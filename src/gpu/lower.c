@@ -156,7 +156,17 @@ ml_status ml_cuda_lower_rows(ml_program *g, const ml_step *s) {
 
 /* ---- reductions ---- */
 
-enum { CHUNK = 2048, PARTIAL_BYTES = 32 }; /* as gpu/row.cuh has them */
+enum { CHUNK = 2048, PARTIAL_BYTES = 32, MOST_ROWS = 65535 }; /* as gpu/row.cuh has the first two */
+
+static bool is_choice(int op) { return op == ML_OP_max || op == ML_OP_min || op == ML_OP_argmax || op == ML_OP_argmin; }
+
+/* Whether the elements of the one axis that is reduced do. */
+static bool lies_side_by_side(const ml_value *x, unsigned reduced) {
+  for (int d = 0; d < x->ndim; d++) {
+    if (reduced == 1u << d) return x->strides[d] == 1;
+  }
+  return false;
+}
 
 ml_status ml_cuda_lower_reduce(ml_program *g, const ml_step *s) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]), *o = ml_cuda_value(g, s->outputs[0]);
@@ -166,9 +176,13 @@ ml_status ml_cuda_lower_reduce(ml_program *g, const ml_step *s) {
   int64_t results = 1, count = 1;
   for (int d = 0; d < x->ndim; d++) *(reduced & 1u << d ? &count : &results) *= x->shape[d];
   const int64_t chunks = count > CHUNK ? (count + CHUNK - 1) / CHUNK : 1;
+  const bool chooses = is_choice(s->op) && !f && chunks > 1 && count < INT32_MAX && results <= MOST_ROWS &&
+                       lies_side_by_side(x, reduced) && x->dtype <= ML_BF16;
   const int threads = ml_cuda_row_threads(count < CHUNK ? count : CHUNK);
   cu_reduce_args *a =
-      ml_cuda_launch_add(g, "reduce", "cuda_reduce", sizeof *a, row_blocks(g, results * chunks, threads), 1, threads);
+      chooses ? ml_cuda_launch_add(g, "reduce", "cuda_choose", sizeof *a, chunks, results, CU_CHOOSE_THREADS)
+              : ml_cuda_launch_add(g, "reduce", "cuda_reduce", sizeof *a, row_blocks(g, results * chunks, threads), 1,
+                                   threads);
   if (!a) return ML_MEMORY;
   row_op(&a->op, s->op, s->attrs, f ? f->code[f->outputs[0] - f->n_inputs].dtype : x->dtype, o->dtype);
   a->results = results, a->count = count, a->chunks = chunks, a->n_in = f ? s->n_inputs : 1;

@@ -128,6 +128,7 @@ typedef struct cu_rows_args {
 } cu_rows_args;
 
 /* A reduction over any axes. Elements of a result are counted row-major over the reduced axes. */
+enum { CU_CHOOSE_THREADS = 256 };
 typedef struct cu_reduce_args {
   cu_row_op op;
   int64_t results, count, chunks;
