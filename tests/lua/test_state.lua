@@ -563,14 +563,19 @@ t.test("a state that is closed, or only its readers are left", function()
   t.eq(z:tolist(), {6.0, 6.0})
 end)
 
+-- Two windows on a state of which they are all that is left.
+local function windows(how)
+  local s = ml.state(ml.tensor {1.0, 2.0, 3.0})
+  local w, other = s:slice {{2, 3}}, s:slice {{1, 2}}
+  if how == "closed with windows evaluated" then ml.eval(w, other) end
+  if how == "closed before it is evaluated" then ml.assign(s, s * 10) end
+  if how ~= "collected" then s:close() end
+  return w, other
+end
+
 t.test("a window writes its state also when the state's handle is gone", function()
-  for _, how in ipairs {"closed", "collected", "closed before it is evaluated", "closed with a window evaluated"} do
-    local s = ml.state(ml.tensor {1.0, 2.0, 3.0})
-    local w, other = s:slice {{2, 3}}, s:slice {{1, 2}}
-    if how == "closed with a window evaluated" then ml.eval(w, other) end
-    if how == "closed before it is evaluated" then ml.assign(s, s * 10) end
-    if how ~= "collected" then s:close() end
-    s = nil
+  for _, how in ipairs {"closed", "collected", "closed before it is evaluated", "closed with windows evaluated"} do
+    local w, other = windows(how)
     collectgarbage()
     collectgarbage()
     t.eq(w:assign(ml.tensor {7.0, 8.0}):tolist(), {7.0, 8.0}, how)
