@@ -5,7 +5,9 @@
  *
  * where each group of `sub` inputs has a scale and, where the format has minima, one of those. Floats are formats too,
  * of one input a block. A block's bytes fall into fields (scales, high bits, codes), which a device may keep apart. A
- * file may have fields in tensors of their own, the sources: they are put together on their way through host memory. */
+ * file may have fields in tensors of their own, the sources: they are put together on their way through host memory, a
+ * part of the rows at a time, where rows pass anyway (they are cut, and wait for the device there), so that each device
+ * packs one form of each format and knows nothing of sources. */
 #ifndef ML_QUANT_QUANT_H
 #define ML_QUANT_QUANT_H
 
