@@ -226,11 +226,18 @@ static void run(twin *t, job *j) {
 
 static void give_back(twin *t, size_t from, size_t to) {
   pthread_mutex_lock(&t->lock);
-  size_t i = 0;
-  while (i < t->n_gaps && t->gaps[i].to != from && t->gaps[i].from != to) i++;
-  if (i < t->n_gaps && t->gaps[i].to == from) t->gaps[i].to = to;
-  else if (i < t->n_gaps) t->gaps[i].from = from;
-  else if (ML_GROW(t->gaps, t->gaps_capacity, t->n_gaps + 1) == ML_OK) t->gaps[t->n_gaps++] = (gap){from, to};
+  for (size_t i = 0; i < t->n_gaps;) { /* those before and behind it are one with it */
+    const gap g = t->gaps[i];
+    if (g.to != from && g.from != to) {
+      i++;
+      continue;
+    }
+    if (g.to == from) from = g.from;
+    else to = g.to;
+    t->gaps[i] = t->gaps[--t->n_gaps];
+    i = 0;
+  }
+  if (ML_GROW(t->gaps, t->gaps_capacity, t->n_gaps + 1) == ML_OK) t->gaps[t->n_gaps++] = (gap){from, to};
   pthread_mutex_unlock(&t->lock);
 }
 
