@@ -582,6 +582,11 @@ t.test("a window writes its state also when the state's handle is gone", functio
     t.eq(other:assign(other * 0 + 4):tolist(), {4.0, 4.0}, how)
     t.eq(w:tolist(), {2.0, 3.0}, how)
   end
+  local alone <close> = ml.state(ml.tensor {1.0, 2.0}):slice {{2, 2}}
+  collectgarbage()
+  collectgarbage()
+  t.eq(alone:assign(ml.tensor {9.0}):tolist(), {9.0})
+  t.eq(alone:tolist(), {2.0})
 end)
 
 t.test("functions with nothing to do give the value of now, under a handle of its own", function()
