@@ -83,14 +83,14 @@ static uint64_t draw(twin *t) { /* splitmix64 */
 
 /* ---- marks ---- */
 
+/* Either thread marks and looks, and what lies side by side has one byte. */
 static bool all_marked(const uint8_t *marks, size_t from, size_t to) {
   for (size_t i = from; i < to; i++) {
-    if (!(marks[i >> 3] >> (i & 7) & 1)) return false;
+    if (!(__atomic_load_n(&marks[i >> 3], __ATOMIC_RELAXED) >> (i & 7) & 1)) return false;
   }
   return true;
 }
 
-/* Either thread marks, and what lies side by side has one byte. */
 static void mark(uint8_t *marks, size_t from, size_t to, bool on) {
   for (size_t i = from; i < to; i++) {
     if (on) __atomic_fetch_or(&marks[i >> 3], (uint8_t)(1 << (i & 7)), __ATOMIC_RELAXED);
