@@ -8,7 +8,7 @@
 --
 --     BEFORE=../moonlet-before [ROUNDS=5] [MORE=15] [MODELS="a.gguf b.gguf"] [DEPTHS=0,2048,7000] [SHAPES=0] \
 --       make check-before
-local ml = require "moonlet"
+local turns = require "tests.tools.turns"
 
 local before = os.getenv "BEFORE"
 if not before then
@@ -27,13 +27,6 @@ local function verdict(passed, format, ...)
   print((passed and "ok - " or "not ok - ") .. format:format(...))
 end
 
-local function output_of(program, rest)
-  local pipe <close> = assert(io.popen(("'%s' %s 2>/dev/null"):format(program, rest)))
-  local text = pipe:read "a"
-  assert(text ~= "", program .. " " .. rest .. " prints nothing")
-  return text
-end
-
 -- ---- small work ----
 
 local bounds = {
@@ -50,7 +43,8 @@ local bounds = {
 local best = {[NOW] = {}, [BEFORE] = {}}
 local function take_small_work()
   for program, times in pairs(best) do
-    for seconds, name in output_of(program, "tests/tools/small_work.lua"):gmatch "([%d.]+) ([^\n]+)" do
+    local text = turns.output_of(("'%s' tests/tools/small_work.lua"):format(program))
+    for seconds, name in text:gmatch "([%d.]+) ([^\n]+)" do
       times[name] = math.min(times[name] or math.huge, tonumber(seconds))
     end
   end
@@ -85,42 +79,21 @@ end
 local gains = {}
 if has_flag "avx512f" then gains["prefill 512 of SmolLM2-135M-Instruct.gguf"] = 1.15 end
 
-local function rates(program, rest)
-  local found = ml.json.decode(output_of(program, "bench --json " .. rest))
-  local list = {}
-  for _, p in ipairs(found.prefill) do list[#list + 1] = {("prefill %d"):format(p.tokens), p.median} end
-  for _, d in ipairs(found.decode) do list[#list + 1] = {("decode after %d"):format(d.depth), d.median} end
-  return list
-end
-
--- Takes bench's rates in turns until each line is there; `rest`: what each program is given.
-local function compare(name, rest, bound_of)
-  local most, labels = {[NOW] = {}, [BEFORE] = {}}, {}
-  local function ratio(i) return most[NOW][i] / most[BEFORE][i] end
-  local function is_done()
-    for i, label in ipairs(labels) do
-      if ratio(i) < bound_of(label) then return false end
-    end
-    return true
-  end
-  for round = 1, rounds + more do
-    if round > rounds and is_done() then break end
-    for _, program in ipairs(round % 2 == 0 and {BEFORE, NOW} or {NOW, BEFORE}) do
-      for i, found in ipairs(rates(program, rest[program])) do
-        labels[i] = ("%s of %s"):format(found[1], name)
-        most[program][i] = math.max(most[program][i] or 0, found[2])
-      end
-    end
-  end
-  for i, label in ipairs(labels) do
-    verdict(ratio(i) >= bound_of(label), "%s: %.1f, before %.1f: %.2f (at least %.2f)", label, most[NOW][i],
-      most[BEFORE][i], ratio(i), bound_of(label))
+-- Bench's rates, in turns; `now`: what this build is given beside `rest`.
+local function compare(name, rest, now, bound_of)
+  local bench = "'%s' bench --json %s %s"
+  for _, line in ipairs(turns.compare(bench:format(NOW, rest, now), bench:format(BEFORE, rest, ""), rounds, more,
+    bound_of)) do
+    verdict(line.ratio >= line.bound, "%s of %s: %.1f, before %.1f: %.2f (at least %.2f)", line.label, name, line.first,
+      line.second, line.ratio, line.bound)
   end
 end
 
 for model in models:gmatch "%S+" do
-  local rest = ("-m '%s' -p 512 -n 64 -d %s -r 1"):format(model, depths)
-  compare(model:match "[^/]*$", {[NOW] = rest, [BEFORE] = rest}, function(label) return gains[label] or 0.97 end)
+  local name = model:match "[^/]*$"
+  compare(name, ("-m '%s' -p 512 -n 64 -d %s -r 1"):format(model, depths), "", function(label)
+    return gains[label .. " of " .. name] or 0.97
+  end)
 end
 
 -- ---- bfloat16 beside float32 before ----
@@ -139,13 +112,7 @@ if os.getenv "SHAPES" == "0" or not has_flag "avx512_bf16" then
   shapes = {}
 end
 for name, config in pairs(shapes) do
-  local folder = ("%s/shapes/%s"):format(build, name)
-  assert(os.execute(("mkdir -p '%s'"):format(folder)))
-  local file <close> = assert(io.open(folder .. "/config.json", "w"))
-  assert(file:write(config))
-  file:close()
-  local rest = ("--random '%s' -p 256 -n 32 -d 0 -r 1"):format(folder)
-  compare(name, {[NOW] = rest .. " --dtype bfloat16", [BEFORE] = rest},
-    function(label) return wanted[label:match "^(.-) of "] end)
+  compare(name, ("--random '%s' -p 256 -n 32 -d 0 -r 1"):format(turns.shapes(build, name, config)), "--dtype bfloat16",
+    function(label) return wanted[label] end)
 end
 os.exit(failed == 0, true)

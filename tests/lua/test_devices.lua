@@ -198,11 +198,13 @@ t.test("what kernels put down while they work is counted, stands under the limit
   ml.memory.reset_peak()
   ml.eval(x:sort())
   local needs = ml.memory.peak() - active -- the result, and what kernels need
+  if not ml.default_device():find "^cuda" then t.ok(needs > 6 << 20, needs) end -- whose sort needs less
   collectgarbage()
   collectgarbage()
   ml.memory.clear()
   ml.memory.limit(active + needs - 65536)
-  t.raises(function() ml.eval(x:sort()) end, "memory limit of " .. ml.default_device(), "limit")
+  t.raises(function() ml.eval(x:sort()) end, "a tensor %(1048576%), float32: memory limit of " ..
+    ml.default_device(), "limit")
   ml.memory.limit(0)
   ml.memory.reset_peak()
   t.ok(x:sort()[2]:item() >= x:min():item())
