@@ -80,7 +80,11 @@ static int to(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "to");
   ml_device *d = lb_check_device(L, 2, "to");
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_fail_prefix(ml_tensor_to(t, d, out), "to"));
+  ml_tensor_retain(t);
+  ml_status status = ml_tensor_to(t, d, out);
+  if (lb_made_room(L, status)) status = ml_tensor_to(t, d, out);
+  lb_give_back(L, t);
+  lb_check(L, ml_fail_prefix(status, "to"));
   lb_charge(L);
   return 1;
 }

@@ -65,8 +65,9 @@ static inline void lb_check(lua_State *L, ml_status status) {
 int lb_fail(lua_State *L, ml_status status);
 /* Tells the collector about device memory that came into being since it was last told. */
 void lb_charge(lua_State *L);
-/* Collects fully, before out-of-memory is reported; the caller has retained what it borrowed. */
-void lb_collect(lua_State *L);
+/* Whether a call that ended so is worth a second try: it found no memory, and everything has been collected since. The
+ * caller has retained what it borrowed. */
+bool lb_made_room(lua_State *L, ml_status status);
 /* Evaluates, once more after a full collection where memory ran out. */
 void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count);
 int lb_open_errors(lua_State *L); /* pushes the error class: error.new */

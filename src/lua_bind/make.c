@@ -90,6 +90,14 @@ static void fill(lua_State *L, nest *n, int depth) {
   }
 }
 
+static void from_host(lua_State *L, ml_dtype dtype, int ndim, const int64_t *shape, const void *data, size_t bytes,
+                      ml_tensor **out) {
+  ml_device *device = lb_engine(L)->device;
+  ml_status status = ml_tensor_from_host(device, dtype, ndim, shape, data, bytes, out);
+  if (lb_made_room(L, status)) status = ml_tensor_from_host(device, dtype, ndim, shape, data, bytes, out);
+  lb_check(L, status);
+}
+
 /* make_tensor(values, dtype, truncate): from numbers, booleans and nested lists of them. */
 static int make_tensor(lua_State *L) {
   if (lb_to_tensor(L, 1)) lb_usage(L, "tensor: the argument is a tensor already");
@@ -120,7 +128,7 @@ static int make_tensor(lua_State *L) {
   fill(L, &n, 0);
   lua_pop(L, 1);
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, n.dtype, n.ndim, n.shape, n.data, bytes, out));
+  from_host(L, n.dtype, n.ndim, n.shape, n.data, bytes, out);
   if (!cast) return 1;
   ml_attrs attrs = {.astype = {.dtype = wanted}};
   ml_tensor *wide = *out, **result = lb_new_tensor(L);
@@ -137,7 +145,7 @@ int lb_from_bytes(lua_State *L) {
   int ndim = lb_check_shape(L, 2, "from_bytes: shape", shape);
   ml_dtype dtype = lb_check_dtype(L, 3, "from_bytes: dtype");
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_tensor_from_host(lb_engine(L)->device, dtype, ndim, shape, bytes, size, out));
+  from_host(L, dtype, ndim, shape, bytes, size, out);
   return 1;
 }
 
@@ -161,17 +169,17 @@ static int reserve_state(lua_State *L) {
   int ndim = lb_check_shape(L, 1, "state: shape", shape);
   ml_dtype dtype = lua_isnoneornil(L, 2) ? ML_F32 : lb_check_dtype(L, 2, "state: dtype");
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_fail_prefix(ml_state_reserve(lb_engine(L)->device, dtype, ndim, shape, out), "state"));
+  ml_device *device = lb_engine(L)->device;
+  ml_status status = ml_state_reserve(device, dtype, ndim, shape, out);
+  if (lb_made_room(L, status)) status = ml_state_reserve(device, dtype, ndim, shape, out);
+  lb_check(L, ml_fail_prefix(status, "state"));
   return 1;
 }
 
 /* Memory for entries of a state, once more after a collection where there is none. */
 static void commit(lua_State *L, ml_tensor *x, int axis, int64_t count) {
   ml_status status = ml_state_commit(x, axis, count);
-  if (status == ML_LIMIT || status == ML_MEMORY) {
-    lb_collect(L);
-    status = ml_state_commit(x, axis, count);
-  }
+  if (lb_made_room(L, status)) status = ml_state_commit(x, axis, count);
   lb_check(L, status);
 }
 

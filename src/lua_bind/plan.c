@@ -90,8 +90,7 @@ static ml_status run_or_collect(lua_State *L, ml_plan *p, ml_tensor *const *in, 
   ml_status status = ml_plan_run(p, in, out);
   if (status != ML_MEMORY && status != ML_LIMIT) return status;
   for (int i = 0; i < p->n_inputs; i++) ml_tensor_retain(in[i]);
-  lb_collect(L);
-  status = ml_plan_run(p, in, out);
+  if (lb_made_room(L, status)) status = ml_plan_run(p, in, out);
   for (int i = 0; i < p->n_inputs; i++) ml_tensor_release(in[i]);
   return status;
 }

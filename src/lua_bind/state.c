@@ -216,10 +216,18 @@ void lb_charge(lua_State *L) {
   if (lua_gc(L, LUA_GCISRUNNING)) lua_gc(L, LUA_GCSTEP, kilobytes > 1 << 20 ? 1 << 20 : (int)kilobytes);
 }
 
-void lb_collect(lua_State *L) {
+/* Twice: the first makes finalisers run, the second frees what they let go. */
+static void collect(lua_State *L) {
   lua_gc(L, LUA_GCCOLLECT);
   lua_gc(L, LUA_GCCOLLECT);
   lb_drop_closed(L);
+}
+
+bool lb_made_room(lua_State *L, ml_status status) {
+  if (status != ML_MEMORY && status != ML_LIMIT) return false;
+  collect(L);
+  ml_error_clear();
+  return true;
 }
 
 /* Of handles that scripts have no more, the collector has not seen all: an evaluation that would keep much for them
@@ -247,7 +255,7 @@ void lb_eval(lua_State *L, ml_tensor *const *tensors, size_t count) {
   e->most_kept = 0;
   if (status == ML_MEMORY || status == ML_LIMIT) {
     for (size_t i = 0; i < count; i++) ml_tensor_retain(tensors[i]);
-    if (!keeps_much) lb_collect(L);
+    if (!keeps_much) collect(L);
     else lua_gc(L, LUA_GCCOLLECT), lb_drop_closed(L);
     ml_error_clear();
     status = ml_eval(e, tensors, count);

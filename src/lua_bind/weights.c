@@ -24,20 +24,25 @@ static void read_options(lua_State *L, int index, ml_pack_options *o) {
   lua_pop(L, 2);
 }
 
+static ml_status load_entry(lua_State *L, const char *name, const ml_pack_options *packed, ml_tensor **out) {
+  ml_device *device = lb_engine(L)->device;
+  const ml_entry *entry = ml_checkpoint_find(lb_check_checkpoint(L, 1), name);
+  if (!entry) return ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name);
+  return packed ? ml_entry_load_packed(device, entry, packed, out) : ml_entry_load(device, entry, out);
+}
+
 /* file:load(name, {packed, exact, heads, quantize}) -> tensor | nil, message, code. Packed: a matrix for products, its
  * floats rounded to the blocks that `quantize` names. Else the values as the file has them (block formats stay blocks).
  */
 int lb_file_load(lua_State *L) {
-  const ml_checkpoint *c = lb_check_checkpoint(L, 1);
+  lb_check_checkpoint(L, 1);
   const char *name = lb_check_text(L, 2, "load: name", NULL);
-  ml_device *device = lb_engine(L)->device;
-  const ml_entry *entry = ml_checkpoint_find(c, name);
-  if (!entry) return lb_fail(L, ml_fail(ML_NOT_FOUND, "tensor \"%s\" is missing", name));
   bool packed = option(L, 3, "packed");
   ml_pack_options options = {.heads = 0};
   if (packed) read_options(L, 3, &options);
   ml_tensor **out = lb_new_tensor(L);
-  ml_status status = packed ? ml_entry_load_packed(device, entry, &options, out) : ml_entry_load(device, entry, out);
+  ml_status status = load_entry(L, name, packed ? &options : NULL, out);
+  if (lb_made_room(L, status)) status = load_entry(L, name, packed ? &options : NULL, out);
   return status == ML_OK ? 1 : lb_fail(L, status);
 }
 
@@ -52,7 +57,12 @@ static int pack(lua_State *L) {
   }
   lb_eval(L, &t, 1);
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_weight_pack(t, lua_toboolean(L, 2), out));
+  const bool exact = lua_toboolean(L, 2);
+  ml_tensor_retain(t);
+  ml_status status = ml_weight_pack(t, exact, out);
+  if (lb_made_room(L, status)) status = ml_weight_pack(t, exact, out);
+  lb_give_back(L, t);
+  lb_check(L, status);
   return 1;
 }
 
@@ -95,9 +105,12 @@ static int pack_affine(lua_State *L) {
   }
   ml_tensor **out = lb_new_tensor(L);
   const void *const from[] = {data[0], data[1], data[2]};
-  lb_check(L,
-           ml_fail_prefix(ml_weight_from_sources(codes->device, q, codes->ndim, shape, from, lua_toboolean(L, 6), out),
-                          "pack_affine"));
+  ml_device *device = codes->device;
+  const int ndim = codes->ndim;
+  const bool exact = lua_toboolean(L, 6);
+  ml_status status = ml_weight_from_sources(device, q, ndim, shape, from, exact, out);
+  if (lb_made_room(L, status)) status = ml_weight_from_sources(device, q, ndim, shape, from, exact, out);
+  lb_check(L, ml_fail_prefix(status, "pack_affine"));
   return 1;
 }
 
@@ -106,7 +119,11 @@ static int unpack(lua_State *L) {
   ml_tensor *t = lb_check_tensor(L, 1, "unpack");
   if (t->layout != ML_LAYOUT_PANELS) lb_unexpected(L, 1, "unpack", "a packed weight");
   ml_tensor **out = lb_new_tensor(L);
-  lb_check(L, ml_weight_unpack(t, out));
+  ml_tensor_retain(t);
+  ml_status status = ml_weight_unpack(t, out);
+  if (lb_made_room(L, status)) status = ml_weight_unpack(t, out);
+  lb_give_back(L, t);
+  lb_check(L, status);
   return 1;
 }
 

@@ -28,6 +28,10 @@ static void need(ml_device *d, ml_arena *a, size_t bytes) {
   d->memory.cached += a->bytes - a->needed;
 }
 
+static ml_status commit(ml_device *d, ml_arena *a, size_t whole) {
+  return d->table->commit(d, (char *)a->buffer->address + a->bytes, whole - a->bytes);
+}
+
 static ml_status grow(ml_device *d, ml_arena *a, size_t bytes) {
   const size_t whole = whole_pieces(bytes);
   ML_TRY(open_arena(d, a));
@@ -35,7 +39,10 @@ static ml_status grow(ml_device *d, ml_arena *a, size_t bytes) {
   if (bytes <= a->needed) return ML_OK;
   ML_TRY(ml_memory_check(d, bytes - a->needed));
   if (whole > a->bytes) {
-    ML_TRY(d->table->commit(d, (char *)a->buffer->address + a->bytes, whole - a->bytes));
+    ml_status status = commit(d, a, whole);
+    if (ml_memory_reclaim(d, status)) status = commit(d, a, whole);
+    if (status != ML_OK) d->table->decommit(d, (char *)a->buffer->address + a->bytes, whole - a->bytes); /* parts */
+    ML_TRY(status);
     d->memory.allocations++;
     d->memory.cached += whole - a->bytes;
     a->bytes = whole;

@@ -107,16 +107,23 @@ static void reuse(ml_device *d, void *address, size_t capacity) {
   if (d->table->reuse) d->table->reuse(d, address, capacity);
 }
 
+bool ml_memory_reclaim(ml_device *d, ml_status status) {
+  if (status != ML_MEMORY) return false;
+  ml_error_clear();
+  ml_queue_land(d);
+  ml_memory_trim(d, 0);
+  return true;
+}
+
 static ml_status allocate(ml_device *d, size_t capacity, void **out) {
   if ((*out = take_cached(d, capacity))) {
     reuse(d, *out, capacity);
     return ML_OK;
   }
   d->memory.allocations++;
-  if (d->table->allocate(d, capacity, out) == ML_OK) return ML_OK;
-  ml_queue_land(d);
-  ml_memory_trim(d, 0);
-  return d->table->allocate(d, capacity, out);
+  ml_status status = d->table->allocate(d, capacity, out);
+  if (ml_memory_reclaim(d, status)) status = d->table->allocate(d, capacity, out);
+  return status;
 }
 
 ml_status ml_buffer_create(ml_device *d, size_t bytes, ml_buffer **out) {
@@ -140,6 +147,7 @@ ml_status ml_buffer_reserve(ml_device *d, size_t bytes, ml_buffer **out) {
   if (!b) return ML_MEMORY;
   *b = (ml_buffer){.references = 1, .device = d, .bytes = bytes, .capacity = bytes, .reserved = true};
   ml_status status = d->table->reserve(d, bytes, &b->address);
+  if (ml_memory_reclaim(d, status)) status = d->table->reserve(d, bytes, &b->address);
   if (status != ML_OK) {
     ml_free(b);
     return status;
@@ -161,8 +169,13 @@ ml_status ml_buffer_charge(ml_buffer *b, size_t bytes) {
 }
 
 ml_status ml_buffer_commit(ml_buffer *b, size_t step, size_t count, size_t bytes) {
-  for (size_t i = 0; i < count && bytes; i++)
-    ML_TRY(b->device->table->commit(b->device, (char *)b->address + i * step, bytes));
+  ml_device *d = b->device;
+  for (size_t i = 0; i < count && bytes; i++) {
+    char *at = (char *)b->address + i * step;
+    ml_status status = d->table->commit(d, at, bytes);
+    if (ml_memory_reclaim(d, status)) status = d->table->commit(d, at, bytes);
+    ML_TRY(status);
+  }
   return ML_OK;
 }
 

@@ -66,5 +66,8 @@ ml_status ml_buffer_check(ml_buffer *buffer);
 ml_status ml_memory_check(ml_device *device, size_t bytes);
 /* Returns cached memory to the device until at most `keep` bytes are cached. */
 void ml_memory_trim(ml_device *device, size_t keep);
+/* Whether what the device refused so is worth a second try: it had no memory, and has back now what runs and the cache
+ * held. */
+bool ml_memory_reclaim(ml_device *device, ml_status refused);
 
 #endif

@@ -255,7 +255,9 @@ ml_status ml_state_commit(ml_tensor *handle, int axis, int64_t count) {
     b->device->table->decommit(b->device, (char *)b->address + now, before - now);
     return ML_OK;
   }
-  return ml_buffer_commit(b, step, parts, entry * (size_t)count);
+  ml_status status = ml_buffer_commit(b, step, parts, entry * (size_t)count);
+  if (status != ML_OK) ml_buffer_count(b, before);
+  return status;
 }
 
 ml_status ml_state_write(ml_tensor *handle, size_t at, const void *from, size_t bytes) {

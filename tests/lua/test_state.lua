@@ -553,6 +553,45 @@ t.test("a state of zeros counts as memory, all of it", function()
   t.eq(ml.memory.active() - held, 4 << 20)
 end)
 
+-- What no variable holds any more gives way to what is wanted: the collector is asked before memory is refused.
+t.test("garbage gives way to every kind of request", function()
+  local bytes, row = string.rep("\1\2\3\4", 1 << 20), {}
+  for i = 1, 1 << 16 do row[i] = i end
+  local weight, blocks = ml.random.normal {1024, 1024}, core.random_packed("q8_0", 1024, 1024, 1, 1)
+  local here = ml.default_device()
+  ml.eval(weight)
+  local requests = { -- each of at least 256 KB
+    bytes = function() return ml.from_bytes(bytes, {1024, 1024}, "float32") end,
+    numbers = function() return ml.tensor(row) end,
+    state = function() return ml.state {1024, 1024} end,
+    values = function() return ml.ones {1024, 1024} * 2 end,
+    pack = function() return ml.pack(weight) end,
+    unpack = function() return ml.unpack(blocks) end,
+  }
+  if here ~= "cpu" then
+    local away = weight:to "cpu"
+    requests.to = function() return away:to(here) end
+  end
+  for name, make in pairs(requests) do
+    collectgarbage()
+    ml.memory.clear()
+    collectgarbage "stop"
+    ml.state {4, 1024, 1024} -- garbage at once
+    ml.memory.limit(ml.memory.active() + (1 << 17))
+    local ok, made = pcall(function() return ml.eval(make()) end)
+    ml.memory.limit(0)
+    collectgarbage "restart"
+    t.ok(ok, name .. ": " .. tostring(made))
+  end
+end)
+
+t.test("reservations that nobody holds any more give their addresses back", function()
+  collectgarbage()
+  collectgarbage "stop"
+  for _ = 1, 8 do t.eq(core.reserve_state({3, 1 << 30}, "float32").shape[1], 3) end -- 12 GB each
+  collectgarbage "restart"
+end)
+
 t.test("a state that is closed, or only its readers are left", function()
   local s = ml.state(ml.ones {2})
   local y = s + 1

@@ -358,15 +358,20 @@ static bool twin_done(ml_device *d, ml_ticket ticket) {
 /* ---- memory ---- */
 
 /* A part of the space, and a page behind it that is nobody's. */
+static char *take_gap(twin *t, size_t whole) {
+  for (size_t i = 0; i < t->n_gaps; i++) {
+    if (t->gaps[i].to - t->gaps[i].from < whole) continue;
+    t->gaps[i].from += whole;
+    return t->device + t->gaps[i].from - whole;
+  }
+  return NULL;
+}
+
+/* Where there is none, it waits for what is to be given back. */
 static ml_status take(twin *t, size_t bytes, void **out) {
   const size_t whole = (up(bytes, PAGE) + 1) * PAGE;
-  *out = NULL;
   pthread_mutex_lock(&t->lock);
-  for (size_t i = 0; i < t->n_gaps && !*out; i++) {
-    if (t->gaps[i].to - t->gaps[i].from < whole) continue;
-    *out = t->device + t->gaps[i].from;
-    t->gaps[i].from += whole;
-  }
+  while (!(*out = take_gap(t, whole)) && t->first) pthread_cond_wait(&t->finished, &t->lock);
   pthread_mutex_unlock(&t->lock);
   return *out ? ML_OK : t->fail(ML_MEMORY, "twin: %zu bytes refused", bytes);
 }
