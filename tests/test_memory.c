@@ -108,6 +108,6 @@ int main(void) {
   for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) check_request(e, &requests[i]);
   ml_tensor_release(cache);
   drop_all();
-  ml_engine_close(e);
+  close_engine(e, "ref");
   return check_done();
 }
