@@ -588,7 +588,7 @@ end)
 t.test("reservations that nobody holds any more give their addresses back", function()
   collectgarbage()
   collectgarbage "stop"
-  for _ = 1, 8 do t.eq(core.reserve_state({3, 1 << 30}, "float32").shape[1], 3) end -- 12 GB each
+  for _ = 1, 32 do t.eq(core.reserve_state({3, 1 << 30}, "float32").shape[1], 3) end -- 12 GB each
   collectgarbage "restart"
 end)
 

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum { GROUP = 32, POISON = 0xff };
-static const size_t SPACE = (size_t)64 << 30, PAGE = 4096, LINE = 64;
+static const size_t SPACE = (size_t)256 << 30, MEMORY = (size_t)16 << 30, PAGE = 4096, LINE = 64;
 
 typedef ml_status (*fail_function)(ml_status status, const char *format, ...);
 
@@ -413,10 +413,10 @@ static void twin_decommit(ml_device *d, void *address, size_t bytes) {
 
 static void twin_report(ml_device *d, size_t *total, size_t *available) {
   twin *t = d->state;
-  *total = SPACE / 4, *available = 0; /* there is more room than memory */
+  *total = MEMORY, *available = 0; /* there is more room than memory */
   pthread_mutex_lock(&t->lock);
   for (size_t i = 0; i < t->n_gaps; i++) *available += t->gaps[i].to - t->gaps[i].from;
-  *available = *available < SPACE * 3 / 4 ? 0 : *available - SPACE * 3 / 4;
+  *available = *available < SPACE - MEMORY ? 0 : *available - (SPACE - MEMORY);
   pthread_mutex_unlock(&t->lock);
 }
 
