@@ -79,7 +79,8 @@ check-twin: ready  ## all Lua tests, 10,000 programs and 300 generations on a de
 AS_TWIN = MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY='$(abspath $(TWIN))' BUILD='$(BUILD)' $(BUILD)/moonlet
 
 # What the processor makes of the kernels in an acceptable time; all of them on a real GPU.
-ON_EMULATED := $(foreach f,compile dtypes fn layouts products sequences state tensor,tests/lua/test_$(f).lua@emulated)
+ON_EMULATED := $(foreach f,affine compile dtypes fn layouts products sequences state tensor,\
+  tests/lua/test_$(f).lua@emulated)
 CUDA_FILES  := $(TWIN_FILES:%@twin=%@cuda)
 .PHONY: check-cuda
 check-cuda: ready  ## all Lua tests on the first GPU

@@ -53,7 +53,7 @@ static void check_packed(void) {
   for (int t = 0; t < ML_DTYPE_COUNT; t++) {
     const ml_dtype_info *info = &ml_dtype_infos[t];
     const size_t found = ml_cuda_packed_bytes(NULL, (ml_dtype)t, 33, info->block);
-    const bool affine = t >= ML_AFFINE_FIRST, packs = (ml_dtype_is_block((ml_dtype)t) && !affine) || t <= ML_BF16;
+    const bool packs = ml_dtype_is_block((ml_dtype)t) || t <= ML_BF16;
     CHECK(found == (packs ? (size_t)(2 * CU_GROUP * info->bytes) : 0), "33 rows of %s", info->name);
   }
   CHECK(ml_cuda_packed_bytes(NULL, ML_Q4_0, 32, 33) == 0, "no whole blocks");

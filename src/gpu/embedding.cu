@@ -4,7 +4,7 @@
 #include "gpu/weights.cuh"
 
 template <int D> DEVICE void load_packed(const cu_embedding_args &t, int64_t id, int64_t k, float *w) {
-  const weight_row<D> row(t.weight, id, (int)t.inputs);
+  const weight_row<D> row(t.weight, id, (int)t.inputs, t.dtype);
   row.load((uint32_t)k, (uint32_t)t.inputs, w);
 }
 

@@ -27,7 +27,7 @@ KERNEL(cuda_gather_linear, cu_gather_args) {
     const inputs in = inputs_at(row_of(t, pair), t.x.dtype, 0, t.K);
     slot sum;
     sum.u = 0;
-#define GATHER(D) sum.f = product<D>(weight, column, in, 0, t.K)
+#define GATHER(D) sum.f = product<D>(weight, t.w_dtype, column, in, 0, t.K)
     FOR_PACKED(t.w_dtype, GATHER)
     if (threadIdx.x % WARP == 0) put_result(t.tail, t.out, t.out_dtype, pair, t.N, column, sum);
   }

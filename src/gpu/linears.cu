@@ -14,7 +14,7 @@ KERNEL(cuda_linears_mixed, cu_linears_args) {
     const int64_t column = pop(&row, unit.outputs);
     float products[CU_UNIT_WEIGHTS] = {0, 0};
     for (int w = 0; w < unit.n_weights; w++) {
-#define MULTIPLY(D) products[w] = product<D>(unit.weights[w], column, in, row, t.K)
+#define MULTIPLY(D) products[w] = product<D>(unit.weights[w], unit.dtypes[w], column, in, row, t.K)
       FOR_PACKED(unit.dtypes[w], MULTIPLY)
     }
     slot added;

@@ -145,8 +145,8 @@ template <int D, int STREAMS> struct reader {
     const cu_unit &u = t.units[unit_of(t, bundle)];
     const int64_t first = (int64_t)(bundle - u.first_bundle) * outputs_of<STREAMS>(u);
     two = STREAMS > 1 && u.n_weights > 1;
-    rows[0] = weight_row<D>(u.weights[0], first, (int)t.K);
-    if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K);
+    rows[0] = weight_row<D>(u.weights[0], first, (int)t.K, u.dtypes[0]);
+    if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K, u.dtypes[0]);
   }
   // Asks for piece i of row s.
   DEVICE_MEMBER void ask_piece(const weight_row<D> &row, uint32_t i, char *to) const {
@@ -156,7 +156,8 @@ template <int D, int STREAMS> struct reader {
     for (int p = 0; p < P::wide; p++) copy_16_once(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
 #pragma unroll
     for (int p = 0; p < P::words; p++)
-      copy_4_once(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+      if (read_piece<D>::has_word(row, p))
+        copy_4_once(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
   }
   // Asks for the lane's pieces of ROUNDS rounds, and goes on to the next ones.
   template <int ROUNDS> DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
@@ -303,7 +304,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
 #pragma unroll
         for (int s = 0; s < STREAMS; s++) {
           take_piece<D>(&w[s], from + (n * STREAMS + s) * (piece<D>::bytes * WARP));
-          w[s].odd = read_piece<D>::is_odd((uint32_t)first + (s >= outputs ? s - outputs : s), i, K);
+          w[s].form = read_piece<D>::form_of(u.dtypes[0], (uint32_t)first + (s >= outputs ? s - outputs : s), i, K);
         }
         multiply_pieces<D, STREAMS, ROWS>(w, row, in, first_row, t.M, i, K, sums);
       };
@@ -319,6 +320,11 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
     end_bundle<STREAMS, ROWS>(t, u, bundle, first_row, added, sums);
   }
 }
+
+// Of affine formats those of so many bits: what others do by single rows of weights, and four at a time, these do not.
+#define AFFINE_LINEARS(bits)                                                                                           \
+  LINEARS_KERNEL(affine##bits##_1_2, ML_AFFINE##bits##_32_F32, 2, 1)                                                   \
+  LINEARS_KERNEL(affine##bits##_8, ML_AFFINE##bits##_32_F32, 4, 8)
 
 // Kernels of a dtype: one row by single rows of weights, or by two; four rows, and eight.
 #define LINEARS_KERNEL(name, D, STREAMS, ROWS)                                                                         \

@@ -1,5 +1,6 @@
 /* lower_products.c: products and look-ups in weights as launches. */
 #include "gpu/program.h"
+#include "tensor/quant/quant.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -71,6 +72,10 @@ typedef struct linears_form {
   int inputs, bytes;
 } linears_form;
 static linears_form form_of(ml_dtype dtype) {
+  static const linears_form affine[] = {
+      [2] = {"linears_affine", 32, 16}, [3] = {"linears_affine", 32, 20}, [4] = {"linears_affine", 32, 24},
+      [5] = {"linears_affine", 32, 28}, [6] = {"linears_affine", 32, 32}, [8] = {"linears_affine", 16, 24}};
+  if (dtype >= ML_AFFINE_FIRST) return affine[ml_quant_of(dtype)->bits];
   switch (dtype) {
   case ML_F32: return (linears_form){"linears", 4, 16};
   case ML_F16:
@@ -84,6 +89,13 @@ static linears_form form_of(ml_dtype dtype) {
   case ML_Q5_K: return (linears_form){"linears_k", 32, 48};
   default: return (linears_form){"linears_k", 32, 44};
   }
+}
+
+/* What kernels of packed weights are called by; `room`: of 16 bytes at least. */
+static const char *kernels_of(ml_dtype dtype, char *room) {
+  if (dtype < ML_AFFINE_FIRST) return ml_dtype_name(dtype);
+  snprintf(room, 16, "affine%d", ml_quant_of(dtype)->bits);
+  return room;
 }
 
 enum { PRODUCT_WARPS = 8 };               /* as gpu/product.cuh has them */
@@ -121,7 +133,9 @@ static ml_status add_products(ml_program *g, const char *file, const char *kerne
 static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_linears_args *a, cu_linears_args **out) {
   const linears_form f = form_of((ml_dtype)units[0].dtypes[0]);
   const int64_t whole = (int64_t)f.inputs * 32, row_bytes = (a->K + whole - 1) / whole * whole * 4;
-  const int64_t rows = a->M > 4 ? 8 : a->M > 1 || row_bytes > CU_MOST_SHARED / 2 ? 4 : 1;
+  const bool affine = units[0].dtypes[0] >= ML_AFFINE_FIRST;
+  int64_t rows = a->M > 4 ? 8 : a->M > 1 || row_bytes > CU_MOST_SHARED / 2 ? 4 : 1;
+  if (affine && rows == 4) rows = 8;
   int64_t held, most = 0;
   int streams = rows > 1 ? 4 : 1;
   char kernel[64];
@@ -129,9 +143,9 @@ static ml_status launch_units(ml_program *g, cu_unit *units, int n, const cu_lin
   /* Rows of weights that a warp takes at a time spare what is read of x and what ends a sum, where there are enough. */
   enum { ENOUGH = 8 };
   const int64_t each = most / ((int64_t)ml_cuda_multiprocessors(g) * PRODUCT_WARPS);
-  for (int u = 0; u < n && rows == 1; u++) streams = units[u].n_weights > 1 || each > ENOUGH ? 2 : streams;
+  for (int u = 0; u < n && rows == 1; u++) streams = affine || units[u].n_weights > 1 || each > ENOUGH ? 2 : streams;
   const size_t shared = (size_t)(rows == 1 ? row_bytes : 0) + ring_bytes(f, streams);
-  snprintf(kernel, sizeof kernel, "cuda_linears_%s_%s", ml_dtype_name((ml_dtype)units[0].dtypes[0]),
+  snprintf(kernel, sizeof kernel, "cuda_linears_%s_%s", kernels_of((ml_dtype)units[0].dtypes[0], (char[16]){0}),
            rows == 8     ? "8"
            : rows == 4   ? "4"
            : streams > 1 ? "1_2"
@@ -159,7 +173,7 @@ static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_line
   char file[32], kernel[64];
   int64_t held;
   snprintf(file, sizeof file, "many%s", f.file + strlen("linears"));
-  snprintf(kernel, sizeof kernel, "cuda_many_%s", ml_dtype_name(dtype));
+  snprintf(kernel, sizeof kernel, "cuda_many_%s", kernels_of(dtype, (char[16]){0}));
   ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
   ML_TRY(add_products(g, file, kernel, (a->M + ROWS - 1) / ROWS, (bundles + BUNDLES - 1) / BUNDLES, shared, a, out));
   (*out)->bundles = (int32_t)bundles;
@@ -252,8 +266,8 @@ static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_lin
   if (columns == WIDE && across * down < 2 * (int64_t)ml_cuda_multiprocessors(g))
     columns = NARROW, across = lay_bundles(units, n, columns);
   const size_t shared = (size_t)STAGES * (size_t)(ROWS + columns) * INPUTS * 2;
-  snprintf(kernel, sizeof kernel, "cuda_tiles_%s_%s_%d", ml_dtype_name(dtype), ml_dtype_name(x), columns);
-  const char *file = dtype == x ? "tiles" : "tiles_blocks";
+  snprintf(kernel, sizeof kernel, "cuda_tiles_%s_%s_%d", kernels_of(dtype, (char[16]){0}), ml_dtype_name(x), columns);
+  const char *file = dtype == x ? "tiles" : dtype >= ML_AFFINE_FIRST ? "tiles_affine" : "tiles_blocks";
   ML_TRY(ml_cuda_blocks_at_once(g, file, kernel, CU_THREADS, shared, &held));
   return add_products(g, file, kernel, down, across, shared, a, out);
 }

@@ -47,7 +47,7 @@ template <int D> DEVICE void many(const cu_linears_args &t, float4 *room) {
   const int64_t first_row = (int64_t)blockIdx.x * MANY_ROWS;
   float4 *const xs = room;
   char *const rings = (char *)(room + 2 * MANY_ROWS * WARP) + warp % MANY_BUNDLES * part;
-  const weight_row<D> own(u.weights[two && half], there ? first + (two ? 0 : half * HALF) : 0, (int)K);
+  const weight_row<D> own(u.weights[two && half], there ? first + (two ? 0 : half * HALF) : 0, (int)K, u.dtypes[0]);
   auto ask = [&](uint32_t round) { // half of the pieces of a round of the bundle
     const uint32_t i = round * WARP + lane;
     for (int s = 0; s < HALF && there && i < count; s++) {
@@ -57,7 +57,8 @@ template <int D> DEVICE void many(const cu_linears_args &t, float4 *room) {
       for (int p = 0; p < P::wide; p++) copy_16(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
 #pragma unroll
       for (int p = 0; p < P::words; p++)
-        copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+        if (read_piece<D>::has_word(row, p))
+          copy_4(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
     }
     close_copies();
   };
@@ -132,7 +133,7 @@ template <int D> DEVICE void many(const cu_linears_args &t, float4 *room) {
         for (int s = 0; s < STREAMS; s++) {
           read_piece<D> w;
           take_piece(&w, pieces + s * of_stream);
-          w.odd = read_piece<D>::is_odd(first + (uint32_t)(s >= outputs ? s - outputs : s), i, K);
+          w.form = read_piece<D>::form_of(u.dtypes[0], first + (uint32_t)(s >= outputs ? s - outputs : s), i, K);
           values_of<D>(w, i, j, f[s]);
         }
         const float4 *x = xs + (turn * MANY_ROWS + half * MANY_WARP_ROWS) * WARP + lane;

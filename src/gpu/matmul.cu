@@ -82,7 +82,7 @@ template <int D> DEVICE void multiply_transposed(const cu_matmul_args &t) {
     float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0}, w[8];
     for (int64_t k = 0; k < t.K; k++) {
       const float x = load_float(y, t.a_dtype, k * t.a_k);
-      const weight_row<D> row(t.b, k, (int)t.N);
+      const weight_row<D> row(t.b, k, (int)t.N, t.b_dtype);
       row.load((uint32_t)n, (uint32_t)t.N, w);
 #pragma unroll
       for (int j = 0; j < 8; j++) sums[j] = fmaf(x, w[j], sums[j]);

@@ -329,6 +329,7 @@ typedef struct cu_quantile_args {
 /* How packed weights lie: groups of CU_GROUP rows; in a group the fields of a block format one after another, each
  * [CU_GROUP rows][blocks][bytes], so that what a warp reads is aligned and side by side. */
 enum { CU_GROUP = 32, CU_MOST_FIELDS = 4 };
+enum { CU_AFFINES = 9 }; /* affine formats of one width: three groups, with three dtypes of scales each */
 typedef struct cu_field {
   int32_t offset, bytes; /* in the file's block */
 } cu_field;

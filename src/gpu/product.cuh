@@ -15,12 +15,15 @@ enum { PRODUCT_WARPS = 8, PRODUCT_THREADS = PRODUCT_WARPS * WARP };
 // A piece. Codes of 4 bits and more are low and high nibbles of the same bytes: two runs of 16 inputs, `gap` apart.
 template <int D> struct piece {
   typedef format<D> F;
-  static constexpr bool halves = D == ML_F16 || D == ML_BF16, nibbles = !F::floats && D != ML_Q8_0;
-  static constexpr int inputs = D == ML_F32 ? 4 : halves ? 8 : D == ML_Q8_0 ? 16 : 32, fours = inputs / 4;
+  static constexpr bool halves = D == ML_F16 || D == ML_BF16, whole = D == ML_Q8_0 || F::bits == 8;
+  static constexpr bool nibbles = !F::floats && !whole;
+  static constexpr int inputs = D == ML_F32 ? 4 : halves ? 8 : whole ? 16 : 32, fours = inputs / 4;
   static constexpr int gap = D == ML_Q6_K ? 64 : F::block == 256 ? 32 : 16;
   // What it is made of: so many times 16 bytes, and words: the codes, their fifth or fifth and sixth bits, scales.
-  static constexpr int wide = D == ML_Q5_K || D == ML_Q6_K ? 2 : 1;
+  // Affine codes of less than 4 bits are words; a bias may be in its scale's word: the last one is not there then.
+  static constexpr int wide = D == ML_Q5_K || D == ML_Q6_K ? 2 : F::affine && F::bits < 4 ? 0 : 1;
   static constexpr int words = F::floats                      ? 0
+                               : F::affine                    ? (F::bits < 4 ? 2 : 0) + F::high / 4 + 2
                                : D == ML_Q4_K || D == ML_Q5_K ? 4
                                : D == ML_Q6_K                 ? 3
                                : D == ML_Q5_0 || D == ML_Q5_1 ? 2
@@ -54,7 +57,7 @@ template <int D> struct piece {
 template <int D> struct read_piece {
   typedef piece<D> P;
   uint32_t w[4 * P::wide + (P::words ? P::words : 1)];
-  bool odd; // a scale of two bytes is the upper half of its word
+  int form; // of scales: see form_of
 
   // Where piece i of a row lies: part(p) of 16 bytes, word(p) of 4. Rows of floats are whole pieces here.
   static DEVICE_MEMBER const uint8_t *part(const weight_row<D> &row, uint32_t i, int p) {
@@ -66,7 +69,13 @@ template <int D> struct read_piece {
     } else return row.codes + i * 16;
   }
   static DEVICE_MEMBER const uint8_t *word(const weight_row<D> &row, uint32_t i, int p) {
-    if constexpr (D == ML_Q4_K || D == ML_Q5_K) return p < 3 ? row.scales + i / 8 * 12 + 4 * p : row.d + i / 8 * 4;
+    if constexpr (P::F::affine) {
+      constexpr int codes = P::F::bits < 4 ? 2 : 0, before = codes + P::F::high / 4;
+      if (p < codes) return row.codes + i * 8 + p * 4;
+      if (p < before) return row.high + i * P::F::high + (p - codes) * 4;
+      return row.affine_of_block(i * P::inputs / 32) + (p - before) * 4;
+    } else if constexpr (D == ML_Q4_K || D == ML_Q5_K)
+      return p < 3 ? row.scales + i / 8 * 12 + 4 * p : row.d + i / 8 * 4;
     else if constexpr (D == ML_Q6_K) { // the scales of both runs, 4 apart; d
       const uint32_t s = i % 8 / 4 * 8 + i % 4;
       return p < 2 ? row.scales + i / 8 * 16 + ((s + 4 * p) & ~3u) : aligned(row.d + i / 8 * 2);
@@ -79,11 +88,17 @@ template <int D> struct read_piece {
   static DEVICE_MEMBER const uint8_t *aligned(const uint8_t *p) {
     return (const uint8_t *)((uintptr_t)p & ~(uintptr_t)3);
   }
-  // Of scales of two bytes. Those of a group begin at a whole word, and a group has an even number of them.
-  static DEVICE_MEMBER bool is_odd(uint32_t row, uint32_t i, uint32_t K) {
-    if constexpr (P::F::d == 2)
+  static DEVICE_MEMBER bool has_word(const weight_row<D> &row, int p) {
+    if constexpr (P::F::affine) return p + 1 < P::words || affine_form(row.dtype).dtype == ML_F32;
+    else return true;
+  }
+  // Scales of two bytes: 1 where one is the upper half of its word. Those of a group begin at a whole word, and a group
+  // has an even number of them. Affine scales: their dtype.
+  static DEVICE_MEMBER int form_of(int dtype, uint32_t row, uint32_t i, uint32_t K) {
+    if constexpr (P::F::affine) return affine_form(dtype).dtype;
+    else if constexpr (P::F::d == 2)
       return (row * (K / P::F::block) + (D == ML_Q8_0 ? i / 2 : D == ML_Q6_K ? i / 8 : i)) & 1;
-    else return false;
+    else return 0;
   }
 
   DEVICE_MEMBER void load(const weight_row<D> &row, uint32_t of_row, uint32_t i, uint32_t K) {
@@ -96,8 +111,8 @@ template <int D> struct read_piece {
 #pragma unroll
     for (int p = 0; p < P::wide; p++) take(p, *(const uint4 *)part(row, i, p));
 #pragma unroll
-    for (int p = 0; p < P::words; p++) w[4 * P::wide + p] = *(const uint32_t *)word(row, i, p);
-    odd = is_odd(of_row, i, K);
+    for (int p = 0; p < P::words; p++) w[4 * P::wide + p] = has_word(row, p) ? *(const uint32_t *)word(row, i, p) : 0;
+    form = form_of(row.dtype, of_row, i, K);
   }
   // A piece that may end before it is full.
   DEVICE_MEMBER void load_ends(const weight_row<D> &row, uint32_t i, uint32_t K) {
@@ -119,13 +134,14 @@ template <int D> struct read_piece {
   }
 
   DEVICE_MEMBER uint32_t byte(int part, int n) const { return w[4 * part + n / 4] >> 8 * (n % 4); }
-  DEVICE_MEMBER float half_of(int word) const { return f16_float((uint16_t)(w[4 * P::wide + word] >> (odd ? 16 : 0))); }
+  DEVICE_MEMBER float half_of(int word) const { return f16_float((uint16_t)(w[4 * P::wide + word] >> 16 * form)); }
 
   // What codes are multiplied by, and what is added, in the run that four j belongs to; i: the piece's number.
   DEVICE_MEMBER void scale(uint32_t i, int j, float *s, float *m) const {
     const uint32_t *own = w + 4 * P::wide;
     *m = 0;
-    if constexpr (D == ML_Q4_K || D == ML_Q5_K) {
+    if constexpr (P::F::affine) affine_pair(form, own[P::words - 2], own[P::words - 1], s, m);
+    else if constexpr (D == ML_Q4_K || D == ML_Q5_K) {
       int scale, min;
       const uint32_t sub = i % 8 / 2 * 2 + j / 4, up = sub % 4 * 8;
       const uint32_t a = own[0] >> up & 255, b = own[1] >> up & 255, c = own[2] >> up & 255;
@@ -154,15 +170,21 @@ template <int D> struct read_piece {
         f[2 * n + 1] = D == ML_F16 ? f16_float((uint16_t)(pair >> 16)) : high_bf16(pair);
       }
     } else {
-      constexpr bool adds = D == ML_Q4_1 || D == ML_Q5_1 || D == ML_Q4_K || D == ML_Q5_K;
+      constexpr bool adds = P::F::affine || D == ML_Q4_1 || D == ML_Q5_1 || D == ML_Q4_K || D == ML_Q5_K;
       float s, m;
       scale(i, j, &s, &m);
 #pragma unroll
       for (int n = 0; n < 4; n++) {
         if constexpr (D == ML_Q8_0) f[n] = s * (float)(int8_t)byte(0, 4 * j + n);
+        else if constexpr (P::F::bits == 8) f[n] = s * small_float(byte(0, 4 * j + n) & 255) + m;
         else {
           const int at = j % 4 * 4 + n; // its byte
-          uint32_t code = byte(0, at) >> (j < 4 ? 0 : 4) & 15;
+          uint32_t code;
+          if constexpr (P::F::affine && P::F::bits < 4) code = w[j / 4] >> 2 * at & 3;
+          else code = byte(0, at) >> (j < 4 ? 0 : 4) & 15;
+          if constexpr (P::F::bits == 3) code |= (w[2] >> (4 * j + n) & 1) << 2;
+          if constexpr (P::F::bits == 5) code |= (w[4] >> (4 * j + n) & 1) << 4;
+          if constexpr (P::F::bits == 6) code |= (w[4 + j / 4] >> 2 * at & 3) << 4;
           float less = D == ML_Q4_0 ? 8.0f : D == ML_Q5_0 ? 16.0f : D == ML_Q6_K ? 32.0f : 0.0f;
           if constexpr (D == ML_Q5_0 || D == ML_Q5_1) code |= (w[4] >> (j / 4 * 16 + at) & 1) << 4;
           if constexpr (D == ML_Q5_K) code |= (byte(1, at) >> (i % 8 / 2 * 2 + j / 4) & 1) << 4;
@@ -233,9 +255,9 @@ template <int COUNT> DEVICE float add_lanes(float *sums) {
 
 // One product by a warp; each lane gets it.
 template <int D>
-DEVICE float product(const char *weight, int64_t row, const inputs &in, int64_t in_row, int64_t inner) {
+DEVICE float product(const char *weight, int dtype, int64_t row, const inputs &in, int64_t in_row, int64_t inner) {
   const uint32_t K = (uint32_t)inner, count = piece<D>::count(inner);
-  const weight_row<D> w(weight, row, (int)K);
+  const weight_row<D> w(weight, row, (int)K, dtype);
   float sums[1] = {0};
 #pragma unroll 4
   for (uint32_t i = threadIdx.x % WARP; i < count; i += WARP) {

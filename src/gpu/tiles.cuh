@@ -70,7 +70,7 @@ template <int D, int X, int COLUMNS> struct tile {
       uint32_t j;
       const char *w = weight_of(n, &row);
       const uint32_t p = piece<D>::of_input((uint32_t)(k * TILE_K + at % 4 * 16), &j);
-      to[i].load(weight_row<D>(w, row, (int)t.K), (uint32_t)row, p, (uint32_t)t.K);
+      to[i].load(weight_row<D>(w, row, (int)t.K, u.dtypes[0]), (uint32_t)row, p, (uint32_t)t.K);
     }
   }
   DEVICE_MEMBER void put_runs(int k, const read_piece<D> *from, char *to) const {

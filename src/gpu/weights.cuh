@@ -8,54 +8,82 @@
 #include "gpu/common.cuh"
 
 template <int D> struct format {
-  static constexpr bool floats = D == ML_F32 || D == ML_F16 || D == ML_BF16;
+  static constexpr bool floats = D == ML_F32 || D == ML_F16 || D == ML_BF16, affine = D >= ML_AFFINE_FIRST;
+  static constexpr int bits_of[] = {2, 3, 4, 5, 6, 8}, bits = affine ? bits_of[(D - ML_AFFINE_FIRST) / CU_AFFINES] : 0;
   static constexpr int block = floats ? 1 : D == ML_Q4_K || D == ML_Q5_K || D == ML_Q6_K ? 256 : 32;
-  static constexpr int bytes = D == ML_F32    ? 4
-                               : floats       ? 2
-                               : D == ML_Q4_0 ? 18
-                               : D == ML_Q4_1 ? 20
-                               : D == ML_Q5_0 ? 22
-                               : D == ML_Q5_1 ? 24
-                               : D == ML_Q8_0 ? 34
-                               : D == ML_Q4_K ? 144
-                               : D == ML_Q5_K ? 176
-                                              : 210;
-  // Bytes of a block's fields, as gpu/weights.c has them.
-  static constexpr int high = D == ML_Q5_0 || D == ML_Q5_1 ? 4 : D == ML_Q5_K ? 32 : D == ML_Q6_K ? 64 : 0;
+  // Bytes of a block's fields, as gpu/weights.c has them. Scales and biases of affine formats: see affine_form.
+  static constexpr int high = affine                         ? bits == 6                ? 8
+                                                               : bits == 3 || bits == 5 ? 4
+                                                                                        : 0
+                              : D == ML_Q5_0 || D == ML_Q5_1 ? 4
+                              : D == ML_Q5_K                 ? 32
+                              : D == ML_Q6_K                 ? 64
+                                                             : 0;
   static constexpr int scales = D == ML_Q4_K || D == ML_Q5_K ? 12 : D == ML_Q6_K ? 16 : 0;
-  static constexpr int d = floats ? 0 : D == ML_Q4_0 || D == ML_Q5_0 || D == ML_Q8_0 || D == ML_Q6_K ? 2 : 4;
-  static constexpr int codes = D == ML_Q8_0 ? 32 : block == 32 ? 16 : 128;
+  static constexpr int d = floats || affine ? 0 : D == ML_Q4_0 || D == ML_Q5_0 || D == ML_Q8_0 || D == ML_Q6_K ? 2 : 4;
+  static constexpr int codes = D == ML_F32    ? 4
+                               : floats       ? 2
+                               : affine       ? bits == 8  ? 32
+                                                : bits < 4 ? 8
+                                                           : 16
+                               : D == ML_Q8_0 ? 32
+                               : block == 32  ? 16
+                                              : 128;
+  static constexpr int bytes = codes + high + scales + d; // without those of affine formats
+};
+
+// One kernel takes all affine formats of so many bits: their dtype tells what scales are, and how many blocks have one.
+struct affine_form {
+  int dtype, shift; // 0, 1, 2: groups of 32, 64, 128
+
+  DEVICE_MEMBER affine_form(int of) {
+    const int n = (of - ML_AFFINE_FIRST) % CU_AFFINES;
+    dtype = n % 3 == 0 ? ML_F32 : n % 3 == 1 ? ML_F16 : ML_BF16, shift = n / 3;
+  }
+  // Bytes of a scale and a bias.
+  DEVICE_MEMBER int bytes() const { return dtype == ML_F32 ? 8 : 4; }
 };
 
 // One row of a packed weight.
 template <int D> struct weight_row {
   const uint8_t *codes, *high, *scales, *d; // fields of its first block; floats: codes alone
+  int dtype;                                // of affine formats
 
-  DEVICE_MEMBER weight_row(const char *packed, int64_t row, int K) {
+  // `of`: the weight's own dtype, where kernels take several.
+  DEVICE_MEMBER weight_row(const char *packed, int64_t row, int K, int of = D) {
     typedef format<D> F;
+    dtype = of;
     if constexpr (F::floats) { // groups make no difference
       codes = high = scales = d = (const uint8_t *)packed + (uint64_t)row * (uint32_t)K * F::bytes;
       return;
     }
-    const int64_t blocks = (uint32_t)K / F::block, r = row % CU_GROUP;
-    const uint8_t *group = (const uint8_t *)packed + row / CU_GROUP * CU_GROUP * blocks * F::bytes;
-    const int64_t of_field = CU_GROUP * blocks;
-    high = scales = d = group;
-    codes = group + r * blocks * F::codes;
-    const uint8_t *next = group + of_field * F::codes;
+    const int64_t blocks = (uint32_t)K / F::block, r = row % CU_GROUP, of_field = CU_GROUP * blocks;
+    int64_t of_d = blocks * F::d;
+    if constexpr (F::affine) of_d = (blocks >> affine_form(of).shift) * affine_form(of).bytes();
+    const uint8_t *next =
+        (const uint8_t *)packed + row / CU_GROUP * CU_GROUP * (blocks * (F::codes + F::high + F::scales) + of_d);
+    codes = next + r * blocks * F::codes, next += of_field * F::codes;
     high = next + r * blocks * F::high, next += of_field * F::high;
     scales = next + r * blocks * F::scales, next += of_field * F::scales;
-    d = next + r * blocks * F::d;
+    d = next + r * of_d;
   }
 
   // The row i rows further on, of the same group.
   DEVICE_MEMBER weight_row(const weight_row &first, uint32_t i, uint32_t K) {
     typedef format<D> F;
     const uint32_t blocks = K / F::block;
-    codes = first.codes + i * blocks * (F::floats ? F::bytes : F::codes);
+    dtype = first.dtype;
+    codes = first.codes + i * blocks * F::codes;
     high = first.high + i * blocks * F::high, scales = first.scales + i * blocks * F::scales;
-    d = first.d + i * blocks * F::d;
+    if constexpr (F::affine) d = affine_at(first.d, i * (blocks >> affine_form(dtype).shift));
+    else d = first.d + i * blocks * F::d;
   }
+
+  // A scale and its bias: of group i of those at p, and of block i of the row.
+  DEVICE_MEMBER const uint8_t *affine_at(const uint8_t *p, uint32_t i) const {
+    return p + i * affine_form(dtype).bytes();
+  }
+  DEVICE_MEMBER const uint8_t *affine_of_block(uint32_t i) const { return affine_at(d, i >> affine_form(dtype).shift); }
 
   // Inputs k..k+7, k a multiple of 8; of floats those before K.
   DEVICE_MEMBER void load(uint32_t k, uint32_t K, float *w) const;
@@ -63,6 +91,13 @@ template <int D> struct weight_row {
 
 DEVICE float half_at(const uint8_t *p, uint32_t i) { return f16_float(((const uint16_t *)p)[i]); }
 DEVICE uint64_t eight_bytes(const uint8_t *p) { return *(const uint64_t *)p; }
+
+// A scale and a bias of a dtype, as one word or two.
+DEVICE void affine_pair(int dtype, uint32_t first, uint32_t second, float *s, float *m) {
+  if (dtype == ML_F32) *s = bits_float(first), *m = bits_float(second);
+  else if (dtype == ML_F16) *s = f16_float((uint16_t)first), *m = f16_float((uint16_t)(first >> 16));
+  else *s = bits_float(first << 16), *m = high_bf16(first);
+}
 
 // Scale and minimum s of a K block from its 12 bytes.
 DEVICE void k_scale(const uint8_t *p, int s, int *scale, int *min) {
@@ -91,6 +126,32 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(uint32_t k, uint32_t K, 
       return;
     }
     for (int i = 0; i < 8; i++) w[i] = k + i < K ? load_float((const char *)codes, D, k + i) : 0.0f;
+  } else if constexpr (F::affine) {
+    const uint32_t b = k / 32, j = k % 32;
+    const uint32_t *pair = (const uint32_t *)affine_of_block(b);
+    const int of = affine_form(dtype).dtype;
+    float s, m;
+    affine_pair(of, pair[0], pair[of == ML_F32], &s, &m);
+    uint64_t low; // a byte each
+    uint32_t up = 0;
+    if constexpr (F::bits < 4) {
+      const uint32_t pairs = ((const uint32_t *)codes)[b * 2 + j / 16] >> 2 * (j % 16);
+      low = 0;
+#pragma unroll
+      for (int i = 0; i < 8; i++) low |= (uint64_t)(pairs >> 2 * i & 3) << 8 * i;
+    } else if constexpr (F::bits == 8) low = eight_bytes(codes + b * 32 + j);
+    else low = eight_bytes(codes + b * 16 + j % 16) >> (j >= 16 ? 4 : 0) & 0x0f0f0f0f0f0f0f0fu;
+    if constexpr (F::bits == 3 || F::bits == 5) up = ((const uint32_t *)high)[b] >> j;
+    if constexpr (F::bits == 6) up = ((const uint32_t *)high)[b * 2 + j / 16] >> 2 * (j % 16);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      uint32_t code = (uint32_t)(low >> 8 * i) & 255;
+      if constexpr (F::bits == 3) code |= (up >> i & 1) << 2;
+      if constexpr (F::bits == 5) code |= (up >> i & 1) << 4;
+      if constexpr (F::bits == 6) code |= (up >> 2 * i & 3) << 4;
+      w[i] = s * (float)(int)code;
+      w[i] += m;
+    }
   } else if constexpr (D == ML_Q8_0) {
     const float s = half_at(d, k / 32);
     const uint64_t q = eight_bytes(codes + k);
@@ -134,9 +195,10 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(uint32_t k, uint32_t K, 
   }
 }
 
-// Calls f with a dtype that is packed as a constant.
+// Calls f with a dtype that is packed as a constant; of affine formats the first of so many bits.
 #define FOR_PACKED(dtype, f)                                                                                           \
-  switch (dtype) {                                                                                                     \
+  switch ((dtype) < ML_AFFINE_FIRST ? (dtype)                                                                          \
+                                    : ((dtype)-ML_AFFINE_FIRST) / CU_AFFINES * CU_AFFINES + ML_AFFINE_FIRST) {         \
   case ML_F32: f(ML_F32); break;                                                                                       \
   case ML_F16: f(ML_F16); break;                                                                                       \
   case ML_BF16: f(ML_BF16); break;                                                                                     \
@@ -147,6 +209,12 @@ template <int D> DEVICE_MEMBER void weight_row<D>::load(uint32_t k, uint32_t K, 
   case ML_Q8_0: f(ML_Q8_0); break;                                                                                     \
   case ML_Q4_K: f(ML_Q4_K); break;                                                                                     \
   case ML_Q5_K: f(ML_Q5_K); break;                                                                                     \
+  case ML_AFFINE2_32_F32: f(ML_AFFINE2_32_F32); break;                                                                 \
+  case ML_AFFINE3_32_F32: f(ML_AFFINE3_32_F32); break;                                                                 \
+  case ML_AFFINE4_32_F32: f(ML_AFFINE4_32_F32); break;                                                                 \
+  case ML_AFFINE5_32_F32: f(ML_AFFINE5_32_F32); break;                                                                 \
+  case ML_AFFINE6_32_F32: f(ML_AFFINE6_32_F32); break;                                                                 \
+  case ML_AFFINE8_32_F32: f(ML_AFFINE8_32_F32); break;                                                                 \
   default: f(ML_Q6_K);                                                                                                 \
   }
 
