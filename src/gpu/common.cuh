@@ -42,24 +42,17 @@ static __device__ __forceinline__ uint64_t read_once() {
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
-static __device__ __forceinline__ void copy_16_once(void *to, const void *from) {
-  asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-      "l"(from), "l"(read_once()));
-}
 // A place in shared memory as a lane has it. Not as a sum of what is the lane's and what all lanes have in common: of
 // copies to such CUDA 13.0 makes an instruction, where they say how they are cached, that no GPU has.
 typedef uint32_t shared_place;
 static __device__ __forceinline__ shared_place place_of_lane(void *p) {
   return __shfl_xor_sync(0xffffffffu, (uint32_t)__cvta_generic_to_shared(p), 0);
 }
-static __device__ __forceinline__ void copy_16_once_to(shared_place to, const void *from) {
+static __device__ __forceinline__ void copy_16_once(shared_place to, const void *from) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(read_once()));
 }
-static __device__ __forceinline__ void copy_4_once(void *to, const void *from) {
-  asm volatile(
-      "cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-      "l"(from), "l"(read_once()));
+static __device__ __forceinline__ void copy_4_once(shared_place to, const void *from) {
+  asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "l"(read_once()));
 }
 static __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> static __device__ __forceinline__ void wait_copies() {

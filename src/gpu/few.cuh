@@ -52,7 +52,7 @@ struct reader {
   DEVICE_MEMBER void ask(const cu_linears_args &t, int32_t stride) {
     if (bundle < t.bundles) {
 #pragma unroll
-      for (int p = 0; p < PIECES; p++) copy_16_once_to(room + p * WARP * 16, rows[p]), rows[p] += STEP * 2;
+      for (int p = 0; p < PIECES; p++) copy_16_once(room + p * WARP * 16, rows[p]), rows[p] += STEP * 2;
       if (++step == end) bundle += stride, find_rows(t);
     }
     room += STAGE;

@@ -128,15 +128,27 @@ DEVICE int unit_of(const cu_linears_args &t, int32_t bundle) {
   return u;
 }
 
+// A warp's ring, as the host has it: DEPTH parts of so many rounds each.
+template <int D, int STREAMS> struct ring {
+  static constexpr int most = piece<D>::bytes > 24 ? 2 : 4, rounds = most > STREAMS ? most / STREAMS : 1, depth = 4;
+  static constexpr int round = piece<D>::bytes * WARP * STREAMS, part = round * rounds, all = part * depth;
+};
+
 // A warp's place in what it reads: a round of a bundle. Rows behind the last are there: groups of rows are filled up.
 template <int D, int STREAMS> struct reader {
+  typedef piece<D> P;
+  typedef ring<D, STREAMS> R;
   weight_row<D> rows[2]; // of each weight the first of the bundle
   int32_t bundle;
-  uint32_t base; // of a round's pieces the first
-  bool two;      // weights
+  uint32_t base;                // of a round's pieces the first
+  bool two;                     // weights
+  shared_place wide, word, end; // where the lane's next parts of 16 bytes go, and of 4; and the end of the ring for it
 
-  DEVICE_MEMBER reader(const cu_linears_args &t, int32_t from)
+  DEVICE_MEMBER reader(const cu_linears_args &t, int32_t from, char *room)
       : rows{weight_row<D>(NULL, 0, 0), weight_row<D>(NULL, 0, 0)}, bundle(from) {
+    const uint32_t lane = threadIdx.x % WARP;
+    wide = place_of_lane(room + lane * 16), word = place_of_lane(room + P::wide * WARP * 16 + lane * 4);
+    end = wide + R::all;
     begin(t);
   }
   DEVICE_MEMBER void begin(const cu_linears_args &t) {
@@ -148,19 +160,17 @@ template <int D, int STREAMS> struct reader {
     rows[0] = weight_row<D>(u.weights[0], first, (int)t.K, u.dtypes[0]);
     if (two) rows[1] = weight_row<D>(u.weights[1], first, (int)t.K, u.dtypes[0]);
   }
-  // Asks for piece i of row s.
-  DEVICE_MEMBER void ask_piece(const weight_row<D> &row, uint32_t i, char *to) const {
-    typedef piece<D> P;
-    const uint32_t lane = threadIdx.x % WARP;
+  // Asks for a row's piece i, which goes `to` bytes behind the next place.
+  DEVICE_MEMBER void ask_piece(const weight_row<D> &row, uint32_t i, int to) const {
 #pragma unroll
-    for (int p = 0; p < P::wide; p++) copy_16_once(to + (p * WARP + lane) * 16, read_piece<D>::part(row, i, p));
+    for (int p = 0; p < P::wide; p++) copy_16_once(wide + to + p * WARP * 16, read_piece<D>::part(row, i, p));
 #pragma unroll
     for (int p = 0; p < P::words; p++)
-      if (read_piece<D>::has_word(row, p))
-        copy_4_once(to + P::wide * WARP * 16 + (p * WARP + lane) * 4, read_piece<D>::word(row, i, p));
+      if (read_piece<D>::has_word(row, p)) copy_4_once(word + to + p * WARP * 4, read_piece<D>::word(row, i, p));
   }
-  // Asks for the lane's pieces of ROUNDS rounds, and goes on to the next ones.
-  template <int ROUNDS> DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step, char *room) {
+  // Asks for the lane's pieces of a part of the ring, and goes on to the next ones.
+  DEVICE_MEMBER void ask(const cu_linears_args &t, uint32_t count, int32_t step) {
+    constexpr int ROUNDS = R::rounds;
     const uint32_t K = (uint32_t)t.K, i = base + threadIdx.x % WARP;
     const bool whole = base + ROUNDS * WARP <= count;
     if (bundle < t.bundles) {
@@ -168,14 +178,15 @@ template <int D, int STREAMS> struct reader {
       for (int s = 0; s < STREAMS; s++) {
         const weight_row<D> row(two && s >= STREAMS / 2 ? rows[1] : rows[0],
                                 two && s >= STREAMS / 2 ? s - STREAMS / 2 : s, K);
-        char *to = room + s * (piece<D>::bytes * WARP);
 #pragma unroll
-        for (int n = 0; n < ROUNDS; n++, to += STREAMS * (piece<D>::bytes * WARP))
-          if (whole || i + n * WARP < count) ask_piece(row, i + n * WARP, to);
+        for (int n = 0; n < ROUNDS; n++)
+          if (whole || i + n * WARP < count) ask_piece(row, i + n * WARP, (n * STREAMS + s) * (P::bytes * WARP));
       }
       base += ROUNDS * WARP;
       if (base >= count) bundle += step, begin(t);
     }
+    wide += R::part, word += R::part;
+    if (wide == end) wide -= R::all, word -= R::all;
     close_copies();
   }
 };
@@ -207,12 +218,6 @@ DEVICE void multiply_pieces(const read_piece<D> *w, const float4 *row, const inp
     }
   }
 }
-
-// A warp's ring, as the host has it: DEPTH parts of so many rounds each.
-template <int D, int STREAMS> struct ring {
-  static constexpr int most = piece<D>::bytes > 24 ? 2 : 4, rounds = most > STREAMS ? most / STREAMS : 1, depth = 4;
-  static constexpr int round = piece<D>::bytes * WARP * STREAMS, part = round * rounds, all = part * depth;
-};
 
 // The sums of a bundle are the lanes': each ends those that it has.
 template <int STREAMS, int ROWS>
@@ -269,10 +274,10 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
   int32_t bundle = (int32_t)(blockIdx.x * PRODUCT_WARPS + threadIdx.x / WARP);
   const int64_t first_row = (int64_t)blockIdx.y * ROWS;
   char *own = rings + threadIdx.x / WARP * R::all;
-  reader<D, STREAMS> next(t, bundle);
+  reader<D, STREAMS> next(t, bundle, own);
   let_next_start();
   const bool aligned = !format<D>::floats || K % piece<D>::inputs == 0;
-  for (int i = 0; i < DEPTH - 1 && aligned; i++) next.template ask<R::rounds>(t, count, step, own + i * R::part);
+  for (int i = 0; i < DEPTH - 1 && aligned; i++) next.ask(t, count, step);
   float norm[RUN];
   if (ROWS == 1) load_norm(t, norm);
   wait_for_all();
@@ -285,7 +290,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
     return;
   }
   const inputs in = inputs_at(t.x, t.x_dtype, t.x_stride, t.K);
-  int at = 0, to = DEPTH - 1; // in the ring
+  int at = 0; // in the ring
   for (; bundle < t.bundles; bundle += step) {
     const cu_unit &u = t.units[unit_of(t, bundle)];
     const int outputs = outputs_of<STREAMS>(u);
@@ -295,7 +300,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
 #pragma unroll
     for (int i = 0; i < STREAMS * ROWS; i++) sums[i] = 0;
     for (uint32_t base = 0; base < count; base += R::rounds * WARP) {
-      next.template ask<R::rounds>(t, count, step, own + to * R::part);
+      next.ask(t, count, step);
       wait_copies<DEPTH - 1>();
       const char *from = own + at * R::part;
       auto take_round = [&](int n) {
@@ -315,7 +320,7 @@ template <int D, int STREAMS, int ROWS> DEVICE void linears(const cu_linears_arg
 #pragma unroll 1
         for (int n = 0; n < R::rounds && base + n * WARP + threadIdx.x % WARP < count; n++) take_round(n);
       }
-      at = (at + 1) % DEPTH, to = (to + 1) % DEPTH;
+      at = (at + 1) % DEPTH;
     }
     end_bundle<STREAMS, ROWS>(t, u, bundle, first_row, added, sums);
   }

@@ -48,11 +48,10 @@ static inline void fence(void) {}
 static inline float fresh(const float *p) { return *p; }
 static inline void copy_16(void *to, const void *from) { __builtin_memcpy(to, from, 16); }
 static inline void copy_4(void *to, const void *from) { __builtin_memcpy(to, from, 4); }
-static inline void copy_16_once(void *to, const void *from) { copy_16(to, from); }
 typedef char *shared_place;
 static inline shared_place place_of_lane(void *p) { return (char *)p; }
-static inline void copy_16_once_to(shared_place to, const void *from) { copy_16(to, from); }
-static inline void copy_4_once(void *to, const void *from) { copy_4(to, from); }
+static inline void copy_16_once(shared_place to, const void *from) { copy_16(to, from); }
+static inline void copy_4_once(shared_place to, const void *from) { copy_4(to, from); }
 static inline void close_copies(void) {}
 template <int LEFT> static inline void wait_copies(void) {}
 
