@@ -160,7 +160,7 @@ local function inner_of(w, seen)
     part.is_result = is_result
     local given = given_to(part, w.program)
     if not is_called and may_end and part.own[w.program.breaks] then
-      strike.end_recording("a compiled function", w, seen, part.from - 1, f, given)
+      strike.end_recording("a compiled function", w, seen, part.from - 1, part.registers, f, given)
     end
     local may_end_here = is_called and may_end and part.own[w.program.breaks] and not w.breaks
     if may_end_here and core.recording() then strike.end_part(w, f, given) end
@@ -252,7 +252,7 @@ end
 local function broken_call(mode, w, seen, f)
   world.start(w)
   local other <close> = ml.zeros {w.program.seed % 3 + 4}
-  strike.end_recording(mode, w, seen, 0, f, other)
+  strike.end_recording(mode, w, seen, 0, {}, f, other)
   world.start(w)
   check_call(mode .. ", called again", w, seen, f, other)
 end

