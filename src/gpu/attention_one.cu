@@ -3,6 +3,7 @@
 // Bytes: the keys and values that are seen, once; flops: 4 d for each of them and each query head. A block takes the
 // query heads of one KV head and SEGMENT positions at a time, which begin at fixed places; the block that comes to its
 // end last joins what all have found, in the order of the positions. So the bits depend on the row's own keys alone.
+// Where there are more blocks than segments, each takes one head, and keys and values come from the cache again.
 //
 // The own heads of the tokens may come as a product left them (`cuda_attention_own_`): each block turns the queries
 // that it takes, and the block of the last position the key, and puts both into their pages. It asks for keys and
@@ -23,12 +24,18 @@ template <int SIZE> struct one_room {
   int last;
 };
 
-// What a block works on: heads first_h.. of sequence b, all of one KV head, of which these are the part-th, which see
-// the positions lo..hi-1.
+// What a block works on: heads first_h.. of sequence b, all of one KV head, which see the positions lo..hi-1.
+// Of the blocks that share such a chunk it is the worker-th; `owner`: one of those that put its key and its value into
+// their pages; `count`: where the chunk's blocks are counted.
 struct one_row {
-  uint32_t b, kv, first_h, heads, slot, part;
+  uint32_t b, kv, first_h, heads, slot, worker, workers, count;
   int32_t lo, hi;
+  bool owner;
 };
+
+// Its segments.
+DEVICE uint32_t begin_of(const one_row &r) { return (uint32_t)r.lo / SEGMENT; }
+DEVICE uint32_t end_of(const one_row &r) { return ((uint32_t)r.hi + SEGMENT - 1) / SEGMENT; }
 
 DEVICE_CALL void report(const cu_attention_one_args &t, int64_t value, int64_t limit) {
   raise_fault(t.fault, t.op, ML_I32, value, limit);
@@ -36,15 +43,17 @@ DEVICE_CALL void report(const cu_attention_one_args &t, int64_t value, int64_t l
 
 // False, and a fault, where what says which tokens there are makes no sense.
 DEVICE bool find_row(const cu_attention_one_args &t, one_row *r) {
-  r->b = blockIdx.x / (uint32_t)t.chunks;
-  const uint32_t chunk = blockIdx.x - r->b * (uint32_t)t.chunks;
+  const uint32_t abreast = (uint32_t)t.abreast, x = blockIdx.x / abreast, of_x = blockIdx.x - x * abreast;
+  r->b = x / (uint32_t)t.chunks;
+  const uint32_t chunk = x - r->b * (uint32_t)t.chunks;
+  uint32_t part = 0;
   // Asked for together.
   const int32_t real = t.count ? t.count[r->b] : 1, slot = t.slots ? t.slots[r->b] : (int32_t)r->b;
   const int32_t start = t.pages ? t.start[r->b] : t.page - 1;
-  r->part = 0, r->kv = chunk;
-  if (t.in_group > 1) r->kv = chunk / (uint32_t)t.in_group, r->part = chunk - r->kv * (uint32_t)t.in_group;
-  r->first_h = r->kv * (uint32_t)t.group + r->part * MOST_HEADS;
-  r->heads = (uint32_t)t.group - r->part * MOST_HEADS;
+  r->kv = chunk;
+  if (t.in_group > 1) r->kv = chunk / (uint32_t)t.in_group, part = chunk - r->kv * (uint32_t)t.in_group;
+  r->first_h = r->kv * (uint32_t)t.group + part * MOST_HEADS;
+  r->heads = (uint32_t)t.group - part * MOST_HEADS;
   if (r->heads > MOST_HEADS) r->heads = MOST_HEADS;
   r->slot = (uint32_t)slot;
   r->lo = r->hi = 0;
@@ -56,6 +65,12 @@ DEVICE bool find_row(const cu_attention_one_args &t, one_row *r) {
   }
   if (real) r->hi = start + 1; // its own token is the last
   if (t.window > 0 && start >= t.window) r->lo = (int32_t)(start + 1 - t.window);
+  r->worker = blockIdx.y * abreast + of_x, r->workers = gridDim.y * abreast, r->count = blockIdx.x - of_x;
+  r->owner = part == 0;
+  if (abreast > 1 && end_of(*r) - begin_of(*r) <= gridDim.y) { // a head each
+    r->first_h += of_x, r->heads = 1, r->owner = of_x == 0;
+    r->worker = blockIdx.y, r->workers = gridDim.y, r->count = blockIdx.x;
+  }
   return true;
 }
 
@@ -108,7 +123,7 @@ template <int SIZE> DEVICE void take_own(const cu_attention_one_args &t, const o
 #pragma unroll
   for (int k = 0; k < 2; k++) {
     store_float((char *)room.own[is_value], t.kv_dtype, o.at[k], o.of[k]);
-    if (page >= 0 && r.part == 0) store_float((char *)(is_value ? t.v : t.k), t.kv_dtype, to + o.at[k], o.of[k]);
+    if (page >= 0 && r.owner) store_float((char *)(is_value ? t.v : t.k), t.kv_dtype, to + o.at[k], o.of[k]);
   }
 }
 
@@ -367,28 +382,28 @@ template <int SIZE, bool OWN> DEVICE void attend_one(const cu_attention_one_args
   let_next_start();
   if (!early) wait_for_all();
   const bool found = find_row(t, &r);
-  const uint32_t first = (uint32_t)r.lo / SEGMENT, last = ((uint32_t)r.hi + SEGMENT - 1) / SEGMENT;
-  // Of the blocks of a row those that have something to do, and the first.
+  const uint32_t first = begin_of(r), last = end_of(r);
+  // Of the blocks of a chunk those that have something to do, and the first.
   uint32_t parties = last > first ? last - first : 1;
-  if (parties > gridDim.y) parties = gridDim.y;
-  const bool works = found && blockIdx.y < parties;
-  if (works && first < last) load_segment<SIZE, OWN>(t, r, first + blockIdx.y, &segment);
+  if (parties > r.workers) parties = r.workers;
+  const bool works = found && r.worker < parties;
+  if (works && first < last) load_segment<SIZE, OWN>(t, r, first + r.worker, &segment);
   if (early) wait_for_all();
   if (!works) return;
   load_queries<SIZE, OWN>(t, r, room);
-  if (OWN && first < last && (last - 1 - first) % gridDim.y == blockIdx.y) take_own<SIZE>(t, r, room);
+  if (OWN && first < last && (last - 1 - first) % r.workers == r.worker) take_own<SIZE>(t, r, room);
   __syncthreads();
 #pragma unroll 1
-  for (uint32_t g = first + blockIdx.y; g < last; g += gridDim.y) {
-    if (g >= first + gridDim.y) load_segment<SIZE, OWN>(t, r, g, &segment);
+  for (uint32_t g = first + r.worker; g < last; g += r.workers) {
+    if (g >= first + r.workers) load_segment<SIZE, OWN>(t, r, g, &segment);
     attend_segment<SIZE, OWN>(t, r, g, segment, room);
   }
   if (parties > 1) {
     fence();
     __syncthreads();
     if (threadIdx.x == 0) {
-      room.last = atomicAdd(&t.counts[blockIdx.x], 1) == (int)parties - 1;
-      if (room.last) t.counts[blockIdx.x] = 0; // for the next launch
+      room.last = atomicAdd(&t.counts[r.count], 1) == (int)parties - 1;
+      if (room.last) t.counts[r.count] = 0; // for the next launch
       fence();
     }
     __syncthreads();

@@ -143,7 +143,8 @@ static ml_status lower_attention_one(ml_program *g, const ml_step *s, const ml_c
   const int64_t B = q->shape[0], H = q->shape[1], size = q->shape[3], KV = k->shape[1], group = KV ? H / KV : 0;
   const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS);
   const int64_t segments = (most_keys(g, s) + ONE_SEGMENT - 1) / ONE_SEGMENT;
-  const int64_t rows = B * chunks, wanted = rows > 0 ? (2 * (int64_t)ml_cuda_multiprocessors(g) + rows - 1) / rows : 1;
+  const int64_t held = ml_cuda_multiprocessors(g), abreast = chunks == KV && B * H <= held && group > 0 ? group : 1;
+  const int64_t rows = B * chunks * abreast, wanted = rows > 0 ? (2 * held + rows - 1) / rows : 1;
   char kernel[32];
   snprintf(kernel, sizeof kernel, "cuda_attention_%s_%d", own ? "own" : "one", (int)size);
   cu_attention_one_args *a = ml_cuda_launch_add(g, "attention_one", kernel, sizeof *a, rows,
@@ -153,6 +154,7 @@ static ml_status lower_attention_one(ml_program *g, const ml_step *s, const ml_c
   if (own) ML_TRY(take_own(g, s, own, a));
   a->heads = (int32_t)H, a->group = (int32_t)group, a->chunks = (int32_t)chunks;
   a->in_group = (int32_t)((group + MOST_HEADS - 1) / MOST_HEADS), a->segments = (int32_t)segments;
+  a->abreast = (int32_t)abreast;
   ML_TRY(ml_cuda_put_counts(g, rows, &a->counts));
   return ml_cuda_put_scratch(g, (size_t)(B * H * segments * (BEFORE_VALUES + size)) * sizeof(float), &a->parts);
 }

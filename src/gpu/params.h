@@ -262,7 +262,7 @@ typedef struct cu_attention_one_args {
   int32_t n_slots, n_entries, n_pages, page; /* of the table: rows, entries a row; pages there are, positions of one */
   int32_t entries_stride, q_dtype, kv_dtype, op;
   int64_t q_strides[2], k_strides[3], v_strides[3]; /* q: sequence, head; k, v: page or sequence, head, position */
-  int32_t heads, group, chunks, in_group; /* query heads: all, of a KV head; of what a block takes: all, of a KV head */
+  int32_t heads, group, chunks, in_group; /* query heads: all, of a KV head; chunks of them: all, of a KV head */
   int32_t early, segments; /* early: keys, values and what leads to them are not written before the launch */
   int64_t window;
   float scale, softcap;
@@ -272,7 +272,7 @@ typedef struct cu_attention_one_args {
   cu_vector sinks;
   char *out;
   int64_t out_strides[2];
-  int32_t out_dtype, pad;
+  int32_t out_dtype, abreast; /* blocks of a chunk along x: 1, or one a head */
   cu_own_part own_q, own_k, own_v; /* of cuda_attention_own_: in place of q, and of what is not in its page yet */
   cu_tail tail;
 } cu_attention_one_args;
