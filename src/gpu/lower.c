@@ -25,22 +25,37 @@ ml_status ml_cuda_lower_fused(ml_program *g, const ml_step *s) {
   return ML_OK;
 }
 
-/* Elements of `from` to `to`, which has its shape, from `to_offset` elements on. */
-static ml_status move(ml_program *g, int to, int64_t to_offset, int from) {
-  const ml_value *v = ml_cuda_value(g, from), *o = ml_cuda_value(g, to);
-  const int item = ml_dtype_infos[v->dtype].bytes;
+/* Elements of `from` to where they lie at `strides`; the address is still to be put in. */
+static ml_status move_to(ml_program *g, const int64_t *strides, int from, cu_move_args **out) {
+  const ml_value *v = ml_cuda_value(g, from);
   cu_operand operands[2] = {{0}};
   cu_move_args *a = ml_cuda_launch_elements(g, "elementwise", "cuda_move", sizeof *a, ml_cuda_size(v));
   if (!a) return ML_MEMORY;
-  a->item = item, a->size = ml_cuda_size(v);
+  a->item = ml_dtype_infos[v->dtype].bytes, a->size = ml_cuda_size(v);
   memcpy(a->shape, v->shape, (size_t)v->ndim * sizeof *v->shape);
-  memcpy(operands[0].strides, o->strides, (size_t)v->ndim * sizeof *v->strides);
+  memcpy(operands[0].strides, strides, (size_t)v->ndim * sizeof *v->strides);
   memcpy(operands[1].strides, v->strides, (size_t)v->ndim * sizeof *v->strides);
   a->ndim = ml_cuda_merge(v->ndim, a->shape, operands, 2);
   memcpy(a->to_strides, operands[0].strides, sizeof a->to_strides);
   memcpy(a->from_strides, operands[1].strides, sizeof a->from_strides);
-  ML_TRY(ml_cuda_put_offset(g, to, to_offset * item, &a->to));
+  *out = a;
   return ml_cuda_put_address(g, from, &a->from);
+}
+
+/* The same to `to`, which has its shape, from `to_offset` elements on. */
+static ml_status move(ml_program *g, int to, int64_t to_offset, int from) {
+  cu_move_args *a;
+  ML_TRY(move_to(g, ml_cuda_value(g, to)->strides, from, &a));
+  return ml_cuda_put_offset(g, to, to_offset * a->item, &a->to);
+}
+
+ml_status ml_cuda_move_aside(ml_program *g, int from, size_t bytes) {
+  const ml_value *v = ml_cuda_value(g, from);
+  int64_t strides[ML_MAX_DIMS], stride = 1;
+  cu_move_args *a;
+  for (int d = v->ndim - 1; d >= 0; d--) strides[d] = stride, stride *= v->shape[d];
+  ML_TRY(move_to(g, strides, from, &a));
+  return ml_cuda_put_scratch(g, bytes, &a->to);
 }
 
 ml_status ml_cuda_lower_assign(ml_program *g, const ml_step *s) { return move(g, s->inputs[0], 0, s->inputs[1]); }
@@ -91,16 +106,38 @@ ml_status ml_cuda_lower_norm(ml_program *g, const ml_step *s) {
   return ml_cuda_array(g, s->outputs[0], &a->out);
 }
 
-/* A row register's item is that of its dtype's class. */
+/* Bytes of a row in a register, whose item is that of its dtype's class. */
+static int64_t register_bytes(const ml_rows *r, int i) {
+  const int64_t item = ml_dtype_class_of(r->registers[i].dtype) == ML_CLASS_FLOAT ? 4 : 8;
+  return i < r->n_inputs || r->registers[i].narrow ? 0 : (r->length * item + 255) / 256 * 256;
+}
+
+/* Each register is laid, when it is written, into the first gap between those that are read then or later. */
 static int64_t lay_registers(const ml_rows *r, cu_row_register *registers) {
-  int64_t at = 0;
-  for (int i = 0; i < r->n_registers; i++) {
-    registers[i] = (cu_row_register){(int32_t)r->registers[i].dtype, r->registers[i].narrow, at};
-    if (i < r->n_inputs || r->registers[i].narrow) continue;
-    const int64_t item = ml_dtype_class_of(r->registers[i].dtype) == ML_CLASS_FLOAT ? 4 : 8;
-    at = (at + r->length * item + 255) / 256 * 256;
+  int until[CU_MOST_INPUTS] = {0}, laid[CU_MOST_INPUTS], n_laid = 0; /* until: the last stage that reads it */
+  int64_t room = 0;
+  for (int i = 0; i < r->n_registers; i++)
+    registers[i] = (cu_row_register){(int32_t)r->registers[i].dtype, r->registers[i].narrow, 0};
+  for (int i = 0; i < r->n_stages; i++) {
+    for (int k = 0; k < r->stages[i].n_inputs; k++)
+      if (r->stages[i].inputs[k] >= 0) until[r->stages[i].inputs[k]] = i;
   }
-  return at;
+  for (int i = 0; i < r->n_stages; i++) {
+    for (int k = 0; k < r->stages[i].n_results; k++) {
+      const int own = r->stages[i].results[k];
+      const int64_t bytes = register_bytes(r, own);
+      if (until[own] < i) until[own] = i;
+      for (int n = 0; n < n_laid;) {
+        const int64_t from = registers[laid[n]].offset, to = from + register_bytes(r, laid[n]);
+        const bool meets = until[laid[n]] >= i && registers[own].offset < to && from < registers[own].offset + bytes;
+        if (meets) registers[own].offset = to, n = 0;
+        else n++;
+      }
+      laid[n_laid++] = own;
+      if (registers[own].offset + bytes > room) room = registers[own].offset + bytes;
+    }
+  }
+  return room;
 }
 
 static ml_status rows_constants(ml_program *g, const ml_rows *r, cu_rows_args *a) {

@@ -144,7 +144,7 @@ static ml_status lower_attention_one(ml_program *g, const ml_step *s, const ml_c
   const int64_t chunks = KV * ((group + MOST_HEADS - 1) / MOST_HEADS);
   const int64_t segments = (most_keys(g, s) + ONE_SEGMENT - 1) / ONE_SEGMENT;
   const int64_t held = ml_cuda_multiprocessors(g), abreast = chunks == KV && B * H <= held && group > 0 ? group : 1;
-  const int64_t rows = B * chunks * abreast, wanted = rows > 0 ? (2 * held + rows - 1) / rows : 1;
+  const int64_t rows = B * chunks * abreast, wanted = rows > 0 && rows < 2 * held ? 2 * held / rows : 1;
   char kernel[32];
   snprintf(kernel, sizeof kernel, "cuda_attention_%s_%d", own ? "own" : "one", (int)size);
   cu_attention_one_args *a = ml_cuda_launch_add(g, "attention_one", kernel, sizeof *a, rows,

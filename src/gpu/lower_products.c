@@ -180,16 +180,12 @@ static ml_status launch_many(ml_program *g, cu_unit *units, int n, const cu_line
   return ML_OK;
 }
 
-/* Whether tensor cores may multiply: rows of x lie at 16 bytes, and weights need not be multiplied exactly. `same`:
- * they have x's dtype. */
-static bool goes_by_matrices(const ml_program *g, const ml_step *s, int first, int n, bool normed, bool same) {
+/* Whether tensor cores may multiply: weights need not be multiplied exactly. `same`: they have x's dtype. Where x lies
+ * is no reason, so that it does not tell which bits come out. */
+static bool goes_by_matrices(const ml_program *g, const ml_step *s, int first, int n, bool same) {
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
-  const ml_storage *place = &g->plan->storages[x->storage];
   enum { INPUTS = 64 };
   if (x->shape[1] == 0 || x->shape[1] % INPUTS || (x->dtype != ML_BF16 && x->dtype != ML_F16)) return false;
-  if (!normed && (place->place == ML_PLACE_INPUT || (x->offset + (int64_t)place->offset) % 16 || x->strides[0] % 8 ||
-                  x->strides[1] != 1))
-    return false;
   for (int u = first; u < first + n; u++) {
     const ml_linear_unit *unit = &s->linears->units[u];
     for (int i = 0; i < unit->n_weights; i++) {
@@ -198,6 +194,20 @@ static bool goes_by_matrices(const ml_program *g, const ml_step *s, int first, i
     }
   }
   return true;
+}
+
+static bool goes_by_few(const ml_program *g, const ml_step *s, int first, int n) {
+  return ml_cuda_value(g, s->inputs[0])->shape[0] <= FEW_ROWS && goes_by_matrices(g, s, first, n, true);
+}
+static bool goes_by_tiles(const ml_program *g, const ml_step *s, int first, int n) {
+  return ml_cuda_value(g, s->inputs[0])->shape[0] > LINEARS_ROWS && goes_by_matrices(g, s, first, n, false);
+}
+
+/* Whether rows of x lie at 16 bytes, as those kernels read them. */
+static bool lies_in_lines(const ml_program *g, const ml_value *x) {
+  const ml_storage *place = &g->plan->storages[x->storage];
+  return place->place != ML_PLACE_INPUT && (x->offset + (int64_t)place->offset) % 16 == 0 && x->strides[0] % 8 == 0 &&
+         x->strides[1] == 1;
 }
 
 /* How many warps of a block share a bundle's inputs, so that all multiprocessors are busy for as short as may be. */
@@ -272,14 +282,15 @@ static ml_status launch_tiles(ml_program *g, cu_unit *units, int n, const cu_lin
   return add_products(g, file, kernel, down, across, shared, a, out);
 }
 
-static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool normed, size_t scratch) {
+/* `aside`: x lies in scratch, normalised where that is asked for. */
+static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, bool aside, size_t scratch) {
   const ml_linears *l = s->linears;
   const ml_value *x = ml_cuda_value(g, s->inputs[0]);
   const ml_linear_unit *u = &l->units[first];
   cu_linears_args *a = NULL, own = {.M = x->shape[0], .K = x->shape[1], .n_units = n, .x_dtype = (int32_t)x->dtype};
   cu_unit units[CU_MOST_UNITS] = {0};
   bool mixed = false;
-  own.x_stride = normed ? own.K : x->strides[0];
+  own.x_stride = aside ? own.K : x->strides[0];
   for (int i = 0; i < n; i++) {
     const ml_value *w = ml_cuda_value(g, s->inputs[u[i].weights[0]]);
     units[i].n_weights = u[i].n_weights, units[i].outputs = w->shape[0], units[i].dtypes[0] = (int32_t)w->dtype;
@@ -292,14 +303,12 @@ static ml_status lower_units(ml_program *g, const ml_step *s, int first, int n, 
     a = ml_cuda_launch_elements(g, "linears", "cuda_linears_mixed", sizeof *a, own.M * units[0].outputs * 32);
     if (!a) return ML_MEMORY;
     *a = own;
-  } else if (own.M <= FEW_ROWS && goes_by_matrices(g, s, first, n, normed, true))
-    ML_TRY(launch_few(g, units, n, &own, &a));
-  else if (own.M > LINEARS_ROWS && goes_by_matrices(g, s, first, n, normed, false))
-    ML_TRY(launch_tiles(g, units, n, &own, &a));
+  } else if (goes_by_few(g, s, first, n)) ML_TRY(launch_few(g, units, n, &own, &a));
+  else if (goes_by_tiles(g, s, first, n)) ML_TRY(launch_tiles(g, units, n, &own, &a));
   else if (goes_by_many(&own, (ml_dtype)units[0].dtypes[0])) ML_TRY(launch_many(g, units, n, &own, &a));
   else ML_TRY(launch_units(g, units, n, &own, &a));
-  ML_TRY(normed ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
-  if (l->norm && !normed) {
+  ML_TRY(aside ? ml_cuda_put_scratch(g, scratch, &a->x) : ml_cuda_put_address(g, s->inputs[0], &a->x));
+  if (l->norm && !aside) {
     a->norm = 1, a->eps = (float)l->eps, a->offset = (float)l->norm_offset;
     ML_TRY(ml_cuda_vector(g, s->inputs[1], &a->weight));
     a->early_norm = s->inputs[1] >= 0 && ml_cuda_is_constant(g, s->inputs[1]);
@@ -323,14 +332,20 @@ ml_status ml_cuda_lower_linears(ml_program *g, const ml_step *s) {
     mixed[u] = unit->n_weights > 1 && ml_cuda_value(g, s->inputs[unit->weights[1]])->dtype != dtypes[u];
     any_mixed |= mixed[u];
   }
-  /* One row is normalised by who multiplies it. */
-  enum { MOST_INSIDE = 16384 };
-  const bool before = l->norm && (x->shape[0] > 1 || any_mixed || x->shape[1] > MOST_INSIDE);
-  if (before) ML_TRY(lower_inner_norm(g, s, bytes));
+  int counts[CU_MOST_UNITS];
+  bool by_matrices = false;
   for (int u = 0, n; u < l->n_units; u += n) {
     for (n = 1; u + n < l->n_units && !mixed[u] && !mixed[u + n] && dtypes[u + n] == dtypes[u]; n++) {}
-    ML_TRY(lower_units(g, s, u, n, before, bytes));
+    counts[u] = n;
+    by_matrices |= !mixed[u] && (goes_by_few(g, s, u, n) || goes_by_tiles(g, s, u, n));
   }
+  /* One row is normalised by who multiplies it. */
+  enum { MOST_INSIDE = 16384 };
+  const bool moved = by_matrices && !lies_in_lines(g, x),
+             normed = l->norm && (moved || x->shape[0] > 1 || any_mixed || x->shape[1] > MOST_INSIDE);
+  if (normed) ML_TRY(lower_inner_norm(g, s, bytes));
+  else if (moved) ML_TRY(ml_cuda_move_aside(g, s->inputs[0], bytes));
+  for (int u = 0; u < l->n_units; u += counts[u]) ML_TRY(lower_units(g, s, u, counts[u], normed || moved, bytes));
   return ML_OK;
 }
 

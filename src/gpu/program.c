@@ -153,7 +153,7 @@ ml_status ml_cuda_put_scratch(ml_program *g, size_t bytes, const void *where) {
 
 ml_status ml_cuda_put_counts(ml_program *g, int64_t count, const void *where) {
   ml_cuda *c = ml_cuda_of(g->device);
-  const size_t bytes = (size_t)count * sizeof(int32_t);
+  const size_t bytes = (size_t)(count ? count : 1) * sizeof(int32_t);
   if (bytes > c->counts_bytes) {
     CUdeviceptr address;
     ml_cuda_counts *own = ml_calloc(1, sizeof *own);

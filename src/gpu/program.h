@@ -119,8 +119,9 @@ int64_t ml_cuda_size(const ml_value *v);
  * allow it. The number of axes. */
 int ml_cuda_merge(int ndim, int64_t *shape, cu_operand *operands, int n);
 
-/* A launch that moves a value's elements to another of its shape (lower.c). */
+/* A launch that moves a value's elements to another of its shape (lower.c), or, row-major, to scratch of `bytes`. */
 ml_status ml_cuda_move(ml_program *g, int to, int from);
+ml_status ml_cuda_move_aside(ml_program *g, int from, size_t bytes);
 
 /* What an attention of one query a sequence takes as it comes: its queries' turning, and the tokens' own keys, turned
  * or not, and values on their way into the pages that it reads. */

@@ -16,6 +16,12 @@ end
 setup()
 ml.eval(a, b, i, v, f)
 
+-- First of all: a device may make room for what reductions put down when the first of them needs it.
+t.test("reductions that give nothing", function()
+  t.eq(ml.zeros({0, 70000}):sum({axis = 2}):tolist(), {})
+  t.eq(ml.zeros({70000, 0}):max({axis = 1}):tolist(), {})
+end)
+
 local function case(name, fn, expected)
   t.test(name, function() t.close(fn():tolist(), expected, 2e-5) end)
 end
