@@ -93,6 +93,10 @@ local function settle_error(self, index, row, err)
   local result = {text = "", ids = {}, metrics = {}}
   if row then
     if not self.live[row] then return end
+    if type(err) == "table" and err.code == "deadline" and row.g.ends_at then -- which came in the middle of a run
+      generate.finish(row.g, "deadline")
+      return settle(self, row)
+    end
     leave(self, row)
     generate.finish(row.g, "error")
     result = row.g:result()

@@ -183,6 +183,30 @@ t.test("cancelled and overdue rows leave, the others go on", function()
   t.eq(next(m:runtime().store.slots), nil, "slots in use")
 end)
 
+t.test("a deadline that comes in the middle of a run ends its row as one between runs does", function()
+  local core = require "moonlet.core"
+  local prompts, overdue = {}, 0
+  for i = 1, 12 do prompts[i] = {prompt = ("long "):rep(700), deadline = 0.002 * i, max_tokens = 2} end
+  prompts[13] = "short"
+  local got = m:batch_generate(prompts, {max_tokens = 3, ignore_eos = true, slots = 2})
+  for i, result in ipairs(got) do
+    t.eq(result.error, nil, "prompt " .. i)
+    if result.finish_reason == "deadline" then overdue = overdue + 1 else t.eq(result.finish_reason, "length") end
+  end
+  t.ok(overdue > 0, "prompts were overdue")
+  local function slow(logits)
+    local from = core.clock()
+    while core.clock() < from + 0.06 do end -- luacheck: ignore 542
+    local _ = logits:max():item()
+    return logits
+  end
+  prompts = {{prompt = "x", deadline = 0.05, sampler = slow}, "short"}
+  got = m:batch_generate(prompts, {max_tokens = 3, ignore_eos = true})
+  t.eq({got[1].error, got[1].finish_reason, #got[1].ids}, {nil, "deadline", 0})
+  t.eq(got[2].finish_reason, "length")
+  t.eq(next(m:runtime().store.slots), nil, "slots in use")
+end)
+
 t.test("a callback ends a row, the batch or the model", function()
   local o = {max_tokens = 12, ignore_eos = true, slots = 4}
   local prompts = {"first", "second", "third", "fourth", "fifth"}
