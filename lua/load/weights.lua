@@ -207,7 +207,16 @@ function M.unties(source, tied)
   return nil
 end
 
----Random weights at true shapes: matrices of deviation 1 / sqrt(inputs), norms near what leaves a vector as it is.
+-- A vector as it begins: of ones, zeros, or random numbers.
+local function fresh_vector(spec, seed)
+  local n = spec.shape[#spec.shape]
+  local x = spec.init == "normal" and ml.random.normal(spec.shape, {key = ml.random.key(seed)}) * (n or 1) ^ -0.5
+    or ml[spec.init](spec.shape)
+  ml.eval(x)
+  return x
+end
+
+---Random weights at true shapes: of deviation 1 / sqrt(inputs), norms near what leaves a vector as it is.
 function M.random(net, opts)
   local seed, exact = opts.random, opts.precision == "exact"
   net:each_parameter(function(owner, key, spec)
@@ -218,8 +227,7 @@ function M.random(net, opts)
       local format = format_for(opts, inputs) or "bfloat16"
       rawset(owner, key, core.random_packed(format, rows, inputs, inputs ^ -0.5, seed, exact, experts))
     else
-      rawset(owner, key, spec.init == "ones" and ml.ones(spec.shape) or ml.zeros(spec.shape))
-      ml.eval(owner[key])
+      rawset(owner, key, fresh_vector(spec, seed))
     end
     M.poll()
   end)

@@ -81,6 +81,7 @@ M.random_ids = random_ids
 ---@class SessionSteps  of one model
 ---@field sessions moonlet.Session[]
 ---@field counts table<string, integer>  how often each kind of step was taken
+---@field ends integer[]  lengths of prompts, the latest last
 ---@field worst number  the largest difference, in largest logits
 local Steps = {}
 Steps.__index = Steps
@@ -89,7 +90,9 @@ Steps.__index = Steps
 ---@param random table
 ---@param file string  where sessions are saved
 function M.new(m, random, file)
-  return setmetatable({m = m, random = random, file = file, sessions = {m:session()}, counts = {}, worst = 0}, Steps)
+  return setmetatable({
+    m = m, random = random, file = file, sessions = {m:session()}, counts = {}, ends = {}, worst = 0,
+  }, Steps)
 end
 
 local function options(self)
@@ -106,6 +109,7 @@ local function note(self, off) self.worst = math.max(self.worst, off) end
 local function answer(self, what, g, opts)
   local tokens = {}
   for token in g do tokens[#tokens + 1] = token end
+  table.insert(self.ends, #g.prompt)
   note(self, M.check(self.m, g.prompt, what))
   if opts.logprobs then note(self, check_answer(self.m, g.prompt, tokens, what)) end
 end
@@ -142,9 +146,20 @@ function kinds.send(self, s, what)
   answer(self, what, s:send(("word "):rep(self.random:int(1, 40)), opts), opts)
 end
 
+-- A length to go back to: any, one near the end, near the end of a page, near that of a prompt, where snapshots are.
+local function length_for(self, s)
+  local random = self.random
+  local near = random:int(-1, 1)
+  local n = random:pick {
+    random:int(0, s.length), s.length - random:int(0, 3), random:int(0, s.length // 64) * 64 + near,
+    (self.ends[#self.ends - random:int(0, 3)] or 0) + near,
+  }
+  return math.max(0, math.min(n, s.length))
+end
+
 function kinds.trim(self, s, what)
   local opts = options(self)
-  s:trim(self.random:int(0, s.length))
+  s:trim(length_for(self, s))
   answer(self, what, s:generate(random_ids(self.random, 2), opts), opts)
 end
 
