@@ -43,16 +43,16 @@ end
 
 -- Prompts with options of their own, and how each is cancelled, if it is: by its callback behind token `leaves`, by a
 -- token of another (`cancel`), before it begins (`never`), by its deadline.
-local function make_prompts(random, count, drawn, longest)
+local function make_prompts(random, total, drawn, longest)
   local list = {}
-  for i = 1, count do
+  for i = 1, total do
     local at, o = random:int(1, #text - 200), options(random, i, drawn, longest)
     o.prompt = text:sub(at, at + random:pick {0, random:int(1, 20), random:int(20, 150)})
     local fate = random:pick {"leaves", "cancel", "never", "deadline"}
     list[i] = {options = o}
     if random:chance(0.25) then
       list[i].fate = fate
-      if fate == "leaves" then list[i].leaves = random:int(1, longest) end
+      if fate == "leaves" then list[i].leaves = random:pick {1, 2, random:int(1, longest)} end
       if fate == "deadline" then o.deadline = 1e-9 end
       if fate == "cancel" or fate == "never" then o.cancel = ml.cancel_token() end
       if fate == "never" then o.cancel:cancel() end
@@ -77,9 +77,16 @@ end
 
 -- ---- running ----
 
--- What is called with each token: whether its row goes on.
-local function watch(random, list)
+local function count(set)
+  local n = 0
+  for _ in pairs(set) do n = n + 1 end
+  return n
+end
+
+-- What is called with each token: whether its row goes on. Notes how many sequences there were at once.
+local function watch(m, random, list, seen)
   return function(p, token)
+    seen.most = math.max(seen.most, count(m:runtime().store.slots))
     if random:chance(0.05) then
       local other = list[random:int(1, #list)]
       if other.fate == "cancel" then other.options.cancel:cancel() end
@@ -161,10 +168,10 @@ end
 
 -- ---- exact mode ----
 
-local function exact(name, m, count, longest)
+local function exact(name, m, total, longest)
   for _, drawn in ipairs {false, true} do
     local kind = drawn and "seeded" or "greedy"
-    local list = make_prompts(new_random(SEED), count, drawn, longest)
+    local list = make_prompts(new_random(SEED), total, drawn, longest)
     local want, tokens = {}, 0
     t.test(("%s, %s: each prompt alone"):format(name, kind), function()
       for i, p in ipairs(list) do
@@ -174,16 +181,17 @@ local function exact(name, m, count, longest)
     end)
     for _, slots in ipairs(SLOTS) do
       for _, way in ipairs {{"in one batch", through_one}, {"as they come", as_they_come}} do
-        t.test(("%s, %s: %d prompts through %d rows, %s"):format(name, kind, count, slots, way[1]), function()
+        t.test(("%s, %s: %d prompts through %d rows, %s"):format(name, kind, total, slots, way[1]), function()
           renew(list)
-          local random, began, cut = new_random(SEED + slots), core.clock(), 0
-          local got = way[2](m, list, slots, watch(random, list), random)
+          local random, began, cut, seen = new_random(SEED + slots), core.clock(), 0, {most = 0}
+          local got = way[2](m, list, slots, watch(m, random, list, seen), random)
           for i, p in ipairs(list) do
             if compare(p, got[i], want[i], "prompt " .. i) then cut = cut + 1 end
           end
           nothing_is_held(m)
-          print(("# %d prompts as alone, %d tokens; %d cut off; %.1f s"):format(count - cut, tokens, cut,
-            core.clock() - began))
+          print(("# %d prompts as alone, %d tokens; %d cut off; %d at once; %.1f s"):format(total - cut, tokens, cut,
+            seen.most, core.clock() - began))
+          t.ok(seen.most >= math.min(slots, total // 2), ("%d rows are taken"):format(seen.most))
         end)
       end
     end
@@ -230,10 +238,10 @@ local function first_difference(a, b)
   end
 end
 
-local function fast(name, slow, quick, count, longest)
+local function fast(name, slow, quick, total, longest)
   t.test(name .. ": fast mode differs where two tokens are as good as each other", function()
     local list, random = {}, new_random(SEED + 1)
-    for i = 1, count do
+    for i = 1, total do
       local at = random:int(1, #text - 200)
       local prompt = slow:prompt_ids(text:sub(at, at + random:int(5, 100)), "prompt")
       list[i] = {options = {prompt = prompt, max_tokens = longest, ignore_eos = true}}
@@ -261,7 +269,7 @@ local function fast(name, slow, quick, count, longest)
         end
       end
       print(("# %s: %s: %d of %d prompts differ, where the two best are %.3g apart at most; the modes are %.3g apart")
-        :format(name, what, differ, count, widest, apart))
+        :format(name, what, differ, total, widest, apart))
       t.ok(widest <= apart, ("%s: a difference where the two best are %.3g apart"):format(what, widest))
     end
     judge(alone_ids, exact_ids, "alone")
@@ -282,7 +290,7 @@ end
 
 if MODELS:find("tiny", 1, true) then
   local m <close> = assert(ml.load(bytes.make "batches", {random = 5, precision = "exact"}))
-  exact("tiny", m, PROMPTS, 40)
+  exact("tiny", m, PROMPTS, 100)
   steady("tiny", m)
   local function load(precision)
     return assert(ml.load(bytes.make "batches", {random = 5, precision = precision, quantize = {format = "q4_0"}}))
@@ -296,11 +304,11 @@ local path = (os.getenv "MOONLET_TEST_CHECKPOINTS" or "checkpoints") .. "/SmolLM
 if not MODELS:find("SmolLM2", 1, true) then t.done() end
 t.test("SmolLM2 is there", function() t.checkpoint "SmolLM2-135M-Instruct.gguf" end)
 if io.open(path) then
-  local count = PROMPTS // 10
+  local total = PROMPTS // 10
   local slow <close> = assert(ml.load(path, {precision = "exact"}))
-  exact("SmolLM2", slow, count, 16)
+  exact("SmolLM2", slow, total, 64)
   steady("SmolLM2", slow)
   local quick <close> = assert(ml.load(path, {precision = "fast"}))
-  fast("SmolLM2", slow, quick, count, 12)
+  fast("SmolLM2", slow, quick, total, 12)
 end
 t.done()
