@@ -1,8 +1,9 @@
 -- samplers.lua: each sampler draws by its definition beside rows of other parameters: chi-squared, 20,000 draws (DRAWS)
 --
 -- The model's logits are the same behind every token, so that an id's probability follows from the options and the ids
--- before it; here it is computed in plain Lua, in float64. Prompts of all cases take turns in 32 rows. Draws of one
--- distribution have a table of counts; those of rare ones share one. Ids of probability 0 never come.
+-- before it; here it is computed in plain Lua, in float64. Prompts of all cases take turns in 32 rows, two of each, so
+-- that rows which draw the same numbers are found. Draws of one distribution have a table of counts; those of rare ones
+-- share one. Ids of probability 0 never come.
 --
 --   SEED=1 DRAWS=20000 SLOTS=32 make check-samplers
 
@@ -277,9 +278,9 @@ local m <close> = make_model()
 
 t.test(("%d cases side by side in %d rows"):format(#cases, SLOTS), function()
   local prompts, of = {}, {}
-  for round = 1, math.ceil(DRAWS / TOKENS) do
+  for round = 1, math.ceil(DRAWS / TOKENS / 2) do
     for _, case in ipairs(cases) do
-      if round <= math.max(1, DRAWS / TOKENS * (case.share or 1)) then
+      for _ = 1, round <= math.max(1, DRAWS / TOKENS / 2 * (case.share or 1)) and 2 or 0 do
         local own = {prompt = PROMPT, seed = SEED * 1000003 + #prompts}
         for name, value in pairs(case.options) do own[name] = value end
         table.insert(prompts, own)
