@@ -72,10 +72,11 @@ test-run: test-build $(PRELOAD)
 NOT_ON_TWIN := $(foreach f,docs repl help hub hostile cmd plan_texts,tests/lua/test_$(f).lua)
 TWIN_FILES  := $(patsubst %,%@twin,$(filter-out $(NOT_ON_TWIN),$(sort $(wildcard tests/lua/test_*.lua))))
 .PHONY: check-twin
-check-twin: ready  ## all Lua tests, 10,000 programs and 300 generations on a device that behaves like a GPU
+check-twin: ready  ## all Lua tests, 10,000 programs and 1,050 generations on a device that behaves like a GPU
 	$(SUBMAKE) test-run TEST_FILES='$(TWIN_FILES)'
 	PROGRAMS=$${PROGRAMS-10000} $(AS_TWIN) tests/checks/programs.lua run
 	GENERATIONS=$${GENERATIONS-300} $(AS_TWIN) tests/checks/endurance.lua
+	PROMPTS=$${PROMPTS-100} MODELS=tiny $(AS_TWIN) tests/checks/batches.lua
 AS_TWIN = MOONLET_DEVICE=twin MOONLET_DEVICE_LIBRARY='$(abspath $(TWIN))' BUILD='$(BUILD)' $(BUILD)/moonlet
 
 # What the processor makes of the kernels in an acceptable time; all of them on a real GPU.
@@ -104,6 +105,8 @@ check-$(basename $(notdir $(1))): all
 endef
 $(foreach f,$(CHECK_SCRIPTS),$(eval $(call check_rule,$(f),$(if $(filter %.lua,$(f)),$$(BUILD)/moonlet,$(if \
   $(filter %.py,$(f)),python3,sh)))))
+
+check-sessions: $(TWIN) # which runs on it as well
 
 # libFuzzer, with clang. Corpus and findings lie under build-fuzz/NAME/.
 FUZZ_SECONDS ?= 60

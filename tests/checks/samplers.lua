@@ -215,7 +215,7 @@ local function count(case, ids, id)
   case.tables = case.tables or {}
   local one = case.tables[key]
   if not one then
-    one = {p = case.meant(recent), n = 0, counts = {}}
+    one = {p = case.meant(recent), n = 0, counts = {}, seen = seen_in(recent)}
     case.tables[key] = one
   end
   one.n, one.counts[id] = one.n + 1, (one.counts[id] or 0) + 1
@@ -244,6 +244,20 @@ local function deviation(statistic, free)
   return ((statistic / free) ^ (1 / 3) - (1 - v)) / math.sqrt(v)
 end
 
+-- How many standard deviations the draws of ids that stood `times` times or more among the recent ones are from what is
+-- expected: those of all tables together, where a statistic of many ids sees little.
+local function seen_deviation(case, times)
+  local drawn, expected, variance = 0, 0, 0
+  for _, one in pairs(case.tables) do
+    local p = 0
+    for id, n in pairs(one.seen) do
+      if n >= times then p, drawn = p + one.p[id + 1], drawn + (one.counts[id] or 0) end
+    end
+    expected, variance = expected + one.n * p, variance + one.n * p * (1 - p)
+  end
+  return variance > LEAST and (drawn - expected) / variance ^ 0.5 or 0
+end
+
 local function judge(case)
   local statistic, free, rare, expected, draws, n = 0, 0, {}, {}, 0, 0
   t.ok(case.tables, "draws")
@@ -265,11 +279,13 @@ local function judge(case)
     end
   end
   if next(rare) then add_table(rare, expected) end
-  local z = deviation(statistic, free)
-  print(("# %-28s %6d draws, %3d tables: chi-squared %7.1f, %4d degrees of freedom, z %5.2f"):format(case.name,
-    draws, n, statistic, free, z))
+  local z, seen, again = deviation(statistic, free), seen_deviation(case, 1), seen_deviation(case, 2)
+  print(("# %-28s %6d draws, %3d tables: chi-squared %7.1f, %4d degrees of freedom, z %5.2f%s"):format(case.name,
+    draws, n, statistic, free, z, seen ~= 0 and ("; recent ids: z %.2f, %.2f"):format(seen, again) or ""))
   t.eq(case.impossible, nil, "an id of probability 0")
   t.ok(z <= MOST_Z, ("chi-squared %.1f, %d degrees of freedom: z %.2f, not %.1f"):format(statistic, free, z, MOST_Z))
+  t.ok(math.abs(seen) <= MOST_Z, ("recent ids are drawn too often or too seldom: z %.2f"):format(seen))
+  t.ok(math.abs(again) <= MOST_Z, ("ids that came twice are drawn too often or too seldom: z %.2f"):format(again))
 end
 
 -- ---- the whole ----
