@@ -111,6 +111,31 @@ t.test("many rows by weights that are not multiplied exactly", function()
   end
 end)
 
+t.test("where rows lie does not change what comes out", function()
+  local K, N = 256, 70
+  for _, dtype in ipairs {"bfloat16", "q4_0", "q8_0", "q4_1", "affine4_64_float16", "q6_k"} do
+    local w = core.random_packed(dtype, N, K, 0.1, 3, false)
+    local multiply = ml.compile(function(x) return ml.linear(x, w) end)
+    local normed = ml.compile(function(x) return ml.linear(ml.rms_norm(x, nil, {eps = 1e-5}), w) end)
+    for _, M in ipairs {1, 5, 9, 80} do
+      local x = ml.random.normal({M, K}, {key = ml.random.key(M)}):astype "bfloat16"
+      local want, want_normed = ml.linear(x, w):tobytes(), ml.linear(ml.rms_norm(x, nil, {eps = 1e-5}), w):tobytes()
+      local long = ml.concat({ml.zeros({3}, {dtype = "bfloat16"}), x:reshape {M * K}}, 1)
+      local turned = x:transpose():copy()
+      ml.eval(long, turned)
+      local where = {
+        given = x, ["behind three others"] = long:slice {{4, M * K + 3}}:reshape {M, K}, turned = turned:transpose(),
+      }
+      for name, rows in pairs(where) do
+        local what = ("%s, %d rows, %s"):format(dtype, M, name)
+        t.eq(ml.linear(rows, w):tobytes(), want, what)
+        t.eq(multiply(rows):tobytes(), want, what .. ", compiled")
+        t.eq(normed(rows):tobytes(), want_normed, what .. ", behind a norm")
+      end
+    end
+  end
+end)
+
 t.test("a few rows by weights that are not multiplied exactly", function()
   for seed, case in ipairs {
     {"bfloat16", 1, 64, 16}, {"bfloat16", 1, 576, 41}, {"bfloat16", 8, 128, 1}, {"float16", 3, 192, 200},
